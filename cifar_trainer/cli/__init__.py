@@ -1,0 +1,51 @@
+"""The command line: the one place that knows Click and exit codes.
+
+Each command is a module of this package that parses, calls one function and
+prints its result. A command's module is imported when it is called or listed, and
+none imports TensorFlow until its arguments have been checked.
+"""
+
+import importlib
+
+import click
+
+from cifar_trainer import __version__
+from cifar_trainer.cli.base import Group, verbosity_options
+
+#: The commands, in the order in which a newcomer meets them.
+COMMANDS = ("prepare", "train", "evaluate", "export", "predict", "runs", "compare", "benchmark", "env")
+
+
+class _LazyGroup(Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"cifar_trainer.cli.{name}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={
+        "auto_envvar_prefix": "CIFAR_TRAINER",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    },
+)
+@click.version_option(__version__, prog_name="cifar-trainer")
+@verbosity_options
+def main() -> None:
+    """Train, evaluate and export a CIFAR-10 classifier.
+
+    \b
+    A first tour:
+      cifar-trainer prepare
+      cifar-trainer train --epochs 10
+      cifar-trainer evaluate
+      cifar-trainer export
+      tensorboard --logdir runs
+    """

@@ -1,0 +1,168 @@
+"""What every command shares: verbosity, errors as one message, exit codes, JSON."""
+
+import functools
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from cifar_trainer import errors
+
+#: Exit codes by the class of the error, most special first.
+EXIT_CODES: tuple[tuple[type[errors.CifarTrainerError], int], ...] = (
+    (errors.UsageError, 2),
+    (errors.DataError, 3),
+    (errors.CheckError, 4),
+    (errors.DeviceError, 5),
+    (errors.CifarTrainerError, 1),
+)
+
+_VERBOSITY = "cifar_trainer.verbosity"
+
+
+class Terminated(BaseException):
+    """A signal that asks the process to end; BaseException, so that no handler swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Group(click.Group):
+    """A group that turns the package's errors into one message and an exit code."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        _raise_on_signals()
+        try:
+            # Click's own standalone mode would exit 1 on Ctrl-C; scripts expect 130.
+            result = super().main(*args, standalone_mode=False, **kwargs)
+            flush_stdout()
+            sys.exit(result if isinstance(result, int) else 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            print("Interrupted.", file=sys.stderr)
+            sys.exit(130)
+        except Terminated as error:
+            print(f"Ended by {signal.Signals(error.number).name}.", file=sys.stderr)
+            sys.exit(128 + error.number)
+        except BrokenPipeError:
+            _exit_quietly()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.CifarTrainerError as error:
+            if verbosity(ctx) > 0:
+                traceback.print_exc()
+            print(f"Error: {printable(str(error))}", file=sys.stderr)
+            ctx.exit(exit_code(error))
+
+
+def exit_code(error: errors.CifarTrainerError) -> int:
+    """The exit code that belongs to an error."""
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and lone surrogates escaped, line ends kept.
+
+    File names come from archives and disks; none of them may steer the terminal.
+    """
+    return "".join(
+        c if c == "\n" or (c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF) else ascii(c)[1:-1]
+        for c in text
+    )
+
+
+def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add -q and -v; both may stand before or after the command's name."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta[_VERBOSITY] = -1 if parameter.name == "quiet" else 1
+
+    quiet = click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=remember, show_default=False,
+        help="Only results and errors.",
+    )  # fmt: skip
+    verbose = click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=remember, show_default=False,
+        help="More detail: tracebacks, TensorFlow's own messages.",
+    )  # fmt: skip
+    return quiet(verbose(command))
+
+
+def verbosity(ctx: click.Context | None = None) -> int:
+    """-1 for --quiet, 1 for --verbose, else 0."""
+    context = ctx or click.get_current_context(silent=True)
+    return 0 if context is None else int(context.meta.get(_VERBOSITY, 0))
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json: stdout is exactly one JSON object."""
+    return click.option(
+        "--json", "as_json", is_flag=True, show_default=False, help="Print the result as one JSON object."
+    )(command)
+
+
+def data_dir_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --data-dir for the command `name`; CIFAR_TRAINER_DATA names it for all of them."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        default=Path("data"),
+        envvar=[f"CIFAR_TRAINER_{name.upper()}_DATA_DIR", "CIFAR_TRAINER_DATA"],
+        help="Folder of the prepared datasets.  [env: CIFAR_TRAINER_DATA]",
+    )
+
+
+def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the optional argument RUN, a run's folder."""
+    return click.argument("run", type=click.Path(path_type=Path), required=False)(command)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print the one JSON object of --json."""
+    print(json.dumps(value, allow_nan=False))
+
+
+def explicit(ctx: click.Context, name: str) -> bool:
+    """Whether an option was given, on the command line or by the environment."""
+    source = ctx.get_parameter_source(name)
+    return source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
+
+
+def flush_stdout() -> None:
+    """Flush stdout; a reader that has gone away is met here and not at the interpreter's end."""
+    sys.stdout.flush()
+
+
+@functools.cache
+def _raise_on_signals() -> None:
+    def handler(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup's "ignore" is the user's wish.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, handler)
+
+
+def _exit_quietly() -> NoReturn:
+    # Python would flush stdout once more at its end and complain; give it something to flush to.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(0)

@@ -1,0 +1,136 @@
+"""The settings of a training run: checked before any work starts, kept with the run."""
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from cifar_trainer.errors import RunError, UsageError
+
+RECIPES = ("document", "regularized")
+PRECISIONS = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "gpu")
+DATASETS = ("cifar10", "synthetic")
+VALIDATIONS = ("test", "holdout")
+
+#: Keras and NumPy take more, TensorFlow's stateless operations take 32 bits.
+MAX_SEED = 2**32 - 1
+MAX_COUNT = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a run, resolved: no value is left to a default elsewhere.
+
+    Attributes:
+        recipe: name of the network and how it is trained, one of `RECIPES`.
+        dataset: one of `DATASETS`.
+        epochs: passes over the training images.
+        batch_size: images a step; the last step of an epoch takes what is left.
+        learning_rate: the peak, where the recipe has a schedule.
+        seed: decides the first weights, the order, augmentation and dropout.
+        validation: the split that is watched, one of `VALIDATIONS`.
+        precision: the type in which the layers compute; weights stay float32.
+        device: as asked for, one of `DEVICES`; environment.json says what was used.
+        deterministic: refuse operations whose result may differ from run to run.
+        xla: whether XLA compiles the step; None is on for a GPU and off for a CPU.
+        limit: train on that many images, stratified; None is all.
+
+    Raises:
+        UsageError: a value out of its range, named with the range or the choices.
+    """
+
+    recipe: str
+    dataset: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int = 0
+    validation: str = "test"
+    precision: str = "float32"
+    device: str = "auto"
+    deterministic: bool = False
+    xla: bool | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("recipe", self.recipe, RECIPES)
+        check_choice("dataset", self.dataset, DATASETS)
+        check_choice("validation", self.validation, VALIDATIONS)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("device", self.device, DEVICES)
+        check_count("epochs", self.epochs)
+        check_count("batch-size", self.batch_size)
+        if self.limit is not None:
+            check_count("limit", self.limit)
+        check_learning_rate(self.learning_rate)
+        check_seed(self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as a flat JSON object, in the order of the attributes."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The settings in `value`; keys that are not settings are left alone.
+
+        Raises:
+            RunError: a setting is missing, or a value is none that this version knows.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in value]
+        if missing:
+            raise RunError(
+                f"config.json lacks {', '.join(missing)}. It was written by another version of "
+                "cifar-trainer, or changed by hand; train again under another --run-dir."
+            )
+        return cls(**{name: value[name] for name in names})
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a run's config.json.
+
+    Raises:
+        RunError: the file is absent, no JSON, or no settings.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} is not a run: it has no config.json.") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} holds a {type(value).__name__}, not a run's settings.")
+    return TrainConfig.from_json(value)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise UsageError, with the choices and the nearest of them, unless `value` is one."""
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"--{name} {value!r} is not known. Choose from {', '.join(choices)}.{hint}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise UsageError unless 1 <= value <= MAX_COUNT."""
+    if not 1 <= value <= MAX_COUNT:
+        raise UsageError(f"--{name} {value} is out of range. Expected a whole number from 1 up.")
+
+
+def check_learning_rate(value: float) -> None:
+    """Raise UsageError unless 0 < value < infinity."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(
+            f"--learning-rate {value} is out of range. Expected a finite number above 0, such as 0.001."
+        )
+
+
+def check_seed(value: int) -> None:
+    """Raise UsageError unless 0 <= value <= MAX_SEED."""
+    if not 0 <= value <= MAX_SEED:
+        raise UsageError(f"--seed {value} is out of range. Expected a whole number from 0 to {MAX_SEED}.")

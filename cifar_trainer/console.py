@@ -1,0 +1,87 @@
+"""What a person sees: progress, notes and tables. Never imports TensorFlow.
+
+Notes, progress and warnings go to stderr; results go to stdout. Rich decides
+by the stream, NO_COLOR, FORCE_COLOR and TERM whether there is colour or life in it.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+class Output:
+    """The two streams, and how much may be said on them.
+
+    Attributes:
+        verbosity: -1 only results and errors, 0 notes and progress, 1 detail.
+    """
+
+    def __init__(self, verbosity: int = 0) -> None:
+        self.verbosity = verbosity
+        self.results = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.notes = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+    @property
+    def live(self) -> bool:
+        """Whether stderr is a terminal that can redraw a line."""
+        return (
+            self.verbosity >= 0
+            and self.notes.is_terminal
+            and not self.notes.is_dumb_terminal
+            and os.environ.get("TERM") != "dumb"
+        )
+
+    def note(self, text: str) -> None:
+        """Say something in passing. Lost without harm where stderr is closed."""
+        if self.verbosity >= 0:
+            with contextlib.suppress(OSError, ValueError):
+                self.notes.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Say something that the user should know, --quiet or not."""
+        with contextlib.suppress(OSError, ValueError):
+            self.notes.print(f"Warning: {text}", style="yellow", markup=False)
+
+    def result(self, item: object) -> None:
+        """Print a result, a text or a rich table, on stdout."""
+        self.results.print(item, markup=False) if isinstance(item, str) else self.results.print(item)
+
+    @contextlib.contextmanager
+    def download_bar(self) -> Iterator[Progress]:
+        """A bar of bytes, speed and time left; invisible where stderr is no live terminal."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self.notes,
+            disable=not self.live,
+        ) as progress:
+            yield progress
+
+    @contextlib.contextmanager
+    def count_bar(self) -> Iterator[Progress]:
+        """A bar of things done and time left; invisible where stderr is no live terminal."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.notes,
+            disable=not self.live,
+            transient=True,
+        ) as progress:
+            yield progress

@@ -1,0 +1,187 @@
+"""A run's folder: what lies where, how it is made, found, and held against other processes."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from cifar_trainer.config import TrainConfig, read_config
+from cifar_trainer.errors import RunError
+
+#: Where runs go when nobody says otherwise, below the current folder.
+DEFAULT_ROOT = Path("runs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The paths of a run's folder. Making one touches nothing on the disk."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.keras"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    def evaluation(self, split: str) -> Path:
+        return self.path / "evaluation" / split
+
+    def read_config(self) -> TrainConfig:
+        """The run's settings.
+
+        Raises:
+            RunError: config.json is absent or cannot be read.
+        """
+        return read_config(self.config)
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """A JSON object of this run, such as `self.result`.
+
+        Raises:
+            RunError: absent, or not a JSON object.
+        """
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}.") from error
+        if not isinstance(value, dict):
+            raise RunError(f"{path} holds a {type(value).__name__}, not a JSON object.")
+        return value
+
+
+def open_run(path: Path | None) -> Run:
+    """The run in `path`, or the newest run below `runs/` where `path` is None.
+
+    Raises:
+        RunError: there is no such folder, it is no run, or there is no run at all.
+    """
+    if path is None:
+        return newest_run(DEFAULT_ROOT)
+    run = Run(path)
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise RunError(f"{path} {what}; expected a run's folder. {_known_runs(path.parent)}")
+    if not run.config.is_file():
+        held = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+        raise RunError(
+            f"{path} is not a run: it has no config.json (it holds {held}). {_known_runs(path)}"
+        )
+    return run
+
+
+def newest_run(root: Path) -> Run:
+    """The run below `root` that was started last.
+
+    Raises:
+        RunError: no run is there.
+    """
+    runs = find_runs(root)
+    if not runs:
+        raise RunError(f"There is no run in {root}/ yet. Start one with: cifar-trainer train")
+    return runs[0]
+
+
+def find_runs(root: Path) -> list[Run]:
+    """The runs directly below `root`, newest first by the time config.json was written."""
+    if not root.is_dir():
+        return []
+    found = [Run(path) for path in root.iterdir() if (path / "config.json").is_file()]
+    return sorted(found, key=lambda run: (run.config.stat().st_mtime_ns, run.path.name), reverse=True)
+
+
+def _known_runs(root: Path) -> str:
+    runs = find_runs(root) or find_runs(DEFAULT_ROOT)
+    if not runs:
+        return "Start a run with: cifar-trainer train"
+    return "Runs that are there: " + ", ".join(str(run.path) for run in runs[:5]) + "."
+
+
+def create_run(path: Path | None, recipe: str) -> Run:
+    """Make a run's folder: `path`, or `runs/TIME-RECIPE` where `path` is None.
+
+    Raises:
+        RunError: the folder holds something already, or cannot be made or written.
+    """
+    chosen = path if path is not None else _free_path(recipe)
+    try:
+        if chosen.is_dir() and not any(chosen.iterdir()):
+            pass
+        elif (chosen / "config.json").is_file():
+            raise RunError(
+                f"{chosen} holds a run already. Go on with it (--resume {chosen}) or choose another --run-dir."
+            )
+        elif os.path.lexists(chosen):
+            raise RunError(f"{chosen} exists and is not an empty folder. Choose another --run-dir.")
+        chosen.mkdir(parents=True, exist_ok=True)
+        probe = chosen / ".partial-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"The run folder {chosen} cannot be written: {error.strerror}. Choose another --run-dir."
+        ) from error
+    return Run(chosen)
+
+
+def _free_path(recipe: str) -> Path:
+    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{recipe}"
+    path, count = DEFAULT_ROOT / stem, 1
+    while os.path.lexists(path):
+        count += 1
+        path = DEFAULT_ROOT / f"{stem}-{count}"
+    return path
+
+
+@contextlib.contextmanager
+def hold(run: Run) -> Iterator[None]:
+    """Hold a run against other processes; the kernel lets go when this one ends, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    lock = filelock.FileLock(run.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(
+            f"{run.path} is in use by another process. Wait for it, or choose another --run-dir."
+        ) from None
+    except OSError as error:
+        raise RunError(f"{run.path} cannot be written: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
