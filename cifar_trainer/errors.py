@@ -7,7 +7,7 @@ CifarTrainerError           exit code 1
 ├── CheckError              4   a check that did not hold: parity, a required accuracy
 ├── DeviceError             5   the device that was asked for is not there
 └── RunError                1   a run's folder: absent, in use, damaged, in the way
-    └── CheckpointError     1   a checkpoint that is damaged, or of another kind
+    └── CheckpointError     1   a checkpoint that is damaged or missing
 
 The message names the value received, what was expected, and what to do next.
 The exit codes themselves are the command line's business (`cifar_trainer.cli`).
@@ -43,4 +43,4 @@ class RunError(CifarTrainerError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is damaged, missing, or written by another version."""
+    """A checkpoint that is damaged or missing."""

@@ -129,6 +129,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_bytes(content: bytes) -> str:
+    """SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def sha256_tree(folder: Path) -> str:
     """SHA-256 over a folder: each file's relative POSIX path and digest, sorted by path."""
     digest = hashlib.sha256()

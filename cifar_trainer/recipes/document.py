@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 EPOCHS = 10
 BATCH_SIZE = 32
 LEARNING_RATE = 0.001
-PARAMETERS = 122_570
+augment = None
 
 
 def build_model() -> "keras.Model":

@@ -1,0 +1,190 @@
+"""The compiled loop: many steps a call, on images that lie on the device.
+
+A call of `StepLoop.run` is one call into TensorFlow: gather a batch by index,
+augment it, forward, backward, update, and again. Python, the host's memory and the
+bus see nothing between two steps. It computes what `Model.train_on_batch` computes,
+step by step (tests/test_engine.py holds it to that).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifar_trainer.training.order import augmentation_seed, layer_seeds
+
+#: The most steps that one call can run; the buffers of losses have this length.
+MAX_CHUNK = 1024
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chunk:
+    """What some consecutive steps gave.
+
+    Attributes:
+        losses: float32 [steps], the mean loss of each batch. Shorter than asked for
+            where a loss was not finite: then that loss is the last.
+        correct: int32 [steps], the images of each batch that were classified rightly.
+        finite: whether all losses are finite, and all variables after the last step.
+    """
+
+    losses: np.ndarray
+    correct: np.ndarray
+    finite: bool
+
+
+class StepLoop:
+    """Runs training steps of a model over images that it places on the device.
+
+    Args:
+        model: takes uint8 [B, 32, 32, 3], gives float32 logits [B, 10].
+        optimizer: built on the model's trainable variables.
+        images: uint8 [N, 32, 32, 3].
+        labels: uint8 [N].
+        batch_size: images a step, at most N; an epoch's last step takes what is left.
+        seed: the run's seed, for augmentation and for layers that draw.
+        augment: (uint8 images, int32 [2] seed) to uint8 images, without state.
+        xla: whether XLA compiles the loop.
+        shards: parts of a batch that run side by side; the gradients are added up. Only
+            a model whose images do not see each other can be split (see `splittable`).
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        xla: bool = False,
+        shards: int = 1,
+    ) -> None:
+        self.count = len(labels)
+        self.batch_size = batch_size
+        self.steps = -(-self.count // batch_size)
+        self._model = model
+        self._optimizer = optimizer
+        self._augment = augment
+        self._augmentation_seed = augmentation_seed(seed)
+        self._shards = shards
+        self._images = tf.constant(images)
+        self._labels = tf.constant(labels)
+        self._order = tf.Variable(tf.zeros([self.count], tf.int32), trainable=False)
+        self._seed_states = seed_states(model)
+        self._layer_seeds = layer_seeds(seed, len(self._seed_states))
+        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+        self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
+
+    def set_order(self, order: np.ndarray) -> None:
+        """Set the order of the images for the steps to come: int32 [N], a permutation."""
+        self._order.assign(order)
+
+    def batch_sizes(self, start: int, count: int) -> np.ndarray:
+        """The number of images in each of `count` steps from `start` on, as int64 [count]."""
+        first = np.arange(start, start + count) * self.batch_size
+        return np.minimum(first + self.batch_size, self.count) - first
+
+    def run(self, start: int, count: int, global_start: int) -> Chunk:
+        """Run `count` steps of the epoch from step `start` (0-based) on.
+
+        Args:
+            start: the first step within the epoch.
+            count: how many, at most MAX_CHUNK; start + count is at most `self.steps`.
+            global_start: steps of the whole run before the first of these.
+        """
+        whole = min(count, self.count // self.batch_size - start)
+        parts = []
+        if whole > 0:
+            parts.append(self._call(start, whole, global_start, self.batch_size))
+        if whole < count and (not parts or parts[-1].finite):
+            rest = self.count - (self.steps - 1) * self.batch_size
+            parts.append(self._call(start + whole, 1, global_start + whole, rest))
+        return Chunk(
+            losses=np.concatenate([part.losses for part in parts]),
+            correct=np.concatenate([part.correct for part in parts]),
+            finite=parts[-1].finite,
+        )
+
+    def _call(self, start: int, count: int, global_start: int, batch: int) -> Chunk:
+        losses, correct, done, finite = self._run(
+            tf.constant(start, tf.int32),
+            tf.constant(count, tf.int32),
+            tf.constant(global_start, tf.int32),
+            batch,
+        )
+        steps = int(done)
+        return Chunk(losses.numpy()[:steps], correct.numpy()[:steps], bool(finite))
+
+    def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int) -> Any:
+        def unfinished(i: tf.Tensor, finite: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+            return tf.logical_and(i < count, finite)
+
+        def body(i: tf.Tensor, _: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            loss, right = self._step(start + i, global_start + i, batch)
+            at = tf.reshape(i, [1, 1])
+            losses = tf.tensor_scatter_nd_update(losses, at, tf.reshape(loss, [1]))
+            correct = tf.tensor_scatter_nd_update(correct, at, tf.reshape(right, [1]))
+            return i + 1, tf.math.is_finite(loss), losses, correct
+
+        done, finite, losses, correct = tf.while_loop(
+            unfinished,
+            body,
+            (tf.constant(0), tf.constant(True), tf.zeros([MAX_CHUNK]), tf.zeros([MAX_CHUNK], tf.int32)),
+            # One step at a time: the next reads the weights that this one writes.
+            parallel_iterations=1,
+        )
+        for variable in self._model.trainable_variables:
+            finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(variable.value)))
+        return losses, correct, done, finite
+
+    def _step(self, step: tf.Tensor, global_step: tf.Tensor, batch: int) -> tuple[tf.Tensor, tf.Tensor]:
+        indices = tf.slice(self._order, [step * self.batch_size], [batch])
+        images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
+        if self._augment is not None:
+            images = self._augment(images, tf.stack([self._augmentation_seed, global_step]))
+        for state, seed in zip(self._seed_states, self._layer_seeds, strict=True):
+            state.assign(tf.cast(tf.stack([tf.constant(seed, tf.int64), tf.cast(global_step, tf.int64)]), state.dtype))
+        cuts = np.linspace(0, batch, min(self._shards, batch) + 1).astype(int)
+        parts = [
+            self._forward_backward(images[low:high], labels[low:high], batch)
+            for low, high in zip(cuts[:-1], cuts[1:], strict=True)
+        ]
+        losses, rights, gradients = zip(*parts, strict=True)
+        self._optimizer.apply(
+            [tf.add_n(shards) for shards in zip(*gradients, strict=True)], self._model.trainable_variables
+        )
+        return tf.add_n(losses), tf.add_n(rights)
+
+    def _forward_backward(
+        self, images: tf.Tensor, labels: tf.Tensor, batch: int
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            logits = self._model(images, training=True)
+            loss = self._loss(labels, logits) / batch
+            scaled = self._optimizer.scale_loss(loss)
+        variables = [variable.value for variable in self._model.trainable_variables]
+        gradients = tape.gradient(scaled, variables)
+        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        right = tf.math.count_nonzero(predicted == tf.cast(labels, tf.int32), dtype=tf.int32)
+        return loss, right, gradients
+
+
+def seed_states(model: keras.Model) -> list[keras.Variable]:
+    """The state of each random layer, [2] as (seed, counter); no weights in Keras's sense."""
+    weights = {id(variable) for variable in model.weights}
+    return [
+        variable
+        for variable in model.variables
+        if id(variable) not in weights and "seed_generator" in variable.path
+    ]
+
+
+def splittable(model: keras.Model) -> bool:
+    """Whether a batch may be computed in parts: no batch statistics, and no layer that draws."""
+    return not model.non_trainable_variables
