@@ -7,7 +7,8 @@ CifarTrainerError           exit code 1
 ├── CheckError              4   a check that did not hold: parity, a required accuracy
 ├── DeviceError             5   the device that was asked for is not there
 └── RunError                1   a run's folder: absent, in use, damaged, in the way
-    └── CheckpointError     1   a checkpoint that is damaged or missing
+    ├── CheckpointError     1   a checkpoint that is damaged or missing
+    └── TrainingError       1   training that could not go on: a loss that is not finite, no memory
 
 The message names the value received, what was expected, and what to do next.
 The exit codes themselves are the command line's business (`cifar_trainer.cli`).
@@ -44,3 +45,17 @@ class RunError(CifarTrainerError):
 
 class CheckpointError(RunError):
     """A checkpoint that is damaged or missing."""
+
+
+class TrainingError(RunError):
+    """Training that could not go on.
+
+    Attributes:
+        epoch: where it stopped, counted from 1.
+        step: the step of that epoch, counted from 1.
+    """
+
+    def __init__(self, message: str, epoch: int, step: int) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.step = step

@@ -43,6 +43,25 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     flush_folder(path.parent)
 
 
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a name beside `path`, of the same suffix, to a library that writes by name.
+
+    What was written there is flushed and renamed to `path` when the block ends well.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{path.stem}-", dir=path.parent))
+    try:
+        partial = folder / path.name
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    flush_folder(path.parent)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step."""
     with atomic_writer(path) as file:

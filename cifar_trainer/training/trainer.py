@@ -1,0 +1,287 @@
+"""The run's loop: chunks of steps, epochs, callbacks and checkpoints."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifar_trainer import metrics
+from cifar_trainer.errors import TrainingError
+from cifar_trainer.inference import Predictor
+from cifar_trainer.run import Run
+from cifar_trainer.telemetry import GpuTelemetry
+from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.checkpoint import Checkpoint
+from cifar_trainer.training.engine import MAX_CHUNK, Chunk, StepLoop
+from cifar_trainer.training.history import write_history
+from cifar_trainer.training.order import epoch_order
+from cifar_trainer.training.reporter import Reporter
+from cifar_trainer.training.state import assign_variables, read_variables
+
+#: Seconds that a chunk of steps is made to take: the longest wait for a signal or the screen.
+CHUNK_SECONDS = 0.5
+#: Steps of the first chunk, which also waits for the compiler and tells the speed.
+FIRST_CHUNK = 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a run reads: uint8 images [N, 32, 32, 3] and uint8 labels [N] of both splits."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """When to stop, and how often to save.
+
+    Attributes:
+        should_stop: asked between chunks of steps.
+        checkpoint_every: seconds between checkpoints inside an epoch.
+        flush: called before each checkpoint, so that nothing on the disk lags behind it.
+        profile: profiles the second chunk of the run: called with True, then with False.
+    """
+
+    should_stop: Callable[[], bool]
+    checkpoint_every: float
+    flush: Callable[[], None]
+    profile: Callable[[bool], None] | None = None
+
+
+class Trainer:
+    """Runs epochs, from the first step or from a checkpoint on.
+
+    Args:
+        model, optimizer: the optimizer is built on the model's trainable variables.
+        loop: the compiled steps over the training images.
+        data: for the watched split, and to know the numbers of images.
+        run: where checkpoints and history go; held by the caller.
+        seed: the run's seed.
+        identity: kept in each checkpoint, for whoever resumes to compare.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loop: StepLoop,
+        data: TrainingData,
+        run: Run,
+        *,
+        seed: int,
+        identity: Mapping[str, Any],
+        policy: Policy,
+        reporter: Reporter,
+    ) -> None:
+        self._model, self._optimizer, self._loop, self._data = model, optimizer, loop, data
+        self._run, self._seed, self._identity = run, seed, dict(identity)
+        self._policy, self._reporter = policy, reporter
+        self._predictor = Predictor(model)
+        self._chunk_steps = FIRST_CHUNK
+        self._chunks_run = 0
+        self._saved_at, self._saved_step = time.monotonic(), -1
+        self.validation_logits: np.ndarray | None = None
+        self.history: list[dict[str, Any]] = []
+        self._epoch = self._step = self._global_step = 0
+        self._losses = np.zeros(0, np.float32)
+        self._correct = np.zeros(0, np.int32)
+        self._clock = {"total": 0.0, "epoch": 0.0, "training": 0.0}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation so far, stops left out."""
+        return self._clock["total"]
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Complete epochs, and steps done of the next."""
+        return self._epoch, self._step
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the state of a checkpoint.
+
+        Raises:
+            CheckpointError: its arrays do not fit this model and optimizer.
+        """
+        assign_variables(
+            [*self._model.variables, *self._optimizer.variables],
+            [*checkpoint.variables, *checkpoint.optimizer],
+        )
+        self._epoch, self._step = checkpoint.epoch, checkpoint.step
+        self._global_step = self._saved_step = checkpoint.global_step
+        self._losses, self._correct = checkpoint.losses, checkpoint.correct
+        self.history, self._clock = list(checkpoint.history), dict(checkpoint.clock)
+
+    def train(self, epochs: int, callbacks: Sequence[keras.callbacks.Callback]) -> bool:
+        """Train until `epochs` epochs are complete, or somebody asks to stop.
+
+        Returns:
+            Whether the run is at its end (also when a callback set `stop_training`),
+            rather than stopped on the way with a checkpoint to go on from.
+
+        Raises:
+            TrainingError: a loss or a weight is not finite, or memory ran out.
+            OSError: a checkpoint could not be written; the ones before are whole.
+        """
+        callback_list = keras.callbacks.CallbackList(
+            list(callbacks), model=self._model, epochs=epochs, steps=self._loop.steps, verbose=0
+        )
+        self._model.stop_training = False
+        callback_list.on_train_begin()
+        if self._saved_step < 0:
+            self._save()
+        self._write_history()
+        with GpuTelemetry() as telemetry:
+            while self._epoch < epochs and not self._model.stop_training:
+                if self._policy.should_stop() or not self._train_epoch(epochs, callback_list):
+                    self._save()
+                    return False
+                self._finish_epoch(epochs, callback_list, telemetry)
+        callback_list.on_train_end()
+        return True
+
+    def _train_epoch(self, epochs: int, callbacks: keras.callbacks.CallbackList) -> bool:
+        """Run the steps that are left of this epoch; False where it was asked to stop in between."""
+        self._loop.set_order(epoch_order(self._seed, self._epoch, self._loop.count))
+        images_done = int(self._loop.batch_sizes(0, self._step).sum())
+        self._reporter.epoch_begun(self._epoch + 1, epochs, images_done, self._loop.count)
+        callbacks.on_epoch_begin(self._epoch)
+        while self._step < self._loop.steps:
+            count = min(self._chunk_steps, self._loop.steps - self._step)
+            callbacks.on_train_batch_begin(self._step)
+            began = time.monotonic()
+            self._run_chunk(count)
+            self._add_seconds(time.monotonic() - began, training=True)
+            loss, accuracy = self._training_metrics()
+            callbacks.on_train_batch_end(self._step - 1, {"loss": loss, "accuracy": accuracy})
+            images_done = int(self._loop.batch_sizes(0, self._step).sum())
+            self._reporter.progress(images_done, loss, accuracy, images_done / self._clock["training"])
+            if self._policy.should_stop():
+                return False
+            if time.monotonic() - self._saved_at >= self._policy.checkpoint_every:
+                self._save()
+        return True
+
+    def _run_chunk(self, count: int) -> None:
+        profile = self._policy.profile if self._chunks_run == 1 else None
+        if profile:
+            profile(True)
+        began = time.monotonic()
+        try:
+            chunk = self._loop.run(self._step, count, self._global_step)
+        except tf.errors.ResourceExhaustedError as error:
+            raise self._out_of_memory() from error
+        if profile:
+            profile(False)
+        if not chunk.finite:
+            raise self._not_finite(chunk)
+        if self._chunks_run > 0:
+            per_step = (time.monotonic() - began) / count
+            self._chunk_steps = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS / per_step)))
+        self._chunks_run += 1
+        self._losses = np.concatenate([self._losses, chunk.losses])
+        self._correct = np.concatenate([self._correct, chunk.correct])
+        self._step += count
+        self._global_step += count
+
+    def _finish_epoch(
+        self, epochs: int, callbacks: keras.callbacks.CallbackList, telemetry: GpuTelemetry
+    ) -> None:
+        began = time.monotonic()
+        callbacks.on_test_begin()
+        self.validation_logits = self._predictor(self._data.validation_images)
+        labels = self._data.validation_labels
+        val_loss = metrics.cross_entropy(self.validation_logits, labels)
+        val_accuracy = metrics.accuracy(self.validation_logits, labels)
+        callbacks.on_test_end({"loss": val_loss, "accuracy": val_accuracy})
+        self._add_seconds(time.monotonic() - began, training=False)
+        loss, accuracy = self._training_metrics()
+        reading = telemetry.mark()
+        row = {
+            "epoch": self._epoch + 1,
+            "loss": loss,
+            "accuracy": accuracy,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "learning_rate": float(keras.ops.convert_to_numpy(self._optimizer.learning_rate)),
+            "images_per_second": self._loop.count / self._clock["training"],
+            "seconds": self._clock["epoch"],
+            "gpu_utilization": reading.utilization,
+            "gpu_memory_mib": reading.memory_mib,
+            "power_watts": reading.power_watts,
+            "energy_joules": reading.energy_joules,
+        }
+        self.history.append(row)
+        callbacks.on_epoch_end(self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None})
+        self._reporter.epoch_ended(row, epochs)
+        self._epoch, self._step = self._epoch + 1, 0
+        self._losses, self._correct = self._losses[:0], self._correct[:0]
+        self._clock |= {"epoch": 0.0, "training": 0.0}
+        self._write_history()
+        self._save()
+
+    def _training_metrics(self) -> tuple[float, float]:
+        sizes = self._loop.batch_sizes(0, self._step)
+        images = int(sizes.sum())
+        # In float64 and in one piece, so that the sum does not depend on where the chunks were cut.
+        return float(self._losses.astype(np.float64) @ sizes) / images, int(self._correct.sum()) / images
+
+    def _add_seconds(self, seconds: float, *, training: bool) -> None:
+        self._clock["total"] += seconds
+        self._clock["epoch"] += seconds
+        if training:
+            self._clock["training"] += seconds
+
+    def _write_history(self) -> None:
+        try:
+            write_history(self._run.history, self.history)
+        except OSError as error:
+            self._reporter.warn(f"{self._run.history} cannot be written ({error.strerror}); going on.")
+
+    def _save(self) -> None:
+        if self._saved_step == self._global_step and self._step != 0:
+            return
+        self._policy.flush()
+        checkpoints.save(
+            self._run.checkpoints,
+            Checkpoint(
+                epoch=self._epoch,
+                step=self._step,
+                global_step=self._global_step,
+                variables=read_variables(self._model.variables),
+                optimizer=read_variables(self._optimizer.variables),
+                losses=self._losses,
+                correct=self._correct,
+                history=self.history,
+                clock=self._clock,
+                identity=self._identity,
+            ),
+        )
+        self._saved_at, self._saved_step = time.monotonic(), self._global_step
+
+    def _not_finite(self, chunk: Chunk) -> TrainingError:
+        step = self._step + len(chunk.losses)
+        what = "A weight" if np.isfinite(chunk.losses).all() else f"The loss ({chunk.losses[-1]})"
+        return TrainingError(
+            f"{what} is not finite at epoch {self._epoch + 1}, step {step} of {self._loop.steps}. Nothing of it "
+            "was saved; the last checkpoint is from before. Train anew with a lower --learning-rate"
+            + (", or with --precision bfloat16." if self._model.dtype_policy.name == "mixed_float16" else "."),
+            self._epoch + 1,
+            step,
+        )
+
+    def _out_of_memory(self) -> TrainingError:
+        size = self._loop.batch_size
+        return TrainingError(
+            f"The device ran out of memory with --batch-size {size}, at epoch {self._epoch + 1}, step "
+            f"{self._step + 1}. Try --batch-size {max(1, size // 2)}. The last checkpoint is kept.",
+            self._epoch + 1,
+            self._step + 1,
+        )
