@@ -24,6 +24,9 @@ EXIT_CODES: tuple[tuple[type[errors.CifarTrainerError], int], ...] = (
     (errors.CifarTrainerError, 1),
 )
 
+#: Where prepared datasets lie when nobody says otherwise.
+DEFAULT_DATA_DIR = Path("data")
+
 _VERBOSITY = "cifar_trainer.verbosity"
 
 
@@ -124,7 +127,7 @@ def data_dir_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., A
     return click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
-        default=Path("data"),
+        default=DEFAULT_DATA_DIR,
         envvar=[f"CIFAR_TRAINER_{name.upper()}_DATA_DIR", "CIFAR_TRAINER_DATA"],
         help="Folder of the prepared datasets.  [env: CIFAR_TRAINER_DATA]",
     )

@@ -166,3 +166,15 @@ def load_newest(folder: Path, on_damage: Callable[[str], None]) -> Checkpoint:
         f"{what}, so the run cannot go on. It is never begun afresh by itself: "
         "train again under another --run-dir."
     )
+
+
+def set_aside_newer(folder: Path, global_step: int) -> None:
+    """Rename the checkpoints after `global_step`, damaged ones that a run has passed over.
+
+    Under their old names they would count among the newest and push whole ones out.
+    """
+    for path in list_checkpoints(folder):
+        if int(path.name[len(_PREFIX) :]) > global_step:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)

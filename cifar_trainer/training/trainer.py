@@ -86,7 +86,8 @@ class Trainer:
         self._predictor = Predictor(model)
         self._chunk_steps = FIRST_CHUNK
         self._chunks_run = 0
-        self._saved_at, self._saved_step = time.monotonic(), -1
+        self._saved_at = time.monotonic()
+        self._saved_position: tuple[int, int] | None = None
         self.validation_logits: np.ndarray | None = None
         self.history: list[dict[str, Any]] = []
         self._epoch = self._step = self._global_step = 0
@@ -115,7 +116,8 @@ class Trainer:
             [*checkpoint.variables, *checkpoint.optimizer],
         )
         self._epoch, self._step = checkpoint.epoch, checkpoint.step
-        self._global_step = self._saved_step = checkpoint.global_step
+        self._global_step = checkpoint.global_step
+        self._saved_position = self.position
         self._losses, self._correct = checkpoint.losses, checkpoint.correct
         self.history, self._clock = list(checkpoint.history), dict(checkpoint.clock)
 
@@ -135,7 +137,7 @@ class Trainer:
         )
         self._model.stop_training = False
         callback_list.on_train_begin()
-        if self._saved_step < 0:
+        if self._saved_position is None:
             self._save()
         self._write_history()
         with GpuTelemetry() as telemetry:
@@ -246,7 +248,7 @@ class Trainer:
             self._reporter.warn(f"{self._run.history} cannot be written ({error.strerror}); going on.")
 
     def _save(self) -> None:
-        if self._saved_step == self._global_step and self._step != 0:
+        if self._saved_position == self.position:
             return
         self._policy.flush()
         checkpoints.save(
@@ -264,7 +266,7 @@ class Trainer:
                 identity=self._identity,
             ),
         )
-        self._saved_at, self._saved_step = time.monotonic(), self._global_step
+        self._saved_at, self._saved_position = time.monotonic(), self.position
 
     def _not_finite(self, chunk: Chunk) -> TrainingError:
         step = self._step + len(chunk.losses)

@@ -1,0 +1,288 @@
+"""`cifar-trainer train`."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cifar_trainer.cli.base import (
+    DEFAULT_DATA_DIR,
+    data_dir_option,
+    explicit,
+    json_option,
+    print_json,
+    verbosity,
+    verbosity_options,
+)
+from cifar_trainer.config import DATASETS, DEVICES, PRECISIONS, RECIPES, VALIDATIONS, TrainConfig
+from cifar_trainer.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from cifar_trainer.console import Output
+    from cifar_trainer.data.dataset import Dataset
+    from cifar_trainer.environment import Device
+    from cifar_trainer.run import Run
+    from cifar_trainer.training.checkpoint import Checkpoint
+    from cifar_trainer.training.signals import StopRequest
+
+
+def _choices(values: tuple[str, ...]) -> str:
+    return f"[{'|'.join(values)}]"
+
+
+@click.command(name="train")
+@click.option("--recipe", default="document", metavar=_choices(RECIPES), help="Network and how to train it.")
+@click.option("--epochs", type=int, help="Passes over the images.  [default: the recipe's; document: 10]")
+@click.option("--batch-size", type=int, help="Images a step.  [default: the recipe's; document: 32]")
+@click.option("--learning-rate", type=float, help="[default: the recipe's; document: 0.001]")
+@click.option("--seed", type=int, default=0, help="Decides weights, order, augmentation and dropout.")
+@click.option(
+    "--validation",
+    default="test",
+    metavar=_choices(VALIDATIONS),
+    help="Watch the test set, as the article does, or set aside a tenth of the training images.",
+)
+@click.option("--dataset", default="cifar10", metavar=_choices(DATASETS), help="What to train on.")
+@data_dir_option("train")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="[default: runs/TIME-RECIPE]")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
+@click.option("--device", default="auto", metavar=_choices(DEVICES), help="Where to compute.")
+@click.option("--precision", default="float32", metavar=_choices(PRECISIONS), help="Layers compute in it.")
+@click.option("--deterministic", is_flag=True, help="On a GPU too, the same bits each time.")
+@click.option("--xla/--no-xla", default=None, help="Compile with XLA.  [default: on a GPU only]")
+@click.option("--limit", type=int, metavar="N", help="First N training images, stratified: a quick look.")
+@click.option("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="Inside an epoch.")
+@click.option("--profile", is_flag=True, help="Trace some steps for TensorBoard's profiler.")
+@click.option("--offline", is_flag=True, help="Never download.")
+@json_option
+@verbosity_options
+@click.pass_context
+def command(ctx: click.Context, as_json: bool, resume: Path | None, **options: Any) -> None:
+    """Train a model and write a run's folder.
+
+    \b
+    Examples:
+      cifar-trainer train --epochs 10
+      cifar-trainer train --validation holdout --seed 1 --run-dir runs/seed-1
+      cifar-trainer train --resume runs/seed-1 --epochs 20
+
+    Ctrl-C finishes the step, saves, and prints the command that resumes.
+    """
+    from cifar_trainer.console import Output
+    from cifar_trainer.training.signals import stop_on_signals
+
+    output = Output(verbosity(ctx))
+    if options["checkpoint_every"] <= 0:
+        raise UsageError(f"--checkpoint-every {options['checkpoint_every']} is out of range. Expected > 0 s.")
+    with stop_on_signals() as stop:
+        if resume is not None:
+            run, result = _resume(ctx, resume, options, output, stop)
+        else:
+            run, result = _start(options, output, stop)
+        if result is None:
+            output.note(f"Stopped and saved. Go on with:\n  {resume_command(run, options)}")
+            ctx.exit(128 + int(stop.received or 0))
+        if as_json:
+            print_json(result)
+        else:
+            output.result(format_result(result))
+
+
+def _start(
+    options: dict[str, Any], output: "Output", stop: "StopRequest"
+) -> "tuple[Run, dict[str, Any] | None]":
+    from cifar_trainer.data.splits import check_fit
+    from cifar_trainer.run import create_run, hold
+
+    config = new_config(options)
+    dataset = _load_data(config, options, output)
+    check_fit(config, dataset)
+    device = _start_tensorflow(config)
+    run = create_run(options["run_dir"], config.recipe)
+    with hold(run):
+        from cifar_trainer import environment, files
+        from cifar_trainer.training.session import describe_data
+
+        files.write_json(run.environment, environment.describe(device))
+        files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config)})
+        _announce(config, dataset, run, device, output)
+        return run, _train(config, dataset, run, None, device, options, output, stop)
+
+
+def _resume(
+    ctx: click.Context, path: Path, options: dict[str, Any], output: "Output", stop: "StopRequest"
+) -> "tuple[Run, dict[str, Any] | None]":
+    from cifar_trainer.run import hold, open_run
+
+    if explicit(ctx, "run_dir"):
+        raise UsageError(f"--resume {path} goes on in that folder; leave out --run-dir.")
+    run = open_run(path)
+    config = resumed_config(ctx, run.read_config(), options)
+    dataset = _load_data(config, options, output)
+    _check_same_data(run, dataset)
+    with hold(run):
+        if run.result.is_file():
+            done = run.read_json(run.result)
+            if done.get("epochs", 0) >= config.epochs:
+                output.note(f"{run.path} is finished: {done['epochs']} epochs. Raise --epochs to go on.")
+                return run, done
+        device = _start_tensorflow(config)
+        from cifar_trainer import environment, files
+        from cifar_trainer.cli.training_display import TrainingDisplay
+        from cifar_trainer.training.session import describe_data, find_checkpoint
+
+        checkpoint = find_checkpoint(run, config, TrainingDisplay(output))
+        now = environment.describe(device)
+        for difference in environment.compare_environments(run.read_json(run.environment), now):
+            output.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
+        files.write_json(run.environment, now)
+        files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config)})
+        _announce(config, dataset, run, device, output)
+        if checkpoint is not None:
+            output.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
+        return run, _train(config, dataset, run, checkpoint, device, options, output, stop)
+
+
+def new_config(options: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a new run: the options, and the recipe's defaults for what was left out.
+
+    Raises:
+        UsageError: a value that cannot be.
+    """
+    from cifar_trainer.recipes import get_recipe
+
+    recipe = get_recipe(options["recipe"])
+    defaults = {
+        "epochs": recipe.EPOCHS,
+        "batch_size": recipe.BATCH_SIZE,
+        "learning_rate": recipe.LEARNING_RATE,
+    }
+    given = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig)}
+    return TrainConfig(**{k: defaults.get(k) if v is None else v for k, v in given.items()})
+
+
+def resumed_config(ctx: click.Context, saved: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run that goes on: the saved ones; epochs may be raised, the device chosen anew.
+
+    Raises:
+        UsageError: another option was given with another value than the run's.
+    """
+    given = {
+        field.name: options[field.name]
+        for field in dataclasses.fields(TrainConfig)
+        if explicit(ctx, field.name)
+    }
+    config = dataclasses.replace(saved, **given)
+    differences = [
+        f"--{name.replace('_', '-')} is {getattr(saved, name)} there, {value} was asked for"
+        for name, value in given.items()
+        if name not in ("epochs", "device") and value != getattr(saved, name)
+    ]
+    if config.epochs < saved.epochs:
+        differences.append(f"--epochs is {saved.epochs} there and may only be raised, not set to {config.epochs}")
+    if differences:
+        raise UsageError(
+            f"The run cannot go on with other settings: {'; '.join(differences)}. "
+            "Leave them out, or start a new run without --resume."
+        )
+    return config
+
+
+def _load_data(config: TrainConfig, options: Mapping[str, Any], output: "Output") -> "Dataset":
+    from cifar_trainer.cli.prepare import prepare_if_missing
+    from cifar_trainer.data import load_dataset
+
+    prepare_if_missing(config.dataset, options["data_dir"], offline=options["offline"], output=output)
+    return load_dataset(options["data_dir"], config.dataset)
+
+
+def _check_same_data(run: "Run", dataset: "Dataset") -> None:
+    saved = run.read_json(run.config).get("data", {})
+    for split in ("train", "test"):
+        before, now = saved.get(split, {}).get("fingerprint"), getattr(dataset, split).fingerprint
+        if before != now:
+            raise UsageError(
+                f"{run.path} was trained on other data: its {split} split has the fingerprint {before}, "
+                f"the one in {dataset.folder} has {now}. Name the right folder with --data-dir."
+            )
+
+
+def _start_tensorflow(config: TrainConfig) -> "Device":
+    from cifar_trainer import environment
+
+    environment.load_tensorflow(verbose=verbosity() > 0)
+    device = environment.choose_device(config.device)
+    environment.configure_threads()
+    if config.deterministic:
+        environment.enable_determinism()
+    return device
+
+
+def _announce(config: TrainConfig, dataset: "Dataset", run: "Run", device: "Device", output: "Output") -> None:
+    output.note(
+        f"{config.recipe} on {dataset.title}, {config.epochs} epochs, batch {config.batch_size}, "
+        f"seed {config.seed}, {config.precision}, on {device.description}\nrun: {run.path}"
+    )
+
+
+def _train(
+    config: TrainConfig,
+    dataset: "Dataset",
+    run: "Run",
+    checkpoint: "Checkpoint | None",
+    device: "Device",
+    options: Mapping[str, Any],
+    output: "Output",
+    stop: "StopRequest",
+) -> dict[str, Any] | None:
+    from cifar_trainer.cli.training_display import TrainingDisplay
+    from cifar_trainer.training.session import Options, train
+
+    display = TrainingDisplay(output)
+    try:
+        result = train(
+            config,
+            dataset,
+            run,
+            checkpoint,
+            display,
+            Options(
+                gpu=device.kind == "gpu",
+                should_stop=lambda: bool(stop),
+                checkpoint_every=options["checkpoint_every"],
+                profile=options["profile"],
+            ),
+        )
+        return None if result is None else result.to_json()
+    except OSError as error:
+        raise RunError(
+            f"{run.path} could not be written: {error.strerror}. The last checkpoint is whole; make room, "
+            f"then go on with: {resume_command(run, options)}"
+        ) from error
+    finally:
+        display.close()
+
+
+def resume_command(run: "Run", options: Mapping[str, Any]) -> str:
+    """The command that goes on with a run, ready to paste into a shell."""
+    words = ["cifar-trainer", "train", "--resume", str(run.path)]
+    if options["data_dir"] != DEFAULT_DATA_DIR:
+        words += ["--data-dir", str(options["data_dir"])]
+    return shlex.join(words)
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """What a finished run says for itself, in a few lines."""
+    train, validation = result["train"], result["validation"]
+    watched = "test set" if validation["split"] == "test" else "held-out training images"
+    return (
+        f"{result['epochs']} epochs in {result['seconds']:.1f} s, "
+        f"{result['images_per_second']:,.0f} images/s\n"
+        f"train       loss {train['loss']:.4f}  accuracy {train['accuracy']:.2%}\n"
+        f"validation  loss {validation['loss']:.4f}  accuracy {validation['accuracy']:.2%}  ({watched})\n"
+        f"weights     sha256 {result['weights_sha256']}\n"
+        f"model       {result['run_dir']}/model.keras"
+    )

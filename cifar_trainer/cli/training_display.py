@@ -1,0 +1,85 @@
+"""How a run looks while it trains: a live bar on a terminal, a plain line an epoch elsewhere."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from cifar_trainer.console import Output
+
+#: What drawing on a terminal that is gone raises.
+_UNSEEN = contextlib.suppress(OSError, ValueError)
+
+
+class TrainingDisplay:
+    """A `cifar_trainer.training.reporter.Reporter` that shows what it is told on stderr."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def note(self, text: str) -> None:
+        self._output.note(text)
+
+    def warn(self, text: str) -> None:
+        self._output.warn(text)
+
+    # A terminal that goes away while a run trains must not take the run with it:
+    # what is drawn may be lost, what is written to the run's folder is not.
+
+    def epoch_begun(self, epoch: int, epochs: int, done: int, images: int) -> None:
+        if not self._output.live:
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self._output.notes,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "", total=images, completed=done, epoch=f"{epoch}/{epochs}", figures="starting"
+        )
+        with _UNSEEN:
+            self._bar.start()
+
+    def progress(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        if self._bar is not None:
+            figures = f"loss {loss:.4f}  accuracy {accuracy:6.2%}  {images_per_second:,.0f} images/s"
+            with _UNSEEN:
+                self._bar.update(self._task, completed=done, figures=figures)
+
+    def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
+        self.close()
+        self._output.note(format_epoch(row, epochs))
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            with _UNSEEN:
+                self._bar.stop()
+            self._bar = None
+
+
+def format_epoch(row: Mapping[str, Any], epochs: int) -> str:
+    """One line about a complete epoch."""
+    parts = [
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"loss {row['loss']:.4f}",
+        f"accuracy {row['accuracy']:6.2%}",
+        f"val_loss {row['val_loss']:.4f}",
+        f"val_accuracy {row['val_accuracy']:6.2%}",
+        f"{row['images_per_second']:,.0f} images/s",
+        f"{row['seconds']:.1f} s",
+    ]
+    if row.get("gpu_utilization") is not None:
+        parts.append(f"GPU {row['gpu_utilization']:.0f} %")
+    if row.get("power_watts") is not None:
+        parts.append(f"{row['power_watts']:.0f} W")
+    if row.get("energy_joules") is not None:
+        parts.append(f"{row['energy_joules']:,.0f} J")
+    return "  ".join(parts)

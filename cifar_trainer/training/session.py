@@ -1,0 +1,282 @@
+"""A run's life: begun in a new folder, taken up from a checkpoint, brought to its end."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from cifar_trainer import files
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.splits import split_for
+from cifar_trainer.errors import CheckpointError, TrainingError, UsageError
+from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.run import Run
+from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.checkpoint import Checkpoint
+from cifar_trainer.training.engine import StepLoop, splittable
+from cifar_trainer.training.events import cut_back
+from cifar_trainer.training.reporter import Reporter
+from cifar_trainer.training.state import weights_sha256
+from cifar_trainer.training.tensorboard import EventWriter
+from cifar_trainer.training.trainer import Policy, Trainer, TrainingData
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What changes how a run is carried out, and nothing that it computes.
+
+    Attributes:
+        gpu: whether the device in use is a GPU.
+        should_stop: asked between chunks of steps.
+        checkpoint_every: seconds between checkpoints inside an epoch.
+        profile: write a trace of some steps for TensorBoard's profiler.
+        callbacks: further Keras callbacks, called at epochs and chunks of steps.
+    """
+
+    gpu: bool
+    should_stop: Callable[[], bool]
+    checkpoint_every: float = 60.0
+    profile: bool = False
+    callbacks: tuple[keras.callbacks.Callback, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """A finished run, as `train --json` prints it; the keys are the contract's."""
+
+    run_dir: str
+    recipe: str
+    dataset: str
+    epochs: int
+    seed: int
+    parameters: int
+    device: str
+    precision: str
+    train: Mapping[str, float]
+    validation: Mapping[str, Any]
+    seconds: float
+    images_per_second: float
+    weights_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+def describe_data(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
+    """What config.json says about the data: name, fingerprints, numbers of images."""
+    indices, watched = split_for(dataset, config)
+    return {
+        "name": dataset.name,
+        "title": dataset.title,
+        "verified": dataset.verified,
+        "classes": list(dataset.classes),
+        "train": {"fingerprint": dataset.train.fingerprint, "images": len(indices)},
+        "test": {"fingerprint": dataset.test.fingerprint, "images": len(dataset.test)},
+        "validation": {"split": config.validation, "images": len(watched.labels)},
+    }
+
+
+def check_batch_size(config: TrainConfig, images: int) -> None:
+    """Raise UsageError, naming the largest batch possible, where a batch is more than the data."""
+    if config.batch_size > images:
+        raise UsageError(
+            f"--batch-size {config.batch_size} is more than the {images} training images; "
+            f"the largest possible is {images}."
+        )
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    run: Run,
+    checkpoint: Checkpoint | None,
+    reporter: Reporter,
+    options: Options,
+) -> TrainResult | None:
+    """Train a run, from its first step or from `checkpoint` on, and write all its files.
+
+    The caller holds the run, and has written config.json and environment.json.
+
+    Returns:
+        The result; or None where the run was stopped on the way, with a checkpoint.
+
+    Raises:
+        TrainingError: a loss or weight is not finite, or memory ran out. failure.json
+            says so too.
+        CheckpointError: `checkpoint` does not fit.
+        OSError: a checkpoint or the model could not be written.
+    """
+    (run.path / "failure.json").unlink(missing_ok=True)
+    indices, watched = split_for(dataset, config)
+    data = TrainingData(
+        dataset.train.images[indices], dataset.train.labels[indices], watched.images, watched.labels
+    )
+    events = EventWriter(
+        run.tensorboard,
+        config,
+        {"data": dataset.title},
+        data.images[:25],
+        warn=reporter.warn,
+        begun=checkpoint is not None,
+    )
+    trainer, model = _build(config, get_recipe(config.recipe), data, run, events, reporter, options)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    try:
+        complete = trainer.train(config.epochs, [events, *options.callbacks])
+    except TrainingError as error:
+        files.write_json(
+            run.path / "failure.json", {"message": str(error), "epoch": error.epoch, "step": error.step}
+        )
+        raise
+    finally:
+        events.on_train_end()
+    if not complete:
+        return None
+    with files.atomic_path(run.model) as partial:
+        model.save(partial)
+    result = _result(config, dataset, run, trainer, model, options)
+    files.write_json(run.result, result.to_json())
+    return result
+
+
+def _build(
+    config: TrainConfig,
+    recipe: Recipe,
+    data: TrainingData,
+    run: Run,
+    events: EventWriter,
+    reporter: Reporter,
+    options: Options,
+) -> tuple[Trainer, keras.Model]:
+    keras.utils.set_random_seed(config.seed)
+    model = build_model(recipe, config.precision)
+    steps = -(-len(data.labels) // config.batch_size)
+    optimizer = build_optimizer(recipe, config, steps * config.epochs)
+    # Compiling makes callbacks and the saved model complete; the loop needs only the parts.
+    model.compile(
+        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
+    optimizer.build(model.trainable_variables)
+    loop = StepLoop(
+        model,
+        optimizer,
+        data.images,
+        data.labels,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augment=recipe.augment,
+        xla=options.gpu if config.xla is None else config.xla,
+        shards=2 if not options.gpu and splittable(model) else 1,
+    )
+    policy = Policy(
+        options.should_stop,
+        options.checkpoint_every,
+        events.flush,
+        _profiler(run.tensorboard / "train") if options.profile else None,
+    )
+    trainer = Trainer(
+        model, optimizer, loop, data, run,
+        seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
+    )  # fmt: skip
+    return trainer, model
+
+
+def build_model(recipe: Recipe, precision: str) -> keras.Model:
+    """A recipe's network whose layers compute in `precision` and keep float32 weights."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    try:
+        return recipe.build_model()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_optimizer(recipe: Recipe, config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
+    """A recipe's optimizer; under float16 it scales the loss (Micikevicius et al. 2018, 3.2)."""
+    optimizer = recipe.build_optimizer(config.learning_rate, steps)
+    if config.precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that must be the same for a run to go on; epochs may be raised."""
+    return {k: v for k, v in config.to_json().items() if k not in ("epochs", "device")}
+
+
+def find_checkpoint(run: Run, config: TrainConfig, reporter: Reporter) -> Checkpoint | None:
+    """The checkpoint from which a run goes on, everything later than it cut away.
+
+    1. Leftovers of interrupted writes go.
+    2. The newest whole checkpoint is chosen; damaged ones are named and set aside.
+    3. The event files are cut back to its last complete epoch. (history.csv is
+       written anew from the checkpoint when training begins.)
+
+    Returns:
+        None where the run had been stopped before anything was saved.
+
+    Raises:
+        CheckpointError: checkpoints were there once, and none is whole; or the one
+            that is belongs to other settings.
+    """
+    files.remove_partials(run.path)
+    if not run.history.exists() and not checkpoints.list_checkpoints(run.checkpoints):
+        reporter.note(f"{run.path} was stopped before its first checkpoint; starting at its first step.")
+        for split in ("", "train", "validation"):
+            cut_back(run.tensorboard / split, -1)
+        return None
+    files.remove_partials(run.checkpoints)
+    found = checkpoints.load_newest(run.checkpoints, reporter.warn)
+    checkpoints.set_aside_newer(run.checkpoints, found.global_step)
+    if found.identity != identity(config):
+        raise CheckpointError(
+            f"The checkpoint in {run.checkpoints} was written under other settings than config.json "
+            f"now says: {', '.join(_differences(found.identity, identity(config)))}."
+        )
+    for split in ("train", "validation"):
+        cut_back(run.tensorboard / split, found.epoch)
+    return found
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    for name in now:
+        if before.get(name) != now[name]:
+            yield f"{name} was {before.get(name)!r} and is {now[name]!r}"
+
+
+def _result(
+    config: TrainConfig, dataset: Dataset, run: Run, trainer: Trainer, model: keras.Model, options: Options
+) -> TrainResult:
+    last = trainer.history[-1]
+    return TrainResult(
+        run_dir=str(run.path),
+        recipe=config.recipe,
+        dataset=dataset.name,
+        epochs=len(trainer.history),
+        seed=config.seed,
+        parameters=model.count_params(),
+        device="gpu" if options.gpu else "cpu",
+        precision=config.precision,
+        train={"loss": last["loss"], "accuracy": last["accuracy"]},
+        validation={"split": config.validation, "loss": last["val_loss"], "accuracy": last["val_accuracy"]},
+        seconds=trainer.seconds,
+        images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in trainer.history]),
+        weights_sha256=weights_sha256(model),
+    )
+
+
+def _profiler(folder: Path) -> Callable[[bool], None]:
+    def profile(start: bool) -> None:
+        if start:
+            tf.profiler.experimental.start(str(folder))
+        else:
+            tf.profiler.experimental.stop()
+
+    return profile
