@@ -10,9 +10,11 @@ from cifar_trainer.training.engine import StepLoop, seed_states, splittable
 from cifar_trainer.training.order import augmentation_seed, epoch_order, layer_seeds
 
 STEPS = 200
-#: The largest difference of a loss that rounding explains, over 200 steps of training in which
-#: it is fed back: both sides add the same float32 numbers in another order. Seen: 2e-4.
-BOUND = 2e-3
+#: The largest difference of a loss that rounding explains: both sides add the same float32
+#: numbers in another order, and each step feeds the difference back. Batch normalization's
+#: feedback is the stronger one, so its rate is kept low, and its bound higher.
+BOUNDS = {"document": 1e-5, "regularized": 2e-3}
+LEARNING_RATES = {"document": 1e-3, "regularized": 1e-4}
 
 
 def pictures(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +34,7 @@ def build(recipe_name: str, seed: int = 3) -> tuple[keras.Model, keras.optimizer
     keras.utils.set_random_seed(seed)
     recipe = get_recipe(recipe_name)
     model = recipe.build_model()
-    optimizer = recipe.build_optimizer(recipe.LEARNING_RATE / 5, 1000)
+    optimizer = recipe.build_optimizer(LEARNING_RATES[recipe_name], 1000)
     optimizer.build(model.trainable_variables)
     return model, optimizer
 
@@ -89,6 +91,80 @@ def test_200_losses_are_those_of_keras_train_on_batch(recipe_name: str, shards: 
     ours, our_model = loop_losses(recipe_name, images, labels, shards)
     plain, plain_model = keras_losses(recipe_name, images, labels)
     assert plain[-20:].mean() < 0.8 * plain[:20].mean(), "nothing was learned; the comparison says little"
-    assert np.abs(ours - plain).max() < BOUND
+    assert np.abs(ours - plain).max() < BOUNDS[recipe_name]
     for mine, theirs in zip(our_model.weights, plain_model.weights, strict=True):
-        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=20 * BOUND)
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=10 * BOUNDS[recipe_name])
+
+
+def test_only_a_model_whose_images_do_not_see_each_other_is_split() -> None:
+    assert splittable(build("document")[0])
+    assert not splittable(build("regularized")[0])
+
+
+def test_the_cut_into_chunks_changes_nothing() -> None:
+    """200 steps in calls of 7 end with the same bits as in calls of a whole epoch."""
+    images, labels = pictures(100)
+
+    def weights_after(chunk: int) -> list[np.ndarray]:
+        model, optimizer = build("regularized")
+        loop = StepLoop(
+            model, optimizer, images, labels, batch_size=16, seed=5, augment=get_recipe("regularized").augment
+        )
+        for epoch in range(3):
+            loop.set_order(epoch_order(5, epoch, len(labels)))
+            for start in range(0, loop.steps, chunk):
+                loop.run(start, min(chunk, loop.steps - start), epoch * loop.steps + start)
+        return [weight.numpy() for weight in model.weights]
+
+    for one, other in zip(weights_after(2), weights_after(7), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
+    images, labels = pictures(160)
+    model, optimizer = build("document")
+    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    loop.set_order(np.arange(160, dtype=np.int32))
+    assert loop.run(0, 3, 0).finite
+    kernel = model.trainable_variables[0]
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    chunk = loop.run(3, 5, 3)
+    assert not chunk.finite
+    assert len(chunk.losses) == 1
+
+
+def test_xla_compiles_the_same_loop() -> None:
+    """What a GPU runs is compiled here for the CPU; the losses agree within rounding."""
+    images, labels = pictures(40)
+    losses = []
+    for xla in (False, True):
+        model, optimizer = build("regularized")
+        augment = get_recipe("regularized").augment
+        loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5, augment=augment, xla=xla)
+        loop.set_order(epoch_order(5, 0, 40))
+        losses.append(loop.run(0, 3, 0).losses)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: str) -> None:
+    from cifar_trainer.config import TrainConfig
+    from cifar_trainer.training.session import build_model, build_optimizer
+
+    images, labels = pictures(64)
+    recipe = get_recipe("document")
+    config = TrainConfig("document", "synthetic", 1, 16, 0.001, precision=precision)
+    keras.utils.set_random_seed(0)
+    model = build_model(recipe, precision)
+    optimizer = build_optimizer(recipe, config, 10)
+    optimizer.build(model.trainable_variables)
+    assert keras.config.dtype_policy().name == "float32", "the policy must not leak out of the model"
+    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    losses = []
+    for epoch in range(6):
+        loop.set_order(epoch_order(0, epoch, 64))
+        losses.append(loop.run(0, loop.steps, epoch * loop.steps).losses.mean())
+    assert losses[-1] < 0.8 * losses[0]
+    assert {keras.backend.standardize_dtype(weight.dtype) for weight in model.weights} == {"float32"}
+    assert model(images[:2]).dtype == tf.float32
+    assert model.get_layer("conv1").compute_dtype == precision

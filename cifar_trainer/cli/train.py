@@ -94,12 +94,12 @@ def command(ctx: click.Context, as_json: bool, resume: Path | None, **options: A
 def _start(
     options: dict[str, Any], output: "Output", stop: "StopRequest"
 ) -> "tuple[Run, dict[str, Any] | None]":
-    from cifar_trainer.data.splits import check_fit
+    from cifar_trainer.data.training_split import check_fit
     from cifar_trainer.run import create_run, hold
 
     config = new_config(options)
     dataset = _load_data(config, options, output)
-    check_fit(config, dataset)
+    check_fit(dataset, config)
     device = _start_tensorflow(config)
     run = create_run(options["run_dir"], config.recipe)
     with hold(run):

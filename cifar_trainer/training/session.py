@@ -12,8 +12,8 @@ import tensorflow as tf
 from cifar_trainer import files
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset
-from cifar_trainer.data.splits import split_for
-from cifar_trainer.errors import CheckpointError, TrainingError, UsageError
+from cifar_trainer.data.training_split import split_for
+from cifar_trainer.errors import CheckpointError, TrainingError
 from cifar_trainer.recipes import Recipe, get_recipe
 from cifar_trainer.run import Run
 from cifar_trainer.training import checkpoint as checkpoints
@@ -80,15 +80,6 @@ def describe_data(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
         "test": {"fingerprint": dataset.test.fingerprint, "images": len(dataset.test)},
         "validation": {"split": config.validation, "images": len(watched.labels)},
     }
-
-
-def check_batch_size(config: TrainConfig, images: int) -> None:
-    """Raise UsageError, naming the largest batch possible, where a batch is more than the data."""
-    if config.batch_size > images:
-        raise UsageError(
-            f"--batch-size {config.batch_size} is more than the {images} training images; "
-            f"the largest possible is {images}."
-        )
 
 
 def train(
