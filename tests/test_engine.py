@@ -10,10 +10,12 @@ from cifar_trainer.training.engine import StepLoop, seed_states, splittable
 from cifar_trainer.training.order import augmentation_seed, epoch_order, layer_seeds
 
 STEPS = 200
-#: The largest difference of a loss that rounding explains: both sides add the same float32
-#: numbers in another order, and each step feeds the difference back. Batch normalization's
-#: feedback is the stronger one, so its rate is kept low, and its bound higher.
-BOUNDS = {"document": 1e-5, "regularized": 2e-3}
+#: The largest difference of a loss that rounding explains, over the first 50 steps and over
+#: all 200: both sides add the same float32 numbers in another order, and each step feeds the
+#: difference back, with batch normalization more strongly (plain Keras against itself with the
+#: batch in another order does the same). A mask, a picture or an order that is not the same
+#: shows at the first step, in the first decimals.
+BOUNDS = {"document": (1e-5, 1e-5), "regularized": (1e-4, 2e-2)}
 LEARNING_RATES = {"document": 1e-3, "regularized": 1e-4}
 
 
@@ -56,9 +58,7 @@ def loop_losses(
     return np.concatenate(losses), model
 
 
-def keras_losses(
-    recipe_name: str, images: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, keras.Model]:
+def keras_losses(recipe_name: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, keras.Model]:
     """The same steps by `train_on_batch`: the same order, pictures and dropout masks."""
     model, optimizer = build(recipe_name)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -91,9 +91,12 @@ def test_200_losses_are_those_of_keras_train_on_batch(recipe_name: str, shards: 
     ours, our_model = loop_losses(recipe_name, images, labels, shards)
     plain, plain_model = keras_losses(recipe_name, images, labels)
     assert plain[-20:].mean() < 0.8 * plain[:20].mean(), "nothing was learned; the comparison says little"
-    assert np.abs(ours - plain).max() < BOUNDS[recipe_name]
+    early, late = BOUNDS[recipe_name]
+    difference = np.abs(ours - plain)
+    assert difference[:50].max() < early
+    assert difference.max() < late
     for mine, theirs in zip(our_model.weights, plain_model.weights, strict=True):
-        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=10 * BOUNDS[recipe_name])
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=late)
 
 
 def test_only_a_model_whose_images_do_not_see_each_other_is_split() -> None:
@@ -133,17 +136,40 @@ def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
     assert len(chunk.losses) == 1
 
 
-def test_xla_compiles_the_same_loop() -> None:
-    """What a GPU runs is compiled here for the CPU; the losses agree within rounding."""
+@pytest.mark.parametrize("recipe_name", ["document", "regularized"])
+def test_xla_compiles_the_same_loop(recipe_name: str) -> None:
+    """What a GPU runs is compiled here for the CPU, part of a batch, augmentation and all.
+
+    Keras's dropout draws other masks under XLA, so only the first recipe's losses must agree.
+    """
     images, labels = pictures(40)
     losses = []
     for xla in (False, True):
-        model, optimizer = build("regularized")
-        augment = get_recipe("regularized").augment
+        model, optimizer = build(recipe_name)
+        augment = get_recipe(recipe_name).augment
         loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5, augment=augment, xla=xla)
         loop.set_order(epoch_order(5, 0, 40))
         losses.append(loop.run(0, 3, 0).losses)
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4 if recipe_name == "document" else 0.2)
+
+
+def test_augmentation_flips_and_shifts_whole_pictures_and_follows_from_its_seed() -> None:
+    augment = get_recipe("regularized").augment
+    assert augment is not None
+    images = np.arange(1, 33 * 32 - 31, dtype=np.int64).reshape(1, 32, 32, 1)
+    images = np.tile(images % 251 + 1, (64, 1, 1, 3)).astype(np.uint8)
+    moved = augment(tf.constant(images), tf.constant([1, 2])).numpy()
+    np.testing.assert_array_equal(moved, augment(tf.constant(images), tf.constant([1, 2])).numpy())
+    assert (moved != augment(tf.constant(images), tf.constant([1, 3])).numpy()).any()
+    padded = np.pad(images[0], ((4, 4), (4, 4), (0, 0)))
+    windows = {
+        padded[y : y + 32, x : x + 32][:, ::turn].tobytes()
+        for y in range(9)
+        for x in range(9)
+        for turn in (1, -1)
+    }
+    assert {picture.tobytes() for picture in moved} <= windows
+    assert len({picture.tobytes() for picture in moved}) > 30
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -182,7 +182,9 @@ def resumed_config(ctx: click.Context, saved: TrainConfig, options: Mapping[str,
         if name not in ("epochs", "device") and value != getattr(saved, name)
     ]
     if config.epochs < saved.epochs:
-        differences.append(f"--epochs is {saved.epochs} there and may only be raised, not set to {config.epochs}")
+        differences.append(
+            f"--epochs is {saved.epochs} there and may only be raised, not set to {config.epochs}"
+        )
     if differences:
         raise UsageError(
             f"The run cannot go on with other settings: {'; '.join(differences)}. "
@@ -221,7 +223,9 @@ def _start_tensorflow(config: TrainConfig) -> "Device":
     return device
 
 
-def _announce(config: TrainConfig, dataset: "Dataset", run: "Run", device: "Device", output: "Output") -> None:
+def _announce(
+    config: TrainConfig, dataset: "Dataset", run: "Run", device: "Device", output: "Output"
+) -> None:
     output.note(
         f"{config.recipe} on {dataset.title}, {config.epochs} epochs, batch {config.batch_size}, "
         f"seed {config.seed}, {config.precision}, on {device.description}\nrun: {run.path}"

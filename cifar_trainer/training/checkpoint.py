@@ -161,7 +161,9 @@ def load_newest(folder: Path, on_damage: Callable[[str], None]) -> Checkpoint:
         except CheckpointError as error:
             on_damage(str(error))
     count = len(paths)
-    what = f"None of the {count} checkpoints in {folder} is whole" if count else f"{folder} holds no checkpoint"
+    what = (
+        f"None of the {count} checkpoints in {folder} is whole" if count else f"{folder} holds no checkpoint"
+    )
     raise CheckpointError(
         f"{what}, so the run cannot go on. It is never begun afresh by itself: "
         "train again under another --run-dir."

@@ -149,7 +149,9 @@ class StepLoop:
         if self._augment is not None:
             images = self._augment(images, tf.stack([self._augmentation_seed, global_step]))
         for state, seed in zip(self._seed_states, self._layer_seeds, strict=True):
-            state.assign(tf.cast(tf.stack([tf.constant(seed, tf.int64), tf.cast(global_step, tf.int64)]), state.dtype))
+            state.assign(
+                tf.cast(tf.stack([tf.constant(seed, tf.int64), tf.cast(global_step, tf.int64)]), state.dtype)
+            )
         cuts = np.linspace(0, batch, min(self._shards, batch) + 1).astype(int)
         parts = [
             self._forward_backward(images[low:high], labels[low:high], batch)

@@ -96,7 +96,9 @@ class EventWriter(keras.callbacks.Callback):
             write()
         except WRITE_ERRORS as error:
             self._failed = True
-            self._warn(f"TensorBoard's files in {self._folder} cannot be written ({error}); going on without.")
+            self._warn(
+                f"TensorBoard's files in {self._folder} cannot be written ({error}); going on without."
+            )
 
     def _open(self) -> None:
         for split in ("train", "validation"):
@@ -134,7 +136,16 @@ class EventWriter(keras.callbacks.Callback):
         return forward.get_concrete_function(specification).graph
 
     def _hparams(self) -> dict[str, Any]:
-        chosen = ("recipe", "batch_size", "learning_rate", "seed", "precision", "validation", "epochs", "limit")
+        chosen = (
+            "recipe",
+            "batch_size",
+            "learning_rate",
+            "seed",
+            "precision",
+            "validation",
+            "epochs",
+            "limit",
+        )
         settings = self._config.to_json()
         values = {name: settings[name] if settings[name] is not None else "all" for name in chosen}
         return {**values, "dataset": self._description.get("data", self._config.dataset)}

@@ -274,7 +274,9 @@ class Trainer:
         return TrainingError(
             f"{what} is not finite at epoch {self._epoch + 1}, step {step} of {self._loop.steps}. Nothing of it "
             "was saved; the last checkpoint is from before. Train anew with a lower --learning-rate"
-            + (", or with --precision bfloat16." if self._model.dtype_policy.name == "mixed_float16" else "."),
+            + (
+                ", or with --precision bfloat16." if self._model.dtype_policy.name == "mixed_float16" else "."
+            ),
             self._epoch + 1,
             step,
         )
