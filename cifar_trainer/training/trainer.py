@@ -212,7 +212,8 @@ class Trainer:
             "accuracy": accuracy,
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "learning_rate": float(keras.ops.convert_to_numpy(self._optimizer.learning_rate)),
+            # The shortest number that is this float32: 0.001, not 0.0010000000474974513.
+            "learning_rate": float(str(np.float32(self._optimizer.learning_rate))),
             "images_per_second": self._loop.count / self._clock["training"],
             "seconds": self._clock["epoch"],
             "gpu_utilization": reading.utilization,

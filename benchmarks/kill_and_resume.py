@@ -1,0 +1,165 @@
+"""Kill training at random moments, resume it, and compare what is left with an uninterrupted run.
+
+    python benchmarks/kill_and_resume.py --kills 200
+
+A run is begun, killed (SIGKILL) at a random moment, resumed, killed again, until it ends;
+then another is begun, until there have been enough kills. Each finished run must have
+the weights of the uninterrupted one, and its history and event files must be row for row
+the same but for the times. Prints one JSON object; exit code 1 where anything differs.
+
+TensorFlow is imported once and the process forked for each start, since an import takes
+longer than the run. Everything that a run does happens after the fork.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+#: Columns of the history that hold times, or readings of a device.
+TIMES = {
+    "images_per_second", "seconds", "gpu_utilization", "gpu_memory_mib", "power_watts", "energy_joules",
+}  # fmt: skip
+
+
+def start(arguments: list[str], log: Path) -> int:
+    """Fork a process that runs the command line; returns its id."""
+    child = os.fork()
+    if child:
+        return child
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    code = 70
+    try:
+        from cifar_trainer.cli import main
+
+        main(arguments, prog_name="cifar-trainer")
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def wait(child: int, seconds: float | None) -> int | None:
+    """The exit code of `child`, or None where it was killed after `seconds`."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            return None if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) < 0 else 0
+        time.sleep(0.002)
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """What must be the same: the weights, the history without times, the events without times."""
+    with open(run / "history.csv", newline="") as file:
+        history = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+    events = {split: scalars(run / "tensorboard" / split) for split in ("train", "validation")}
+    weights = json.loads((run / "result.json").read_text())["weights_sha256"]
+    return {"weights": weights, "history": history, "events": events}
+
+
+def scalars(folder: Path) -> list[tuple[str, int, float | None]]:
+    """(tag, step, value) of all events, in the order in which they were written; no value for times."""
+    import tensorflow as tf
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.name):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                is_time = value.tag in TIMES or not value.tag.startswith("epoch_")
+                number = None if is_time else float(tf.make_ndarray(value.tensor))
+                found.append((value.tag, event.step, number))
+    return found
+
+
+def main() -> int:
+    """Run the trial and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=None, help="of the moments; drawn and printed if left out")
+    parser.add_argument("--dataset", default="synthetic")
+    parser.add_argument("--data-dir", type=Path, default=None, help="prepared there first if left out")
+    parser.add_argument("--recipe", default="regularized")
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
+    print(f"moments follow from --seed {seed}", file=sys.stderr)
+    moments = random.Random(seed)
+
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        log = scratch / "log"
+        data_dir = options.data_dir or scratch / "data"
+        if options.data_dir is None:
+            prepare = ["prepare", "--dataset", options.dataset, "--data-dir", str(data_dir), "--quiet"]
+            if wait(start(prepare, log), None) != 0:
+                print(log.read_text(), file=sys.stderr)
+                return 1
+        preload()
+        common = ["train", "--data-dir", str(data_dir), "--checkpoint-every", "0.05", "--quiet"]
+        settings = [
+            "--dataset", options.dataset, "--recipe", options.recipe, "--epochs", "12", "--limit", "100",
+            "--batch-size", "8", "--offline",
+        ]  # fmt: skip
+        whole = scratch / "whole"
+        began = time.monotonic()
+        if wait(start([*common, *settings, "--run-dir", str(whole)], log), None) != 0:
+            print(log.read_text(), file=sys.stderr)
+            return 1
+        duration = time.monotonic() - began
+        expected = outcome(whole)
+        kills, runs, different = 0, 0, []
+        while kills < options.kills:
+            run = scratch / "killed"
+            code: int | None = None
+            while code is None:
+                begun = (run / "config.json").exists()
+                where = ["--resume", str(run)] if begun else [*settings, "--run-dir", str(run)]
+                if run.exists() and not begun:
+                    shutil.rmtree(run)
+                moment = moments.uniform(0, duration) if kills < options.kills else None
+                code = wait(start([*common, *where], log), moment)
+                kills += code is None
+            runs += 1
+            if code != 0 or outcome(run) != expected:
+                different.append(runs)
+                print(log.read_text()[-3000:], file=sys.stderr)
+            shutil.rmtree(run)
+            print(f"{kills} kills, {runs} runs finished, {len(different)} different", file=sys.stderr)
+    import tensorflow as tf
+
+    result = {
+        "kills": kills, "runs": runs, "different": len(different), "seed": seed,
+        "uninterrupted_seconds": round(duration, 2), "weights_sha256": expected["weights"],
+        "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "tensorflow": tf.__version__, "python": platform.python_version(),
+    }  # fmt: skip
+    print(json.dumps(result))
+    return 1 if different else 0
+
+
+def preload() -> None:
+    """Import what every start needs; nothing that starts TensorFlow's threads."""
+    from cifar_trainer import environment
+
+    environment.load_tensorflow()
+    import cifar_trainer.training.session  # noqa: F401
+
+
+if __name__ == "__main__":
+    sys.exit(main())
