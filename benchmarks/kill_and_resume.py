@@ -19,9 +19,11 @@ import platform
 import random
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 #: Columns of the history that hold times, or readings of a device.
@@ -73,18 +75,24 @@ def outcome(run: Path) -> dict[str, object]:
 
 
 def scalars(folder: Path) -> list[tuple[str, int, float | None]]:
-    """(tag, step, value) of all events, in the order in which they were written; no value for times."""
-    import tensorflow as tf
+    """(tag, step, value) of all events, in the order in which they were written; no value for times.
+
+    Reads the records by hand, since TensorFlow's reader would start its threads before a fork.
+    """
     from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.util.tensor_util import make_ndarray
 
     found = []
-    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.name):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = Event.FromString(record)
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns):
+        content, at = path.read_bytes(), 0
+        while at + 12 <= len(content):
+            # A record: its length, a checksum, the bytes, a checksum.
+            (length,) = struct.unpack_from("<Q", content, at)
+            event = Event.FromString(content[at + 12 : at + 12 + length])
+            at += 16 + length
             for value in event.summary.value:
-                is_time = value.tag in TIMES or not value.tag.startswith("epoch_")
-                number = None if is_time else float(tf.make_ndarray(value.tensor))
-                found.append((value.tag, event.step, number))
+                is_score = value.tag.startswith("epoch_")
+                found.append((value.tag, event.step, float(make_ndarray(value.tensor)) if is_score else None))
     return found
 
 
@@ -92,7 +100,9 @@ def main() -> int:
     """Run the trial and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=None, help="of the moments; drawn and printed if left out")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of the moments; drawn and printed if left out"
+    )
     parser.add_argument("--dataset", default="synthetic")
     parser.add_argument("--data-dir", type=Path, default=None, help="prepared there first if left out")
     parser.add_argument("--recipe", default="regularized")
@@ -141,13 +151,11 @@ def main() -> int:
                 print(log.read_text()[-3000:], file=sys.stderr)
             shutil.rmtree(run)
             print(f"{kills} kills, {runs} runs finished, {len(different)} different", file=sys.stderr)
-    import tensorflow as tf
-
     result = {
         "kills": kills, "runs": runs, "different": len(different), "seed": seed,
         "uninterrupted_seconds": round(duration, 2), "weights_sha256": expected["weights"],
         "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "tensorflow": tf.__version__, "python": platform.python_version(),
+        "tensorflow": version("tensorflow"), "python": platform.python_version(),
     }  # fmt: skip
     print(json.dumps(result))
     return 1 if different else 0

@@ -96,9 +96,7 @@ def open_run(path: Path | None) -> Run:
         raise RunError(f"{path} {what}; expected a run's folder. {_known_runs(path.parent)}")
     if not run.config.is_file():
         held = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-        raise RunError(
-            f"{path} is not a run: it has no config.json (it holds {held}). {_known_runs(path)}"
-        )
+        raise RunError(f"{path} is not a run: it has no config.json (it holds {held}). {_known_runs(path)}")
     return run
 
 
@@ -141,7 +139,8 @@ def create_run(path: Path | None, recipe: str) -> Run:
             pass
         elif (chosen / "config.json").is_file():
             raise RunError(
-                f"{chosen} holds a run already. Go on with it (--resume {chosen}) or choose another --run-dir."
+                f"{chosen} holds a run already. Go on with it (--resume {chosen}), "
+                "or choose another --run-dir."
             )
         elif os.path.lexists(chosen):
             raise RunError(f"{chosen} exists and is not an empty folder. Choose another --run-dir.")

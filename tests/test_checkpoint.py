@@ -49,13 +49,18 @@ def test_the_newest_two_by_step_are_kept(tmp_path: Path) -> None:
     """The order is by step: a clock that was set back changes nothing (row 46)."""
     for step in (5, 20, 100):
         checkpoints.save(tmp_path, make(step))
-    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == ["step-00000100", "step-00000020"]
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == [
+        "step-00000100",
+        "step-00000020",
+    ]
 
 
 DAMAGES = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-7]),
     "emptied": lambda path: path.write_bytes(b""),
-    "one bit flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 4]) + path.read_bytes()[1:]),
+    "one bit flipped": lambda path: path.write_bytes(
+        bytes([path.read_bytes()[0] ^ 4]) + path.read_bytes()[1:]
+    ),
     "deleted": lambda path: path.unlink(),
 }
 
@@ -94,7 +99,7 @@ def test_every_bit_of_a_checkpoint_is_guarded(tmp_path: Path) -> None:
 def test_where_all_are_damaged_it_says_so_and_never_starts_afresh(tmp_path: Path) -> None:
     for step in (10, 20):
         (checkpoints.save(tmp_path, make(step)) / "arrays.npz").unlink()
-    with pytest.raises(CheckpointError, match="None of the 2 checkpoints .* is whole"):
+    with pytest.raises(CheckpointError, match=r"None of the 2 checkpoints .* is whole"):
         checkpoints.load_newest(tmp_path, lambda message: None)
     shutil.rmtree(tmp_path / "step-00000010")
     shutil.rmtree(tmp_path / "step-00000020")
@@ -115,7 +120,10 @@ def test_damaged_ones_that_were_passed_over_push_no_whole_one_out(tmp_path: Path
     (checkpoints.save(tmp_path, make(20)) / "arrays.npz").unlink()
     checkpoints.set_aside_newer(tmp_path, 10)
     checkpoints.save(tmp_path, make(15))
-    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == ["step-00000015", "step-00000010"]
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == [
+        "step-00000015",
+        "step-00000010",
+    ]
 
 
 def test_a_write_that_fails_leaves_the_old_ones_and_no_leftovers(tmp_path: Path) -> None:

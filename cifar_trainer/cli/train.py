@@ -60,7 +60,7 @@ def _choices(values: tuple[str, ...]) -> str:
 @json_option
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, as_json: bool, resume: Path | None, **options: Any) -> None:
+def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options: Any) -> None:
     """Train a model and write a run's folder.
 
     \b
@@ -160,7 +160,7 @@ def new_config(options: Mapping[str, Any]) -> TrainConfig:
         "batch_size": recipe.BATCH_SIZE,
         "learning_rate": recipe.LEARNING_RATE,
     }
-    given = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig)}
+    given: dict[str, Any] = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig)}
     return TrainConfig(**{k: defaults.get(k) if v is None else v for k, v in given.items()})
 
 

@@ -7,6 +7,7 @@ step by step (tests/test_engine.py holds it to that).
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -155,7 +156,7 @@ class StepLoop:
         cuts = np.linspace(0, batch, min(self._shards, batch) + 1).astype(int)
         parts = [
             self._forward_backward(images[low:high], labels[low:high], batch)
-            for low, high in zip(cuts[:-1], cuts[1:], strict=True)
+            for low, high in itertools.pairwise(cuts)
         ]
         losses, rights, gradients = zip(*parts, strict=True)
         self._optimizer.apply(

@@ -272,12 +272,11 @@ class Trainer:
     def _not_finite(self, chunk: Chunk) -> TrainingError:
         step = self._step + len(chunk.losses)
         what = "A weight" if np.isfinite(chunk.losses).all() else f"The loss ({chunk.losses[-1]})"
+        other = ", or with --precision bfloat16" if self._model.dtype_policy.name == "mixed_float16" else ""
         return TrainingError(
-            f"{what} is not finite at epoch {self._epoch + 1}, step {step} of {self._loop.steps}. Nothing of it "
-            "was saved; the last checkpoint is from before. Train anew with a lower --learning-rate"
-            + (
-                ", or with --precision bfloat16." if self._model.dtype_policy.name == "mixed_float16" else "."
-            ),
+            f"{what} is not finite at epoch {self._epoch + 1}, step {step} of {self._loop.steps}. "
+            "Nothing of it was saved; the last checkpoint is from before. "
+            f"Train anew with a lower --learning-rate{other}.",
             self._epoch + 1,
             step,
         )
