@@ -16,6 +16,7 @@ from cifar_trainer.errors import RunError
 
 #: Where runs go when nobody says otherwise, below the current folder.
 DEFAULT_ROOT = Path("runs")
+LOCK_NAME = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,13 +166,34 @@ def _free_path(recipe: str) -> Path:
 
 
 @contextlib.contextmanager
+def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
+    """Make a run's folder, as `create_run` does, and hold it.
+
+    Where the block fails before config.json is written, nothing was begun: the folder
+    goes again.
+
+    Raises:
+        RunError: the folder cannot be made, or is in use.
+    """
+    run = create_run(path, recipe)
+    try:
+        with hold(run):
+            yield run
+    finally:
+        if not run.config.exists():
+            (run.path / LOCK_NAME).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                run.path.rmdir()
+
+
+@contextlib.contextmanager
 def hold(run: Run) -> Iterator[None]:
     """Hold a run against other processes; the kernel lets go when this one ends, however it ends.
 
     Raises:
         RunError: another process holds it.
     """
-    lock = filelock.FileLock(run.path / ".lock")
+    lock = filelock.FileLock(run.path / LOCK_NAME)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -75,8 +75,10 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
     from cifar_trainer.training.signals import stop_on_signals
 
     output = Output(verbosity(ctx))
-    if options["checkpoint_every"] <= 0:
-        raise UsageError(f"--checkpoint-every {options['checkpoint_every']} is out of range. Expected > 0 s.")
+    if not options["checkpoint_every"] > 0:
+        raise UsageError(
+            f"--checkpoint-every {options['checkpoint_every']} is out of range. Expected seconds above 0."
+        )
     with stop_on_signals() as stop:
         if resume is not None:
             run, result = _resume(ctx, resume, options, output, stop)
@@ -95,14 +97,13 @@ def _start(
     options: dict[str, Any], output: "Output", stop: "StopRequest"
 ) -> "tuple[Run, dict[str, Any] | None]":
     from cifar_trainer.data.training_split import check_fit
-    from cifar_trainer.run import create_run, hold
+    from cifar_trainer.run import new_run
 
     config = new_config(options)
     dataset = _load_data(config, options, output)
     check_fit(dataset, config)
-    device = _start_tensorflow(config)
-    run = create_run(options["run_dir"], config.recipe)
-    with hold(run):
+    with new_run(options["run_dir"], config.recipe) as run:
+        device = _start_tensorflow(config)
         from cifar_trainer import environment, files
         from cifar_trainer.training.session import describe_data
 

@@ -1,0 +1,131 @@
+"""`train` refuses what cannot be, before anything is written (rows 31 to 36 of the faults)."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -> str:
+    """Run `train`; check the code, that there is one message and no traceback, and no run."""
+    done = run_cli(["train", *map(str, arguments)], cwd=cwd)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("Error: ") == 1
+    assert not (cwd / "runs").exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--epochs", "0", "from 1 up"),
+        ("--epochs", "-3", "from 1 up"),
+        ("--batch-size", "0", "from 1 up"),
+        ("--limit", "0", "from 1 up"),
+        ("--limit", "-1", "from 1 up"),
+        ("--learning-rate", "0", "a finite number above 0"),
+        ("--learning-rate", "-0.1", "a finite number above 0"),
+        ("--learning-rate", "nan", "a finite number above 0"),
+        ("--learning-rate", "inf", "a finite number above 0"),
+        ("--seed", "-1", "from 0 to 4294967295"),
+        ("--seed", "4294967296", "from 0 to 4294967295"),
+        ("--checkpoint-every", "0", "above 0"),
+        ("--checkpoint-every", "nan", "above 0"),
+    ],
+)
+def test_a_number_out_of_range_is_named_with_its_range(
+    run_cli: RunCli, tmp_path: Path, option: str, value: str, expected: str
+) -> None:
+    message = refused(run_cli, tmp_path, option, value)
+    assert option in message
+    assert value in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "nearest"),
+    [
+        ("--recipe", "documnet", "document"),
+        ("--precision", "float23", "float32"),
+        ("--device", "gpuu", "gpu"),
+        ("--dataset", "cifar-10", "cifar10"),
+        ("--validation", "hold-out", "holdout"),
+    ],
+)
+def test_an_unknown_name_gives_the_list_and_the_nearest(
+    run_cli: RunCli, tmp_path: Path, option: str, value: str, nearest: str
+) -> None:
+    message = refused(run_cli, tmp_path, option, value)
+    assert repr(value) in message
+    assert f"Did you mean {nearest!r}?" in message
+    assert "Choose from" in message
+
+
+def test_a_batch_larger_than_the_data_names_the_largest_possible(
+    run_cli: RunCli, tmp_path: Path, data_dir: Path
+) -> None:
+    message = refused(
+        run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", data_dir, "--limit", 50, "--batch-size", 51
+    )
+    assert "--batch-size 51" in message
+    assert "the largest possible is 50" in message
+
+
+def test_a_limit_larger_than_the_data_names_the_largest_possible(
+    run_cli: RunCli, tmp_path: Path, data_dir: Path
+) -> None:
+    message = refused(
+        run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", data_dir, "--limit", 10_000_000
+    )
+    assert "the largest possible is" in message
+
+
+def test_without_data_it_names_the_ways_out_and_never_trains_on_something_else(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    message = refused(run_cli, tmp_path, "--offline", "--data-dir", tmp_path / "none", code=3)
+    assert "--source" in message
+    assert "--dataset synthetic" in message
+
+
+def test_a_run_folder_that_exists_is_left_alone(run_cli: RunCli, tmp_path: Path, data_dir: Path) -> None:
+    common = ["--dataset", "synthetic", "--data-dir", data_dir, "--run-dir"]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    message = refused(run_cli, tmp_path, *common, run, code=1)
+    assert "--resume" in message
+    assert (run / "config.json").read_text() == "{}"
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("dear")
+    assert "another --run-dir" in refused(run_cli, tmp_path, *common, other, code=1)
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+    a_file = tmp_path / "file"
+    a_file.write_text("x")
+    assert "another --run-dir" in refused(run_cli, tmp_path, *common, a_file, code=1)
+    assert a_file.read_text() == "x"
+
+
+@pytest.mark.parametrize("where", ["/proc/nothing/run", "x" * 300])
+def test_a_run_folder_that_cannot_be_written_is_named(
+    run_cli: RunCli, tmp_path: Path, data_dir: Path, where: str
+) -> None:
+    """A folder that takes no entries, for root neither, and a name that is too long (row 36)."""
+    message = refused(
+        run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", where, code=1
+    )
+    assert where in message
+    assert "another --run-dir" in message
+
+
+def test_resume_of_no_run_says_what_is_there(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    assert "does not exist" in refused(run_cli, tmp_path, "--resume", tmp_path / "nowhere", code=1)
+    assert "notes.txt" in refused(run_cli, tmp_path, "--resume", tmp_path, code=1)
