@@ -1,0 +1,101 @@
+"""`cifar-trainer export`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cifar_trainer.cli.base import (
+    data_dir_option,
+    json_option,
+    print_json,
+    run_argument,
+    verbosity,
+    verbosity_options,
+)
+from cifar_trainer.export.formats import FORMATS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cifar_trainer.export.exporter import Export
+
+
+@click.command(name="export")
+@run_argument
+@click.option(
+    "--format",
+    "names",
+    type=click.Choice(list(FORMATS)),
+    multiple=True,
+    default=["saved_model"],
+    help="What to make; may be given several times.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder to write into.  [default: RUN/export]"
+)
+@click.option("--force", is_flag=True, show_default=False, help="Replace what is there, whole.")
+@data_dir_option("export")
+@json_option
+@verbosity_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: Path | None,
+    names: tuple[str, ...],
+    output: Path | None,
+    force: bool,
+    data_dir: Path,
+    as_json: bool,
+) -> None:
+    """Export a run's model, proved against it on real pictures.
+
+    RUN is a run's folder; the newest run, if left out. Each artefact takes uint8
+    pictures as they are. It is loaded in a clean process, compared with the Keras
+    model, and put in place only if they agree (else exit code 4).
+
+    \b
+    Examples:
+      cifar-trainer export
+      cifar-trainer export runs/seed-1 --format saved_model --force
+    """
+    from cifar_trainer.console import Output
+    from cifar_trainer.data import load_dataset
+    from cifar_trainer.export.preconditions import check_model, check_targets
+    from cifar_trainer.run import open_run
+
+    screen = Output(verbosity(ctx))
+    opened = open_run(run)
+    formats = [FORMATS[name] for name in dict.fromkeys(names)]
+    target = output or opened.export
+    check_model(opened)
+    check_targets(formats, target, force)
+    dataset = load_dataset(data_dir, opened.read_config().dataset)
+
+    from cifar_trainer import environment
+
+    environment.load_tensorflow(verbose=verbosity(ctx) > 0)
+    from cifar_trainer.export.exporter import export_run
+
+    exports = export_run(opened, formats, target, dataset, replace=force, on_progress=screen.note)
+    if as_json:
+        print_json({"run_dir": str(opened.path), "exports": [export.to_json() for export in exports]})
+    else:
+        screen.result(format_exports(exports))
+
+
+def format_exports(exports: "list[Export]") -> "Table":
+    """The artefacts as a table."""
+    from rich.table import Table
+
+    table = Table("format", "path", "bytes", "max. difference", "agreement", "accuracy", box=None)
+    for export in exports:
+        table.add_row(
+            export.format,
+            export.path,
+            f"{export.bytes:,}",
+            f"{export.proof.max_abs_difference:.2g}",
+            f"{export.proof.agreement:.2%}",
+            f"{export.proof.accuracy:.2%}",
+        )
+    return table

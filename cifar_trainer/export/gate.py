@@ -1,0 +1,214 @@
+"""The gate: no artefact is put in place before its own runtime has given the Keras model's answers.
+
+An artefact is loaded in a clean process (`export.probe`) and fed real pictures one by
+one and in batches. What it says is compared with what the Keras model says.
+"""
+
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import cifar_trainer
+from cifar_trainer.errors import CheckError
+from cifar_trainer.export.formats import Bound, Format
+from cifar_trainer.prediction.artefact import softmax
+
+#: One by one, as an application asks; and a number that divides nothing, as the last batch does.
+BATCH_SIZES = (1, 37)
+#: Of probabilities against softmax(logits / temperature) of the same artefact.
+_PROBABILITY_TOLERANCE = 1e-4
+#: float16 and int8 runtimes compute the softmax in their own precision.
+_COARSE_PROBABILITY_TOLERANCE = 0.02
+_WORST_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reference:
+    """Pictures, and what the Keras model says about them.
+
+    Attributes:
+        images: uint8 [N, 32, 32, 3].
+        labels: uint8 [N].
+        logits: float32 [N, 10].
+        classes: the ten names.
+        temperature: see `Network`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    classes: tuple[str, ...]
+    temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """How an artefact compares with the Keras model, at the worse of the batch sizes.
+
+    Attributes:
+        images: pictures compared.
+        max_abs_difference: the largest of any logit.
+        agreement: share of pictures with the same top class.
+        accuracy: share of pictures that the artefact classifies rightly.
+        reference_accuracy: that of the Keras model on the same pictures.
+    """
+
+    images: int
+    max_abs_difference: float
+    agreement: float
+    accuracy: float
+    reference_accuracy: float
+
+
+def prove(artefact: Path, form: Format, reference: Reference) -> Proof:
+    """Compare an artefact with the Keras model, in a clean process.
+
+    Raises:
+        CheckError: it cannot be loaded, its outputs contradict each other, or it is
+            further from the Keras model than its format may be.
+    """
+    answers = _ask(artefact, form, reference.images)
+    if tuple(answers["classes"]) != reference.classes:
+        raise CheckError(
+            f"The {form.name} artefact names the classes {', '.join(answers['classes'])}; "
+            f"expected {', '.join(reference.classes)}. It was not put in place."
+        )
+    proofs = [
+        _compare({name: answers[f"{name}_{size}"] for name in _OUTPUTS}, size, form, reference)
+        for size in BATCH_SIZES
+    ]
+    return max(proofs, key=lambda proof: (proof.max_abs_difference, -proof.agreement))
+
+
+_OUTPUTS = ("logits", "probabilities", "class_id", "class_name")
+
+
+def _ask(artefact: Path, form: Format, images: np.ndarray) -> dict[str, np.ndarray]:
+    sent = io.BytesIO()
+    np.save(sent, images)
+    package_root = str(Path(cifar_trainer.__file__).parent.parent)
+    environment = {
+        **os.environ,
+        # Correct answers are the question here; a GPU's TF32 would blur them.
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_trainer.export.probe", str(artefact), *map(str, BATCH_SIZES)],
+        input=sent.getbuffer(),
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise CheckError(
+            f"The {form.name} artefact could not be used in a clean process (exit code {done.returncode}); "
+            f"it was not put in place. It said: {' '.join(said[-3:]) or 'nothing'}"
+        )
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _compare(answer: dict[str, np.ndarray], size: int, form: Format, reference: Reference) -> Proof:
+    _check_shapes(answer, form, len(reference.labels))
+    _check_consistency(answer, form, reference)
+    differences = np.abs(answer["logits"] - reference.logits).max(axis=1)
+    expected = reference.logits.argmax(axis=1)
+    chosen = answer["class_id"]
+    differs = chosen != expected
+    rows = np.arange(len(expected))
+    margin = reference.logits[rows, expected] - reference.logits[rows, chosen]
+    tied = margin <= 2 * (form.bound.difference or 0.0)
+    proof = Proof(
+        images=len(expected),
+        max_abs_difference=float(differences.max()),
+        agreement=float(1 - differs.mean()),
+        accuracy=float((chosen == reference.labels).mean()),
+        reference_accuracy=float((expected == reference.labels).mean()),
+    )
+    broken = _broken_bounds(proof, float(1 - (differs & ~tied).mean()), form.bound)
+    if broken:
+        raise CheckError(
+            f"The {form.name} artefact does not agree with the Keras model at batch size {size}: "
+            f"{'; '.join(broken)}. It was not put in place.\n"
+            + "\n".join(_describe_worst(differences, differs, answer, reference))
+        )
+    return proof
+
+
+def _check_shapes(answer: dict[str, np.ndarray], form: Format, count: int) -> None:
+    expected = {
+        "logits": (count, 10),
+        "probabilities": (count, 10),
+        "class_id": (count,),
+        "class_name": (count,),
+    }
+    for name, shape in expected.items():
+        if answer[name].shape != shape:
+            raise CheckError(
+                f"The {form.name} artefact gave {name} of shape {answer[name].shape}; expected {shape}. "
+                "It was not put in place."
+            )
+    if not np.isfinite(answer["logits"]).all():
+        raise CheckError(
+            f"The {form.name} artefact gave logits that are not finite. It was not put in place."
+        )
+
+
+def _check_consistency(answer: dict[str, np.ndarray], form: Format, reference: Reference) -> None:
+    coarse = form.bound.difference is None
+    tolerance = _COARSE_PROBABILITY_TOLERANCE if coarse else _PROBABILITY_TOLERANCE
+    off = np.abs(answer["probabilities"] - softmax(answer["logits"] / reference.temperature)).max()
+    names = np.array(reference.classes)[answer["class_id"]]
+    rows = np.arange(len(names))
+    beaten = answer["logits"].max(axis=1) - answer["logits"][rows, answer["class_id"]]
+    if not off <= tolerance:
+        what = f"its probabilities are {off:.3g} from the softmax of its logits"
+    elif beaten.max() > 0:
+        what = "its class_id is not where its logits are largest"
+    elif not np.array_equal(answer["class_name"], names):
+        what = "its class_name is not the name of its class_id"
+    else:
+        return
+    raise CheckError(f"The {form.name} artefact contradicts itself: {what}. It was not put in place.")
+
+
+def _broken_bounds(proof: Proof, agreement_but_ties: float, bound: Bound) -> list[str]:
+    broken = []
+    if bound.difference is not None and not proof.max_abs_difference <= bound.difference:
+        broken.append(
+            f"a logit differs by {proof.max_abs_difference:.3g}, and at most {bound.difference:g} is allowed"
+        )
+    if agreement_but_ties < bound.agreement:
+        lost = proof.reference_accuracy - proof.accuracy
+        if bound.accuracy_loss is None or abs(lost) > bound.accuracy_loss:
+            broken.append(
+                f"the top class agrees for {agreement_but_ties:.2%} of {proof.images} pictures, "
+                f"and at least {bound.agreement:.1%} is asked for (accuracy {proof.accuracy:.2%}, "
+                f"the Keras model's {proof.reference_accuracy:.2%})"
+            )
+    return broken
+
+
+def _describe_worst(
+    differences: np.ndarray, differs: np.ndarray, answer: dict[str, np.ndarray], reference: Reference
+) -> list[str]:
+    # Pictures of another class first, then by the difference.
+    worst = np.lexsort((-differences, ~differs))[:_WORST_SHOWN]
+    lines = ["The worst pictures, by their place among those compared:"]
+    for i in worst:
+        expected, chosen = reference.logits[i].argmax(), answer["class_id"][i]
+        lines.append(
+            f"  {i:5d}  {reference.classes[reference.labels[i]]}: "
+            f"Keras says {reference.classes[expected]} ({reference.logits[i][expected]:.3f}), "
+            f"the artefact {answer['class_name'][i]} ({answer['logits'][i][chosen]:.3f}); "
+            f"largest difference {differences[i]:.3g}"
+        )
+    return lines

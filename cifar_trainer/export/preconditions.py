@@ -1,0 +1,39 @@
+"""What must be so before an export begins. Imports no TensorFlow."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.errors import DataError, RunError
+from cifar_trainer.export.formats import Format
+from cifar_trainer.run import Run
+
+
+def check_model(run: Run) -> None:
+    """Raise RunError where the run has no model yet."""
+    if not run.model.is_file():
+        held = ", ".join(sorted(path.name for path in run.path.iterdir())) or "nothing"
+        raise RunError(
+            f"{run.path} has no model.keras (it holds {held}). "
+            f"Let the training end first: cifar-trainer train --resume {run.path}"
+        )
+
+
+def check_targets(formats: Sequence[Format], output: Path, replace: bool) -> None:
+    """Raise RunError where an artefact stands already and may not be replaced."""
+    taken = [str(output / form.file_name) for form in formats if os.path.lexists(output / form.file_name)]
+    if taken and not replace:
+        raise RunError(
+            f"{', '.join(taken)} exists already. Replace it with --force, or choose another --output."
+        )
+
+
+def check_data(run: Run, dataset: Dataset) -> None:
+    """Raise DataError where the run was trained on other data than `dataset`."""
+    saved = run.read_json(run.config).get("data", {}).get("test", {}).get("fingerprint")
+    if saved != dataset.test.fingerprint:
+        raise DataError(
+            f"{run.path} was trained beside a test split with the fingerprint {saved}; the one in "
+            f"{dataset.folder} has {dataset.test.fingerprint}. Name the right folder with --data-dir."
+        )
