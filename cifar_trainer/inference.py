@@ -4,6 +4,8 @@ Training's validation, `evaluate` and the proof of an export all go through here
 one process repeats another's figures.
 """
 
+import hashlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -49,3 +51,11 @@ class Predictor:
 def predict_logits(model: keras.Model, images: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """Logits, float32 [N, classes], of uint8 images [N, 32, 32, 3]."""
     return Predictor(model, batch_size)(images)
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """SHA-256 over the raw bytes of the model's weights, in `model.weights` order."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()

@@ -14,6 +14,7 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.training_split import split_for
 from cifar_trainer.errors import CheckpointError, TrainingError
+from cifar_trainer.inference import weights_sha256
 from cifar_trainer.recipes import Recipe, get_recipe
 from cifar_trainer.run import Run
 from cifar_trainer.training import checkpoint as checkpoints
@@ -21,7 +22,6 @@ from cifar_trainer.training.checkpoint import Checkpoint
 from cifar_trainer.training.engine import StepLoop, splittable
 from cifar_trainer.training.events import cut_back
 from cifar_trainer.training.reporter import Reporter
-from cifar_trainer.training.state import weights_sha256
 from cifar_trainer.training.tensorboard import EventWriter
 from cifar_trainer.training.trainer import Policy, Trainer, TrainingData
 

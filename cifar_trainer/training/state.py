@@ -1,6 +1,5 @@
 """Between a checkpoint's arrays and the variables of a model and its optimizer."""
 
-import hashlib
 from collections.abc import Sequence
 
 import keras
@@ -30,11 +29,3 @@ def assign_variables(variables: Sequence[keras.Variable], values: Sequence[np.nd
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def weights_sha256(model: keras.Model) -> str:
-    """SHA-256 over the raw bytes of the model's weights, in `model.weights` order."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
-    return digest.hexdigest()
