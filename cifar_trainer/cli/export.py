@@ -18,7 +18,7 @@ from cifar_trainer.export.formats import FORMATS
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.export.exporter import Export
+    from cifar_trainer.export.manifest import Export
 
 
 @click.command(name="export")
@@ -61,7 +61,7 @@ def command(
     """
     from cifar_trainer.console import Output
     from cifar_trainer.data import load_dataset
-    from cifar_trainer.export.preconditions import check_model, check_targets
+    from cifar_trainer.export.preconditions import check_model, check_packages, check_targets
     from cifar_trainer.run import open_run
 
     screen = Output(verbosity(ctx))
@@ -69,6 +69,7 @@ def command(
     formats = [FORMATS[name] for name in dict.fromkeys(names)]
     target = output or opened.export
     check_model(opened)
+    check_packages(formats)
     check_targets(formats, target, force)
     dataset = load_dataset(data_dir, opened.read_config().dataset)
 

@@ -78,9 +78,12 @@ def prove(artefact: Path, form: Format, reference: Reference) -> Proof:
             f"The {form.name} artefact names the classes {', '.join(answers['classes'])}; "
             f"expected {', '.join(reference.classes)}. It was not put in place."
         )
+    ways = {f"at batch size {size}": str(size) for size in BATCH_SIZES}
+    if form.takes_bytes:
+        ways["from encoded pictures"] = "encoded"
     proofs = [
-        _compare({name: answers[f"{name}_{size}"] for name in _OUTPUTS}, size, form, reference)
-        for size in BATCH_SIZES
+        _compare({name: answers[f"{name}_{key}"] for name in _OUTPUTS}, way, form, reference)
+        for way, key in ways.items()
     ]
     return max(proofs, key=lambda proof: (proof.max_abs_difference, -proof.agreement))
 
@@ -116,7 +119,7 @@ def _ask(artefact: Path, form: Format, images: np.ndarray) -> dict[str, np.ndarr
         return dict(arrays)
 
 
-def _compare(answer: dict[str, np.ndarray], size: int, form: Format, reference: Reference) -> Proof:
+def _compare(answer: dict[str, np.ndarray], way: str, form: Format, reference: Reference) -> Proof:
     _check_shapes(answer, form, len(reference.labels))
     _check_consistency(answer, form, reference)
     differences = np.abs(answer["logits"] - reference.logits).max(axis=1)
@@ -136,7 +139,7 @@ def _compare(answer: dict[str, np.ndarray], size: int, form: Format, reference: 
     broken = _broken_bounds(proof, float(1 - (differs & ~tied).mean()), form.bound)
     if broken:
         raise CheckError(
-            f"The {form.name} artefact does not agree with the Keras model at batch size {size}: "
+            f"The {form.name} artefact does not agree with the Keras model {way}: "
             f"{'; '.join(broken)}. It was not put in place.\n"
             + "\n".join(_describe_worst(differences, differs, answer, reference))
         )

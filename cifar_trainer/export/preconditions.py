@@ -1,11 +1,12 @@
 """What must be so before an export begins. Imports no TensorFlow."""
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_trainer.data.dataset import Dataset
-from cifar_trainer.errors import DataError, RunError
+from cifar_trainer.errors import CifarTrainerError, DataError, RunError
 from cifar_trainer.export.formats import Format
 from cifar_trainer.run import Run
 
@@ -27,6 +28,17 @@ def check_targets(formats: Sequence[Format], output: Path, replace: bool) -> Non
         raise RunError(
             f"{', '.join(taken)} exists already. Replace it with --force, or choose another --output."
         )
+
+
+def check_packages(formats: Sequence[Format]) -> None:
+    """Raise CifarTrainerError where a format needs packages that are not installed."""
+    for form in formats:
+        missing = [name for name in form.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise CifarTrainerError(
+                f"--format {form.name} needs {', '.join(missing)}, which cannot be imported. "
+                f"Install what it needs with: pip install 'cifar-trainer[{form.extra}]'"
+            )
 
 
 def check_data(run: Run, dataset: Dataset) -> None:

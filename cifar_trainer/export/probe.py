@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.prediction.artefact import Predictions, open_artefact
+from cifar_trainer.prediction.artefact import Predictions, TakesBytes, encode_png, open_artefact
 
 
 def main(artefact: str, *batch_sizes: str) -> int:
@@ -28,6 +28,9 @@ def main(artefact: str, *batch_sizes: str) -> int:
         for size in map(int, batch_sizes):
             parts = [opened.predict(images[i : i + size]) for i in range(0, len(images), size)]
             arrays.update({f"{name}_{size}": value for name, value in _join(parts).items()})
+        if isinstance(opened, TakesBytes):
+            encoded = [encode_png(image) for image in images]
+            arrays.update({f"{k}_encoded": v for k, v in _join([opened.predict_bytes(encoded)]).items()})
     except CifarTrainerError as error:
         print(error, file=sys.stderr)
         return 1

@@ -3,18 +3,22 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from cifar_trainer.export.encoded_pictures import decode_pictures
 from cifar_trainer.export.network import Network
+from cifar_trainer.export.warmup import write_warmup
 from cifar_trainer.prediction.saved_model import CLASSES_FILE
 
 #: TensorFlow Serving looks for numbered folders below the folder that it is given.
 VERSION = "1"
 
 
-def write(network: Network, folder: Path) -> None:
+def write(network: Network, folder: Path, examples: np.ndarray) -> None:
     """Write a SavedModel into `folder`, which exists and is empty.
+
+    `examples`, uint8 [N, 32, 32, 3], are the real pictures of the warm-up requests.
 
     Signatures: `serving_default` takes `images`, uint8 [N, 32, 32, 3]; `serving_bytes`
     takes `image_bytes`, string [N], PNG or JPEG of any size. Both return `logits`,
@@ -40,7 +44,7 @@ def write(network: Network, folder: Path) -> None:
     tf.saved_model.save(
         module, str(folder), signatures={"serving_default": serve, "serving_bytes": serve_bytes}
     )
-    (folder / CLASSES_FILE).parent.mkdir(exist_ok=True)
+    write_warmup(folder, examples)
     (folder / CLASSES_FILE).write_text("\n".join(network.classes) + "\n", encoding="utf-8")
     _add_version_folder(folder)
 

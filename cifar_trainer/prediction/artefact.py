@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib
+import io
 import zipfile
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
 from cifar_trainer.errors import RunError
 
@@ -41,6 +43,14 @@ class Artefact(Protocol):
 
     def predict(self, images: np.ndarray) -> Predictions:
         """Classify uint8 [N, 32, 32, 3] in one batch."""
+
+
+@runtime_checkable
+class TakesBytes(Protocol):
+    """An artefact that decodes pictures itself."""
+
+    def predict_bytes(self, pictures: list[bytes]) -> Predictions:
+        """Classify encoded PNG or JPEG pictures of any size in one batch."""
 
 
 #: The module that opens each kind; each has `open_artefact(path) -> Artefact`.
@@ -103,6 +113,13 @@ def open_artefact(path: Path) -> Artefact:
     module = importlib.import_module(_RUNTIMES[kind_of(path)])
     artefact: Artefact = module.open_artefact(path)
     return artefact
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A picture, uint8 [H, W, 3], as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

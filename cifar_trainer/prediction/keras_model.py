@@ -34,14 +34,21 @@ def load_model(path: Path) -> keras.Model:
         raise RunError(f"{path} is not a whole Keras model: {type(error).__name__}: {text}") from error
 
 
+def is_float32(model: keras.Model) -> bool:
+    """Whether all of a model's layers compute in float32."""
+    config = model.get_config()
+    return bool(config == _with_float32_policies(config))
+
+
 def to_float32(model: keras.Model) -> keras.Model:
     """The same network and weights with every layer computing in float32.
 
     A model that was trained in mixed precision keeps its weights in float32; only its
     arithmetic was narrower. Other runtimes have no bfloat16, so what is exported is this.
     """
-    config = _with_float32_policies(model.get_config())
-    twin = type(model).from_config(config)
+    if is_float32(model):
+        return model
+    twin = type(model).from_config(_with_float32_policies(model.get_config()))
     twin.set_weights(model.get_weights())
     return twin
 
@@ -76,11 +83,11 @@ class KerasModel:
     def predict(self, images: np.ndarray) -> Predictions:
         outputs = self._model.predict_on_batch(images)
         if isinstance(outputs, dict):
-            logits, probabilities = outputs["logits"], outputs["probabilities"]
+            logits, probabilities, ids = (outputs[k] for k in ("logits", "probabilities", "class_id"))
         else:
             logits, probabilities = outputs, softmax(outputs / self._temperature)
-        ids = np.argmax(probabilities, axis=-1)
-        return Predictions(logits, probabilities, ids, tuple(self.classes[i] for i in ids))
+            ids = np.argmax(outputs, axis=-1)
+        return Predictions(logits, probabilities, ids.astype(np.int64), tuple(self.classes[i] for i in ids))
 
 
 def open_artefact(path: Path) -> Artefact:

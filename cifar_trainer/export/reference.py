@@ -1,0 +1,123 @@
+"""What an export is measured against: the run's network, and what Keras says with it."""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from cifar_trainer import metrics
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Dataset, Split
+from cifar_trainer.data.training_split import split_for
+from cifar_trainer.errors import CheckError, RunError
+from cifar_trainer.export.gate import Reference
+from cifar_trainer.export.network import Network
+from cifar_trainer.inference import predict_logits, weights_sha256
+from cifar_trainer.prediction.keras_model import is_float32, load_model, to_float32
+from cifar_trainer.run import Run
+
+#: Pictures on which each artefact is proved.
+GATE_IMAGES = 1000
+#: How far float32 arithmetic may move the accuracy of a model that was trained in less.
+_PRECISION_ACCURACY = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """An accuracy, and what it was measured on.
+
+    Attributes:
+        split: `test`, or `holdout`: training images set aside.
+        images: their number.
+        value: share classified rightly.
+        low, high: 95 % interval (Wilson 1927).
+    """
+
+    split: str
+    images: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """The network, the hash of its weights, its answers for the gate, its accuracy on the whole split."""
+
+    network: Network
+    weights_sha256: str
+    reference: Reference
+    accuracy: Accuracy
+
+
+def measure(run: Run, config: TrainConfig, dataset: Dataset) -> Measured:
+    """Load a run's network and let Keras classify the split that the run watched.
+
+    Under --validation holdout that is the held-out images: the test set stays sealed.
+
+    Raises:
+        RunError: the model, or the report with the temperature, cannot be read.
+        CheckError: a model trained in mixed precision is not as good in float32.
+    """
+    _, split = split_for(dataset, config)
+    trained = load_model(run.model)
+    network = Network(to_float32(trained), dataset.classes, read_temperature(run))
+    logits = predict_logits(network.model, split.images)
+    if not is_float32(trained):
+        _check_precision(metrics.accuracy(predict_logits(trained, split.images), split.labels), logits, split)
+    chosen = spread(len(split), GATE_IMAGES)
+    reference = Reference(
+        images=np.ascontiguousarray(split.images[chosen]),
+        labels=np.asarray(split.labels[chosen]),
+        logits=logits[chosen],
+        classes=network.classes,
+        temperature=network.temperature,
+    )
+    return Measured(network, weights_sha256(trained), reference, _accuracy(config.validation, logits, split))
+
+
+def spread(length: int, count: int) -> np.ndarray:
+    """`count` indices below `length`, or all, evenly spaced from the first to the last: int64 [count]."""
+    return np.linspace(0, length - 1, min(length, count)).round().astype(np.int64)
+
+
+def read_temperature(run: Run) -> float:
+    """The temperature that evaluating the validation split has calibrated, or 1.
+
+    Raises:
+        RunError: the report holds one that is no positive number.
+    """
+    report = run.evaluation("validation") / "report.json"
+    if not report.is_file():
+        return 1.0
+    calibration = run.read_json(report).get("calibration")
+    temperature = calibration.get("temperature") if isinstance(calibration, dict) else None
+    if temperature is None:
+        return 1.0
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise RunError(
+            f"{report} holds the temperature {json.dumps(temperature)}; expected a number above 0."
+        )
+    return float(temperature)
+
+
+def _check_precision(trained_accuracy: float, logits: np.ndarray, split: Split) -> None:
+    accuracy = metrics.accuracy(logits, split.labels)
+    if abs(accuracy - trained_accuracy) > _PRECISION_ACCURACY:
+        raise CheckError(
+            f"In float32 the model's accuracy is {accuracy:.2%}, in the precision of its training "
+            f"{trained_accuracy:.2%}; they may be {_PRECISION_ACCURACY:.0%} apart. Nothing was exported."
+        )
+
+
+def _accuracy(validation: str, logits: np.ndarray, split: Split) -> Accuracy:
+    value, count = metrics.accuracy(logits, split.labels), len(split)
+    low, high = wilson_interval(value, count)
+    return Accuracy(validation, count, value, low, high)
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` (Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1)."""
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
