@@ -8,9 +8,7 @@ decoder does not know.
 
 import tensorflow as tf
 
-SIZE = 32
-#: Width times height beyond which a picture is refused, before its pixels are decoded.
-MAX_PIXELS = 25_000_000
+from cifar_trainer.prediction.pictures import MAX_PIXELS, SIZE
 
 
 def decode_pictures(encoded: tf.Tensor) -> tf.Tensor:

@@ -5,8 +5,6 @@ The int8 variant quantizes weights by channel and activations by tensor (Jacob e
 and gives float32 logits.
 """
 
-import contextlib
-import os
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer.export.network import Network
-from cifar_trainer.prediction.litert import CLASSES_MEMBER
+from cifar_trainer.prediction.litert import CLASSES_MEMBER, silence
 
 Weights = Literal["float32", "float16", "int8"]
 
@@ -44,28 +42,13 @@ def write(network: Network, path: Path, weights: Weights, calibration: np.ndarra
         converter.target_spec.supported_types = [tf.float16]
     if weights == "int8":
         converter.representative_dataset = lambda: _one_by_one(calibration)
-    with warnings.catch_warnings(), _silence():
+    with warnings.catch_warnings(), silence():
         warnings.simplefilter("ignore")  # The converter calibrates with an interpreter that it deprecates.
         content = converter.convert()
     path.write_bytes(content)
     # LiteRT's own place for labels: a zip archive behind the model, which the runtime passes over.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(CLASSES_MEMBER, "\n".join(network.classes) + "\n")
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Turn the process's stdout and stderr away: the converter writes to them from C++."""
-    with open(os.devnull, "wb") as nowhere:
-        saved = [os.dup(1), os.dup(2)]
-        try:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            for number, descriptor in zip((1, 2), saved, strict=True):
-                os.dup2(descriptor, number)
-                os.close(descriptor)
 
 
 def _one_by_one(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

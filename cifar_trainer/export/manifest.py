@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def make_manifest(
     return {
         "format_version": 1,
         "run": {
-            "name": run.path.resolve().name,
+            # A folder's name may be no UTF-8; the card is.
+            "name": os.fsencode(run.path.resolve().name).decode("utf-8", "backslashreplace"),
             **{key: getattr(config, key) for key in ("recipe", "epochs", "batch_size", "learning_rate")},
             **{key: getattr(config, key) for key in ("seed", "precision", "validation", "limit")},
             "weights_sha256": measured.weights_sha256,

@@ -11,16 +11,6 @@ from cifar_trainer.export.formats import Format
 from cifar_trainer.run import Run
 
 
-def check_model(run: Run) -> None:
-    """Raise RunError where the run has no model yet."""
-    if not run.model.is_file():
-        held = ", ".join(sorted(path.name for path in run.path.iterdir())) or "nothing"
-        raise RunError(
-            f"{run.path} has no model.keras (it holds {held}). "
-            f"Let the training end first: cifar-trainer train --resume {run.path}"
-        )
-
-
 def check_targets(formats: Sequence[Format], output: Path, replace: bool) -> None:
     """Raise RunError where an artefact stands already and may not be replaced."""
     taken = [str(output / form.file_name) for form in formats if os.path.lexists(output / form.file_name)]

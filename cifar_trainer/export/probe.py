@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.prediction.artefact import Predictions, TakesBytes, encode_png, open_artefact
+from cifar_trainer.prediction.artefact import Predictions, TakesBytes, open_artefact
+from cifar_trainer.prediction.pictures import encode_png
 
 
 def main(artefact: str, *batch_sizes: str) -> int:

@@ -1,7 +1,6 @@
 """What an export is measured against: the run's network, and what Keras says with it."""
 
 import dataclasses
-import json
 
 import numpy as np
 
@@ -9,11 +8,12 @@ from cifar_trainer import metrics
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.training_split import split_for
-from cifar_trainer.errors import CheckError, RunError
+from cifar_trainer.errors import CheckError
 from cifar_trainer.export.gate import Reference
 from cifar_trainer.export.network import Network
 from cifar_trainer.inference import predict_logits, weights_sha256
 from cifar_trainer.prediction.keras_model import is_float32, load_model, to_float32
+from cifar_trainer.prediction.run_model import read_temperature
 from cifar_trainer.run import Run
 
 #: Pictures on which each artefact is proved.
@@ -79,26 +79,6 @@ def measure(run: Run, config: TrainConfig, dataset: Dataset) -> Measured:
 def spread(length: int, count: int) -> np.ndarray:
     """`count` indices below `length`, or all, evenly spaced from the first to the last: int64 [count]."""
     return np.linspace(0, length - 1, min(length, count)).round().astype(np.int64)
-
-
-def read_temperature(run: Run) -> float:
-    """The temperature that evaluating the validation split has calibrated, or 1.
-
-    Raises:
-        RunError: the report holds one that is no positive number.
-    """
-    report = run.evaluation("validation") / "report.json"
-    if not report.is_file():
-        return 1.0
-    calibration = run.read_json(report).get("calibration")
-    temperature = calibration.get("temperature") if isinstance(calibration, dict) else None
-    if temperature is None:
-        return 1.0
-    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
-        raise RunError(
-            f"{report} holds the temperature {json.dumps(temperature)}; expected a number above 0."
-        )
-    return float(temperature)
 
 
 def _check_precision(trained_accuracy: float, logits: np.ndarray, split: Split) -> None:

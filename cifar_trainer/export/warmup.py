@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer.prediction.artefact import encode_png
+from cifar_trainer.prediction.pictures import encode_png
 
 #: TensorFlow Serving reads this file and no other.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"

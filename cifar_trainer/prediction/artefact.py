@@ -2,13 +2,11 @@
 
 import dataclasses
 import importlib
-import io
 import zipfile
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
 from cifar_trainer.errors import RunError
 
@@ -113,13 +111,6 @@ def open_artefact(path: Path) -> Artefact:
     module = importlib.import_module(_RUNTIMES[kind_of(path)])
     artefact: Artefact = module.open_artefact(path)
     return artefact
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """A picture, uint8 [H, W, 3], as a PNG file's bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png")
-    return buffer.getvalue()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

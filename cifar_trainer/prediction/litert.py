@@ -1,6 +1,9 @@
 """LiteRT files, run by ai-edge-litert; TensorFlow is not needed."""
 
+import contextlib
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,21 @@ from cifar_trainer.prediction.artefact import Artefact, Predictions
 
 #: The member with the class names in the zip archive behind the model.
 CLASSES_MEMBER = "labels.txt"
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Turn the process's stdout and stderr away: LiteRT and its converter write to them from C++."""
+    with open(os.devnull, "wb") as nowhere:
+        saved = [os.dup(1), os.dup(2)]
+        try:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            for number, descriptor in zip((1, 2), saved, strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
 
 
 class LiteRTModel:
@@ -26,8 +44,9 @@ class LiteRTModel:
         from ai_edge_litert.interpreter import Interpreter
 
         self.classes = classes
-        self._interpreter = Interpreter(model_content=content)
-        self._serve = self._interpreter.get_signature_runner("serving_default")
+        with silence():
+            self._interpreter = Interpreter(model_content=content)
+            self._serve = self._interpreter.get_signature_runner("serving_default")
 
     def predict(self, images: np.ndarray) -> Predictions:
         outputs = self._serve(images=images)

@@ -1,0 +1,121 @@
+"""From any picture to the uint8 [32, 32, 3] that every artefact takes, in one defined way.
+
+1. The format is told by content; width and height are read from the header, and
+   more than MAX_PIXELS are refused before anything is decoded.
+2. Of an animation, the first frame. An EXIF orientation is applied.
+3. Palette, grey, bilevel, CMYK and YCbCr become RGB (Pillow's conversions; colour
+   profiles are passed over). Of 16 bits the upper 8 are kept.
+4. What is transparent is laid on white.
+5. The whole picture is resized to 32x32, its proportions given up, with a triangle
+   filter that widens when it shrinks (Pillow's BILINEAR).
+
+`export.encoded_pictures` does the same inside a SavedModel.
+"""
+
+import dataclasses
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SIZE = 32
+#: Width times height beyond which a picture is refused; 256 MB when decoded with alpha.
+MAX_PIXELS = 64_000_000
+#: Bytes beyond which a file or stream is not read on.
+MAX_BYTES = 256 * 2**20
+#: Pillow's names of what is read; MPO is how some cameras write JPEG.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP")
+_READ = "Expected PNG, JPEG, WebP, GIF or BMP."
+
+
+class PictureError(Exception):
+    """A picture that cannot be used, and why."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: uint8 [32, 32, 3], RGB.
+        format: as its content says, such as `JPEG`.
+        mode: Pillow's name of how its pixels were stored, such as `RGB`.
+        width, height: as stored, before an EXIF orientation.
+    """
+
+    pixels: np.ndarray
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
+def decode_picture(content: bytes) -> Picture:
+    """Decode the bytes of a picture file.
+
+    Raises:
+        PictureError: it is empty, truncated, no picture, or larger than MAX_PIXELS.
+    """
+    if not content:
+        raise PictureError(f"it is empty. {_READ}")
+    image = _open(content)
+    if image.width * image.height > MAX_PIXELS:
+        raise PictureError(
+            f"it has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded. Shrink it first."
+        )
+    name, mode, width, height = image.format or "", image.mode, image.width, image.height
+    try:
+        pixels = resize(to_rgb(ImageOps.exif_transpose(image)))
+    except Exception as error:  # Pillow's decoders raise all sorts at damaged files.
+        raise PictureError(f"it is a {name} that cannot be decoded: {error}.") from error
+    return Picture(pixels, name, mode, width, height)
+
+
+def _open(content: bytes) -> Image.Image:
+    # Given `formats`, Pillow loads no decoder by itself.
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            # MAX_PIXELS is checked by the caller.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"it has too many pixels; at most {MAX_PIXELS:,} are decoded.") from error
+    except Exception as error:  # As above, already at the header.
+        raise PictureError(f"{_what_it_is(content)} {_READ}") from error
+
+
+def _what_it_is(content: bytes) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return f"it is a {Image.open(io.BytesIO(content)).format}, which is not read."
+    except Exception:
+        return f"it is no picture; it begins with {content[:12]!r}."
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as 8-bit RGB, on white where it is transparent."""
+    if image.mode.startswith("I"):
+        # Pillow's own conversion of 16 bits would clip at 255 instead of scaling.
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"), np.float32)
+        alpha = rgba[..., 3:] / 255
+        return Image.fromarray(np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def resize(image: Image.Image) -> np.ndarray:
+    """An RGB picture as uint8 [32, 32, 3]; one of that size is left as it is."""
+    if image.size != (SIZE, SIZE):
+        image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Pixels, uint8 [H, W, 3], as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
