@@ -21,6 +21,31 @@ CIFAR10_CLASSES = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class RawDataset:
+    """What a source held, before it is written as a prepared dataset.
+
+    Attributes:
+        classes: the ten names, by label.
+        train_images: uint8 [N, 32, 32, 3], RGB.
+        train_labels: uint8 [N], 0 to 9.
+        test_images: uint8 [M, 32, 32, 3], RGB.
+        test_labels: uint8 [M], 0 to 9.
+    """
+
+    classes: tuple[str, ...]
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels of `train` or of `test`."""
+        if name == "train":
+            return self.train_images, self.train_labels
+        return self.test_images, self.test_labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Images and their labels.
 
@@ -59,6 +84,11 @@ class Dataset:
     @property
     def title(self) -> str:
         """What to call it on a screen or a page: never CIFAR-10 unless it is."""
-        if self.name == "synthetic":
-            return "synthetic pictures (not CIFAR-10)"
-        return "CIFAR-10" if self.verified else "CIFAR-10-shaped data that is not CIFAR-10"
+        return title_of(self.name, self.verified)
+
+
+def title_of(name: str, verified: bool) -> str:
+    """What to call a prepared dataset: never CIFAR-10 unless both fingerprints are CIFAR-10's."""
+    if name == "synthetic":
+        return "synthetic pictures (not CIFAR-10)"
+    return "CIFAR-10" if verified else "CIFAR-10-shaped data that is not CIFAR-10"
