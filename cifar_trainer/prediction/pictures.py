@@ -24,8 +24,8 @@ SIZE = 32
 MAX_PIXELS = 64_000_000
 #: Bytes beyond which a file or stream is not read on.
 MAX_BYTES = 256 * 2**20
-#: Pillow's names of what is read; MPO is how some cameras write JPEG.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP")
+#: Pillow's names of what is read. Its JPEG reader calls what some cameras write MPO.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _READ = "Expected PNG, JPEG, WebP, GIF or BMP."
 
 
@@ -62,7 +62,7 @@ def decode_picture(content: bytes) -> Picture:
     image = _open(content)
     if image.width * image.height > MAX_PIXELS:
         raise PictureError(
-            f"it has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded. Shrink it first."
+            f"it has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded. Reduce it."
         )
     name, mode, width, height = image.format or "", image.mode, image.width, image.height
     try:
@@ -73,8 +73,6 @@ def decode_picture(content: bytes) -> Picture:
 
 
 def _open(content: bytes) -> Image.Image:
-    # Given `formats`, Pillow loads no decoder by itself.
-    Image.init()
     try:
         with warnings.catch_warnings():
             # MAX_PIXELS is checked by the caller.
