@@ -9,6 +9,7 @@ from cifar_trainer.cli.base import (
     data_dir_option,
     json_option,
     print_json,
+    printable,
     run_argument,
     verbosity,
     verbosity_options,
@@ -90,14 +91,15 @@ def format_exports(exports: "list[Export]") -> "Table":
     """The artefacts as a table."""
     from rich.table import Table
 
-    table = Table("format", "path", "bytes", "max. difference", "agreement", "accuracy", box=None)
+    table = Table("format", "bytes", "difference", "agreement", "accuracy", box=None)
+    table.add_column("path", overflow="fold")
     for export in exports:
         table.add_row(
             export.format,
-            export.path,
             f"{export.bytes:,}",
             f"{export.proof.max_abs_difference:.2g}",
             f"{export.proof.agreement:.2%}",
             f"{export.proof.accuracy:.2%}",
+            printable(export.path),
         )
     return table

@@ -109,7 +109,7 @@ def make_manifest(
 
 def _entry(export: Export) -> dict[str, Any]:
     path = Path(export.path)
-    within = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    within = files.files_below(path) if path.is_dir() else [path]
     return {
         **export.to_json(),
         "path": path.name,

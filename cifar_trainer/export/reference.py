@@ -9,15 +9,13 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.training_split import split_for
 from cifar_trainer.errors import CheckError
-from cifar_trainer.export.gate import Reference
+from cifar_trainer.export.gate import BATCHES, Reference
 from cifar_trainer.export.network import Network
 from cifar_trainer.inference import predict_logits, weights_sha256
 from cifar_trainer.prediction.keras_model import is_float32, load_model, to_float32
 from cifar_trainer.prediction.run_model import read_temperature
 from cifar_trainer.run import Run
 
-#: Pictures on which each artefact is proved.
-GATE_IMAGES = 1000
 #: How far float32 arithmetic may move the accuracy of a model that was trained in less.
 _PRECISION_ACCURACY = 0.01
 
@@ -65,11 +63,12 @@ def measure(run: Run, config: TrainConfig, dataset: Dataset) -> Measured:
     logits = predict_logits(network.model, split.images)
     if not is_float32(trained):
         _check_precision(metrics.accuracy(predict_logits(trained, split.images), split.labels), logits, split)
-    chosen = spread(len(split), GATE_IMAGES)
+    # The first pictures of a split may all be of one class; the gate looks at the first more closely.
+    order = np.random.default_rng(0).permutation(len(split))[: max(BATCHES.values())]
     reference = Reference(
-        images=np.ascontiguousarray(split.images[chosen]),
-        labels=np.asarray(split.labels[chosen]),
-        logits=logits[chosen],
+        images=np.ascontiguousarray(split.images[order]),
+        labels=np.asarray(split.labels[order]),
+        logits=logits[order],
         classes=network.classes,
         temperature=network.temperature,
     )
