@@ -1,0 +1,136 @@
+"""The record of an environment that each run keeps, and what differs between two."""
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cifar_trainer import __version__
+from cifar_trainer.environment import cuda, machine
+from cifar_trainer.environment.devices import Device
+from cifar_trainer.environment.startup import threads
+
+#: The entries that decide the last bits of a result, and what to call them.
+_DECIDING = {
+    ("versions", "tensorflow"): "TensorFlow",
+    ("versions", "keras"): "Keras",
+    ("versions", "numpy"): "NumPy",
+    ("versions", "cifar-trainer"): "cifar-trainer",
+    ("device", "kind"): "the device",
+    ("device", "description"): "the device's name",
+    ("processor", "name"): "the processor",
+    ("processor", "instruction_sets"): "the processor's instruction sets",
+    ("threads", "inter_op"): "the number of inter-op threads",
+    ("threads", "intra_op"): "the number of intra-op threads",
+    ("onednn",): "oneDNN",
+    ("cuda", "driver"): "the NVIDIA driver",
+    ("cuda", "cuda_found"): "CUDA",
+    ("cuda", "cudnn_found"): "cuDNN",
+}
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide a result."""
+    return {
+        "python": platform.python_version(),
+        "cifar-trainer": __version__,
+        **{name: version(name) for name in ("tensorflow", "keras", "numpy")},
+    }
+
+
+def describe(device: Device) -> dict[str, Any]:
+    """What environment.json holds; JSON types only."""
+    return {
+        "started_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command_line": shlex.join(sys.argv),
+        "commit": _commit(),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "processor": {
+            "name": machine.processor(),
+            "usable_cores": machine.usable_cores(),
+            "instruction_sets": machine.instruction_sets(),
+        },
+        "device": {
+            "kind": device.kind,
+            "description": device.description,
+            "count": device.count,
+        },
+        "threads": {"inter_op": threads().inter_op, "intra_op": threads().intra_op},
+        "onednn": onednn_enabled(),
+        "cuda": _cuda(device),
+    }
+
+
+def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences that change the last bits, such as `TensorFlow was 2.21.0 and is 2.21.1`."""
+    differences = []
+    for keys, title in _DECIDING.items():
+        was, is_ = _look_up(before, keys), _look_up(now, keys)
+        if was != is_:
+            differences.append(f"{title} was {_shown(was)} and is {_shown(is_)}")
+    return differences
+
+
+def onednn_enabled() -> bool:
+    """Whether TensorFlow computes with oneDNN's kernels here (TF_ENABLE_ONEDNN_OPTS)."""
+    # TensorFlow has no public name for it; its own tests ask in this way.
+    from tensorflow.python.util import _pywrap_util_port
+
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def _cuda(device: Device) -> dict[str, Any]:
+    import tensorflow as tf
+
+    build = tf.sysconfig.get_build_info()
+    built = {"cuda_built": build.get("cuda_version"), "cudnn_built": build.get("cudnn_version")}
+    if device.kind == "cpu":
+        return {**built, "driver": None, "cuda_found": None, "cudnn_found": None}
+    found = cuda.inspect(build)
+    return {
+        **built,
+        "driver": found.driver,
+        "cuda_found": found.cuda_found,
+        "cudnn_found": found.cudnn_found,
+    }
+
+
+def _commit() -> str | None:
+    """The commit that this package runs from, where it runs from a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _look_up(record: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    value: Any = record
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "unknown"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "unknown" if value is None else str(value)
