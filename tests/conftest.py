@@ -1,0 +1,66 @@
+"""What tests share: the command line as a subprocess, and small data and runs made once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+#: What would change a command's behaviour or looks, and must not leak in from who runs the tests.
+_FOREIGN = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "TERM", "CUDA_VISIBLE_DEVICES")
+
+
+def run_command(
+    arguments: Sequence[object],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 300,
+    **options: object,
+) -> subprocess.CompletedProcess[str]:
+    """Run `cifar-trainer ARGUMENTS` in a process of its own, without a terminal."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _FOREIGN and not name.startswith("CIFAR_TRAINER_")
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "cifar_trainer", *map(str, arguments)],
+        **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, **options},
+        env={**kept, **(env or {})},
+        cwd=cwd,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> RunCli:
+    """`run_command`: arguments, and by keyword `env`, `cwd`, `timeout`, and what subprocess.run takes."""
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the synthetic set prepared in it. Read it; to change it, copy it first."""
+    from cifar_trainer.data import prepare
+
+    folder = tmp_path_factory.mktemp("data")
+    prepare("synthetic", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """A finished run's folder: `document`, one epoch of 320 synthetic images. Read it; copy it to change it."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    done = run_command(
+        ["train", "--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", run]
+        + ["--limit", 320, "--epochs", 1, "--device", "cpu"]
+    )
+    assert done.returncode == 0, done.stderr
+    return run
