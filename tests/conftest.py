@@ -56,11 +56,12 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """A finished run's folder: `document`, one epoch of 320 synthetic images. Read it; copy it to change it."""
+    """A finished run's folder: `document`, two epochs of 2,000 synthetic images, on the CPU.
+
+    Read it; to change it, copy it first.
+    """
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    done = run_command(
-        ["train", "--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", run]
-        + ["--limit", 320, "--epochs", 1, "--device", "cpu"]
-    )
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000]
+    done = run_command(["train", *data, "--run-dir", run, "--epochs", 2, "--device", "cpu"])
     assert done.returncode == 0, done.stderr
     return run
