@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from cifar_trainer.data.archives import Source, some
+from cifar_trainer.data.archives import Source
 from cifar_trainer.data.dataset import CIFAR10_CLASSES, RawDataset
+from cifar_trainer.data.members import some
 from cifar_trainer.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -51,7 +52,7 @@ def read_class_folders(
     images = {split: np.empty((len(labels[split]), 32, 32, 3), np.uint8) for split in labels}
     for done, (name, content) in enumerate(source.read(rows), 1):
         split, row = rows[name]
-        images[split][row] = decode(content, f"{source.path}: {name!r}")
+        images[split][row] = decode(content, f"{source.path}: {name}")
         if done % 500 == 0 or done == len(rows):
             on_images(done, len(rows))
     return RawDataset(classes, images["train"], labels["train"], images["test"], labels["test"])
@@ -74,7 +75,7 @@ def _by_class(source: Source, names: dict[str, str]) -> dict[tuple[str, str], li
     large = [name for name in names if source.members[names[name]] > MAX_PICTURE_BYTES]
     if large:
         raise DataError(
-            f"{source.path}: {large[0]!r} has {source.members[names[large[0]]]:,} bytes; "
+            f"{source.path}: {large[0]} has {source.members[names[large[0]]]:,} bytes; "
             f"expected a picture of 32×32, at most {MAX_PICTURE_BYTES:,} bytes."
         )
     return pictures
@@ -85,7 +86,8 @@ def _classes(source: Source, pictures: dict[tuple[str, str], list[str]]) -> tupl
     found = {name for _, name in pictures}
     if len(found) == 100 and {"apple", "aquarium_fish", "worm"} <= found:
         raise DataError(
-            f"{source.path} holds CIFAR-100: a hundred classes. Expected CIFAR-10 or ten classes of its shape."
+            f"{source.path} holds CIFAR-100: a hundred classes. "
+            "Expected CIFAR-10, or ten classes of its shape."
         )
     wanted = set(CIFAR10_CLASSES) if found <= set(CIFAR10_CLASSES) else found
     missing = [f"{split}/{name}" for split in ("train", "test") for name in wanted - {

@@ -1,26 +1,167 @@
-"""CIFAR-10's official Python and binary versions."""
+"""CIFAR-10's official Python and binary versions (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
 
 from cifar_trainer.data.archives import Source
 from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.fingerprint import RECORD_BYTES
+from cifar_trainer.data.members import some
+from cifar_trainer.data.restricted_pickle import PickledArray, load_dictionary
+from cifar_trainer.errors import DataError
+
+BATCH_IMAGES = 10_000
+_PIXELS = 32 * 32 * 3
+_PYTHON_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+_BINARY_BATCHES = tuple(f"{name}.bin" for name in _PYTHON_BATCHES)
+_PYTHON_META = "batches.meta"
+_BINARY_META = "batches.meta.txt"
+_README = "readme.html"
 
 
-def is_cifar100(names: dict[str, str]) -> bool:
-    return False
+def is_cifar100(names: Collection[str]) -> bool:
+    """Whether the members are those of CIFAR-100's official Python or binary version."""
+    return {"train", "test", "meta"} <= set(names) or {"train.bin", "test.bin"} <= set(names)
 
 
-def is_python_version(names: dict[str, str]) -> bool:
-    return False
+def is_python_version(names: Collection[str]) -> bool:
+    """Whether a member is one of the official Python version."""
+    return bool({*_PYTHON_BATCHES, _PYTHON_META} & set(names))
 
 
-def is_binary_version(names: dict[str, str]) -> bool:
-    return False
+def is_binary_version(names: Collection[str]) -> bool:
+    """Whether a member is one of the official binary version."""
+    return bool({*_BINARY_BATCHES, _BINARY_META} & set(names))
 
 
-def read_python_version(s: Source, names: dict[str, str], on: Callable[[int, int], None]) -> RawDataset:
-    raise NotImplementedError
+def read_python_version(
+    source: Source, names: dict[str, str], on_images: Callable[[int, int], None]
+) -> RawDataset:
+    """Read five batches for training and one for testing, each a pickle, and batches.meta.
+
+    Args:
+        source: where they lie.
+        names: the members, by their names without a folder around it all.
+        on_images: told how many images are read, and of how many.
+
+    Raises:
+        DataError: a member is missing, unknown, of another size, or asks for code.
+    """
+    _check_members(source, names, (*_PYTHON_BATCHES, _PYTHON_META))
+    return _read(source, names, _PYTHON_BATCHES, _PYTHON_META, _python_batch, _python_classes, on_images)
 
 
-def read_binary_version(s: Source, names: dict[str, str], on: Callable[[int, int], None]) -> RawDataset:
-    raise NotImplementedError
+def read_binary_version(
+    source: Source, names: dict[str, str], on_images: Callable[[int, int], None]
+) -> RawDataset:
+    """Read the same from files of 10,000 records: a label byte, then the pixels by channel.
+
+    Args:
+        source: where they lie.
+        names: the members, by their names without a folder around it all.
+        on_images: told how many images are read, and of how many.
+
+    Raises:
+        DataError: a member is missing, unknown or of another size, or a label is above 9.
+    """
+    _check_members(source, names, (*_BINARY_BATCHES, _BINARY_META))
+    return _read(source, names, _BINARY_BATCHES, _BINARY_META, _binary_batch, _binary_classes, on_images)
+
+
+def _check_members(source: Source, names: dict[str, str], expected: tuple[str, ...]) -> None:
+    missing = set(expected) - set(names)
+    unknown = set(names) - {*expected, _README}
+    found = [f"lacks {some(missing)}"] if missing else []
+    found += [f"holds {some(unknown)}, which is not part of it"] if unknown else []
+    if found:
+        raise DataError(
+            f"{source.path} looks like CIFAR-10's official version, but {' and '.join(found)}. "
+            f"Expected {', '.join(expected)}."
+        )
+
+
+def _read(
+    source: Source,
+    names: dict[str, str],
+    batches: tuple[str, ...],
+    meta: str,
+    read_batch: Callable[[bytes, str], tuple[np.ndarray, np.ndarray]],
+    read_classes: Callable[[bytes, str], list[str]],
+    on_images: Callable[[int, int], None],
+) -> RawDataset:
+    images = np.empty((len(batches) * BATCH_IMAGES, 32, 32, 3), np.uint8)
+    labels = np.empty(len(images), np.uint8)
+    classes: list[str] = []
+    done = 0
+    places = {names[name]: name for name in (*batches, meta)}
+    for stored, content in source.read(places):
+        name, where = places[stored], f"{source.path}: {stored}"
+        if name == meta:
+            classes = read_classes(content, where)
+            continue
+        rows = slice(batches.index(name) * BATCH_IMAGES, (batches.index(name) + 1) * BATCH_IMAGES)
+        pixels, labels[rows] = read_batch(content, where)
+        images[rows] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        done += BATCH_IMAGES
+        on_images(done, len(images))
+    if len(set(classes)) != 10:
+        raise DataError(
+            f"{source.path}: {meta} names {len(classes)} classes ({', '.join(classes)}), expected ten."
+        )
+    train = len(images) - BATCH_IMAGES
+    return RawDataset(tuple(classes), images[:train], labels[:train], images[train:], labels[train:])
+
+
+def _python_batch(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 [10000, 3072], and labels, uint8 [10000], of a pickled batch."""
+    batch = load_dictionary(content, where)
+    if "fine_labels" in batch:
+        raise DataError(f"{where} is a batch of CIFAR-100: it has fine_labels. Expected CIFAR-10.")
+    lacking = {"data", "labels"} - set(batch)
+    if lacking:
+        raise DataError(f"{where} lacks {some(lacking)}; it holds {some(batch)}.")
+    data, labels = batch["data"], batch["labels"]
+    pixels = data.to_uint8((BATCH_IMAGES, _PIXELS)) if isinstance(data, PickledArray) else None
+    if pixels is None:
+        found = data if isinstance(data, PickledArray) else f"a {type(data).__name__}"
+        raise DataError(f"{where}: data is {found}, expected uint8 ({BATCH_IMAGES}, {_PIXELS}).")
+    return pixels, _checked_labels(labels, where)
+
+
+def _checked_labels(labels: Any, where: str) -> np.ndarray:
+    if not isinstance(labels, list) or len(labels) != BATCH_IMAGES:
+        found = f"{len(labels):,} of them" if isinstance(labels, list) else f"a {type(labels).__name__}"
+        raise DataError(f"{where}: labels is {found}, expected a list of {BATCH_IMAGES:,} numbers.")
+    for record, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label <= 9:
+            raise DataError(f"{where}, record {record}: the label is {label!r}, expected 0 to 9.")
+    return np.array(labels, np.uint8)
+
+
+def _python_classes(content: bytes, where: str) -> list[str]:
+    names = load_dictionary(content, where).get("label_names")
+    if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
+        raise DataError(f"{where}: label_names is {names!r:.80}, expected a list of ten names.")
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
+
+
+def _binary_batch(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 [10000, 3072], and labels, uint8 [10000], of a binary batch."""
+    expected = BATCH_IMAGES * RECORD_BYTES
+    if len(content) != expected:
+        raise DataError(
+            f"{where} has {len(content):,} bytes, expected {expected:,}: "
+            f"{BATCH_IMAGES:,} records of {RECORD_BYTES:,}."
+        )
+    records = np.frombuffer(content, np.uint8).reshape(BATCH_IMAGES, RECORD_BYTES)
+    labels = records[:, 0]
+    wrong = np.flatnonzero(labels > 9)
+    if len(wrong):
+        raise DataError(f"{where}, record {wrong[0]}: the label is {labels[wrong[0]]}, expected 0 to 9.")
+    return records[:, 1:], labels
+
+
+def _binary_classes(content: bytes, where: str) -> list[str]:
+    return [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]

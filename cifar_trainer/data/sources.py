@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cifar_trainer.data import images, official
-from cifar_trainer.data.archives import Source, open_source, some
+from cifar_trainer.data.archives import Source, open_source
 from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.members import some
 from cifar_trainer.errors import DataError
 
 

@@ -2,9 +2,9 @@
 
 Everything is whole-number arithmetic on the raw words of PCG64, which NumPy promises
 not to change (NEP 19): no floating point, no library of mathematics, nothing that
-differs between processors. The shapes vary in place, size, turn and colour, over a
-background with a gradient, clutter and noise, and are partly covered, so that a small
-network learns them in a few epochs but none gets all of them right.
+differs between processors. A shape varies in place, size, turn and colour; behind it
+lie a gradient and clutter, in front of it lie patches that hide a part, and over it
+all noise. So a small network learns the classes in a few epochs, and none gets all right.
 """
 
 import numpy as np
@@ -16,99 +16,120 @@ TRAIN_IMAGES = 10_000
 TEST_IMAGES = 2_000
 SEED = 20261123
 
-#: Drawn at twice the size and averaged down, so that edges are smooth.
-_SIDE = 64
-_CHUNK = 500
-#: round(1024 * sin(i * 90° / 16)), written out: a library's sine may differ in its last digit.
-_QUARTER = (0, 100, 200, 297, 392, 483, 569, 650, 724, 792, 851, 903, 946, 980, 1004, 1019, 1024)
-_SINE = np.array(
-    [*_QUARTER[:16], *_QUARTER[16:0:-1], *(-v for v in _QUARTER[:16]), *(-v for v in _QUARTER[16:0:-1])],
-    np.int32,
-)
+#: round(256 * sin(i * 90° / 16)), written out: a library's sine may differ in its last digit.
+_QUARTER = (0, 25, 50, 74, 98, 121, 142, 162, 181, 198, 213, 226, 237, 245, 251, 255, 256)
+_HALF = (*_QUARTER, *_QUARTER[15:0:-1])
+_SINE = np.array([*_HALF, *(-value for value in _HALF)], np.int16)
 
 
 def draw_dataset() -> RawDataset:
-    """Draw the whole set: 10,000 training and 2,000 test images, an equal share of each class."""
-    words = np.random.PCG64(SEED)
+    """Draw the whole set: 10,000 training and 2,000 test images, an equal share of each class in turn."""
+    draw = _Draw(SEED)
     splits = []
     for count in (TRAIN_IMAGES, TEST_IMAGES):
-        labels = (np.arange(count) % len(CLASSES)).astype(np.uint8)
-        parts = [_draw(labels[start : start + _CHUNK], words) for start in range(0, count, _CHUNK)]
-        splits += [np.concatenate(parts), labels]
+        each = count // len(CLASSES)
+        drawn = np.stack([_draw_class(name, each, draw) for name in CLASSES], axis=1)
+        labels = np.tile(np.arange(len(CLASSES), dtype=np.uint8), each)
+        splits += [drawn.reshape(count, 32, 32, 3), labels]
     return RawDataset(CLASSES, *splits)
 
 
-def _draw(labels: np.ndarray, words: np.random.PCG64) -> np.ndarray:
-    """Draw one picture a label: uint8 [N, 32, 32, 3]."""
-    count = len(labels)
+class _Draw:
+    """Whole numbers from the raw words of PCG64."""
 
-    def between(low: int, high: int, *shape: int) -> np.ndarray:
-        """Whole numbers low <= x <= high, int32 [count, *shape]."""
-        size = (count, *shape)
-        raw = words.random_raw(int(np.prod(size))) >> np.uint64(33)
-        return (low + (raw % np.uint64(high - low + 1)).astype(np.int64)).astype(np.int32).reshape(size)
+    def __init__(self, seed: int) -> None:
+        self._words = np.random.PCG64(seed)
 
-    def column(values: np.ndarray) -> np.ndarray:
-        return values[:, None, None]
+    def between(self, low: int, high: int, *shape: int) -> np.ndarray:
+        """Numbers low <= x <= high, int16 of `shape`."""
+        count = int(np.prod(shape))
+        raw = self._words.random_raw(count) >> np.uint64(32)
+        scaled = (raw * np.uint64(high - low + 1)) >> np.uint64(32)
+        numbers: np.ndarray = (scaled.astype(np.int64) + low).astype(np.int16)
+        return numbers.reshape(shape)
 
-    size = between(10, 24)
-    shape = _shape(labels, size, *_turned(between(20, 44), between(20, 44), between(0, 63)), between)
-
-    # Background: a gradient from one colour to another, in a random direction.
-    first, second = between(20, 235, 3), between(20, 235, 3)
-    u, _ = _turned(between(32, 32), between(32, 32), between(0, 63))
-    share = np.clip(u + 46, 0, 92)[..., None]
-    canvas = (first[:, None, None] * (92 - share) + second[:, None, None] * share) // 92
-
-    for _ in range(3):  # clutter behind the shape: short bars in any colour
-        u, v = _turned(between(0, 63), between(0, 63), between(0, 63))
-        bar = (np.abs(u) <= column(between(3, 14))) & (np.abs(v) <= column(between(1, 3)))
-        canvas = np.where(bar[..., None], between(0, 255, 3)[:, None, None], canvas)
-
-    middle = (first + second) // 2
-    step = between(28, 90, 3) * (1 - 2 * between(0, 1, 3))
-    colour = np.where((middle + step < 0) | (middle + step > 255), middle - step, middle + step)
-    canvas = np.where(shape[..., None], colour[:, None, None], canvas)
-
-    for _ in range(2):  # and in front of it, where it hides a part
-        u, v = _turned(between(0, 63), between(0, 63), between(0, 63))
-        patch = (np.abs(u) <= column(between(2, 10))) & (np.abs(v) <= column(between(2, 5)))
-        canvas = np.where(patch[..., None], between(0, 255, 3)[:, None, None], canvas)
-
-    small = canvas.reshape(count, 32, 2, 32, 2, 3).sum((2, 4)) // 4
-    strength = between(8, 48)[:, None, None, None]
-    raw = words.random_raw(count * 32 * 32 * 3 // 2).astype("<u8").view(np.uint8)
-    # The sum of four bytes is near to a bell curve.
-    bell = raw.reshape(count, 32, 32, 3, 4).sum(4, dtype=np.int32) - 510
-    return np.clip(small + bell * strength // 296, 0, 255).astype(np.uint8)
+    def noise(self, *shape: int) -> np.ndarray:
+        """The sum of four bytes less their mean, -510 to 510, near to a bell curve: int16 of `shape`."""
+        raw = self._words.random_raw(int(np.prod(shape)) // 2).astype("<u8").view(np.uint8)
+        sums: np.ndarray = raw.reshape(-1, 4).sum(1, dtype=np.int16)
+        return (sums - np.int16(510)).reshape(shape)
 
 
-def _turned(x: np.ndarray, y: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates around (x, y), turned by `turn` 64ths of a circle: int32 [N, 64, 64] each."""
-    row, col = np.mgrid[:_SIDE, :_SIDE].astype(np.int32)
-    dx, dy = col[None] - x[:, None, None], row[None] - y[:, None, None]
+def _draw_class(name: str, count: int, draw: _Draw) -> np.ndarray:
+    """Draw `count` pictures of one class: uint8 [count, 32, 32, 3]."""
+    # A gradient from one dim colour to another, in a random direction.
+    first, second = draw.between(10, 140, count, 1, 1, 3), draw.between(10, 140, count, 1, 1, 3)
+    u, _ = _turned(32, 15, 15, draw.between(0, 63, count))
+    share = (u + 23)[..., None]
+    canvas = first + (second - first) * share // 46
+
+    for _ in range(2):
+        canvas = np.where(_patch(count, draw)[..., None], draw.between(0, 255, count, 1, 1, 3), canvas)
+
+    # Drawn at twice the size and averaged down, so that edges are smooth.
+    turned = _turned(64, draw.between(22, 42, count), draw.between(22, 42, count), draw.between(0, 63, count))
+    inside = _shape(name, draw.between(10, 26, count)[:, None, None], *turned)
+    covered = inside.reshape(count, 32, 2, 32, 2).sum((2, 4), dtype=np.int16)[..., None]
+    light = draw.between(24, 120, count, 1, 1, 3) + np.maximum(first, second)
+    canvas = canvas + (np.minimum(light, 255) - canvas) * covered // 4
+
+    for _ in range(2):
+        canvas = np.where(_patch(count, draw)[..., None], draw.between(0, 255, count, 1, 1, 3), canvas)
+    noise = draw.noise(count, 32, 32, 3) * draw.between(4, 32, count, 1, 1, 1) // 148
+    pictures: np.ndarray = np.clip(canvas + noise, 0, 255).astype(np.uint8)
+    return pictures
+
+
+def _patch(count: int, draw: _Draw) -> np.ndarray:
+    """Where a small bar lies, anywhere: bool [count, 32, 32]."""
+    u, v = _turned(32, draw.between(0, 31, count), draw.between(0, 31, count), draw.between(0, 63, count))
+    length, width = draw.between(1, 7, count, 1, 1), draw.between(0, 2, count, 1, 1)
+    inside: np.ndarray = (np.abs(u) <= length) & (np.abs(v) <= width)
+    return inside
+
+
+def _turned(
+    side: int, x: np.ndarray | int, y: np.ndarray | int, turn: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates around (x, y), turned by `turn` 64ths of a circle: int16 [N, side, side] each."""
+    row, column = np.mgrid[:side, :side].astype(np.int16)
+    dx = column - np.broadcast_to(np.int16(x), turn.shape)[:, None, None]
+    dy = row - np.broadcast_to(np.int16(y), turn.shape)[:, None, None]
     sine, cosine = _SINE[turn][:, None, None], _SINE[(turn + 16) % 64][:, None, None]
-    return (dx * cosine + dy * sine) >> 10, (dy * cosine - dx * sine) >> 10
+    # At most 45 * 256 * 1.5, which 16 bits hold.
+    return (dx * cosine + dy * sine) >> 8, (dy * cosine - dx * sine) >> 8
 
 
-def _shape(labels: np.ndarray, size: np.ndarray, u: np.ndarray, v: np.ndarray, between) -> np.ndarray:
-    """Which points lie in the shape of each picture's class: bool [N, 64, 64]."""
-    r = size[:, None, None]
-    away, square = u * u + v * v, np.maximum(np.abs(u), np.abs(v))
+def _shape(name: str, r: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Which points lie in the shape `name` of radius `r`: bool, of the shape of `u` and `v`."""
+    away = u * u + v * v
+    square = np.maximum(np.abs(u), np.abs(v))
     side = r * 7 // 8
-    period = np.maximum(r // 3, 3)
-    disc = away <= r * r
-    box = square <= side
-    shapes = {
-        "bar": (np.abs(u) <= r) & (np.abs(v) <= np.maximum(r // 4, 2)),
-        "checks": box & (((u + 64) // period + (v + 64) // period) % 2 == 0),
-        "crescent": disc & ((u - r // 2) ** 2 + v * v > (r * 7 // 8) ** 2),
-        "cross": ((np.abs(u) <= r) & (np.abs(v) <= r // 4)) | ((np.abs(v) <= r) & (np.abs(u) <= r // 4)),
-        "disc": disc,
-        "frame": box & (square > side * 5 // 8),
-        "ring": disc & (away > (r * 5 // 8) ** 2),
-        "square": box,
-        "stripes": box & ((u + 64) // period % 2 == 0),
-        "triangle": (v <= r // 2) & (887 * np.abs(u) <= 512 * (v + r)),
-    }
-    return np.select([column == labels[:, None, None] for column in range(10)], [shapes[c] for c in CLASSES])
+    period = np.maximum(r // 3, 4)
+    thin = np.maximum(r // 4, 3)
+    inside: np.ndarray
+    match name:
+        case "bar":
+            inside = (np.abs(u) <= r) & (np.abs(v) <= thin)
+        case "checks":
+            inside = (square <= side) & (((u + 64) // period + (v + 64) // period) % 2 == 0)
+        case "crescent":
+            inside = (away <= r * r) & ((u - r // 2) ** 2 + v * v > side * side)
+        case "cross":
+            inside = (square <= r) & (np.minimum(np.abs(u), np.abs(v)) <= thin)
+        case "disc":
+            inside = away <= r * r
+        case "frame":
+            inside = (square <= side) & (square > side * 5 // 8)
+        case "ring":
+            inside = (away <= r * r) & (away > (r * 5 // 8) ** 2)
+        case "square":
+            inside = square <= side
+        case "stripes":
+            inside = (square <= side) & ((u + 64) // period % 2 == 0)
+        case "triangle":
+            # 7/4 is near to the root of 3: almost equilateral.
+            inside = (v <= r // 2) & (7 * np.abs(u) <= 4 * (v + r))
+        case _:
+            raise ValueError(f"There is no shape {name!r}.")
+    return inside

@@ -1,0 +1,139 @@
+"""Reading the Python version's pickles without running anything that they ask for.
+
+A pickle names functions and calls them. Here the few names that a pickled NumPy
+array needs lead to stand-ins of ours, that only note what they are given; every other
+name is refused before it is imported. Not even NumPy's own code is reached, so a
+pickle can neither run code nor have a huge array allocated.
+"""
+
+import dataclasses
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cifar_trainer.errors import DataError
+
+
+@dataclasses.dataclass
+class PickledArray:
+    """An array as its pickle describes it; nothing is allocated for it."""
+
+    state: tuple[Any, ...] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state if isinstance(state, tuple) else None
+
+    def to_uint8(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The array, where it is uint8 of this shape in C order; else None."""
+        if self.state is None or len(self.state) != 5:
+            return None
+        _, actual, dtype, fortran_order, content = self.state
+        fits = actual == shape and isinstance(dtype, _PickledDtype) and dtype.name in ("u1", b"u1")
+        whole = isinstance(content, bytes) and len(content) == int(np.prod(shape))
+        if not (fits and whole and not fortran_order):
+            return None
+        return np.frombuffer(content, np.uint8).reshape(shape)
+
+    def __str__(self) -> str:
+        if self.state is None or len(self.state) != 5:
+            return "an array without content"
+        return f"an array of {self.state[2]} {self.state[1]}"
+
+
+@dataclasses.dataclass
+class _PickledDtype:
+    name: Any
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __str__(self) -> str:
+        return self.name.decode("latin-1") if isinstance(self.name, bytes) else str(self.name)
+
+
+class _StandIn:
+    """What a name in a pickle leads to: it can be called, and nothing else."""
+
+    __slots__ = ("_build",)
+
+    def __init__(self, build: Callable[..., Any]) -> None:
+        self._build = build
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._build(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a function's state cannot be set")
+
+
+def _new_array(*_: Any) -> PickledArray:
+    return PickledArray()
+
+
+def _new_dtype(name: Any, *_: Any) -> _PickledDtype:
+    return _PickledDtype(name)
+
+
+def _from_buffer(content: bytes, dtype: Any, shape: Any, order: str) -> PickledArray:
+    return PickledArray((1, shape, dtype, order == "F", bytes(content)))
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"text in the encoding {encoding!r}")
+    return text.encode("latin-1")
+
+
+#: Python 3 writes bytes as encoded text where it writes the protocols of Python 2.
+_ALLOWED: dict[tuple[str, str], object] = {
+    ("numpy.core.multiarray", "_reconstruct"): _StandIn(_new_array),
+    ("numpy._core.multiarray", "_reconstruct"): _StandIn(_new_array),
+    ("numpy.core.numeric", "_frombuffer"): _StandIn(_from_buffer),
+    ("numpy._core.numeric", "_frombuffer"): _StandIn(_from_buffer),
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): _StandIn(_new_dtype),
+    ("_codecs", "encode"): _StandIn(_encode),
+}
+
+
+class _RefusedError(Exception):
+    """A name that is not allowed; not one of pickle's own errors, so that it is told from damage."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise _RefusedError(f"{module}.{name}") from None
+
+
+def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
+    """Read a pickled dictionary of arrays, strings and numbers.
+
+    Args:
+        content: the pickle, of Python 2 or 3.
+        where: the file, for messages.
+
+    Returns:
+        The dictionary, its keys as text; strings of Python 2 as bytes, arrays as `PickledArray`.
+
+    Raises:
+        DataError: it asks for anything else, or is damaged.
+    """
+    try:
+        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except _RefusedError as error:
+        raise DataError(
+            f"{where} is refused: its pickle asks for {error}, which reading pictures does not need. "
+            "Nothing of it was run. Fetch the archive again, from a source that you trust."
+        ) from None
+    except Exception as error:  # A damaged pickle raises whatever its opcodes run into.
+        kind = type(error).__name__
+        raise DataError(f"{where} is a damaged pickle: {kind}: {error}. Fetch the archive again.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where} holds a {type(value).__name__}, expected a dictionary.")
+    return {key.decode("latin-1") if isinstance(key, bytes) else str(key): v for key, v in value.items()}
