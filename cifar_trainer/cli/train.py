@@ -103,7 +103,7 @@ def _start(
     dataset = _load_data(config, options, output)
     check_fit(dataset, config)
     with new_run(options["run_dir"], config.recipe) as run:
-        device = _start_tensorflow(config)
+        device = _start_tensorflow(config, output)
         from cifar_trainer import environment, files
         from cifar_trainer.training.session import describe_data
 
@@ -130,7 +130,7 @@ def _resume(
             if done.get("epochs", 0) >= config.epochs:
                 output.note(f"{run.path} is finished: {done['epochs']} epochs. Raise --epochs to go on.")
                 return run, done
-        device = _start_tensorflow(config)
+        device = _start_tensorflow(config, output)
         from cifar_trainer import environment, files
         from cifar_trainer.cli.training_display import TrainingDisplay
         from cifar_trainer.training.session import describe_data, find_checkpoint
@@ -213,11 +213,13 @@ def _check_same_data(run: "Run", dataset: "Dataset") -> None:
             )
 
 
-def _start_tensorflow(config: TrainConfig) -> "Device":
+def _start_tensorflow(config: TrainConfig, output: "Output") -> "Device":
     from cifar_trainer import environment
 
     environment.load_tensorflow(verbose=verbosity() > 0)
     device = environment.choose_device(config.device)
+    if device.warning:
+        output.warn(f"Training on the CPU, although there is a GPU. {device.warning}")
     environment.configure_threads()
     if config.deterministic:
         environment.enable_determinism()

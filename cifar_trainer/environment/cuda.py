@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-#: What TensorFlow 2.21 loads before it lists a GPU, and the wheel that brings it, a part of
-#: tensorflow[and-cuda]. The version in a library's name is its binary interface.
+#: What TensorFlow 2.21 asks the system for on a GPU, and the package that brings it, a part of
+#: tensorflow[and-cuda]. The number in a library's name is its binary interface.
 LIBRARIES = {
     "libcudart.so.12": "nvidia-cuda-runtime-cu12",
     "libcublas.so.12": "nvidia-cublas-cu12",
@@ -69,8 +69,8 @@ class Cuda:
         """What is missing and what to do about it, as sentences."""
         if not self.missing:
             return (
-                "Driver and libraries are all here, so TensorFlow itself turns the GPU down "
-                "(too old a GPU, perhaps): run again with -v to read why."
+                "Driver and libraries are all here, so TensorFlow itself turns the GPU down; "
+                "`cifar-trainer env -v` shows what it says."
             )
         return " ".join(f"{missing.what}. {missing.remedy}." for missing in self.missing)
 
@@ -95,9 +95,9 @@ def inspect(build: Mapping[str, Any]) -> Cuda:
     libraries = {name: _load(name) for name in LIBRARIES}
     lacking = [name for name, library in libraries.items() if isinstance(library, OSError)]
     if lacking:
-        wheels = ", ".join(sorted({LIBRARIES[name] for name in lacking}))
+        packages = ", ".join(sorted({LIBRARIES[name] for name in lacking}))
         what = f"{', '.join(lacking)} cannot be loaded"
-        missing.append(Missing(what, f"Install {wheels}, all of it at once: {_EXTRA}"))
+        missing.append(Missing(what, f"Install {packages}, all of it at once: {_EXTRA}"))
     return Cuda(
         gpu_present=present,
         driver=_driver_version(),
@@ -149,9 +149,9 @@ def _check_driver(present: bool, cuda_built: str | None, missing: list[Missing])
 
 
 def _load(name: str) -> ctypes.CDLL | OSError:
-    """Load a library as TensorFlow does: from NVIDIA's wheels, else from the system."""
-    wheels = Path(sysconfig.get_path("purelib")) / "nvidia"
-    for place in [*map(str, wheels.glob(f"*/lib/{name}")), name]:
+    """Load a library as TensorFlow does: from NVIDIA's packages, else from the system."""
+    packages = Path(sysconfig.get_path("purelib")) / "nvidia"
+    for place in [*map(str, packages.glob(f"*/lib/{name}")), name]:
         try:
             return ctypes.CDLL(place)
         except OSError as error:

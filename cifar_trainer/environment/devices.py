@@ -68,7 +68,11 @@ def describe_gpu(index: int) -> str:
     return str(details.get("device_name", gpu.name))
 
 
-def _cpu(warning: str = "") -> Device:
+def describe_cpu() -> str:
+    """The processor's name and its usable cores, such as `AMD EPYC 7543, 2 cores`."""
     cores = usable_cores()
-    plural = "" if cores == 1 else "s"
-    return Device("cpu", f"{processor()}, {cores} core{plural}", "/CPU:0", 1, warning)
+    return f"{processor()}, {cores} core{'' if cores == 1 else 's'}"
+
+
+def _cpu(warning: str = "") -> Device:
+    return Device("cpu", describe_cpu(), "/CPU:0", 1, warning)

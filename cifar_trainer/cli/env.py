@@ -1,0 +1,99 @@
+"""`cifar-trainer env`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cifar_trainer.cli.base import json_option, print_json, verbosity, verbosity_options
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from cifar_trainer.environment.survey import Survey, Trial
+
+
+@click.command(name="env")
+@json_option
+@verbosity_options
+def command(as_json: bool) -> None:
+    """Show versions and devices, try each device, and say what a GPU would need.
+
+    \b
+    Examples:
+      cifar-trainer env
+      cifar-trainer env --json
+      cifar-trainer env -v
+    """
+    from cifar_trainer import environment
+    from cifar_trainer.console import Output
+
+    output = Output(verbosity())
+    environment.load_tensorflow(verbose=verbosity() > 0)
+    from cifar_trainer.environment.survey import take_survey
+
+    survey = take_survey()
+    if as_json:
+        print_json(survey.to_json())
+    else:
+        output.result(format_survey(survey))
+
+
+def format_survey(survey: "Survey") -> "Group":
+    """The survey as a page of short tables."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    record, cuda = survey.record, survey.cuda
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, version in {**record["versions"], **survey.extras}.items():
+        facts.add_row(name, version or Text("not installed (optional)", style="dim"))
+    threads = record["threads"]
+    facts.add_row("platform", record["platform"])
+    facts.add_row("processor", describe_processor(record["processor"]))
+    facts.add_row("threads", f"{threads['inter_op']} side by side, {threads['intra_op']} in each operation")
+    facts.add_row("oneDNN", "on" if record["onednn"] else "off")
+    facts.add_row("NVIDIA driver", _driver(cuda.driver, cuda.driver_cuda))
+    facts.add_row("CUDA", _built_and_found(cuda.cuda_built, cuda.cuda_found))
+    facts.add_row("cuDNN", _built_and_found(cuda.cudnn_built, cuda.cudnn_found))
+
+    tried = Table("device", "name", "a convolution", box=None, padding=(0, 2, 0, 0))
+    tried.columns[0].no_wrap = True
+    for trial in survey.trials:
+        tried.add_row(trial.device, trial.description, format_trial(trial))
+    parts: list[Table | Text] = [facts, Text(), tried]
+    if survey.missing:
+        parts += [Text(), Text("To use an NVIDIA GPU:", style="bold")]
+        parts += [Text(f"  - {missing.what}.\n    {missing.remedy}.") for missing in survey.missing]
+    return Group(*parts)
+
+
+def describe_processor(processor: dict[str, object]) -> str:
+    """The processor's name, cores and vector instructions on one line."""
+    sets = processor["instruction_sets"]
+    instructions = f" ({' '.join(sets)})" if isinstance(sets, list) and sets else ""
+    return f"{processor['name']}, {processor['usable_cores']} usable cores{instructions}"
+
+
+def format_trial(trial: "Trial") -> str:
+    """What a device made of the convolution."""
+    if trial.error is not None:
+        return f"failed: {trial.error}"
+    return (
+        f"right, {trial.milliseconds:.2f} ms ({trial.gflops:,.0f} GFLOP/s), "
+        f"the first in {trial.first_milliseconds:.0f} ms"
+    )
+
+
+def _driver(driver: str | None, runs: str | None) -> str:
+    if driver is None and runs is None:
+        return "none found"
+    return f"{driver or 'of unknown version'}, runs CUDA up to {runs or 'unknown'}"
+
+
+def _built_and_found(built: str | None, found: str | None) -> str:
+    if built is None:
+        return "not in this TensorFlow"
+    return f"TensorFlow built with {built}, found here: {found or 'none'}"

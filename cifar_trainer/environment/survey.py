@@ -1,0 +1,131 @@
+"""A look at the whole environment: every device tried, and what is missing for more."""
+
+import dataclasses
+import statistics
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from cifar_trainer.environment import cuda
+from cifar_trainer.environment.cuda import Missing
+from cifar_trainer.environment.devices import choose_device, describe_cpu, describe_gpu
+from cifar_trainer.environment.record import describe
+from cifar_trainer.environment.startup import configure_threads
+
+#: The convolution: a batch of 32 pictures of 32×32×64, 3×3 to 64 channels.
+SHAPE, FILTER = (32, 32, 32, 64), (3, 3, 64, 64)
+#: Multiplications and additions of that: two an output value, input channel and filter place.
+FLOPS = 2 * 32 * 32 * 32 * 64 * 3 * 3 * 64
+REPEATS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A convolution, really run on a device.
+
+    Attributes:
+        device: TensorFlow's name for it, such as `/GPU:0`.
+        kind: `cpu` or `gpu`.
+        description: the device's own name.
+        error: why it failed; None if the result was right.
+        first_milliseconds: the first time, with loading and compiling.
+        milliseconds: the median of the times after it.
+        gflops: 10^9 operations a second, by that median.
+    """
+
+    device: str
+    kind: Literal["cpu", "gpu"]
+    description: str
+    error: str | None
+    first_milliseconds: float | None = None
+    milliseconds: float | None = None
+    gflops: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What `cifar-trainer env` shows.
+
+    Attributes:
+        record: as a run would keep it in environment.json, for `--device auto`.
+        extras: the optional packages, with None for those that are not installed.
+        trials: one for each device.
+        cuda: driver and CUDA libraries, looked for whether or not there is a GPU.
+        missing: what keeps a GPU, or its readings, from being used.
+    """
+
+    record: dict[str, Any]
+    extras: dict[str, str | None]
+    trials: tuple[Trial, ...]
+    cuda: cuda.Cuda
+    missing: tuple[Missing, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `env --json` prints."""
+        found = dataclasses.asdict(self.cuda)
+        del found["missing"]
+        return {
+            **self.record,
+            "cuda": found,
+            "extras": self.extras,
+            "devices": [dataclasses.asdict(trial) for trial in self.trials],
+            "missing": [dataclasses.asdict(missing) for missing in self.missing],
+        }
+
+
+def take_survey() -> Survey:
+    """Look at versions, libraries and devices, and run a convolution on each device.
+
+    To be called before TensorFlow's first operation.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    device = choose_device("auto")
+    configure_threads()
+    trials = [try_device("/CPU:0", "cpu", describe_cpu())]
+    trials += [try_device(f"/GPU:{index}", "gpu", describe_gpu(index)) for index in range(len(gpus))]
+    found = cuda.inspect(tf.sysconfig.get_build_info())
+    extras = _extras()
+    # What TensorFlow has found already is not missing, wherever it lies.
+    missing = () if gpus else found.missing
+    if found.gpu_present and extras["nvidia-ml-py"] is None:
+        missing += (
+            Missing(
+                "nvidia-ml-py is not installed: no readings of utilisation, memory, power and energy",
+                "pip install nvidia-ml-py",
+            ),
+        )
+    return Survey(describe(device), extras, tuple(trials), found, missing)
+
+
+def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Trial:
+    """Run the convolution on one device, and check what it gives."""
+    seconds = []
+    try:
+        with tf.device(name):
+            images, kernel = tf.ones(SHAPE), tf.ones(FILTER)
+            for _ in range(1 + REPEATS):
+                began = time.perf_counter()
+                result = tf.nn.conv2d(images, kernel, 1, "VALID").numpy()
+                seconds.append(time.perf_counter() - began)
+    except tf.errors.OpError as error:
+        return Trial(name, kind, description, str(error.message).strip().split("\n")[0])
+    expected = float(np.prod(FILTER[:3]))
+    if not np.array_equal(result, np.full_like(result, expected)):
+        wrong = float(result[result != expected][0])
+        return Trial(name, kind, description, f"wrong result: {wrong} where {expected} was expected")
+    median = statistics.median(seconds[1:])
+    return Trial(name, kind, description, None, 1000 * seconds[0], 1000 * median, FLOPS / median / 1e9)
+
+
+def _extras() -> dict[str, str | None]:
+    names = ("nvidia-ml-py", "ai-edge-litert", "tf2onnx", "onnx", "onnxruntime", "tensorflow-serving-api")
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
