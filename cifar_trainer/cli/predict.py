@@ -81,6 +81,8 @@ def _load_tensorflow() -> None:
     from cifar_trainer import environment
 
     environment.load_tensorflow(verbose=verbosity() > 0)
+    # A few pictures are classified before a GPU has started.
+    environment.choose_device("cpu")
 
 
 def format_answer(answer: "Answer") -> str:

@@ -13,7 +13,6 @@ from cifar_trainer.errors import RunError
 from cifar_trainer.export.formats import Format
 from cifar_trainer.export.gate import prove
 from cifar_trainer.export.manifest import Export, describe, write_documents
-from cifar_trainer.export.preconditions import check_data
 from cifar_trainer.export.reference import measure, spread
 from cifar_trainer.export.writers import write_artefact
 from cifar_trainer.run import Run
@@ -33,14 +32,12 @@ def export_run(
 ) -> list[Export]:
     """Export a run's model in each of `formats` into the folder `output`.
 
-    The caller has passed `check_model`, `check_packages` and `check_targets`.
+    The caller has passed `check_model` and what `preconditions` checks.
 
     Raises:
         RunError: the model cannot be read, or `output` cannot be written.
-        DataError: `dataset` is not the one of the run.
         CheckError: an artefact does not agree with the Keras model. Nothing is put in place.
     """
-    check_data(run, dataset)
     measured = measure(run, run.read_config(), dataset)
     examples = np.ascontiguousarray(dataset.train.images[spread(len(dataset.train), _EXAMPLES)])
     proofs = {}

@@ -89,7 +89,7 @@ def prove(artefact: Path, form: Format, reference: Reference) -> Proof:
     if form.takes_bytes:
         ways["encoded"] = "from encoded pictures"
     proofs = [
-        _compare({name: answers[f"{name}_{key}"] for name in _OUTPUTS}, way, form, reference)
+        compare({name: answers[f"{name}_{key}"] for name in _OUTPUTS}, way, form, reference)
         for key, way in ways.items()
     ]
     return dataclasses.replace(
@@ -131,7 +131,18 @@ def _ask(artefact: Path, form: Format, images: np.ndarray) -> dict[str, np.ndarr
         return dict(arrays)
 
 
-def _compare(answer: dict[str, np.ndarray], way: str, form: Format, whole: Reference) -> Proof:
+def compare(answer: dict[str, np.ndarray], way: str, form: Format, whole: Reference) -> Proof:
+    """Compare an artefact's answers with the Keras model's.
+
+    Args:
+        answer: `logits`, `probabilities`, `class_id`, `class_name` of the first pictures.
+        way: how the artefact was asked, for the message.
+        form: the format, whose bound holds.
+        whole: what the Keras model says, of these pictures and maybe more.
+
+    Raises:
+        CheckError: they are too far apart, or the outputs contradict each other.
+    """
     reference = whole.first(len(answer["class_id"]))
     _check_shapes(answer, form, len(reference.labels))
     _check_consistency(answer, form, reference)

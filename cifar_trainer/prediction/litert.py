@@ -18,14 +18,16 @@ CLASSES_MEMBER = "labels.txt"
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """Turn the process's stdout and stderr away: LiteRT and its converter write to them from C++."""
+    saved = {}
     with open(os.devnull, "wb") as nowhere:
-        saved = [os.dup(1), os.dup(2)]
+        for number in (1, 2):
+            with contextlib.suppress(OSError):  # It is closed: nobody reads it anyway.
+                saved[number] = os.dup(number)
+                os.dup2(nowhere.fileno(), number)
         try:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
             yield
         finally:
-            for number, descriptor in zip((1, 2), saved, strict=True):
+            for number, descriptor in saved.items():
                 os.dup2(descriptor, number)
                 os.close(descriptor)
 

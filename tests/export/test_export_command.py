@@ -1,0 +1,162 @@
+"""`export`: what it makes, and that it makes all of it or nothing (rows 55 to 58 of the faults)."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cifar_trainer import files
+from cifar_trainer.errors import CifarTrainerError
+from cifar_trainer.export.formats import FORMATS, Bound, Format
+from cifar_trainer.export.preconditions import check_packages
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_the_json_has_the_contracts_keys_and_the_figures_keep_the_bounds(exports: dict[str, Any]) -> None:
+    assert set(exports) == {"run_dir", "exports"}
+    for each in exports["exports"]:
+        assert list(each) == ["format", "path", "bytes", "sha256", "max_abs_difference", "agreement"]
+        bound = FORMATS[each["format"]].bound
+        assert bound.difference is None or each["max_abs_difference"] <= bound.difference
+        assert each["agreement"] >= (0.9 if bound.accuracy_loss else 0.999)
+
+
+def test_the_manifest_and_the_card_say_what_lies_there(
+    exports: dict[str, Any], artefacts: dict[str, Path]
+) -> None:
+    folder = artefacts["saved_model"].parent
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [entry["format"] for entry in manifest["artefacts"]] == list(artefacts)
+    for entry in manifest["artefacts"]:
+        for name, digest in entry["files"].items():
+            assert files.sha256_file(folder / name) == digest
+    assert manifest["accuracy"]["low"] < manifest["accuracy"]["value"] < manifest["accuracy"]["high"]
+    card = (folder / "model_card.md").read_text()
+    assert "synthetic pictures (not CIFAR-10)" in card
+    assert "it knows nothing about photographs" in card
+    assert all(f"`{path.name}`" in card for path in artefacts.values())
+
+
+def test_nothing_but_the_artefacts_and_their_description_is_left(artefacts: dict[str, Path]) -> None:
+    folder = artefacts["saved_model"].parent
+    expected = {path.name for path in artefacts.values()} | {"manifest.json", "model_card.md"}
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def refused(run_cli: RunCli, *arguments: object, code: int) -> str:
+    done = run_cli(["export", *arguments])
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("Error: ") == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_no_such_run(run_cli: RunCli, tmp_path: Path) -> None:
+    assert "does not exist" in refused(run_cli, tmp_path / "nothing", code=1)
+    assert "has no config.json" in refused(run_cli, tmp_path, code=1)
+
+
+def test_a_run_without_a_model_says_what_is_there(run_cli: RunCli, learned_run: Path, tmp_path: Path) -> None:
+    shutil.copy(learned_run / "config.json", tmp_path)
+    message = refused(run_cli, tmp_path, code=1)
+    assert "no model.keras (it holds config.json)" in message
+    assert "train --resume" in message
+
+
+def test_what_stands_there_is_refused_and_untouched(
+    run_cli: RunCli, learned_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "precious").write_text("mine")
+    message = refused(run_cli, learned_run, "--output", tmp_path, "--data-dir", data_dir, code=1)
+    assert f"{tmp_path / 'saved_model'} exists already" in message
+    assert "--force" in message
+    assert (tmp_path / "saved_model" / "precious").read_text() == "mine"
+
+
+def test_other_data_than_the_runs_is_refused(
+    run_cli: RunCli, learned_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(learned_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["test"]["fingerprint"] = "0" * 64
+    (run / "config.json").write_text(json.dumps(config))
+    assert "0" * 64 in refused(run_cli, run, "--data-dir", data_dir, code=3)
+    assert not (run / "export").exists()
+
+
+def test_a_missing_package_is_named_with_its_extra() -> None:
+    form = Format("lite", "lite.bin", Bound(None, 1.0), "litert", ("no_such_package",))
+    with pytest.raises(CifarTrainerError, match=r"no_such_package.*cifar-trainer\[litert\]"):
+        check_packages([form])
+
+
+def run_patched(patch: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `export` in a process of its own, after some lines of Python."""
+    code = f"{patch}\nfrom cifar_trainer.cli import main\nmain(prog_name='cifar-trainer')"
+    return subprocess.run(
+        [sys.executable, "-c", code, "export", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+#: The writer of LiteRT files, with the names of two classes exchanged.
+_PERMUTED = """
+import dataclasses
+from cifar_trainer.export import writers
+right = writers.write_artefact
+def wrong(form, network, path, examples):
+    if form.name == "litert":
+        dense = network.model.layers[-1]
+        kernel, bias = dense.get_weights()
+        dense.set_weights([kernel[:, ::-1], bias[::-1]])
+    right(form, network, path, examples)
+writers.write_artefact = wrong
+"""
+
+
+def test_one_artefact_that_disagrees_leaves_none_behind(
+    learned_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    output = tmp_path / "export"
+    done = run_patched(
+        _PERMUTED, learned_run, "--output", output, "--data-dir", data_dir,
+        "--format", "litert-float16", "--format", "litert",
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "does not agree with the Keras model" in done.stderr
+    assert "The worst pictures" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+
+
+#: SIGKILL when the artefact is written and proved, before it has its name.
+_KILLED = """
+import os, signal
+from cifar_trainer import files
+files.flush_tree = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_before_the_swap_the_old_artefact_is_whole(
+    learned_run: Path, data_dir: Path, artefacts: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(artefacts["saved_model"], tmp_path / "saved_model", symlinks=True)
+    before = files.sha256_tree(tmp_path / "saved_model")
+    done = run_patched(_KILLED, learned_run, "--output", tmp_path, "--data-dir", data_dir, "--force")
+    assert done.returncode == -signal.SIGKILL
+    assert files.sha256_tree(tmp_path / "saved_model") == before
+    assert not [name for name in os.listdir(tmp_path) if not name.startswith((".partial-", "saved_model"))]
