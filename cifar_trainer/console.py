@@ -21,6 +21,18 @@ from rich.progress import (
 )
 
 
+class _Results(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would exit with 1. The command line ends quietly, as where it prints without Rich.
+        raise
+
+
+class _Notes(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would exit; but nobody reading the notes is no reason to stop the work.
+        self.quiet = True
+
+
 class Output:
     """The two streams, and how much may be said on them.
 
@@ -30,8 +42,8 @@ class Output:
 
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
-        self.results = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        self.notes = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        self.results = _Results(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.notes = _Notes(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
     @property
     def live(self) -> bool:

@@ -1,5 +1,6 @@
 """What every command shares: verbosity, errors as one message, exit codes, JSON."""
 
+import contextlib
 import functools
 import json
 import os
@@ -29,6 +30,9 @@ DEFAULT_DATA_DIR = Path("data")
 
 _VERBOSITY = "cifar_trainer.verbosity"
 
+#: Nobody reads stderr any more: the message is lost, the exit code is not.
+_UNREAD = contextlib.suppress(OSError)
+
 
 class Terminated(BaseException):
     """A signal that asks the process to end; BaseException, so that no handler swallows it."""
@@ -47,34 +51,44 @@ class Group(click.Group):
         """Run the command line; `standalone_mode` off returns and raises instead of exiting."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
+        _open_closed_streams()
         _raise_on_signals()
         try:
             # Click's own standalone mode would exit 1 on Ctrl-C; scripts expect 130.
             result = super().main(args, standalone_mode=False, **extra)
             flush_stdout()
             sys.exit(result if isinstance(result, int) else 0)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            sys.exit(2)
         except click.ClickException as error:
-            error.show()
+            with _UNREAD:
+                error.show()
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            print("Interrupted.", file=sys.stderr)
+            _complain("Interrupted.")
             sys.exit(130)
         except Terminated as error:
-            print(f"Ended by {signal.Signals(error.number).name}.", file=sys.stderr)
+            _complain(f"Ended by {signal.Signals(error.number).name}.")
             sys.exit(128 + error.number)
+        except BrokenPipeError:
+            _exit_quietly()
+
+    # Click itself would exit 1 where the reader of a pipe is gone, in parsing (--help) and in commands.
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
         except BrokenPipeError:
             _exit_quietly()
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            _exit_quietly()
         except errors.CifarTrainerError as error:
             if verbosity(ctx) > 0:
-                traceback.print_exc()
-            print(f"Error: {printable(str(error))}", file=sys.stderr)
+                with _UNREAD:
+                    traceback.print_exc()
+            _complain(f"Error: {printable(str(error))}")
             ctx.exit(exit_code(error))
 
 
@@ -166,6 +180,26 @@ def _raise_on_signals() -> None:
         # nohup's "ignore" is the user's wish.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, handler)
+
+
+def _complain(text: str) -> None:
+    with _UNREAD:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null where a stream was closed from the start (`2>&-`).
+
+    Else the next file to be opened would get its number, and TensorFlow would log into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Gets the lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _exit_quietly() -> NoReturn:
