@@ -8,10 +8,11 @@ import contextlib
 import dataclasses
 import threading
 import time
+from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-#: Seconds between samples; the driver's own counters do not move faster.
+#: Seconds between samples; the driver's own averages do not move faster.
 INTERVAL = 0.2
 
 
@@ -36,15 +37,16 @@ class GpuTelemetry:
     """Samples one GPU in a thread of its own while the `with` block runs.
 
     Args:
-        index: the device, as NVML counts them.
+        bus_id: the device's place on the bus, such as `0000:65:00.0`, which unlike its
+            number is the same for CUDA and for NVML; None gives empty readings.
         nvml: the binding; None imports pynvml if it is there.
     """
 
-    def __init__(self, index: int = 0, nvml: ModuleType | Any | None = None) -> None:
-        self._index = index
+    def __init__(self, bus_id: str | None, nvml: ModuleType | Any | None = None) -> None:
+        self._bus_id = bus_id
         self._nvml = nvml
         self._handle: Any = None
-        self._samples: list[tuple[float, float, float]] = []
+        self._samples: list[tuple[float | None, float | None, float | None]] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -52,6 +54,8 @@ class GpuTelemetry:
         self._marked_energy: float | None = None
 
     def __enter__(self) -> Self:
+        if self._bus_id is None:
+            return self
         if self._nvml is None:
             try:
                 import pynvml
@@ -60,12 +64,11 @@ class GpuTelemetry:
             self._nvml = pynvml
         try:
             self._nvml.nvmlInit()
-            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(self._index)
+            self._handle = self._nvml.nvmlDeviceGetHandleByPciBusId(self._bus_id.encode())
         except self._nvml.NVMLError:
-            self._handle = None
             return self
         self._marked_at, self._marked_energy = time.monotonic(), self._energy()
-        self._thread = threading.Thread(target=self._sample, name="gpu-telemetry", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gpu-telemetry", daemon=True)
         self._thread.start()
         return self
 
@@ -75,10 +78,11 @@ class GpuTelemetry:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._thread is None:
+        if self._nvml is None or self._thread is None:
             return
         self._stop.set()
         self._thread.join()
+        self._handle = None
         with contextlib.suppress(self._nvml.NVMLError):
             self._nvml.nvmlShutdown()
 
@@ -86,42 +90,46 @@ class GpuTelemetry:
         """What the device did since the last mark, or since the block began."""
         if self._handle is None:
             return Reading()
+        # An epoch may be shorter than the interval: one sample there is in any case.
+        self._sample()
         now, energy = time.monotonic(), self._energy()
         with self._lock:
             samples, self._samples = self._samples, []
-        seconds = now - self._marked_at
-        watts = _mean([sample[2] for sample in samples])
+        utilization, memory, power = (
+            [value for value in values if value is not None] for values in zip(*samples, strict=True)
+        )
+        watts = _mean(power)
         joules = None
         if energy is not None and self._marked_energy is not None:
             joules = energy - self._marked_energy
         elif watts is not None:
-            joules = watts * seconds
+            joules = watts * (now - self._marked_at)
         self._marked_at, self._marked_energy = now, energy
-        return Reading(
-            _mean([sample[0] for sample in samples]),
-            max((sample[1] for sample in samples), default=None),
-            watts,
-            joules,
-        )
+        return Reading(_mean(utilization), max(memory, default=None), watts, joules)
+
+    def _run(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            self._sample()
 
     def _sample(self) -> None:
-        nvml = self._nvml
-        assert nvml is not None
-        while not self._stop.wait(INTERVAL):
-            # A reading that fails now may work in a moment: a driver under load answers late.
-            with contextlib.suppress(nvml.NVMLError):
-                sample = (
-                    float(nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu),
-                    nvml.nvmlDeviceGetMemoryInfo(self._handle).used / 2**20,
-                    nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000,
-                )
-                with self._lock:
-                    self._samples.append(sample)
+        nvml, handle = self._nvml, self._handle
+        sample = (
+            self._read(lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+            self._read(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20),
+            self._read(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+        )
+        with self._lock:
+            self._samples.append(sample)
 
     def _energy(self) -> float | None:
+        """J since the driver was loaded; None on GPUs before Volta, which do not count them."""
+        return self._read(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000)
+
+    def _read(self, read: Callable[[], float]) -> float | None:
+        # Each on its own: many devices know some of these and not the others.
         try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000  # type: ignore[union-attr]
-        except self._nvml.NVMLError:  # type: ignore[union-attr]
+            return read()
+        except self._nvml.NVMLError:
             return None
 
 

@@ -258,6 +258,7 @@ def _train(
             display,
             Options(
                 gpu=device.kind == "gpu",
+                gpu_bus_id=device.bus_id,
                 should_stop=lambda: bool(stop),
                 checkpoint_every=options["checkpoint_every"],
                 profile=options["profile"],

@@ -110,6 +110,23 @@ def inspect(build: Mapping[str, Any]) -> Cuda:
     )
 
 
+def bus_id(index: int) -> str | None:
+    """The place on the bus, such as `0000:65:00.0`, of a GPU by CUDA's number; None if there is none.
+
+    CUDA's numbers follow CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER; those of NVML, which
+    reads power and utilisation, do not.
+    """
+    driver = _load("libcuda.so.1")
+    if isinstance(driver, OSError):
+        return None
+    device, place = ctypes.c_int(), ctypes.create_string_buffer(32)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
+        return None
+    if driver.cuDeviceGetPCIBusId(place, len(place), device):
+        return None
+    return place.value.decode()
+
+
 def _gpu_present() -> bool:
     # /dev/dxg is the GPU of Windows inside its Linux subsystem.
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()

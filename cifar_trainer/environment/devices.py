@@ -19,6 +19,7 @@ class Device:
         description: such as `AMD EPYC, 2 cores` or `NVIDIA H100`.
         tensorflow_name: the name of the first one for `tf.device`.
         count: how many there are of it.
+        bus_id: a GPU's place on the bus, by which NVML knows it.
         warning: why a GPU that is there stays unused; empty if there is none to use.
     """
 
@@ -26,6 +27,7 @@ class Device:
     description: str
     tensorflow_name: str
     count: int
+    bus_id: str | None = None
     warning: str = ""
 
 
@@ -52,7 +54,7 @@ def choose_device(name: str) -> Device:
             # Refused once TensorFlow has started; the choice itself still stands.
             with contextlib.suppress(RuntimeError):
                 tf.config.experimental.set_memory_growth(gpu, True)
-        return Device("gpu", describe_gpu(0), "/GPU:0", len(gpus))
+        return Device("gpu", describe_gpu(0), "/GPU:0", len(gpus), bus_id=cuda.bus_id(0))
     report = cuda.inspect(tf.sysconfig.get_build_info())
     if name == "gpu":
         raise DeviceError(f"--device gpu: TensorFlow finds no GPU that it can use. {report.advice()}")
@@ -75,4 +77,4 @@ def describe_cpu() -> str:
 
 
 def _cpu(warning: str = "") -> Device:
-    return Device("cpu", describe_cpu(), "/CPU:0", 1, warning)
+    return Device("cpu", describe_cpu(), "/CPU:0", 1, warning=warning)

@@ -32,6 +32,7 @@ class Options:
 
     Attributes:
         gpu: whether the device in use is a GPU.
+        gpu_bus_id: its place on the bus, to read its power and utilisation; None reads nothing.
         should_stop: asked between chunks of steps.
         checkpoint_every: seconds between checkpoints inside an epoch.
         profile: write a trace of some steps for TensorBoard's profiler.
@@ -42,6 +43,7 @@ class Options:
     should_stop: Callable[[], bool]
     checkpoint_every: float = 60.0
     profile: bool = False
+    gpu_bus_id: str | None = None
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
 
 
@@ -171,6 +173,7 @@ def _build(
         options.checkpoint_every,
         events.flush,
         _profiler(run.tensorboard / "train") if options.profile else None,
+        options.gpu_bus_id,
     )
     trainer = Trainer(
         model, optimizer, loop, data, run,

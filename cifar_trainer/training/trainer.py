@@ -47,12 +47,14 @@ class Policy:
         checkpoint_every: seconds between checkpoints inside an epoch.
         flush: called before each checkpoint, so that nothing on the disk lags behind it.
         profile: profiles the second chunk of the run: called with True, then with False.
+        gpu_bus_id: the GPU whose power and utilisation are read; None reads nothing.
     """
 
     should_stop: Callable[[], bool]
     checkpoint_every: float
     flush: Callable[[], None]
     profile: Callable[[bool], None] | None = None
+    gpu_bus_id: str | None = None
 
 
 class Trainer:
@@ -140,7 +142,7 @@ class Trainer:
         if self._saved_position is None:
             self._save()
         self._write_history()
-        with GpuTelemetry() as telemetry:
+        with GpuTelemetry(self._policy.gpu_bus_id) as telemetry:
             while self._epoch < epochs and not self._model.stop_training:
                 if self._policy.should_stop() or not self._train_epoch(epochs, callback_list):
                     self._save()
