@@ -44,7 +44,7 @@ class GpuTelemetry:
 
     def __init__(self, bus_id: str | None, nvml: ModuleType | Any | None = None) -> None:
         self._bus_id = bus_id
-        self._nvml = nvml
+        self._nvml: Any = nvml
         self._handle: Any = None
         self._samples: list[tuple[float | None, float | None, float | None]] = []
         self._lock = threading.Lock()

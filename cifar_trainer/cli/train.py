@@ -156,7 +156,7 @@ def new_config(options: Mapping[str, Any]) -> TrainConfig:
     from cifar_trainer.recipes import get_recipe
 
     recipe = get_recipe(options["recipe"])
-    defaults = {
+    defaults: dict[str, Any] = {
         "epochs": recipe.EPOCHS,
         "batch_size": recipe.BATCH_SIZE,
         "learning_rate": recipe.LEARNING_RATE,
