@@ -1,0 +1,107 @@
+"""What is evaluated: a run's model and a split that it may be judged by."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Dataset, Split
+from cifar_trainer.data.training_split import split_for
+from cifar_trainer.errors import DataError, UsageError
+from cifar_trainer.inference import Predictor, weights_sha256
+from cifar_trainer.prediction.keras_model import load_model
+from cifar_trainer.run import Run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A run's model, and the images that it is evaluated on.
+
+    Attributes:
+        run, config, dataset: the run, its settings, its data.
+        model: uint8 [N, 32, 32, 3] to float32 logits [N, 10], in the precision of the training.
+        predictor: computes its logits, compiled once.
+        split_name: `test` or `validation`.
+        images: uint8 [N, 32, 32, 3].
+        labels: uint8 [N].
+        logits: float32 [N, 10], of the images.
+        weights_sha256: over the model's weights.
+    """
+
+    run: Run
+    config: TrainConfig
+    dataset: Dataset
+    model: keras.Model
+    predictor: Predictor
+    split_name: str
+    images: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    weights_sha256: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The class of the largest logit, int64 [N]."""
+        predicted: np.ndarray = self.logits.argmax(axis=1)
+        return predicted
+
+
+def check_split(config: TrainConfig, split_name: str) -> None:
+    """Raise UsageError where a run has no such split: only `holdout` sets validation images aside."""
+    if split_name == "validation" and config.validation != "holdout":
+        raise UsageError(
+            "--split validation: this run watched the test set (--validation test) and held no training "
+            "images back. Evaluate it with --split test, or train with --validation holdout."
+        )
+
+
+def check_data(run: Run, dataset: Dataset) -> None:
+    """Raise DataError where the run was trained on other data than `dataset`."""
+    saved = run.read_json(run.config).get("data")
+    for name in ("train", "test"):
+        part = saved.get(name) if isinstance(saved, dict) else None
+        before = part.get("fingerprint") if isinstance(part, dict) else None
+        now = getattr(dataset, name).fingerprint
+        if before != now:
+            raise DataError(
+                f"{run.path} was trained on other data: its {name} split has the fingerprint {before}, the "
+                f"one in {dataset.folder} has {now}. Name the right folder with --data-dir."
+            )
+
+
+def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
+    """Load a run's model and compute its logits for a split.
+
+    Raises:
+        UsageError: the run has no such split.
+        DataError: it was trained on other data.
+        RunError: its model is damaged, or holds code.
+    """
+    config = run.read_config()
+    check_split(config, split_name)
+    check_data(run, dataset)
+    model = load_model(run.model)
+    predictor = Predictor(model)
+    split = evaluated_split(dataset, config, split_name)
+    return Subject(
+        run=run,
+        config=config,
+        dataset=dataset,
+        model=model,
+        predictor=predictor,
+        split_name=split_name,
+        images=split.images,
+        labels=split.labels,
+        logits=predictor(split.images),
+        weights_sha256=weights_sha256(model),
+    )
+
+
+def evaluated_split(dataset: Dataset, config: TrainConfig, split_name: str) -> Split:
+    """The images of `test`, or those that the run held out as `validation`."""
+    return dataset.test if split_name == "test" else split_for(dataset, config)[1]
