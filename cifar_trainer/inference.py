@@ -5,6 +5,7 @@ one process repeats another's figures.
 """
 
 import hashlib
+import itertools
 
 import keras
 import numpy as np
@@ -41,10 +42,7 @@ class Predictor:
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         cuts = np.linspace(0, images.shape[0], min(self._shards, images.shape[0]) + 1).astype(int)
-        parts = [
-            self._model(images[low:high], training=False)
-            for low, high in zip(cuts[:-1], cuts[1:], strict=True)
-        ]
+        parts = [self._model(images[low:high], training=False) for low, high in itertools.pairwise(cuts)]
         return tf.concat(parts, axis=0)
 
 

@@ -162,7 +162,8 @@ def new_config(options: Mapping[str, Any]) -> TrainConfig:
         "learning_rate": recipe.LEARNING_RATE,
     }
     given: dict[str, Any] = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig)}
-    return TrainConfig(**{k: defaults.get(k) if v is None else v for k, v in given.items()})
+    resolved: dict[str, Any] = {k: defaults.get(k) if v is None else v for k, v in given.items()}
+    return TrainConfig(**resolved)
 
 
 def resumed_config(ctx: click.Context, saved: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:

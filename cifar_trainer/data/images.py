@@ -152,7 +152,8 @@ def _check_png(content: bytes, where: str) -> None:
         actual = zlib.crc32(data[position + 4 : end - 4])
         if actual != expected:
             raise DataError(
-                f"{where} is a broken PNG: the CRC of chunk {kind!r} is {actual:08x}, expected {expected:08x}."
+                f"{where} is a broken PNG: the CRC of chunk {kind!r} is {actual:08x}, "
+                f"expected {expected:08x}."
             )
         if kind == b"IHDR":
             width, height, depth, colour = struct.unpack_from(">IIBB", content, position + 8)
@@ -160,8 +161,8 @@ def _check_png(content: bytes, where: str) -> None:
                 raise DataError(_size_message(where, width, height))
             if (depth, colour) != (8, 2):
                 raise DataError(
-                    f"{where} is {_PNG_TYPES.get(colour, f'colour type {colour}')} with {depth} bits a channel, "
-                    "expected RGB with 8."
+                    f"{where} is {_PNG_TYPES.get(colour, f'colour type {colour}')} "
+                    f"with {depth} bits a channel, expected RGB with 8."
                 )
         if kind == b"IEND":
             return

@@ -159,4 +159,4 @@ def test_killed_before_the_swap_the_old_artefact_is_whole(
     done = run_patched(_KILLED, learned_run, "--output", tmp_path, "--data-dir", data_dir, "--force")
     assert done.returncode == -signal.SIGKILL
     assert files.sha256_tree(tmp_path / "saved_model") == before
-    assert not [name for name in os.listdir(tmp_path) if not name.startswith((".partial-", "saved_model"))]
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith((".partial-", "saved_model"))]

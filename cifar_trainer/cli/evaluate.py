@@ -1,0 +1,123 @@
+"""`cifar-trainer evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cifar_trainer.cli.base import (
+    data_dir_option,
+    json_option,
+    print_json,
+    run_argument,
+    verbosity,
+    verbosity_options,
+)
+from cifar_trainer.config import check_choice
+from cifar_trainer.errors import CheckError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cifar_trainer.evaluation.report import Report
+
+
+@click.command(name="evaluate")
+@run_argument
+@click.option(
+    "--split",
+    default="test",
+    metavar="[test|validation]",
+    help="The test set, or the training images that --validation holdout set aside.",
+)
+@data_dir_option("evaluate")
+@click.option("--require-accuracy", type=float, metavar="X", help="Exit with 4 below it (0 to 1).")
+@json_option
+@verbosity_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    run: Path | None,
+    split: str,
+    data_dir: Path,
+    require_accuracy: float | None,
+    as_json: bool,
+) -> None:
+    """Measure a run's model: accuracy, precision, recall, F1, confusion matrix.
+
+    RUN is a run's folder; the newest run, if left out. The report goes into
+    RUN/evaluation/SPLIT/.
+
+    \b
+    Examples:
+      cifar-trainer evaluate
+      cifar-trainer evaluate runs/seed-1 --split validation --json
+      cifar-trainer evaluate --require-accuracy 0.65
+    """
+    if require_accuracy is not None and not 0 <= require_accuracy <= 1:
+        raise UsageError(
+            f"--require-accuracy {require_accuracy} is out of range. "
+            "Expected a share from 0 to 1, such as 0.65."
+        )
+    check_choice("split", split, ("test", "validation"))
+    from cifar_trainer import environment
+    from cifar_trainer.console import Output
+    from cifar_trainer.data import load_dataset
+    from cifar_trainer.prediction.run_model import check_model
+    from cifar_trainer.run import open_run
+
+    output = Output(verbosity(ctx))
+    opened = open_run(run)
+    check_model(opened)
+    config = opened.read_config()
+    dataset = load_dataset(data_dir, config.dataset)
+    environment.load_tensorflow(verbose=verbosity(ctx) > 0)
+    environment.choose_device(config.device)
+    environment.configure_threads()
+    from cifar_trainer.evaluation.report import evaluate
+    from cifar_trainer.evaluation.subject import load_subject
+
+    report = evaluate(load_subject(opened, dataset, split))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        output.result(report_table(report))
+        output.note(f"report: {opened.evaluation(split)}/report.json, confusion_matrix.png")
+    if require_accuracy is not None and report.accuracy < require_accuracy:
+        raise CheckError(
+            f"The accuracy is {report.accuracy:.4f} on {report.images} images of the {split} split; "
+            f"--require-accuracy asked for {require_accuracy}."
+        )
+
+
+def report_table(report: "Report") -> "Table":
+    """The report by class, its summary in the caption."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{report.run_dir}: {report.split} split of {report.data}",
+        caption=f"{report.images:,} images, accuracy {report.accuracy:.2%}, loss {report.loss:.4f}",
+        caption_justify="left",
+    )
+    table.add_column("class")
+    for name in ("precision", "recall", "F1", "images"):
+        table.add_column(name, justify="right")
+    for row in report.per_class:
+        table.add_row(
+            row["class"],
+            f"{row['precision']:.3f}",
+            f"{row['recall']:.3f}",
+            f"{row['f1']:.3f}",
+            str(row["support"]),
+        )
+    table.add_section()
+    macro = report.macro
+    table.add_row(
+        "mean",
+        f"{macro['precision']:.3f}",
+        f"{macro['recall']:.3f}",
+        f"{macro['f1']:.3f}",
+        str(report.images),
+    )
+    return table
