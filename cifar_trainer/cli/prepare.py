@@ -1,23 +1,31 @@
 """`cifar-trainer prepare`: the data, from wherever it is, ready to train on."""
 
-import contextlib
-from collections.abc import Iterator
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import data_dir_option, json_option, print_json, verbosity, verbosity_options
+from cifar_trainer.cli.base import (
+    DEFAULT_DATA_DIR,
+    data_dir_option,
+    json_option,
+    print_json,
+    printable,
+    verbosity,
+    verbosity_options,
+)
 
 if TYPE_CHECKING:
     from cifar_trainer.console import Output
-    from cifar_trainer.data import PreparedReport, Reporter
+    from cifar_trainer.data import PreparedReport, SplitSummary
 
 
 @click.command()
 @click.option(
-    "--dataset", default="cifar10", help="cifar10, or synthetic: drawn pictures that need no source."
-)
+    "--dataset", default="cifar10", metavar="cifar10|synthetic",
+    help="synthetic: drawn pictures, which need no source.",
+)  # fmt: skip
 @click.option("--source", metavar="PATH|URL", help="Where CIFAR-10 is; without it, it is downloaded.")
 @data_dir_option("prepare")
 @click.option("--offline", is_flag=True, show_default=False, help="Never open a connection.")
@@ -43,9 +51,10 @@ def command(
     \b
     Examples:
       cifar-trainer prepare
-      cifar-trainer prepare --source ~/cifar-10-python.tar.gz --data-dir data
+      cifar-trainer prepare --source cifar-10-python.tar.gz --data-dir data
       cifar-trainer prepare --dataset synthetic
     """
+    from cifar_trainer.cli.prepare_display import reporting
     from cifar_trainer.console import Output
     from cifar_trainer.data import prepare
 
@@ -57,33 +66,50 @@ def command(
     if as_json:
         print_json(report.to_json())
     else:
-        output.result(format_report(report))
+        output.result(printable(format_report(report, checked=verify)))
 
 
 def prepare_if_missing(dataset: str, data_dir: Path, *, offline: bool, output: "Output") -> None:
     """Prepare `dataset` as `prepare` would, where nothing is prepared yet; for `train`."""
+    from cifar_trainer.cli.prepare_display import reporting
     from cifar_trainer.data import prepare
 
     with reporting(output) as reporter:
         report = prepare(dataset, data_dir, offline=offline, reporter=reporter)
     if not report.already:
-        output.note(f"Prepared {report.title} in {report.folder}.")
+        output.note(printable(f"Prepared {report.title} in {report.folder}."))
 
 
-@contextlib.contextmanager
-def reporting(output: "Output") -> Iterator["Reporter"]:
-    """A reporter that shows on `output` what `prepare` says."""
-    from cifar_trainer.data import Reporter
+def format_report(report: "PreparedReport", *, checked: bool) -> str:
+    """What `prepare` says at its end: what it is, how much, where it lies, what comes next."""
+    verified = "yes: both fingerprints are CIFAR-10's" if report.verified else "no: it is not CIFAR-10"
+    files = "as they were written: every checksum and fingerprint holds" if checked else None
+    rows = [
+        ("verified", verified),
+        ("files", files),
+        ("training", _format_split(report.train)),
+        ("test", _format_split(report.test)),
+        ("classes", ", ".join(report.classes)),
+        ("source", report.source),
+        ("samples", str(report.folder / "samples.png")),
+    ]
+    state = "prepared already" if report.already else "prepared"
+    name = report.title[0].upper() + report.title[1:]
+    lines = [f"{name}: {state} in {report.folder}"]
+    lines += [f"  {label:<9} {text}" for label, text in rows if text is not None]
+    return "\n".join([*lines, f"Next: {_next_command(report)}"])
 
-    with output.count_bar() as bar:
-        task = bar.add_task("reading images", total=None, visible=False)
 
-        def on_images(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
-        yield Reporter(note=output.note, warn=output.warn, on_images=on_images)
+def _format_split(split: "SplitSummary") -> str:
+    fewest, most = min(split.per_class), max(split.per_class)
+    each = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return f"{split.images:,} images, {each} of each class"
 
 
-def format_report(report: "PreparedReport") -> str:
-    """What `prepare` says at its end."""
-    return f"{report.title}: {report.train.images:,} + {report.test.images:,} images in {report.folder}"
+def _next_command(report: "PreparedReport") -> str:
+    words = ["cifar-trainer", "train"]
+    if report.dataset != "cifar10":
+        words += ["--dataset", report.dataset]
+    if report.data_dir != DEFAULT_DATA_DIR:
+        words += ["--data-dir", str(report.data_dir)]
+    return shlex.join(words)

@@ -1,9 +1,7 @@
 """Preparing a dataset: from a source, a download or a seed to the folder that training reads."""
 
 import contextlib
-import errno
-import os
-import shutil
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +9,13 @@ import filelock
 
 from cifar_trainer import files
 from cifar_trainer.config import DATASETS, check_choice
-from cifar_trainer.data import store, synthetic
+from cifar_trainer.data import disk, store, synthetic
 from cifar_trainer.data.dataset import RawDataset, title_of
+from cifar_trainer.data.download import WAYS_OUT, download, local_archive
+from cifar_trainer.data.mirrors import BINARY_VERSION, PYTHON_VERSION, Archive, is_url, mirrors
 from cifar_trainer.data.report import PreparedReport, Reporter
 from cifar_trainer.data.sources import read_source
+from cifar_trainer.data.transfer import shown
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
 
 LOCK_NAME = ".prepare.lock"
@@ -49,15 +50,13 @@ def prepare(
         DataError: the source is not what it should be, or the folder cannot be written.
     """
     check_choice("dataset", dataset, DATASETS)
-    if dataset == "synthetic" and source is not None:
-        raise UsageError(
-            f"--source {source} is for cifar10; --dataset synthetic is drawn, and has no source."
-        )
+    if source is not None:
+        _check_source(dataset, source, offline)
     folder = data_dir / dataset
     record = None if force else _existing(folder, reporter)
     already = record is not None
     if record is None:
-        _check_target(data_dir, folder)
+        disk.check_target(data_dir, folder, store.RECORD_NAME)
         with _hold(data_dir, reporter):
             # Another process may have prepared it while this one waited.
             record = None if force else _existing(folder, _QUIET)
@@ -87,10 +86,26 @@ def prepare(
     )
 
 
+def _check_source(dataset: str, source: str, offline: bool) -> None:
+    if dataset == "synthetic":
+        raise UsageError(f"--source {shown(source)} is for cifar10; synthetic is drawn, and has no source.")
+    if is_url(source) and offline:
+        raise UsageError(f"--offline forbids to open --source {shown(source)}. Leave one of them out.")
+    if is_url(source) and "@" in urllib.parse.urlsplit(source).netloc:
+        raise UsageError(
+            f"--source {shown(source)} comes with a user's name, which is not supported. "
+            "Download it yourself, and name the file."
+        )
+    if "://" in source and not is_url(source) and not Path(source).exists():
+        raise UsageError(
+            f"--source {shown(source)} is no address known here. Expected a path, http or https."
+        )
+
+
 def _existing(folder: Path, reporter: Reporter) -> store.Record | None:
     try:
-        return store.read_record(folder)
-    except DataNotFoundError:
+        return store.read_record(folder) if folder.is_dir() else None
+    except (DataNotFoundError, OSError):
         return None
     except DataError as error:
         reporter.note(f"{error}\nPreparing it anew.")
@@ -100,43 +115,48 @@ def _existing(folder: Path, reporter: Reporter) -> store.Record | None:
 def _obtain(
     dataset: str, data_dir: Path, source: str | None, offline: bool, reporter: Reporter
 ) -> tuple[RawDataset, str]:
+    """The pictures, and where they came from, in words for the record."""
     if dataset == "synthetic":
-        _check_room(data_dir, store.bytes_needed(synthetic.TRAIN_IMAGES + synthetic.TEST_IMAGES))
+        disk.check_room(data_dir, store.bytes_needed(synthetic.TRAIN_IMAGES + synthetic.TEST_IMAGES))
+        reporter.note(f"Drawing {synthetic.TRAIN_IMAGES + synthetic.TEST_IMAGES:,} pictures.")
         return synthetic.draw_dataset(), f"drawn from the seed {synthetic.SEED}"
-    if source is not None:
+    if source is None:
+        path = _official_archive(data_dir / DOWNLOADS, offline, reporter)
+        return read_source(path, reporter.on_images), path.name
+    if not is_url(source):
         return read_source(Path(source), reporter.on_images), source
-    raise DataNotFoundError("no download yet")
+    # What an address gives may change: it is read once, and not kept.
+    name = f"source-{files.sha256_bytes(source.encode())[:16]}"
+    path = download(Archive(name), [source], data_dir / DOWNLOADS, reporter)
+    try:
+        return read_source(path, reporter.on_images), shown(source)
+    except DataError as error:
+        raise DataError(f"What {shown(source)} gave cannot be used. {error}") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _official_archive(folder: Path, offline: bool, reporter: Reporter) -> Path:
+    path = local_archive((PYTHON_VERSION, BINARY_VERSION), folder)
+    if path is not None:
+        reporter.note(f"Reading {path}.")
+        return path
+    if offline:
+        raise DataNotFoundError(
+            f"No CIFAR-10 is prepared, there is no {PYTHON_VERSION.name} in {folder}, and --offline forbids "
+            f"to download it. {WAYS_OUT}"
+        )
+    disk.check_room(folder.parent, (PYTHON_VERSION.size or 0) + store.bytes_needed(60_000))
+    return download(PYTHON_VERSION, mirrors(), folder, reporter)
 
 
 def _write(folder: Path, dataset: str, raw: RawDataset, origin: str) -> store.Record:
     needed = store.bytes_needed(len(raw.train_labels) + len(raw.test_labels))
-    _check_room(folder.parent, needed)
+    disk.check_room(folder.parent, needed)
     try:
         return store.write_dataset(folder, dataset, raw, origin)
     except OSError as error:
-        raise _write_error(folder, needed, error) from error
-
-
-def _check_target(data_dir: Path, folder: Path) -> None:
-    """Make sure that the folder can be written, and that nothing of somebody else's is in the way."""
-    for path in (data_dir, folder):
-        if path.is_symlink() and not path.exists():
-            raise DataError(f"{path} is a link that leads nowhere. Remove it, or choose another --data-dir.")
-        if path.exists() and not path.is_dir():
-            raise DataError(f"{path} is a file, expected a folder. Choose another --data-dir.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / store.RECORD_NAME).exists():
-        raise DataError(
-            f"{folder} holds something that was not prepared by cifar-trainer. Move it away, "
-            "or choose another --data-dir."
-        )
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(data_dir / ".partial-probe", b"")
-        (data_dir / ".partial-probe").unlink()
-    except OSError as error:
-        raise DataError(
-            f"The data folder {data_dir} cannot be written: {error.strerror}. Choose another --data-dir."
-        ) from error
+        raise disk.write_error(folder, needed, error) from error
 
 
 @contextlib.contextmanager
@@ -151,24 +171,3 @@ def _hold(data_dir: Path, reporter: Reporter) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DataError(_room_message(folder, needed, free))
-
-
-def _write_error(folder: Path, needed: int, error: OSError) -> DataError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(folder.parent).free
-        return DataError(_room_message(folder.parent, needed, free))
-    reason = error.strerror or os.strerror(error.errno or errno.EIO)
-    return DataError(f"{folder} could not be written: {reason}. What was there before is untouched.")
-
-
-def _room_message(folder: Path, needed: int, free: int) -> str:
-    return (
-        f"The disk of {folder} is full: {needed:,} bytes are needed, {free:,} are free. "
-        "Make room, or choose another --data-dir."
-    )
