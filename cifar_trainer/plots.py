@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -45,7 +46,7 @@ class Theme:
         here, text, paper = (_luminance(c) for c in (color, to_rgb(self.text), to_rgb(self.background)))
         return self.text if _contrast(here, text) >= _contrast(here, paper) else self.background
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[Any, Any]:
         """The theme as Matplotlib's settings."""
         return {
             "figure.facecolor": self.background,
@@ -107,7 +108,7 @@ def png(figure: Figure) -> bytes:
 def pixels(figure: Figure) -> np.ndarray:
     """A figure as uint8 [H, W, 3]."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    canvas.draw()  # type: ignore[no-untyped-call]
     rgba: np.ndarray = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return rgba[..., :3].copy()
 

@@ -1,7 +1,6 @@
 """`export`: what it makes, and that it makes all of it or nothing (rows 55 to 58 of the faults)."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
