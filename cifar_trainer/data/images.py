@@ -155,7 +155,7 @@ def _check_png(content: bytes, where: str) -> None:
                 f"{where} is a broken PNG: the CRC of chunk {kind!r} is {actual:08x}, "
                 f"expected {expected:08x}."
             )
-        if kind == b"IHDR":
+        if kind == b"IHDR" and length == 13:
             width, height, depth, colour = struct.unpack_from(">IIBB", content, position + 8)
             if (width, height) != (32, 32):
                 raise DataError(_size_message(where, width, height))

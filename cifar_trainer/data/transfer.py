@@ -170,7 +170,7 @@ def _open(url: str, part: Part, archive: Archive, patience: Patience) -> http.cl
         return response
     except urllib.error.HTTPError as error:
         with error:
-            raise _refusal(error, part, patience) from error
+            raise _refusal(url, error, part, patience) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _connection_error(url, error, patience) from error
 
@@ -233,9 +233,11 @@ def _read(response: http.client.HTTPResponse, patience: Patience) -> bytes:
         raise FetchError(f"the connection broke: {_in_words(error)}", again=True) from error
 
 
-def _refusal(error: urllib.error.HTTPError, part: Part, patience: Patience) -> FetchError:
+def _refusal(url: str, error: urllib.error.HTTPError, part: Part, patience: Patience) -> FetchError:
     """What an answer of 3xx to 5xx means for the download."""
     answer = f"answered {error.code} {error.reason}".strip()
+    if error.code == 407:
+        return FetchError(f"the proxy {_proxy(url)} {answer}: it asks for a name and a password")
     if error.code == 416:
         # The server has no more than the part, and had that been the whole, its hash would have told.
         part.discard()

@@ -1,0 +1,137 @@
+"""Sources for the tests to read: pictures, class folders, archives, the official layouts."""
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cifar_trainer.data import CIFAR10_CLASSES
+
+Members = dict[str, bytes]
+
+
+def picture(number: int, size: tuple[int, int] = (32, 32), mode: str = "RGB", kind: str = "PNG") -> bytes:
+    """A picture's file; `number` decides its colours."""
+    width, height = size
+    pixels = (np.arange(height * width * 3) * (number + 3) % 251).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels.reshape(height, width, 3)).convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def class_folders(train: int = 2, test: int = 1, classes: tuple[str, ...] = CIFAR10_CLASSES) -> Members:
+    """So many pictures of each class, laid out train/CLASS/*.png and test/CLASS/*.png."""
+    return {
+        f"{split}/{name}/{index}.png": picture(1000 * (split == "test") + 20 * label + index)
+        for split, count in (("train", train), ("test", test))
+        for label, name in enumerate(classes)
+        for index in range(count)
+    }
+
+
+def write_folder(path: Path, members: Mapping[str, bytes]) -> Path:
+    for name, content in members.items():
+        target = path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    return path
+
+
+def write_zip(path: Path, members: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tar_member(name: str, content: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+def write_tar(
+    path: Path,
+    members: Mapping[str, bytes],
+    *extra: tuple[tarfile.TarInfo, bytes],
+    mode: str = "w:gz",
+) -> Path:
+    """A tar of `members`, the `extra` ones before them."""
+    options = {"compresslevel": 1} if mode.endswith("gz") else {}
+    with tarfile.open(path, mode, **options) as archive:
+        for info, content in [*extra, *(tar_member(name, content) for name, content in members.items())]:
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def official_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """60,000 nearly blank images, uint8 [N, 32, 32, 3], and labels; the last 10,000 are the test set."""
+    count = np.arange(60_000)
+    images = np.zeros((60_000, 32, 32, 3), np.uint8)
+    images[:, 0, 1] = np.stack([count % 256, count // 256, count % 7], 1)
+    images[:, 5, 2, 0] = 200
+    return images, (count * 7 % 10).astype(np.uint8)
+
+
+def by_channel(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), 3072))
+
+
+def python_batch(images: np.ndarray, labels: list[int], protocol: int = 2) -> bytes:
+    """A batch of the Python version, as cPickle wrote it."""
+    names = [f"{index}.png".encode() for index in range(len(labels))]
+    batch = {b"batch_label": b"a batch", b"labels": labels, b"data": by_channel(images), b"filenames": names}
+    return pickle.dumps(batch, protocol)
+
+
+def python_meta() -> bytes:
+    names = [name.encode() for name in CIFAR10_CLASSES]
+    return pickle.dumps({b"num_cases_per_batch": 10000, b"label_names": names, b"num_vis": 3072}, 2)
+
+
+def batch_names(suffix: str = "") -> list[str]:
+    return [*(f"data_batch_{number}{suffix}" for number in range(1, 6)), f"test_batch{suffix}"]
+
+
+def official_python(protocol: int = 2) -> Members:
+    images, labels = official_arrays()
+    members = {
+        name: python_batch(images[start : start + 10_000], labels[start : start + 10_000].tolist(), protocol)
+        for name, start in zip(batch_names(), range(0, 60_000, 10_000), strict=True)
+    }
+    return {"readme.html": b"<html>", **members, "batches.meta": python_meta()}
+
+
+def official_binary() -> Members:
+    images, labels = official_arrays()
+    records = np.concatenate([labels[:, None], by_channel(images)], axis=1)
+    members = {
+        name: records[start : start + 10_000].tobytes()
+        for name, start in zip(batch_names(".bin"), range(0, 60_000, 10_000), strict=True)
+    }
+    return {"batches.meta.txt": "\n".join([*CIFAR10_CLASSES, ""]).encode(), **members}
+
+
+def under(folder: str, members: Members) -> Members:
+    return {f"{folder}/{name}": content for name, content in members.items()}
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """What lies below a folder, each file by its hash; without the lock and the downloads."""
+    found = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            relative = path.relative_to(folder).as_posix()
+            if name != ".prepare.lock" and not relative.startswith("downloads/"):
+                found[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found

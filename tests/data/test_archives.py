@@ -1,0 +1,198 @@
+"""Archives that are damaged or meant to do harm are refused, with one message, and nothing changes."""
+
+import gzip
+import io
+import stat
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import builders
+import pytest
+from builders import tar_member, write_tar, write_zip
+from conftest import Refuse
+
+PICTURES = builders.class_folders()
+
+
+def test_truncated_official_archive_names_both_sizes(tmp_path: Path, refuse: Refuse) -> None:
+    whole = write_tar(tmp_path / "whole", {"cifar-10-batches-py/data_batch_1": bytes(range(256)) * 4000})
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole.read_bytes()[:3000])
+    refuse(cut, "truncated", "expected 170,498,071 bytes, it has 3,000")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_truncated_tar(tmp_path: Path, refuse: Refuse, mode: str) -> None:
+    whole = write_tar(tmp_path / "whole", PICTURES, mode=mode)
+    cut = tmp_path / "cut"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    refuse(cut, "truncated", f"{cut.stat().st_size:,} bytes")
+
+
+def test_tar_that_ends_between_two_members(tmp_path: Path, refuse: Refuse) -> None:
+    """tarfile takes the end of the file for the end of the archive; twenty pictures would be missing."""
+    whole = write_tar(tmp_path / "whole.tar", PICTURES, mode="w")
+    with tarfile.open(whole) as archive:
+        end = archive.getmembers()[10].offset
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole.read_bytes()[:end])
+    refuse(cut, "truncated", f"after {end:,} bytes")
+
+
+def test_truncated_zip_names_both_sizes(tmp_path: Path, refuse: Refuse) -> None:
+    whole = write_zip(tmp_path / "whole", PICTURES)
+    cut = tmp_path / "cut"
+    cut.write_bytes(whole.read_bytes()[:2000])
+    refuse(cut, "truncated: expected at least", "it has 2,000")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "train/../../x", "..\\x"])
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_member_that_leads_out(tmp_path: Path, refuse: Refuse, name: str, write: object) -> None:
+    archive = write(tmp_path / "archive", {name: b"x", **PICTURES})  # type: ignore[operator]
+    refuse(archive, "is refused", name, "leads out of the archive")
+    assert not (tmp_path.parent / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "a link to /etc/passwd"),
+        ({"type": tarfile.LNKTYPE, "linkname": "train/cat/0.png"}, "a link to train/cat/0.png"),
+        ({"type": tarfile.FIFOTYPE}, "a FIFO"),
+        ({"type": tarfile.CHRTYPE}, "a device"),
+        ({"type": tarfile.BLKTYPE}, "a device"),
+    ],
+)
+def test_links_devices_and_fifos_in_a_tar(
+    tmp_path: Path, refuse: Refuse, fields: dict[str, object], word: str
+) -> None:
+    refuse(write_tar(tmp_path / "t", PICTURES, tar_member("train/cat/9.png", **fields)), "is refused", word)
+
+
+def test_link_in_a_zip(tmp_path: Path, refuse: Refuse) -> None:
+    path = write_zip(tmp_path / "archive.zip", PICTURES)
+    with zipfile.ZipFile(path, "a") as archive:
+        info = zipfile.ZipInfo("train/cat/9.png")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    refuse(path, "is refused", "train/cat/9.png is a link")
+
+
+def test_control_characters_in_names_are_escaped(tmp_path: Path, refuse: Refuse) -> None:
+    done = refuse(write_zip(tmp_path / "a.zip", {"train/\x1b[31mred.txt": b"", **PICTURES}), "\\x1b[31mred.txt")
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_doubled_members_are_listed(tmp_path: Path, refuse: Refuse, write: object) -> None:
+    path = write(tmp_path / "archive", PICTURES)  # type: ignore[operator]
+    if write is write_zip:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("train/cat/0.png", b"another")
+    else:
+        write_tar(path, PICTURES, tar_member("train/cat/0.png", b"another"))
+    refuse(path, "more than once train/cat/0.png")
+
+
+def test_wrong_crc_in_a_gzip(tmp_path: Path, refuse: Refuse) -> None:
+    path = write_tar(tmp_path / "a.tar.gz", PICTURES)
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+    refuse(path, "damaged", "CRC check failed")
+
+
+def test_wrong_crc_in_a_zip(tmp_path: Path, refuse: Refuse) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in PICTURES.items():
+            archive.writestr(name, content)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 10] ^= 1
+    path.write_bytes(content)
+    refuse(path, "is damaged", "CRC-32")
+
+
+def test_tar_member_that_declares_gigabytes_stops_at_once(tmp_path: Path, refuse: Refuse) -> None:
+    info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    info.size = 20 << 30
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(gzip.compress(info.tobuf() + bytes(1 << 20)))
+    refuse(path, "declares 21,474,836,480 bytes", "at most 67,108,864", **_small_memory())
+
+
+def test_tar_header_that_declares_gigabytes_of_header(tmp_path: Path, refuse: Refuse) -> None:
+    """An extended header of 6 GB would be read into memory by tarfile, before any name is seen."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 6 << 30
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(gzip.compress(info.tobuf() + bytes(1 << 20)))
+    refuse(path, "a header declares", **_small_memory())
+
+
+def test_gzip_bomb_behind_the_end_stops_at_the_limit(tmp_path: Path, refuse: Refuse) -> None:
+    path = write_tar(tmp_path / "a.tar.gz", PICTURES)
+    file = io.BytesIO()
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed:
+        for _ in range(100):
+            packed.write(bytes(1 << 20))
+    path.write_bytes(path.read_bytes() + file.getvalue())
+    refuse(path, "more than 67,108,864 bytes follow its end")
+
+
+def test_zip_member_that_declares_gigabytes(tmp_path: Path, refuse: Refuse) -> None:
+    path = write_zip(tmp_path / "a.zip", {"train/cat/bomb.png": bytes(1000), **PICTURES})
+    _set_zip_size(path, 3 << 30)
+    refuse(path, "declares 3,221,225,472 bytes", **_small_memory())
+
+
+def test_zip_member_that_is_larger_than_it_declares(tmp_path: Path, refuse: Refuse) -> None:
+    path = write_zip(tmp_path / "a.zip", {"train/cat/bomb.png": bytes(200 << 20), **PICTURES})
+    _set_zip_size(path, 100)
+    refuse(path, "train/cat/bomb.png is damaged", **_small_memory())
+
+
+def test_png_that_declares_a_huge_picture(tmp_path: Path, refuse: Refuse) -> None:
+    content = bytearray(builders.picture(1))
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", __import__("zlib").crc32(content[12:29]))
+    path = write_zip(tmp_path / "a.zip", {**PICTURES, "train/cat/0.png": bytes(content)})
+    refuse(path, "train/cat/0.png is 60000×60000", "expected 32×32", **_small_memory())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "it is empty"), (b"<!DOCTYPE html><html>", "HTML page"), (b"GIF89a..", "begins with b'GIF89a..'")],
+)
+def test_what_is_no_archive(tmp_path: Path, refuse: Refuse, content: bytes, says: str) -> None:
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(content)
+    refuse(path, says, "Expected a folder, a .zip or a .tar[.gz]")
+
+
+def test_source_that_is_not_there(tmp_path: Path, refuse: Refuse) -> None:
+    refuse(tmp_path / "nothing", "nothing does not exist", "--source")
+
+
+def _set_zip_size(path: Path, size: int) -> None:
+    """Change what the directory says of the first member's size."""
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = struct.pack("<I", size)
+    path.write_bytes(content)
+
+
+def _small_memory() -> dict[str, object]:
+    """Too little address space for what a bomb unpacks to."""
+
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (900 << 20, 900 << 20))
+
+    # OpenBLAS reserves address space for each thread.
+    return {"preexec_fn": limit, "env": {"OPENBLAS_NUM_THREADS": "1"}}
