@@ -59,8 +59,7 @@ def write_dataset(folder: Path, name: str, raw: RawDataset, source: str) -> Reco
             images, labels = raw.split(split)
             for kind, array in (("images", images), ("labels", labels)):
                 path = partial / f"{split}_{kind}.npy"
-                with open(path, "wb") as file:
-                    np.save(file, array, allow_pickle=False)
+                _save(path, array)
                 sums[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
             summaries[split] = summarize(images, labels)
         train, test = summaries["train"], summaries["test"]
@@ -69,6 +68,14 @@ def write_dataset(folder: Path, name: str, raw: RawDataset, source: str) -> Reco
         write_samples(partial / "samples.png", raw.train_images, raw.train_labels, raw.classes)
         files.write_json(partial / RECORD_NAME, record.to_json())
     return record
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file. numpy.save writes the same, but forgets why a write failed."""
+    with open(path, "wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(array).data)
 
 
 def summarize(images: np.ndarray, labels: np.ndarray) -> SplitSummary:

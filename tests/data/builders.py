@@ -4,9 +4,11 @@ import hashlib
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,9 @@ from PIL import Image
 from cifar_trainer.data import CIFAR10_CLASSES
 
 Members = dict[str, bytes]
+#: The fixture `run_cli`, and `refuse` of this folder's conftest.py.
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+Refuse = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def picture(number: int, size: tuple[int, int] = (32, 32), mode: str = "RGB", kind: str = "PNG") -> bytes:
@@ -135,3 +140,12 @@ def snapshot(folder: Path) -> dict[str, str]:
             if name != ".prepare.lock" and not relative.startswith("downloads/"):
                 found[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def run_patched(patch: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command line, with something of Python's changed before."""
+    code = f"{patch}\nfrom cifar_trainer.cli import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        **{"capture_output": True, "text": True, "check": False, **options},
+    )

@@ -2,15 +2,13 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import builders
 import pytest
+from builders import Refuse, RunCli
 
 from cifar_trainer.data import prepare
-
-Refuse = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +31,7 @@ def prepared(tmp_path: Path, _prepared_once: Path) -> Path:
 
 
 @pytest.fixture
-def refuse(run_cli: Callable[..., subprocess.CompletedProcess[str]], prepared: Path) -> Refuse:
+def refuse(run_cli: RunCli, prepared: Path) -> Refuse:
     """Run `prepare --force` over what is prepared: it ends with `code`, says so, and changes nothing."""
 
     def check(

@@ -1,0 +1,181 @@
+"""Class folders of pictures: read whatever they are packed in, and refused when something is amiss."""
+
+import io
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+
+import builders
+import numpy as np
+import pytest
+from builders import Refuse, RunCli, picture, write_folder, write_tar, write_zip
+from PIL import Image
+
+from cifar_trainer.data import CIFAR10_CLASSES
+from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.sources import read_source
+from cifar_trainer.errors import DataError
+
+PICTURES = builders.class_folders()
+
+
+def read(path: Path) -> RawDataset:
+    return read_source(path, lambda done, total: None)
+
+
+def test_folder_zip_and_tar_give_the_same_arrays(tmp_path: Path) -> None:
+    """The order does not depend on the packing: here the tar holds the members backwards, in a folder."""
+    backwards = builders.under("./cifar", dict(reversed(PICTURES.items())))
+    sources = [
+        write_folder(tmp_path / "folder", PICTURES),
+        write_zip(tmp_path / "named.dat", PICTURES),
+        write_tar(tmp_path / "a.tar", backwards, mode="w"),
+        write_tar(tmp_path / "a.zip", backwards),
+    ]
+    first, *others = [read(source) for source in sources]
+    assert first.train_images.shape == (20, 32, 32, 3) and first.test_images.shape == (10, 32, 32, 3)
+    assert first.classes == CIFAR10_CLASSES
+    for other in others:
+        for split in ("train", "test"):
+            for one, two in zip(first.split(split), other.split(split), strict=True):
+                np.testing.assert_array_equal(one, two)
+
+
+def test_first_images_hold_every_class(tmp_path: Path) -> None:
+    raw = read(write_zip(tmp_path / "a.zip", PICTURES))
+    assert raw.train_labels.tolist() == [*range(10), *range(10)]
+    expected = np.asarray(Image.open(io.BytesIO(PICTURES["train/cat/0.png"])))
+    np.testing.assert_array_equal(raw.train_images[3], expected)
+
+
+def test_other_classes_are_sorted_and_are_not_cifar10(run_cli: RunCli, tmp_path: Path) -> None:
+    names = tuple(f"letter-{letter}" for letter in "jihgfedcba")
+    source = write_zip(tmp_path / "letters.zip", builders.class_folders(classes=names))
+    assert read(source).classes == tuple(sorted(names))
+    done = run_cli(["prepare", "--source", source, "--data-dir", tmp_path / "data"])
+    assert done.returncode == 0, done.stderr
+    assert "not CIFAR-10" in done.stdout
+
+
+def test_jpegs_are_read(tmp_path: Path) -> None:
+    jpegs = {name.replace(".png", ".JPG"): picture(3, kind="JPEG") for name in PICTURES}
+    assert len(read(write_zip(tmp_path / "a.zip", jpegs)).train_labels) == 20
+
+
+def test_what_file_managers_leave_is_no_matter(tmp_path: Path) -> None:
+    extra = {".DS_Store": b"", "train/Thumbs.db": b"", "__MACOSX/train/cat/._0.png": b""}
+    assert len(read(write_zip(tmp_path / "a.zip", {**PICTURES, **extra})).train_labels) == 20
+
+
+def test_folder_that_holds_a_fifo(tmp_path: Path) -> None:
+    """Opening it would wait for ever."""
+    import os
+
+    write_folder(tmp_path / "folder", PICTURES)
+    os.mkfifo(tmp_path / "folder/train/cat/9.png")
+    with pytest.raises(DataError, match=r"9\.png is a FIFO, expected a file"):
+        read(tmp_path / "folder")
+
+
+def test_folder_that_loops_through_a_link(tmp_path: Path) -> None:
+    write_folder(tmp_path / "folder", PICTURES)
+    (tmp_path / "folder/train/again").symlink_to(tmp_path / "folder")
+    with pytest.raises(DataError, match="no picture of a class"):
+        read(tmp_path / "folder")
+
+
+def png_of_16_bits() -> bytes:
+    """32×32 RGB with 16 bits a channel, which Pillow would turn into 8 without a word."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    rows = zlib.compress((b"\0" + bytes(32 * 6)) * 32)
+    header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    changed = bytearray(content)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (picture(1, size=(31, 32)), "is 31×32 (width × height), expected 32×32"),
+        (picture(1, size=(32, 33), kind="JPEG"), "is 32×33 (width × height), expected 32×32"),
+        (picture(1, mode="L"), "is greyscale with 8 bits a channel, expected RGB"),
+        (picture(1, mode="L", kind="JPEG"), "has the colour mode L, expected RGB"),
+        (picture(1, mode="CMYK", kind="JPEG"), "has the colour mode CMYK, expected RGB"),
+        (picture(1, mode="RGBA"), "is RGB with alpha with 8 bits a channel, expected RGB"),
+        (picture(1, mode="P"), "is palette with 8 bits a channel, expected RGB"),
+        (png_of_16_bits(), "is RGB with 16 bits a channel, expected RGB"),
+        (picture(1)[:-20], "is a broken PNG: expected at least"),
+        (flipped(picture(1), 60), "is a broken PNG: the CRC of chunk b'IDAT'"),
+        (picture(1)[:33], "is a broken PNG: it ends after 33 bytes"),
+        (picture(1, kind="JPEG")[:300], "is a broken picture"),
+        (picture(1, kind="BMP"), "begins with b'BM"),
+        (b"", "begins with b''"),
+        (bytes((1 << 20) + 1), "has 1,048,577 bytes"),
+    ],
+)
+def test_picture_that_is_not_32_by_32_rgb(tmp_path: Path, content: bytes, says: str) -> None:
+    source = write_zip(tmp_path / "a.zip", {**PICTURES, "train/cat/0.png": content})
+    with pytest.raises(DataError) as caught:
+        read(source)
+    assert "train/cat/0.png" in str(caught.value) and says in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [picture(1, size=(31, 32)), picture(1, mode="L"), picture(1)[:-20]])
+def test_command_refuses_such_a_picture(tmp_path: Path, refuse: Refuse, content: bytes) -> None:
+    folder = write_folder(tmp_path / "folder", {**PICTURES, "train/cat/0.png": content})
+    refuse(folder, "train/cat/0.png", "expected")
+
+
+def test_empty_source(tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "empty", "empty is empty", "train/CLASS")
+
+
+def without(prefix: str) -> builders.Members:
+    return {name: content for name, content in PICTURES.items() if not name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        (without("train/cat/"), "lacks pictures for train/cat."),
+        (without("test/"), "lacks pictures for test/airplane"),
+        ({name: c for name, c in PICTURES.items() if "/ship/" not in name}, "test/ship, train/ship"),
+        ({**PICTURES, "train/zebra/0.png": picture(1)}, "lacks pictures for test/zebra"),
+        ({**PICTURES, "README.txt": b"hello"}, "no picture of a class: README.txt"),
+        ({**PICTURES, "valid/cat/0.png": picture(1)}, "no picture of a class: valid/cat/0.png"),
+        (builders.class_folders(1, 1, tuple("abcdefghi")), "holds 9 classes"),
+    ],
+)
+def test_missing_or_unknown_members_are_listed(
+    tmp_path: Path, refuse: Refuse, members: builders.Members, says: str
+) -> None:
+    refuse(write_zip(tmp_path / "a.zip", members), says)
+
+
+def test_cifar100_as_class_folders(tmp_path: Path) -> None:
+    names = ("apple", "aquarium_fish", "worm", *(f"class{index}" for index in range(97)))
+    with pytest.raises(DataError, match="CIFAR-100"):
+        read(write_zip(tmp_path / "a.zip", dict.fromkeys((f"train/{n}/0.png" for n in names), picture(0))))
+
+
+def test_archive_that_tarfile_wrote_with_long_names(tmp_path: Path) -> None:
+    """Extended headers are no members, and no harm."""
+    long = {name.replace(".png", "x" * 150 + ".png"): content for name, content in PICTURES.items()}
+    for format_ in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        path = tmp_path / f"{format_}.tar"
+        with tarfile.open(path, "w", format=format_) as archive:
+            for name, content in long.items():
+                archive.addfile(builders.tar_member(name, content)[0], io.BytesIO(content))
+        assert len(read(path).train_labels) == 20

@@ -1,0 +1,170 @@
+"""`prepare`: what it writes and says, and what it makes of files that changed since."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import builders
+import numpy as np
+import pytest
+from builders import RunCli
+from PIL import Image
+
+from cifar_trainer.data import load_dataset, prepare
+from cifar_trainer.data.fingerprint import CIFAR10_TEST, CIFAR10_TRAIN
+from cifar_trainer.errors import DataError, DataNotFoundError
+
+NAMES = "train_images.npy train_labels.npy test_images.npy test_labels.npy dataset.json samples.png"
+FILES = set(NAMES.split())
+
+
+def test_files_and_json_of_the_contract(run_cli: RunCli, small_source: Path, tmp_path: Path) -> None:
+    done = run_cli(["prepare", "--source", small_source, "--data-dir", tmp_path, "--json"])
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert list(result) == ["dataset", "data_dir", "source", "verified", "train", "test"]
+    for split, images in (("train", 20), ("test", 10)):
+        assert list(result[split]) == ["images", "per_class", "fingerprint", "mean", "std"]
+        assert result[split]["images"] == images and result[split]["per_class"] == [images // 10] * 10
+        stored = np.load(tmp_path / f"cifar10/{split}_images.npy") / 255
+        np.testing.assert_allclose(result[split]["mean"], stored.mean((0, 1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(result[split]["std"], stored.std((0, 1, 2)), rtol=1e-12)
+    assert result["dataset"] == "cifar10" and result["verified"] is False
+    assert {path.name for path in (tmp_path / "cifar10").iterdir()} == FILES
+    record = json.loads((tmp_path / "cifar10/dataset.json").read_text())
+    assert record["train"] == result["train"] and record["classes"][0] == "airplane"
+    assert Image.open(tmp_path / "cifar10/samples.png").width > 600
+
+
+def test_what_is_prepared_already_answers_at_once(
+    run_cli: RunCli, prepared: Path, small_source: Path
+) -> None:
+    """Without reading a source: here there is none."""
+    before = builders.snapshot(prepared)
+    done = run_cli(["prepare", "--data-dir", prepared, "--offline"])
+    assert done.returncode == 0, done.stderr
+    assert "prepared already" in done.stdout and "\x1b" not in done.stdout + done.stderr
+    assert builders.snapshot(prepared) == before
+
+
+def test_another_source_than_what_is_prepared_is_told(
+    run_cli: RunCli, prepared: Path, tmp_path: Path
+) -> None:
+    done = run_cli(["prepare", "--data-dir", prepared, "--source", tmp_path / "other.zip", "--quiet"])
+    assert done.returncode == 0
+    assert "was prepared from" in done.stderr and "--force" in done.stderr
+
+
+def test_force_prepares_anew_and_verify_reads_back(run_cli: RunCli, prepared: Path, tmp_path: Path) -> None:
+    source = builders.write_zip(tmp_path / "a.zip", builders.class_folders(train=4))
+    done = run_cli(["prepare", "--data-dir", prepared, "--source", source, "--force", "--verify"])
+    assert done.returncode == 0, done.stderr
+    assert len(load_dataset(prepared, "cifar10").train) == 40
+    assert "every checksum and fingerprint holds" in done.stdout
+    assert [path.name for path in prepared.iterdir() if path.name.startswith(".partial")] == []
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"samples.png", "dataset.json"}))
+def test_files_changed_later_are_noticed(run_cli: RunCli, prepared: Path, name: str) -> None:
+    path = prepared / "cifar10" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name} has changed since it was prepared.*--force"):
+        load_dataset(prepared, "cifar10")
+    if name == "train_images.npy":
+        done = run_cli(["prepare", "--data-dir", prepared, "--verify"])
+        assert done.returncode == 3 and "has changed since" in done.stderr
+
+
+def test_changed_with_its_record_is_noticed_by_its_fingerprint(prepared: Path, run_cli: RunCli) -> None:
+    """Who changes the file and its checksum too has still to explain the pictures."""
+    from cifar_trainer.files import sha256_file
+
+    labels = np.load(prepared / "cifar10/train_labels.npy")
+    np.save(prepared / "cifar10/train_labels.npy", labels[::-1])
+    record = json.loads((prepared / "cifar10/dataset.json").read_text())
+    record["files"]["train_labels.npy"]["sha256"] = sha256_file(prepared / "cifar10/train_labels.npy")
+    record["verified"] = True
+    (prepared / "cifar10/dataset.json").write_text(json.dumps(record))
+    assert not load_dataset(prepared, "cifar10").verified
+    done = run_cli(["prepare", "--data-dir", prepared, "--verify"])
+    assert done.returncode == 3 and "fingerprint" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "no json"])
+def test_a_file_that_is_missing_or_short_is_prepared_anew(
+    run_cli: RunCli, prepared: Path, small_source: Path, damage: str
+) -> None:
+    path = prepared / "cifar10" / ("dataset.json" if damage == "no json" else "test_images.npy")
+    if damage == "remove":
+        path.unlink()
+    else:
+        os.truncate(path, 100)
+    with pytest.raises(DataError, match=path.name):
+        load_dataset(prepared, "cifar10")
+    done = run_cli(["prepare", "--data-dir", prepared, "--source", small_source])
+    assert done.returncode == 0 and "Preparing it anew" in done.stderr
+    assert len(load_dataset(prepared, "cifar10").test) == 10
+
+
+def test_nothing_prepared_names_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"(?s)cifar-trainer prepare.*--source.*--dataset synthetic"):
+        load_dataset(tmp_path, "cifar10")
+
+
+def test_offline_without_an_archive_names_the_ways_out(run_cli: RunCli, tmp_path: Path) -> None:
+    done = run_cli(["prepare", "--offline", "--data-dir", tmp_path])
+    assert done.returncode == 3
+    for text in ("--offline", "--source", "CIFAR_TRAINER_MIRRORS", "--dataset synthetic"):
+        assert text in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--dataset", "cifar01"], "Did you mean 'cifar10'"),
+        (["--dataset", "synthetic", "--source", "x.zip"], "synthetic is drawn"),
+        (["--source", "https://example.org/x", "--offline"], "--offline forbids"),
+        (["--source", "ftp://example.org/x"], "Expected a path, http or https"),
+        (["--source", "https://user:secret@example.org/x"], "user's name"),
+    ],
+)
+def test_arguments_that_cannot_be(run_cli: RunCli, tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = run_cli(["prepare", "--data-dir", tmp_path / "data", *arguments])
+    assert done.returncode == 2 and says in done.stderr and "secret" not in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_path_and_locale_that_are_not_utf8(run_cli: RunCli, small_source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"donn\xe9es")
+    source = shutil.copy(small_source, tmp_path / "ménagerie.zip")
+    env = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    arguments = ["prepare", "--data-dir", folder, "--source", source]
+    done = run_cli(arguments, env=env, errors="surrogateescape")
+    assert done.returncode == 0, done.stderr
+    assert run_cli([*arguments, "--json"], env=env).returncode == 0
+    assert len(load_dataset(folder, "cifar10").train) == 20
+
+
+def test_prepare_never_imports_tensorflow(small_source: Path, tmp_path: Path) -> None:
+    heavy = "{'tensorflow', 'keras', 'matplotlib'}"
+    patch = f"import atexit, sys; atexit.register(lambda: print(*{heavy} & {{*sys.modules}}))"
+    done = builders.run_patched(patch, "prepare", "--data-dir", tmp_path, "--source", small_source, "--json")
+    assert done.returncode == 0 and done.stdout.splitlines()[1:] == [""]
+
+
+def real_cifar10() -> Path:
+    beside = Path(__file__).parents[3] / "shared/data/cifar-10-png.zip"
+    return Path(os.environ.get("CIFAR_TRAINER_TEST_SOURCE", beside))
+
+
+@pytest.mark.skipif(not real_cifar10().exists(), reason="CIFAR-10 is not here")
+def test_real_cifar10_is_known_by_its_fingerprints(tmp_path: Path) -> None:
+    start = time.monotonic()
+    report = prepare("cifar10", tmp_path, source=str(real_cifar10()))
+    assert report.verified and report.title == "CIFAR-10"
+    assert (report.train.fingerprint, report.test.fingerprint) == (CIFAR10_TRAIN, CIFAR10_TEST)
+    assert time.monotonic() - start < 120, "expected about 17 s on an idle machine"
