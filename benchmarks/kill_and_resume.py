@@ -123,7 +123,7 @@ def main() -> int:
         preload()
         common = ["train", "--data-dir", str(data_dir), "--checkpoint-every", "0.05", "--quiet"]
         settings = [
-            "--dataset", options.dataset, "--recipe", options.recipe, "--epochs", "12", "--limit", "100",
+            "--dataset", options.dataset, "--recipe", options.recipe, "--epochs", "6", "--limit", "100",
             "--batch-size", "8", "--offline",
         ]  # fmt: skip
         whole = scratch / "whole"

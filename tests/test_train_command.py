@@ -163,7 +163,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_epoch_and_step(
 
 def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(data_dir: Path) -> None:
     """Twenty SIGKILLs; `benchmarks/kill_and_resume.py` is the same trial for as many as one likes."""
-    trial = [sys.executable, ROOT / "benchmarks" / "kill_and_resume.py", "--kills", "20"]
+    trial = [
+        sys.executable,
+        ROOT / "benchmarks" / "kill_and_resume.py",
+        "--kills",
+        "20",
+        "--recipe",
+        "document",
+    ]
     done = subprocess.run(
         [*map(str, trial), "--data-dir", str(data_dir)], capture_output=True, text=True, check=False
     )
