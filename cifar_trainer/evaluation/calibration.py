@@ -70,7 +70,9 @@ def reliability(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
                 accuracy=float(right[inside].mean()) if count else None,
             )
         )
-    gaps = [b.images * abs(b.accuracy - b.confidence) for b in bins if b.accuracy is not None and b.confidence]
+    gaps = [
+        b.images * abs(b.accuracy - b.confidence) for b in bins if b.accuracy is not None and b.confidence
+    ]
     return Reliability(float(sum(gaps)) / len(labels), tuple(bins))
 
 

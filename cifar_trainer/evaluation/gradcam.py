@@ -19,11 +19,13 @@ def last_feature_map(model: keras.Model) -> keras.layers.Layer:
         CifarTrainerError: no layer has such an output.
     """
     for layer in reversed(model.layers):
-        shape = getattr(getattr(layer, "output", None), "shape", ())
+        shape: tuple[int | None, ...] = getattr(getattr(layer, "output", None), "shape", ())
         # A map of one place says nothing about where.
         if len(shape) == 4 and (shape[1] or 0) * (shape[2] or 0) > 1:
             return layer
-    raise CifarTrainerError(f"The model {model.name!r} has no layer with a map of places; Grad-CAM needs one.")
+    raise CifarTrainerError(
+        f"The model {model.name!r} has no layer with a map of places; Grad-CAM needs one."
+    )
 
 
 def grad_cam(model: keras.Model, images: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.ndarray:
