@@ -33,9 +33,7 @@ def test_the_command_line_example_ends_with_an_exported_model(data_dir: Path, tm
     assert (tmp_path / "runs/command-line/evaluation/test/confusion_matrix.png").is_file()
 
 
-def test_the_demo_says_that_it_goes_on_with_synthetic_pictures(
-    data_dir: Path, tmp_path: Path
-) -> None:
+def test_the_demo_says_that_it_goes_on_with_synthetic_pictures(data_dir: Path, tmp_path: Path) -> None:
     """No mirror answers, so CIFAR-10 cannot be had; the model that comes out is whole all the same."""
     env = {
         "CIFAR_TRAINER_DATA": str(data_dir),
