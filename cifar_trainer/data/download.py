@@ -8,13 +8,13 @@ from cifar_trainer import files
 from cifar_trainer.data import disk
 from cifar_trainer.data.mirrors import ENVIRONMENT_VARIABLE, Archive
 from cifar_trainer.data.report import Reporter
-from cifar_trainer.data.transfer import FetchError, Part, Patience, fetch, shown
+from cifar_trainer.data.transfer import MAX_BYTES, FetchError, Part, Patience, fetch, shown
 from cifar_trainer.errors import DataError, DataNotFoundError
 
 PATIENCE = Patience()
 
-#: An attempt that brought so much was not in vain: the count of attempts begins again.
-_PROGRESS_BYTES = 1 << 20
+#: An attempt that brought one part in so many was not in vain: the count of attempts begins again.
+_PROGRESS = 100
 
 WAYS_OUT = (
     "Prepare it from a copy that you have, or from another address: cifar-trainer prepare --source PATH|URL; "
@@ -108,9 +108,11 @@ def _fetch_whole(url: str, part: Part, archive: Archive, least_speed: int, repor
             if archive.sha256 is None:
                 return
             if not _is_right(part, archive):
-                raise FetchError(_set_aside(part, archive))
+                # Wrong bytes may be those of an earlier mirror: then this one may give all of them.
+                raise FetchError(_set_aside(part, archive), again=before > 0, wait=0)
         except FetchError as error:
-            attempt = 1 if part.size - before >= _PROGRESS_BYTES else attempt + 1
+            brought = part.size - before
+            attempt = 1 if brought > (archive.size or MAX_BYTES) // _PROGRESS else attempt + 1
             if not error.again or attempt > PATIENCE.attempts:
                 raise
             pause = PATIENCE.pause * 2 ** (attempt - 2) if error.wait is None else error.wait

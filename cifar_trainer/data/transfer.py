@@ -311,4 +311,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
             raise FetchError(f"redirects from HTTPS to {shown(newurl)}: refused")
+        # urllib would follow to FTP as well; nothing here checks what comes that way.
+        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
+            raise FetchError(f"answered {code}, a redirect to {shown(newurl)}: refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
