@@ -42,7 +42,9 @@ class Output:
 
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
-        self.results = _Results(highlight=False, soft_wrap=not sys.stdout.isatty())
+        # Rich would squeeze a table into 80 columns for a file or a pipe, which have none.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 250
+        self.results = _Results(highlight=False, soft_wrap=not sys.stdout.isatty(), width=width)
         self.notes = _Notes(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
     @property

@@ -1,6 +1,7 @@
 """A run's folder: what lies where, how it is made, found, and held against other processes."""
 
 import contextlib
+import csv
 import dataclasses
 import datetime
 import json
@@ -67,6 +68,18 @@ class Run:
             RunError: config.json is absent or cannot be read.
         """
         return read_config(self.config)
+
+    def read_history(self) -> list[dict[str, float | None]]:
+        """The rows of history.csv; None where a field is empty.
+
+        Raises:
+            RunError: the file is absent, or not one of numbers.
+        """
+        try:
+            with open(self.history, encoding="utf-8", newline="") as file:
+                return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{self.history} cannot be read: {error}.") from error
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """A JSON object of this run, such as `self.result`.
@@ -206,3 +219,19 @@ def hold(run: Run) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(run: Run) -> bool:
+    """Whether another process holds the run at this moment."""
+    if not (run.path / LOCK_NAME).exists():
+        return False
+    lock = filelock.FileLock(run.path / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    except OSError:
+        # Not ours to write to: nobody can be told, so nobody is.
+        return False
+    lock.release()
+    return False

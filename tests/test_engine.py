@@ -175,7 +175,7 @@ def test_augmentation_flips_and_shifts_whole_pictures_and_follows_from_its_seed(
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: str) -> None:
     from cifar_trainer.config import TrainConfig
-    from cifar_trainer.training.session import build_model, build_optimizer
+    from cifar_trainer.training.assembly import build_model, build_optimizer
 
     images, labels = pictures(64)
     recipe = get_recipe("document")

@@ -1,6 +1,7 @@
 """`evaluate` repeats training's figures in another process, and refuses what it cannot do."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,8 +32,10 @@ def test_the_figures_are_those_that_training_reported(evaluated) -> None:
 
 
 def test_the_json_has_the_contracts_keys_and_agrees_with_its_own_matrix(evaluated) -> None:
-    run, report = evaluated
-    assert {"run_dir", "split", "images", "loss", "accuracy", "macro", "per_class"} < set(report)
+    _, report = evaluated
+    assert list(report) == [
+        "run_dir", "split", "images", "loss", "accuracy", "macro", "per_class", "confusion_matrix",
+    ]  # fmt: skip
     matrix = np.array(report["confusion_matrix"])
     assert matrix.shape == (10, 10)
     assert matrix.sum() == report["images"]
@@ -42,12 +46,66 @@ def test_the_json_has_the_contracts_keys_and_agrees_with_its_own_matrix(evaluate
         taken = matrix[:, index].sum()
         assert row["precision"] == pytest.approx(matrix[index, index] / taken if taken else 0)
     assert report["macro"]["f1"] == pytest.approx(np.mean([row["f1"] for row in report["per_class"]]))
-    assert json.loads((run / "evaluation/test/report.json").read_text()) == report
-    assert (run / "evaluation/test/confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_folder_holds_the_page_the_pictures_and_the_figures(evaluated) -> None:
+    run, report = evaluated
+    folder = run / "evaluation" / "test"
+    pictures = {
+        "confusion_matrix", "confusion_matrix_by_row", "per_class", "reliability", "precision_recall",
+        "mistakes", "grad_cam", "learning_curves",
+    }  # fmt: skip
+    names = {f"{name}.png" for name in pictures} | {"report.json", "report.html", "logits.npy"}
+    assert {path.name for path in folder.iterdir()} == names
+    for name in pictures:
+        with Image.open(folder / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+            assert len(picture.convert("RGB").resize((64, 64)).getcolors(4096)) > 20
+    whole = json.loads((folder / "report.json").read_text())
+    assert {key: whole[key] for key in report if key != "per_class"} == {
+        key: value for key, value in report.items() if key != "per_class"
+    }
+    logits = np.load(folder / "logits.npy")
+    assert (logits.shape, logits.dtype) == ((report["images"], 10), np.float32)
+
+
+def test_the_page_needs_nothing_else_and_says_what_it_is_about(evaluated) -> None:
+    """No address outside of it; data set, recipe, command, versions, and what chose the model."""
+    run, report = evaluated
+    page = (run / "evaluation" / "test" / "report.html").read_text()
+    linked = re.findall(r'(?:src|href|srcset)="([^"]{0,30})', page)
+    assert len(linked) == 2 * 8
+    assert all(address.startswith("data:image/png;base64,") for address in linked)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    result = json.loads((run / "result.json").read_text())
+    for expected in (
+        f"{report['accuracy'] * 100:.2f} %", "not CIFAR-10", "document, 122,570 parameters", "seed 0",
+        "cifar-trainer train --dataset synthetic", "tensorflow 2.", "keras 3.", result["weights_sha256"],
+        "The test set was watched after each epoch", "prefers-color-scheme: dark",
+    ):  # fmt: skip
+        assert expected in page, expected
+
+
+def test_robustness_is_kept_by_a_later_evaluation_of_the_same_weights(
+    run_cli: RunCli, evaluated, data_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated[0], run)
+    done = run_cli(["evaluate", run, "--data-dir", data_dir, "--robustness", "--robustness-images", "40"])
+    assert done.returncode == 0, done.stderr
+    assert "jpeg compression" in done.stdout
+    assert (run / "evaluation" / "test" / "robustness.png").is_file()
+    measured = json.loads((run / "evaluation" / "test" / "report.json").read_text())["robustness"]
+    assert (measured["images"], len(measured["corruptions"]), len(measured["attacks"])) == (40, 15, 2)
+    again = run_cli(["evaluate", run, "--data-dir", data_dir])
+    assert again.returncode == 0, again.stderr
+    assert json.loads((run / "evaluation" / "test" / "report.json").read_text())["robustness"] == measured
+    assert "Hendrycks" in (run / "evaluation" / "test" / "report.html").read_text()
 
 
 def test_what_was_trained_on_synthetic_pictures_says_so(evaluated) -> None:
-    assert "not CIFAR-10" in evaluated[1]["data"]
+    report = json.loads((evaluated[0] / "evaluation" / "test" / "report.json").read_text())
+    assert "not CIFAR-10" in report["data"]
 
 
 def test_an_accuracy_below_the_required_one_exits_with_4_after_the_report(

@@ -13,13 +13,15 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.config import check_choice
+from cifar_trainer.config import check_choice, check_count
 from cifar_trainer.errors import CheckError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
     from rich.table import Table
 
     from cifar_trainer.evaluation.report import Report
+    from cifar_trainer.evaluation.robustness import Robustness
 
 
 @click.command(name="evaluate")
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
 )
 @data_dir_option("evaluate")
 @click.option("--require-accuracy", type=float, metavar="X", help="Exit with 4 below it (0 to 1).")
+@click.option(
+    "--robustness",
+    is_flag=True,
+    show_default=False,
+    help="Also measure accuracy under fifteen corruptions and two attacks; takes minutes.",
+)
+@click.option("--robustness-images", type=int, default=2000, metavar="N", help="On so many of the images.")
 @json_option
 @verbosity_options
 @click.pass_context
@@ -42,18 +51,21 @@ def command(
     split: str,
     data_dir: Path,
     require_accuracy: float | None,
+    robustness: bool,
+    robustness_images: int,
     as_json: bool,
 ) -> None:
-    """Measure a run's model: accuracy, precision, recall, F1, confusion matrix.
+    """Measure a run's model, and write a report: figures, pictures, one page.
 
     RUN is a run's folder; the newest run, if left out. The report goes into
-    RUN/evaluation/SPLIT/.
+    RUN/evaluation/SPLIT/: report.html to look at and to send, report.json, the pictures.
 
     \b
     Examples:
       cifar-trainer evaluate
       cifar-trainer evaluate runs/seed-1 --split validation --json
       cifar-trainer evaluate --require-accuracy 0.65
+      cifar-trainer evaluate --robustness
     """
     if require_accuracy is not None and not 0 <= require_accuracy <= 1:
         raise UsageError(
@@ -61,6 +73,7 @@ def command(
             "Expected a share from 0 to 1, such as 0.65."
         )
     check_choice("split", split, ("test", "validation"))
+    check_count("robustness-images", robustness_images)
     from cifar_trainer import environment
     from cifar_trainer.console import Output
     from cifar_trainer.data import load_dataset
@@ -75,15 +88,29 @@ def command(
     environment.load_tensorflow(verbose=verbosity(ctx) > 0)
     environment.choose_device(config.device)
     environment.configure_threads()
-    from cifar_trainer.evaluation.report import evaluate
+    from cifar_trainer.evaluation.publish import evaluate
     from cifar_trainer.evaluation.subject import load_subject
 
-    report = evaluate(load_subject(opened, dataset, split))
+    with output.count_bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        report = evaluate(
+            load_subject(opened, dataset, split),
+            robustness_images=robustness_images if robustness else None,
+            on_progress=show,
+        )
     if as_json:
-        print_json(report.to_json())
+        print_json(report.summary())
     else:
         output.result(report_table(report))
-        output.note(f"report: {opened.evaluation(split)}/report.json, confusion_matrix.png")
+        if robustness and report.robustness is not None:
+            output.result(robustness_table(report.robustness))
+        output.note(f"report: {opened.evaluation(split)}/report.html")
     if require_accuracy is not None and report.accuracy < require_accuracy:
         raise CheckError(
             f"The accuracy is {report.accuracy:.4f} on {report.images} images of the {split} split; "
@@ -97,7 +124,10 @@ def report_table(report: "Report") -> "Table":
 
     table = Table(
         title=f"{report.run_dir}: {report.split} split of {report.data}",
-        caption=f"{report.images:,} images, accuracy {report.accuracy:.2%}, loss {report.loss:.4f}",
+        caption=(
+            f"{report.images:,} images, accuracy {report.accuracy:.2%} (95 % interval "
+            f"{report.accuracy_interval[0]:.2%} to {report.accuracy_interval[1]:.2%}), loss {report.loss:.4f}"
+        ),
         caption_justify="left",
     )
     table.add_column("class")
@@ -120,4 +150,28 @@ def report_table(report: "Report") -> "Table":
         f"{macro['f1']:.3f}",
         str(report.images),
     )
+    return table
+
+
+def robustness_table(robustness: "Robustness") -> "Table":
+    """Accuracy under each corruption by severity, and under each attack by strength."""
+    from rich.table import Table
+
+    from cifar_trainer.evaluation.corruptions import SEVERITIES
+    from cifar_trainer.evaluation.robustness import EPSILONS
+
+    table = Table(
+        title=f"accuracy on {robustness.images:,} images, unspoilt {robustness.clean:.1%}",
+        caption=f"mean over the corruptions {robustness.mean:.1%}",
+        caption_justify="left",
+    )
+    table.add_column("corruption, by severity")
+    for severity in SEVERITIES:
+        table.add_column(str(severity), justify="right")
+    for result in robustness.corruptions:
+        table.add_row(result.name.replace("_", " "), *(f"{share:.1%}" for share in result.accuracy))
+    table.add_section()
+    table.add_row("attack, by largest change", *(f"{epsilon}/255" for epsilon in EPSILONS), "")
+    for attack in robustness.attacks:
+        table.add_row(attack.name, *(f"{share:.1%}" for share in attack.accuracy), "")
     return table

@@ -56,6 +56,7 @@ def _choices(values: tuple[str, ...]) -> str:
 @click.option("--limit", type=int, metavar="N", help="First N training images, stratified: a quick look.")
 @click.option("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="Inside an epoch.")
 @click.option("--profile", is_flag=True, help="Trace some steps for TensorBoard's profiler.")
+@click.option("--histograms", is_flag=True, help="Weights and gradient norms for TensorBoard.")
 @click.option("--offline", is_flag=True, help="Never download.")
 @json_option
 @verbosity_options
@@ -263,6 +264,7 @@ def _train(
                 should_stop=lambda: bool(stop),
                 checkpoint_every=options["checkpoint_every"],
                 profile=options["profile"],
+                histograms=options["histograms"],
             ),
         )
         return None if result is None else result.to_json()

@@ -1,6 +1,7 @@
 """The prepared dataset, as it lies on the disk and as the rest of the package sees it."""
 
 import dataclasses
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,12 @@ def title_of(name: str, verified: bool) -> str:
     if name == "synthetic":
         return "synthetic pictures (not CIFAR-10)"
     return "CIFAR-10" if verified else "CIFAR-10-shaped data that is not CIFAR-10"
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Give back the memory that reading a memory-mapped array has taken; the next read fetches it anew.
+
+    Of an array that is no map, and where the system knows no such call, nothing happens.
+    """
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)

@@ -28,6 +28,11 @@ def split_for(dataset: Dataset, config: TrainConfig) -> tuple[np.ndarray, Split]
     return indices, watched
 
 
+def evaluated_split(dataset: Dataset, config: TrainConfig, name: str) -> Split:
+    """The images of `test`, or those that the run held out as `validation`."""
+    return dataset.test if name == "test" else split_for(dataset, config)[1]
+
+
 def check_fit(dataset: Dataset, config: TrainConfig) -> None:
     """Raise UsageError, with the largest value possible, where the settings ask for more than there is."""
     available = len(dataset.train)

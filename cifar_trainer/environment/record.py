@@ -48,7 +48,8 @@ def describe(device: Device) -> dict[str, Any]:
     """What environment.json holds; JSON types only."""
     return {
         "started_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command_line": shlex.join(sys.argv),
+        # Without the path of the script: the command as somebody else would type it.
+        "command_line": shlex.join(["cifar-trainer", *sys.argv[1:]]),
         "commit": _commit(),
         "versions": versions(),
         "platform": platform.platform(),

@@ -6,12 +6,25 @@ import keras
 import numpy as np
 
 from cifar_trainer.config import TrainConfig
-from cifar_trainer.data.dataset import Dataset, Split
-from cifar_trainer.data.training_split import split_for
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.training_split import evaluated_split
 from cifar_trainer.errors import DataError, UsageError
 from cifar_trainer.inference import Predictor, weights_sha256
 from cifar_trainer.prediction.keras_model import load_model
 from cifar_trainer.run import Run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What a model says about training images that it was not trained on.
+
+    Attributes:
+        logits: float32 [N, 10].
+        labels: uint8 [N].
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +39,8 @@ class Subject:
         images: uint8 [N, 32, 32, 3].
         labels: uint8 [N].
         logits: float32 [N, 10], of the images.
+        held_out: the logits and labels of the training images that the run held out, for
+            what is fitted after training; None where it held none out.
         weights_sha256: over the model's weights.
     """
 
@@ -38,6 +53,7 @@ class Subject:
     images: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
+    held_out: HeldOut | None
     weights_sha256: str
 
     @property
@@ -88,6 +104,7 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     model = load_model(run.model)
     predictor = Predictor(model)
     split = evaluated_split(dataset, config, split_name)
+    logits = predictor(split.images)
     return Subject(
         run=run,
         config=config,
@@ -97,11 +114,16 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
         split_name=split_name,
         images=split.images,
         labels=split.labels,
-        logits=predictor(split.images),
+        logits=logits,
+        held_out=_held_out(config, dataset, predictor, split_name, logits),
         weights_sha256=weights_sha256(model),
     )
 
 
-def evaluated_split(dataset: Dataset, config: TrainConfig, split_name: str) -> Split:
-    """The images of `test`, or those that the run held out as `validation`."""
-    return dataset.test if split_name == "test" else split_for(dataset, config)[1]
+def _held_out(
+    config: TrainConfig, dataset: Dataset, predictor: Predictor, split_name: str, logits: np.ndarray
+) -> HeldOut | None:
+    if config.validation != "holdout":
+        return None
+    split = evaluated_split(dataset, config, "validation")
+    return HeldOut(logits if split_name == "validation" else predictor(split.images), split.labels)

@@ -59,7 +59,8 @@ def measure(run: Run, config: TrainConfig, dataset: Dataset) -> Measured:
     """
     _, split = split_for(dataset, config)
     trained = load_model(run.model)
-    network = Network(to_float32(trained), dataset.classes, read_temperature(run))
+    digest = weights_sha256(trained)
+    network = Network(to_float32(trained), dataset.classes, read_temperature(run, digest))
     logits = predict_logits(network.model, split.images)
     if not is_float32(trained):
         _check_precision(metrics.accuracy(predict_logits(trained, split.images), split.labels), logits, split)
@@ -72,7 +73,7 @@ def measure(run: Run, config: TrainConfig, dataset: Dataset) -> Measured:
         classes=network.classes,
         temperature=network.temperature,
     )
-    return Measured(network, weights_sha256(trained), reference, _accuracy(config.validation, logits, split))
+    return Measured(network, digest, reference, _accuracy(config.validation, logits, split))
 
 
 def spread(length: int, count: int) -> np.ndarray:
@@ -90,13 +91,6 @@ def _check_precision(trained_accuracy: float, logits: np.ndarray, split: Split) 
 
 
 def _accuracy(validation: str, logits: np.ndarray, split: Split) -> Accuracy:
-    value, count = metrics.accuracy(logits, split.labels), len(split)
-    low, high = wilson_interval(value, count)
-    return Accuracy(validation, count, value, low, high)
-
-
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` (Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1)."""
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    right = int((logits.argmax(axis=1) == split.labels).sum())
+    low, high = metrics.wilson_interval(right, len(split))
+    return Accuracy(validation, len(split), right / len(split), low, high)

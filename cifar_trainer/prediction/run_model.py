@@ -24,11 +24,12 @@ def open_run_model(run: Run) -> Artefact:
     Raises:
         RunError: the run has no model, or one that cannot be read.
     """
+    from cifar_trainer.inference import weights_sha256
     from cifar_trainer.prediction.keras_model import KerasModel, load_model, to_float32
 
     check_model(run)
-    model = to_float32(load_model(run.model))
-    return KerasModel(model, read_classes(run), read_temperature(run))
+    model = load_model(run.model)
+    return KerasModel(to_float32(model), read_classes(run), read_temperature(run, weights_sha256(model)))
 
 
 def read_classes(run: Run) -> tuple[str, ...]:
@@ -38,21 +39,27 @@ def read_classes(run: Run) -> tuple[str, ...]:
     return tuple(classes) if classes else CIFAR10_CLASSES
 
 
-def read_temperature(run: Run) -> float:
-    """The temperature that evaluating the validation split has calibrated, or 1.
+def read_temperature(run: Run, weights_sha256: str) -> float:
+    """The temperature that `evaluate` has fitted on held-out images for these weights, or 1.
+
+    Reports on both splits hold the same one; a report on other weights is passed over.
 
     Raises:
-        RunError: the report holds one that is no positive number.
+        RunError: a report cannot be read, or holds a temperature that is no positive number.
     """
-    report = run.evaluation("validation") / "report.json"
-    if not report.is_file():
-        return 1.0
-    calibration = run.read_json(report).get("calibration")
-    temperature = calibration.get("temperature") if isinstance(calibration, dict) else None
-    if temperature is None:
-        return 1.0
-    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
-        raise RunError(
-            f"{report} holds the temperature {json.dumps(temperature)}; expected a number above 0."
-        )
-    return float(temperature)
+    for split in ("validation", "test"):
+        path = run.evaluation(split) / "report.json"
+        if not path.is_file():
+            continue
+        report = run.read_json(path)
+        calibration = report.get("calibration")
+        temperature = calibration.get("temperature") if isinstance(calibration, dict) else None
+        if temperature is None or report.get("weights_sha256") != weights_sha256:
+            continue
+        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+            raise RunError(
+                f"{path} holds the temperature {json.dumps(temperature)}; expected a number above 0. "
+                f"Write it anew: cifar-trainer evaluate {run.path}"
+            )
+        return float(temperature)
+    return 1.0

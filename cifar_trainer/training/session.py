@@ -15,15 +15,16 @@ from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.training_split import split_for
 from cifar_trainer.errors import CheckpointError, TrainingError
 from cifar_trainer.inference import weights_sha256
-from cifar_trainer.recipes import Recipe, get_recipe
 from cifar_trainer.run import Run
 from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import Checkpoint
-from cifar_trainer.training.engine import StepLoop, splittable
 from cifar_trainer.training.events import cut_back
+from cifar_trainer.training.histograms import EpochHistograms
+from cifar_trainer.training.pictures import EpochPictures
 from cifar_trainer.training.reporter import Reporter
-from cifar_trainer.training.tensorboard import EventWriter
-from cifar_trainer.training.trainer import Policy, Trainer, TrainingData
+from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EventWriter
+from cifar_trainer.training.trainer import Policy, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Options:
         should_stop: asked between chunks of steps.
         checkpoint_every: seconds between checkpoints inside an epoch.
         profile: write a trace of some steps for TensorBoard's profiler.
+        histograms: write the weights and the gradient's norm for TensorBoard after each epoch.
         callbacks: further Keras callbacks, called at epochs and chunks of steps.
     """
 
@@ -43,6 +45,7 @@ class Options:
     should_stop: Callable[[], bool]
     checkpoint_every: float = 60.0
     profile: bool = False
+    histograms: bool = False
     gpu_bus_id: str | None = None
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
 
@@ -107,22 +110,33 @@ def train(
     """
     (run.path / "failure.json").unlink(missing_ok=True)
     indices, watched = split_for(dataset, config)
-    data = TrainingData(
-        dataset.train.images[indices], dataset.train.labels[indices], watched.images, watched.labels
-    )
     events = EventWriter(
         run.tensorboard,
         config,
         {"data": dataset.title},
-        data.images[:25],
+        dataset.train.images[indices[:SAMPLE_IMAGES]],
         warn=reporter.warn,
         begun=checkpoint is not None,
     )
-    trainer, model = _build(config, get_recipe(config.recipe), data, run, events, reporter, options)
+    parts = assemble(config, dataset.train, indices, gpu=options.gpu)
+    policy = Policy(
+        options.should_stop,
+        options.checkpoint_every,
+        events.flush,
+        _profiler(run.tensorboard / "train") if options.profile else None,
+        options.gpu_bus_id,
+    )
+    trainer = Trainer(
+        parts.model, parts.optimizer, parts.loop, watched, run,
+        seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
+    )  # fmt: skip
+    callbacks = [events, EpochPictures(events, lambda: trainer.validation_logits, watched, dataset.classes)]
+    if options.histograms:
+        callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
     if checkpoint is not None:
         trainer.restore(checkpoint)
     try:
-        complete = trainer.train(config.epochs, [events, *options.callbacks])
+        complete = trainer.train(config.epochs, [*callbacks, *options.callbacks])
     except TrainingError as error:
         files.write_json(
             run.path / "failure.json", {"message": str(error), "epoch": error.epoch, "step": error.step}
@@ -133,71 +147,10 @@ def train(
     if not complete:
         return None
     with files.atomic_path(run.model) as partial:
-        model.save(partial)
-    result = _result(config, dataset, run, trainer, model, options)
+        parts.model.save(partial)
+    result = _result(config, dataset, run, trainer, parts.model, options)
     files.write_json(run.result, result.to_json())
     return result
-
-
-def _build(
-    config: TrainConfig,
-    recipe: Recipe,
-    data: TrainingData,
-    run: Run,
-    events: EventWriter,
-    reporter: Reporter,
-    options: Options,
-) -> tuple[Trainer, keras.Model]:
-    keras.utils.set_random_seed(config.seed)
-    model = build_model(recipe, config.precision)
-    steps = -(-len(data.labels) // config.batch_size)
-    optimizer = build_optimizer(recipe, config, steps * config.epochs)
-    # Compiling makes callbacks and the saved model complete; the loop needs only the parts.
-    model.compile(
-        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
-    optimizer.build(model.trainable_variables)
-    loop = StepLoop(
-        model,
-        optimizer,
-        data.images,
-        data.labels,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        augment=recipe.augment,
-        xla=options.gpu if config.xla is None else config.xla,
-        shards=2 if not options.gpu and splittable(model) else 1,
-    )
-    policy = Policy(
-        options.should_stop,
-        options.checkpoint_every,
-        events.flush,
-        _profiler(run.tensorboard / "train") if options.profile else None,
-        options.gpu_bus_id,
-    )
-    trainer = Trainer(
-        model, optimizer, loop, data, run,
-        seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
-    )  # fmt: skip
-    return trainer, model
-
-
-def build_model(recipe: Recipe, precision: str) -> keras.Model:
-    """A recipe's network whose layers compute in `precision` and keep float32 weights."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
-    try:
-        return recipe.build_model()
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def build_optimizer(recipe: Recipe, config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
-    """A recipe's optimizer; under float16 it scales the loss (Micikevicius et al. 2018, 3.2)."""
-    optimizer = recipe.build_optimizer(config.learning_rate, steps)
-    if config.precision == "float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:

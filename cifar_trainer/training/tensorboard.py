@@ -80,14 +80,18 @@ class EventWriter(keras.callbacks.Callback):
         """Hand what was written to the operating system; called before each checkpoint."""
         self._attempt(lambda: [writer.flush() for writer in self._writers.values()])
 
+    def write(self, split: str, write: Callable[[], Any]) -> None:
+        """Call what writes summaries about `train` or `validation`; warn once where that fails."""
+
+        def within() -> None:
+            with self._writers[split].as_default():
+                write()
+
+        self._attempt(within)
+
     def write_images(self, tag: str, images: np.ndarray, step: int) -> None:
         """Write pictures about the watched split: uint8 [K, H, W, 3]."""
-
-        def write() -> None:
-            with self._writers["validation"].as_default():
-                tf.summary.image(tag, images, step=step, max_outputs=len(images))
-
-        self._attempt(write)
+        self.write("validation", lambda: tf.summary.image(tag, images, step=step, max_outputs=len(images)))
 
     def _attempt(self, write: Callable[[], Any]) -> None:
         if self._failed:

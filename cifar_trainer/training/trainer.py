@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer import metrics
+from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.inference import Predictor
 from cifar_trainer.run import Run
@@ -26,16 +27,6 @@ from cifar_trainer.training.state import assign_variables, read_variables
 CHUNK_SECONDS = 0.5
 #: Steps of the first chunk, which also waits for the compiler and tells the speed.
 FIRST_CHUNK = 8
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TrainingData:
-    """What a run reads: uint8 images [N, 32, 32, 3] and uint8 labels [N] of both splits."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    validation_images: np.ndarray
-    validation_labels: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +54,14 @@ class Trainer:
     Args:
         model, optimizer: the optimizer is built on the model's trainable variables.
         loop: the compiled steps over the training images.
-        data: for the watched split, and to know the numbers of images.
+        watched: the split that is classified after each epoch.
         run: where checkpoints and history go; held by the caller.
         seed: the run's seed.
         identity: kept in each checkpoint, for whoever resumes to compare.
+
+    Attributes:
+        history: the rows of the complete epochs.
+        validation_logits: of the watched images after the last complete epoch, float32 [N, classes].
     """
 
     def __init__(
@@ -74,7 +69,7 @@ class Trainer:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         loop: StepLoop,
-        data: TrainingData,
+        watched: Split,
         run: Run,
         *,
         seed: int,
@@ -82,7 +77,7 @@ class Trainer:
         policy: Policy,
         reporter: Reporter,
     ) -> None:
-        self._model, self._optimizer, self._loop, self._data = model, optimizer, loop, data
+        self._model, self._optimizer, self._loop, self._watched = model, optimizer, loop, watched
         self._run, self._seed, self._identity = run, seed, dict(identity)
         self._policy, self._reporter = policy, reporter
         self._predictor = Predictor(model)
@@ -90,7 +85,7 @@ class Trainer:
         self._chunks_run = 0
         self._saved_at = time.monotonic()
         self._saved_position: tuple[int, int] | None = None
-        self.validation_logits: np.ndarray | None = None
+        self.validation_logits = np.zeros((0, 0), np.float32)
         self.history: list[dict[str, Any]] = []
         self._epoch = self._step = self._global_step = 0
         self._losses = np.zeros(0, np.float32)
@@ -200,8 +195,8 @@ class Trainer:
     ) -> None:
         began = time.monotonic()
         callbacks.on_test_begin()
-        self.validation_logits = self._predictor(self._data.validation_images)
-        labels = self._data.validation_labels
+        self.validation_logits = self._predictor(self._watched.images)
+        labels = self._watched.labels
         val_loss = metrics.cross_entropy(self.validation_logits, labels)
         val_accuracy = metrics.accuracy(self.validation_logits, labels)
         callbacks.on_test_end({"loss": val_loss, "accuracy": val_accuracy})

@@ -1,0 +1,96 @@
+"""The runs in a folder: what each is, and how far it came. Reads files only; no TensorFlow."""
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Any
+
+from cifar_trainer import files
+from cifar_trainer.errors import CifarTrainerError
+from cifar_trainer.run import Run, find_runs, is_held
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """One run, as a list shows it.
+
+    Attributes:
+        path: its folder.
+        state: `finished`, `running`, `stopped`, `failed`, or `damaged`.
+        bytes: of all its files.
+        recipe, dataset, seed: as trained; they and what follows are None where that cannot be read.
+        epochs_done, epochs: complete ones, and those asked for.
+        split: what `accuracy` is about: `test` or `holdout`.
+        accuracy: after the last complete epoch; None before the first.
+        started: when it was begun or last taken up, with the time zone.
+        message: why it failed, or why it cannot be read.
+    """
+
+    path: str
+    state: str
+    bytes: int
+    recipe: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    epochs_done: int = 0
+    epochs: int | None = None
+    split: str | None = None
+    accuracy: float | None = None
+    started: str | None = None
+    message: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+def list_runs(root: Path) -> list[Listed]:
+    """The runs directly below `root`, newest first. A damaged one is listed as such."""
+    return [_listed(run) for run in find_runs(root)]
+
+
+def age(started: str | None, now: datetime.datetime) -> str:
+    """How long ago that was, in the largest unit that fits, such as `3 h`."""
+    if started is None:
+        return "unknown"
+    seconds = (now - datetime.datetime.fromisoformat(started)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def _listed(run: Run) -> Listed:
+    size = files.size_of(run.path)
+    try:
+        config = run.read_config()
+        history = run.read_history() if run.history.exists() else []
+        started = run.read_json(run.environment).get("started_at")
+        state, message = _state(run, config.epochs)
+    except CifarTrainerError as error:
+        return Listed(path=str(run.path), state="damaged", bytes=size, message=str(error))
+    return Listed(
+        path=str(run.path),
+        state=state,
+        bytes=size,
+        recipe=config.recipe,
+        dataset=config.dataset,
+        seed=config.seed,
+        epochs_done=len(history),
+        epochs=config.epochs,
+        split=config.validation,
+        accuracy=history[-1]["val_accuracy"] if history else None,
+        started=started,
+        message=message,
+    )
+
+
+def _state(run: Run, epochs: int) -> tuple[str, str | None]:
+    if is_held(run):
+        return "running", None
+    failure = run.path / "failure.json"
+    if failure.is_file():
+        return "failed", str(run.read_json(failure).get("message"))
+    # A run that is being extended has the result of fewer epochs.
+    finished = run.result.is_file() and run.read_json(run.result).get("epochs", 0) >= epochs
+    return ("finished" if finished else "stopped"), None

@@ -1,0 +1,78 @@
+"""Where a network looked: Grad-CAM (Selvaraju et al. 2017)."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import softmax
+
+from cifar_trainer.errors import CifarTrainerError
+
+
+def last_feature_map(model: keras.Model) -> keras.layers.Layer:
+    """The last layer whose output still has places: [N, H, W, C].
+
+    It holds the most abstract of what the network knows about places (section 3), after
+    its activation where that is a layer of its own.
+
+    Raises:
+        CifarTrainerError: no layer has such an output.
+    """
+    for layer in reversed(model.layers):
+        shape = tuple(getattr(getattr(layer, "output", None), "shape", ()))
+        # A map of one place says nothing about where.
+        if len(shape) == 4 and None not in shape[1:3] and shape[1] * shape[2] > 1:
+            return layer
+    raise CifarTrainerError(
+        f"The model {model.name!r} has no layer with a map of places; Grad-CAM needs one."
+    )
+
+
+def grad_cam(model: keras.Model, images: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """How much each place speaks for a class: ReLU of the feature maps, weighted by their mean gradient.
+
+    Equations 1 and 2: alpha_k is the mean over all places of the class's logit by map k;
+    the map is ReLU(sum of alpha_k times map k). Enlarged bilinearly to the image's size.
+
+    Args:
+        model: uint8 [N, H, W, 3] to logits [N, classes], a functional or sequential model.
+        images: uint8 [N, H, W, 3].
+        classes: a label for each image, [N].
+
+    Returns:
+        float32 [N, H, W] from 0 to 1: each divided by its largest value, all 0 where
+        nothing speaks for the class.
+    """
+    # A loaded Sequential has called its layers several times; a clone has called each once.
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    layer = last_feature_map(twin)
+    # In two parts, so that the maps between them can be watched, whatever is trainable.
+    to_maps = keras.Model(twin.inputs, layer.output)
+    to_logits = keras.Model(layer.output, twin.outputs[0])
+    maps = to_maps(tf.constant(images), training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        logits = to_logits(maps, training=False)
+        score = tf.reduce_sum(tf.gather(logits, tf.constant(classes, tf.int32), batch_dims=1))
+    gradients = tf.cast(tape.gradient(score, maps), tf.float32)
+    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+    cam = tf.nn.relu(tf.reduce_sum(weights * tf.cast(maps, tf.float32), axis=-1, keepdims=True))
+    large = tf.image.resize(cam, images.shape[1:3], method="bilinear")[..., 0]
+    peak = tf.reduce_max(large, axis=(1, 2), keepdims=True)
+    return np.asarray(tf.math.divide_no_nan(large, peak))
+
+
+def representative_images(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """For each class the image of it that the model is surest to be of it: int64 [classes].
+
+    -1 where the split has no image of a class.
+    """
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    chosen = np.full(logits.shape[1], -1, np.int64)
+    for label in range(logits.shape[1]):
+        of_class = np.flatnonzero(labels == label)
+        if len(of_class):
+            chosen[label] = of_class[probabilities[of_class, label].argmax()]
+    return chosen

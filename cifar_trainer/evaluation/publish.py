@@ -1,0 +1,66 @@
+"""A report's folder: figures, pictures and page, put in place together or not at all."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cifar_trainer import files
+from cifar_trainer.evaluation.page import render_page
+from cifar_trainer.evaluation.pictures import draw_pictures
+from cifar_trainer.evaluation.provenance import describe
+from cifar_trainer.evaluation.report import Report, make_report, read_robustness
+from cifar_trainer.evaluation.robustness import Robustness, measure_robustness
+from cifar_trainer.evaluation.subject import Subject
+
+REPORT_FILE = "report.json"
+LOGITS_FILE = "logits.npy"
+#: Told what is being done, and how much of it: (what, done, total).
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate(
+    subject: Subject,
+    *,
+    robustness_images: int | None = None,
+    on_progress: Progress = lambda what, done, total: None,
+) -> Report:
+    """Report on what a run's model says about a split, and replace the run's report on it whole.
+
+    Args:
+        subject: the model and the split.
+        robustness_images: measure the robustness on so many images; None keeps what an
+            earlier report measured with the same weights.
+        on_progress: told (what, done, total).
+
+    Raises:
+        RunError: one of the run's files cannot be read.
+        OSError: the report could not be written; the old one is untouched.
+    """
+    provenance, history = describe(subject), subject.run.read_history()
+    if robustness_images is None:
+        robustness = _earlier_robustness(subject)
+    else:
+        robustness = measure_robustness(
+            subject, robustness_images, lambda done, total: on_progress("robustness", done, total)
+        )
+    report = make_report(subject, robustness)
+    pictures = draw_pictures(
+        subject, report, history, lambda done, total: on_progress("pictures", done, total)
+    )
+    with files.atomic_folder(subject.run.evaluation(subject.split_name), replace=True) as folder:
+        files.write_json(folder / REPORT_FILE, report.to_json())
+        for picture in pictures:
+            files.write_bytes(folder / f"{picture.name}.png", picture.light)
+        page = render_page(report, provenance, pictures, subject.classes)
+        files.write_text(folder / "report.html", page)
+        # What a comparison needs to know of each image.
+        with files.atomic_writer(folder / LOGITS_FILE) as file:
+            np.save(file, subject.logits, allow_pickle=False)
+    return report
+
+
+def _earlier_robustness(subject: Subject) -> Robustness | None:
+    path = subject.run.evaluation(subject.split_name) / REPORT_FILE
+    if not path.is_file():
+        return None
+    return read_robustness(subject.run.read_json(path), subject.weights_sha256)

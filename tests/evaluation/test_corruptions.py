@@ -1,0 +1,145 @@
+"""The fifteen corruptions against their definitions (Hendrycks & Dietterich 2019, CIFAR-10-C's strengths)."""
+
+import colorsys
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_trainer.evaluation.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
+
+ALL = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """Smooth pictures with edges and many colours, uint8 [24, 32, 32, 3]."""
+    draw = np.random.default_rng(0)
+    coarse = draw.integers(20, 236, (24, 4, 4, 3)).astype(np.uint8)
+    return np.stack(
+        [np.asarray(Image.fromarray(p).resize((32, 32), Image.Resampling.BICUBIC)) for p in coarse]
+    )
+
+
+def grey(value: int, count: int = 64) -> np.ndarray:
+    return np.full((count, 32, 32, 3), value, np.uint8)
+
+
+def test_there_are_fifteen_in_the_papers_four_families() -> None:
+    assert len(CORRUPTIONS) == 15
+    assert [name for names in FAMILIES.values() for name in names] == list(CORRUPTIONS)
+    assert {family: len(names) for family, names in FAMILIES.items()} == {
+        "noise": 3, "blur": 4, "weather": 4, "digital": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "severity"), ALL)
+def test_the_same_seed_gives_the_same_pictures_and_they_are_changed(
+    pictures: np.ndarray, name: str, severity: int
+) -> None:
+    once, again = (corrupt(pictures, name, severity, seed=5) for _ in range(2))
+    assert once.dtype == np.uint8
+    assert once.shape == pictures.shape
+    np.testing.assert_array_equal(once, again)
+    assert (once != pictures).mean() > 0.01
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in CORRUPTIONS if n not in ("elastic_transform", "glass_blur", "frost")]
+)
+def test_the_fifth_severity_is_stronger_than_the_first(pictures: np.ndarray, name: str) -> None:
+    weak, strong = (np.abs(corrupt(pictures, name, s).astype(float) - pictures).mean() for s in (1, 5))
+    assert strong > 1.3 * weak
+
+
+@pytest.mark.parametrize(
+    ("name", "severity"),
+    [(n, s) for n, s in ALL if n in (*FAMILIES["blur"], "elastic_transform", "pixelate")],
+)
+def test_what_only_moves_or_mixes_pixels_leaves_an_even_picture_even(name: str, severity: int) -> None:
+    changed = corrupt(grey(130, 4), name, severity).astype(int)
+    assert np.abs(changed - 130).max() <= 1
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_gaussian_noise_has_the_deviation_of_its_severity(severity: int) -> None:
+    noise = corrupt(grey(128), "gaussian_noise", severity).astype(float) - 128
+    # Cutting off to whole values takes half a value away on average.
+    assert noise.mean() == pytest.approx(-0.5, abs=0.3)
+    assert noise.std() / 255 == pytest.approx((0.04, 0.06, 0.08, 0.09, 0.10)[severity - 1], rel=0.02)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_shot_noise_has_the_variance_of_counted_photons(severity: int) -> None:
+    photons = (500, 250, 100, 75, 50)[severity - 1]
+    noisy = corrupt(grey(102), "shot_noise", severity).astype(float) / 255
+    assert noisy.var() == pytest.approx(0.4 / photons, rel=0.05)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_impulse_noise_makes_its_share_black_or_white(severity: int) -> None:
+    noisy = corrupt(grey(128), "impulse_noise", severity)
+    amount = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
+    assert (noisy == 0).mean() == pytest.approx(amount / 2, rel=0.15)
+    assert (noisy == 255).mean() == pytest.approx(amount / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_brightness_raises_the_value_of_hsv_and_keeps_hue_and_saturation(
+    pictures: np.ndarray, severity: int
+) -> None:
+    raised = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
+    changed = corrupt(pictures[:1], "brightness", severity)[0]
+    for row, column in [(0, 0), (7, 21), (30, 4)]:
+        hue, saturation, value = colorsys.rgb_to_hsv(*(pictures[0, row, column] / 255))
+        expected = colorsys.hsv_to_rgb(hue, saturation, min(1, value + raised))
+        np.testing.assert_allclose(changed[row, column], np.array(expected) * 255, atol=1.01)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_contrast_draws_each_channel_towards_its_mean(pictures: np.ndarray, severity: int) -> None:
+    kept = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
+    means = pictures.mean(axis=(1, 2), keepdims=True)
+    expected = (pictures - means) * kept + means
+    np.testing.assert_allclose(corrupt(pictures, "contrast", severity), expected, atol=1.01)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_jpeg_compression_is_a_jpeg_of_that_quality(pictures: np.ndarray, severity: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pictures[3]).save(buffer, "JPEG", quality=(80, 65, 58, 50, 40)[severity - 1])
+    expected = np.asarray(Image.open(buffer))
+    np.testing.assert_array_equal(corrupt(pictures, "jpeg_compression", severity)[3], expected)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_frost_is_the_dimmed_picture_and_a_share_of_ice(severity: int) -> None:
+    kept = (1, 1, 0.9, 0.85, 0.75)[severity - 1]
+    ice = corrupt(grey(0, 8), "frost", severity).astype(float)
+    both = corrupt(grey(100, 8), "frost", severity).astype(float)
+    np.testing.assert_allclose(both - ice, kept * 100, atol=1.01)
+    assert ice.std() > 3
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_fog_adds_a_cloud_from_0_to_1_and_dims_by_as_much(severity: int) -> None:
+    """Of an even picture v: (v + amount · cloud) · v / (v + amount), so from v² / (v + amount) to v."""
+    amount, value = (0.2, 0.5, 0.75, 1, 1.5)[severity - 1], 150 / 255
+    foggy = corrupt(grey(150, 8), "fog", severity)
+    assert foggy.max() == pytest.approx(150, abs=1)
+    assert foggy.min() == pytest.approx(value**2 / (value + amount) * 255, abs=1)
+
+
+def test_snow_whitens_a_dark_picture_more_where_it_is_stronger() -> None:
+    means = [corrupt(grey(40), "snow", severity).mean() for severity in (1, 3)]
+    assert 45 < means[0] < means[1]
+
+
+def test_defocus_spreads_a_point_evenly_in_all_directions() -> None:
+    point = np.zeros((1, 32, 32, 3), np.uint8)
+    point[0, 16, 16] = 255
+    spread = corrupt(point, "defocus_blur", 5)[0, ..., 0].astype(int)
+    assert np.count_nonzero(spread) > 4
+    np.testing.assert_allclose(spread, spread.T, atol=1)
+    np.testing.assert_allclose(spread[1:, 1:], spread[1:, 1:][::-1, ::-1], atol=1)

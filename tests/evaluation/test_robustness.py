@@ -1,0 +1,84 @@
+"""Attacks on networks whose weakest point is known, and the table that is made of them."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+
+from cifar_trainer.evaluation.attacks import Attacker
+from cifar_trainer.evaluation.robustness import Robustness, measure_robustness
+from cifar_trainer.evaluation.subject import Subject
+from cifar_trainer.inference import predict_logits
+
+
+@pytest.fixture(scope="module")
+def linear() -> tuple[keras.Model, np.ndarray]:
+    """Two logits, linear in the pixels from 0 to 1, and the weights' difference [3072]."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3), dtype="uint8"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    weights = model.layers[-1].get_weights()[0]
+    return model, weights[:, 0] - weights[:, 1]
+
+
+@pytest.fixture(scope="module")
+def mid_tones() -> np.ndarray:
+    return np.random.default_rng(1).integers(60, 190, (6, 32, 32, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+@pytest.mark.parametrize("epsilon", [1 / 255, 8 / 255])
+def test_on_a_linear_model_an_attack_takes_epsilon_times_the_sum_of_the_weights(
+    linear, mid_tones: np.ndarray, attack: str, epsilon: float
+) -> None:
+    """No change of at most epsilon can take more (Goodfellow et al. 2015, section 3), and none is clipped."""
+    model, difference = linear
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    before = predict_logits(model, mid_tones)
+    after = getattr(Attacker(model, seed=0), attack)(mid_tones, labels, epsilon)
+    sign = np.where(labels == 0, 1, -1)
+    lost = sign * ((before[:, 0] - before[:, 1]) - (after[:, 0] - after[:, 1]))
+    np.testing.assert_allclose(lost, epsilon * np.abs(difference).sum(), rtol=1e-3)
+
+
+def test_a_changed_picture_stays_within_black_and_white(linear) -> None:
+    """On a white picture only darkening helps: an attack gains from half of the weights only."""
+    model, difference = linear
+    white = np.full((1, 32, 32, 3), 255, np.uint8)
+    before, after = predict_logits(model, white), Attacker(model).fgsm(white, np.array([0]), 4 / 255)
+    lost = (before[0, 0] - before[0, 1]) - (after[0, 0] - after[0, 1])
+    assert lost == pytest.approx(4 / 255 * difference[difference > 0].sum(), rel=1e-3)
+
+
+def test_no_strength_leaves_the_answers_as_they_are(linear, mid_tones: np.ndarray) -> None:
+    model, _ = linear
+    after = Attacker(model).pgd(mid_tones, np.zeros(6, np.int64), 0.0)
+    np.testing.assert_allclose(after, predict_logits(model, mid_tones), atol=1e-5)
+
+
+def test_the_table_has_every_corruption_severity_and_attack_and_repeats(
+    linear, mid_tones: np.ndarray, make_subject: Callable[..., Subject]
+) -> None:
+    from cifar_trainer.inference import Predictor
+
+    model, _ = linear
+    labels = np.array([0, 1, 0, 1, 0, 1], np.uint8)
+    predictor = Predictor(model)
+    logits = predictor(mid_tones)
+    subject = make_subject(logits, labels, model=model, predictor=predictor, images=mid_tones)
+    told: list[tuple[int, int]] = []
+    first = measure_robustness(subject, 4, lambda done, total: told.append((done, total)))
+    assert first.images == 4
+    assert told == [(i, 83) for i in range(1, 84)]
+    assert [len(result.accuracy) for result in first.corruptions] == [5] * 15
+    assert [(result.name, len(result.accuracy)) for result in first.attacks] == [("FGSM", 4), ("PGD", 4)]
+    assert first.mean == pytest.approx(np.mean([result.accuracy for result in first.corruptions]))
+    assert measure_robustness(subject, 4) == first
+    assert Robustness.from_json(first.to_json()) == first
