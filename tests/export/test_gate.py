@@ -1,0 +1,213 @@
+"""Artefacts that were broken on purpose do not pass the gate, and leave nothing behind (row 58)."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from cifar_trainer.data import load_dataset
+from cifar_trainer.errors import CheckError
+from cifar_trainer.export import exporter
+from cifar_trainer.export.formats import FORMATS, Format
+from cifar_trainer.export.gate import Reference, compare
+from cifar_trainer.export.network import Network
+from cifar_trainer.export.writers import write_artefact
+from cifar_trainer.prediction.artefact import softmax
+from cifar_trainer.recipes import document
+from cifar_trainer.run import Run
+from cifar_trainer.training.assembly import build_model
+
+#: The formats whose runtimes start fast, and TensorFlow's own.
+BROKEN_FORMATS = ("onnx", "saved_model")
+Breaking = Callable[[Format, Network, Path, np.ndarray], None]
+
+
+def available(name: str) -> Format:
+    form = FORMATS[name]
+    for package in form.packages:
+        pytest.importorskip(package)
+    return form
+
+
+def flip_a_bit(form: Format, network: Network, path: Path, examples: np.ndarray) -> None:
+    """Write it, then flip the sign of the largest weight of the last layer where it lies in the file."""
+    write_artefact(form, network, path, examples)
+    kernel = next(w for w in network.model.weights if w.path.endswith("logits/kernel")).numpy()
+    whole = kernel.tobytes()
+    files = [p for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file() and not p.is_symlink()]
+    (holder,) = [p for p in files if whole in p.read_bytes()]
+    content = bytearray(holder.read_bytes())
+    at = content.index(whole) + 4 * int(np.abs(kernel).argmax())
+    content[at + 3] ^= 0x80
+    holder.write_bytes(content)
+
+
+def leave_out_preprocessing(form: Format, network: Network, path: Path, examples: np.ndarray) -> None:
+    """Write the same weights behind an input that is not scaled to 0 to 1."""
+    config = network.model.get_config()
+    for layer in config["layers"]:
+        if layer["class_name"] == "Rescaling":
+            layer["config"]["scale"] = 1.0
+    unscaled = type(network.model).from_config(config)
+    unscaled.set_weights(network.model.get_weights())
+    write_artefact(form, dataclasses.replace(network, model=unscaled), path, examples)
+
+
+def permute_names(form: Format, network: Network, path: Path, examples: np.ndarray) -> None:
+    """Write the right numbers under the wrong names."""
+    write_artefact(form, dataclasses.replace(network, classes=network.classes[::-1]), path, examples)
+
+
+def permute_logits(form: Format, network: Network, path: Path, examples: np.ndarray) -> None:
+    """Write a last layer whose outputs have changed places."""
+    twin = keras.models.clone_model(network.model)
+    weights = network.model.get_weights()
+    twin.set_weights([*weights[:-2], weights[-2][:, ::-1], weights[-1][::-1]])
+    write_artefact(form, dataclasses.replace(network, model=twin), path, examples)
+
+
+@pytest.mark.parametrize("name", BROKEN_FORMATS)
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        # TensorFlow sees it by a checksum of its own, and does not load the file.
+        (flip_a_bit, "does not agree with the Keras model|could not be used in a clean process"),
+        (leave_out_preprocessing, "does not agree with the Keras model"),
+        (permute_names, "names the classes"),
+        (permute_logits, "does not agree with the Keras model"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
+    learned_run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, broken: Breaking, said: str,
+) -> None:  # fmt: skip
+    form = available(name)
+    before = tmp_path / form.file_name
+    if form.is_folder:
+        before.mkdir()
+        (before / "saved_model.pb").write_bytes(b"an earlier export")
+    else:
+        before.write_bytes(b"an earlier export")
+    monkeypatch.setattr(exporter, "write_artefact", broken)
+    with pytest.raises(CheckError, match=said) as caught:
+        exporter.export_run(
+            Run(learned_run), [form], tmp_path, load_dataset(data_dir, "synthetic"), replace=True
+        )
+    if "does not agree" in str(caught.value):
+        assert "The worst pictures" in str(caught.value)
+        assert "Keras says" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [form.file_name]
+    stood = before / "saved_model.pb" if form.is_folder else before
+    assert stood.read_bytes() == b"an earlier export"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
+    trained_run: Path, data_dir: Path, tmp_path: Path, precision: str
+) -> None:
+    """Its weights are those of a float32 model; what runs elsewhere is held to Keras's float32."""
+    import shutil
+
+    form = available("onnx")
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    keras.utils.set_random_seed(1)
+    build_model(document, precision).save(run / "model.keras")
+    (export,) = exporter.export_run(Run(run), [form], tmp_path / "out", load_dataset(data_dir, "synthetic"))
+    assert export.proof.agreement == 1
+    assert export.proof.max_abs_difference < 1e-4
+
+
+# What the gate makes of answers, without any runtime.
+
+
+@pytest.fixture
+def reference() -> Reference:
+    draw = np.random.default_rng(0)
+    return Reference(
+        images=np.zeros((1000, 32, 32, 3), np.uint8),
+        labels=draw.integers(0, 10, 1000).astype(np.uint8),
+        logits=draw.normal(0, 3, (1000, 10)).astype(np.float32),
+        classes=tuple("abcdefghij"),
+        temperature=2.0,
+    )
+
+
+def answer(reference: Reference, logits: np.ndarray) -> dict[str, np.ndarray]:
+    ids = logits.argmax(axis=1)
+    return {
+        "logits": logits,
+        "probabilities": softmax(logits / reference.temperature),
+        "class_id": ids,
+        "class_name": np.array(reference.classes)[ids],
+    }
+
+
+def test_what_agrees_passes_with_its_figures(reference: Reference) -> None:
+    proof = compare(answer(reference, reference.logits + 5e-5), "", FORMATS["onnx"], reference)
+    assert proof.max_abs_difference == pytest.approx(5e-5, rel=0.1)
+    assert proof.agreement == 1
+    assert proof.accuracy == proof.reference_accuracy
+
+
+def test_one_logit_of_ten_thousand_beyond_the_bound_is_enough(reference: Reference) -> None:
+    logits = reference.logits.copy()
+    logits[777, 3] += 2e-4
+    with pytest.raises(
+        CheckError, match=r"a logit differs by 0\.0002, and at most 0\.0001 is allowed"
+    ) as caught:
+        compare(answer(reference, logits), "", FORMATS["onnx"], reference)
+    assert "    777  " in str(caught.value), "the picture is named"
+
+
+@pytest.mark.parametrize(("wrong", "passes"), [(1, True), (2, False)])
+def test_float16_may_differ_on_one_picture_of_a_thousand(
+    reference: Reference, wrong: int, passes: bool
+) -> None:
+    logits = reference.logits.copy()
+    logits[:wrong] = -logits[:wrong]
+    given = answer(reference, logits)
+    if passes:
+        assert compare(given, "", FORMATS["litert-float16"], reference).agreement == 0.999
+    else:
+        with pytest.raises(CheckError, match=r"99\.80% of 1000 pictures"):
+            compare(given, "", FORMATS["litert-float16"], reference)
+
+
+def test_int8_may_differ_more_if_the_accuracy_stays_within_a_point(reference: Reference) -> None:
+    """Thirty pictures that were wrong before are wrong in another way."""
+    right = reference.logits.argmax(axis=1) == reference.labels
+    wrong = np.flatnonzero(~right)[:30]
+    logits = reference.logits.copy()
+    for i in wrong:
+        other = next(c for c in range(10) if c not in (logits[i].argmax(), reference.labels[i]))
+        logits[i, other] = logits[i].max() + 1
+    proof = compare(answer(reference, logits), "", FORMATS["litert-int8"], reference)
+    assert proof.agreement == 0.97
+    spoilt = reference.logits.copy()
+    spoilt[np.flatnonzero(right)[:30]] *= -1
+    with pytest.raises(CheckError, match=r"at least 99\.0% is asked for"):
+        compare(answer(reference, spoilt), "", FORMATS["litert-int8"], reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("probabilities", lambda value: value[:, ::-1], "probabilities are .* from the softmax"),
+        ("class_id", lambda value: (value + 1) % 10, "class_id is not where its logits are largest"),
+        ("class_name", lambda value: value[::-1], "class_name is not the name of its class_id"),
+        ("logits", lambda value: value * np.nan, "not finite"),
+        ("logits", lambda value: value[:, :9], "of shape"),
+    ],
+)
+def test_outputs_that_contradict_each_other_are_refused(
+    reference: Reference, name: str, change: Callable[[np.ndarray], np.ndarray], said: str
+) -> None:
+    given = answer(reference, reference.logits)
+    given[name] = change(given[name])
+    with pytest.raises(CheckError, match=said):
+        compare(given, "", FORMATS["onnx"], reference)

@@ -1,0 +1,222 @@
+"""`predict` as its users run it: what it reads, what it refuses, what it prints (rows 61 to 63)."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def onnx(artefacts: dict[str, Path]) -> Path:
+    """The artefact that starts fastest."""
+    if "onnx" not in artefacts:
+        pytest.skip("onnxruntime is not installed")
+    return artefacts["onnx"]
+
+
+@pytest.fixture(scope="module")
+def images(data_dir: Path) -> np.ndarray:
+    return np.load(data_dir / "synthetic" / "test_images.npy", mmap_mode="r")[:100]
+
+
+@pytest.fixture
+def folder(images: np.ndarray, tmp_path: Path) -> Path:
+    """Two pictures, one of them below, and a file that is none."""
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    Image.fromarray(images[0]).save(tmp_path / "in" / "a.png")
+    Image.fromarray(images[1]).save(tmp_path / "in" / "deeper" / "b.PNG")
+    (tmp_path / "in" / "notes.txt").write_text("not a picture")
+    return tmp_path / "in"
+
+
+def test_the_json_is_one_object_with_the_likeliest_classes_first(
+    run_cli: RunCli, onnx: Path, folder: Path
+) -> None:
+    done = run_cli(["predict", folder, "--model", onnx, "--top", 4, "--json"])
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert list(told) == ["model", "format", "predictions", "errors"]
+    assert (told["format"], told["errors"]) == ("onnx", [])
+    assert [Path(each["image"]).name for each in told["predictions"]] == ["a.png", "b.PNG"]
+    for each in told["predictions"]:
+        assert set(each) == {"image", "format", "mode", "width", "height", "top"}
+        shares = [guess["probability"] for guess in each["top"]]
+        assert len(shares) == 4
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_one_picture_that_cannot_be_read_is_named_and_the_others_are_done(
+    run_cli: RunCli, onnx: Path, folder: Path
+) -> None:
+    good = folder / "a.png"
+    (folder / "cut.png").write_bytes(good.read_bytes()[:200])
+    (folder / "empty.jpg").touch()
+    Image.open(good).save(folder / "really.gif", "JPEG")
+    named = [folder / name for name in ("cut.png", "empty.jpg", "nowhere.png")]
+    done = run_cli(["predict", good, *named, folder / "really.gif", "--model", onnx])
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(good), str(folder / "really.gif")]
+    assert "it is a JPEG, whatever its name says" in lines[1]
+    assert "3 of 5 could not be read; the others are done" in done.stderr
+    for path, reason in zip(named, ("PNG", "it is empty", "No such file"), strict=True):
+        assert any(str(path) in line and reason in line for line in done.stderr.splitlines())
+    assert "Traceback" not in done.stderr
+
+
+def test_standard_input_a_fifo_and_an_empty_folder(run_cli: RunCli, onnx: Path, folder: Path) -> None:
+    content = (folder / "a.png").read_bytes()
+    piped = subprocess.run(
+        [sys.executable, "-m", "cifar_trainer", "predict", "-", "--model", str(onnx), "--json"],
+        input=content, capture_output=True, check=False,
+    )  # fmt: skip
+    assert piped.returncode == 0, piped.stderr
+    told = json.loads(piped.stdout)["predictions"]
+    fifo = folder / "pipe"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(content), daemon=True)
+    writer.start()
+    through = run_cli(["predict", fifo, "--model", onnx, "--json"])
+    assert through.returncode == 0, through.stderr
+    assert json.loads(through.stdout)["predictions"][0]["top"] == told[0]["top"]
+    (folder / "bare").mkdir()
+    none = run_cli(["predict", folder / "bare", "--model", onnx])
+    assert none.returncode == 1
+    assert "a folder without pictures" in none.stderr
+
+
+def test_a_keras_file_with_a_lambda_layer_is_refused_and_its_code_does_not_run(
+    run_cli: RunCli, folder: Path, tmp_path: Path
+) -> None:
+    import keras
+
+    trace = tmp_path / "was-run"
+    source = f"lambda x: (__import__('pathlib').Path({str(trace)!r}).touch(), x)[1]"
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3), dtype="uint8"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Lambda(eval(source), output_shape=(32, 32, 3)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    trace.unlink(missing_ok=True)
+    model.save(tmp_path / "hostile.keras")
+    done = run_cli(["predict", folder / "a.png", "--model", tmp_path / "hostile.keras"])
+    assert done.returncode == 1
+    assert "holds Python code (a Lambda layer)" in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (b"PK\x03\x04 but no more", "model.keras", "none of the artefacts"),
+        (b"\x00\x00\x00\x00TFL3 cut", "model.tflite", "not a whole LiteRT file"),
+        (b"not a graph", "model.onnx", "not a whole ONNX file"),
+    ],
+)
+def test_a_damaged_artefact_is_named(
+    run_cli: RunCli, folder: Path, tmp_path: Path, content: bytes, name: str, said: str
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / name).write_bytes(content)
+    done = run_cli(["predict", folder / "a.png", "--model", tmp_path / name])
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    assert str(tmp_path / name) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_and_an_artefact_at_once_is_wrong_usage(run_cli: RunCli, folder: Path) -> None:
+    done = run_cli(["predict", folder / "a.png", "--run", "runs/x", "--model", "m.onnx"])
+    assert done.returncode == 2
+    assert "Name one of them" in done.stderr
+
+
+def test_every_artefact_gives_the_same_class_for_100_test_images(
+    run_cli: RunCli, artefacts: dict[str, Path], learned_run: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    """Through the command line, each in its own process; int8 may take a few otherwise."""
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i:03}.png")
+    answers = {}
+    for name, path in {"run": learned_run, **artefacts}.items():
+        where = ["--run", path] if name == "run" else ["--model", path]
+        done = run_cli(["predict", tmp_path, *where, "--top", 1, "--json"])
+        assert done.returncode == 0, done.stderr
+        predictions = json.loads(done.stdout)["predictions"]
+        assert len(predictions) == 100
+        answers[name] = [each["top"][0]["class"] for each in predictions]
+    assert len(set(answers["run"])) > 5
+    for name, said in answers.items():
+        same = sum(a == b for a, b in zip(said, answers["run"], strict=True))
+        assert same >= (95 if name == "litert-int8" else 100), name
+
+
+def test_saved_model_cli_shows_and_runs_it_and_bytes_give_the_arrays_answer(
+    artefacts: dict[str, Path], images: np.ndarray, tmp_path: Path
+) -> None:
+    """As users look at a SavedModel: TensorFlow's own tool."""
+    tool = Path(sys.executable).with_name("saved_model_cli")
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def use(*arguments: object) -> str:
+        done = subprocess.run(
+            [tool, *map(str, arguments)], capture_output=True, text=True, env=env, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    folder = artefacts["saved_model"]
+    shown = use("show", "--dir", folder, "--tag_set", "serve", "--signature_def", "serving_default")
+    words = " ".join(shown.split())
+    assert "inputs['images'] tensor_info: dtype: DT_UINT8 shape: (-1, 32, 32, 3)" in words
+    for name in ("probabilities", "class_id", "class_name", "logits"):
+        assert f"outputs['{name}']" in shown
+    np.save(tmp_path / "images.npy", images[:3])
+    buffer = []
+    for image in images[:3]:
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "PNG")
+        buffer.append(stream.getvalue())
+    np.save(tmp_path / "bytes.npy", np.array(buffer, object), allow_pickle=True)
+    common = ["run", "--dir", folder, "--tag_set", "serve", "--overwrite"]
+    for signature, argument, way in (
+        ("serving_default", f"images={tmp_path}/images.npy", "array"),
+        ("serving_bytes", f"image_bytes={tmp_path}/bytes.npy", "bytes"),
+    ):
+        (tmp_path / way).mkdir()
+        use(*common, "--signature_def", signature, "--inputs", argument, "--outdir", tmp_path / way)
+    for name in ("logits", "class_id"):
+        array, encoded = (np.load(tmp_path / way / f"{name}.npy") for way in ("array", "bytes"))
+        np.testing.assert_array_equal(array, encoded)
+
+
+def test_a_picture_from_a_folder_of_any_name(
+    run_cli: RunCli, onnx: Path, folder: Path, tmp_path: Path
+) -> None:
+    """A path that is not UTF-8, and a locale that is not."""
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    shutil.copyfile(folder / "a.png", odd)
+    done = subprocess.run(
+        [sys.executable.encode(), b"-m", b"cifar_trainer", b"predict", odd, b"--model", os.fsencode(onnx)],
+        capture_output=True, env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
