@@ -179,15 +179,17 @@ def latency_table(measured: "list[Measured]", device: str) -> "Table":
     """One row for each artefact and batch size."""
     from rich.table import Table
 
+    from cifar_trainer.benchmarking.figure import labels
+
     table = Table(title=f"on {device}", box=None)
     table.add_column("artefact", overflow="fold")
     table.add_column("device", no_wrap=True)
     for name in ("batch", "p50 ms", "p95 ms", "p99 ms", "images/s", "size"):
         table.add_column(name, justify="right", no_wrap=True)
-    for each in measured:
+    for name, each in zip(labels(measured), measured, strict=True):
         for i, timing in enumerate(each.timings):
             table.add_row(
-                printable(Path(each.artefact).name) if i == 0 else "",
+                printable(name) if i == 0 else "",
                 each.device if i == 0 else "",
                 str(timing.batch_size),
                 *(f"{value:.2f}" for value in (timing.p50_ms, timing.p95_ms, timing.p99_ms)),

@@ -47,10 +47,14 @@ def test_percentiles_and_throughput_are_of_the_calls_after_the_warm_up() -> None
 
 def test_the_picture_has_a_line_for_each_artefact() -> None:
     timings = tuple(Timing(size, 100, size / 10, size / 9, size / 8, 1000.0 * size) for size in (1, 8, 64))
-    measured = [Measured(f"export/{name}", "onnx", "cpu", 1, timings) for name in ("a.onnx", "b.onnx")]
+    measured = [
+        Measured(f"export/{name}", "onnx", "cpu", 1, timings) for name in ("a.onnx", "b.onnx", "more/b.onnx")
+    ]
     left, right = latency_figure(measured, LIGHT).axes
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["a.onnx", "b.onnx"]
-    assert len(right.lines) == 2
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+        "a.onnx", "export/b.onnx", "more/b.onnx",
+    ]  # fmt: skip
+    assert len(right.lines) == 3
 
 
 def test_artefacts_are_measured_at_each_batch_size(
