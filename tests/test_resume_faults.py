@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cifar_trainer.run import Run, hold
 from cifar_trainer.training.checkpoint import list_checkpoints
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -57,6 +58,15 @@ def test_another_environment_is_told_and_the_run_extended(run_cli: RunCli, run: 
     assert done.stderr.count("will not be bit-identical") == 2
     assert json.loads((run / "result.json").read_text())["epochs"] == 3
     assert len((run / "history.csv").read_text().splitlines()) == 4
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(run_cli: RunCli, run: Path, data_dir: Path) -> None:
+    with hold(Run(run)):
+        done = run_cli(["train", "--resume", run, "--data-dir", data_dir, "--epochs", 3])
+    assert done.returncode == 1
+    assert f"{run} is in use by another process" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((run / "config.json").read_text())["epochs"] == 2
 
 
 def test_other_data_is_refused_by_its_fingerprint(
