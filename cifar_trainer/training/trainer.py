@@ -1,5 +1,6 @@
 """The run's loop: chunks of steps, epochs, callbacks and checkpoints."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -173,8 +174,11 @@ class Trainer:
         if profile:
             profile(True)
         began = time.monotonic()
+        # The profiler's tools count by such marks; a chunk is one call, so it is one mark.
+        mark = tf.profiler.experimental.Trace("train", step_num=self._global_step, _r=1)
         try:
-            chunk = self._loop.run(self._step, count, self._global_step)
+            with mark if profile else contextlib.nullcontext():
+                chunk = self._loop.run(self._step, count, self._global_step)
         except tf.errors.ResourceExhaustedError as error:
             raise self._out_of_memory() from error
         if profile:

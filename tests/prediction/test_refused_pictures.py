@@ -98,4 +98,4 @@ def test_a_bomb_takes_no_memory_and_the_largest_allowed_little() -> None:
     assert len(bomb) < 2**20
     assert memory_for(bomb) < 30
     # Less than 16 bytes a pixel, a few 8-bit copies: as float32 the whole would take above 50.
-    assert memory_for(whole(6000)) < 36_000_000 * 16 / 2**20
+    assert memory_for(whole(4000)) < 16_000_000 * 16 / 2**20
