@@ -78,7 +78,7 @@ def test_a_signal_during_a_save_waits_for_the_save(tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_prints_how_to_go_on(data_dir: Path, tmp_path: Path) -> None:
-    """Ctrl-C. SIGTERM is shown, with what comes after it, in test_train_command.py; SIGHUP is handled alike."""
+    """Ctrl-C. SIGTERM, with what comes after it, is in test_train_command.py; SIGHUP is handled alike."""
     run = tmp_path / "a run"
     process = subprocess.Popen(
         [sys.executable, "-m", "cifar_trainer", "train", "--dataset", "synthetic", "--data-dir", data_dir,
