@@ -1,10 +1,14 @@
 """What tests share: the command line as a subprocess, and small data and runs made once."""
 
+import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +69,45 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Pat
     done = run_command(["train", *data, "--run-dir", run, "--epochs", 2, "--device", "cpu"])
     assert done.returncode == 0, done.stderr
     return run
+
+
+@pytest.fixture(scope="session")
+def learned_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, data_dir: Path) -> Path:
+    """`trained_run` with a model that knows the synthetic classes well enough for int8."""
+    import keras
+    import numpy as np
+
+    from cifar_trainer.recipes import document
+
+    run = tmp_path_factory.mktemp("runs") / "learned"
+    shutil.copytree(trained_run, run)
+    keras.utils.set_random_seed(0)
+    model = document.build_model()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images = np.load(data_dir / "synthetic" / "train_images.npy")
+    labels = np.load(data_dir / "synthetic" / "train_labels.npy")
+    model.fit(images, labels, batch_size=64, epochs=2, verbose=0)
+    model.save(run / "model.keras")
+    return run
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory, learned_run: Path, data_dir: Path) -> dict[str, Any]:
+    """What `export --json` printed for every format that can be made here. Read the files; change copies."""
+    from cifar_trainer.export.formats import FORMATS
+
+    formats = [form.name for form in FORMATS.values() if all(map(importlib.util.find_spec, form.packages))]
+    output = tmp_path_factory.mktemp("exports")
+    options = [option for name in formats for option in ("--format", name)]
+    done = run_command(
+        ["export", learned_run, "--output", output, "--data-dir", data_dir, "--json", *options]
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@pytest.fixture(scope="session")
+def artefacts(exports: dict[str, Any]) -> dict[str, Path]:
+    """The artefacts' paths by format."""
+    return {each["format"]: Path(each["path"]) for each in exports["exports"]}
