@@ -14,6 +14,7 @@
 
 import dataclasses
 import io
+import re
 import warnings
 
 import numpy as np
@@ -27,6 +28,15 @@ MAX_BYTES = 256 * 2**20
 #: Pillow's names of what is read. Its JPEG reader calls what some cameras write MPO.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _READ = "Expected PNG, JPEG, WebP, GIF or BMP."
+#: How files of these formats begin; a `.` stands for any byte.
+_BEGINNINGS = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "WEBP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8[79]a",
+}
+#: Pixels that are laid on white at a time: their 32-bit copies are several times as large as they are.
+_BAND_PIXELS = 2**20
 
 
 class PictureError(Exception):
@@ -66,7 +76,10 @@ def decode_picture(content: bytes) -> Picture:
         )
     name, mode, width, height = image.format or "", image.mode, image.width, image.height
     try:
-        pixels = resize(to_rgb(ImageOps.exif_transpose(image)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels = resize(to_rgb(image))
     except Exception as error:  # Pillow's decoders raise all sorts at damaged files.
         raise PictureError(f"it is a {name} that cannot be decoded: {error}.") from error
     return Picture(pixels, name, mode, width, height)
@@ -75,8 +88,8 @@ def decode_picture(content: bytes) -> Picture:
 def _open(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # MAX_PIXELS is checked by the caller.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # MAX_PIXELS is checked by the caller; faults of the metadata alone do not matter.
+            warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise PictureError(f"it has too many pixels; at most {MAX_PIXELS:,} are decoded.") from error
@@ -90,19 +103,40 @@ def _what_it_is(content: bytes) -> str:
             warnings.simplefilter("ignore")
             return f"it is a {Image.open(io.BytesIO(content)).format}, which is not read."
     except Exception:
+        for name, beginning in _BEGINNINGS.items():
+            if re.match(beginning, content, re.DOTALL):
+                return f"it begins as a {name}, but is truncated or damaged."
         return f"it is no picture; it begins with {content[:12]!r}."
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as 8-bit RGB, on white where it is transparent."""
     if image.mode.startswith("I"):
-        # Pillow's own conversion of 16 bits would clip at 255 instead of scaling.
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        image = _to_8_bits(image)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA"), np.float32)
-        alpha = rgba[..., 3:] / 255
-        return Image.fromarray(np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8))
+        return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion of 16 bits would clip at 255 instead of scaling.
+    values = np.asarray(image)
+    reduced = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        reduced.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return reduced
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = np.asarray(image)
+    rgb = np.empty((*rgba.shape[:2], 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for start in range(0, len(rgba), rows):
+        band = rgba[start : start + rows].astype(np.float32)
+        alpha = band[..., 3:] / 255
+        rgb[start : start + rows] = np.rint(band[..., :3] * alpha + 255 * (1 - alpha))
+    return Image.fromarray(rgb)
 
 
 def resize(image: Image.Image) -> np.ndarray:

@@ -18,7 +18,8 @@ def expand(name: str) -> list[str]:
     Raises:
         PictureError: a folder holds no picture, or cannot be listed.
     """
-    return _pictures_below(name) if name != STANDARD_INPUT and Path(name).is_dir() else [name]
+    # os.path's test, unlike pathlib's, answers for a name that is too long.
+    return _pictures_below(name) if name != STANDARD_INPUT and os.path.isdir(name) else [name]  # noqa: PTH112
 
 
 def _pictures_below(folder: str) -> list[str]:
