@@ -145,8 +145,8 @@ def compare(answer: dict[str, np.ndarray], way: str, form: Format, whole: Refere
     """
     reference = whole.first(len(answer["class_id"]))
     _check_shapes(answer, form, len(reference.labels))
-    _check_consistency(answer, form, reference)
     differences = np.abs(answer["logits"] - reference.logits).max(axis=1)
+    _check_consistency(answer, differences, form, reference)
     expected = reference.logits.argmax(axis=1)
     chosen = answer["class_id"]
     differs = chosen != expected
@@ -194,22 +194,27 @@ def _check_shapes(answer: dict[str, np.ndarray], form: Format, count: int) -> No
         )
 
 
-def _check_consistency(answer: dict[str, np.ndarray], form: Format, reference: Reference) -> None:
+def _check_consistency(
+    answer: dict[str, np.ndarray], differences: np.ndarray, form: Format, reference: Reference
+) -> None:
     coarse = form.bound.difference is None
     tolerance = _COARSE_PROBABILITY_TOLERANCE if coarse else _PROBABILITY_TOLERANCE
-    off = np.abs(answer["probabilities"] - softmax(answer["logits"] / reference.temperature)).max()
-    names = np.array(reference.classes)[answer["class_id"]]
-    rows = np.arange(len(names))
-    beaten = answer["logits"].max(axis=1) - answer["logits"][rows, answer["class_id"]]
-    if not off <= tolerance:
-        what = f"its probabilities are {off:.3g} from the softmax of its logits"
-    elif beaten.max() > 0:
-        what = "its class_id is not where its logits are largest"
-    elif not np.array_equal(answer["class_name"], names):
-        what = "its class_name is not the name of its class_id"
-    else:
-        return
-    raise CheckError(f"The {form.name} artefact contradicts itself: {what}. It was not put in place.")
+    softened = softmax(answer["logits"] / reference.temperature)
+    off = np.abs(answer["probabilities"] - softened).max(axis=1)
+    chosen = answer["logits"][np.arange(len(off)), answer["class_id"]]
+    contradictions = {
+        f"its probabilities are {off.max():.3g} from the softmax of its logits": ~(off <= tolerance),
+        "its class_id is not where its logits are largest": answer["logits"].max(axis=1) > chosen,
+        "its class_name is not the name of its class_id": answer["class_name"]
+        != np.array(reference.classes)[answer["class_id"]],
+    }
+    for what, where in contradictions.items():
+        if where.any():
+            raise CheckError(
+                f"The {form.name} artefact contradicts itself: {what}, for {where.sum():,} of {len(where):,} "
+                "pictures. It was not put in place.\n"
+                + "\n".join(_describe_worst(differences, where, answer, reference))
+            )
 
 
 def _broken_bounds(proof: Proof, agreement_but_ties: float, bound: Bound) -> list[str]:
@@ -230,10 +235,10 @@ def _broken_bounds(proof: Proof, agreement_but_ties: float, bound: Bound) -> lis
 
 
 def _describe_worst(
-    differences: np.ndarray, differs: np.ndarray, answer: dict[str, np.ndarray], reference: Reference
+    differences: np.ndarray, wrong: np.ndarray, answer: dict[str, np.ndarray], reference: Reference
 ) -> list[str]:
-    # Pictures of another class first, then by the difference.
-    worst = np.lexsort((-differences, ~differs))[:_WORST_SHOWN]
+    # Pictures with a wrong answer first, then by the difference.
+    worst = np.lexsort((-differences, ~wrong))[:_WORST_SHOWN]
     lines = ["The worst pictures, by their place among those compared:"]
     for i in worst:
         expected, chosen = reference.logits[i].argmax(), answer["class_id"][i]
