@@ -17,6 +17,7 @@ from cifar_trainer.errors import CheckError
 from cifar_trainer.export.formats import FORMATS, Format
 from cifar_trainer.export.manifest import Export
 from cifar_trainer.export.network import Network
+from cifar_trainer.prediction.artefact import open_artefact
 from cifar_trainer.run import Run, open_run
 
 #: Changes the network before it is written, the path after it was written, or both.
@@ -241,3 +242,11 @@ def test_a_model_trained_in_mixed_precision_is_exported_and_passes(
     [made] = export_run(open_run(folder), [FORMATS["saved_model"]], tmp_path / "export", dataset)
     assert made.proof.agreement == 1.0
     assert made.proof.max_abs_difference <= 1e-4
+    # In float32, as other runtimes have it: what the same weights say in a network of that precision.
+    narrow = load_model(folder / "model.keras")
+    wide = document.build_model()
+    wide.set_weights(narrow.get_weights())
+    images = dataset.test.images[:50]
+    served = open_artefact(tmp_path / "export" / "saved_model").predict(images)
+    np.testing.assert_allclose(served.logits, wide.predict_on_batch(images), rtol=0, atol=1e-4)
+    assert np.abs(served.logits - narrow.predict_on_batch(images)).max() > 1e-3
