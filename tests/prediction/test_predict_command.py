@@ -11,11 +11,14 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from picture_files import encode, png
 from PIL import Image
+
+from cifar_trainer.errors import RunError
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 Predict = Callable[..., subprocess.CompletedProcess[str]]
@@ -210,3 +213,21 @@ def test_a_keras_file_with_code_is_refused_and_the_code_does_not_run(
     assert f"{tmp_path / 'hostile.keras'} holds Python code (a Lambda layer)" in message
     assert done.stdout == ""
     assert not ran.exists()
+
+
+def test_a_keras_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    import keras
+
+    from cifar_trainer.prediction.keras_model import open_artefact
+
+    def saved(shape: tuple[int, ...], outputs: Callable[[Any], Any]) -> Path:
+        images = keras.Input(shape, dtype="uint8")
+        keras.Model(images, outputs(keras.layers.Flatten()(images))).save(tmp_path / "other.keras")
+        return tmp_path / "other.keras"
+
+    dense = keras.layers.Dense
+    for outputs in (dense(20), lambda x: {"other": dense(10)(x)}, lambda x: [dense(10)(x), dense(10)(x)]):
+        with pytest.raises(RunError, match=r"gives outputs of shape .* expected logits"):
+            open_artefact(saved((32, 32, 3), outputs))
+    with pytest.raises(RunError, match=r"takes an input of shape \(None, 28, 28\); expected"):
+        open_artefact(saved((28, 28), dense(10)))
