@@ -30,6 +30,8 @@ from pathlib import Path
 TIMES = {
     "images_per_second", "seconds", "gpu_utilization", "gpu_memory_mib", "power_watts", "energy_joules",
 }  # fmt: skip
+#: Pictures are drawn as often as the time allows; the last epoch's always.
+DRAWN_IN_TIME = {"confusion_matrix", "surest_mistakes"}
 
 
 def start(arguments: list[str], log: Path) -> int:
@@ -91,6 +93,8 @@ def scalars(folder: Path) -> list[tuple[str, int, float | None]]:
             event = Event.FromString(content[at + 12 : at + 12 + length])
             at += 16 + length
             for value in event.summary.value:
+                if value.tag in DRAWN_IN_TIME:
+                    continue
                 is_score = value.tag.startswith("epoch_")
                 found.append((value.tag, event.step, float(make_ndarray(value.tensor)) if is_score else None))
     return found

@@ -5,6 +5,7 @@ by the stream, NO_COLOR, FORCE_COLOR and TERM whether there is colour or life in
 """
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,17 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+
+@contextlib.contextmanager
+def writing_results() -> Iterator[None]:
+    """Turn the error of a terminal that is gone into that of a pipe that is closed: nobody reads on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise BrokenPipeError(errno.EPIPE, "the terminal is gone") from error
+        raise
 
 
 class _Results(Console):
@@ -70,7 +82,8 @@ class Output:
 
     def result(self, item: object) -> None:
         """Print a result, a text or a rich table, on stdout."""
-        self.results.print(item, markup=False) if isinstance(item, str) else self.results.print(item)
+        with writing_results():
+            self.results.print(item, markup=False) if isinstance(item, str) else self.results.print(item)
 
     @contextlib.contextmanager
     def download_bar(self) -> Iterator[Progress]:

@@ -18,6 +18,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 DPI = 144
+#: For several lines, in turn; black and yellow are left out.
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#59636E")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,7 @@ cat <<EOF
 Trained on: $dataset
   $run/model.keras                      the model, for Keras
   $run/export/saved_model/              the model, for TensorFlow Serving
-  $run/evaluation/test/report.json      its figures
-  $run/evaluation/test/confusion_matrix.png
+  $run/evaluation/test/report.html      how good it is, on one page
 The curves:
   ${VIRTUAL_ENV:-.venv}/bin/tensorboard --logdir demo
 EOF

@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from cifar_trainer.export.formats import FORMATS
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,6 +45,13 @@ def run_command(
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of one file to one worker, and all that use the exports, which take a minute to make."""
+    for item in items:
+        group = "exports" if "exports" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def run_cli() -> RunCli:
     """`run_command`: arguments, and by keyword `env`, `cwd`, `timeout`, and what subprocess.run takes."""
@@ -71,11 +81,29 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Pat
     return run
 
 
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small disk with the options given; skips where that is not permitted."""
+    mounted: list[Path] = []
+
+    def make(options: str) -> Path:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", folder]
+        if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            pytest.skip("no permission to mount a small disk")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", folder], check=True)
+
+
 @pytest.fixture(scope="session")
 def learned_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, data_dir: Path) -> Path:
     """`trained_run` with a model that knows the synthetic classes well enough for int8."""
     import keras
-    import numpy as np
 
     from cifar_trainer.recipes import document
 
@@ -92,16 +120,17 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, dat
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory, learned_run: Path, data_dir: Path) -> dict[str, Any]:
+def exports(
+    run_cli: RunCli,
+    tmp_path_factory: pytest.TempPathFactory,
+    learned_run: Path,
+    data_dir: Path,
+) -> dict[str, Any]:
     """What `export --json` printed for every format that can be made here. Read the files; change copies."""
-    from cifar_trainer.export.formats import FORMATS
-
     formats = [form.name for form in FORMATS.values() if all(map(importlib.util.find_spec, form.packages))]
     output = tmp_path_factory.mktemp("exports")
     options = [option for name in formats for option in ("--format", name)]
-    done = run_command(
-        ["export", learned_run, "--output", output, "--data-dir", data_dir, "--json", *options]
-    )
+    done = run_cli(["export", learned_run, "--output", output, "--data-dir", data_dir, "--json", *options])
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result

@@ -194,3 +194,23 @@ def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: 
     assert {keras.backend.standardize_dtype(weight.dtype) for weight in model.weights} == {"float32"}
     assert model(images[:2]).dtype == tf.float32
     assert model.get_layer("conv1").compute_dtype == precision
+
+
+def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight() -> None:
+    """A scale under which float16's gradients overflow: it is halved, and the training goes on."""
+    from cifar_trainer.training.assembly import build_model
+
+    images, labels = pictures(64)
+    keras.utils.set_random_seed(0)
+    model = build_model(get_recipe("document"), "float16")
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=2.0**40)
+    optimizer.build(model.trainable_variables)
+    before = model.get_weights()
+    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    loop.set_order(epoch_order(0, 0, 64))
+    chunk = loop.run(0, 2, 0)
+    assert chunk.finite
+    assert len(chunk.losses) == 2
+    assert float(optimizer.dynamic_scale.numpy()) == 2.0**38
+    for was, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)

@@ -13,7 +13,9 @@ from cifar_trainer import __version__
 from cifar_trainer.cli.base import Group, verbosity_options
 
 #: The commands, in the order in which a newcomer meets them.
-COMMANDS = ("prepare", "train", "evaluate", "export", "predict", "runs", "compare", "env")
+COMMANDS = (
+    "prepare", "train", "evaluate", "export", "predict", "runs", "compare", "benchmark", "env",
+)  # fmt: skip
 
 
 class _LazyGroup(Group):

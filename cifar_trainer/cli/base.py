@@ -157,7 +157,10 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print the one JSON object of --json."""
-    print(json.dumps(value, allow_nan=False))
+    from cifar_trainer.console import writing_results
+
+    with writing_results():
+        print(json.dumps(value, allow_nan=False), flush=True)
 
 
 def explicit(ctx: click.Context, name: str) -> bool:

@@ -5,16 +5,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cifar_trainer.comparison.compare import Comparison
-from cifar_trainer.plots import Theme, new_figure
-
-#: Okabe & Ito (2008), without yellow and black: for the groups, in turn.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+from cifar_trainer.plots import LINES, Theme, new_figure
 
 
 def comparison_figure(comparison: Comparison, theme: Theme) -> Figure:
     """Left the watched accuracy by epoch, a line a run; right each run's accuracy with its interval."""
     color = {
-        id(each): _COLORS[place % len(_COLORS)]
+        id(each): LINES[place % len(LINES)]
         for place, group in enumerate(comparison.groups)
         for each in group.runs
     }

@@ -1,6 +1,7 @@
 """Where a report comes from: the data, the recipe, the command, the versions, and what chose the model."""
 
 import dataclasses
+import os
 from typing import Any
 
 from cifar_trainer.evaluation.subject import Subject
@@ -30,8 +31,8 @@ def describe(subject: Subject) -> Provenance:
     energy = [row["energy_joules"] for row in run.read_history() if row["energy_joules"] is not None]
     versions = environment.get("versions", {})
     rows = [
-        ("run", run.path.resolve().name),
-        ("command", str(environment.get("command_line", "unknown"))),
+        ("run", _utf8(run.path.resolve().name)),
+        ("command", _utf8(str(environment.get("command_line", "unknown")))),
         ("recipe", f"{config.recipe}, {result.get('parameters', 0):,} parameters"),
         (
             "training",
@@ -73,3 +74,8 @@ def _choosing(subject: Subject) -> str:
 
 def _minute(moment: Any) -> str:
     return str(moment)[:16].replace("T", " ") if moment else "unknown"
+
+
+def _utf8(text: str) -> str:
+    # A folder's name may be no UTF-8; the page is.
+    return os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -18,9 +18,10 @@ from cifar_trainer.errors import CheckError
 from cifar_trainer.export.formats import Bound, Format
 from cifar_trainer.prediction.artefact import softmax
 
-#: Batch size to the most pictures: one by one, as an application asks; and all of them by
-#: a number that divides nothing, so that a share as small as float16's is measured well.
-BATCHES = {1: 1_000, 37: 10_000}
+#: One by one, as an application asks, and by a number that divides nothing.
+BATCH_SIZES = (1, 37)
+#: The most pictures. So many, since a share as small as float16's cannot be told from chance on 1,000.
+PICTURES = 10_000
 #: Of probabilities against softmax(logits / temperature) of the same artefact.
 _PROBABILITY_TOLERANCE = 1e-4
 #: float16 and int8 runtimes compute the softmax in their own precision.
@@ -85,7 +86,7 @@ def prove(artefact: Path, form: Format, reference: Reference) -> Proof:
             f"The {form.name} artefact names the classes {', '.join(answers['classes'])}; "
             f"expected {', '.join(reference.classes)}. It was not put in place."
         )
-    ways = {str(size): f"at batch size {size}" for size in BATCHES}
+    ways = {str(size): f"at batch size {size}" for size in BATCH_SIZES}
     if form.takes_bytes:
         ways["encoded"] = "from encoded pictures"
     proofs = [
@@ -113,9 +114,8 @@ def _ask(artefact: Path, form: Format, images: np.ndarray) -> dict[str, np.ndarr
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
     }
-    batches = [f"{size}:{count}" for size, count in BATCHES.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "cifar_trainer.export.probe", str(artefact), *batches],
+        [sys.executable, "-m", "cifar_trainer.export.probe", str(artefact), *map(str, BATCH_SIZES)],
         input=sent.getbuffer(),
         capture_output=True,
         env=environment,

@@ -1,6 +1,6 @@
 """The clean process of the gate: an artefact in its own runtime, fed pictures of a known answer.
 
-    python -m cifar_trainer.export.probe ARTEFACT BATCH_SIZE:PICTURES...
+    python -m cifar_trainer.export.probe ARTEFACT BATCH_SIZE...
 
 Pictures come by stdin (.npy), answers go to stdout (.npz): nothing of it touches the disk.
 """
@@ -20,8 +20,8 @@ from cifar_trainer.prediction.pictures import encode_png
 ENCODED = 1_000
 
 
-def main(artefact: str, *batches: str) -> int:
-    """Classify the first PICTURES at each batch size; 1 where the artefact cannot be used."""
+def main(artefact: str, *batch_sizes: str) -> int:
+    """Classify the pictures at each batch size; 1 where the artefact cannot be used."""
     # A runtime's own chatter must not get into the answer.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -29,9 +29,8 @@ def main(artefact: str, *batches: str) -> int:
     try:
         opened = open_artefact(Path(artefact))
         arrays = {}
-        for size, count in (map(int, batch.split(":")) for batch in batches):
-            given = images[:count]
-            parts = [opened.predict(given[i : i + size]) for i in range(0, len(given), size)]
+        for size in map(int, batch_sizes):
+            parts = [opened.predict(images[i : i + size]) for i in range(0, len(images), size)]
             arrays.update({f"{name}_{size}": value for name, value in _join(parts).items()})
         if isinstance(opened, TakesBytes):
             encoded = [encode_png(image) for image in images[:ENCODED]]

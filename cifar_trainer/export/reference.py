@@ -9,7 +9,7 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.training_split import split_for
 from cifar_trainer.errors import CheckError
-from cifar_trainer.export.gate import BATCHES, Reference
+from cifar_trainer.export.gate import PICTURES, Reference
 from cifar_trainer.export.network import Network
 from cifar_trainer.inference import predict_logits, weights_sha256
 from cifar_trainer.prediction.keras_model import is_float32, load_model, to_float32
@@ -64,8 +64,8 @@ def measure(run: Run, config: TrainConfig, dataset: Dataset) -> Measured:
     logits = predict_logits(network.model, split.images)
     if not is_float32(trained):
         _check_precision(metrics.accuracy(predict_logits(trained, split.images), split.labels), logits, split)
-    # The first pictures of a split may all be of one class; the gate looks at the first more closely.
-    order = np.random.default_rng(0).permutation(len(split))[: max(BATCHES.values())]
+    # The first pictures of a split may all be of one class; encoded ones are made of the first only.
+    order = np.random.default_rng(0).permutation(len(split))[:PICTURES]
     reference = Reference(
         images=np.ascontiguousarray(split.images[order]),
         labels=np.asarray(split.labels[order]),

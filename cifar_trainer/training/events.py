@@ -26,7 +26,7 @@ def cut_back(folder: Path, last_step: int) -> None:
     target = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}.resumed"
     partial = folder / f"{files.PARTIAL_PREFIX}{target.name}"
     try:
-        with tf.io.TFRecordWriter(str(partial)) as writer:
+        with tf.io.TFRecordWriter(os.fsencode(partial)) as writer:
             for path in old:
                 for record in _records(path):
                     if Event.FromString(record).step <= last_step:
@@ -41,7 +41,7 @@ def cut_back(folder: Path, last_step: int) -> None:
 
 def _records(path: Path) -> Iterator[bytes]:
     try:
-        for record in tf.data.TFRecordDataset(str(path)):
+        for record in tf.data.TFRecordDataset(os.fsencode(path)):
             yield record.numpy()
     except tf.errors.DataLossError:
         return

@@ -5,6 +5,7 @@ that `keras.callbacks.TensorBoard` gives them, so that both kinds of runs share 
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class EventWriter(keras.callbacks.Callback):
 
     def _open(self) -> None:
         for split in ("train", "validation"):
-            self._writers[split] = tf.summary.create_file_writer(str(self._folder / split))
+            self._writers[split] = _writer(self._folder / split)
         if not self._begun:
             self._write_beginning()
             self._write_hparams()
@@ -122,7 +123,7 @@ class EventWriter(keras.callbacks.Callback):
     def _write_hparams(self) -> None:
         # The plugin finds a session's metrics in the folders below the one that holds its hparams.
         values = self._hparams()
-        with tf.summary.create_file_writer(str(self._folder)).as_default() as writer:
+        with _writer(self._folder).as_default() as writer:
             hp.hparams_config(
                 hparams=[hp.HParam(name) for name in values],
                 metrics=[
@@ -164,6 +165,11 @@ class EventWriter(keras.callbacks.Callback):
     def _close(self) -> None:
         for writer in self._writers.values():
             writer.close()
+
+
+def _writer(folder: Path) -> tf.summary.SummaryWriter:
+    # As bytes: TensorFlow takes no text that is not UTF-8, and a folder's name need not be.
+    return tf.summary.create_file_writer(os.fsencode(folder))
 
 
 def _markdown_table(values: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import builders
@@ -39,25 +39,6 @@ def test_foreign_folder_is_left_alone(run_cli: RunCli, tmp_path: Path, small_sou
     done = run_cli(["prepare", "--data-dir", tmp_path, "--source", small_source, "--force"])
     assert done.returncode == 3 and "not prepared by cifar-trainer" in done.stderr
     assert (tmp_path / "cifar10/thesis.txt").read_text() == "mine"
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a small disk with the options given; skips where that is not permitted."""
-    mounted: list[Path] = []
-
-    def make(options: str) -> Path:
-        folder = tmp_path / "disk"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "none", folder]
-        if subprocess.run(command, check=False, capture_output=True).returncode != 0:
-            pytest.skip("no permission to mount a small disk")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_folder_that_cannot_be_written_is_noticed_before_any_download(

@@ -1,0 +1,1 @@
+"""How fast: the latency of a trained network, and the throughput of training one."""

@@ -1,0 +1,48 @@
+"""Latency and throughput by batch size, in one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from cifar_trainer.benchmarking.latency import Measured
+from cifar_trainer.plots import LINES, Theme, new_figure
+
+
+def latency_figure(measured: Sequence[Measured], theme: Theme) -> Figure:
+    """Left the median latency, up to p99 as a bar; right images a second; a line an artefact."""
+    names = labels(measured)
+    with new_figure(theme, 9.6, 4.2) as figure:
+        left, right = figure.subplots(1, 2)
+        for i, each in enumerate(measured):
+            color = LINES[i % len(LINES)]
+            sizes = [timing.batch_size for timing in each.timings]
+            p50 = [timing.p50_ms for timing in each.timings]
+            above = [timing.p99_ms - timing.p50_ms for timing in each.timings]
+            left.errorbar(
+                sizes, p50, yerr=([0] * len(p50), above), color=color, marker="o", ms=4, label=names[i]
+            )
+            rates = [timing.images_per_second for timing in each.timings]
+            right.plot(sizes, rates, color=color, marker="o", ms=4)
+        for axes, title in ((left, "latency in ms: median, and up to p99"), (right, "images a second")):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.minorticks_off()
+            axes.set_xlabel("batch size")
+            axes.set_title(title)
+        left.set_yscale("log")
+        right.set_ylim(bottom=0)
+        left.legend()
+    return figure
+
+
+def labels(measured: Sequence[Measured]) -> list[str]:
+    """A short name for each: the file's, with its folder where two are called the same, and the device."""
+    paths = [Path(each.artefact) for each in measured]
+    devices = {each.device for each in measured}
+    told = []
+    for path, each in zip(paths, measured, strict=True):
+        doubled = len({other for other in paths if other.name == path.name}) > 1
+        name = f"{path.parent.name}/{path.name}" if doubled else path.name
+        told.append(f"{name}, {each.device}" if len(devices) > 1 else name)
+    return told

@@ -1,0 +1,117 @@
+"""Ask TensorFlow Serving what pictures show, over REST or, with --grpc, over gRPC.
+
+    python client.py photo.png photo2.jpg
+    python client.py photo.png --grpc localhost:8500
+
+Each file is sent as it is, PNG or JPEG of any size: the model's signature `serving_bytes`
+decodes, resizes and scales it. REST needs Python alone; gRPC needs
+`pip install grpcio tensorflow-serving-api`.
+"""
+
+import argparse
+import base64
+import http.client
+import importlib.util
+import json
+import struct
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+SIGNATURE = "serving_bytes"
+SECONDS = 30.0
+
+#: A class's name and its probability.
+Guess = tuple[str, float]
+
+
+class NoAnswerError(Exception):
+    """The server was not reached, or answered with an error; the message says which."""
+
+
+def ask_rest(url: str, model: str, pictures: list[bytes]) -> list[Guess]:
+    """POST /v1/models/MODEL:predict, where bytes travel as {"b64": "..."}."""
+    instances = [{"image_bytes": {"b64": base64.b64encode(picture).decode("ascii")}} for picture in pictures]
+    body = json.dumps({"signature_name": SIGNATURE, "instances": instances}).encode("ascii")
+    address = f"{url.rstrip('/')}/v1/models/{model}:predict"
+    try:
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:
+            predictions = json.load(response)["predictions"]
+        return [(each["class_name"], max(each["probabilities"])) for each in predictions]
+    except urllib.error.HTTPError as error:
+        content = error.read()
+        try:
+            reason = json.loads(content)["error"]
+        except (ValueError, KeyError, TypeError):
+            reason = content[:200].decode("utf-8", "replace")
+        raise NoAnswerError(f"{url} answered {error.code}: {reason}") from error
+    except urllib.error.URLError as error:
+        raise NoAnswerError(f"{url} cannot be reached: {error.reason}") from error
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        raise NoAnswerError(f"{url} is no TensorFlow Serving: {type(error).__name__}: {error}") from error
+
+
+def ask_grpc(address: str, model: str, pictures: list[bytes]) -> list[Guess]:
+    """Call PredictionService/Predict."""
+    # The messages of tensorflow-serving-api import those of TensorFlow, and with them all of it:
+    # 8 s and a log on stderr. A package `tensorflow` that is found but not run has the messages too.
+    try:
+        if "tensorflow" not in sys.modules and (spec := importlib.util.find_spec("tensorflow")):
+            sys.modules["tensorflow"] = importlib.util.module_from_spec(spec)
+        import grpc
+        from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    except ImportError as error:
+        raise NoAnswerError(f"{error}. --grpc needs: pip install grpcio tensorflow-serving-api") from error
+
+    batch = tensor_shape_pb2.TensorShapeProto.Dim(size=len(pictures))
+    tensor = tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_STRING,
+        tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=[batch]),
+        string_val=pictures,
+    )
+    request = predict_pb2.PredictRequest(inputs={"image_bytes": tensor})
+    request.model_spec.name = model
+    request.model_spec.signature_name = SIGNATURE
+    with grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        try:
+            outputs = stub.Predict(request, timeout=SECONDS).outputs
+        except grpc.RpcError as error:
+            raise NoAnswerError(f"{address} answered {error.code().name}: {error.details()}") from error
+    names = [name.decode("utf-8") for name in outputs["class_name"].string_val]
+    shares = floats(outputs["probabilities"])
+    classes = len(shares) // len(pictures)
+    return [(name, max(shares[i * classes : (i + 1) * classes])) for i, name in enumerate(names)]
+
+
+def floats(tensor: Any) -> list[float]:
+    """A TensorProto's float32 values, row by row: each by itself, or packed, least byte first."""
+    content = tensor.tensor_content
+    return list(tensor.float_val) or list(struct.unpack(f"<{len(content) // 4}f", content))
+
+
+def main() -> int:
+    """Print a line for each picture; return 1 where a file cannot be read or no answer comes."""
+    parser = argparse.ArgumentParser(description="Ask TensorFlow Serving what pictures show.")
+    parser.add_argument("pictures", nargs="+", type=Path, help="PNG or JPEG files of any size")
+    parser.add_argument("--url", default="http://localhost:8501", help="REST address [%(default)s]")
+    parser.add_argument("--grpc", metavar="HOST:PORT", help="ask over gRPC there, not over REST")
+    parser.add_argument("--model", default="cifar10", help="the server's MODEL_NAME [%(default)s]")
+    asked = parser.parse_args()
+    ask, address = (ask_grpc, asked.grpc) if asked.grpc else (ask_rest, asked.url)
+    try:
+        guesses = ask(address, asked.model, [path.read_bytes() for path in asked.pictures])
+    except (OSError, NoAnswerError) as error:
+        print("Error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    for path, (name, share) in zip(asked.pictures, guesses, strict=True):
+        print(f"{path}: {name} {share:.1%}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

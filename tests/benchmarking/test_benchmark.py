@@ -1,0 +1,103 @@
+"""`benchmark`: percentiles and rates of what was timed, and every artefact in the table."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar_trainer.benchmarking.figure import latency_figure
+from cifar_trainer.benchmarking.latency import LEAST_CALLS, Measured, Timing, measure
+from cifar_trainer.plots import LIGHT
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Clockwork:
+    """An artefact whose n-th call takes n milliseconds, by a clock of its own."""
+
+    format, classes = "clockwork", ()
+
+    def __init__(self) -> None:
+        self.now, self.calls, self.shapes = 0.0, 0, set()
+
+    def predict(self, images: np.ndarray) -> None:
+        self.calls += 1
+        self.shapes.add((images.shape, images.dtype.name))
+        self.now += self.calls / 1000
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_percentiles_and_throughput_are_of_the_calls_after_the_warm_up() -> None:
+    made = Clockwork()
+    timing = measure(made, 8, seconds=0.001, clock=made.clock)
+    warm_up = made.calls - LEAST_CALLS
+    assert timing.calls == LEAST_CALLS
+    assert warm_up >= 3
+    durations = np.arange(warm_up + 1, made.calls + 1)
+    assert timing.p50_ms == pytest.approx(np.percentile(durations, 50))
+    assert timing.p99_ms == pytest.approx(np.percentile(durations, 99))
+    assert timing.images_per_second == pytest.approx(8 * LEAST_CALLS / (durations.sum() / 1000))
+    assert made.shapes == {((8, 32, 32, 3), "uint8")}
+
+
+def test_the_picture_has_a_line_for_each_artefact() -> None:
+    timings = tuple(Timing(size, 100, size / 10, size / 9, size / 8, 1000.0 * size) for size in (1, 8, 64))
+    measured = [
+        Measured(f"export/{name}", "onnx", "cpu", 1, timings) for name in ("a.onnx", "b.onnx", "more/b.onnx")
+    ]
+    left, right = latency_figure(measured, LIGHT).axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+        "a.onnx", "export/b.onnx", "more/b.onnx",
+    ]  # fmt: skip
+    assert len(right.lines) == 3
+
+
+def test_artefacts_are_measured_at_each_batch_size(
+    run_cli: RunCli, artefacts: dict[str, Path], tmp_path: Path
+) -> None:
+    paths = [path for name, path in artefacts.items() if name in ("litert", "onnx", "saved_model")]
+    sizes = ["--batch-size", 1, "--batch-size", 8]
+    plot = tmp_path / "latency.png"
+    done = run_cli(["benchmark", *paths, *sizes, "--seconds", 0.01, "--plot", plot, "--json"])
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {"versions", "processor", "device"} <= set(told["environment"])
+    assert [each["artefact"] for each in told["artefacts"]] == [str(path) for path in paths]
+    for each in told["artefacts"]:
+        assert [timing["batch_size"] for timing in each["timings"]] == [1, 8]
+        for timing in each["timings"]:
+            assert 0 < timing["p50_ms"] <= timing["p95_ms"] <= timing["p99_ms"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_a_recipe_is_measured_and_nothing_is_written(run_cli: RunCli, tmp_path: Path) -> None:
+    done = run_cli(["benchmark", "--train", "--seconds", 0.5, "--device", "cpu", "--json"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    training = json.loads(done.stdout)["training"]
+    assert (training["recipe"], training["batch_size"], training["device"]) == ("document", 32, "cpu")
+    assert training["images_per_second"] == pytest.approx(32 * training["steps"] / training["seconds"])
+    assert training["joules_per_image"] is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--train", "--batch-size", "0"], "from 1 up"),
+        (["--seconds", "0"], "above 0"),
+        (["--train", "--run", "runs/x"], "leave out ARTEFACT and --run"),
+        (["model.onnx", "--run", "runs/x"], "Name one of them"),
+        (["--train", "--recipe", "documnet"], "Did you mean 'document'?"),
+        (["--train", "--batch-size", "60000"], "more than 50,000 images"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_starts(run_cli: RunCli, arguments: list[str], said: str) -> None:
+    done = run_cli(["benchmark", *arguments])
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,194 @@
+"""What holds for every command: help, exit codes, streams, terminals, locales (rows 64 to 66)."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cifar_trainer import __version__
+from cifar_trainer.cli import COMMANDS
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+#: Runs the command line in this process, and says whether TensorFlow came with it.
+WATCHED = """
+import sys
+from cifar_trainer.cli import main
+try:
+    main(sys.argv[1:], prog_name="cifar-trainer")
+except SystemExit as end:
+    print("exit", end.code, sorted({"tensorflow", "keras", "matplotlib", "sklearn"} & set(sys.modules)))
+"""
+
+
+def watched(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_answers_without_tensorflow(command: str) -> None:
+    done = watched(command, "--help")
+    assert done.stdout.splitlines()[-1] == "exit 0 []"
+    assert f"  cifar-trainer {command}" in done.stdout
+    assert "Example" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["--version"], 0), (["train", "--epochs", "0"], 2), (["train", "--epoks", "1"], 2),
+     (["train", "--recipe", "x"], 2), (["nothing"], 2), (["evaluate", "no-such-run"], 1),
+     (["train", "--offline", "--data-dir", "no-such-folder"], 3)],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_help_version_and_what_is_wrong_answer_without_tensorflow(arguments: list[str], code: int) -> None:
+    done = watched(*arguments)
+    assert done.stdout.splitlines()[-1] == f"exit {code} []"
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_the_packages(run_cli: RunCli) -> None:
+    assert run_cli(["--version"]).stdout == f"cifar-trainer, version {__version__}\n"
+
+
+def test_an_option_can_be_set_by_the_environment(run_cli: RunCli, tmp_path: Path) -> None:
+    done = run_cli(["train"], env={"CIFAR_TRAINER_TRAIN_EPOCHS": "-7"}, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--epochs -7 is out of range" in done.stderr
+
+
+def test_cifar_trainer_data_names_the_data_folder_of_every_command(
+    run_cli: RunCli, data_dir: Path, tmp_path: Path
+) -> None:
+    done = run_cli(
+        ["prepare", "--dataset", "synthetic", "--json"], env={"CIFAR_TRAINER_DATA": data_dir}, cwd=tmp_path
+    )
+    assert json.loads(done.stdout)["data_dir"] == str(data_dir)
+
+
+def test_an_unexpected_exception_keeps_its_traceback() -> None:
+    program = (
+        "import cifar_trainer.comparison.listing as listing\n"
+        "def broken(root): raise ZeroDivisionError('a fault of ours')\n"
+        "listing.list_runs = broken\n"
+        "from cifar_trainer.cli import main\n"
+        "main(['runs', '.'], prog_name='cifar-trainer')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "a fault of ours" in done.stderr
+
+
+def test_an_expected_error_shows_its_traceback_with_v_only(run_cli: RunCli, tmp_path: Path) -> None:
+    for options, shown in (([], 0), (["-v"], 1)):
+        done = run_cli([*options, "evaluate", tmp_path / "nowhere"])
+        assert done.returncode == 1
+        assert done.stderr.count("Traceback") == shown
+        assert sum(line.startswith("Error: ") for line in done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["prepare", "--help"], ["runs", "."]])
+def test_a_reader_of_a_pipe_that_is_gone_ends_it_quietly(
+    arguments: list[str], trained_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_trainer", *arguments], cwd=tmp_path,
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def on_a_terminal(arguments: list[str], **env: str) -> tuple[int, str]:
+    """Run the command on a terminal of its own; its exit code, and all that it showed."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cifar_trainer", *arguments], stdin=subprocess.DEVNULL,
+        stdout=theirs, stderr=theirs, env={**os.environ, **env},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    # Linux gives EIO where the last holder of the other end is gone.
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+def small(data_dir: Path, run: Path) -> list[str]:
+    return [
+        "train", "--dataset", "synthetic", "--data-dir", str(data_dir), "--limit", "640", "--epochs", "2",
+        "--run-dir", str(run),
+    ]  # fmt: skip
+
+
+def test_a_terminal_shows_a_live_bar_and_keeps_a_line_an_epoch(data_dir: Path, tmp_path: Path) -> None:
+    code, shown = on_a_terminal(small(data_dir, tmp_path / "run"), TERM="xterm-256color", COLUMNS="100")
+    assert code == 0
+    assert "\x1b[" in shown
+    assert "/640 images" in shown
+    assert re.search(r"epoch 2/2  loss \d\.\d{4}", shown)
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "dumb", "COLUMNS": "20", "NO_COLOR": "1"}])
+def test_a_dumb_terminal_gets_plain_lines(data_dir: Path, tmp_path: Path, env: dict[str, str]) -> None:
+    code, shown = on_a_terminal(small(data_dir, tmp_path / "run"), **env)
+    assert code == 0
+    assert not CONTROL.search(shown.replace("\r\n", "\n"))
+    assert shown.count("val_accuracy") == 2
+
+
+def test_no_color_on_a_terminal_gives_no_colour(trained_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        _, shown = on_a_terminal(["evaluate", str(tmp_path / "missing")], TERM="xterm-256color", **env)
+        assert "Error: " in shown
+        code, shown = on_a_terminal(["runs", str(tmp_path)], TERM="xterm-256color", **env)
+        assert code == 0
+        assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]", shown)) <= coloured
+
+
+def test_a_pipe_gets_one_plain_line_an_epoch(run_cli: RunCli, data_dir: Path, tmp_path: Path) -> None:
+    done = run_cli(small(data_dir, tmp_path / "run"))
+    assert done.returncode == 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert not CONTROL.search(done.stderr)
+    quiet = run_cli([*small(data_dir, tmp_path / "quiet"), "--quiet"])
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+
+
+def test_a_locale_and_paths_that_are_not_utf8_work(data_dir: Path, tmp_path: Path) -> None:
+    """Train, resume and evaluate in a folder whose name is Latin-1, as a POSIX system may have it."""
+    run = os.fsencode(tmp_path) + b"/caf\xe9"
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    train = [os.fsencode(word) for word in small(data_dir, Path("x"))[:-1]]
+    data = [b"--data-dir", os.fsencode(data_dir)]
+    resume = [b"train", b"--resume", run, b"--epochs", b"3", *data]
+    for arguments in ([*train, run], resume, [b"evaluate", run, *data], [b"runs", os.fsencode(tmp_path)]):
+        done = subprocess.run(
+            [os.fsencode(sys.executable), b"-m", b"cifar_trainer", *arguments],
+            capture_output=True, env=env, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode("ascii", "replace")
+        assert b"Traceback" not in done.stderr
+    assert Path(os.fsdecode(run), "evaluation", "test", "report.html").is_file()

@@ -1,0 +1,101 @@
+"""Signals: once to save and stop, twice to stop at once (rows 40 to 42 of the faults)."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.checkpoint import Checkpoint
+from cifar_trainer.training.signals import SIGNALS, stop_on_signals
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+#: Says that it is ready, then works on until it is asked to stop, and never ends by itself after that.
+STUBBORN = """
+import sys, time
+from cifar_trainer.training.signals import stop_on_signals
+with stop_on_signals() as stop:
+    print("ready", flush=True)
+    while not stop:
+        time.sleep(0.01)
+    print("asked", flush=True)
+    time.sleep(60)
+print("ended by itself", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_the_first_signal_asks_and_the_second_ends_at_once(number: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == "asked\n"
+    assert process.poll() is None
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert out == ""
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
+    """nohup sets SIGHUP to be ignored; training then outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_during_a_save_waits_for_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = Checkpoint(
+        epoch=1, step=0, global_step=7, variables=[np.arange(5.0)], optimizer=[], history=[], clock={},
+        losses=np.zeros(0, np.float32), correct=np.zeros(0, np.int32), identity={},
+    )  # fmt: skip
+    flush = os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        flush(descriptor)
+
+    with stop_on_signals() as stop:
+        # A second signal would end this process, so only the first flush sends one.
+        monkeypatch.setattr(
+            os, "fsync", lambda fd: (monkeypatch.setattr(os, "fsync", flush), interrupted(fd))
+        )
+        path = checkpoints.save(tmp_path, state)
+        assert stop.received == signal.SIGTERM
+    np.testing.assert_array_equal(checkpoints.load(path).variables[0], np.arange(5.0))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_run_that_is_asked_to_stop_saves_and_prints_how_to_go_on(
+    data_dir: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """SIGTERM is shown with what comes after it in test_train_command.py."""
+    run = tmp_path / "a run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cifar_trainer", "train", "--dataset", "synthetic", "--data-dir", data_dir,
+         "--limit", "2000", "--batch-size", "4", "--epochs", "50", "--run-dir", run],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (run / "checkpoints").is_dir():
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert out == ""
+    assert f"cifar-trainer train --resume '{run}'" in err
+    assert "Traceback" not in err
+    assert checkpoints.load_newest(run / "checkpoints", pytest.fail) is not None
+    assert not (run / "model.keras").exists()

@@ -1,0 +1,150 @@
+"""Keras callbacks around the loop, and what training shows in TensorBoard after each epoch."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data import load_dataset
+from cifar_trainer.data.dataset import CIFAR10_CLASSES, Split
+from cifar_trainer.run import Run
+from cifar_trainer.training.pictures import THRESHOLDS, EpochPictures, precision_recall
+from cifar_trainer.training.session import Options, TrainResult, train
+
+
+class Silent:
+    """A reporter that nobody listens to."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+def run_with(data_dir: Path, run: Path, *callbacks: keras.callbacks.Callback, **options: Any) -> TrainResult:
+    run.mkdir(exist_ok=True)
+    config = TrainConfig("document", "synthetic", 3, 32, 0.001, limit=640)
+    chosen = Options(gpu=False, should_stop=lambda: False, callbacks=callbacks, **options)
+    result = train(config, load_dataset(data_dir, "synthetic"), Run(run), None, Silent(), chosen)
+    assert result is not None
+    return result
+
+
+class Seen(keras.callbacks.Callback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, int]] = []
+        self.logs: list[dict[str, float]] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.calls.append(("begin", epoch))
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.calls.append(("batch", batch))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.calls.append(("end", epoch))
+        self.logs.append(logs)
+
+
+def test_any_keras_callback_is_called_at_epochs_and_between_chunks_with_keras_logs(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    seen = Seen()
+    saved = keras.callbacks.ModelCheckpoint(tmp_path / "epoch-{epoch}.keras")
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    run_with(data_dir, tmp_path / "run", seen, saved, logger)
+    assert [call for call in seen.calls if call[0] != "batch"] == [
+        (what, epoch) for epoch in range(3) for what in ("begin", "end")
+    ]
+    assert seen.calls[1][0] == "batch", "between the beginning and the end of an epoch there are chunks"
+    assert max(number for what, number in seen.calls if what == "batch") == 19
+    assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"} <= set(seen.logs[0])
+    assert {path.name for path in tmp_path.glob("*.keras")} == {f"epoch-{i}.keras" for i in (1, 2, 3)}
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 4
+
+
+def test_a_callback_may_end_the_training_and_change_the_learning_rate(data_dir: Path, tmp_path: Path) -> None:
+    stop = keras.callbacks.EarlyStopping(monitor="val_loss", baseline=-1.0, patience=0)
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 0.0)
+    result = run_with(data_dir, tmp_path / "run", stop, schedule)
+    assert result.epochs == 2, "Keras does not ask after the first epoch"
+    assert (tmp_path / "run" / "model.keras").is_file()
+    row = (tmp_path / "run" / "history.csv").read_text().splitlines()[1].split(",")
+    assert float(row[5]) == 0.0
+    assert result.train["accuracy"] < 0.25, "at a rate of 0 nothing is learned"
+
+
+def test_tensorboard_shows_pictures_curves_and_on_request_histograms(data_dir: Path, tmp_path: Path) -> None:
+    run_with(data_dir, tmp_path / "run", histograms=True)
+    train_events, validation = (
+        EventAccumulator(str(tmp_path / "run" / "tensorboard" / split), {"tensors": 0}).Reload()
+        for split in ("train", "validation")
+    )
+    curve = f"precision_recall/{load_dataset(data_dir, 'synthetic').classes[3]}"
+    for tag in ("confusion_matrix", "surest_mistakes"):
+        assert validation.Tensors(tag)[-1].step == 3
+        width, height, png = validation.Tensors(tag)[-1].tensor_proto.string_val
+        assert png.startswith(b"\x89PNG")
+        assert min(int(width), int(height)) > 300
+    assert validation.summary_metadata[curve].plugin_data.plugin_name == "pr_curves"
+    assert [event.step for event in validation.Tensors(curve)] == [1, 2, 3]
+    assert [event.step for event in train_events.Tensors("gradient_norm")] == [1, 2, 3]
+    kernels = [
+        tag for tag in train_events.Tags()["tensors"] if tag.startswith("weights/") and "kernel" in tag
+    ]
+    assert len(kernels) == 5
+    assert all(len(train_events.Tensors(tag)) == 3 for tag in kernels)
+
+
+def test_histograms_change_nothing_that_is_computed(data_dir: Path, tmp_path: Path) -> None:
+    plain, watched = (
+        run_with(data_dir, tmp_path / str(wanted), histograms=wanted) for wanted in (False, True)
+    )
+    assert plain.weights_sha256 == watched.weights_sha256
+
+
+def test_precision_and_recall_at_each_threshold() -> None:
+    draw = np.random.default_rng(0)
+    scores, positive = draw.random(200), draw.random(200) < 0.3
+    found = precision_recall(scores, positive)
+    assert found.shape == (6, THRESHOLDS)
+    for column in (0, 37, 99, 100):
+        taken = scores >= column / 100
+        tp, fp = (taken & positive).sum(), (taken & ~positive).sum()
+        expected = [tp, fp, (~taken & ~positive).sum(), (~taken & positive).sum(), tp / max(tp + fp, 1),
+                    tp / positive.sum()]  # fmt: skip
+        assert found[:, column] == pytest.approx(expected, rel=1e-6)
+
+
+class Kept:
+    """Takes the events, and says which epochs had pictures."""
+
+    def __init__(self) -> None:
+        self.drawn: list[int] = []
+
+    def write(self, split: str, write: Any) -> None: ...
+
+    def write_images(self, tag: str, images: np.ndarray, step: int) -> None:
+        if tag == "confusion_matrix":
+            self.drawn.append(step)
+
+
+def test_pictures_take_no_more_than_their_share_of_the_time_and_the_last_epoch_is_shown() -> None:
+    """Drawing takes 1 s by this clock: with epochs of 10 s the next is 50 s later, of 100 s all are shown."""
+    draw = np.random.default_rng(0)
+    watched = Split(np.zeros((30, 32, 32, 3), np.uint8), draw.integers(0, 10, 30).astype(np.uint8), "")
+    logits = draw.normal(size=(30, 10)).astype(np.float32)
+    for seconds, expected in ((10, [1, 5, 10, 12]), (100, list(range(1, 13)))):
+        now, kept = [0.0], Kept()
+        pictures = EpochPictures(kept, lambda: logits, watched, CIFAR10_CLASSES, clock=lambda: now[0])  # noqa: B023
+        pictures.set_params({"epochs": 12})
+        paint = pictures._draw
+        pictures._draw = lambda *arguments: (now.__setitem__(0, now[0] + 1), paint(*arguments))  # noqa: B023
+        pictures.on_train_begin()
+        for epoch in range(12):
+            now[0] += seconds
+            pictures.on_epoch_end(epoch)
+        assert kept.drawn == expected

@@ -1,0 +1,165 @@
+"""What can go wrong while a run trains: rows 38, 39 and 44 to 47 of the faults."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data import load_dataset
+from cifar_trainer.errors import TrainingError
+from cifar_trainer.run import Run
+from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.session import Options, TrainResult, train
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Told:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def epoch_begun(self, *_: object) -> None: ...
+
+    def progress(self, *_: object) -> None: ...
+
+    def epoch_ended(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | None, Told]]:
+    """Train 320 synthetic pictures for two epochs in this process, in `tmp_path / "run"`."""
+
+    def run(told: Told | None = None) -> tuple[TrainResult | None, Told]:
+        told = told or Told()
+        (tmp_path / "run").mkdir(exist_ok=True)
+        config = TrainConfig("document", "synthetic", 2, 32, 0.001, limit=320)
+        options = Options(gpu=False, should_stop=lambda: False, checkpoint_every=1e-9)
+        dataset = load_dataset(data_dir, "synthetic")
+        return train(config, dataset, Run(tmp_path / "run"), None, told, options), told
+
+    return run
+
+
+def test_memory_that_runs_out_names_the_batch_and_a_smaller_one_and_keeps_the_checkpoint(
+    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorFlow says it, from the third call of the compiled loop on."""
+    run_chunk, calls = StepLoop.run, []
+
+    def exhausted(self: StepLoop, *arguments: int) -> object:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return run_chunk(self, *arguments)
+
+    monkeypatch.setattr(StepLoop, "run", exhausted)
+    with pytest.raises(TrainingError, match=r"--batch-size 32, at epoch 2, step 1. Try --batch-size 16"):
+        start()
+    kept = checkpoints.load_newest(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert (kept.epoch, kept.step) == (1, 0)
+    assert json.loads((tmp_path / "run" / "failure.json").read_text())["epoch"] == 2
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_named_and_never_replaced_by_the_cpu(
+    run_cli: RunCli, data_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", run, "--device", "gpu"]
+    done = run_cli(["train", *arguments])
+    assert done.returncode == 5
+    assert done.stdout == ""
+    assert "finds no GPU that it can use" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not run.exists()
+
+
+def test_a_disk_that_fills_up_keeps_the_checkpoints_that_are_there(
+    run_cli: RunCli, data_dir: Path, mount: Callable[[str], Path]
+) -> None:
+    """Two checkpoints fit on the disk, the third beside them does not."""
+    run = mount("size=4m") / "run"
+    arguments = ["--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", run]
+    done = run_cli(["train", *arguments, "--limit", 320, "--epochs", 4, "--checkpoint-every", 0.01])
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert f"--resume {run}" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = checkpoints.list_checkpoints(run / "checkpoints")
+    assert kept
+    for path in kept:
+        checkpoints.load(path)
+    assert not list((run / "checkpoints").glob(".partial-*"))
+
+
+def test_files_for_tensorboard_and_the_history_that_cannot_be_written_are_a_warning_each(
+    start, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "tensorboard").write_text("in the way")
+    (run / "history.csv").mkdir()
+    result, told = start()
+    assert result is not None
+    assert result.epochs == 2
+    assert (run / "model.keras").is_file()
+    assert sum("TensorBoard's files" in warning for warning in told.warnings) == 1
+    assert any("history.csv cannot be written" in warning for warning in told.warnings)
+
+
+def test_a_clock_that_is_set_back_changes_no_order_and_no_duration(
+    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    monkeypatch.setattr(time, "time", lambda: began - time.monotonic())
+    result, _ = start()
+    assert result is not None
+    assert result.seconds > 0
+    assert result.images_per_second > 0
+    kept = checkpoints.load_newest(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert (kept.epoch, kept.step) == (2, 0)
+    assert kept.clock["total"] > 0
+
+
+def small_run(data_dir: Path, run: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "cifar_trainer", "train", "--dataset", "synthetic", "--data-dir", str(data_dir),
+        "--limit", "320", "--epochs", "2", "--run-dir", str(run),
+    ]  # fmt: skip
+
+
+def test_a_run_whose_streams_are_closed_trains_to_its_end(data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    closed = ["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bash", *small_run(data_dir, run)]
+    assert subprocess.run(closed, check=False, timeout=300).returncode == 0
+    assert json.loads((run / "result.json").read_text())["epochs"] == 2
+
+
+def test_a_run_whose_terminal_goes_away_trains_to_its_end(data_dir: Path, tmp_path: Path) -> None:
+    """A live bar on a terminal of which nobody holds the other end: each write to it fails with EIO."""
+    run = tmp_path / "run"
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        small_run(data_dir, run), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+        start_new_session=True, env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    assert os.read(ours, 1)
+    os.close(ours)
+    assert process.wait(timeout=300) == 0
+    assert json.loads((run / "result.json").read_text())["epochs"] == 2
