@@ -14,6 +14,9 @@ from cifar_trainer.prediction.artefact import Artefact, Predictions, softmax
 
 #: The member of an exported `.keras` archive with the class names; Keras passes over it.
 CLASSES_MEMBER = "cifar_trainer_classes.json"
+#: What a run's model gives, and an exported one.
+_LOGITS_SHAPE = (None, 10)
+_EXPORT_SHAPES = {"logits": _LOGITS_SHAPE, "probabilities": _LOGITS_SHAPE, "class_id": (None,)}
 
 
 def load_model(path: Path) -> keras.Model:
@@ -94,11 +97,19 @@ def open_artefact(path: Path) -> Artefact:
     """Open a `.keras` file; without class names of its own, it is taken to know CIFAR-10's.
 
     Raises:
-        RunError: it is damaged, holds code, or does not take 32x32 pictures of three channels.
+        RunError: it is damaged, holds code, does not take 32x32 pictures of three channels, or
+            gives neither ten logits nor this package's outputs.
     """
     model = load_model(path)
     if tuple(model.input_shape) != (None, 32, 32, 3):
         raise RunError(f"{path} takes an input of shape {model.input_shape}; expected (None, 32, 32, 3).")
+    # Unlike output_shape, this keeps the outputs' names.
+    shapes = model.compute_output_shape(model.input_shape)
+    if shapes not in (_LOGITS_SHAPE, _EXPORT_SHAPES):
+        raise RunError(
+            f"{path} gives outputs of shape {shapes}; expected logits, {_LOGITS_SHAPE}, "
+            "or what cifar-trainer export writes."
+        )
     with zipfile.ZipFile(path) as archive:
         if CLASSES_MEMBER in archive.namelist():
             return KerasModel(model, tuple(json.loads(archive.read(CLASSES_MEMBER))))

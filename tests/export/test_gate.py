@@ -162,6 +162,17 @@ def test_one_logit_of_ten_thousand_beyond_the_bound_is_enough(reference: Referen
     assert "    777  " in str(caught.value), "the picture is named"
 
 
+def test_a_tie_may_fall_either_way(reference: Reference) -> None:
+    tied = reference.logits.copy()
+    winner, second = tied[3].argsort()[[-1, -2]]
+    tied[3, second] = tied[3, winner] - np.float32(5e-5)
+    logits = tied.copy()
+    logits[3, second] += np.float32(9e-5)
+    assert logits[3].argmax() == second
+    close = dataclasses.replace(reference, logits=tied)
+    assert compare(answer(close, logits), "", FORMATS["onnx"], close).agreement == 0.999
+
+
 @pytest.mark.parametrize(("wrong", "passes"), [(1, True), (2, False)])
 def test_float16_may_differ_on_one_picture_of_a_thousand(
     reference: Reference, wrong: int, passes: bool
@@ -207,5 +218,7 @@ def test_outputs_that_contradict_each_other_are_refused(
 ) -> None:
     given = answer(reference, reference.logits)
     given[name] = change(given[name])
-    with pytest.raises(CheckError, match=said):
+    with pytest.raises(CheckError, match=said) as caught:
         compare(given, "", FORMATS["onnx"], reference)
+    if name != "logits":
+        assert "Keras says" in str(caught.value), "the pictures are named"

@@ -220,3 +220,21 @@ def test_a_picture_from_a_folder_of_any_name(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_name_does_not_steer_the_terminal(run_cli: RunCli, onnx: Path, folder: Path) -> None:
+    odd = folder / "\x1b[31m.png"
+    shutil.copyfile(folder / "a.png", odd)
+    done = run_cli(["predict", odd, odd.with_suffix(".gif"), "--model", onnx])
+    assert done.returncode == 1
+    assert r"\x1b[31m.png: " in done.stdout
+    assert r"\x1b[31m.gif: it cannot be read" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_run_without_a_model_says_what_is_there(run_cli: RunCli, learned_run: Path, tmp_path: Path) -> None:
+    shutil.copy(learned_run / "config.json", tmp_path)
+    done = run_cli(["predict", "--run", tmp_path, "-"])
+    assert done.returncode == 1
+    assert "no model.keras (it holds config.json)" in done.stderr
+    assert "Traceback" not in done.stderr
