@@ -152,21 +152,22 @@ def test_a_run_and_an_artefact_at_once_is_wrong_usage(run_cli: RunCli, folder: P
 def test_every_artefact_gives_the_same_class_for_100_test_images(
     run_cli: RunCli, artefacts: dict[str, Path], learned_run: Path, images: np.ndarray, tmp_path: Path
 ) -> None:
-    """Through the command line, each in its own process; int8 may take a few otherwise."""
+    """Through the command line, each in its own process; int8 but where the run itself is undecided."""
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i:03}.png")
     answers = {}
     for name, path in {"run": learned_run, **artefacts}.items():
         where = ["--run", path] if name == "run" else ["--model", path]
-        done = run_cli(["predict", tmp_path, *where, "--top", 1, "--json"])
+        done = run_cli(["predict", tmp_path, *where, "--top", 2, "--json"])
         assert done.returncode == 0, done.stderr
-        predictions = json.loads(done.stdout)["predictions"]
-        assert len(predictions) == 100
-        answers[name] = [each["top"][0]["class"] for each in predictions]
-    assert len(set(answers["run"])) > 5
+        answers[name] = [each["top"] for each in json.loads(done.stdout)["predictions"]]
+        assert len(answers[name]) == 100
+    assert len({first["class"] for first, _ in answers["run"]}) > 5
+    undecided = [first["probability"] - second["probability"] < 0.05 for first, second in answers["run"]]
+    assert sum(undecided) < 20
     for name, said in answers.items():
-        same = sum(a == b for a, b in zip(said, answers["run"], strict=True))
-        assert same >= (95 if name == "litert-int8" else 100), name
+        same = [a["class"] == b["class"] for (a, _), (b, _) in zip(said, answers["run"], strict=True)]
+        assert all(ok or (name == "litert-int8" and u) for ok, u in zip(same, undecided, strict=True)), name
 
 
 def test_saved_model_cli_shows_and_runs_it_and_bytes_give_the_arrays_answer(
