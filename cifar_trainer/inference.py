@@ -32,10 +32,10 @@ class Predictor:
         self._shards = 1 if gpu else 2
         self._forward = tf.function(self._logits, autograph=False, jit_compile=gpu)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [N, classes], of uint8 images [N, 32, 32, 3]."""
+    def __call__(self, images: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Logits, float32 [N, classes], of uint8 images [N, 32, 32, 3]; a tensor stays on its device."""
         batches = [
-            self._forward(tf.constant(images[start : start + self._batch_size])).numpy()
+            self._forward(tf.convert_to_tensor(images[start : start + self._batch_size])).numpy()
             for start in range(0, len(images), self._batch_size)
         ]
         return np.concatenate(batches)

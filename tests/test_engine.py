@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
     images, labels = pictures(160)
     model, optimizer = build("document")
     loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
-    loop.set_order(np.arange(160, dtype=np.int32))
+    loop.set_order(np.arange(160))
     assert loop.run(0, 3, 0).finite
     kernel = model.trainable_variables[0]
     kernel.assign(np.full(kernel.shape, np.nan, np.float32))
@@ -151,6 +151,20 @@ def test_xla_compiles_the_same_loop(recipe_name: str) -> None:
         loop.set_order(epoch_order(5, 0, 40))
         losses.append(loop.run(0, 3, 0).losses)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4 if recipe_name == "document" else 0.2)
+
+
+@pytest.mark.parametrize("recipe_name", ["document", "regularized"])
+def test_no_variable_of_the_loop_is_one_that_xla_cannot_reach_on_a_gpu(recipe_name: str) -> None:
+    """TensorFlow keeps int32 variables in the host's memory (tensorflow/tensorflow#53192)."""
+    images, labels = pictures(32)
+    model, optimizer = build(recipe_name)
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(model.trainable_variables)
+    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    step = tf.constant(0)
+    variables = loop._run.get_concrete_function(step, step, step, 16).variables
+    assert len(variables) > len(model.weights)
+    assert tf.int32 not in {variable.dtype for variable in variables}
 
 
 def test_augmentation_flips_and_shifts_whole_pictures_and_follows_from_its_seed() -> None:
@@ -196,7 +210,8 @@ def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: 
     assert model.get_layer("conv1").compute_dtype == precision
 
 
-def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight() -> None:
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight(xla: bool) -> None:
     """A scale under which float16's gradients overflow: it is halved, and the training goes on."""
     from cifar_trainer.training.assembly import build_model
 
@@ -206,7 +221,7 @@ def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight() 
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=2.0**40)
     optimizer.build(model.trainable_variables)
     before = model.get_weights()
-    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
     loop.set_order(epoch_order(0, 0, 64))
     chunk = loop.run(0, 2, 0)
     assert chunk.finite

@@ -222,6 +222,11 @@ def _start_tensorflow(config: TrainConfig, output: "Output") -> "Device":
     device = environment.choose_device(config.device)
     if device.warning:
         output.warn(f"Training on the CPU, although there is a GPU. {device.warning}")
+    if device.kind == "cpu" and environment.emulated(config.precision):
+        output.warn(
+            f"This processor has no instructions for {config.precision}. TensorFlow emulates it, "
+            "several times slower than float32."
+        )
     environment.configure_threads()
     if config.deterministic:
         environment.enable_determinism()

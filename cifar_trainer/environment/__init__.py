@@ -4,6 +4,7 @@ Importing this package imports no TensorFlow; `load_tensorflow` does.
 """
 
 from cifar_trainer.environment.devices import Device, choose_device
+from cifar_trainer.environment.machine import emulated
 from cifar_trainer.environment.record import compare_environments, describe
 from cifar_trainer.environment.startup import (
     Threads,
@@ -19,6 +20,7 @@ __all__ = [
     "compare_environments",
     "configure_threads",
     "describe",
+    "emulated",
     "enable_determinism",
     "load_tensorflow",
 ]

@@ -8,6 +8,8 @@ from pathlib import Path
 _CPUINFO = Path("/proc/cpuinfo")
 #: The instruction sets for which TensorFlow and oneDNN have code of their own.
 _INSTRUCTION_SETS = re.compile(r"avx\w*|fma|amx\w*|asimd\w*|sve\w*|bf16")
+#: The instructions of which a processor needs one to compute in a precision.
+_NARROW = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 
 
 def usable_cores() -> int:
@@ -26,6 +28,12 @@ def instruction_sets() -> list[str]:
     """The vector instructions that the processor has, sorted; empty where Linux does not say."""
     flags = (_field("flags") or _field("Features") or "").split()
     return sorted(flag for flag in flags if _INSTRUCTION_SETS.fullmatch(flag))
+
+
+def emulated(precision: str) -> bool:
+    """Whether this processor is known to have no instructions for `precision`, float32 or narrower."""
+    available = instruction_sets()
+    return bool(available) and precision in _NARROW and _NARROW[precision].isdisjoint(available)
 
 
 def _field(name: str) -> str | None:

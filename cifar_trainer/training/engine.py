@@ -76,14 +76,16 @@ class StepLoop:
         self._shards = shards
         self._images = tf.constant(images)
         self._labels = tf.constant(labels)
-        self._order = tf.Variable(tf.zeros([self.count], tf.int32), trainable=False)
+        # int64: TensorFlow keeps an int32 variable in the host's memory, where a loop that XLA has
+        # compiled for a GPU cannot read it.
+        self._order = tf.Variable(tf.zeros([self.count], tf.int64), trainable=False)
         self._seed_states = seed_states(model)
         self._layer_seeds = layer_seeds(seed, len(self._seed_states))
         self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
         self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
 
     def set_order(self, order: np.ndarray) -> None:
-        """Set the order of the images for the steps to come: int32 [N], a permutation."""
+        """Set the order of the images for the steps to come: int64 [N], a permutation."""
         self._order.assign(order)
 
     def batch_sizes(self, start: int, count: int) -> np.ndarray:

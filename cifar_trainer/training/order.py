@@ -11,9 +11,9 @@ _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of `count` images in an epoch (0-based), as int32 [count]."""
+    """The order of `count` images in an epoch (0-based), as int64 [count]."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _ORDER, epoch])))
-    return generator.permutation(count).astype(np.int32)
+    return generator.permutation(count)
 
 
 def layer_seeds(seed: int, count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer import metrics
-from cifar_trainer.data.dataset import Split
+from cifar_trainer.data.dataset import Split, release_pages
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.inference import Predictor
 from cifar_trainer.run import Run
@@ -55,7 +55,7 @@ class Trainer:
     Args:
         model, optimizer: the optimizer is built on the model's trainable variables.
         loop: the compiled steps over the training images.
-        watched: the split that is classified after each epoch.
+        watched: the split that is classified after each epoch; its images go to the device, once.
         run: where checkpoints and history go; held by the caller.
         seed: the run's seed.
         identity: kept in each checkpoint, for whoever resumes to compare.
@@ -82,6 +82,8 @@ class Trainer:
         self._run, self._seed, self._identity = run, seed, dict(identity)
         self._policy, self._reporter = policy, reporter
         self._predictor = Predictor(model)
+        self._watched_images = tf.constant(watched.images)
+        release_pages(watched.images)
         self._chunk_steps = FIRST_CHUNK
         self._chunks_run = 0
         self._saved_at = time.monotonic()
@@ -199,7 +201,7 @@ class Trainer:
     ) -> None:
         began = time.monotonic()
         callbacks.on_test_begin()
-        self.validation_logits = self._predictor(self._watched.images)
+        self.validation_logits = self._predictor(self._watched_images)
         labels = self._watched.labels
         val_loss = metrics.cross_entropy(self.validation_logits, labels)
         val_accuracy = metrics.accuracy(self.validation_logits, labels)
