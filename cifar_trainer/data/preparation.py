@@ -56,6 +56,9 @@ def prepare(
     record = None if force else _existing(folder, reporter)
     already = record is not None
     if record is None:
+        if dataset == "cifar10" and source is None and offline:
+            # Before a folder is made in vain.
+            _check_archive_is_there(data_dir / DOWNLOADS)
         disk.check_target(data_dir, folder, store.RECORD_NAME)
         with _hold(data_dir, reporter):
             # Another process may have prepared it while this one waited.
@@ -136,16 +139,21 @@ def _obtain(
         path.unlink(missing_ok=True)
 
 
+def _check_archive_is_there(folder: Path) -> None:
+    if not any((folder / archive.name).exists() for archive in (PYTHON_VERSION, BINARY_VERSION)):
+        raise DataNotFoundError(
+            f"No CIFAR-10 is prepared, there is no {PYTHON_VERSION.name} in {folder}, and --offline forbids "
+            f"to download it. {WAYS_OUT}"
+        )
+
+
 def _official_archive(folder: Path, offline: bool, reporter: Reporter) -> Path:
     path = local_archive((PYTHON_VERSION, BINARY_VERSION), folder)
     if path is not None:
         reporter.note(f"Reading {path}.")
         return path
     if offline:
-        raise DataNotFoundError(
-            f"No CIFAR-10 is prepared, there is no {PYTHON_VERSION.name} in {folder}, and --offline forbids "
-            f"to download it. {WAYS_OUT}"
-        )
+        _check_archive_is_there(folder)
     disk.check_room(folder.parent, (PYTHON_VERSION.size or 0) + store.bytes_needed(60_000))
     return download(PYTHON_VERSION, mirrors(), folder, reporter)
 

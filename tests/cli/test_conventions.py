@@ -29,9 +29,9 @@ except SystemExit as end:
 """
 
 
-def watched(*arguments: str) -> subprocess.CompletedProcess[str]:
+def watched(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, check=False, cwd=cwd
     )
 
 
@@ -50,8 +50,11 @@ def test_help_has_an_example_and_answers_without_tensorflow(command: str) -> Non
      (["train", "--offline", "--data-dir", "no-such-folder"], 3)],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_help_version_and_what_is_wrong_answer_without_tensorflow(arguments: list[str], code: int) -> None:
-    done = watched(*arguments)
+def test_help_version_and_what_is_wrong_answer_without_tensorflow(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    done = watched(*arguments, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
     assert done.stdout.splitlines()[-1] == f"exit {code} []"
     assert "Traceback" not in done.stderr
 

@@ -115,9 +115,12 @@ def test_nothing_prepared_names_the_ways_out(tmp_path: Path) -> None:
         load_dataset(tmp_path, "cifar10")
 
 
-def test_offline_without_an_archive_names_the_ways_out(run_cli: RunCli, tmp_path: Path) -> None:
-    done = run_cli(["prepare", "--offline", "--data-dir", tmp_path])
+def test_offline_without_an_archive_names_the_ways_out_and_makes_no_folder(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    done = run_cli(["prepare", "--offline", "--data-dir", tmp_path / "data"])
     assert done.returncode == 3
+    assert not (tmp_path / "data").exists()
     for text in ("--offline", "--source", "CIFAR_TRAINER_MIRRORS", "--dataset synthetic"):
         assert text in done.stderr
 
