@@ -66,6 +66,8 @@ class Theme:
             "grid.color": self.grid,
             "grid.linewidth": 0.8,
             "text.color": self.text,
+            # A dollar in the name of a run or a class is a dollar.
+            "text.parse_math": False,
             "xtick.color": self.muted,
             "ytick.color": self.muted,
             "xtick.labelcolor": self.text,

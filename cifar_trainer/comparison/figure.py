@@ -16,7 +16,7 @@ def comparison_figure(comparison: Comparison, theme: Theme) -> Figure:
         for each in group.runs
     }
     names = [each.run.path.resolve().name for each in comparison.runs]
-    with new_figure(theme, 9.6, max(3.4, 1.8 + 0.3 * len(names))) as figure:
+    with new_figure(theme, 9.6, max(3.4, 1.8 + 0.3 * len(names)) + 0.22 * len(comparison.groups)) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
         labelled = set()
         for place, group in enumerate(comparison.groups):
@@ -29,7 +29,6 @@ def comparison_figure(comparison: Comparison, theme: Theme) -> Figure:
         left.set_title("watched accuracy")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.yaxis.set_major_formatter(PercentFormatter(1))
-        left.legend(loc="lower right")
         for row, each in enumerate(comparison.runs):
             low, high = each.interval
             right.plot([low, high], [row, row], color=color[id(each)])
@@ -38,6 +37,9 @@ def comparison_figure(comparison: Comparison, theme: Theme) -> Figure:
         right.set_ylim(len(names) - 0.4, -0.6)
         right.grid(axis="y", visible=False)
         right.tick_params(axis="y", length=0)
-        right.set_title(f"accuracy on the {comparison.split} split, 95 % interval")
+        right.set_title(f"{comparison.split} accuracy, 95 % interval")
+        right.xaxis.set_major_locator(MaxNLocator(4))
         right.xaxis.set_major_formatter(PercentFormatter(1))
+        # Below both: a group's name may be as long as its settings are many.
+        figure.legend(loc="outside lower left")
     return figure

@@ -102,7 +102,7 @@ def test_the_picture_has_a_line_for_each_run_and_one_name_for_each_group(six: li
     figure = comparison_figure(compare("test", six), LIGHT)
     curves, accuracies = figure.axes
     assert len(curves.lines) == 6
-    assert [text.get_text() for text in curves.get_legend().get_texts()] == [
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "document (n = 3)", "regularized (n = 3)",
     ]  # fmt: skip
     assert [text.get_text() for text in accuracies.get_yticklabels()] == ["d0", "d1", "d2", "r0", "r1", "r2"]
