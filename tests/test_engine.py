@@ -136,6 +136,38 @@ def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
     assert len(chunk.losses) == 1
 
 
+class Unseen(keras.layers.Layer):
+    """Has a weight of which the output shows the sign alone, and even that times 0."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.weight = self.add_weight(shape=(), initializer="ones", name="unseen")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs + 0.0 * keras.ops.sign(self.weight)
+
+
+def test_a_weight_that_is_not_finite_ends_the_chunk_at_its_step_where_no_loss_shows_it() -> None:
+    images, labels = pictures(160)
+    model = keras.Sequential(
+        [keras.Input((32, 32, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255), Unseen(),
+         keras.layers.Flatten(), keras.layers.Dense(10)]
+    )  # fmt: skip
+    optimizer = keras.optimizers.SGD(1e-3)
+    optimizer.build(model.trainable_variables)
+    apply, weight = optimizer.apply, model.layers[1].weight
+
+    def spoiled(gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
+        apply(gradients, variables)
+        weight.assign(tf.where(optimizer.iterations.value >= 3, np.inf, 1.0))
+
+    optimizer.apply = spoiled
+    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    loop.set_order(np.arange(160))
+    chunk = loop.run(0, 8, 0)
+    assert np.isfinite(chunk.losses).all()
+    assert (len(chunk.losses), len(chunk.correct), chunk.finite) == (3, 3, False)
+
+
 @pytest.mark.parametrize("recipe_name", ["document", "regularized"])
 def test_xla_compiles_the_same_loop(recipe_name: str) -> None:
     """What a GPU runs is compiled here for the CPU, part of a batch, augmentation and all.

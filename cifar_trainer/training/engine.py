@@ -27,9 +27,9 @@ class Chunk:
 
     Attributes:
         losses: float32 [steps], the mean loss of each batch. Shorter than asked for
-            where a loss was not finite: then that loss is the last.
+            where a loss, or a weight after the step, was not finite: then that step is the last.
         correct: int32 [steps], the images of each batch that were classified rightly.
-        finite: whether all losses are finite, and all variables after the last step.
+        finite: whether all losses are finite, and all weights after the last step.
     """
 
     losses: np.ndarray
@@ -101,6 +101,27 @@ class StepLoop:
             count: how many, at most MAX_CHUNK; start + count is at most `self.steps`.
             global_start: steps of the whole run before the first of these.
         """
+        state = [*self._model.variables, *self._optimizer.variables]
+        before = [tf.identity(variable.value) for variable in state]
+        chunk = self._run_chunk(start, count, global_start)
+        if chunk.finite or not np.isfinite(chunk.losses).all():
+            return chunk
+        # A weight is not finite and no loss has shown it: some processors' ReLU makes 0 of NaN. To look
+        # at the weights after each step would cost some per cent, so the chunk is run again by steps.
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(value)
+        return self._run_to_the_first_fault(start, count, global_start) or chunk
+
+    def _run_to_the_first_fault(self, start: int, count: int, global_start: int) -> Chunk | None:
+        """Run step by step; None where this time every weight stays finite, as may be on a GPU."""
+        parts: list[Chunk] = []
+        while len(parts) < count:
+            parts.append(self._run_chunk(start + len(parts), 1, global_start + len(parts)))
+            if not parts[-1].finite:
+                return _joined(parts)
+        return None
+
+    def _run_chunk(self, start: int, count: int, global_start: int) -> Chunk:
         whole = min(count, self.count // self.batch_size - start)
         parts = []
         if whole > 0:
@@ -108,11 +129,7 @@ class StepLoop:
         if whole < count and (not parts or parts[-1].finite):
             rest = self.count - (self.steps - 1) * self.batch_size
             parts.append(self._call(start + whole, 1, global_start + whole, rest))
-        return Chunk(
-            losses=np.concatenate([part.losses for part in parts]),
-            correct=np.concatenate([part.correct for part in parts]),
-            finite=parts[-1].finite,
-        )
+        return _joined(parts)
 
     def _call(self, start: int, count: int, global_start: int, batch: int) -> Chunk:
         losses, correct, done, finite = self._run(
@@ -178,6 +195,14 @@ class StepLoop:
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
         right = tf.math.count_nonzero(predicted == tf.cast(labels, tf.int32), dtype=tf.int32)
         return loss, right, gradients
+
+
+def _joined(parts: list[Chunk]) -> Chunk:
+    return Chunk(
+        losses=np.concatenate([part.losses for part in parts]),
+        correct=np.concatenate([part.correct for part in parts]),
+        finite=parts[-1].finite,
+    )
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:
