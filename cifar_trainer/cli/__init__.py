@@ -10,7 +10,7 @@ import importlib
 import click
 
 from cifar_trainer import __version__
-from cifar_trainer.cli.base import Group, verbosity_options
+from cifar_trainer.cli.base import Group, name_variables, verbosity_options
 
 #: The commands, in the order in which a newcomer meets them.
 COMMANDS = (
@@ -27,6 +27,7 @@ class _LazyGroup(Group):
             return None
         module = importlib.import_module(f"cifar_trainer.cli.{name}")
         command: click.Command = module.command
+        name_variables(command, name)
         return command
 
 

@@ -7,14 +7,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cifar_trainer import errors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Exit codes by the class of the error, most special first.
 EXIT_CODES: tuple[tuple[type[errors.CifarTrainerError], int], ...] = (
@@ -161,6 +164,42 @@ def print_json(value: dict[str, Any]) -> None:
 
     with writing_results():
         print(json.dumps(value, allow_nan=False), flush=True)
+
+
+def name_variables(command: click.Command, name: str) -> None:
+    """Let each option of the command `name` be set by CIFAR_TRAINER_<COMMAND>_<OPTION>.
+
+    Click would name the variable by the function's argument: AS_JSON for --json.
+    """
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None:
+            typed = max(option.opts, key=len).removeprefix("--").replace("-", "_")
+            option.envvar = f"CIFAR_TRAINER_{name}_{typed}".upper()
+
+
+@contextlib.contextmanager
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Turn a write that fails, at or below `path`, into one message that ends with `remedy`.
+
+    Raises:
+        RunError: a write failed; the writers of this package leave what was there untouched.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise errors.RunError(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
+
+
+def save_plot(path: Path, figure: "Figure") -> None:
+    """Write a figure as a PNG, for --plot.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    from cifar_trainer import files, plots
+
+    with writing(path, "Choose another --plot."):
+        files.write_bytes(path, plots.png(figure))
 
 
 def explicit(ctx: click.Context, name: str) -> bool:

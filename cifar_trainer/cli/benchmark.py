@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import json_option, print_json, printable, verbosity, verbosity_options
+from cifar_trainer.cli.base import (
+    json_option,
+    print_json,
+    printable,
+    save_plot,
+    verbosity,
+    verbosity_options,
+)
 from cifar_trainer.config import DEVICES, PRECISIONS, RECIPES, TrainConfig, check_choice, check_count
 from cifar_trainer.errors import UsageError
 
@@ -68,11 +75,10 @@ def command(
         return
     device, measured = _measure_artefacts(artefacts, run, options, output)
     if options["plot"] is not None:
-        from cifar_trainer import files
         from cifar_trainer.benchmarking.figure import latency_figure
-        from cifar_trainer.plots import LIGHT, png
+        from cifar_trainer.plots import LIGHT
 
-        files.write_bytes(options["plot"], png(latency_figure(measured, LIGHT)))
+        save_plot(options["plot"], latency_figure(measured, LIGHT))
         output.note(f"figures: {options['plot']}")
     if as_json:
         print_json({"environment": _environment(device), "artefacts": [each.to_json() for each in measured]})

@@ -10,8 +10,10 @@ from cifar_trainer.cli.base import (
     json_option,
     print_json,
     printable,
+    save_plot,
     verbosity,
     verbosity_options,
+    writing,
 )
 from cifar_trainer.config import TrainConfig, check_choice
 
@@ -67,11 +69,10 @@ def command(
     dataset = load_dataset(data_dir, configs[0][1].dataset)
     comparison = compare(split, [_evaluated(run, c, split, dataset, output) for run, c in configs])
     if plot is not None:
-        from cifar_trainer import files
         from cifar_trainer.comparison.figure import comparison_figure
-        from cifar_trainer.plots import LIGHT, png
+        from cifar_trainer.plots import LIGHT
 
-        files.write_bytes(plot, png(comparison_figure(comparison, LIGHT)))
+        save_plot(plot, comparison_figure(comparison, LIGHT))
         output.note(f"curves: {plot}")
     if as_json:
         print_json(comparison.to_json())
@@ -102,7 +103,9 @@ def _evaluated(
     from cifar_trainer.evaluation.publish import evaluate
     from cifar_trainer.evaluation.subject import load_subject
 
-    evaluate(load_subject(run, dataset, split))
+    subject = load_subject(run, dataset, split)
+    with writing(run.evaluation(split), "Make room, or give write access to the run's folder."):
+        evaluate(subject)
     found = read_evaluated(run, split, labels)
     if found is None:
         raise RunError(
@@ -121,7 +124,8 @@ def runs_table(comparison: "Comparison") -> "Table":
     table = Table(title=f"{comparison.images:,} images of the {comparison.split} split", box=None)
     table.add_column("run", overflow="fold")
     table.add_column("recipe", no_wrap=True)
-    for name in ("seed", "accuracy", "95 %", "loss", "epochs", "time", *(["energy"] if measured else [])):
+    energy = ["energy"] if measured else []
+    for name in ("seed", "accuracy", "95 %", "loss", "epochs", "time", *energy, "parameters"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in comparison.runs:
         table.add_row(
@@ -134,6 +138,7 @@ def runs_table(comparison: "Comparison") -> "Table":
             str(each.epochs),
             f"{each.seconds:,.0f} s",
             *([] if not measured else ["–" if each.joules is None else f"{each.joules:,.0f} J"]),
+            f"{each.parameters:,}",
         )
     return table
 
@@ -144,7 +149,7 @@ def groups_table(groups: "tuple[Group, ...]") -> "Table":
 
     table = Table(title="by settings, mean ± standard deviation over the seeds", box=None)
     table.add_column("settings", overflow="fold")
-    for name in ("n", "accuracy", "loss", "time", "parameters"):
+    for name in ("n", "accuracy", "loss", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for group in groups:
         (accuracy, a), (loss, b), (seconds, c) = group.accuracy, group.loss, group.seconds
@@ -154,7 +159,6 @@ def groups_table(groups: "tuple[Group, ...]") -> "Table":
             f"{accuracy:.2%}" + ("" if a is None else f" ± {a:.2%}"),
             f"{loss:.4f}" + ("" if b is None else f" ± {b:.4f}"),
             f"{seconds:,.0f}" + ("" if c is None else f" ± {c:,.0f}") + " s",
-            f"{group.runs[0].parameters:,}",
         )
     return table
 

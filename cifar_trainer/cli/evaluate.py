@@ -12,6 +12,7 @@ from cifar_trainer.cli.base import (
     run_argument,
     verbosity,
     verbosity_options,
+    writing,
 )
 from cifar_trainer.config import check_choice, check_count
 from cifar_trainer.errors import CheckError, UsageError
@@ -77,14 +78,17 @@ def command(
     from cifar_trainer import environment
     from cifar_trainer.console import Output
     from cifar_trainer.data import load_dataset
-    from cifar_trainer.prediction.run_model import check_model
+    from cifar_trainer.data.training_split import check_split
+    from cifar_trainer.prediction.run_model import check_data, check_model
     from cifar_trainer.run import open_run
 
     output = Output(verbosity(ctx))
     opened = open_run(run)
     check_model(opened)
     config = opened.read_config()
+    check_split(config, split)
     dataset = load_dataset(data_dir, config.dataset)
+    check_data(opened, dataset)
     environment.load_tensorflow(verbose=verbosity(ctx) > 0)
     environment.choose_device(config.device)
     environment.configure_threads()
@@ -99,11 +103,11 @@ def command(
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done)
 
-        report = evaluate(
-            load_subject(opened, dataset, split),
-            robustness_images=robustness_images if robustness else None,
-            on_progress=show,
-        )
+        subject = load_subject(opened, dataset, split)
+        with writing(opened.evaluation(split), "Make room, or give write access to the run's folder."):
+            report = evaluate(
+                subject, robustness_images=robustness_images if robustness else None, on_progress=show
+            )
     if as_json:
         print_json(report.summary())
     else:

@@ -62,8 +62,8 @@ def command(
     """
     from cifar_trainer.console import Output
     from cifar_trainer.data import load_dataset
-    from cifar_trainer.export.preconditions import check_data, check_packages, check_targets
-    from cifar_trainer.prediction.run_model import check_model
+    from cifar_trainer.export.preconditions import check_packages, check_targets
+    from cifar_trainer.prediction.run_model import check_data, check_model
     from cifar_trainer.run import open_run
 
     screen = Output(verbosity(ctx))

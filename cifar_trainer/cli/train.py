@@ -16,6 +16,7 @@ from cifar_trainer.cli.base import (
     print_json,
     verbosity,
     verbosity_options,
+    writing,
 )
 from cifar_trainer.config import DATASETS, DEVICES, PRECISIONS, RECIPES, VALIDATIONS, TrainConfig
 from cifar_trainer.errors import RunError, UsageError
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from cifar_trainer.run import Run
     from cifar_trainer.training.checkpoint import Checkpoint
     from cifar_trainer.training.signals import StopRequest
+
+
+_MAKE_ROOM = "Make room, or give write access to it."
 
 
 def _choices(values: tuple[str, ...]) -> str:
@@ -105,11 +109,9 @@ def _start(
     check_fit(dataset, config)
     with new_run(options["run_dir"], config.recipe) as run:
         device = _start_tensorflow(config, output)
-        from cifar_trainer import environment, files
-        from cifar_trainer.training.session import describe_data
+        from cifar_trainer import environment
 
-        files.write_json(run.environment, environment.describe(device))
-        files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config)})
+        _write_settings(run, config, dataset, environment.describe(device))
         _announce(config, dataset, run, device, output)
         return run, _train(config, dataset, run, None, device, options, output, stop)
 
@@ -124,7 +126,9 @@ def _resume(
     run = open_run(path)
     config = resumed_config(ctx, run.read_config(), options)
     dataset = _load_data(config, options, output)
-    _check_same_data(run, dataset)
+    difference = dataset.difference_to(run.read_json(run.config).get("data"))
+    if difference is not None:
+        raise UsageError(f"{run.path} {difference}")
     with hold(run):
         if run.result.is_file():
             done = run.read_json(run.result)
@@ -132,20 +136,31 @@ def _resume(
                 output.note(f"{run.path} is finished: {done['epochs']} epochs. Raise --epochs to go on.")
                 return run, done
         device = _start_tensorflow(config, output)
-        from cifar_trainer import environment, files
+        from cifar_trainer import environment
         from cifar_trainer.cli.training_display import TrainingDisplay
-        from cifar_trainer.training.session import describe_data, find_checkpoint
+        from cifar_trainer.training.session import find_checkpoint
 
-        checkpoint = find_checkpoint(run, config, TrainingDisplay(output))
+        with writing(run.path, _MAKE_ROOM):
+            checkpoint = find_checkpoint(run, config, TrainingDisplay(output))
         now = environment.describe(device)
         for difference in environment.compare_environments(run.read_json(run.environment), now):
             output.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
-        files.write_json(run.environment, now)
-        files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config)})
+        _write_settings(run, config, dataset, now)
         _announce(config, dataset, run, device, output)
         if checkpoint is not None:
             output.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
         return run, _train(config, dataset, run, checkpoint, device, options, output, stop)
+
+
+def _write_settings(
+    run: "Run", config: TrainConfig, dataset: "Dataset", environment: Mapping[str, Any]
+) -> None:
+    from cifar_trainer import files
+    from cifar_trainer.training.session import describe_data
+
+    with writing(run.path, _MAKE_ROOM):
+        files.write_json(run.environment, environment)
+        files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config)})
 
 
 def new_config(options: Mapping[str, Any]) -> TrainConfig:
@@ -202,17 +217,6 @@ def _load_data(config: TrainConfig, options: Mapping[str, Any], output: "Output"
 
     prepare_if_missing(config.dataset, options["data_dir"], offline=options["offline"], output=output)
     return load_dataset(options["data_dir"], config.dataset)
-
-
-def _check_same_data(run: "Run", dataset: "Dataset") -> None:
-    saved = run.read_json(run.config).get("data", {})
-    for split in ("train", "test"):
-        before, now = saved.get(split, {}).get("fingerprint"), getattr(dataset, split).fingerprint
-        if before != now:
-            raise UsageError(
-                f"{run.path} was trained on other data: its {split} split has the fingerprint {before}, "
-                f"the one in {dataset.folder} has {now}. Name the right folder with --data-dir."
-            )
 
 
 def _start_tensorflow(config: TrainConfig, output: "Output") -> "Device":

@@ -2,7 +2,9 @@
 
 import dataclasses
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +55,7 @@ class Split:
     Attributes:
         images: uint8 [N, 32, 32, 3], RGB; may be a read-only memory map.
         labels: uint8 [N], 0 to 9.
-        fingerprint: the content fingerprint of the whole split (docs: "Fingerprints").
+        fingerprint: the content fingerprint of the whole split (`data.fingerprint`).
     """
 
     images: np.ndarray
@@ -81,6 +83,23 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split
+
+    def difference_to(self, record: Any) -> str | None:
+        """How the data that a run's config.json speaks of differ from these; None where they are the same.
+
+        Args:
+            record: what stands there under `data`.
+        """
+        for name in ("train", "test"):
+            part = record.get(name) if isinstance(record, Mapping) else None
+            before = part.get("fingerprint") if isinstance(part, Mapping) else None
+            now = getattr(self, name).fingerprint
+            if before != now:
+                return (
+                    f"was trained on other data: its {name} split has the fingerprint {before}, the one in "
+                    f"{self.folder} has {now}. Name the right folder with --data-dir."
+                )
+        return None
 
     @property
     def title(self) -> str:

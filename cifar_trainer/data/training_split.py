@@ -33,6 +33,15 @@ def evaluated_split(dataset: Dataset, config: TrainConfig, name: str) -> Split:
     return dataset.test if name == "test" else split_for(dataset, config)[1]
 
 
+def check_split(config: TrainConfig, split_name: str) -> None:
+    """Raise UsageError where a run has no such split: only `holdout` sets validation images aside."""
+    if split_name == "validation" and config.validation != "holdout":
+        raise UsageError(
+            "--split validation: this run watched the test set (--validation test) and held no training "
+            "images back. Evaluate it with --split test, or train with --validation holdout."
+        )
+
+
 def check_fit(dataset: Dataset, config: TrainConfig) -> None:
     """Raise UsageError, with the largest value possible, where the settings ask for more than there is."""
     available = len(dataset.train)

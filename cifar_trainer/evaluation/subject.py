@@ -7,10 +7,10 @@ import numpy as np
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset
-from cifar_trainer.data.training_split import evaluated_split
-from cifar_trainer.errors import DataError, UsageError
+from cifar_trainer.data.training_split import check_split, evaluated_split
 from cifar_trainer.inference import Predictor, weights_sha256
 from cifar_trainer.prediction.keras_model import load_model
+from cifar_trainer.prediction.run_model import check_data
 from cifar_trainer.run import Run
 
 
@@ -65,29 +65,6 @@ class Subject:
         """The class of the largest logit, int64 [N]."""
         predicted: np.ndarray = self.logits.argmax(axis=1)
         return predicted
-
-
-def check_split(config: TrainConfig, split_name: str) -> None:
-    """Raise UsageError where a run has no such split: only `holdout` sets validation images aside."""
-    if split_name == "validation" and config.validation != "holdout":
-        raise UsageError(
-            "--split validation: this run watched the test set (--validation test) and held no training "
-            "images back. Evaluate it with --split test, or train with --validation holdout."
-        )
-
-
-def check_data(run: Run, dataset: Dataset) -> None:
-    """Raise DataError where the run was trained on other data than `dataset`."""
-    saved = run.read_json(run.config).get("data")
-    for name in ("train", "test"):
-        part = saved.get(name) if isinstance(saved, dict) else None
-        before = part.get("fingerprint") if isinstance(part, dict) else None
-        now = getattr(dataset, name).fingerprint
-        if before != now:
-            raise DataError(
-                f"{run.path} was trained on other data: its {name} split has the fingerprint {before}, the "
-                f"one in {dataset.folder} has {now}. Name the right folder with --data-dir."
-            )
 
 
 def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:

@@ -5,10 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_trainer.data.dataset import Dataset
-from cifar_trainer.errors import CifarTrainerError, DataError, RunError
+from cifar_trainer.errors import CifarTrainerError, RunError
 from cifar_trainer.export.formats import Format
-from cifar_trainer.run import Run
 
 
 def check_targets(formats: Sequence[Format], output: Path, replace: bool) -> None:
@@ -29,13 +27,3 @@ def check_packages(formats: Sequence[Format]) -> None:
                 f"--format {form.name} needs {', '.join(missing)}, which cannot be imported. "
                 f"Install what it needs with: pip install 'cifar-trainer[{form.extra}]'"
             )
-
-
-def check_data(run: Run, dataset: Dataset) -> None:
-    """Raise DataError where the run was trained on other data than `dataset`."""
-    saved = run.read_json(run.config).get("data", {}).get("test", {}).get("fingerprint")
-    if saved != dataset.test.fingerprint:
-        raise DataError(
-            f"{run.path} was trained beside a test split with the fingerprint {saved}; the one in "
-            f"{dataset.folder} has {dataset.test.fingerprint}. Name the right folder with --data-dir."
-        )

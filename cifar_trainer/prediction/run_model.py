@@ -2,8 +2,8 @@
 
 import json
 
-from cifar_trainer.data.dataset import CIFAR10_CLASSES
-from cifar_trainer.errors import RunError
+from cifar_trainer.data.dataset import CIFAR10_CLASSES, Dataset
+from cifar_trainer.errors import DataError, RunError
 from cifar_trainer.prediction.artefact import Artefact
 from cifar_trainer.run import Run
 
@@ -16,6 +16,13 @@ def check_model(run: Run) -> None:
             f"{run.path} has no model.keras (it holds {held}). "
             f"Let the training end first: cifar-trainer train --resume {run.path}"
         )
+
+
+def check_data(run: Run, dataset: Dataset) -> None:
+    """Raise DataError where the run was trained on other data than `dataset`."""
+    difference = dataset.difference_to(run.read_json(run.config).get("data"))
+    if difference is not None:
+        raise DataError(f"{run.path} {difference}")
 
 
 def open_run_model(run: Run) -> Artefact:

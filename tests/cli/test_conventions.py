@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from cifar_trainer import __version__
-from cifar_trainer.cli import COMMANDS
+from cifar_trainer.cli import COMMANDS, main
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -67,6 +68,31 @@ def test_an_option_can_be_set_by_the_environment(run_cli: RunCli, tmp_path: Path
     done = run_cli(["train"], env={"CIFAR_TRAINER_TRAIN_EPOCHS": "-7"}, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--epochs -7 is out of range" in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_the_variable_of_its_own_name(name: str) -> None:
+    """CIFAR_TRAINER_<COMMAND>_<OPTION>, whatever the function calls its argument."""
+    context = click.Context(main)
+    command = main.get_command(context, name)
+    assert command is not None
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    assert any("--json" in each.opts for each in options)
+    for option in options:
+        typed = max(option.opts, key=len).removeprefix("--").replace("-", "_").upper()
+        variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
+        assert variables[0] == f"CIFAR_TRAINER_{name.upper()}_{typed}"
+
+
+def test_variables_set_flags_and_what_may_be_given_several_times(
+    run_cli: RunCli, trained_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    done = run_cli(["runs", tmp_path], env={"CIFAR_TRAINER_RUNS_JSON": "1"})
+    assert len(json.loads(done.stdout)["runs"]) == 1
+    done = run_cli(["export", tmp_path / "run"], env={"CIFAR_TRAINER_EXPORT_FORMAT": "keras cereal"})
+    assert done.returncode == 2
+    assert "cereal" in done.stderr
 
 
 def test_cifar_trainer_data_names_the_data_folder_of_every_command(
