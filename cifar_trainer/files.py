@@ -6,6 +6,7 @@ rename itself survives a power cut.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO
 
 #: Names that start so are unfinished writes; whoever finds one may delete it.
 PARTIAL_PREFIX = ".partial-"
+#: Of fcntl.h and linux/fs.h: names are relative to the current folder; swap them.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
@@ -103,6 +106,8 @@ def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
         return
     if not replace:
         raise FileExistsError(f"{path} exists already")
+    if _exchange(partial, path):
+        return
     # rename(2) does not replace a folder that holds something, so the old one steps aside first.
     aside = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}old-", dir=path.parent))
     os.rename(path, aside / "old")
@@ -113,6 +118,15 @@ def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step (renameat2 of Linux); False where the system or the disk cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def remove_partials(folder: Path) -> None:

@@ -96,7 +96,8 @@ def test_write_that_fails(refuse: Refuse, tmp_path: Path) -> None:
 def test_flush_or_rename_that_fails(prepared: Path, small_source: Path, call: str) -> None:
     before = builders.snapshot(prepared)
     patch = (
-        f"import os, errno\ndef fail(*a): raise OSError(errno.EIO, os.strerror(errno.EIO))\nos.{call} = fail"
+        "import os, errno\ndef fail(*a): raise OSError(errno.EIO, os.strerror(errno.EIO))\n"
+        f"from cifar_trainer import files; files._exchange = lambda *a: False; os.{call} = fail"
     )
     done = builders.run_patched(patch, "prepare", "--data-dir", prepared, "--source", small_source, "--force")
     assert done.returncode == 3 and "Traceback" not in done.stderr
@@ -116,13 +117,13 @@ def test_second_prepare_waits_and_says_so(tmp_path: Path, small_source: Path) ->
     assert len(load_dataset(tmp_path, "cifar10").train) == 20
 
 
-@pytest.mark.parametrize("instant", ["before dataset.json", "before the rename"])
+@pytest.mark.parametrize("instant", ["before dataset.json", "before the swap"])
 def test_killed_while_it_writes(prepared: Path, tmp_path: Path, instant: str) -> None:
     """SIGKILL leaves the old set and a partial folder; the next prepare clears it away."""
     kill = "os.kill(os.getpid(), signal.SIGKILL)"
     patch = {
         "before dataset.json": "from cifar_trainer import files; files.write_json = lambda *a: " + kill,
-        "before the rename": f"os.rename = lambda *a: {kill}",
+        "before the swap": f"from cifar_trainer import files; files._put_in_place = lambda *a, **b: {kill}",
     }[instant]
     source = builders.write_zip(tmp_path / "a.zip", builders.class_folders(train=4))
     before = builders.snapshot(prepared / "cifar10")

@@ -1,0 +1,63 @@
+"""Writes that a reader never sees half done."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from cifar_trainer import files
+
+
+def test_a_folder_is_swapped_in_one_step(tmp_path: Path) -> None:
+    """Who looks all the time while it is replaced two hundred times finds it whole each time."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    if not files._exchange(tmp_path / "one", tmp_path / "two"):
+        pytest.skip("this system cannot swap two names in one step")
+    target = tmp_path / "report"
+    with files.atomic_folder(target) as folder:
+        (folder / "number").write_text("0")
+    found: list[str] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                folder = os.open(target, os.O_RDONLY)
+            except FileNotFoundError:
+                found.append("no folder")
+                continue
+            try:
+                with open(os.open("number", os.O_RDONLY, dir_fd=folder)) as file:
+                    found.append(file.read())
+            except FileNotFoundError:
+                # Opened before a swap and emptied after it: by then the new one has the name.
+                pass
+            finally:
+                os.close(folder)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for number in range(1, 201):
+            with files.atomic_folder(target, replace=True) as folder:
+                (folder / "number").write_text(str(number))
+    finally:
+        done.set()
+        reader.join()
+    assert found
+    assert [text for text in found if not text.isdecimal()] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".partial-")] == []
+
+
+def test_a_folder_is_swapped_in_two_steps_where_the_system_knows_no_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    target = tmp_path / "report"
+    for text in ("old", "new"):
+        with files.atomic_folder(target, replace=True) as folder:
+            (folder / "number").write_text(text)
+    assert (target / "number").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
