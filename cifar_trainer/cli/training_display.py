@@ -1,10 +1,11 @@
 """How a run looks while it trains: a live bar on a terminal, a plain line an epoch elsewhere."""
 
 import contextlib
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cifar_trainer.console import Output
 
@@ -29,29 +30,33 @@ class TrainingDisplay:
     # A terminal that goes away while a run trains must not take the run with it:
     # what is drawn may be lost, what is written to the run's folder is not.
 
-    def epoch_begun(self, epoch: int, epochs: int, done: int, images: int) -> None:
+    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
         if not self._output.live:
             return
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
+            BarColumn(bar_width=20),
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
             console=self._output.notes,
             transient=True,
         )
         self._task = self._bar.add_task(
-            "", total=images, completed=done, epoch=f"{epoch}/{epochs}", figures="starting"
+            "", total=steps, completed=step, epoch=f"{epoch}/{epochs}", figures="starting"
         )
         with _UNSEEN:
             self._bar.start()
 
-    def progress(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
+    def progress(
+        self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
+    ) -> None:
         if self._bar is not None:
-            figures = f"loss {loss:.4f}  accuracy {accuracy:6.2%}  {images_per_second:,.0f} images/s"
+            left = datetime.timedelta(seconds=round(seconds_left))
+            figures = (
+                f"loss {loss:.4f}  accuracy {accuracy:6.2%}  {images_per_second:,.0f} images/s  {left} left"
+            )
             with _UNSEEN:
-                self._bar.update(self._task, completed=done, figures=figures)
+                self._bar.update(self._task, completed=step, figures=figures)
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         self.close()

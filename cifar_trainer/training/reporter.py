@@ -13,11 +13,16 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """Something that the user should know, and that does not end the run."""
 
-    def epoch_begun(self, epoch: int, epochs: int, done: int, images: int) -> None:
-        """Epoch `epoch` (1-based) of `epochs` begins, or goes on after `done` of `images` images."""
+    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """Epoch `epoch` (1-based) of `epochs` begins, or goes on after `step` of `steps` steps."""
 
-    def progress(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """`done` images of this epoch are done; loss and accuracy are the epoch's so far."""
+    def progress(
+        self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
+    ) -> None:
+        """`step` steps of this epoch are done.
+
+        Loss, accuracy and speed are the epoch's so far; the time left is the whole run's, at that speed.
+        """
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         """An epoch is complete; `row` is its row of the history."""

@@ -152,8 +152,7 @@ class Trainer:
     def _train_epoch(self, epochs: int, callbacks: keras.callbacks.CallbackList) -> bool:
         """Run the steps that are left of this epoch; False where it was asked to stop in between."""
         self._loop.set_order(epoch_order(self._seed, self._epoch, self._loop.count))
-        images_done = int(self._loop.batch_sizes(0, self._step).sum())
-        self._reporter.epoch_begun(self._epoch + 1, epochs, images_done, self._loop.count)
+        self._reporter.epoch_begun(self._epoch + 1, epochs, self._step, self._loop.steps)
         callbacks.on_epoch_begin(self._epoch)
         while self._step < self._loop.steps:
             count = min(self._chunk_steps, self._loop.steps - self._step)
@@ -163,8 +162,10 @@ class Trainer:
             self._add_seconds(time.monotonic() - began, training=True)
             loss, accuracy = self._training_metrics()
             callbacks.on_train_batch_end(self._step - 1, {"loss": loss, "accuracy": accuracy})
-            images_done = int(self._loop.batch_sizes(0, self._step).sum())
-            self._reporter.progress(images_done, loss, accuracy, images_done / self._clock["training"])
+            seconds = self._clock["training"]
+            rate = int(self._loop.batch_sizes(0, self._step).sum()) / seconds
+            steps_left = (epochs - self._epoch) * self._loop.steps - self._step
+            self._reporter.progress(self._step, loss, accuracy, rate, steps_left * seconds / self._step)
             if self._policy.should_stop():
                 return False
             if time.monotonic() - self._saved_at >= self._policy.checkpoint_every:
