@@ -147,8 +147,10 @@ def create_run(path: Path | None, recipe: str) -> Run:
     Raises:
         RunError: the folder holds something already, or cannot be made or written.
     """
-    chosen = path if path is not None else _free_path(recipe)
+    chosen = path or DEFAULT_ROOT
     try:
+        if path is None:
+            chosen = _reserve(recipe)
         if chosen.is_dir() and not any(chosen.iterdir()):
             pass
         elif (chosen / "config.json").is_file():
@@ -169,13 +171,18 @@ def create_run(path: Path | None, recipe: str) -> Run:
     return Run(chosen)
 
 
-def _free_path(recipe: str) -> Path:
+def _reserve(recipe: str) -> Path:
+    """Make an empty folder of a name that is free; of two that begin in the same second each gets one."""
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{recipe}"
+    DEFAULT_ROOT.mkdir(parents=True, exist_ok=True)
     path, count = DEFAULT_ROOT / stem, 1
-    while os.path.lexists(path):
-        count += 1
-        path = DEFAULT_ROOT / f"{stem}-{count}"
-    return path
+    while True:
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            count += 1
+            path = DEFAULT_ROOT / f"{stem}-{count}"
 
 
 @contextlib.contextmanager

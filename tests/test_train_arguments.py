@@ -2,9 +2,12 @@
 
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from cifar_trainer.run import create_run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -111,6 +114,16 @@ def test_a_run_folder_that_exists_is_left_alone(run_cli: RunCli, tmp_path: Path,
     a_file.write_text("x")
     assert "another --run-dir" in refused(run_cli, tmp_path, *common, a_file, code=1)
     assert a_file.read_text() == "x"
+
+
+def test_runs_that_begin_in_the_same_second_get_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: create_run(None, "document"), range(24)))
+    assert len({run.path for run in runs}) == 24
+    assert all(run.path.is_dir() for run in runs)
 
 
 @pytest.mark.parametrize("where", ["/proc/nothing/run", "x" * 300])
