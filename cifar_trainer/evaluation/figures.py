@@ -35,7 +35,7 @@ def per_class_figure(per_class: Sequence[Mapping[str, Any]], theme: Theme) -> Fi
         axes.set_yticks(places, [row["class"] for row in per_class])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper left", ncols=2)
     return figure
@@ -174,10 +174,11 @@ def robustness_figure(robustness: Robustness, theme: Theme) -> Figure:
         left.set_yticks(range(len(names)), names)
         left.invert_yaxis()
         left.tick_params(axis="y", length=0)
-        left.set_title("corruptions, by severity")
+        left.set_title("corruptions")
         left.xaxis.set_major_formatter(PercentFormatter(1))
         left.set_xlim(0, 1)
-        left.legend(loc="lower left", ncols=5, handletextpad=0, columnspacing=0.4, fontsize=8)
+        # Below the axes: inside them it would look like a row of its own.
+        figure.legend(loc="outside lower left", ncols=5, handletextpad=0, columnspacing=0.4, title="severity")
         for result, color, marker in zip(
             robustness.attacks, (theme.second, theme.third), ("o", "s"), strict=True
         ):
@@ -188,5 +189,5 @@ def robustness_figure(robustness: Robustness, theme: Theme) -> Figure:
         right.set_xticks([0, *EPSILONS])
         right.yaxis.set_major_formatter(PercentFormatter(1))
         right.set_ylim(0, 1)
-        right.legend()
+        right.legend(loc="upper right")
     return figure
