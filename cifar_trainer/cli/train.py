@@ -226,10 +226,10 @@ def _start_tensorflow(config: TrainConfig, output: "Output") -> "Device":
     device = environment.choose_device(config.device)
     if device.warning:
         output.warn(f"Training on the CPU, although there is a GPU. {device.warning}")
-    if device.kind == "cpu" and environment.emulated(config.precision):
+    if device.kind == "cpu" and environment.is_slow(config.precision):
         output.warn(
-            f"This processor has no instructions for {config.precision}. TensorFlow emulates it, "
-            "several times slower than float32."
+            f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "
+            "times as long as float32, or far longer."
         )
     environment.configure_threads()
     if config.deterministic:

@@ -4,7 +4,7 @@ Importing this package imports no TensorFlow; `load_tensorflow` does.
 """
 
 from cifar_trainer.environment.devices import Device, choose_device
-from cifar_trainer.environment.machine import emulated
+from cifar_trainer.environment.machine import is_slow
 from cifar_trainer.environment.record import compare_environments, describe
 from cifar_trainer.environment.startup import (
     Threads,
@@ -20,7 +20,7 @@ __all__ = [
     "compare_environments",
     "configure_threads",
     "describe",
-    "emulated",
     "enable_determinism",
+    "is_slow",
     "load_tensorflow",
 ]
