@@ -24,8 +24,6 @@ BATCH_SIZES = (1, 37)
 PICTURES = 10_000
 #: Of probabilities against softmax(logits / temperature) of the same artefact.
 _PROBABILITY_TOLERANCE = 1e-4
-#: float16 and int8 runtimes compute the softmax in their own precision.
-_COARSE_PROBABILITY_TOLERANCE = 0.02
 _WORST_SHOWN = 5
 
 
@@ -197,13 +195,13 @@ def _check_shapes(answer: dict[str, np.ndarray], form: Format, count: int) -> No
 def _check_consistency(
     answer: dict[str, np.ndarray], differences: np.ndarray, form: Format, reference: Reference
 ) -> None:
-    coarse = form.bound.difference is None
-    tolerance = _COARSE_PROBABILITY_TOLERANCE if coarse else _PROBABILITY_TOLERANCE
     softened = softmax(answer["logits"] / reference.temperature)
     off = np.abs(answer["probabilities"] - softened).max(axis=1)
     chosen = answer["logits"][np.arange(len(off)), answer["class_id"]]
     contradictions = {
-        f"its probabilities are {off.max():.3g} from the softmax of its logits": ~(off <= tolerance),
+        f"its probabilities are {off.max():.3g} from the softmax of its logits": (
+            ~(off <= _PROBABILITY_TOLERANCE)
+        ),
         "its class_id is not where its logits are largest": answer["logits"].max(axis=1) > chosen,
         "its class_name is not the name of its class_id": answer["class_name"]
         != np.array(reference.classes)[answer["class_id"]],
