@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,16 +22,25 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from cifar_trainer.errors import OutputError
+
 
 @contextlib.contextmanager
 def writing_results() -> Iterator[None]:
-    """Turn the error of a terminal that is gone into that of a pipe that is closed: nobody reads on."""
+    """Turn the error of a terminal that is gone into that of a pipe that is closed: nobody reads on.
+
+    Raises:
+        BrokenPipeError: nobody reads on.
+        OutputError: it cannot be written otherwise.
+    """
     try:
         yield
     except OSError as error:
         if error.errno == errno.EIO:
             raise BrokenPipeError(errno.EPIPE, "the terminal is gone") from error
-        raise
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(error) from error
 
 
 class _Results(Console):
@@ -56,15 +66,18 @@ class Output:
         self.verbosity = verbosity
         # Rich would squeeze a table into 80 columns for a file or a pipe, which have none.
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 250
-        self.results = _Results(highlight=False, soft_wrap=not sys.stdout.isatty(), width=width)
-        self.notes = _Notes(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        # What is printed holds names of files: neither [red] nor :cat: in them means anything.
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        self.results = _Results(**plain, soft_wrap=not sys.stdout.isatty(), width=width)
+        self.notes = _Notes(**plain, stderr=True, soft_wrap=not sys.stderr.isatty())
 
     @property
     def live(self) -> bool:
         """Whether stderr is a terminal that can redraw a line."""
         return (
             self.verbosity >= 0
-            and self.notes.is_terminal
+            # Not Rich's answer: FORCE_COLOR asks for colour, not for a bar in a file.
+            and self.notes.file.isatty()
             and not self.notes.is_dumb_terminal
             and os.environ.get("TERM") != "dumb"
         )
@@ -73,17 +86,21 @@ class Output:
         """Say something in passing. Lost without harm where stderr is closed."""
         if self.verbosity >= 0:
             with contextlib.suppress(OSError, ValueError):
-                self.notes.print(text, markup=False)
+                self.notes.print(text, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Say something that the user should know, --quiet or not."""
         with contextlib.suppress(OSError, ValueError):
-            self.notes.print(f"Warning: {text}", style="yellow", markup=False)
+            self.notes.print(f"Warning: {text}", style="yellow", soft_wrap=True)
 
     def result(self, item: object) -> None:
         """Print a result, a text or a rich table, on stdout."""
         with writing_results():
-            self.results.print(item, markup=False) if isinstance(item, str) else self.results.print(item)
+            if isinstance(item, str):
+                # No line ends of our own: a command that wraps could not be pasted.
+                self.results.print(item, soft_wrap=True)
+            else:
+                self.results.print(item)
 
     @contextlib.contextmanager
     def download_bar(self) -> Iterator[Progress]:

@@ -6,6 +6,7 @@ CifarTrainerError           exit code 1
 │   └── DataNotFoundError   3   nothing prepared, and nothing to prepare it from
 ├── CheckError              4   a check that did not hold: parity, a required accuracy
 ├── DeviceError             5   the device that was asked for is not there
+├── OutputError             1   standard output that takes no more
 └── RunError                1   a run's folder: absent, in use, damaged, in the way
     ├── CheckpointError     1   a checkpoint that is damaged or missing
     └── TrainingError       1   training that could not go on: a loss that is not finite, no memory
@@ -13,6 +14,14 @@ CifarTrainerError           exit code 1
 The message names the value received, what was expected, and what to do next.
 The exit codes themselves are the command line's business (`cifar_trainer.cli`).
 """
+
+
+def spoken(name: str) -> str:
+    """A name for a message, one line of it: control characters and lone surrogates are escaped.
+
+    Names come from archives and disks; none of them may steer a terminal or forge a line.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 class CifarTrainerError(Exception):
@@ -37,6 +46,13 @@ class CheckError(CifarTrainerError):
 
 class DeviceError(CifarTrainerError):
     """The device that was asked for is not there, or cannot be used."""
+
+
+class OutputError(CifarTrainerError):
+    """Standard output that could not be written, such as a file on a full disk."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"The result could not be written to standard output: {cause.strerror or cause}.")
 
 
 class RunError(CifarTrainerError):

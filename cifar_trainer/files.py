@@ -86,8 +86,10 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Make a folder under a partial name; it becomes `path` when the block ends well.
 
     With `replace`, a folder that stands at `path` is swapped out whole. Without it
-    the rename fails with FileExistsError, and what stood there is untouched.
+    the rename fails with FileExistsError, and what stood there is untouched. A link is
+    followed: the folder that it leads to is swapped, on the disk where it lies.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{path.name}-", dir=path.parent))
     os.chmod(partial, 0o777 & ~_umask())
@@ -110,11 +112,12 @@ def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
         return
     # rename(2) does not replace a folder that holds something, so the old one steps aside first.
     aside = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}old-", dir=path.parent))
-    os.rename(path, aside / "old")
     try:
+        os.rename(path, aside / "old")
         os.rename(partial, path)
-    except OSError:
-        os.rename(aside / "old", path)
+    except BaseException:
+        if not os.path.lexists(path):
+            os.rename(aside / "old", path)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

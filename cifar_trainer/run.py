@@ -105,12 +105,17 @@ def open_run(path: Path | None) -> Run:
     if path is None:
         return newest_run(DEFAULT_ROOT)
     run = Run(path)
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        raise RunError(f"{path} {what}; expected a run's folder. {_known_runs(path.parent)}")
-    if not run.config.is_file():
-        held = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-        raise RunError(f"{path} is not a run: it has no config.json (it holds {held}). {_known_runs(path)}")
+    try:
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "does not exist"
+            raise RunError(f"{path} {what}; expected a run's folder. {_known_runs(path.parent)}")
+        if not run.config.is_file():
+            held = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+            raise RunError(
+                f"{path} is not a run: it has no config.json (it holds {held}). {_known_runs(path)}"
+            )
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}. Expected a run's folder.") from error
     return run
 
 
@@ -127,10 +132,18 @@ def newest_run(root: Path) -> Run:
 
 
 def find_runs(root: Path) -> list[Run]:
-    """The runs directly below `root`, newest first by the time config.json was written."""
-    if not root.is_dir():
+    """The runs directly below `root`, newest first by the time config.json was written.
+
+    Raises:
+        RunError: the folder cannot be listed. What cannot be read in it is passed over.
+    """
+    # os.path's tests, unlike pathlib's, answer for what cannot be read too.
+    if not os.path.isdir(root):
         return []
-    found = [Run(path) for path in root.iterdir() if (path / "config.json").is_file()]
+    try:
+        found = [Run(path) for path in root.iterdir() if os.path.isfile(path / "config.json")]
+    except OSError as error:
+        raise RunError(f"{root} cannot be read: {error.strerror}.") from error
     return sorted(found, key=lambda run: (run.config.stat().st_mtime_ns, run.path.name), reverse=True)
 
 

@@ -27,7 +27,7 @@ def main(model: str, *pictures: str) -> None:
     """Print the three likeliest classes of each picture."""
     # The names are a text file in a zip archive at the end of the model's file.
     with zipfile.ZipFile(model) as archive:
-        names = archive.read("labels.txt").decode("utf-8").split()
+        names = archive.read("labels.txt").decode("utf-8").splitlines()
     classify = Interpreter(model_path=model).get_signature_runner("serving_default")
     for path in pictures:
         probabilities = classify(images=read_picture(path))["probabilities"][0]

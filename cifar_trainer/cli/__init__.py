@@ -39,7 +39,7 @@ class _LazyGroup(Group):
         "show_default": True,
     },
 )
-@click.version_option(__version__, prog_name="cifar-trainer")
+@click.version_option(__version__, prog_name="cifar-trainer", allow_from_autoenv=False)
 @verbosity_options
 def main() -> None:
     """Train, evaluate and export a CIFAR-10 classifier.

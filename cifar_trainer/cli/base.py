@@ -59,7 +59,7 @@ class Group(click.Group):
         try:
             # Click's own standalone mode would exit 1 on Ctrl-C; scripts expect 130.
             result = super().main(args, standalone_mode=False, **extra)
-            flush_stdout()
+            _flush_stdout()
             sys.exit(result if isinstance(result, int) else 0)
         except click.ClickException as error:
             with _UNREAD:
@@ -81,6 +81,8 @@ class Group(click.Group):
             return super().make_context(*args, **kwargs)
         except BrokenPipeError:
             _exit_quietly()
+        except OSError as error:  # Of --help and --version: nothing else is read or written so early.
+            _exit_unwritten(error)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -92,6 +94,8 @@ class Group(click.Group):
                 with _UNREAD:
                     traceback.print_exc()
             _complain(f"Error: {printable(str(error))}")
+            if isinstance(error, errors.OutputError):
+                _forget_stdout()
             ctx.exit(exit_code(error))
 
 
@@ -101,14 +105,8 @@ def exit_code(error: errors.CifarTrainerError) -> int:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters and lone surrogates escaped, line ends kept.
-
-    File names come from archives and disks; none of them may steer the terminal.
-    """
-    return "".join(
-        c if c == "\n" or (c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF) else ascii(c)[1:-1]
-        for c in text
-    )
+    """`text` with control characters and lone surrogates escaped, line ends kept."""
+    return "\n".join(map(errors.spoken, text.split("\n")))
 
 
 def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,9 +206,14 @@ def explicit(ctx: click.Context, name: str) -> bool:
     return source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
 
 
-def flush_stdout() -> None:
-    """Flush stdout; a reader that has gone away is met here and not at the interpreter's end."""
-    sys.stdout.flush()
+def _flush_stdout() -> None:
+    # A reader that has gone away, and a disk that is full, are met here and not at the interpreter's end.
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _exit_unwritten(error)
 
 
 @functools.cache
@@ -245,6 +248,16 @@ def _open_closed_streams() -> None:
 
 
 def _exit_quietly() -> NoReturn:
+    _forget_stdout()
+    sys.exit(0)
+
+
+def _exit_unwritten(error: OSError) -> NoReturn:
+    _complain(f"Error: {errors.OutputError(error)}")
+    _forget_stdout()
+    sys.exit(1)
+
+
+def _forget_stdout() -> None:
     # Python would flush stdout once more at its end and complain; give it something to flush to.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(0)

@@ -10,13 +10,12 @@ import click
 from cifar_trainer.cli.base import (
     json_option,
     print_json,
-    printable,
     save_plot,
     verbosity,
     verbosity_options,
 )
 from cifar_trainer.config import DEVICES, PRECISIONS, RECIPES, TrainConfig, check_choice, check_count
-from cifar_trainer.errors import UsageError
+from cifar_trainer.errors import UsageError, spoken
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -195,7 +194,7 @@ def latency_table(measured: "list[Measured]", device: str) -> "Table":
     for name, each in zip(labels(measured), measured, strict=True):
         for i, timing in enumerate(each.timings):
             table.add_row(
-                printable(name) if i == 0 else "",
+                spoken(name) if i == 0 else "",
                 each.device if i == 0 else "",
                 str(timing.batch_size),
                 *(f"{value:.2f}" for value in (timing.p50_ms, timing.p95_ms, timing.p99_ms)),

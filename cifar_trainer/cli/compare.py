@@ -9,13 +9,13 @@ from cifar_trainer.cli.base import (
     data_dir_option,
     json_option,
     print_json,
-    printable,
     save_plot,
     verbosity,
     verbosity_options,
     writing,
 )
 from cifar_trainer.config import TrainConfig, check_choice
+from cifar_trainer.errors import spoken
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -129,7 +129,7 @@ def runs_table(comparison: "Comparison") -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     for each in comparison.runs:
         table.add_row(
-            printable(each.run.path.resolve().name),
+            spoken(each.run.path.resolve().name),
             each.config.recipe,
             str(each.config.seed),
             f"{each.accuracy:.2%}",
@@ -167,14 +167,14 @@ def tests_table(comparison: "Comparison") -> "Table":
     """One row for each run against the first."""
     from rich.table import Table
 
-    first = printable(comparison.runs[0].run.path.resolve().name)
+    first = spoken(comparison.runs[0].run.path.resolve().name)
     table = Table(title=f"against {first}, by McNemar's test", box=None)
     table.add_column("run", overflow="fold")
     for name in ("only that right", "only this right", "chi-square", "p, exact"):
         table.add_column(name, justify="right", no_wrap=True)
     for each, test in zip(comparison.runs[1:], comparison.tests, strict=True):
         table.add_row(
-            printable(each.run.path.resolve().name),
+            spoken(each.run.path.resolve().name),
             f"{test.only_first:,}",
             f"{test.only_second:,}",
             f"{test.statistic:.2f}",

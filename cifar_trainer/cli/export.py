@@ -9,11 +9,11 @@ from cifar_trainer.cli.base import (
     data_dir_option,
     json_option,
     print_json,
-    printable,
     run_argument,
     verbosity,
     verbosity_options,
 )
+from cifar_trainer.errors import spoken
 from cifar_trainer.export.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -103,6 +103,6 @@ def format_exports(exports: "list[Export]") -> "Table":
             f"{export.proof.max_abs_difference:.2g}",
             f"{export.proof.agreement:.2%}",
             f"{export.proof.accuracy:.2%}",
-            printable(export.path),
+            spoken(export.path),
         )
     return table

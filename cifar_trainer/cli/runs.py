@@ -1,13 +1,14 @@
 """`cifar-trainer runs`."""
 
 import datetime
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import json_option, print_json, printable, verbosity, verbosity_options
-from cifar_trainer.errors import RunError
+from cifar_trainer.cli.base import json_option, print_json, verbosity, verbosity_options
+from cifar_trainer.errors import RunError, spoken
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,8 +35,8 @@ def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
     from cifar_trainer.console import Output
 
     output = Output(verbosity(ctx))
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.exists(folder) else "does not exist"
         raise RunError(f"{folder} {what}; expected a folder of runs. Start one with: cifar-trainer train")
     runs = list_runs(folder)
     if as_json:
@@ -61,7 +62,7 @@ def runs_table(runs: "list[Listed]") -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(
-            printable(Path(run.path).name),
+            spoken(Path(run.path).name),
             run.recipe or "",
             run.dataset or "",
             run.state,

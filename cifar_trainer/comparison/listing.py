@@ -61,13 +61,14 @@ def age(started: str | None, now: datetime.datetime) -> str:
 
 
 def _listed(run: Run) -> Listed:
-    size = files.size_of(run.path)
+    size = 0
     try:
+        size = files.size_of(run.path)
         config = run.read_config()
         history = run.read_history() if run.history.exists() else []
         started = run.read_json(run.environment).get("started_at")
         state, message = _state(run, config.epochs)
-    except CifarTrainerError as error:
+    except (CifarTrainerError, OSError) as error:
         return Listed(path=str(run.path), state="damaged", bytes=size, message=str(error))
     return Listed(
         path=str(run.path),

@@ -1,8 +1,10 @@
 """A folder, a zip or a tar as a list of members that are read in memory, told apart by content."""
 
+import lzma
 import os
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -11,10 +13,14 @@ from typing import Protocol
 
 from cifar_trainer.data.members import check_name, kind_of, list_members, normal, refused
 from cifar_trainer.data.tars import TarSource
-from cifar_trainer.errors import DataError
+from cifar_trainer.errors import DataError, spoken
 
 #: A folder is followed so deep: top/train/class/picture, and one more to notice what is too deep.
 _MAX_DEPTH = 5
+#: What reading a member of a damaged zip raises.
+_ZIP_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError,
+)  # fmt: skip
 
 
 class Source(Protocol):
@@ -56,8 +62,10 @@ def open_source(path: Path) -> Source:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     if head.startswith(b"PK"):
         return ZipSource(path)
-    if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":
-        return TarSource(path, compressed=head.startswith(b"\x1f\x8b"))
+    if head.startswith(b"\x1f\x8b"):
+        return TarSource(path, compressed=True)
+    if _is_tar(head):
+        return TarSource(path, compressed=False)
     raise DataError(f"{path} is no archive: {_describe(head)}. Expected a folder, a .zip or a .tar[.gz].")
 
 
@@ -76,9 +84,15 @@ class FolderSource:
                     if name.count("/") < _MAX_DEPTH:
                         yield from self._walk(folder / entry.name, name + "/")
                     continue
-                status = entry.stat()
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    raise DataError(
+                        f"{folder / spoken(entry.name)} cannot be read: {error.strerror}."
+                    ) from error
                 if not stat.S_ISREG(status.st_mode):
-                    raise DataError(f"{folder / entry.name} is a {kind_of(status.st_mode)}, expected a file.")
+                    kind = kind_of(status.st_mode)
+                    raise DataError(f"{folder / spoken(entry.name)} is a {kind}, expected a file.")
                 yield name, status.st_size
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -89,7 +103,7 @@ class FolderSource:
                     # One byte more than it had: a file that grows meanwhile is noticed, not followed.
                     yield name, file.read(self.members[name] + 1)
             except OSError as error:
-                raise DataError(f"{self.path / name} cannot be read: {error.strerror}.") from error
+                raise DataError(f"{self.path / spoken(name)} cannot be read: {error.strerror}.") from error
 
 
 class ZipSource:
@@ -121,10 +135,18 @@ class ZipSource:
             try:
                 # zipfile reads no more than the listed size, and checks the CRC at its end.
                 yield name, self._zip.read(self._infos[name])
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+            except _ZIP_DAMAGE as error:
                 raise DataError(
-                    f"{self.path}: its member {name} is damaged: {error}. Fetch the archive again."
+                    f"{self.path}: its member {spoken(name)} is damaged: {error}. Fetch the archive again."
                 ) from error
+
+
+def _is_tar(head: bytes) -> bool:
+    # By the checksum of the first header: the oldest tars bear no other sign.
+    try:
+        return bool(tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape"))
+    except tarfile.HeaderError:
+        return head[257:262] == b"ustar"
 
 
 def _describe(head: bytes) -> str:

@@ -36,7 +36,8 @@ def check_target(data_dir: Path, folder: Path, marker: str) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         probe = data_dir / f"{files.PARTIAL_PREFIX}probe-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        # Another prepare may have cleared it away.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
             f"The data folder {data_dir} cannot be written: {reason(error)}. Choose another --data-dir."

@@ -6,12 +6,12 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cifar_trainer.data.archives import Source
 from cifar_trainer.data.dataset import CIFAR10_CLASSES, RawDataset
 from cifar_trainer.data.members import some
-from cifar_trainer.errors import DataError
+from cifar_trainer.errors import DataError, spoken
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 #: A lossless picture of 32×32 has about 2.4 KB; the rest is room for metadata.
@@ -52,10 +52,12 @@ def read_class_folders(
     images = {split: np.empty((len(labels[split]), 32, 32, 3), np.uint8) for split in labels}
     for done, (name, content) in enumerate(source.read(rows), 1):
         split, row = rows[name]
-        images[split][row] = decode(content, f"{source.path}: {name}")
+        images[split][row] = decode(content, f"{source.path}: {spoken(name)}")
         if done % 500 == 0 or done == len(rows):
             on_images(done, len(rows))
-    return RawDataset(classes, images["train"], labels["train"], images["test"], labels["test"])
+    # A class's name goes into files and onto screens, which hold text of one line.
+    names_shown = tuple(map(spoken, classes))
+    return RawDataset(names_shown, images["train"], labels["train"], images["test"], labels["test"])
 
 
 def _by_class(source: Source, names: dict[str, str]) -> dict[tuple[str, str], list[str]]:
@@ -75,7 +77,7 @@ def _by_class(source: Source, names: dict[str, str]) -> dict[tuple[str, str], li
     large = [name for name in names if source.members[names[name]] > MAX_PICTURE_BYTES]
     if large:
         raise DataError(
-            f"{source.path}: {large[0]} has {source.members[names[large[0]]]:,} bytes; "
+            f"{source.path}: {spoken(large[0])} has {source.members[names[large[0]]]:,} bytes; "
             f"expected a picture of 32×32, at most {MAX_PICTURE_BYTES:,} bytes."
         )
     return pictures
@@ -129,7 +131,11 @@ def decode(content: bytes, where: str) -> np.ndarray:
                     f"{where} has the colour mode {image.mode}, expected RGB with 8 bits a channel."
                 )
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{where} is a broken picture: it cannot be read. Expected 32×32 RGB.") from error
+    except Exception as error:  # Pillow's decoders raise all sorts at damaged files.
         raise DataError(f"{where} is a broken picture: {error}. Expected 32×32 RGB.") from error
 
 

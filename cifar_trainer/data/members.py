@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from cifar_trainer.errors import DataError
+from cifar_trainer.errors import DataError, spoken
 
 #: CIFAR-10 has 60,000 images; three times as many is still a data set of this shape.
 MAX_MEMBERS = 200_000
@@ -58,7 +58,7 @@ def list_members(path: Path, entries: Iterable[tuple[str, int]]) -> dict[str, in
 
 def some(names: Collection[str], limit: int = 8) -> str:
     """A list of names for a message: the first few, and how many more."""
-    shown = ", ".join(sorted(names)[:limit])
+    shown = ", ".join(map(spoken, sorted(names)[:limit]))
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 
@@ -70,6 +70,8 @@ def normal(name: str) -> str:
 def check_name(path: Path, name: str) -> None:
     """Raise DataError where a member's name leads out of the archive."""
     parts = re.split(r"[/\\]", name)
+    if not name:
+        raise refused(path, name, "has no name")
     if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name):
         raise refused(path, name, "leads out of the archive")
 
@@ -77,7 +79,7 @@ def check_name(path: Path, name: str) -> None:
 def refused(path: Path, name: str, why: str) -> DataError:
     """The error for an archive that holds what an archive of pictures has no use for."""
     return DataError(
-        f"{path} is refused: its member {name} {why}. "
+        f"{path} is refused: its member {spoken(name)} {why}. "
         "An archive of pictures holds plain files and folders only."
     )
 

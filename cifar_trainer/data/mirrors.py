@@ -4,6 +4,8 @@ import dataclasses
 import os
 import urllib.parse
 
+from cifar_trainer.errors import UsageError
+
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
@@ -42,10 +44,24 @@ ENVIRONMENT_VARIABLE = "CIFAR_TRAINER_MIRRORS"
 
 def is_url(source: str) -> bool:
     """Whether `source` is an address that can be downloaded, and not a path."""
-    return urllib.parse.urlsplit(source).scheme.lower() in ("http", "https")
+    try:
+        parts = urllib.parse.urlsplit(source)
+        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def mirrors() -> tuple[str, ...]:
-    """The addresses to try, in order: those of the environment variable, or the known ones."""
-    given = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    return tuple(url.strip() for url in given.split(",") if url.strip()) or MIRRORS
+    """The addresses to try, in order: those of the environment variable, or the known ones.
+
+    Raises:
+        UsageError: the variable holds what is no address.
+    """
+    given = [url.strip() for url in os.environ.get(ENVIRONMENT_VARIABLE, "").split(",") if url.strip()]
+    wrong = [url for url in given if not is_url(url)]
+    if wrong:
+        raise UsageError(
+            f"{ENVIRONMENT_VARIABLE} holds {wrong[0]!r}, which is no address. "
+            "Expected http://HOST/PATH or https://HOST/PATH, separated by commas."
+        )
+    return tuple(given) or MIRRORS

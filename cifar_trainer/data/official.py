@@ -10,7 +10,7 @@ from cifar_trainer.data.dataset import RawDataset
 from cifar_trainer.data.fingerprint import RECORD_BYTES
 from cifar_trainer.data.members import some
 from cifar_trainer.data.restricted_pickle import PickledArray, load_dictionary
-from cifar_trainer.errors import DataError
+from cifar_trainer.errors import DataError, spoken
 
 BATCH_IMAGES = 10_000
 _PIXELS = 32 * 32 * 3
@@ -97,7 +97,7 @@ def _read(
     done = 0
     places = {names[name]: name for name in (*batches, meta)}
     for stored, content in source.read(places):
-        name, where = places[stored], f"{source.path}: {stored}"
+        name, where = places[stored], f"{source.path}: {spoken(stored)}"
         if name == meta:
             classes = read_classes(content, where)
             continue
@@ -136,8 +136,14 @@ def _checked_labels(labels: Any, where: str) -> np.ndarray:
         raise DataError(f"{where}: labels is {found}, expected a list of {BATCH_IMAGES:,} numbers.")
     for record, label in enumerate(labels):
         if type(label) is not int or not 0 <= label <= 9:
-            raise DataError(f"{where}, record {record}: the label is {label!r}, expected 0 to 9.")
+            raise DataError(f"{where}, record {record}: the label is {_shown(label)}, expected 0 to 9.")
     return np.array(labels, np.uint8)
+
+
+def _shown(label: Any) -> str:
+    # Python refuses to write out a number of thousands of digits.
+    huge = isinstance(label, int) and abs(label) > 10**18
+    return "a number of many digits" if huge else f"{label!r:.80}"
 
 
 def _python_classes(content: bytes, where: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Preparing a dataset: from a source, a download or a seed to the folder that training reads."""
 
 import contextlib
+import os
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,9 +69,9 @@ def prepare(
                 files.remove_partials(data_dir)
                 raw, origin = _obtain(dataset, data_dir, source, offline, reporter)
                 record = _write(folder, dataset, raw, origin)
-    elif source is not None and record.source != source and not record.verified:
+    elif source is not None and record.source != _named(source) and not record.verified:
         reporter.warn(
-            f"{folder} was prepared from {record.source}, not from {source}. "
+            f"{folder} was prepared from {record.source}, not from {_named(source)}. "
             "To prepare it anew from there, add --force."
         )
     if verify:
@@ -89,6 +90,11 @@ def prepare(
     )
 
 
+def _named(source: str) -> str:
+    """A source as the record names it: without what an address may hold of a secret."""
+    return shown(source) if is_url(source) else source
+
+
 def _check_source(dataset: str, source: str, offline: bool) -> None:
     if dataset == "synthetic":
         raise UsageError(f"--source {shown(source)} is for cifar10; synthetic is drawn, and has no source.")
@@ -99,7 +105,7 @@ def _check_source(dataset: str, source: str, offline: bool) -> None:
             f"--source {shown(source)} comes with a user's name, which is not supported. "
             "Download it yourself, and name the file."
         )
-    if "://" in source and not is_url(source) and not Path(source).exists():
+    if "://" in source and not is_url(source) and not os.path.exists(source):
         raise UsageError(
             f"--source {shown(source)} is no address known here. Expected a path, http or https."
         )
@@ -140,7 +146,8 @@ def _obtain(
 
 
 def _check_archive_is_there(folder: Path) -> None:
-    if not any((folder / archive.name).exists() for archive in (PYTHON_VERSION, BINARY_VERSION)):
+    # os.path's test, unlike pathlib's, answers for what cannot be read too.
+    if not any(os.path.exists(folder / archive.name) for archive in (PYTHON_VERSION, BINARY_VERSION)):
         raise DataNotFoundError(
             f"No CIFAR-10 is prepared, there is no {PYTHON_VERSION.name} in {folder}, and --offline forbids "
             f"to download it. {WAYS_OUT}"
@@ -160,7 +167,8 @@ def _official_archive(folder: Path, offline: bool, reporter: Reporter) -> Path:
 
 def _write(folder: Path, dataset: str, raw: RawDataset, origin: str) -> store.Record:
     needed = store.bytes_needed(len(raw.train_labels) + len(raw.test_labels))
-    disk.check_room(folder.parent, needed)
+    # A link is followed to the disk where the set lies.
+    disk.check_room(folder.resolve().parent, needed)
     try:
         return store.write_dataset(folder, dataset, raw, origin)
     except OSError as error:
@@ -175,6 +183,10 @@ def _hold(data_dir: Path, reporter: Reporter) -> Iterator[None]:
     except filelock.Timeout:
         reporter.note(f"Another prepare is at work in {data_dir}; waiting until it is done.")
         lock.acquire()
+    except OSError as error:
+        raise DataError(
+            f"{data_dir / LOCK_NAME} cannot be written: {disk.reason(error)}. Choose another --data-dir."
+        ) from error
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ pickle can neither run code nor have a huge array allocated.
 import dataclasses
 import io
 import pickle
+import pickletools
 from collections.abc import Callable
 from typing import Any
 
@@ -125,7 +126,10 @@ def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
         DataError: it asks for anything else, or is damaged.
     """
     try:
+        _check_memo(content)
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        if isinstance(value, dict):
+            return {k.decode("latin-1") if isinstance(k, bytes) else str(k): v for k, v in value.items()}
     except _RefusedError as error:
         raise DataError(
             f"{where} is refused: its pickle asks for {error}, which reading pictures does not need. "
@@ -134,6 +138,14 @@ def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
     except Exception as error:  # A damaged pickle raises whatever its opcodes run into.
         kind = type(error).__name__
         raise DataError(f"{where} is a damaged pickle: {kind}: {error}. Fetch the archive again.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where} holds a {type(value).__name__}, expected a dictionary.")
-    return {key.decode("latin-1") if isinstance(key, bytes) else str(key): v for key, v in value.items()}
+    raise DataError(f"{where} holds a {type(value).__name__}, expected a dictionary.")
+
+
+def _check_memo(content: bytes) -> None:
+    """Raise UnpicklingError where a pickle numbers its parts beyond its own length.
+
+    The unpickler makes a table up to the largest number, so ten bytes could ask for gigabytes.
+    """
+    for opcode, number, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and number is not None and number > len(content):
+            raise pickle.UnpicklingError(f"it numbers a part {number:,}, and has {len(content):,} bytes")

@@ -105,7 +105,10 @@ class Part:
 
 def shown(url: str) -> str:
     """An address for messages and records: without a password, and without a query that may hold a key."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "an address that cannot be read"
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
@@ -135,7 +138,8 @@ def fetch(
     with _open(url, part, archive, patience) as response:
         start = _start(url, response, part, archive)
         declared = response.headers.get("Content-Length", "")
-        end = start + int(declared) if declared.isdecimal() else None
+        # More digits than any size has say nothing.
+        end = start + int(declared) if declared.isdecimal() and len(declared) < 19 else None
         total = archive.size or end
         if total is not None and total > MAX_BYTES:
             raise FetchError(f"declares {total:,} bytes, expected at most {MAX_BYTES:,}")
@@ -252,7 +256,7 @@ def _refusal(url: str, error: urllib.error.HTTPError, part: Part, patience: Pati
 
 def _retry_after(headers: Message) -> float | None:
     value = str(headers.get("Retry-After", "")).strip()
-    if value.isdecimal():
+    if value.isdecimal() and len(value) < 19:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())

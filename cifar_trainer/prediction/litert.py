@@ -73,7 +73,7 @@ def open_artefact(path: Path) -> Artefact:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            classes = tuple(archive.read(CLASSES_MEMBER).decode("utf-8").split())
+            classes = tuple(archive.read(CLASSES_MEMBER).decode("utf-8").splitlines())
         return LiteRTModel(path.read_bytes(), classes)
     except ModuleNotFoundError as error:
         raise CifarTrainerError(

@@ -18,7 +18,7 @@ class SavedModel:
     format = "saved_model"
 
     def __init__(self, path: Path) -> None:
-        self.classes = tuple((path / CLASSES_FILE).read_text(encoding="utf-8").split())
+        self.classes = tuple((path / CLASSES_FILE).read_text(encoding="utf-8").splitlines())
         # The loaded object owns the variables: it must live as long as the signature.
         self._loaded = tf.saved_model.load(str(path))
         self._serve = self._loaded.signatures["serving_default"]

@@ -19,7 +19,7 @@ def expand(name: str) -> list[str]:
         PictureError: a folder holds no picture, or cannot be listed.
     """
     # os.path's test, unlike pathlib's, answers for a name that is too long.
-    return _pictures_below(name) if name != STANDARD_INPUT and os.path.isdir(name) else [name]  # noqa: PTH112
+    return _pictures_below(name) if name != STANDARD_INPUT and os.path.isdir(name) else [name]
 
 
 def _pictures_below(folder: str) -> list[str]:

@@ -144,8 +144,9 @@ def test_a_reader_of_a_pipe_that_is_gone_ends_it_quietly(
 def on_a_terminal(arguments: list[str], **env: str) -> tuple[int, str]:
     """Run the command on a terminal of its own; its exit code, and all that it showed."""
     ours, theirs = pty.openpty()
+    start = [] if arguments[0] == "-c" else ["-m", "cifar_trainer"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cifar_trainer", *arguments], stdin=subprocess.DEVNULL,
+        [sys.executable, *start, *arguments], stdin=subprocess.DEVNULL,
         stdout=theirs, stderr=theirs, env={**os.environ, **env},
     )  # fmt: skip
     os.close(theirs)
@@ -187,14 +188,67 @@ def test_a_dumb_terminal_of_20_columns_gets_plain_lines(data_dir: Path, tmp_path
     assert shown.count("val_accuracy") == 2
 
 
-def test_no_color_on_a_terminal_gives_no_colour(trained_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained_run, tmp_path / "run")
-    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
-        _, shown = on_a_terminal(["evaluate", str(tmp_path / "missing")], TERM="xterm-256color", **env)
-        assert "Error: " in shown
-        code, shown = on_a_terminal(["runs", str(tmp_path)], TERM="xterm-256color", **env)
-        assert code == 0
-        assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]", shown)) <= coloured
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_no_color_on_a_terminal_gives_no_colour(env: dict[str, str], coloured: bool) -> None:
+    program = ["-c", "from cifar_trainer.console import Output; Output().warn('mind the gap')"]
+    _, shown = on_a_terminal(program, TERM="xterm-256color", **env)
+    assert "Warning: mind the gap" in shown
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]", shown)) is coloured
+
+
+def test_force_color_where_there_is_no_terminal_gives_colour_and_no_bar(
+    run_cli: RunCli, data_dir: Path, tmp_path: Path
+) -> None:
+    done = run_cli(small(data_dir, tmp_path / "run"), env={"FORCE_COLOR": "1"})
+    assert done.returncode == 0
+    assert "\r" not in done.stderr
+    assert "\x1b[?25" not in done.stderr
+    assert done.stderr.count("val_accuracy") == 2
+
+
+def test_a_command_to_paste_is_one_line_however_narrow_the_terminal() -> None:
+    command = "cifar-trainer train --resume " + "/a/long/way/to" * 8
+    program = [
+        "-c",
+        f"from cifar_trainer.console import Output; o = Output(); o.note('Go on with:\\n  {command}')",
+    ]
+    _, shown = on_a_terminal(program, TERM="xterm-256color", COLUMNS="40")
+    assert f"  {command}\r\n" in shown
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    run_cli: RunCli, trained_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained_run, tmp_path / "[red]:cat:")
+    assert "[red]:cat:" in run_cli(["runs", tmp_path]).stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["prepare", "--dataset", "synthetic", "--json"]])
+def test_results_that_cannot_be_written_are_a_failure(arguments: list[str], data_dir: Path) -> None:
+    """Standard output on a full disk: one message, exit code 1, no traceback."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cifar_trainer", *arguments], stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False, env={**os.environ, "CIFAR_TRAINER_DATA": str(data_dir)},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: The result could not be written to standard output: No space left on device.\n"
+    )
+
+
+def test_a_variable_for_a_version_is_nobodys_option(run_cli: RunCli, tmp_path: Path) -> None:
+    """As Dockerfiles set it for what they install."""
+    assert run_cli(["runs", tmp_path], env={"CIFAR_TRAINER_VERSION": "1.2.0"}).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "runs"])
+def test_a_name_that_is_too_long_is_one_message(run_cli: RunCli, command: str, tmp_path: Path) -> None:
+    done = run_cli([command, "x" * 300], cwd=tmp_path)
+    assert done.returncode == 1
+    assert "x" * 300 in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_pipe_gets_one_plain_line_an_epoch(run_cli: RunCli, data_dir: Path, tmp_path: Path) -> None:

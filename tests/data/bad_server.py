@@ -71,6 +71,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.seen.append((self.path, self.headers["Range"], self.headers["If-Range"]))  # type: ignore
         self.content: bytes = self.server.content  # type: ignore[attr-defined]
+        # A proxy is asked for whole addresses.
+        self.path = re.sub(r"^http://[^/]+", "", self.path)
         found = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         self.start = int(found[1]) if found else 0
         self.first_time = sum(path == self.path for path, *_ in self.server.seen) == 1  # type: ignore

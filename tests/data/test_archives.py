@@ -10,7 +10,7 @@ from pathlib import Path
 
 import builders
 import pytest
-from builders import Refuse, tar_member, write_tar, write_zip
+from builders import Refuse, RunCli, tar_member, write_tar, write_zip
 
 PICTURES = builders.class_folders()
 
@@ -85,6 +85,41 @@ def test_control_characters_in_names_are_escaped(tmp_path: Path, refuse: Refuse)
         write_zip(tmp_path / "a.zip", {"train/\x1b[31mred.txt": b"", **PICTURES}), "\\x1b[31mred.txt"
     )
     assert "\x1b" not in done.stderr
+
+
+def test_a_line_end_in_a_name_forges_no_line(tmp_path: Path, refuse: Refuse) -> None:
+    name = "train/x\nCIFAR-10: prepared.txt"
+    done = refuse(write_zip(tmp_path / "a.zip", {name: b"", **PICTURES}), "train/x\\nCIFAR-10: prepared.txt")
+    assert "\nCIFAR-10: prepared" not in done.stderr
+
+
+def test_a_member_without_a_name(tmp_path: Path, refuse: Refuse) -> None:
+    path = write_tar(tmp_path / "a.tar", PICTURES, mode="w")
+    content = bytearray(path.read_bytes())
+    content[:100] = bytes(100)
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    path.write_bytes(content)
+    refuse(path, "is refused", "has no name")
+
+
+@pytest.mark.parametrize(
+    ("method", "place"), [(zipfile.ZIP_LZMA, 60), (zipfile.ZIP_DEFLATED, 6)], ids=["LZMA", "a name"]
+)
+def test_other_damage_of_a_zip(tmp_path: Path, refuse: Refuse, method: int, place: int) -> None:
+    """Data that is not LZMA's; a flag in a local header that says its name is UTF-8, which it is not."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in PICTURES.items():
+            archive.writestr(name, content)
+    content = bytearray(path.read_bytes())
+    if method == zipfile.ZIP_LZMA:
+        content[place : place + 20] = b"\xff" * 20
+    else:
+        content[place + 1] |= 0x08
+        content[30] = 0xFF
+    path.write_bytes(content)
+    refuse(path, "is damaged")
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])
@@ -173,6 +208,27 @@ def test_what_is_no_archive(tmp_path: Path, refuse: Refuse, content: bytes, says
     path = tmp_path / "cifar-10-python.tar.gz"
     path.write_bytes(content)
     refuse(path, says, "Expected a folder, a .zip or a .tar[.gz]")
+
+
+def test_the_oldest_kind_of_tar_is_read(tmp_path: Path, run_cli: RunCli) -> None:
+    """Version 7's: its headers bear a checksum and no other sign."""
+    path = write_tar(tmp_path / "a.tar", PICTURES, mode="w")
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        offsets = [member.offset for member in archive]
+    for at in offsets:
+        content[at + 257 : at + 512] = bytes(255)
+        content[at + 148 : at + 156] = b" " * 8
+        content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + 512])
+    path.write_bytes(content)
+    done = run_cli(["prepare", "--source", path, "--data-dir", tmp_path / "data"])
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_broken_link_in_a_folder_is_named(tmp_path: Path, refuse: Refuse) -> None:
+    folder = builders.write_folder(tmp_path / "folder", PICTURES)
+    (folder / "train" / "cat" / "9.png").symlink_to("nowhere")
+    refuse(folder, "train/cat/9.png cannot be read: No such file")
 
 
 def test_source_that_is_not_there(tmp_path: Path, refuse: Refuse) -> None:

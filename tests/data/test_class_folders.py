@@ -58,6 +58,18 @@ def test_other_classes_are_sorted_and_are_not_cifar10(run_cli: RunCli, tmp_path:
     assert "not CIFAR-10" in done.stdout
 
 
+def test_names_of_classes_become_text_of_one_line(tmp_path: Path) -> None:
+    """A folder's name may be no UTF-8, or hold a line end; files and screens cannot."""
+    odd = {"cat": "sea lion", "dog": "caf\udce9", "frog": "two\nlines"}
+    folder = write_folder(
+        tmp_path / "folder",
+        {"/".join(odd.get(part, part) for part in name.split("/")): c for name, c in PICTURES.items()},
+    )
+    classes = read(folder).classes
+    assert {"sea lion", "caf\\udce9", "two\\nlines"} <= set(classes)
+    assert all(name.isprintable() for name in classes)
+
+
 def test_jpegs_are_read(tmp_path: Path) -> None:
     jpegs = {name.replace(".png", ".JPG"): picture(3, kind="JPEG") for name in PICTURES}
     assert len(read(write_zip(tmp_path / "a.zip", jpegs)).train_labels) == 20

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import Refuse, write_folder, write_tar
 
-from cifar_trainer.data import CIFAR10_CLASSES, load_dataset, prepare
+from cifar_trainer.data import CIFAR10_CLASSES, load_dataset, official, prepare
 from cifar_trainer.data.restricted_pickle import load_dictionary
 from cifar_trainer.data.sources import read_source
 from cifar_trainer.errors import DataError
@@ -128,6 +128,22 @@ def test_pickled_array_that_declares_a_huge_shape_allocates_nothing() -> None:
         b"dtype\n(Vu1\ntRI00\nVx\ntbs."
     )
     assert load_dictionary(content, "batch")["data"].to_uint8((10,)) is None
+
+
+def test_a_pickle_that_numbers_its_parts_in_billions_allocates_nothing() -> None:
+    """Ten bytes would have the unpickler make a table of 64 GB."""
+    with pytest.raises(DataError, match="it numbers a part 4,294,967,295, and has 8 bytes"):
+        load_dictionary(b"}r\xff\xff\xff\xff0.", "batch")
+
+
+def test_numbers_of_thousands_of_digits_are_told_briefly() -> None:
+    digits = b"9" * 5000
+    with pytest.raises(DataError, match="damaged pickle"):
+        load_dictionary(b"}I" + digits + b"\nI1\ns.", "batch")
+    content = pickle.dumps({b"labels": [10**5000] * 10_000, b"data": 1}, 2)
+    labels = load_dictionary(content, "batch")["labels"]
+    with pytest.raises(DataError, match="record 0: the label is a number of many digits"):
+        official._checked_labels(labels, "batch")
 
 
 def small_batch(**changes: object) -> bytes:

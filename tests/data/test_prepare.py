@@ -57,6 +57,34 @@ def test_another_source_than_what_is_prepared_is_told(
     assert "was prepared from" in done.stderr and "--force" in done.stderr
 
 
+def test_a_secret_in_an_address_is_neither_told_nor_taken_for_another_source(
+    run_cli: RunCli, prepared: Path
+) -> None:
+    record = json.loads((prepared / "cifar10/dataset.json").read_text())
+    record["source"] = "http://mirror.example/cifar.zip"
+    (prepared / "cifar10/dataset.json").write_text(json.dumps(record))
+    for name, told in (("cifar.zip", False), ("other.zip", True)):
+        source = f"http://mirror.example/{name}?key=SECRET"
+        done = run_cli(["prepare", "--data-dir", prepared, "--source", source, "--quiet"])
+        assert done.returncode == 0, done.stderr
+        assert ("was prepared from" in done.stderr) is told
+        assert "SECRET" not in done.stderr
+
+
+def test_a_link_to_another_disk_is_followed(
+    run_cli: RunCli, prepared: Path, small_source: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(prepared / "cifar10", elsewhere)
+    (prepared / "cifar10").symlink_to(elsewhere)
+    source = builders.write_zip(tmp_path / "a.zip", builders.class_folders(train=4))
+    done = run_cli(["prepare", "--data-dir", prepared, "--source", source, "--force"])
+    assert done.returncode == 0, done.stderr
+    assert (prepared / "cifar10").readlink() == elsewhere
+    assert len(np.load(elsewhere / "train_labels.npy")) == 40
+    assert sorted(path.name for path in prepared.iterdir()) == [".prepare.lock", "cifar10"]
+
+
 def test_force_prepares_anew_and_verify_reads_back(run_cli: RunCli, prepared: Path, tmp_path: Path) -> None:
     source = builders.write_zip(tmp_path / "a.zip", builders.class_folders(train=4))
     done = run_cli(["prepare", "--data-dir", prepared, "--source", source, "--force", "--verify"])
@@ -133,6 +161,7 @@ def test_offline_without_an_archive_names_the_ways_out_and_makes_no_folder(
         (["--source", "https://example.org/x", "--offline"], "--offline forbids"),
         (["--source", "ftp://example.org/x"], "Expected a path, http or https"),
         (["--source", "https://user:secret@example.org/x"], "user's name"),
+        (["--source", "http://[::1"], "Expected a path, http or https"),
     ],
 )
 def test_arguments_that_cannot_be(run_cli: RunCli, tmp_path: Path, arguments: list[str], says: str) -> None:

@@ -105,6 +105,20 @@ def test_flush_or_rename_that_fails(prepared: Path, small_source: Path, call: st
     assert builders.snapshot(prepared) == before
 
 
+def test_a_lock_that_cannot_be_written(run_cli: RunCli, tmp_path: Path, small_source: Path) -> None:
+    (tmp_path / ".prepare.lock").mkdir()
+    done = run_cli(["prepare", "--data-dir", tmp_path, "--source", small_source])
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert ".prepare.lock cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("mirrors", ["example.org/x", "http://[::1", "https://"])
+def test_mirrors_that_are_no_addresses(run_cli: RunCli, tmp_path: Path, mirrors: str) -> None:
+    done = run_cli(["prepare", "--data-dir", tmp_path], env={"CIFAR_TRAINER_MIRRORS": mirrors})
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert mirrors in done.stderr and "CIFAR_TRAINER_MIRRORS" in done.stderr
+
+
 def test_second_prepare_waits_and_says_so(tmp_path: Path, small_source: Path) -> None:
     with filelock.FileLock(tmp_path / ".prepare.lock"):
         command = [sys.executable, "-m", "cifar_trainer", "prepare", "--data-dir", tmp_path]
