@@ -184,10 +184,12 @@ def sha256_tree(folder: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in files_below(path))
+    """Bytes of a file, or of all files below a folder; one that goes meanwhile counts nothing."""
+    total = 0
+    for file in [path] if path.is_file() else files_below(path):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
 
 
 def _umask() -> int:

@@ -14,6 +14,7 @@ import filelock
 
 from cifar_trainer.config import TrainConfig, read_config
 from cifar_trainer.errors import RunError
+from cifar_trainer.files import PARTIAL_PREFIX, remove_partials
 
 #: Where runs go when nobody says otherwise, below the current folder.
 DEFAULT_ROOT = Path("runs")
@@ -164,7 +165,7 @@ def create_run(path: Path | None, recipe: str) -> Run:
     try:
         if path is None:
             chosen = _reserve(recipe)
-        if chosen.is_dir() and not any(chosen.iterdir()):
+        if chosen.is_dir() and all(map(_is_leftover, chosen.iterdir())):
             pass
         elif (chosen / "config.json").is_file():
             raise RunError(
@@ -182,6 +183,11 @@ def create_run(path: Path | None, recipe: str) -> Run:
             f"The run folder {chosen} cannot be written: {error.strerror}. Choose another --run-dir."
         ) from error
     return Run(chosen)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether it is what a run leaves that was killed before it had begun, and may be written over."""
+    return path.name in (LOCK_NAME, "environment.json") or path.name.startswith(PARTIAL_PREFIX)
 
 
 def _reserve(recipe: str) -> Path:
@@ -211,10 +217,12 @@ def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
     run = create_run(path, recipe)
     try:
         with hold(run):
+            remove_partials(run.path)
             yield run
     finally:
         if not run.config.exists():
-            (run.path / LOCK_NAME).unlink(missing_ok=True)
+            for name in (LOCK_NAME, run.environment.name):
+                (run.path / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 run.path.rmdir()
 

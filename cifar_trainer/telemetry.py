@@ -99,13 +99,22 @@ class GpuTelemetry:
             [value for value in values if value is not None] for values in zip(*samples, strict=True)
         )
         watts = _mean(power)
-        joules = None
-        if energy is not None and self._marked_energy is not None:
-            joules = energy - self._marked_energy
-        elif watts is not None:
-            joules = watts * (now - self._marked_at)
+        joules = self._joules_since(now, energy, watts)
         self._marked_at, self._marked_energy = now, energy
         return Reading(_mean(utilization), max(memory, default=None), watts, joules)
+
+    def joules(self) -> float | None:
+        """J since the last mark, or since the block began; the next mark tells them again."""
+        if self._handle is None:
+            return None
+        with self._lock:
+            power = [watts for _, _, watts in self._samples if watts is not None]
+        return self._joules_since(time.monotonic(), self._energy(), _mean(power))
+
+    def _joules_since(self, now: float, energy: float | None, watts: float | None) -> float | None:
+        if energy is not None and self._marked_energy is not None:
+            return energy - self._marked_energy
+        return None if watts is None else watts * (now - self._marked_at)
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL):

@@ -100,6 +100,21 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", folder], check=True)
 
 
+def replace_model(run: Path, model: Any) -> None:
+    """Put another model into a run's folder, as if the run had trained it."""
+    from cifar_trainer.inference import weights_sha256
+
+    model.save(run / "model.keras")
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "weights_sha256": weights_sha256(model)}))
+
+
+@pytest.fixture(scope="session", name="replace_model")
+def _replace_model() -> Callable[[Path, Any], None]:
+    """`replace_model`."""
+    return replace_model
+
+
 @pytest.fixture(scope="session")
 def learned_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, data_dir: Path) -> Path:
     """`trained_run` with a model that knows the synthetic classes well enough for int8."""
@@ -115,7 +130,7 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, dat
     images = np.load(data_dir / "synthetic" / "train_images.npy")
     labels = np.load(data_dir / "synthetic" / "train_labels.npy")
     model.fit(images, labels, batch_size=64, epochs=2, verbose=0)
-    model.save(run / "model.keras")
+    replace_model(run, model)
     return run
 
 

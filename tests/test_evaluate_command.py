@@ -103,6 +103,35 @@ def test_robustness_is_kept_by_a_later_evaluation_of_the_same_weights(
     assert "Hendrycks" in (run / "evaluation" / "test" / "report.html").read_text()
 
 
+def test_a_run_of_a_gpu_is_evaluated_without_one_and_a_damaged_report_replaced(
+    run_cli: RunCli, evaluated, data_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated[0], run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "device": "gpu"}))
+    (run / "evaluation" / "test" / "report.json").write_text("{")
+    done = run_cli(["evaluate", run, "--data-dir", data_dir, "--json"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accuracy"] == evaluated[1]["accuracy"]
+    assert json.loads((run / "evaluation" / "test" / "report.json").read_text())["images"] == 2000
+
+
+def test_a_model_and_a_result_of_different_weights_are_told(
+    run_cli: RunCli, trained_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """As a kill between the two writes leaves them."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "weights_sha256": "0" * 64}))
+    for command in ("evaluate", "export"):
+        done = run_cli([command, run, "--data-dir", data_dir])
+        assert done.returncode == 1
+        assert "is not the one that its result.json is about" in done.stderr
+        assert f"train --resume {run}" in done.stderr
+
+
 def test_what_was_trained_on_synthetic_pictures_says_so(evaluated) -> None:
     report = json.loads((evaluated[0] / "evaluation" / "test" / "report.json").read_text())
     assert "not CIFAR-10" in report["data"]

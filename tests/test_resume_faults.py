@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cifar_trainer.comparison.compare import read_evaluated
+from cifar_trainer.data import load_dataset
+from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.store import write_dataset
 from cifar_trainer.run import Run, hold
 from cifar_trainer.training.checkpoint import list_checkpoints
+from cifar_trainer.training.events import cut_back
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -58,6 +63,51 @@ def test_another_environment_is_told_and_the_run_extended(run_cli: RunCli, run: 
     assert done.stderr.count("will not be bit-identical") == 2
     assert json.loads((run / "result.json").read_text())["epochs"] == 3
     assert len((run / "history.csv").read_text().splitlines()) == 4
+    now = json.loads((run / "environment.json").read_text())
+    assert now["earlier"] == [record], "what the run was begun with is not forgotten"
+    assert "--epochs 3" in now["command_line"]
+    assert shown_epochs(run) == [3], "the table of runs shows the settings that are in force"
+
+
+def shown_epochs(run: Path) -> list[float]:
+    """What TensorBoard's hparams say of the epochs, each time that they say it."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    told = []
+    for path in (run / "tensorboard").glob("events.out.tfevents.*"):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                if data.HasField("session_start_info"):
+                    told.append(data.session_start_info.hparams["epochs"].number_value)
+    return told
+
+
+def test_a_finished_run_without_its_model_gets_it_back_from_the_last_checkpoint(
+    run_cli: RunCli, run: Path, data_dir: Path
+) -> None:
+    expected = json.loads((run / "result.json").read_text())["weights_sha256"]
+    (run / "model.keras").unlink()
+    done = run_cli(["evaluate", run, "--data-dir", data_dir])
+    assert done.returncode == 1
+    assert f"cifar-trainer train --resume {run}" in done.stderr
+    done = run_cli(["train", "--resume", run, "--data-dir", data_dir, "--json"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["weights_sha256"] == expected
+    assert run_cli(["evaluate", run, "--data-dir", data_dir]).returncode == 0
+
+
+def test_events_that_a_kill_has_left_in_the_old_files_and_the_new_one_are_kept_once(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run / "tensorboard" / "validation"
+    (old,) = folder.glob("events.out.tfevents.*")
+    shutil.copy(old, folder / "events.out.tfevents.9999999999.copy")
+    cut_back(folder, 2)
+    events = EventAccumulator(str(folder), {"tensors": 0}).Reload()
+    assert [event.step for event in events.Tensors("epoch_loss")] == [1, 2]
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_a_run_that_another_process_holds_is_left_to_it(run_cli: RunCli, run: Path, data_dir: Path) -> None:
@@ -67,6 +117,33 @@ def test_a_run_that_another_process_holds_is_left_to_it(run_cli: RunCli, run: Pa
     assert f"{run} is in use by another process" in done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads((run / "config.json").read_text())["epochs"] == 2
+
+
+def test_the_same_images_in_another_order_are_refused_where_the_order_counts(
+    run_cli: RunCli, run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """As another source of CIFAR-10 gives them: to resume needs the order, to judge by the test set does not."""
+    whole = load_dataset(data_dir, "synthetic")
+    raw = RawDataset(
+        whole.classes, whole.train.images[::-1], whole.train.labels[::-1], whole.test.images[::-1],
+        whole.test.labels[::-1],
+    )  # fmt: skip
+    write_dataset(tmp_path / "other" / "synthetic", "synthetic", raw, "drawn")
+    other = ["--data-dir", tmp_path / "other"]
+    done = run_cli(["train", "--resume", run, *other, "--epochs", 3])
+    assert done.returncode == 2
+    assert "the same images in another order" in done.stderr
+    accuracy = json.loads((run / "result.json").read_text())["validation"]["accuracy"]
+    done = run_cli(["evaluate", run, *other, "--json"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accuracy"] == accuracy
+    assert read_evaluated(Run(run), "test", load_dataset(tmp_path / "other", "synthetic").test) is not None
+    assert read_evaluated(Run(run), "test", whole.test) is None, "its logits are in the other order"
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "validation": "holdout"}))
+    done = run_cli(["evaluate", run, *other])
+    assert done.returncode == 3
+    assert "the same images in another order" in done.stderr
 
 
 def test_other_data_is_refused_by_its_fingerprint(

@@ -13,15 +13,16 @@ import pytest
 
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
-from cifar_trainer.training.signals import SIGNALS, stop_on_signals
+from cifar_trainer.training.signals import SIGNALS, StopRequest, stop_on_signals
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 #: Says that it is ready, then works on until it is asked to stop, and never ends by itself after that.
 STUBBORN = """
 import sys, time
-from cifar_trainer.training.signals import stop_on_signals
-with stop_on_signals() as stop:
+from cifar_trainer.training.signals import StopRequest, stop_on_signals
+stop = StopRequest()
+with stop_on_signals(stop):
     print("ready", flush=True)
     while not stop:
         time.sleep(0.01)
@@ -49,7 +50,8 @@ def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     """nohup sets SIGHUP to be ignored; training then outlives its terminal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_on_signals() as stop:
+        stop = StopRequest()
+        with stop_on_signals(stop):
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop
     finally:
@@ -67,7 +69,8 @@ def test_a_signal_during_a_save_waits_for_the_save(tmp_path: Path, monkeypatch: 
         os.kill(os.getpid(), signal.SIGTERM)
         flush(descriptor)
 
-    with stop_on_signals() as stop:
+    stop = StopRequest()
+    with stop_on_signals(stop):
         # A second signal would end this process, so only the first flush sends one.
         monkeypatch.setattr(
             os, "fsync", lambda fd: (monkeypatch.setattr(os, "fsync", flush), interrupted(fd))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_trainer.run import create_run
+from cifar_trainer.errors import RunError
+from cifar_trainer.run import create_run, new_run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -114,6 +115,17 @@ def test_a_run_folder_that_exists_is_left_alone(run_cli: RunCli, tmp_path: Path,
     a_file.write_text("x")
     assert "another --run-dir" in refused(run_cli, tmp_path, *common, a_file, code=1)
     assert a_file.read_text() == "x"
+
+
+def test_what_a_run_leaves_that_was_killed_before_it_began_does_not_take_its_name(tmp_path: Path) -> None:
+    (tmp_path / "run" / ".partial-config.json-x").mkdir(parents=True)
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / "environment.json").write_text("{}")
+    with new_run(tmp_path / "run", "document") as run:
+        assert not list(run.path.glob(".partial-*"))
+        run.config.write_text("{}")
+    with pytest.raises(RunError, match="holds a run already"):
+        create_run(tmp_path / "run", "document")
 
 
 def test_runs_that_begin_in_the_same_second_get_a_folder_each(

@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data import load_dataset
 from cifar_trainer.errors import TrainingError
+from cifar_trainer.inference import Predictor
 from cifar_trainer.run import Run
 from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training import session
 from cifar_trainer.training.engine import StepLoop
 from cifar_trainer.training.session import Options, TrainResult, train
 
@@ -73,6 +76,30 @@ def test_memory_that_runs_out_names_the_batch_and_a_smaller_one_and_keeps_the_ch
     kept = checkpoints.load_newest(tmp_path / "run" / "checkpoints", pytest.fail)
     assert (kept.epoch, kept.step) == (1, 0)
     assert json.loads((tmp_path / "run" / "failure.json").read_text())["epoch"] == 2
+
+
+def test_memory_that_does_not_hold_the_images_is_named_too(
+    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
+
+    monkeypatch.setattr(session, "assemble", exhausted)
+    with pytest.raises(TrainingError, match="no memory for 2,320 images"):
+        start()
+    assert json.loads((tmp_path / "run" / "failure.json").read_text())["step"] == 1
+
+
+def test_a_watched_loss_that_is_not_finite_ends_the_run_and_is_saved_nowhere(
+    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights may be finite and the logits of other images overflow."""
+    monkeypatch.setattr(Predictor, "__call__", lambda self, images: np.full((len(images), 10), np.nan))
+    with pytest.raises(TrainingError, match="The loss of the watched images .* epoch 1, step 10 of 10"):
+        start()
+    kept = checkpoints.load_newest(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert kept.epoch == 0
+    assert not (tmp_path / "run" / "model.keras").exists()
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU here")

@@ -37,12 +37,18 @@ def latency_figure(measured: Sequence[Measured], theme: Theme) -> Figure:
 
 
 def labels(measured: Sequence[Measured]) -> list[str]:
-    """A short name for each: the file's, with its folder where two are called the same, and the device."""
-    paths = [Path(each.artefact) for each in measured]
+    """A short name for each: the file's, with as many folders as tell it from the others, and the device."""
+    paths = {Path(each.artefact) for each in measured}
     devices = {each.device for each in measured}
-    told = []
-    for path, each in zip(paths, measured, strict=True):
-        doubled = len({other for other in paths if other.name == path.name}) > 1
-        name = f"{path.parent.name}/{path.name}" if doubled else path.name
-        told.append(f"{name}, {each.device}" if len(devices) > 1 else name)
-    return told
+    names = [_short(Path(each.artefact), paths) for each in measured]
+    if len(devices) == 1:
+        return names
+    return [f"{name}, {each.device}" for name, each in zip(names, measured, strict=True)]
+
+
+def _short(path: Path, paths: set[Path]) -> str:
+    for count in range(1, len(path.parts)):
+        end = path.parts[-count:]
+        if sum(other.parts[-count:] == end for other in paths) == 1:
+            return "/".join(end)
+    return str(path)

@@ -56,7 +56,7 @@ def command(
     from cifar_trainer.comparison.compare import check_comparable, compare
     from cifar_trainer.console import Output
     from cifar_trainer.data import load_dataset
-    from cifar_trainer.prediction.run_model import check_model
+    from cifar_trainer.prediction.run_model import check_data, check_model
     from cifar_trainer.run import open_run
 
     output = Output(verbosity(ctx))
@@ -67,6 +67,8 @@ def command(
     for run in opened:
         check_model(run)
     dataset = load_dataset(data_dir, configs[0][1].dataset)
+    for run in opened:
+        check_data(run, dataset)
     comparison = compare(split, [_evaluated(run, c, split, dataset, output) for run, c in configs])
     if plot is not None:
         from cifar_trainer.comparison.figure import comparison_figure
@@ -89,15 +91,15 @@ def _evaluated(
     from cifar_trainer.comparison.compare import read_evaluated
     from cifar_trainer.data.training_split import evaluated_split
 
-    labels = evaluated_split(dataset, config, split).labels
-    found = read_evaluated(run, split, labels)
+    images = evaluated_split(dataset, config, split)
+    found = read_evaluated(run, split, images)
     if found is not None:
         return found
     output.note(f"evaluating {run.path}")
     from cifar_trainer import environment
 
     environment.load_tensorflow(verbose=verbosity() > 0)
-    environment.choose_device(config.device)
+    environment.choose_device("cpu" if config.device == "cpu" else "auto")
     environment.configure_threads()
     from cifar_trainer.errors import RunError
     from cifar_trainer.evaluation.publish import evaluate
@@ -106,12 +108,9 @@ def _evaluated(
     subject = load_subject(run, dataset, split)
     with writing(run.evaluation(split), "Make room, or give write access to the run's folder."):
         evaluate(subject)
-    found = read_evaluated(run, split, labels)
+    found = read_evaluated(run, split, images)
     if found is None:
-        raise RunError(
-            f"The model of {run.path} is not the one that its result.json is about. "
-            f"Let the training end first: cifar-trainer train --resume {run.path}"
-        )
+        raise RunError(f"{run.evaluation(split)} has changed while it was read. Try again.")
     return found
 
 

@@ -90,7 +90,8 @@ def command(
     dataset = load_dataset(data_dir, config.dataset)
     check_data(opened, dataset)
     environment.load_tensorflow(verbose=verbosity(ctx) > 0)
-    environment.choose_device(config.device)
+    # A run that was trained on a GPU can be evaluated where there is none.
+    environment.choose_device("cpu" if config.device == "cpu" else "auto")
     environment.configure_threads()
     from cifar_trainer.evaluation.publish import evaluate
     from cifar_trainer.evaluation.subject import load_subject

@@ -77,25 +77,25 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
     Ctrl-C finishes the step, saves, and prints the command that resumes.
     """
     from cifar_trainer.console import Output
-    from cifar_trainer.training.signals import stop_on_signals
+    from cifar_trainer.training.signals import StopRequest
 
     output = Output(verbosity(ctx))
     if not options["checkpoint_every"] > 0:
         raise UsageError(
             f"--checkpoint-every {options['checkpoint_every']} is out of range. Expected seconds above 0."
         )
-    with stop_on_signals() as stop:
-        if resume is not None:
-            run, result = _resume(ctx, resume, options, output, stop)
-        else:
-            run, result = _start(options, output, stop)
-        if result is None:
-            output.note(f"Stopped and saved. Go on with:\n  {resume_command(run, options)}")
-            ctx.exit(128 + int(stop.received or 0))
-        if as_json:
-            print_json(result)
-        else:
-            output.result(format_result(result))
+    stop = StopRequest()
+    if resume is not None:
+        run, result = _resume(ctx, resume, options, output, stop)
+    else:
+        run, result = _start(options, output, stop)
+    if result is None:
+        output.note(f"Stopped and saved. Go on with:\n  {resume_command(run, options)}")
+        ctx.exit(128 + int(stop.received or 0))
+    if as_json:
+        print_json(result)
+    else:
+        output.result(format_result(result))
 
 
 def _start(
@@ -103,11 +103,13 @@ def _start(
 ) -> "tuple[Run, dict[str, Any] | None]":
     from cifar_trainer.data.training_split import check_fit
     from cifar_trainer.run import new_run
+    from cifar_trainer.training.signals import stop_on_signals
 
     config = new_config(options)
     dataset = _load_data(config, options, output)
     check_fit(dataset, config)
-    with new_run(options["run_dir"], config.recipe) as run:
+    # From here on: a download, before it, ends at once.
+    with stop_on_signals(stop), new_run(options["run_dir"], config.recipe) as run:
         device = _start_tensorflow(config, output)
         from cifar_trainer import environment
 
@@ -120,17 +122,19 @@ def _resume(
     ctx: click.Context, path: Path, options: dict[str, Any], output: "Output", stop: "StopRequest"
 ) -> "tuple[Run, dict[str, Any] | None]":
     from cifar_trainer.run import hold, open_run
+    from cifar_trainer.training.signals import stop_on_signals
 
     if explicit(ctx, "run_dir"):
         raise UsageError(f"--resume {path} goes on in that folder; leave out --run-dir.")
     run = open_run(path)
     config = resumed_config(ctx, run.read_config(), options)
     dataset = _load_data(config, options, output)
-    difference = dataset.difference_to(run.read_json(run.config).get("data"))
+    difference = dataset.difference_to(run.read_json(run.config).get("data"), ordered=True)
     if difference is not None:
         raise UsageError(f"{run.path} {difference}")
-    with hold(run):
-        if run.result.is_file():
+    with stop_on_signals(stop), hold(run):
+        # Where the model is missing, the last checkpoint gives it again.
+        if run.result.is_file() and run.model.is_file():
             done = run.read_json(run.result)
             if done.get("epochs", 0) >= config.epochs:
                 output.note(f"{run.path} is finished: {done['epochs']} epochs. Raise --epochs to go on.")
@@ -142,10 +146,11 @@ def _resume(
 
         with writing(run.path, _MAKE_ROOM):
             checkpoint = find_checkpoint(run, config, TrainingDisplay(output))
-        now = environment.describe(device)
-        for difference in environment.compare_environments(run.read_json(run.environment), now):
+        now, before = environment.describe(device), run.read_json(run.environment)
+        earlier = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}]
+        for difference in environment.compare_environments(before, now):
             output.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
-        _write_settings(run, config, dataset, now)
+        _write_settings(run, config, dataset, {**now, "earlier": earlier})
         _announce(config, dataset, run, device, output)
         if checkpoint is not None:
             output.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")

@@ -8,6 +8,7 @@ import numpy as np
 
 from cifar_trainer.comparison.significance import McNemar, mcnemar
 from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import Run
 
@@ -116,13 +117,13 @@ class Comparison:
         }
 
 
-def read_evaluated(run: Run, split: str, labels: np.ndarray) -> Evaluated | None:
-    """What a run's report says; None where there is none, or it is about other weights.
+def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
+    """What a run's report says; None where there is none, or it is about other weights or another order.
 
     Args:
         run: the run.
         split: `test` or `validation`.
-        labels: of the split, uint8 [N].
+        images: of the split; the labels are used.
 
     Raises:
         RunError: one of the run's files cannot be read.
@@ -133,10 +134,10 @@ def read_evaluated(run: Run, split: str, labels: np.ndarray) -> Evaluated | None
     report, result = run.read_json(folder / "report.json"), run.read_json(run.result)
     if report.get("weights_sha256") != result.get("weights_sha256"):
         return None
+    if report.get("split_sha256") != images.sha256:
+        return None
     try:
         logits = np.load(folder / "logits.npy", allow_pickle=False)
-        if len(logits) != len(labels):
-            return None
         history = run.read_history()
         joules = [row["energy_joules"] for row in history if row["energy_joules"] is not None]
         return Evaluated(
@@ -150,7 +151,7 @@ def read_evaluated(run: Run, split: str, labels: np.ndarray) -> Evaluated | None
             seconds=float(result["seconds"]),
             parameters=int(result["parameters"]),
             joules=float(sum(joules)) if joules else None,
-            right=logits.argmax(axis=1) == labels,
+            right=logits.argmax(axis=1) == images.labels,
             history=history,
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:

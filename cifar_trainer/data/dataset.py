@@ -56,11 +56,13 @@ class Split:
         images: uint8 [N, 32, 32, 3], RGB; may be a read-only memory map.
         labels: uint8 [N], 0 to 9.
         fingerprint: the content fingerprint of the whole split (`data.fingerprint`).
+        sha256: over the files of the whole split, so that it tells the order of the images too.
     """
 
     images: np.ndarray
     labels: np.ndarray
     fingerprint: str
+    sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,14 +86,17 @@ class Dataset:
     train: Split
     test: Split
 
-    def difference_to(self, record: Any) -> str | None:
+    def difference_to(self, record: Any, *, ordered: bool) -> str | None:
         """How the data that a run's config.json speaks of differ from these; None where they are the same.
 
         Args:
             record: what stands there under `data`.
+            ordered: whether the training images must lie in the same order, since some were held out, or
+                the next ones follow, by their places.
         """
+        parts = record if isinstance(record, Mapping) else {}
         for name in ("train", "test"):
-            part = record.get(name) if isinstance(record, Mapping) else None
+            part = parts.get(name)
             before = part.get("fingerprint") if isinstance(part, Mapping) else None
             now = getattr(self, name).fingerprint
             if before != now:
@@ -99,6 +104,11 @@ class Dataset:
                     f"was trained on other data: its {name} split has the fingerprint {before}, the one in "
                     f"{self.folder} has {now}. Name the right folder with --data-dir."
                 )
+        if ordered and parts["train"].get("sha256") != self.train.sha256:
+            return (
+                f"was trained on the same images in another order than in {self.folder}, which was prepared "
+                "from another source. Prepare the run's own source into another --data-dir, and name that."
+            )
         return None
 
     @property

@@ -185,7 +185,9 @@ def load_dataset(data_dir: Path, name: str) -> Dataset:
     for split in SPLITS:
         images = _load_array(folder / f"{split}_images.npy", (None, 32, 32, 3))
         labels = _load_array(folder / f"{split}_labels.npy", (len(images),))
-        splits[split] = Split(images, labels, getattr(record, split).fingerprint)
+        sums = "".join(record.files[f"{split}_{kind}.npy"]["sha256"] for kind in ("images", "labels"))
+        digest = files.sha256_bytes(sums.encode("ascii"))
+        splits[split] = Split(images, labels, getattr(record, split).fingerprint, digest)
     return Dataset(name, folder, record.verified, record.classes, splits["train"], splits["test"])
 
 

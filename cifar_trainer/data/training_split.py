@@ -20,7 +20,8 @@ def split_for(dataset: Dataset, config: TrainConfig) -> tuple[np.ndarray, Split]
     labels = dataset.train.labels
     if config.validation == "holdout":
         indices, held_out = holdout(labels, len(labels) // HOLDOUT_FRACTION, config.seed)
-        watched = Split(dataset.train.images[held_out], labels[held_out], dataset.train.fingerprint)
+        whole = dataset.train
+        watched = Split(whole.images[held_out], labels[held_out], whole.fingerprint, whole.sha256)
     else:
         indices, watched = np.arange(len(labels)), dataset.test
     if config.limit is not None:

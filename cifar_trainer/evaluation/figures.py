@@ -90,7 +90,9 @@ def precision_recall_figure(
             for curve in curves:
                 axes.plot(curve.recall, curve.precision, color=theme.grid, linewidth=0.8)
             axes.plot(curves[i].recall, curves[i].precision, color=theme.first)
-            axes.set_title(f"{classes[i]}  {curves[i].average_precision:.2f}", size=9)
+            known = not np.isnan(curves[i].average_precision)
+            average = f"{curves[i].average_precision:.2f}" if known else "–"
+            axes.set_title(f"{classes[i]}  {average}", size=9)
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.02)
             axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])

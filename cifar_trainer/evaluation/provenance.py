@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cifar_trainer.evaluation.subject import Subject
@@ -24,15 +25,17 @@ def describe(subject: Subject) -> Provenance:
     """The provenance of a subject, from the files of its run.
 
     Raises:
-        RunError: environment.json or result.json cannot be read.
+        RunError: environment.json or history.csv cannot be read.
     """
     run, config, dataset = subject.run, subject.config, subject.dataset
-    environment, result = run.read_json(run.environment), run.read_json(run.result)
-    energy = [row["energy_joules"] for row in run.read_history() if row["energy_joules"] is not None]
+    environment, result = run.read_json(run.environment), subject.result
+    begun = (environment.get("earlier") or [environment])[0]
+    rows_of_history = run.read_history()[: int(result["epochs"])]
+    energy = [row["energy_joules"] for row in rows_of_history if row["energy_joules"] is not None]
     versions = environment.get("versions", {})
     rows = [
         ("run", _utf8(run.path.resolve().name)),
-        ("command", _utf8(str(environment.get("command_line", "unknown")))),
+        ("command", _utf8(str(begun.get("command_line", "unknown")))),
         ("recipe", f"{config.recipe}, {result.get('parameters', 0):,} parameters"),
         (
             "training",
@@ -42,13 +45,13 @@ def describe(subject: Subject) -> Provenance:
         ),
         ("device", str(environment.get("device", {}).get("description", "unknown"))),
         ("time", f"{result.get('seconds', 0):,.0f} s, {result.get('images_per_second', 0):,.0f} images/s"),
-        *([("energy", f"{sum(energy):,.0f} J, by the GPU's own counter")] if energy else []),
+        *([("energy", f"{sum(energy):,.0f} J, of the GPU alone")] if energy else []),
         ("data", f"{dataset.title}{'; verified by its fingerprints' if dataset.verified else ''}"),
         ("training split", dataset.train.fingerprint),
         ("test split", dataset.test.fingerprint),
         ("weights, SHA-256", subject.weights_sha256),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("begun", _minute(environment.get("started_at"))),
+        ("begun", _minute(begun.get("started_at")) + _resumed(environment)),
     ]
     return Provenance(tuple(rows), _choosing(subject))
 
@@ -65,11 +68,16 @@ def _choosing(subject: Subject) -> str:
         f"{held_out:,} training images were held out and watched after each epoch; the model is the last "
         "epoch's. The temperature was fitted on them. "
         + (
-            "The test set was used for nothing before this report."
+            "The test set was used neither for training nor for any choice."
             if subject.split_name == "test"
             else "They are the images of this report; the test set was not looked at."
         )
     )
+
+
+def _resumed(environment: Mapping[str, Any]) -> str:
+    times = len(environment.get("earlier") or [])
+    return "" if times == 0 else f"; resumed {'once' if times == 1 else f'{times} times'}"
 
 
 def _minute(moment: Any) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cifar_trainer import files
+from cifar_trainer.errors import RunError
 from cifar_trainer.evaluation.page import render_page
 from cifar_trainer.evaluation.pictures import draw_pictures
 from cifar_trainer.evaluation.provenance import describe
@@ -36,7 +37,8 @@ def evaluate(
         RunError: one of the run's files cannot be read.
         OSError: the report could not be written; the old one is untouched.
     """
-    provenance, history = describe(subject), subject.run.read_history()
+    # Where a longer run was begun and stopped, the history goes on beyond the model.
+    provenance, history = describe(subject), subject.run.read_history()[: int(subject.result["epochs"])]
     if robustness_images is None:
         robustness = _earlier_robustness(subject)
     else:
@@ -61,6 +63,8 @@ def evaluate(
 
 def _earlier_robustness(subject: Subject) -> Robustness | None:
     path = subject.run.evaluation(subject.split_name) / REPORT_FILE
-    if not path.is_file():
+    try:
+        return read_robustness(subject.run.read_json(path), subject.weights_sha256)
+    except RunError:
+        # There is none, or it is damaged: this one takes its place.
         return None
-    return read_robustness(subject.run.read_json(path), subject.weights_sha256)

@@ -44,6 +44,7 @@ class Report:
         calibration: how confidence and accuracy go together.
         robustness: under corruptions and attacks, where that was measured.
         weights_sha256: of the model that was evaluated.
+        split_sha256: of the files that the images were taken from, in which they have an order.
     """
 
     run_dir: str
@@ -61,6 +62,7 @@ class Report:
     calibration: Calibration
     robustness: Robustness | None
     weights_sha256: str
+    split_sha256: str
 
     @property
     def mean_average_precision(self) -> float:
@@ -105,6 +107,7 @@ def make_report(subject: Subject, robustness: Robustness | None = None) -> Repor
         calibration=calibrate(subject),
         robustness=robustness,
         weights_sha256=subject.weights_sha256,
+        split_sha256=subject.split_sha256,
     )
 
 

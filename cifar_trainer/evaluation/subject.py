@@ -1,6 +1,8 @@
 """What is evaluated: a run's model and a split that it may be judged by."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +12,7 @@ from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.training_split import check_split, evaluated_split
 from cifar_trainer.inference import Predictor, weights_sha256
 from cifar_trainer.prediction.keras_model import load_model
-from cifar_trainer.prediction.run_model import check_data
+from cifar_trainer.prediction.run_model import check_data, read_result
 from cifar_trainer.run import Run
 
 
@@ -38,10 +40,12 @@ class Subject:
         split_name: `test` or `validation`.
         images: uint8 [N, 32, 32, 3].
         labels: uint8 [N].
+        split_sha256: of the files that the split was taken from: it tells the order of the images.
         logits: float32 [N, 10], of the images.
         held_out: the logits and labels of the training images that the run held out, for
             what is fitted after training; None where it held none out.
         weights_sha256: over the model's weights.
+        result: what result.json says of the training.
     """
 
     run: Run
@@ -52,9 +56,11 @@ class Subject:
     split_name: str
     images: np.ndarray
     labels: np.ndarray
+    split_sha256: str
     logits: np.ndarray
     held_out: HeldOut | None
     weights_sha256: str
+    result: Mapping[str, Any]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -73,12 +79,14 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     Raises:
         UsageError: the run has no such split.
         DataError: it was trained on other data.
-        RunError: its model is damaged, or holds code.
+        RunError: its model is damaged, holds code, or is not the one of its result.json.
     """
     config = run.read_config()
     check_split(config, split_name)
     check_data(run, dataset)
     model = load_model(run.model)
+    digest = weights_sha256(model)
+    result = read_result(run, digest)
     predictor = Predictor(model)
     split = evaluated_split(dataset, config, split_name)
     logits = predictor(split.images)
@@ -91,9 +99,11 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
         split_name=split_name,
         images=split.images,
         labels=split.labels,
+        split_sha256=split.sha256,
         logits=logits,
         held_out=_held_out(config, dataset, predictor, split_name, logits),
-        weights_sha256=weights_sha256(model),
+        weights_sha256=digest,
+        result=result,
     )
 
 

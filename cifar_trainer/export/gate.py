@@ -22,6 +22,8 @@ from cifar_trainer.prediction.artefact import softmax
 BATCH_SIZES = (1, 37)
 #: The most pictures. So many, since a share as small as float16's cannot be told from chance on 1,000.
 PICTURES = 10_000
+#: Where a split has fewer, training images are added.
+LEAST_PICTURES = 1_000
 #: Of probabilities against softmax(logits / temperature) of the same artefact.
 _PROBABILITY_TOLERANCE = 1e-4
 _WORST_SHOWN = 5

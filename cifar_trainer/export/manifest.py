@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,11 @@ def write_documents(
 ) -> None:
     """Write manifest.json and model_card.md into `output`.
 
-    Artefacts of the same weights that an earlier export left there stay listed.
+    Artefacts of the same weights and temperature that an earlier export left there stay listed.
     """
     manifest = make_manifest(run, dataset, measured, exports)
     ours = {entry["format"] for entry in manifest["artefacts"]}
-    for entry in _earlier_artefacts(output, manifest["run"]["weights_sha256"]):
+    for entry in _earlier_artefacts(output, manifest):
         if entry["format"] not in ours:
             manifest["artefacts"].append(entry)
     manifest["artefacts"].sort(key=lambda entry: list(FORMATS).index(entry["format"]))
@@ -86,7 +86,8 @@ def make_manifest(
         "run": {
             # A folder's name may be no UTF-8; the card is.
             "name": os.fsencode(run.path.resolve().name).decode("utf-8", "backslashreplace"),
-            **{key: getattr(config, key) for key in ("recipe", "epochs", "batch_size", "learning_rate")},
+            "epochs": measured.epochs,
+            **{key: getattr(config, key) for key in ("recipe", "batch_size", "learning_rate")},
             **{key: getattr(config, key) for key in ("seed", "precision", "validation", "limit")},
             "weights_sha256": measured.weights_sha256,
         },
@@ -118,11 +119,13 @@ def _entry(export: Export) -> dict[str, Any]:
     }
 
 
-def _earlier_artefacts(output: Path, weights_sha256: str) -> list[dict[str, Any]]:
-    """What an earlier manifest lists, of the same weights and still there; nothing where it is damaged."""
+def _earlier_artefacts(output: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What an earlier manifest lists, of the same network and still there; nothing where it is damaged."""
     try:
         earlier = json.loads((output / MANIFEST_FILE).read_text(encoding="utf-8"))
-        if earlier["run"]["weights_sha256"] != weights_sha256:
+        if earlier["run"]["weights_sha256"] != manifest["run"]["weights_sha256"]:
+            return []
+        if earlier["temperature"] != manifest["temperature"]:
             return []
         return [
             entry

@@ -9,11 +9,11 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.training_split import split_for
 from cifar_trainer.errors import CheckError
-from cifar_trainer.export.gate import PICTURES, Reference
+from cifar_trainer.export.gate import LEAST_PICTURES, PICTURES, Reference
 from cifar_trainer.export.network import Network
 from cifar_trainer.inference import predict_logits, weights_sha256
 from cifar_trainer.prediction.keras_model import is_float32, load_model, to_float32
-from cifar_trainer.prediction.run_model import read_temperature
+from cifar_trainer.prediction.run_model import read_result, read_temperature
 from cifar_trainer.run import Run
 
 #: How far float32 arithmetic may move the accuracy of a model that was trained in less.
@@ -40,9 +40,13 @@ class Accuracy:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """The network, the hash of its weights, its answers for the gate, its accuracy on the whole split."""
+    """The network, the epochs of its training, the hash of its weights, its answers, its accuracy.
+
+    The answers are those for the gate; the accuracy is on the whole split.
+    """
 
     network: Network
+    epochs: int
     weights_sha256: str
     reference: Reference
     accuracy: Accuracy
@@ -54,26 +58,38 @@ def measure(run: Run, config: TrainConfig, dataset: Dataset) -> Measured:
     Under --validation holdout that is the held-out images: the test set stays sealed.
 
     Raises:
-        RunError: the model, or the report with the temperature, cannot be read.
+        RunError: the model, its result, or the report with the temperature, cannot be read.
         CheckError: a model trained in mixed precision is not as good in float32.
     """
     _, split = split_for(dataset, config)
     trained = load_model(run.model)
     digest = weights_sha256(trained)
+    epochs = int(read_result(run, digest)["epochs"])
     network = Network(to_float32(trained), dataset.classes, read_temperature(run, digest))
     logits = predict_logits(network.model, split.images)
     if not is_float32(trained):
         _check_precision(metrics.accuracy(predict_logits(trained, split.images), split.labels), logits, split)
+    reference = _reference(network, split, logits, dataset.train)
+    return Measured(network, epochs, digest, reference, _accuracy(config.validation, logits, split))
+
+
+def _reference(network: Network, split: Split, logits: np.ndarray, train: Split) -> Reference:
+    images, labels = split.images, np.asarray(split.labels)
+    if len(split) < LEAST_PICTURES:
+        # Too few to prove anything; training images will do for telling two programs apart.
+        more = spread(len(train), LEAST_PICTURES - len(split))
+        images = np.concatenate([images, train.images[more]])
+        labels = np.concatenate([labels, train.labels[more]])
+        logits = predict_logits(network.model, images)
     # The first pictures of a split may all be of one class; encoded ones are made of the first only.
-    order = np.random.default_rng(0).permutation(len(split))[:PICTURES]
-    reference = Reference(
-        images=np.ascontiguousarray(split.images[order]),
-        labels=np.asarray(split.labels[order]),
+    order = np.random.default_rng(0).permutation(len(labels))[:PICTURES]
+    return Reference(
+        images=np.ascontiguousarray(images[order]),
+        labels=labels[order],
         logits=logits[order],
         classes=network.classes,
         temperature=network.temperature,
     )
-    return Measured(network, digest, reference, _accuracy(config.validation, logits, split))
 
 
 def spread(length: int, count: int) -> np.ndarray:

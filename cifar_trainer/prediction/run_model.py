@@ -1,6 +1,7 @@
 """A run's own model, with its class names and its temperature."""
 
 import json
+from typing import Any
 
 from cifar_trainer.data.dataset import CIFAR10_CLASSES, Dataset
 from cifar_trainer.errors import DataError, RunError
@@ -19,10 +20,26 @@ def check_model(run: Run) -> None:
 
 
 def check_data(run: Run, dataset: Dataset) -> None:
-    """Raise DataError where the run was trained on other data than `dataset`."""
-    difference = dataset.difference_to(run.read_json(run.config).get("data"))
+    """Raise DataError where the run was trained on other data than `dataset`, or held out other images."""
+    held_out = run.read_config().validation == "holdout"
+    difference = dataset.difference_to(run.read_json(run.config).get("data"), ordered=held_out)
     if difference is not None:
         raise DataError(f"{run.path} {difference}")
+
+
+def read_result(run: Run, weights_sha256: str) -> dict[str, Any]:
+    """A run's result.json, which must be about the weights of its model.
+
+    Raises:
+        RunError: it cannot be read, or it is about other weights, as where a run was killed in between.
+    """
+    result = run.read_json(run.result)
+    if result.get("weights_sha256") != weights_sha256:
+        raise RunError(
+            f"The model of {run.path} is not the one that its result.json is about. "
+            f"Let the training end first: cifar-trainer train --resume {run.path}"
+        )
+    return result
 
 
 def open_run_model(run: Run) -> Artefact:

@@ -1,5 +1,6 @@
 """TensorBoard's event files: cut back to a step, so that a resumed run doubles nothing."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ def cut_back(folder: Path, last_step: int) -> None:
     """Drop the events below `folder` whose step is above `last_step`.
 
     The events that stay are written to one file, which then takes the place of the
-    others. A record that a kill has cut short ends its file, as it does for TensorBoard.
+    others; each once, for a kill in between has left both. A record that a kill has cut
+    short ends its file, as it does for TensorBoard.
 
     Raises:
         OSError: the new file could not be written; the old ones are untouched.
@@ -26,11 +28,14 @@ def cut_back(folder: Path, last_step: int) -> None:
     target = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}.resumed"
     partial = folder / f"{files.PARTIAL_PREFIX}{target.name}"
     try:
+        kept: set[bytes] = set()
         with tf.io.TFRecordWriter(os.fsencode(partial)) as writer:
             for path in old:
                 for record in _records(path):
-                    if Event.FromString(record).step <= last_step:
+                    digest = hashlib.sha256(record).digest()
+                    if digest not in kept and Event.FromString(record).step <= last_step:
                         writer.write(record)
+                        kept.add(digest)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """A run's life: begun in a new folder, taken up from a checkpoint, brought to its end."""
 
+import contextlib
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from cifar_trainer import files
 from cifar_trainer.config import TrainConfig
-from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.training_split import split_for
 from cifar_trainer.errors import CheckpointError, TrainingError
 from cifar_trainer.inference import weights_sha256
@@ -81,10 +82,33 @@ def describe_data(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
         "title": dataset.title,
         "verified": dataset.verified,
         "classes": list(dataset.classes),
-        "train": {"fingerprint": dataset.train.fingerprint, "images": len(indices)},
-        "test": {"fingerprint": dataset.test.fingerprint, "images": len(dataset.test)},
+        "train": {**_told(dataset.train), "images": len(indices)},
+        "test": {**_told(dataset.test), "images": len(dataset.test)},
         "validation": {"split": config.validation, "images": len(watched.labels)},
     }
+
+
+@contextlib.contextmanager
+def _memory_named(images: int, checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Say what did not fit where the device's memory runs out before the first step.
+
+    Raises:
+        TrainingError: it ran out.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        epoch, step = (checkpoint.epoch, checkpoint.step) if checkpoint is not None else (0, 0)
+        raise TrainingError(
+            f"The device has no memory for {images:,} images of 3,072 bytes and the network. "
+            "See what else uses it, take fewer images with --limit, or use --device cpu.",
+            epoch + 1,
+            step + 1,
+        ) from error
+
+
+def _told(split: Split) -> dict[str, str]:
+    return {"fingerprint": split.fingerprint, "sha256": split.sha256}
 
 
 def train(
@@ -118,7 +142,6 @@ def train(
         warn=reporter.warn,
         begun=checkpoint is not None,
     )
-    parts = assemble(config, dataset.train, indices, gpu=options.gpu)
     policy = Policy(
         options.should_stop,
         options.checkpoint_every,
@@ -126,16 +149,19 @@ def train(
         _profiler(run.tensorboard / "train") if options.profile else None,
         options.gpu_bus_id,
     )
-    trainer = Trainer(
-        parts.model, parts.optimizer, parts.loop, watched, run,
-        seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
-    )  # fmt: skip
-    callbacks = [events, EpochPictures(events, lambda: trainer.validation_logits, watched, dataset.classes)]
-    if options.histograms:
-        callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
     try:
+        with _memory_named(len(indices) + len(watched), checkpoint):
+            parts = assemble(config, dataset.train, indices, gpu=options.gpu)
+            trainer = Trainer(
+                parts.model, parts.optimizer, parts.loop, watched, run,
+                seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
+            )  # fmt: skip
+        pictures = EpochPictures(events, lambda: trainer.validation_logits, watched, dataset.classes)
+        callbacks = [events, pictures]
+        if options.histograms:
+            callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
         complete = trainer.train(config.epochs, [*callbacks, *options.callbacks])
     except TrainingError as error:
         files.write_json(
@@ -187,8 +213,9 @@ def find_checkpoint(run: Run, config: TrainConfig, reporter: Reporter) -> Checkp
             f"The checkpoint in {run.checkpoints} was written under other settings than config.json "
             f"now says: {', '.join(_differences(found.identity, identity(config)))}."
         )
-    for split in ("train", "validation"):
-        cut_back(run.tensorboard / split, found.epoch)
+    # The settings shown in the table of runs are written anew: the epochs may have been raised.
+    for split, last in (("", -1), ("train", found.epoch), ("validation", found.epoch)):
+        cut_back(run.tensorboard / split, last)
     return found
 
 

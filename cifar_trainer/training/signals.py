@@ -21,13 +21,12 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Note the first signal and leave the process running; the second ends it at once.
+def stop_on_signals(request: StopRequest) -> Iterator[None]:
+    """Note the first signal in `request` and leave the process running; the second ends it at once.
 
     A checkpoint has its name only when it is whole, so ending at once loses nothing
     that was saved. Signals that the caller had set to be ignored (nohup) stay ignored.
     """
-    request = StopRequest()
 
     def handler(number: int, frame: FrameType | None) -> None:
         if request.received is not None:
@@ -39,7 +38,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     for number in watched:
         signal.signal(number, handler)
     try:
-        yield request
+        yield
     finally:
         for number in watched:
             signal.signal(number, before[number])

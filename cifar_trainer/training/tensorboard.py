@@ -110,7 +110,7 @@ class EventWriter(keras.callbacks.Callback):
             self._writers[split] = _writer(self._folder / split)
         if not self._begun:
             self._write_beginning()
-            self._write_hparams()
+        self._write_hparams()
         self.flush()
 
     def _write_beginning(self) -> None:

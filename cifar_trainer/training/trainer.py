@@ -18,7 +18,7 @@ from cifar_trainer.run import Run
 from cifar_trainer.telemetry import GpuTelemetry
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
-from cifar_trainer.training.engine import MAX_CHUNK, Chunk, StepLoop
+from cifar_trainer.training.engine import MAX_CHUNK, StepLoop
 from cifar_trainer.training.history import write_history
 from cifar_trainer.training.order import epoch_order
 from cifar_trainer.training.reporter import Reporter
@@ -94,6 +94,9 @@ class Trainer:
         self._losses = np.zeros(0, np.float32)
         self._correct = np.zeros(0, np.int32)
         self._clock = {"total": 0.0, "epoch": 0.0, "training": 0.0}
+        self._telemetry = GpuTelemetry(policy.gpu_bus_id)
+        # Of this epoch, used by the processes before this one.
+        self._earlier_joules = 0.0
 
     @property
     def seconds(self) -> float:
@@ -120,6 +123,7 @@ class Trainer:
         self._saved_position = self.position
         self._losses, self._correct = checkpoint.losses, checkpoint.correct
         self.history, self._clock = list(checkpoint.history), dict(checkpoint.clock)
+        self._earlier_joules = self._clock.pop("joules", 0.0)
 
     def train(self, epochs: int, callbacks: Sequence[keras.callbacks.Callback]) -> bool:
         """Train until `epochs` epochs are complete, or somebody asks to stop.
@@ -140,12 +144,12 @@ class Trainer:
         if self._saved_position is None:
             self._save()
         self._write_history()
-        with GpuTelemetry(self._policy.gpu_bus_id) as telemetry:
+        with self._telemetry:
             while self._epoch < epochs and not self._model.stop_training:
                 if self._policy.should_stop() or not self._train_epoch(epochs, callback_list):
                     self._save()
                     return False
-                self._finish_epoch(epochs, callback_list, telemetry)
+                self._finish_epoch(epochs, callback_list)
         callback_list.on_train_end()
         return True
 
@@ -187,7 +191,9 @@ class Trainer:
         if profile:
             profile(False)
         if not chunk.finite:
-            raise self._not_finite(chunk)
+            shown = np.isfinite(chunk.losses).all()
+            what = "A weight" if shown else f"The loss ({chunk.losses[-1]})"
+            raise self._not_finite(what, self._step + len(chunk.losses))
         if self._chunks_run > 0:
             per_step = (time.monotonic() - began) / count
             self._chunk_steps = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS / per_step)))
@@ -197,19 +203,22 @@ class Trainer:
         self._step += count
         self._global_step += count
 
-    def _finish_epoch(
-        self, epochs: int, callbacks: keras.callbacks.CallbackList, telemetry: GpuTelemetry
-    ) -> None:
+    def _finish_epoch(self, epochs: int, callbacks: keras.callbacks.CallbackList) -> None:
         began = time.monotonic()
         callbacks.on_test_begin()
-        self.validation_logits = self._predictor(self._watched_images)
+        try:
+            self.validation_logits = self._predictor(self._watched_images)
+        except tf.errors.ResourceExhaustedError as error:
+            raise self._out_of_memory() from error
         labels = self._watched.labels
         val_loss = metrics.cross_entropy(self.validation_logits, labels)
+        if not np.isfinite(val_loss):
+            raise self._not_finite(f"The loss of the watched images ({val_loss})", self._step)
         val_accuracy = metrics.accuracy(self.validation_logits, labels)
         callbacks.on_test_end({"loss": val_loss, "accuracy": val_accuracy})
         self._add_seconds(time.monotonic() - began, training=False)
         loss, accuracy = self._training_metrics()
-        reading = telemetry.mark()
+        reading = self._telemetry.mark()
         row = {
             "epoch": self._epoch + 1,
             "loss": loss,
@@ -223,7 +232,7 @@ class Trainer:
             "gpu_utilization": reading.utilization,
             "gpu_memory_mib": reading.memory_mib,
             "power_watts": reading.power_watts,
-            "energy_joules": reading.energy_joules,
+            "energy_joules": self._with_earlier(reading.energy_joules),
         }
         self.history.append(row)
         callbacks.on_epoch_end(self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None})
@@ -231,6 +240,7 @@ class Trainer:
         self._epoch, self._step = self._epoch + 1, 0
         self._losses, self._correct = self._losses[:0], self._correct[:0]
         self._clock |= {"epoch": 0.0, "training": 0.0}
+        self._earlier_joules = 0.0
         self._write_history()
         self._save()
 
@@ -239,6 +249,9 @@ class Trainer:
         images = int(sizes.sum())
         # In float64 and in one piece, so that the sum does not depend on where the chunks were cut.
         return float(self._losses.astype(np.float64) @ sizes) / images, int(self._correct.sum()) / images
+
+    def _with_earlier(self, joules: float | None) -> float | None:
+        return None if joules is None else self._earlier_joules + joules
 
     def _add_seconds(self, seconds: float, *, training: bool) -> None:
         self._clock["total"] += seconds
@@ -267,15 +280,13 @@ class Trainer:
                 losses=self._losses,
                 correct=self._correct,
                 history=self.history,
-                clock=self._clock,
+                clock={**self._clock, "joules": self._with_earlier(self._telemetry.joules()) or 0.0},
                 identity=self._identity,
             ),
         )
         self._saved_at, self._saved_position = time.monotonic(), self.position
 
-    def _not_finite(self, chunk: Chunk) -> TrainingError:
-        step = self._step + len(chunk.losses)
-        what = "A weight" if np.isfinite(chunk.losses).all() else f"The loss ({chunk.losses[-1]})"
+    def _not_finite(self, what: str, step: int) -> TrainingError:
         other = ", or with --precision bfloat16" if self._model.dtype_policy.name == "mixed_float16" else ""
         return TrainingError(
             f"{what} is not finite at epoch {self._epoch + 1}, step {step} of {self._loop.steps}. "
@@ -286,10 +297,10 @@ class Trainer:
         )
 
     def _out_of_memory(self) -> TrainingError:
-        size = self._loop.batch_size
+        size, step = self._loop.batch_size, min(self._step + 1, self._loop.steps)
         return TrainingError(
             f"The device ran out of memory with --batch-size {size}, at epoch {self._epoch + 1}, step "
-            f"{self._step + 1}. Try --batch-size {max(1, size // 2)}. The last checkpoint is kept.",
+            f"{step}. Try --batch-size {max(1, size // 2)}. The last checkpoint is kept.",
             self._epoch + 1,
-            self._step + 1,
+            step,
         )

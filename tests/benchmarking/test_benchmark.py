@@ -47,14 +47,13 @@ def test_percentiles_and_throughput_are_of_the_calls_after_the_warm_up() -> None
 
 def test_the_picture_has_a_line_for_each_artefact() -> None:
     timings = tuple(Timing(size, 100, size / 10, size / 9, size / 8, 1000.0 * size) for size in (1, 8, 64))
-    measured = [
-        Measured(f"export/{name}", "onnx", "cpu", 1, timings) for name in ("a.onnx", "b.onnx", "more/b.onnx")
-    ]
+    paths = ("x/a.onnx", "x/b.onnx", "more/b.onnx", "one/export/c.onnx", "two/export/c.onnx")
+    measured = [Measured(path, "onnx", "cpu", 1, timings) for path in paths]
     left, right = latency_figure(measured, LIGHT).axes
     assert [text.get_text() for text in left.get_legend().get_texts()] == [
-        "a.onnx", "export/b.onnx", "more/b.onnx",
+        "a.onnx", "x/b.onnx", "more/b.onnx", "one/export/c.onnx", "two/export/c.onnx",
     ]  # fmt: skip
-    assert len(right.lines) == 3
+    assert len(right.lines) == 5
 
 
 def test_artefacts_are_measured_at_each_batch_size(

@@ -98,6 +98,14 @@ def test_what_a_device_does_not_know_stays_empty_and_the_rest_is_there() -> None
     assert read(gpu) == Reading(50.0, 1000.0, None, None)
 
 
+def test_the_energy_so_far_can_be_asked_for_without_a_mark() -> None:
+    with GpuTelemetry("0000:65:00.0", Gpu()) as telemetry:
+        assert telemetry.joules() == 30
+        assert telemetry.mark().energy_joules == 60
+        assert telemetry.joules() == 30
+    assert telemetry.joules() is None
+
+
 def test_a_device_that_nvml_does_not_know_gives_empty_readings() -> None:
     gpu = Gpu()
     with GpuTelemetry("0000:99:00.0", gpu) as telemetry:

@@ -43,9 +43,11 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
             "split_name": "test",
             "images": images,
             "labels": labels,
+            "split_sha256": "b" * 64,
             "logits": logits,
             "held_out": held_out,
             "weights_sha256": "a" * 64,
+            "result": {"epochs": 1},
         }
         return Subject(**{**values, **others})
 

@@ -6,8 +6,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
-from cifar_trainer.evaluation.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
+from cifar_trainer.evaluation.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, optics
 
 ALL = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
 
@@ -129,6 +130,20 @@ def test_fog_adds_a_cloud_from_0_to_1_and_dims_by_as_much(severity: int) -> None
     foggy = corrupt(grey(150, 8), "fog", severity)
     assert foggy.max() == pytest.approx(150, abs=1)
     assert foggy.min() == pytest.approx(value**2 / (value + amount) * 255, abs=1)
+
+
+@pytest.mark.parametrize(("repeat_border", "mode"), [(True, "reflect"), (False, "mirror")])
+def test_reading_between_pixels_is_scipys(pictures: np.ndarray, repeat_border: bool, mode: str) -> None:
+    """Far outside of the picture too; elastic_transform reads by OpenCV's border first, then by SciPy's."""
+    draw = np.random.default_rng(4)
+    rows, columns = draw.uniform(-40, 70, (2, 3, 9, 9))
+    read = optics.sample(pictures[:3] / 255, rows, columns, repeat_border=repeat_border)
+    for i in range(3):
+        for channel in range(3):
+            expected = ndimage.map_coordinates(
+                pictures[i, ..., channel] / 255, [rows[i], columns[i]], order=1, mode=mode
+            )
+            np.testing.assert_allclose(read[i, ..., channel], expected, atol=1e-6)
 
 
 def test_snow_whitens_a_dark_picture_more_where_it_is_stronger() -> None:

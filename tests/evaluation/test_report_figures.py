@@ -9,8 +9,11 @@ from scipy.optimize import brentq
 
 from cifar_trainer import metrics
 from cifar_trainer.evaluation.calibration import fit_temperature, reliability
+from cifar_trainer.evaluation.curves import precision_recall_curves
+from cifar_trainer.evaluation.figures import precision_recall_figure
 from cifar_trainer.evaluation.report import Report, make_report, read_robustness
 from cifar_trainer.evaluation.subject import HeldOut, Subject
+from cifar_trainer.plots import LIGHT
 
 Logits = tuple[np.ndarray, np.ndarray]
 
@@ -177,6 +180,9 @@ def test_a_class_without_images_has_no_average_precision_and_spoils_no_mean(
     assert report.per_class[2]["average_precision"] is None
     assert 0 < report.mean_average_precision <= 1
     assert report.per_class[2]["recall_interval"] == (0.0, 1.0)
+    curves = precision_recall_curves(logits[some], labels[some])
+    figure = precision_recall_figure(curves, ("ant", "bee", "cow"), LIGHT)
+    assert figure.axes[2].get_title(loc="left") == "cow  –"
 
 
 def test_the_summary_has_the_contracts_keys_and_no_others(report: Report) -> None:

@@ -1,5 +1,6 @@
 """`export`: what it makes, and that it makes all of it or nothing (rows 55 to 58 of the faults)."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -9,12 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cifar_trainer import files
+from cifar_trainer.data import load_dataset
+from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import CifarTrainerError
+from cifar_trainer.export.exporter import export_run
 from cifar_trainer.export.formats import FORMATS, Bound, Format
 from cifar_trainer.export.preconditions import check_packages
+from cifar_trainer.export.reference import measure
+from cifar_trainer.inference import predict_logits
+from cifar_trainer.run import Run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,6 +50,41 @@ def test_the_manifest_and_the_card_say_what_lies_there(
     assert "synthetic pictures (not CIFAR-10)" in card
     assert "it knows nothing about photographs" in card
     assert all(f"`{path.name}`" in card for path in artefacts.values())
+
+
+def test_the_manifest_tells_the_epochs_that_were_trained_and_lists_what_has_its_temperature(
+    learned_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """A run that is being extended has the model of the shorter one; evaluate may come after an export."""
+    run = tmp_path / "run"
+    shutil.copytree(learned_run, run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "epochs": 3000}))
+    dataset, result = load_dataset(data_dir, "synthetic"), json.loads((run / "result.json").read_text())
+    export_run(Run(run), [FORMATS["saved_model"]], run / "export", dataset)
+    manifest = json.loads((run / "export" / "manifest.json").read_text())
+    assert manifest["run"]["epochs"] == 2
+    assert "| training | 2 epochs" in (run / "export" / "model_card.md").read_text()
+    report = {"calibration": {"temperature": 1.5}, "weights_sha256": result["weights_sha256"]}
+    files.write_json(run / "evaluation" / "test" / "report.json", report)
+    export_run(Run(run), [FORMATS["keras"]], run / "export", dataset)
+    manifest = json.loads((run / "export" / "manifest.json").read_text())
+    assert manifest["temperature"] == 1.5
+    assert [entry["format"] for entry in manifest["artefacts"]] == ["keras"]
+
+
+def test_a_small_split_is_filled_up_to_a_thousand_pictures(
+    learned_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    dataset = load_dataset(data_dir, "synthetic")
+    few = Split(dataset.test.images[:120], dataset.test.labels[:120], dataset.test.fingerprint)
+    measured = measure(
+        Run(learned_run), Run(learned_run).read_config(), dataclasses.replace(dataset, test=few)
+    )
+    assert measured.accuracy.images == 120
+    assert measured.reference.images.shape == (1000, 32, 32, 3)
+    expected = predict_logits(measured.network.model, measured.reference.images)
+    np.testing.assert_allclose(measured.reference.logits, expected, atol=1e-5)
 
 
 def test_nothing_but_the_artefacts_and_their_description_is_left(artefacts: dict[str, Path]) -> None:

@@ -105,8 +105,9 @@ def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
-    trained_run: Path, data_dir: Path, tmp_path: Path, precision: str
-) -> None:
+    trained_run: Path, data_dir: Path, tmp_path: Path, precision: str,
+    replace_model: Callable[[Path, keras.Model], None],
+) -> None:  # fmt: skip
     """Its weights are those of a float32 model; what runs elsewhere is held to Keras's float32."""
     import shutil
 
@@ -114,7 +115,7 @@ def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(1)
-    build_model(document, precision).save(run / "model.keras")
+    replace_model(run, build_model(document, precision))
     (export,) = exporter.export_run(Run(run), [form], tmp_path / "out", load_dataset(data_dir, "synthetic"))
     assert export.proof.agreement == 1
     assert export.proof.max_abs_difference < 1e-4

@@ -34,7 +34,7 @@ def elastic_transform(images: np.ndarray, severity: int, draw: np.random.Generat
     fields = draw.uniform(-1, 1, (2, count, side, side))
     sigma = smoothness * side
     down, right = strength * side * ndimage.gaussian_filter(fields, (0, 0, sigma, sigma), truncate=3.0)
-    return optics.sample(turned, rows + down, columns + right)
+    return optics.sample(turned, rows + down, columns + right, repeat_border=True)
 
 
 def _affine_sources(count: int, side: int, reach: float, draw: np.random.Generator) -> np.ndarray:

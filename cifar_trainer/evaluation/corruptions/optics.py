@@ -56,20 +56,24 @@ def zoom(images: np.ndarray, factor: float) -> np.ndarray:
     return zoomed
 
 
-def sample(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Read pictures between their pixels: bilinear, mirrored about the border pixels.
+def sample(
+    images: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, repeat_border: bool = False
+) -> np.ndarray:
+    """Read pictures between their pixels: bilinear, mirrored at the border.
 
     Args:
         images: float [N, H, W, C].
         rows, columns: where to read, float [N, H, W].
+        repeat_border: whether the mirror stands behind the border pixel (SciPy's `reflect`) and not in
+            it (OpenCV's `BORDER_REFLECT_101`).
 
     Returns:
         float32 [N, H, W, C].
     """
     top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
     below, beside = (rows - top)[..., None], (columns - left)[..., None]
-    upper, lower = (_mirrored(at, images.shape[1]) for at in (top, top + 1))
-    first, second = (_mirrored(at, images.shape[2]) for at in (left, left + 1))
+    upper, lower = (_mirrored(at, images.shape[1], repeat_border) for at in (top, top + 1))
+    first, second = (_mirrored(at, images.shape[2], repeat_border) for at in (left, left + 1))
     n = np.arange(len(images))[:, None, None]
     above = images[n, upper, first] * (1 - beside) + images[n, upper, second] * beside
     under = images[n, lower, first] * (1 - beside) + images[n, lower, second] * beside
@@ -77,8 +81,12 @@ def sample(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
     return mixed
 
 
-def _mirrored(places: np.ndarray, length: int) -> np.ndarray:
-    """Places outside 0 to length - 1 folded back in, the border pixel not repeated."""
+def _mirrored(places: np.ndarray, length: int, repeat_border: bool) -> np.ndarray:
+    """Places outside 0 to length - 1 folded back in."""
+    if repeat_border:
+        within = places % (2 * length)
+        behind: np.ndarray = np.minimum(within, 2 * length - 1 - within)
+        return behind
     period = 2 * (length - 1)
     folded: np.ndarray = (length - 1) - np.abs(places % period - (length - 1))
     return folded
