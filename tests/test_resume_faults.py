@@ -122,7 +122,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(run_cli: RunCli, run: Pa
 def test_the_same_images_in_another_order_are_refused_where_the_order_counts(
     run_cli: RunCli, run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """As another source of CIFAR-10 gives them: to resume needs the order, to judge by the test set does not."""
+    """As another source of CIFAR-10 gives them: resuming needs the order, an accuracy does not."""
     whole = load_dataset(data_dir, "synthetic")
     raw = RawDataset(
         whole.classes, whole.train.images[::-1], whole.train.labels[::-1], whole.test.images[::-1],

@@ -95,7 +95,7 @@ def test_a_watched_loss_that_is_not_finite_ends_the_run_and_is_saved_nowhere(
 ) -> None:
     """The weights may be finite and the logits of other images overflow."""
     monkeypatch.setattr(Predictor, "__call__", lambda self, images: np.full((len(images), 10), np.nan))
-    with pytest.raises(TrainingError, match="The loss of the watched images .* epoch 1, step 10 of 10"):
+    with pytest.raises(TrainingError, match=r"The loss of the watched images .* epoch 1, step 10 of 10"):
         start()
     kept = checkpoints.load_newest(tmp_path / "run" / "checkpoints", pytest.fail)
     assert kept.epoch == 0
