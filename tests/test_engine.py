@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cifar_trainer.config import RECIPES
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.training.engine import StepLoop, seed_states, splittable
+from cifar_trainer.training.engine import StepLoop, seed_states
 from cifar_trainer.training.order import augmentation_seed, epoch_order, layer_seeds
 
 STEPS = 200
@@ -99,9 +100,11 @@ def test_200_losses_are_those_of_keras_train_on_batch(recipe_name: str, shards: 
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=late)
 
 
-def test_only_a_model_whose_images_do_not_see_each_other_is_split() -> None:
-    assert splittable(build("document")[0])
-    assert not splittable(build("regularized")[0])
+@pytest.mark.parametrize("recipe_name", RECIPES)
+def test_only_a_model_whose_images_do_not_see_each_other_is_split(recipe_name: str) -> None:
+    """Batch statistics and the states of layers that draw are variables that no gradient changes."""
+    model, _ = build(recipe_name)
+    assert (not model.non_trainable_variables) == get_recipe(recipe_name).SPLITTABLE
 
 
 def test_the_cut_into_chunks_changes_nothing() -> None:

@@ -104,12 +104,12 @@ def _check(artefacts: tuple[Path, ...], run: Path | None, options: dict[str, Any
             raise UsageError("--train takes one --batch-size.")
 
 
-def _start(options: dict[str, Any]) -> "Device":
+def _start(options: dict[str, Any], *, split: bool) -> "Device":
     from cifar_trainer import environment
 
     environment.load_tensorflow(verbose=verbosity() > 0)
     device = environment.choose_device(options["device"])
-    environment.configure_threads()
+    environment.configure_threads(split=split)
     return device
 
 
@@ -127,7 +127,7 @@ def _measure_training(options: dict[str, Any], output: "Output") -> "tuple[Devic
     batch_size = options["batch_sizes"][0] if options["batch_sizes"] else recipe.BATCH_SIZE
     if batch_size > IMAGES:
         raise UsageError(f"--batch-size {batch_size} is more than {IMAGES:,} images, which there are.")
-    device = _start(options)
+    device = _start(options, split=recipe.SPLITTABLE)
     output.note(f"{options['recipe']}, batch {batch_size}, on {device.description}")
     config = TrainConfig(
         options["recipe"], "cifar10", 1, batch_size, recipe.LEARNING_RATE,
@@ -146,7 +146,7 @@ def _measure_artefacts(
 
     paths = list(artefacts) or _artefacts_of(run)
     kinds = {path: kind_of(path) for path in paths}
-    device = _start(options)
+    device = _start(options, split=False)
     import tensorflow as tf
 
     measured = []

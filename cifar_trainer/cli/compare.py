@@ -97,10 +97,11 @@ def _evaluated(
         return found
     output.note(f"evaluating {run.path}")
     from cifar_trainer import environment
+    from cifar_trainer.recipes import get_recipe
 
     environment.load_tensorflow(verbose=verbosity() > 0)
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
-    environment.configure_threads()
+    environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
     from cifar_trainer.errors import RunError
     from cifar_trainer.evaluation.publish import evaluate
     from cifar_trainer.evaluation.subject import load_subject

@@ -80,6 +80,7 @@ def command(
     from cifar_trainer.data import load_dataset
     from cifar_trainer.data.training_split import check_split
     from cifar_trainer.prediction.run_model import check_data, check_model
+    from cifar_trainer.recipes import get_recipe
     from cifar_trainer.run import open_run
 
     output = Output(verbosity(ctx))
@@ -92,7 +93,7 @@ def command(
     environment.load_tensorflow(verbose=verbosity(ctx) > 0)
     # A run that was trained on a GPU can be evaluated where there is none.
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
-    environment.configure_threads()
+    environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
     from cifar_trainer.evaluation.publish import evaluate
     from cifar_trainer.evaluation.subject import load_subject
 

@@ -226,6 +226,7 @@ def _load_data(config: TrainConfig, options: Mapping[str, Any], output: "Output"
 
 def _start_tensorflow(config: TrainConfig, output: "Output") -> "Device":
     from cifar_trainer import environment
+    from cifar_trainer.recipes import get_recipe
 
     environment.load_tensorflow(verbose=verbosity() > 0)
     device = environment.choose_device(config.device)
@@ -236,7 +237,7 @@ def _start_tensorflow(config: TrainConfig, output: "Output") -> "Device":
             f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "
             "times as long as float32, or far longer."
         )
-    environment.configure_threads()
+    environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
     if config.deterministic:
         environment.enable_determinism()
     return device

@@ -77,17 +77,21 @@ def _captured_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def configure_threads() -> Threads:
-    """Two operations side by side, each with half of the cores; returns what is in force.
+def configure_threads(*, split: bool) -> Threads:
+    """Two operations side by side; returns what is in force.
 
-    The training loop runs the two halves of a batch as such a pair. Where TensorFlow
-    has started already, its threads stay as they are.
+    Where TensorFlow has started already, its threads stay as they are.
+
+    Args:
+        split: whether the two are the halves of a batch, and have half of the cores each. Else
+            the greater part is one operation after the other, and each has all.
     """
     import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_inter_op_parallelism_threads(2)
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, usable_cores() // 2))
+        cores = usable_cores()
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // 2) if split else cores)
     return threads()
 
 

@@ -83,7 +83,7 @@ def take_survey() -> Survey:
     """
     gpus = tf.config.list_physical_devices("GPU")
     device = choose_device("auto")
-    configure_threads()
+    configure_threads(split=False)
     trials = [try_device("/CPU:0", "cpu", describe_cpu())]
     trials += [try_device(f"/GPU:{index}", "gpu", describe_gpu(index)) for index in range(len(gpus))]
     found = cuda.inspect(tf.sysconfig.get_build_info())

@@ -18,6 +18,8 @@ class Recipe(Protocol):
     EPOCHS: int
     BATCH_SIZE: int
     LEARNING_RATE: float
+    #: Whether a batch may be computed in parts: no layer of the network sees more than one image, or draws.
+    SPLITTABLE: bool
     #: uint8 [B, 32, 32, 3] and an int32 [2] seed to uint8 [B, 32, 32, 3], without state; or None.
     augment: "Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None"
 

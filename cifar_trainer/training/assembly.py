@@ -8,7 +8,7 @@ import numpy as np
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split, release_pages
 from cifar_trainer.recipes import Recipe, get_recipe
-from cifar_trainer.training.engine import StepLoop, splittable
+from cifar_trainer.training.engine import StepLoop
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, gpu: boo
         seed=config.seed,
         augment=recipe.augment,
         xla=gpu if config.xla is None else config.xla,
-        shards=2 if not gpu and splittable(model) else 1,
+        shards=2 if not gpu and recipe.SPLITTABLE else 1,
     )
     release_pages(train.images)
     return Parts(model, optimizer, loop)

@@ -50,7 +50,7 @@ class StepLoop:
         augment: (uint8 images, int32 [2] seed) to uint8 images, without state.
         xla: whether XLA compiles the loop.
         shards: parts of a batch that run side by side; the gradients are added up. Only
-            a model whose images do not see each other can be split (see `splittable`).
+            a model whose images do not see each other, and whose layers do not draw, can be split.
     """
 
     def __init__(
@@ -213,8 +213,3 @@ def seed_states(model: keras.Model) -> list[keras.Variable]:
         for variable in model.variables
         if id(variable) not in weights and "seed_generator" in variable.path
     ]
-
-
-def splittable(model: keras.Model) -> bool:
-    """Whether a batch may be computed in parts: no batch statistics, and no layer that draws."""
-    return not model.non_trainable_variables
