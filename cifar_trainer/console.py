@@ -99,8 +99,14 @@ class Output:
             if isinstance(item, str):
                 # No line ends of our own: a command that wraps could not be pasted.
                 self.results.print(item, soft_wrap=True)
-            else:
+            elif self.results.file.isatty():
                 self.results.print(item)
+            else:
+                # A table's cells are filled up with spaces; nobody wants those of the last in a file.
+                with self.results.capture() as captured:
+                    self.results.print(item)
+                lines = captured.get().splitlines()
+                self.results.file.write("".join(f"{line.rstrip()}\n" for line in lines))
 
     @contextlib.contextmanager
     def download_bar(self) -> Iterator[Progress]:

@@ -8,11 +8,13 @@ from matplotlib.figure import Figure
 from cifar_trainer.benchmarking.latency import Measured
 from cifar_trainer.plots import LINES, Theme, new_figure
 
+LEGEND_COLUMNS = 4
+
 
 def latency_figure(measured: Sequence[Measured], theme: Theme) -> Figure:
     """Left the median latency, up to p99 as a bar; right images a second; a line an artefact."""
     names = labels(measured)
-    with new_figure(theme, 9.6, 4.2) as figure:
+    with new_figure(theme, 9.6, 4.2 + 0.25 * -(-len(measured) // LEGEND_COLUMNS)) as figure:
         left, right = figure.subplots(1, 2)
         for i, each in enumerate(measured):
             color = LINES[i % len(LINES)]
@@ -31,8 +33,11 @@ def latency_figure(measured: Sequence[Measured], theme: Theme) -> Figure:
             axes.set_xlabel("batch size")
             axes.set_title(title)
         left.set_yscale("log")
+        left.yaxis.set_major_formatter("{x:g}")
         right.set_ylim(bottom=0)
-        left.legend()
+        right.yaxis.set_major_formatter("{x:,.0f}")
+        # Below both: inside, it would hide lines.
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
     return figure
 
 

@@ -94,7 +94,9 @@ def format_exports(exports: "list[Export]") -> "Table":
     """The artefacts as a table."""
     from rich.table import Table
 
-    table = Table("format", "bytes", "difference", "agreement", "accuracy", box=None)
+    table = Table("format", box=None)
+    for name in ("bytes", "difference", "agreement", "accuracy"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("path", overflow="fold")
     for export in exports:
         table.add_row(

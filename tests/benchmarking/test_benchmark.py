@@ -49,8 +49,9 @@ def test_the_picture_has_a_line_for_each_artefact() -> None:
     timings = tuple(Timing(size, 100, size / 10, size / 9, size / 8, 1000.0 * size) for size in (1, 8, 64))
     paths = ("x/a.onnx", "x/b.onnx", "more/b.onnx", "one/export/c.onnx", "two/export/c.onnx")
     measured = [Measured(path, "onnx", "cpu", 1, timings) for path in paths]
-    left, right = latency_figure(measured, LIGHT).axes
-    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+    figure = latency_figure(measured, LIGHT)
+    _, right = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "a.onnx", "x/b.onnx", "more/b.onnx", "one/export/c.onnx", "two/export/c.onnx",
     ]  # fmt: skip
     assert len(right.lines) == 5
