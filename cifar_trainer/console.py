@@ -82,22 +82,24 @@ class Output:
             and os.environ.get("TERM") != "dumb"
         )
 
-    def note(self, text: str) -> None:
-        """Say something in passing. Lost without harm where stderr is closed."""
+    def note(self, text: str, *, wrap: bool = True) -> None:
+        """Say something in passing. Lost without harm where stderr is closed.
+
+        Without `wrap` no line ends are added, so that a command in it can be pasted.
+        """
         if self.verbosity >= 0:
             with contextlib.suppress(OSError, ValueError):
-                self.notes.print(text, soft_wrap=True)
+                self.notes.print(text, soft_wrap=None if wrap else True)
 
     def warn(self, text: str) -> None:
         """Say something that the user should know, --quiet or not."""
         with contextlib.suppress(OSError, ValueError):
-            self.notes.print(f"Warning: {text}", style="yellow", soft_wrap=True)
+            self.notes.print(f"Warning: {text}", style="yellow")
 
     def result(self, item: object) -> None:
-        """Print a result, a text or a rich table, on stdout."""
+        """Print a result, a text or a rich table, on stdout; a text without line ends of our own."""
         with writing_results():
             if isinstance(item, str):
-                # No line ends of our own: a command that wraps could not be pasted.
                 self.results.print(item, soft_wrap=True)
             elif self.results.file.isatty():
                 self.results.print(item)

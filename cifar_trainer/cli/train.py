@@ -90,7 +90,7 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
     else:
         run, result = _start(options, output, stop)
     if result is None:
-        output.note(f"Stopped and saved. Go on with:\n  {resume_command(run, options)}")
+        output.note(f"Stopped and saved. Go on with:\n  {resume_command(run, options)}", wrap=False)
         ctx.exit(128 + int(stop.received or 0))
     if as_json:
         print_json(result)

@@ -36,7 +36,7 @@ class TrainingDisplay:
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=20),
-            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[figures]}"),
             console=self._output.notes,
             transient=True,
@@ -51,10 +51,9 @@ class TrainingDisplay:
         self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
     ) -> None:
         if self._bar is not None:
-            left = datetime.timedelta(seconds=round(seconds_left))
-            figures = (
-                f"loss {loss:.4f}  accuracy {accuracy:6.2%}  {images_per_second:,.0f} images/s  {left} left"
-            )
+            # All of it fits into 80 columns, where the bar itself is left out.
+            left = str(datetime.timedelta(seconds=round(seconds_left))).removeprefix("0:")
+            figures = f"loss {loss:.4f} accuracy {accuracy:.2%} {images_per_second:,.0f} images/s {left} left"
             with _UNSEEN:
                 self._bar.update(self._task, completed=step, figures=figures)
 
