@@ -133,6 +133,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.answer(rest[:5], Content_Length=len(rest))
         time.sleep(0.6)
 
+    def hang(self) -> None:
+        self.answer(self.content[:5], 200, Content_Length=len(self.content))
+        self.wfile.flush()
+        time.sleep(15)
+
     def trickle(self) -> None:
         self.answer(b"", 200, Content_Length=len(self.content))
         for byte in self.content[:12]:

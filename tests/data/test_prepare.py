@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import builders
@@ -195,8 +194,6 @@ def real_cifar10() -> Path:
 
 @pytest.mark.skipif(not real_cifar10().exists(), reason="CIFAR-10 is not here")
 def test_real_cifar10_is_known_by_its_fingerprints(tmp_path: Path) -> None:
-    start = time.monotonic()
     report = prepare("cifar10", tmp_path, source=str(real_cifar10()))
     assert report.verified and report.title == "CIFAR-10"
     assert (report.train.fingerprint, report.test.fingerprint) == (CIFAR10_TRAIN, CIFAR10_TEST)
-    assert time.monotonic() - start < 120, "expected about 17 s on an idle machine"

@@ -1,0 +1,34 @@
+"""A signal during the download that `train` begins by itself ends it; the part stays for the next time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bad_server import serve
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_download_of_train_at_once(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with serve(bytes(100_000)) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cifar_trainer", "train", "--data-dir", str(tmp_path / "data")],
+            cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "CIFAR_TRAINER_MIRRORS": f"{server.url}/hang"},
+        )  # fmt: skip
+        part = tmp_path / "data" / "downloads" / "cifar-10-python.tar.gz.part"
+        deadline = time.monotonic() + 60
+        while not (part.exists() and server.seen) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        # The server would hang for longer.
+        out, err = process.communicate(timeout=12)
+    assert (process.returncode, out) == (code, ""), err
+    assert "Traceback" not in err
+    assert part.exists()
+    assert not (tmp_path / "runs").exists()
