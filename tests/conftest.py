@@ -45,13 +45,6 @@ def run_command(
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of one file to one worker, and all that use the exports, which take a minute to make."""
-    for item in items:
-        group = "exports" if "exports" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def run_cli() -> RunCli:
     """`run_command`: arguments, and by keyword `env`, `cwd`, `timeout`, and what subprocess.run takes."""

