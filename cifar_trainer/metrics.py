@@ -3,9 +3,9 @@
 import dataclasses
 
 import numpy as np
-from scipy.special import logsumexp, ndtri
+from scipy.special import logsumexp, ndtri, softmax
+from sklearn.metrics import average_precision_score, precision_recall_curve, precision_recall_fscore_support
 from sklearn.metrics import confusion_matrix as _confusion_matrix
-from sklearn.metrics import precision_recall_fscore_support
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -81,3 +81,97 @@ def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tup
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrecisionRecall:
+    """One class's curve.
+
+    Attributes:
+        precision, recall: float [K], from the lowest threshold to the highest; the last
+            point is precision 1 at recall 0.
+        average_precision: the sum of each threshold's precision times what it adds to the
+            recall; no interpolation. NaN where the split has no image of the class.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    average_precision: float
+
+
+def precision_recall_curves(logits: np.ndarray, labels: np.ndarray) -> tuple[PrecisionRecall, ...]:
+    """The curve of each class, by its probability.
+
+    Args:
+        logits: float [N, classes].
+        labels: integer [N].
+    """
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    curves = []
+    for label in range(logits.shape[1]):
+        of_class, score = labels == label, probabilities[:, label]
+        if not of_class.any():
+            curves.append(PrecisionRecall(np.ones(1), np.zeros(1), float("nan")))
+            continue
+        precision, recall, _ = precision_recall_curve(of_class, score)
+        curves.append(PrecisionRecall(precision, recall, float(average_precision_score(of_class, score))))
+    return tuple(curves)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """One image that was taken for another class.
+
+    Attributes:
+        index: its place in the split.
+        true, predicted: the classes' labels.
+        confidence: the predicted class's probability, at temperature 1.
+    """
+
+    index: int
+    true: int
+    predicted: int
+    confidence: float
+
+
+def confident_mistakes(logits: np.ndarray, labels: np.ndarray, count: int) -> tuple[Mistake, ...]:
+    """The `count` mistakes of the highest confidence, the surest first; ties by their place.
+
+    Args:
+        logits: float [N, classes].
+        labels: integer [N].
+        count: how many at most.
+    """
+    predicted = logits.argmax(axis=1)
+    confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")[:count]]
+    return tuple(Mistake(int(i), int(labels[i]), int(predicted[i]), float(confidence[i])) for i in surest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """Two classes that are mixed up.
+
+    Attributes:
+        true, predicted: the classes' labels.
+        images: how many of `true` were taken for `predicted`.
+        share: of all images of `true`.
+    """
+
+    true: int
+    predicted: int
+    images: int
+    share: float
+
+
+def top_confusions(matrix: np.ndarray, count: int) -> tuple[Confusion, ...]:
+    """The cells off the diagonal with the most images, the fullest first; empty ones left out."""
+    off = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+    fullest = np.argsort(-off, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(fullest, off.shape)
+    return tuple(
+        Confusion(int(r), int(c), int(off[r, c]), float(off[r, c] / matrix[r].sum()))
+        for r, c in zip(rows, columns, strict=True)
+        if off[r, c] > 0
+    )

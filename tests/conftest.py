@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cifar_trainer.export.formats import FORMATS
+from cifar_trainer.artefacts.formats import FORMATS
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -95,7 +95,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 def replace_model(run: Path, model: Any) -> None:
     """Put another model into a run's folder, as if the run had trained it."""
-    from cifar_trainer.inference import weights_sha256
+    from cifar_trainer.model import weights_sha256
 
     model.save(run / "model.keras")
     result = json.loads((run / "result.json").read_text())

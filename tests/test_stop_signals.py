@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cifar_trainer.cli.signals import SIGNALS, StopRequest, stop_on_signals
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
-from cifar_trainer.training.signals import SIGNALS, StopRequest, stop_on_signals
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 #: Says that it is ready, then works on until it is asked to stop, and never ends by itself after that.
 STUBBORN = """
 import sys, time
-from cifar_trainer.training.signals import StopRequest, stop_on_signals
+from cifar_trainer.cli.signals import StopRequest, stop_on_signals
 stop = StopRequest()
 with stop_on_signals(stop):
     print("ready", flush=True)

@@ -12,8 +12,8 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import CIFAR10_CLASSES, Split
 from cifar_trainer.run import Run
-from cifar_trainer.training.pictures import THRESHOLDS, EpochPictures, precision_recall
 from cifar_trainer.training.session import Options, TrainResult, train
+from cifar_trainer.training.tensorboard import THRESHOLDS, EpochImages, precision_recall
 
 
 class Silent:
@@ -139,7 +139,7 @@ def test_pictures_take_no_more_than_their_share_of_the_time_but_for_the_first_an
     logits = draw.normal(size=(30, 10)).astype(np.float32)
     for seconds, expected in ((10, [1, 10, 12]), (100, list(range(1, 13)))):
         now, kept = [0.0], Kept()
-        pictures = EpochPictures(kept, lambda: logits, watched, CIFAR10_CLASSES, clock=lambda: now[0])  # noqa: B023
+        pictures = EpochImages(kept, lambda: logits, watched, CIFAR10_CLASSES, clock=lambda: now[0])  # noqa: B023
         pictures.set_params({"epochs": 12})
         paint = pictures._draw
         pictures._draw = lambda *arguments: (now.__setitem__(0, now[0] + 1), paint(*arguments))  # noqa: B023

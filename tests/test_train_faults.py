@@ -15,7 +15,7 @@ import tensorflow as tf
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data import load_dataset
 from cifar_trainer.errors import TrainingError
-from cifar_trainer.inference import Predictor
+from cifar_trainer.model import LogitsFunction
 from cifar_trainer.run import Run
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training import session
@@ -94,7 +94,7 @@ def test_a_watched_loss_that_is_not_finite_ends_the_run_and_is_saved_nowhere(
     start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights may be finite and the logits of other images overflow."""
-    monkeypatch.setattr(Predictor, "__call__", lambda self, images: np.full((len(images), 10), np.nan))
+    monkeypatch.setattr(LogitsFunction, "__call__", lambda self, images: np.full((len(images), 10), np.nan))
     with pytest.raises(TrainingError, match=r"The loss of the watched images .* epoch 1, step 10 of 10"):
         start()
     kept = checkpoints.load_newest(tmp_path / "run" / "checkpoints", pytest.fail)

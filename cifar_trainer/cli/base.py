@@ -158,7 +158,7 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print the one JSON object of --json."""
-    from cifar_trainer.console import writing_results
+    from cifar_trainer.cli.console import writing_results
 
     with writing_results():
         print(json.dumps(value, allow_nan=False), flush=True)

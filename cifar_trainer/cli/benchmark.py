@@ -7,22 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import (
-    json_option,
-    print_json,
-    save_plot,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import json_option, print_json, save_plot, verbosity, verbosity_options
 from cifar_trainer.config import DEVICES, PRECISIONS, RECIPES, TrainConfig, check_choice, check_count
 from cifar_trainer.errors import UsageError, spoken
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.benchmarking.latency import Measured
-    from cifar_trainer.benchmarking.training import Throughput
-    from cifar_trainer.console import Output
+    from cifar_trainer.benchmarking import Latency, Throughput
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.environment import Device
 
 BATCH_SIZES = (1, 8, 64, 512)
@@ -61,7 +54,7 @@ def command(
       cifar-trainer benchmark runs/seed-1/export/model.onnx --batch-size 1
       cifar-trainer benchmark --train --precision bfloat16 --json
     """
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
 
     _check(artefacts, run, options)
     output = Output(verbosity(ctx))
@@ -74,7 +67,7 @@ def command(
         return
     device, measured = _measure_artefacts(artefacts, run, options, output)
     if options["plot"] is not None:
-        from cifar_trainer.benchmarking.figure import latency_figure
+        from cifar_trainer.benchmarking import latency_figure
         from cifar_trainer.plots import LIGHT
 
         save_plot(options["plot"], latency_figure(measured, LIGHT))
@@ -116,11 +109,11 @@ def _start(options: dict[str, Any], *, split: bool) -> "Device":
 def _environment(device: "Device") -> dict[str, Any]:
     from cifar_trainer import environment
 
-    return environment.describe(device)
+    return environment.describe_environment(device)
 
 
 def _measure_training(options: dict[str, Any], output: "Output") -> "tuple[Device, Throughput]":
-    from cifar_trainer.benchmarking.training import IMAGES, measure_training
+    from cifar_trainer.benchmarking import IMAGES, measure_training
     from cifar_trainer.recipes import get_recipe
 
     recipe = get_recipe(options["recipe"])
@@ -139,10 +132,10 @@ def _measure_training(options: dict[str, Any], output: "Output") -> "tuple[Devic
 
 def _measure_artefacts(
     artefacts: tuple[Path, ...], run: Path | None, options: dict[str, Any], output: "Output"
-) -> "tuple[Device, list[Measured]]":
+) -> "tuple[Device, list[Latency]]":
     from cifar_trainer import files
-    from cifar_trainer.benchmarking.latency import Measured, measure
-    from cifar_trainer.prediction.artefact import kind_of, open_artefact
+    from cifar_trainer.artefacts.formats import kind_of, open_artefact
+    from cifar_trainer.benchmarking import Latency, measure_latency
 
     paths = list(artefacts) or _artefacts_of(run)
     kinds = {path: kind_of(path) for path in paths}
@@ -155,16 +148,16 @@ def _measure_artefacts(
         with tf.device(f"/{place.upper()}:0"):
             artefact = open_artefact(path)
             timings = [
-                measure(artefact, size, options["seconds"]) for size in options["batch_sizes"] or BATCH_SIZES
+                measure_latency(artefact, size, options["seconds"])
+                for size in options["batch_sizes"] or BATCH_SIZES
             ]
-        measured.append(Measured(str(path), kind, place, files.size_of(path), tuple(timings)))
+        measured.append(Latency(str(path), kind, place, files.size_of(path), tuple(timings)))
     return device, measured
 
 
 def _artefacts_of(run: Path | None) -> list[Path]:
-    from cifar_trainer.export.formats import FORMATS
-    from cifar_trainer.prediction.run_model import check_model
-    from cifar_trainer.run import open_run
+    from cifar_trainer.artefacts.formats import FORMATS
+    from cifar_trainer.run import check_model, open_run
 
     opened = open_run(run)
     check_model(opened)
@@ -180,18 +173,18 @@ def _places(kinds: dict[Path, str], device: "Device", wanted: str) -> Iterator[t
             yield path, (kind, "gpu")
 
 
-def latency_table(measured: "list[Measured]", device: str) -> "Table":
+def latency_table(measured: "list[Latency]", device: str) -> "Table":
     """One row for each artefact and batch size."""
     from rich.table import Table
 
-    from cifar_trainer.benchmarking.figure import labels
+    from cifar_trainer.benchmarking import figure_labels
 
     table = Table(title=f"on {device}", box=None)
     table.add_column("artefact", overflow="fold")
     table.add_column("device", no_wrap=True)
     for name in ("batch", "p50 ms", "p95 ms", "p99 ms", "images/s", "size"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, each in zip(labels(measured), measured, strict=True):
+    for name, each in zip(figure_labels(measured), measured, strict=True):
         for i, timing in enumerate(each.timings):
             table.add_row(
                 spoken(name) if i == 0 else "",

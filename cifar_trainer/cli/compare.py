@@ -20,8 +20,8 @@ from cifar_trainer.errors import spoken
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.comparison.compare import Comparison, Evaluated, Group
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.comparison import Comparison, Evaluated, Group
     from cifar_trainer.data.dataset import Dataset
     from cifar_trainer.run import Run
 
@@ -53,11 +53,10 @@ def command(
       cifar-trainer compare runs/seed-0 runs/seed-1
       cifar-trainer compare runs/document-* runs/regularized-* --plot comparison.png
     """
-    from cifar_trainer.comparison.compare import check_comparable, compare
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.comparison import check_comparable, compare
     from cifar_trainer.data import load_dataset
-    from cifar_trainer.prediction.run_model import check_data, check_model
-    from cifar_trainer.run import open_run
+    from cifar_trainer.run import check_data, check_model, open_run
 
     output = Output(verbosity(ctx))
     check_choice("split", split, ("test", "validation"))
@@ -71,7 +70,7 @@ def command(
         check_data(run, dataset)
     comparison = compare(split, [_evaluated(run, c, split, dataset, output) for run, c in configs])
     if plot is not None:
-        from cifar_trainer.comparison.figure import comparison_figure
+        from cifar_trainer.comparison import comparison_figure
         from cifar_trainer.plots import LIGHT
 
         save_plot(plot, comparison_figure(comparison, LIGHT))
@@ -88,8 +87,8 @@ def command(
 def _evaluated(
     run: "Run", config: TrainConfig, split: str, dataset: "Dataset", output: "Output"
 ) -> "Evaluated":
-    from cifar_trainer.comparison.compare import read_evaluated
-    from cifar_trainer.data.training_split import evaluated_split
+    from cifar_trainer.comparison import read_evaluated
+    from cifar_trainer.data.splits import evaluated_split
 
     images = evaluated_split(dataset, config, split)
     found = read_evaluated(run, split, images)
@@ -103,8 +102,7 @@ def _evaluated(
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
     environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
     from cifar_trainer.errors import RunError
-    from cifar_trainer.evaluation.publish import evaluate
-    from cifar_trainer.evaluation.subject import load_subject
+    from cifar_trainer.evaluation.evaluate import evaluate, load_subject
 
     subject = load_subject(run, dataset, split)
     with writing(run.evaluation(split), "Make room, or give write access to the run's folder."):

@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
       cifar-trainer env -v
     """
     from cifar_trainer import environment
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
 
     output = Output(verbosity())
     environment.load_tensorflow(verbose=verbosity() > 0)

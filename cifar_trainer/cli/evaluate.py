@@ -76,12 +76,11 @@ def command(
     check_choice("split", split, ("test", "validation"))
     check_count("robustness-images", robustness_images)
     from cifar_trainer import environment
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.data import load_dataset
-    from cifar_trainer.data.training_split import check_split
-    from cifar_trainer.prediction.run_model import check_data, check_model
+    from cifar_trainer.data.splits import check_split
     from cifar_trainer.recipes import get_recipe
-    from cifar_trainer.run import open_run
+    from cifar_trainer.run import check_data, check_model, open_run
 
     output = Output(verbosity(ctx))
     opened = open_run(run)
@@ -94,8 +93,7 @@ def command(
     # A run that was trained on a GPU can be evaluated where there is none.
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
     environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
-    from cifar_trainer.evaluation.publish import evaluate
-    from cifar_trainer.evaluation.subject import load_subject
+    from cifar_trainer.evaluation.evaluate import evaluate, load_subject
 
     with output.count_bar() as bar:
         tasks: dict[str, TaskID] = {}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cifar_trainer.artefacts.formats import FORMATS
 from cifar_trainer.cli.base import (
     data_dir_option,
     json_option,
@@ -14,12 +15,11 @@ from cifar_trainer.cli.base import (
     verbosity_options,
 )
 from cifar_trainer.errors import spoken
-from cifar_trainer.export.formats import FORMATS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.export.manifest import Export
+    from cifar_trainer.artefacts.documents import Export
 
 
 @click.command(name="export")
@@ -60,11 +60,10 @@ def command(
       cifar-trainer export
       cifar-trainer export runs/seed-1 --format saved_model --force
     """
-    from cifar_trainer.console import Output
+    from cifar_trainer.artefacts.formats import check_packages, check_targets
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.data import load_dataset
-    from cifar_trainer.export.preconditions import check_packages, check_targets
-    from cifar_trainer.prediction.run_model import check_data, check_model
-    from cifar_trainer.run import open_run
+    from cifar_trainer.run import check_data, check_model, open_run
 
     screen = Output(verbosity(ctx))
     opened = open_run(run)
@@ -81,7 +80,7 @@ def command(
     environment.load_tensorflow(verbose=verbosity(ctx) > 0)
     # The gate asks for 1e-4 of a logit; a GPU's TF32 alone would be further off.
     environment.choose_device("cpu")
-    from cifar_trainer.export.exporter import export_run
+    from cifar_trainer.artefacts.export import export_run
 
     exports = export_run(opened, formats, target, dataset, replace=force, on_progress=screen.note)
     if as_json:

@@ -9,8 +9,8 @@ from cifar_trainer.cli.base import json_option, print_json, verbosity, verbosity
 from cifar_trainer.errors import CifarTrainerError, UsageError, spoken
 
 if TYPE_CHECKING:
-    from cifar_trainer.prediction.artefact import Artefact
-    from cifar_trainer.prediction.predictor import Answer, Failure
+    from cifar_trainer.artefacts.formats import Artefact
+    from cifar_trainer.prediction import Answer, Failure
 
 
 @click.command(name="predict")
@@ -35,8 +35,8 @@ def command(
       cifar-trainer predict --model runs/seed-1/export/model.tflite pictures/
       curl -s https://example.org/ship.png | cifar-trainer predict --top 1 -
     """
-    from cifar_trainer.console import Output
-    from cifar_trainer.prediction.predictor import predict
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.prediction import predict
 
     if run is not None and model is not None:
         raise UsageError(f"--run {run} and --model {model} were both given. Name one of them.")
@@ -62,14 +62,14 @@ def command(
 
 
 def _open(run: Path | None, model: Path | None) -> "tuple[Artefact, Path]":
-    from cifar_trainer.prediction.artefact import kind_of, open_artefact
+    from cifar_trainer.artefacts.formats import kind_of, open_artefact
 
     if model is not None:
         if kind_of(model) in ("saved_model", "keras"):
             _load_tensorflow()
         return open_artefact(model), model
-    from cifar_trainer.prediction.run_model import check_model, open_run_model
-    from cifar_trainer.run import open_run
+    from cifar_trainer.artefacts.keras import open_run_model
+    from cifar_trainer.run import check_model, open_run
 
     opened = open_run(run)
     check_model(opened)

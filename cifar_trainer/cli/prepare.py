@@ -1,10 +1,13 @@
 """`cifar-trainer prepare`: the data, from wherever it is, ready to train on."""
 
+import contextlib
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.progress import Progress, TaskID
 
 from cifar_trainer.cli.base import (
     DEFAULT_DATA_DIR,
@@ -15,10 +18,63 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
+from cifar_trainer.cli.console import Output
+from cifar_trainer.data import PrepareReporter
 
 if TYPE_CHECKING:
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.data import PreparedReport, SplitSummary
+
+
+#: Without a terminal, a line of a download's progress for each so many bytes.
+_LINE_BYTES = 20_000_000
+
+
+@contextlib.contextmanager
+def reporting(output: Output) -> Iterator[PrepareReporter]:
+    """A reporter that shows on `output` what `prepare` says."""
+    display = _Display(output)
+    try:
+        yield PrepareReporter(
+            note=lambda text: output.note(printable(text)),
+            warn=lambda text: output.warn(printable(text)),
+            on_download=display.on_download,
+            on_images=display.on_images,
+        )
+    finally:
+        display.close()
+
+
+class _Display:
+    """One bar at a time: that of the download, then that of the images."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._stack = contextlib.ExitStack()
+        self._bar: tuple[str, Progress, TaskID] | None = None
+        self._said = 0
+
+    def on_download(self, done: int, total: int | None, host: str) -> None:
+        self._show(f"from {host}", done, total, download=True)
+        if not self._output.live and (done - self._said >= _LINE_BYTES or done == total):
+            self._said = done
+            self._output.note(f"{done:,} of {total:,} bytes" if total else f"{done:,} bytes")
+
+    def on_images(self, done: int, total: int) -> None:
+        self._show("reading images", done, total, download=False)
+
+    def _show(self, title: str, done: int, total: int | None, *, download: bool) -> None:
+        if self._bar is None or self._bar[0] != title:
+            self.close()
+            bar = self._output.download_bar() if download else self._output.count_bar()
+            progress = self._stack.enter_context(bar)
+            self._bar = (title, progress, progress.add_task(printable(title), total=total))
+        _, progress, task = self._bar
+        progress.update(task, completed=done, total=total)
+
+    def close(self) -> None:
+        self._stack.close()
+        self._bar = None
 
 
 @click.command()
@@ -54,8 +110,7 @@ def command(
       cifar-trainer prepare --source cifar-10-python.tar.gz --data-dir data
       cifar-trainer prepare --dataset synthetic
     """
-    from cifar_trainer.cli.prepare_display import reporting
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.data import prepare
 
     output = Output(verbosity())
@@ -71,7 +126,6 @@ def command(
 
 def prepare_if_missing(dataset: str, data_dir: Path, *, offline: bool, output: "Output") -> None:
     """Prepare `dataset` as `prepare` would, where nothing is prepared yet; for `train`."""
-    from cifar_trainer.cli.prepare_display import reporting
     from cifar_trainer.data import prepare
 
     with reporting(output) as reporter:

@@ -13,7 +13,7 @@ from cifar_trainer.errors import RunError, spoken
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.comparison.listing import Listed
+    from cifar_trainer.runs import Listed
 
 
 @click.command(name="runs")
@@ -31,8 +31,8 @@ def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
       cifar-trainer runs
       cifar-trainer runs experiments --json
     """
-    from cifar_trainer.comparison.listing import list_runs
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.runs import list_runs
 
     output = Output(verbosity(ctx))
     if not os.path.isdir(folder):
@@ -51,7 +51,7 @@ def runs_table(runs: "list[Listed]") -> "Table":
     """The runs as a table."""
     from rich.table import Table
 
-    from cifar_trainer.comparison.listing import age
+    from cifar_trainer.runs import age
 
     now = datetime.datetime.now().astimezone()
     table = Table(box=None, pad_edge=False)

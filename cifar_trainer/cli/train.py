@@ -1,12 +1,15 @@
 """`cifar-trainer train`."""
 
+import contextlib
 import dataclasses
+import datetime
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cifar_trainer.cli.base import (
     DEFAULT_DATA_DIR,
@@ -18,16 +21,97 @@ from cifar_trainer.cli.base import (
     verbosity_options,
     writing,
 )
+from cifar_trainer.cli.console import Output
 from cifar_trainer.config import DATASETS, DEVICES, PRECISIONS, RECIPES, VALIDATIONS, TrainConfig
 from cifar_trainer.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from cifar_trainer.console import Output
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.cli.signals import StopRequest
     from cifar_trainer.data.dataset import Dataset
     from cifar_trainer.environment import Device
     from cifar_trainer.run import Run
     from cifar_trainer.training.checkpoint import Checkpoint
-    from cifar_trainer.training.signals import StopRequest
+
+
+#: What drawing on a terminal that is gone raises.
+_UNSEEN = contextlib.suppress(OSError, ValueError)
+
+
+class TrainingDisplay:
+    """A `cifar_trainer.training.trainer.Reporter` that shows what it is told on stderr."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def note(self, text: str) -> None:
+        self._output.note(text)
+
+    def warn(self, text: str) -> None:
+        self._output.warn(text)
+
+    # A terminal that goes away while a run trains must not take the run with it:
+    # what is drawn may be lost, what is written to the run's folder is not.
+
+    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        if not self._output.live:
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=20),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[figures]}"),
+            console=self._output.notes,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "", total=steps, completed=step, epoch=f"{epoch}/{epochs}", figures="starting"
+        )
+        with _UNSEEN:
+            self._bar.start()
+
+    def progress(
+        self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
+    ) -> None:
+        if self._bar is not None:
+            # All of it fits into 80 columns, where the bar itself is left out.
+            left = str(datetime.timedelta(seconds=round(seconds_left))).removeprefix("0:")
+            figures = f"loss {loss:.4f} accuracy {accuracy:.2%} {images_per_second:,.0f} images/s {left} left"
+            with _UNSEEN:
+                self._bar.update(self._task, completed=step, figures=figures)
+
+    def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
+        self.close()
+        self._output.note(format_epoch(row, epochs))
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            with _UNSEEN:
+                self._bar.stop()
+            self._bar = None
+
+
+def format_epoch(row: Mapping[str, Any], epochs: int) -> str:
+    """One line about a complete epoch."""
+    parts = [
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"loss {row['loss']:.4f}",
+        f"accuracy {row['accuracy']:6.2%}",
+        f"val_loss {row['val_loss']:.4f}",
+        f"val_accuracy {row['val_accuracy']:6.2%}",
+        f"{row['images_per_second']:,.0f} images/s",
+        f"{row['seconds']:.1f} s",
+    ]
+    if row.get("gpu_utilization") is not None:
+        parts.append(f"GPU {row['gpu_utilization']:.0f} %")
+    if row.get("power_watts") is not None:
+        parts.append(f"{row['power_watts']:.0f} W")
+    if row.get("energy_joules") is not None:
+        parts.append(f"{row['energy_joules']:,.0f} J")
+    return "  ".join(parts)
 
 
 _MAKE_ROOM = "Make room, or give write access to it."
@@ -76,8 +160,8 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
 
     Ctrl-C finishes the step, saves, and prints the command that resumes.
     """
-    from cifar_trainer.console import Output
-    from cifar_trainer.training.signals import StopRequest
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.cli.signals import StopRequest
 
     output = Output(verbosity(ctx))
     if not options["checkpoint_every"] > 0:
@@ -101,9 +185,9 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
 def _start(
     options: dict[str, Any], output: "Output", stop: "StopRequest"
 ) -> "tuple[Run, dict[str, Any] | None]":
-    from cifar_trainer.data.training_split import check_fit
+    from cifar_trainer.cli.signals import stop_on_signals
+    from cifar_trainer.data.splits import check_fit
     from cifar_trainer.run import new_run
-    from cifar_trainer.training.signals import stop_on_signals
 
     config = new_config(options)
     dataset = _load_data(config, options, output)
@@ -113,7 +197,7 @@ def _start(
         device = _start_tensorflow(config, output)
         from cifar_trainer import environment
 
-        _write_settings(run, config, dataset, environment.describe(device))
+        _write_settings(run, config, dataset, environment.describe_environment(device))
         _announce(config, dataset, run, device, output)
         return run, _train(config, dataset, run, None, device, options, output, stop)
 
@@ -121,8 +205,8 @@ def _start(
 def _resume(
     ctx: click.Context, path: Path, options: dict[str, Any], output: "Output", stop: "StopRequest"
 ) -> "tuple[Run, dict[str, Any] | None]":
+    from cifar_trainer.cli.signals import stop_on_signals
     from cifar_trainer.run import hold, open_run
-    from cifar_trainer.training.signals import stop_on_signals
 
     if explicit(ctx, "run_dir"):
         raise UsageError(f"--resume {path} goes on in that folder; leave out --run-dir.")
@@ -141,12 +225,11 @@ def _resume(
                 return run, done
         device = _start_tensorflow(config, output)
         from cifar_trainer import environment
-        from cifar_trainer.cli.training_display import TrainingDisplay
         from cifar_trainer.training.session import find_checkpoint
 
         with writing(run.path, _MAKE_ROOM):
             checkpoint = find_checkpoint(run, config, TrainingDisplay(output))
-        now, before = environment.describe(device), run.read_json(run.environment)
+        now, before = environment.describe_environment(device), run.read_json(run.environment)
         earlier = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}]
         for difference in environment.compare_environments(before, now):
             output.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
@@ -262,7 +345,6 @@ def _train(
     output: "Output",
     stop: "StopRequest",
 ) -> dict[str, Any] | None:
-    from cifar_trainer.cli.training_display import TrainingDisplay
     from cifar_trainer.training.session import Options, train
 
     display = TrainingDisplay(output)

@@ -48,6 +48,28 @@ class RawDataset:
         return self.test_images, self.test_labels
 
 
+@dataclasses.dataclass(frozen=True)
+class SplitSummary:
+    """A split in figures.
+
+    Attributes:
+        images: how many.
+        per_class: how many of each class, by label.
+        fingerprint: the content fingerprint, 64 hexadecimal digits.
+        mean: of each channel (R, G, B), pixels scaled to 0..1.
+        std: of each channel, over the whole split.
+    """
+
+    images: int
+    per_class: tuple[int, ...]
+    fingerprint: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Images and their labels.

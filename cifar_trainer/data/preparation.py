@@ -1,27 +1,106 @@
 """Preparing a dataset: from a source, a download or a seed to the folder that training reads."""
 
 import contextlib
+import dataclasses
 import os
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from cifar_trainer import files
 from cifar_trainer.config import DATASETS, check_choice
-from cifar_trainer.data import disk, store, synthetic
-from cifar_trainer.data.dataset import RawDataset, title_of
-from cifar_trainer.data.download import WAYS_OUT, download, local_archive
-from cifar_trainer.data.mirrors import BINARY_VERSION, PYTHON_VERSION, Archive, is_url, mirrors
-from cifar_trainer.data.report import PreparedReport, Reporter
-from cifar_trainer.data.sources import read_source
-from cifar_trainer.data.transfer import shown
+from cifar_trainer.data import cifar10, class_folders, disk, store, synthetic
+from cifar_trainer.data.archives import Source, open_source, some
+from cifar_trainer.data.cifar10 import BINARY_VERSION, PYTHON_VERSION, Archive, is_url, mirrors
+from cifar_trainer.data.dataset import RawDataset, SplitSummary, title_of
+from cifar_trainer.data.download import WAYS_OUT, PrepareReporter, download, local_archive, shown
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedReport:
+    """What lies in a prepared folder.
+
+    Attributes:
+        dataset: its name, `cifar10` or `synthetic`.
+        data_dir: the data folder as it was given; the files are in `folder`.
+        folder: DATA_DIR/dataset.
+        source: what it was made from.
+        verified: both fingerprints are CIFAR-10's.
+        title: what to call it.
+        classes: the ten names, by label.
+        already: it was there before, and nothing was done.
+    """
+
+    dataset: str
+    data_dir: Path
+    folder: Path
+    source: str
+    verified: bool
+    title: str
+    classes: tuple[str, ...]
+    train: SplitSummary
+    test: SplitSummary
+    already: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of `prepare --json`."""
+        return {
+            "dataset": self.dataset,
+            "data_dir": str(self.data_dir),
+            "source": self.source,
+            "verified": self.verified,
+            "train": self.train.to_json(),
+            "test": self.test.to_json(),
+        }
+
+
+def read_source(path: Path, on_images: Callable[[int, int], None]) -> RawDataset:
+    """Read the official archives, their extracted folders, or class folders of pictures.
+
+    Args:
+        path: a folder, a zip or a tar, plain or gzip.
+        on_images: told how many images are read, and of how many.
+
+    Raises:
+        DataError: it is none of these, or not what it should be.
+    """
+    source = open_source(path)
+    if not source.members:
+        raise DataError(f"{path} is empty. {_EXPECTED}")
+    names = _without_top(source)
+    first_parts = {name.split("/")[0] for name in names}
+    if cifar10.is_cifar100(names):
+        raise DataError(f"{path} holds CIFAR-100: a hundred classes. {_EXPECTED}")
+    if cifar10.is_python_version(names):
+        return cifar10.read_python_version(source, names, on_images)
+    if cifar10.is_binary_version(names):
+        return cifar10.read_binary_version(source, names, on_images)
+    if first_parts & {"train", "test"}:
+        return class_folders.read_class_folders(source, names, on_images)
+    raise DataError(f"{path} is no data set that is known here: it holds {some(names)}. {_EXPECTED}")
+
+
+_EXPECTED = (
+    "Expected CIFAR-10's official Python or binary version, or pictures laid out as "
+    "train/CLASS/*.png|jpg and test/CLASS/*.png|jpg."
+)
+
+
+def _without_top(source: Source) -> dict[str, str]:
+    """The members' names by their names without the one folder that may lie around it all."""
+    tops = {name.split("/")[0] for name in source.members}
+    if len(tops) == 1 and all("/" in name for name in source.members) and not tops & {"train", "test"}:
+        return {name.split("/", 1)[1]: name for name in source.members}
+    return {name: name for name in source.members}
+
 
 LOCK_NAME = ".prepare.lock"
 DOWNLOADS = "downloads"
-_QUIET = Reporter()
+_QUIET = PrepareReporter()
 
 
 def prepare(
@@ -32,7 +111,7 @@ def prepare(
     offline: bool = False,
     force: bool = False,
     verify: bool = False,
-    reporter: Reporter = _QUIET,
+    reporter: PrepareReporter = _QUIET,
 ) -> PreparedReport:
     """Prepare `dataset` in `data_dir`, unless it is prepared already.
 
@@ -111,7 +190,7 @@ def _check_source(dataset: str, source: str, offline: bool) -> None:
         )
 
 
-def _existing(folder: Path, reporter: Reporter) -> store.Record | None:
+def _existing(folder: Path, reporter: PrepareReporter) -> store.Record | None:
     try:
         return store.read_record(folder) if folder.is_dir() else None
     except (DataNotFoundError, OSError):
@@ -122,7 +201,7 @@ def _existing(folder: Path, reporter: Reporter) -> store.Record | None:
 
 
 def _obtain(
-    dataset: str, data_dir: Path, source: str | None, offline: bool, reporter: Reporter
+    dataset: str, data_dir: Path, source: str | None, offline: bool, reporter: PrepareReporter
 ) -> tuple[RawDataset, str]:
     """The pictures, and where they came from, in words for the record."""
     if dataset == "synthetic":
@@ -154,7 +233,7 @@ def _check_archive_is_there(folder: Path) -> None:
         )
 
 
-def _official_archive(folder: Path, offline: bool, reporter: Reporter) -> Path:
+def _official_archive(folder: Path, offline: bool, reporter: PrepareReporter) -> Path:
     path = local_archive((PYTHON_VERSION, BINARY_VERSION), folder)
     if path is not None:
         reporter.note(f"Reading {path}.")
@@ -176,7 +255,7 @@ def _write(folder: Path, dataset: str, raw: RawDataset, origin: str) -> store.Re
 
 
 @contextlib.contextmanager
-def _hold(data_dir: Path, reporter: Reporter) -> Iterator[None]:
+def _hold(data_dir: Path, reporter: PrepareReporter) -> Iterator[None]:
     lock = filelock.FileLock(data_dir / LOCK_NAME)
     try:
         lock.acquire(timeout=0)

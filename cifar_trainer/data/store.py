@@ -1,18 +1,91 @@
 """The prepared folder: four arrays, dataset.json, samples.png; written whole, verified when read."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from cifar_trainer import files
-from cifar_trainer.data.dataset import Dataset, RawDataset, Split
-from cifar_trainer.data.fingerprint import fingerprint, is_cifar10
-from cifar_trainer.data.report import SplitSummary
-from cifar_trainer.data.samples import write_samples
+from cifar_trainer.data.dataset import Dataset, RawDataset, Split, SplitSummary
 from cifar_trainer.errors import DataError, DataNotFoundError
+
+#: CIFAR-10's fingerprints, measured over all 60,000 lossless images.
+CIFAR10_TRAIN = "d59acf989e068e709ce686cda292672c7b212c08d29d3d3e6d8c3aa99eba6a85"
+CIFAR10_TEST = "899683d46c3a8c66fd56e1af12202e69fe5a4517be10b0f68e04c78fe585c57c"
+
+RECORD_BYTES = 1 + 32 * 32 * 3
+_CHUNK = 5000
+
+
+def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of the concatenated, sorted SHA-256 digests of each image's record.
+
+    A record is one label byte, then 3,072 pixel bytes, row by row, RGB interleaved.
+
+    Args:
+        images: uint8 [N, 32, 32, 3], RGB.
+        labels: uint8 [N].
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digests = []
+    records = np.empty((_CHUNK, RECORD_BYTES), np.uint8)
+    for start in range(0, len(labels), _CHUNK):
+        stop = min(start + _CHUNK, len(labels))
+        records[: stop - start, 0] = labels[start:stop]
+        records[: stop - start, 1:] = images[start:stop].reshape(stop - start, -1)
+        digests += [hashlib.sha256(record.data).digest() for record in records[: stop - start]]
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def is_cifar10(train: str, test: str) -> bool:
+    """Whether the fingerprints of both splits are CIFAR-10's."""
+    return train == CIFAR10_TRAIN and test == CIFAR10_TEST
+
+
+PER_CLASS = 10
+_SCALE = 2
+_TILE = 32 * _SCALE
+_GAP = 4
+_LABEL_WIDTH = 112
+_MARGIN = 12
+
+
+def write_samples(path: Path, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Draw the first ten training images of each class, a row a class, with its name.
+
+    Args:
+        path: where the PNG goes.
+        images: uint8 [N, 32, 32, 3], RGB.
+        labels: uint8 [N].
+        classes: the names, by label.
+    """
+    step = _TILE + _GAP
+    width = _LABEL_WIDTH + PER_CLASS * step - _GAP + 2 * _MARGIN
+    height = len(classes) * step - _GAP + 2 * _MARGIN
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=16)
+    for label, name in enumerate(classes):
+        top = _MARGIN + label * step
+        draw.text((_MARGIN, top + _TILE // 2), _shown(name), fill="#222222", font=font, anchor="lm")
+        for column, index in enumerate(np.flatnonzero(labels == label)[:PER_CLASS]):
+            tile = Image.fromarray(images[index]).resize((_TILE, _TILE), Image.Resampling.NEAREST)
+            sheet.paste(tile, (_MARGIN + _LABEL_WIDTH + column * step, top))
+    with files.atomic_writer(path) as file:
+        sheet.save(file, format="PNG")
+
+
+def _shown(name: str) -> str:
+    """A class's name as far as the column holds it."""
+    short = "".join(c if c.isprintable() else "?" for c in name)
+    return short if len(short) <= 12 else short[:11] + "…"
+
 
 RECORD_NAME = "dataset.json"
 FORMAT = 1

@@ -3,11 +3,12 @@
 Importing this package imports no TensorFlow; `load_tensorflow` does.
 """
 
-from cifar_trainer.environment.devices import Device, choose_device
 from cifar_trainer.environment.machine import is_slow
-from cifar_trainer.environment.record import compare_environments, describe
-from cifar_trainer.environment.startup import (
+from cifar_trainer.environment.record import compare_environments, describe_environment
+from cifar_trainer.environment.start import (
+    Device,
     Threads,
+    choose_device,
     configure_threads,
     enable_determinism,
     load_tensorflow,
@@ -19,7 +20,7 @@ __all__ = [
     "choose_device",
     "compare_environments",
     "configure_threads",
-    "describe",
+    "describe_environment",
     "enable_determinism",
     "is_slow",
     "load_tensorflow",

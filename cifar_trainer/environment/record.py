@@ -13,8 +13,7 @@ from typing import Any
 
 from cifar_trainer import __version__
 from cifar_trainer.environment import cuda, machine
-from cifar_trainer.environment.devices import Device
-from cifar_trainer.environment.startup import threads
+from cifar_trainer.environment.start import Device, threads
 
 #: The entries that decide the last bits of a result, and what to call them.
 _DECIDING = {
@@ -44,7 +43,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def describe(device: Device) -> dict[str, Any]:
+def describe_environment(device: Device) -> dict[str, Any]:
     """What environment.json holds; JSON types only."""
     return {
         "started_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

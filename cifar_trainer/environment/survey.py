@@ -11,9 +11,8 @@ import tensorflow as tf
 
 from cifar_trainer.environment import cuda
 from cifar_trainer.environment.cuda import Missing
-from cifar_trainer.environment.devices import choose_device, describe_cpu, describe_gpu
-from cifar_trainer.environment.record import describe
-from cifar_trainer.environment.startup import configure_threads
+from cifar_trainer.environment.record import describe_environment
+from cifar_trainer.environment.start import choose_device, configure_threads, describe_cpu, describe_gpu
 
 #: The convolution: a batch of 32 pictures of 32×32×64, 3×3 to 64 channels.
 SHAPE, FILTER = (32, 32, 32, 64), (3, 3, 64, 64)
@@ -97,7 +96,7 @@ def take_survey() -> Survey:
                 "pip install nvidia-ml-py",
             ),
         )
-    return Survey(describe(device), extras, tuple(trials), found, missing)
+    return Survey(describe_environment(device), extras, tuple(trials), found, missing)
 
 
 def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Trial:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cifar_trainer.evaluation.calibration import Calibration, Reliability
-from cifar_trainer.evaluation.curves import PrecisionRecall
 from cifar_trainer.evaluation.robustness import EPSILONS, Robustness
+from cifar_trainer.metrics import PrecisionRecall
 from cifar_trainer.plots import Theme, new_figure
 
 

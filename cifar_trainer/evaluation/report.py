@@ -9,10 +9,15 @@ import numpy as np
 
 from cifar_trainer import metrics
 from cifar_trainer.evaluation.calibration import Calibration, calibrate
-from cifar_trainer.evaluation.curves import precision_recall_curves
-from cifar_trainer.evaluation.mistakes import Confusion, Mistake, confident_mistakes, top_confusions
+from cifar_trainer.evaluation.evaluate import Subject
 from cifar_trainer.evaluation.robustness import Robustness
-from cifar_trainer.evaluation.subject import Subject
+from cifar_trainer.metrics import (
+    Confusion,
+    Mistake,
+    confident_mistakes,
+    precision_recall_curves,
+    top_confusions,
+)
 
 #: Mistakes in the gallery, and pairs of classes in the list.
 MISTAKES = 20

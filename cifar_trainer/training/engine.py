@@ -15,7 +15,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer.training.order import augmentation_seed, layer_seeds
+#: Names the independent streams that grow from one seed.
+_ORDER, _LAYERS, _AUGMENT = 1, 2, 3
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of `count` images in an epoch (0-based), as int64 [count]."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _ORDER, epoch])))
+    return generator.permutation(count)
+
+
+def layer_seeds(seed: int, count: int) -> np.ndarray:
+    """One seed for each of `count` random layers, as uint32 [count]; the step is their counter."""
+    return np.random.SeedSequence([seed, _LAYERS]).generate_state(count, np.uint32)
+
+
+def augmentation_seed(seed: int) -> int:
+    """The first word of the augmentation's seed, a non-negative int32; the step is the second."""
+    return int(np.random.SeedSequence([seed, _AUGMENT]).generate_state(1, np.uint32)[0] >> 1)
+
 
 #: The most steps that one call can run; the buffers of losses have this length.
 MAX_CHUNK = 1024

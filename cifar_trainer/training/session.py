@@ -8,24 +8,96 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cifar_trainer import files
 from cifar_trainer.config import TrainConfig
-from cifar_trainer.data.dataset import Dataset, Split
-from cifar_trainer.data.training_split import split_for
+from cifar_trainer.data.dataset import Dataset, Split, release_pages
+from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import CheckpointError, TrainingError
-from cifar_trainer.inference import weights_sha256
+from cifar_trainer.model import weights_sha256
+from cifar_trainer.recipes import Recipe, get_recipe
 from cifar_trainer.run import Run
 from cifar_trainer.training import checkpoint as checkpoints
-from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import Checkpoint
-from cifar_trainer.training.events import cut_back
-from cifar_trainer.training.histograms import EpochHistograms
-from cifar_trainer.training.pictures import EpochPictures
-from cifar_trainer.training.reporter import Reporter
-from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EventWriter
-from cifar_trainer.training.trainer import Policy, Trainer
+from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.tensorboard import (
+    SAMPLE_IMAGES,
+    EpochHistograms,
+    EpochImages,
+    EventWriter,
+    cut_back,
+)
+from cifar_trainer.training.trainer import Policy, Trainer, TrainingReporter
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """What a trainer runs.
+
+    Attributes:
+        model: compiled, so that callbacks and the saved model are complete.
+        optimizer: built on the model's trainable variables.
+        loop: its images lie on the device.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    loop: StepLoop
+
+
+def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, gpu: bool) -> Parts:
+    """Build a run's parts; the first weights follow from its seed.
+
+    Args:
+        config: the settings.
+        train: the whole training split.
+        indices: of the images to train on, int64 [N].
+        gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
+    """
+    keras.utils.set_random_seed(config.seed)
+    recipe = get_recipe(config.recipe)
+    model = build_model(recipe, config.precision)
+    steps = -(-len(indices) // config.batch_size)
+    optimizer = build_optimizer(recipe, config, steps * config.epochs)
+    model.compile(
+        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
+    optimizer.build(model.trainable_variables)
+    # All images in order need no copy on the host: the map of the file is read once, by the device.
+    images = train.images if len(indices) == len(train) else train.images[indices]
+    loop = StepLoop(
+        model,
+        optimizer,
+        images,
+        train.labels[indices],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augment=recipe.augment,
+        xla=gpu if config.xla is None else config.xla,
+        shards=2 if not gpu and recipe.SPLITTABLE else 1,
+    )
+    release_pages(train.images)
+    return Parts(model, optimizer, loop)
+
+
+def build_model(recipe: Recipe, precision: str) -> keras.Model:
+    """A recipe's network whose layers compute in `precision` and keep float32 weights."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    try:
+        return recipe.build_model()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_optimizer(recipe: Recipe, config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
+    """A recipe's optimizer; under float16 it scales the loss (Micikevicius et al. 2018, 3.2)."""
+    optimizer = recipe.build_optimizer(config.learning_rate, steps)
+    if config.precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +188,7 @@ def train(
     dataset: Dataset,
     run: Run,
     checkpoint: Checkpoint | None,
-    reporter: Reporter,
+    reporter: TrainingReporter,
     options: Options,
 ) -> TrainResult | None:
     """Train a run, from its first step or from `checkpoint` on, and write all its files.
@@ -156,7 +228,7 @@ def train(
                 parts.model, parts.optimizer, parts.loop, watched, run,
                 seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
             )  # fmt: skip
-        pictures = EpochPictures(events, lambda: trainer.validation_logits, watched, dataset.classes)
+        pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
         callbacks = [events, pictures]
         if options.histograms:
             callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
@@ -184,7 +256,7 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     return {k: v for k, v in config.to_json().items() if k not in ("epochs", "device")}
 
 
-def find_checkpoint(run: Run, config: TrainConfig, reporter: Reporter) -> Checkpoint | None:
+def find_checkpoint(run: Run, config: TrainConfig, reporter: TrainingReporter) -> Checkpoint | None:
     """The checkpoint from which a run goes on, everything later than it cut away.
 
     1. Leftovers of interrupted writes go.

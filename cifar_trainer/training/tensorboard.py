@@ -1,22 +1,65 @@
-"""What a run shows in TensorBoard: a Keras callback that writes once an epoch.
+"""What a run writes for TensorBoard: curves, images, histograms, hparams; cut back at a resume."""
 
-The steps of all events are complete epochs, 0 before the first. Scalars bear the names
-that `keras.callbacks.TensorBoard` gives them, so that both kinds of runs share charts.
-"""
-
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.special import softmax
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hp
+from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 
-from cifar_trainer import __version__
+from cifar_trainer import __version__, files, metrics
 from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Split
+
+
+def cut_back(folder: Path, last_step: int) -> None:
+    """Drop the events below `folder` whose step is above `last_step`.
+
+    The events that stay are written to one file, which then takes the place of the
+    others; each once, for a kill in between has left both. A record that a kill has cut
+    short ends its file, as it does for TensorBoard.
+
+    Raises:
+        OSError: the new file could not be written; the old ones are untouched.
+    """
+    old = sorted(folder.glob("events.out.tfevents.*"))
+    if not old:
+        return
+    target = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}.resumed"
+    partial = folder / f"{files.PARTIAL_PREFIX}{target.name}"
+    try:
+        kept: set[bytes] = set()
+        with tf.io.TFRecordWriter(os.fsencode(partial)) as writer:
+            for path in old:
+                for record in _records(path):
+                    digest = hashlib.sha256(record).digest()
+                    if digest not in kept and Event.FromString(record).step <= last_step:
+                        writer.write(record)
+                        kept.add(digest)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    for path in old:
+        if path != target:
+            path.unlink()
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    try:
+        for record in tf.data.TFRecordDataset(os.fsencode(path)):
+            yield record.numpy()
+    except tf.errors.DataLossError:
+        return
+
 
 #: The columns of the history that belong to each split, and their tags.
 TRAIN_SCALARS = {
@@ -175,3 +218,150 @@ def _writer(folder: Path) -> tf.summary.SummaryWriter:
 def _markdown_table(values: Mapping[str, Any]) -> str:
     rows = [f"| {name} | {json.dumps(value)} |" for name, value in values.items()]
     return "\n".join(["| setting | value |", "| --- | --- |", *rows])
+
+
+#: The share of the time so far that all this may take; the first and the last epoch are drawn in any case.
+TIME_SHARE = 0.02
+#: Mistakes in the gallery.
+MISTAKES = 15
+#: Points of a precision-recall curve: thresholds 0, 0.01, …, 1.
+THRESHOLDS = 101
+
+
+class EpochImages(keras.callbacks.Callback):
+    """Writes the confusion matrix, the surest mistakes and precision-recall curves.
+
+    Args:
+        events: where they go.
+        logits: gives the epoch's logits of the watched images, float32 [N, classes].
+        watched: the images.
+        classes: the names, by label.
+        clock: gives seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        events: EventWriter,
+        logits: Callable[[], np.ndarray],
+        watched: Split,
+        classes: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._events, self._logits, self._watched, self._classes = events, logits, watched, classes
+        self._clock = clock
+        self._begun = clock()
+        self._spent = 0.0
+        # Seconds of the fastest drawing; the first, which imports Matplotlib, is slower than the others.
+        self._cost: float | None = None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._begun = self._clock()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        began = self._clock()
+        logits, step = self._logits(), epoch + 1
+        probabilities = softmax(logits.astype(np.float64), axis=1)
+        self._events.write("validation", lambda: self._write_curves(probabilities, step))
+        self._spent += self._clock() - began
+        if step == self.params.get("epochs") or self._is_affordable():
+            began = self._clock()
+            self._draw(probabilities, step)
+            seconds = self._clock() - began
+            self._spent += seconds
+            self._cost = seconds if self._cost is None else min(self._cost, seconds)
+
+    def _is_affordable(self) -> bool:
+        if self._cost is None:
+            return True
+        return self._spent + self._cost <= TIME_SHARE * (self._clock() - self._begun)
+
+    def _draw(self, probabilities: np.ndarray, step: int) -> None:
+        # Matplotlib takes a second to import; a run that is stopped early need not wait for it.
+        from cifar_trainer import plots
+
+        labels, predicted = self._watched.labels, probabilities.argmax(axis=1)
+        matrix = metrics.confusion_matrix(predicted, labels, len(self._classes))
+        confidence = probabilities.max(axis=1)
+        wrong = np.flatnonzero(predicted != labels)
+        surest = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES]]
+        confusion = plots.confusion_matrix_image(matrix, self._classes)
+        gallery = plots.gallery_image(
+            self._watched.images[surest], labels[surest], predicted[surest], confidence[surest], self._classes
+        )
+        self._events.write_images("confusion_matrix", confusion[None], step)
+        self._events.write_images("surest_mistakes", gallery[None], step)
+
+    def _write_curves(self, probabilities: np.ndarray, step: int) -> None:
+        for label, name in enumerate(self._classes):
+            tf.summary.write(
+                f"precision_recall/{name}",
+                precision_recall(probabilities[:, label], self._watched.labels == label),
+                step=step,
+                metadata=pr_curve_metadata.create_summary_metadata(name, "", THRESHOLDS),
+            )
+
+
+def precision_recall(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """What TensorBoard's plugin reads: true and false positives and negatives, precision, recall.
+
+    Args:
+        scores: float [N], 0 to 1.
+        positive: bool [N].
+
+    Returns:
+        float32 [6, THRESHOLDS], by rising threshold; a score at the threshold counts as positive.
+    """
+    thresholds = np.linspace(0, 1, THRESHOLDS)
+    hits, alarms = np.sort(scores[positive]), np.sort(scores[~positive])
+    tp = len(hits) - np.searchsorted(hits, thresholds)
+    fp = len(alarms) - np.searchsorted(alarms, thresholds)
+    fn, tn = len(hits) - tp, len(alarms) - fp
+    precision = tp / np.maximum(tp + fp, 1)
+    recall = tp / np.maximum(tp + fn, 1)
+    return np.stack([tp, fp, tn, fn, precision, recall]).astype(np.float32)
+
+
+#: Batches whose gradients are looked at.
+BATCHES = 32
+
+
+class EpochHistograms(keras.callbacks.Callback):
+    """Writes each weight's values, and the norms of the loss's gradient over some batches.
+
+    The gradients are computed anew at the epoch's last weights, without dropout and with
+    batch normalization's moving averages: nothing that training goes on with is touched.
+
+    Args:
+        events: where they go.
+        train: the training split.
+        indices: of the images that are trained on, int64 [N]; the first batches of them are used.
+        batch_size: images a batch.
+    """
+
+    def __init__(self, events: EventWriter, train: Split, indices: np.ndarray, batch_size: int) -> None:
+        super().__init__()
+        self._events = events
+        chosen = indices[: BATCHES * batch_size]
+        starts = range(0, len(chosen), batch_size)
+        self._batches = [
+            (train.images[chosen[s : s + batch_size]], train.labels[chosen[s : s + batch_size]])
+            for s in starts
+        ]
+        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self._norm = tf.function(self._gradient_norm, autograph=False, reduce_retracing=True)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        norms = [float(self._norm(tf.constant(x), tf.constant(y))) for x, y in self._batches]
+        self._events.write("train", lambda: self._write(norms, epoch + 1))
+
+    def _gradient_norm(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = self._loss(labels, self.model(images, training=False))
+        variables = [variable.value for variable in self.model.trainable_variables]
+        return tf.linalg.global_norm(tape.gradient(loss, variables))
+
+    def _write(self, norms: list[float], step: int) -> None:
+        tf.summary.histogram("gradient_norm", norms, step=step)
+        for variable in self.model.trainable_variables:
+            tf.summary.histogram(f"weights/{variable.path}", variable.numpy(), step=step)

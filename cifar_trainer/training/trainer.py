@@ -1,28 +1,82 @@
-"""The run's loop: chunks of steps, epochs, callbacks and checkpoints."""
+"""The run's loop: chunks of steps, epochs, callbacks, checkpoints, history.csv."""
 
 import contextlib
+import csv
 import dataclasses
+import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer import metrics
+from cifar_trainer import files, metrics
 from cifar_trainer.data.dataset import Split, release_pages
+from cifar_trainer.environment.telemetry import GpuTelemetry
 from cifar_trainer.errors import TrainingError
-from cifar_trainer.inference import Predictor
+from cifar_trainer.model import LogitsFunction
 from cifar_trainer.run import Run
-from cifar_trainer.telemetry import GpuTelemetry
 from cifar_trainer.training import checkpoint as checkpoints
-from cifar_trainer.training.checkpoint import Checkpoint
-from cifar_trainer.training.engine import MAX_CHUNK, StepLoop
-from cifar_trainer.training.history import write_history
-from cifar_trainer.training.order import epoch_order
-from cifar_trainer.training.reporter import Reporter
-from cifar_trainer.training.state import assign_variables, read_variables
+from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
+from cifar_trainer.training.engine import MAX_CHUNK, StepLoop, epoch_order
+
+
+class TrainingReporter(Protocol):
+    """Told by the training loop. None of these may raise for want of a terminal."""
+
+    def note(self, text: str) -> None:
+        """Something in passing."""
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know, and that does not end the run."""
+
+    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """Epoch `epoch` (1-based) of `epochs` begins, or goes on after `step` of `steps` steps."""
+
+    def progress(
+        self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
+    ) -> None:
+        """`step` steps of this epoch are done.
+
+        Loss, accuracy and speed are the epoch's so far; the time left is the whole run's, at that speed.
+        """
+
+    def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
+        """An epoch is complete; `row` is its row of the history."""
+
+
+#: The columns, in order. The last four stay empty without an NVIDIA GPU.
+COLUMNS = (
+    "epoch",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "images_per_second",
+    "seconds",
+    "gpu_utilization",
+    "gpu_memory_mib",
+    "power_watts",
+    "energy_joules",
+)
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the file by a header and `rows`; None becomes an empty field.
+
+    Raises:
+        OSError: it could not be written; the old file is untouched.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, buffer.getvalue())
+
 
 #: Seconds that a chunk of steps is made to take: the longest wait for a signal or the screen.
 CHUNK_SECONDS = 0.5
@@ -76,12 +130,12 @@ class Trainer:
         seed: int,
         identity: Mapping[str, Any],
         policy: Policy,
-        reporter: Reporter,
+        reporter: TrainingReporter,
     ) -> None:
         self._model, self._optimizer, self._loop, self._watched = model, optimizer, loop, watched
         self._run, self._seed, self._identity = run, seed, dict(identity)
         self._policy, self._reporter = policy, reporter
-        self._predictor = Predictor(model)
+        self._predictor = LogitsFunction(model)
         self._watched_images = tf.constant(watched.images)
         release_pages(watched.images)
         self._chunk_steps = FIRST_CHUNK

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifar_trainer.benchmarking.figure import latency_figure
-from cifar_trainer.benchmarking.latency import LEAST_CALLS, Measured, Timing, measure
+from cifar_trainer.benchmarking import LEAST_CALLS, Latency, Timing, latency_figure, measure_latency
 from cifar_trainer.plots import LIGHT
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,7 +33,7 @@ class Clockwork:
 
 def test_percentiles_and_throughput_are_of_the_calls_after_the_warm_up() -> None:
     made = Clockwork()
-    timing = measure(made, 8, seconds=0.001, clock=made.clock)
+    timing = measure_latency(made, 8, seconds=0.001, clock=made.clock)
     warm_up = made.calls - LEAST_CALLS
     assert timing.calls == LEAST_CALLS
     assert warm_up >= 3
@@ -48,7 +47,7 @@ def test_percentiles_and_throughput_are_of_the_calls_after_the_warm_up() -> None
 def test_the_picture_has_a_line_for_each_artefact() -> None:
     timings = tuple(Timing(size, 100, size / 10, size / 9, size / 8, 1000.0 * size) for size in (1, 8, 64))
     paths = ("x/a.onnx", "x/b.onnx", "more/b.onnx", "one/export/c.onnx", "two/export/c.onnx")
-    measured = [Measured(path, "onnx", "cpu", 1, timings) for path in paths]
+    measured = [Latency(path, "onnx", "cpu", 1, timings) for path in paths]
     figure = latency_figure(measured, LIGHT)
     _, right = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

@@ -106,7 +106,7 @@ def test_cifar_trainer_data_names_the_data_folder_of_every_command(
 
 def test_an_unexpected_exception_keeps_its_traceback() -> None:
     program = (
-        "import cifar_trainer.comparison.listing as listing\n"
+        "import cifar_trainer.run as listing\n"
         "def broken(root): raise ZeroDivisionError('a fault of ours')\n"
         "listing.list_runs = broken\n"
         "from cifar_trainer.cli import main\n"
@@ -188,7 +188,7 @@ def test_a_dumb_terminal_of_20_columns_gets_plain_lines(data_dir: Path, tmp_path
 
 @pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_no_color_on_a_terminal_gives_no_colour(env: dict[str, str], coloured: bool) -> None:
-    program = ["-c", "from cifar_trainer.console import Output; Output().warn('mind the gap')"]
+    program = ["-c", "from cifar_trainer.cli.console import Output; Output().warn('mind the gap')"]
     _, shown = on_a_terminal(program, TERM="xterm-256color", **env)
     assert "Warning: mind the gap" in shown
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]", shown)) is coloured
@@ -196,7 +196,9 @@ def test_no_color_on_a_terminal_gives_no_colour(env: dict[str, str], coloured: b
 
 def test_force_color_where_there_is_no_terminal_gives_colour_and_no_bar() -> None:
     """Continuous integration sets it, and keeps what is written in a file."""
-    program = "from cifar_trainer.console import Output; o = Output(); o.warn('mind the gap'); print(o.live)"
+    program = (
+        "from cifar_trainer.cli.console import Output; o = Output(); o.warn('mind the gap'); print(o.live)"
+    )
     env = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
     env.pop("NO_COLOR", None)
     done = subprocess.run(
@@ -209,7 +211,7 @@ def test_force_color_where_there_is_no_terminal_gives_colour_and_no_bar() -> Non
 def test_a_command_to_paste_is_one_line_however_narrow_the_terminal() -> None:
     command = "cifar-trainer train --resume " + "/a/long/way/to" * 8
     said = f"Output().note('Go on with:\\n  {command}', wrap=False)"
-    program = ["-c", f"from cifar_trainer.console import Output; {said}"]
+    program = ["-c", f"from cifar_trainer.cli.console import Output; {said}"]
     _, shown = on_a_terminal(program, TERM="xterm-256color", COLUMNS="40")
     assert f"  {command}\r\n" in shown
 

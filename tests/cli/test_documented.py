@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 import pytest
 
-from cifar_trainer.benchmarking.latency import Measured, Timing
-from cifar_trainer.benchmarking.training import Throughput
+from cifar_trainer.benchmarking import Latency, Throughput, Timing
 from cifar_trainer.cli import COMMANDS, main
 from cifar_trainer.cli.base import EXIT_CODES
-from cifar_trainer.comparison.listing import Listed
+from cifar_trainer.runs import Listed
 from cifar_trainer.training.session import TrainResult
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +36,7 @@ def test_each_command_is_documented_with_its_options_and_no_others(name: str) ->
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("train", TrainResult), ("runs", Listed), ("benchmark", Measured), ("benchmark", Timing),
+    [("train", TrainResult), ("runs", Listed), ("benchmark", Latency), ("benchmark", Timing),
      ("benchmark", Throughput)],
 )  # fmt: skip
 def test_the_keys_of_a_result_are_documented(name: str, kind: type) -> None:

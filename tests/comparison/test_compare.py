@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cifar_trainer.comparison.compare import Evaluated, check_comparable, compare
-from cifar_trainer.comparison.figure import comparison_figure
+from cifar_trainer.comparison import Evaluated, check_comparable, compare, comparison_figure
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.errors import UsageError
 from cifar_trainer.plots import LIGHT, pixels

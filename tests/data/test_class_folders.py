@@ -14,7 +14,7 @@ from PIL import Image
 
 from cifar_trainer.data import CIFAR10_CLASSES
 from cifar_trainer.data.dataset import RawDataset
-from cifar_trainer.data.sources import read_source
+from cifar_trainer.data.preparation import read_source
 from cifar_trainer.errors import DataError
 
 PICTURES = builders.class_folders()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from bad_server import ETAG, BadServer, serve
 
-from cifar_trainer.data import Reporter, download
+from cifar_trainer.data import PrepareReporter, download
+from cifar_trainer.data.cifar10 import Archive
+from cifar_trainer.data.download import MAX_BYTES, Part, Patience
 from cifar_trainer.data.download import download as download_archive
-from cifar_trainer.data.mirrors import Archive
-from cifar_trainer.data.transfer import MAX_BYTES, Part, Patience
 from cifar_trainer.errors import DataNotFoundError
 from cifar_trainer.files import sha256_bytes
 
@@ -52,7 +52,9 @@ def get(server: BadServer, tmp_path: Path) -> Callable[..., Fetched]:
             (tmp_path / f"{archive.name}.part").write_bytes(part)
         notes: list[str] = []
         progress: list[int] = []
-        reporter = Reporter(note=notes.append, on_download=lambda done, total, host: progress.append(done))
+        reporter = PrepareReporter(
+            note=notes.append, on_download=lambda done, total, host: progress.append(done)
+        )
         return Fetched(download_archive(archive, urls, tmp_path, reporter), notes, progress)
 
     return run

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from builders import Refuse, write_folder, write_tar
 
-from cifar_trainer.data import CIFAR10_CLASSES, load_dataset, official, prepare
-from cifar_trainer.data.restricted_pickle import load_dictionary
-from cifar_trainer.data.sources import read_source
+from cifar_trainer.data import CIFAR10_CLASSES, cifar10, load_dataset, prepare
+from cifar_trainer.data.preparation import read_source
+from cifar_trainer.data.unpickler import load_dictionary
 from cifar_trainer.errors import DataError
 
 PYTHON, BINARY = "cifar-10-batches-py", "cifar-10-batches-bin"
@@ -143,7 +143,7 @@ def test_numbers_of_thousands_of_digits_are_told_briefly() -> None:
     content = pickle.dumps({b"labels": [10**5000] * 10_000, b"data": 1}, 2)
     labels = load_dictionary(content, "batch")["labels"]
     with pytest.raises(DataError, match="record 0: the label is a number of many digits"):
-        official._checked_labels(labels, "batch")
+        cifar10._checked_labels(labels, "batch")
 
 
 def small_batch(**changes: object) -> bytes:

@@ -8,10 +8,10 @@ import pytest
 import trustme
 from bad_server import BadServer, serve
 
-from cifar_trainer.data import Reporter, download
+from cifar_trainer.data import PrepareReporter, download
+from cifar_trainer.data.cifar10 import Archive
+from cifar_trainer.data.download import Patience
 from cifar_trainer.data.download import download as download_archive
-from cifar_trainer.data.mirrors import Archive
-from cifar_trainer.data.transfer import Patience
 from cifar_trainer.errors import DataNotFoundError
 from cifar_trainer.files import sha256_bytes
 
@@ -52,7 +52,7 @@ def written(leaf: trustme.LeafCert, folder: Path) -> tuple[Path, Path]:
 
 def get(folder: Path, *urls: str) -> tuple[bytes, list[str]]:
     notes: list[str] = []
-    path = download_archive(ARCHIVE, urls, folder / "downloads", Reporter(note=notes.append))
+    path = download_archive(ARCHIVE, urls, folder / "downloads", PrepareReporter(note=notes.append))
     return path.read_bytes(), notes
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from cifar_trainer.evaluation.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, optics
+from cifar_trainer.evaluation import corruptions
+from cifar_trainer.evaluation.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
 
 ALL = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
 
@@ -137,7 +138,7 @@ def test_reading_between_pixels_is_scipys(pictures: np.ndarray, repeat_border: b
     """Far outside of the picture too; elastic_transform reads by OpenCV's border first, then by SciPy's."""
     draw = np.random.default_rng(4)
     rows, columns = draw.uniform(-40, 70, (2, 3, 9, 9))
-    read = optics.sample(pictures[:3] / 255, rows, columns, repeat_border=repeat_border)
+    read = corruptions.sample(pictures[:3] / 255, rows, columns, repeat_border=repeat_border)
     for i in range(3):
         for channel in range(3):
             expected = ndimage.map_coordinates(

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from cifar_trainer.evaluation import robustness
-from cifar_trainer.evaluation.attacks import Attacker
-from cifar_trainer.evaluation.robustness import Robustness, measure_robustness
-from cifar_trainer.evaluation.subject import Subject
-from cifar_trainer.inference import Predictor, predict_logits
-from cifar_trainer.prediction.keras_model import is_float32
+from cifar_trainer.evaluation.evaluate import Subject
+from cifar_trainer.evaluation.robustness import Attacker, Robustness, measure_robustness
+from cifar_trainer.model import LogitsFunction, is_float32, predict_logits
 from cifar_trainer.recipes import document
-from cifar_trainer.training.assembly import build_model
+from cifar_trainer.training.session import build_model
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +78,7 @@ def test_a_model_of_mixed_precision_is_attacked_in_float32(
 
     monkeypatch.setattr(robustness, "Attacker", Watched)
     model = build_model(document, "bfloat16")
-    predictor = Predictor(model)
+    predictor = LogitsFunction(model)
     labels = np.arange(6).astype(np.uint8)
     subject = make_subject(predictor(mid_tones), labels, model=model, predictor=predictor, images=mid_tones)
     measure_robustness(subject, 6)
@@ -94,7 +92,7 @@ def test_the_table_has_every_corruption_severity_and_attack_and_repeats(
 ) -> None:
     model, _ = linear
     labels = np.array([0, 1, 0, 1, 0, 1], np.uint8)
-    predictor = Predictor(model)
+    predictor = LogitsFunction(model)
     logits = predictor(mid_tones)
     subject = make_subject(logits, labels, model=model, predictor=predictor, images=mid_tones)
     told: list[tuple[int, int]] = []

@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 
 from cifar_trainer import files
+from cifar_trainer.artefacts.export import export_run, measure_model
+from cifar_trainer.artefacts.formats import FORMATS, Bound, Format, check_packages
 from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.export.exporter import export_run
-from cifar_trainer.export.formats import FORMATS, Bound, Format
-from cifar_trainer.export.preconditions import check_packages
-from cifar_trainer.export.reference import measure
-from cifar_trainer.inference import predict_logits
+from cifar_trainer.model import predict_logits
 from cifar_trainer.run import Run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -80,7 +78,7 @@ def test_a_small_split_is_filled_up_to_a_thousand_pictures(
 ) -> None:
     dataset = load_dataset(data_dir, "synthetic")
     few = Split(dataset.test.images[:120], dataset.test.labels[:120], dataset.test.fingerprint)
-    measured = measure(
+    measured = measure_model(
         Run(learned_run), Run(learned_run).read_config(), dataclasses.replace(dataset, test=few)
     )
     assert measured.accuracy.images == 120
@@ -159,15 +157,15 @@ def run_patched(patch: str, *arguments: object) -> subprocess.CompletedProcess[s
 #: The writer of LiteRT files, with the names of two classes exchanged.
 _PERMUTED = """
 import dataclasses
-from cifar_trainer.export import writers
-right = writers.write_artefact
+from cifar_trainer.artefacts import formats
+right = formats.write_artefact
 def wrong(form, network, path, examples):
     if form.name == "litert":
         dense = network.model.layers[-1]
         kernel, bias = dense.get_weights()
         dense.set_weights([kernel[:, ::-1], bias[::-1]])
     right(form, network, path, examples)
-writers.write_artefact = wrong
+formats.write_artefact = wrong
 """
 
 

@@ -8,17 +8,14 @@ import keras
 import numpy as np
 import pytest
 
+from cifar_trainer.artefacts import export
+from cifar_trainer.artefacts.formats import FORMATS, Format, Network, softmax, write_artefact
+from cifar_trainer.artefacts.verification import Reference, compare
 from cifar_trainer.data import load_dataset
 from cifar_trainer.errors import CheckError
-from cifar_trainer.export import exporter
-from cifar_trainer.export.formats import FORMATS, Format
-from cifar_trainer.export.gate import Reference, compare
-from cifar_trainer.export.network import Network
-from cifar_trainer.export.writers import write_artefact
-from cifar_trainer.prediction.artefact import softmax
 from cifar_trainer.recipes import document
 from cifar_trainer.run import Run
-from cifar_trainer.training.assembly import build_model
+from cifar_trainer.training.session import build_model
 
 Breaking = Callable[[Format, Network, Path, np.ndarray], None]
 
@@ -90,9 +87,9 @@ def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
         (before / "saved_model.pb").write_bytes(b"an earlier export")
     else:
         before.write_bytes(b"an earlier export")
-    monkeypatch.setattr(exporter, "write_artefact", broken)
+    monkeypatch.setattr(export, "write_artefact", broken)
     with pytest.raises(CheckError, match=said) as caught:
-        exporter.export_run(
+        export.export_run(
             Run(learned_run), [form], tmp_path, load_dataset(data_dir, "synthetic"), replace=True
         )
     if "does not agree" in str(caught.value):
@@ -116,9 +113,9 @@ def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(1)
     replace_model(run, build_model(document, precision))
-    (export,) = exporter.export_run(Run(run), [form], tmp_path / "out", load_dataset(data_dir, "synthetic"))
-    assert export.proof.agreement == 1
-    assert export.proof.max_abs_difference < 1e-4
+    (exported,) = export.export_run(Run(run), [form], tmp_path / "out", load_dataset(data_dir, "synthetic"))
+    assert exported.proof.agreement == 1
+    assert exported.proof.max_abs_difference < 1e-4
 
 
 # What the gate makes of answers, without any runtime.

@@ -7,8 +7,8 @@ import pytest
 from picture_files import encode
 from PIL import Image
 
-from cifar_trainer.prediction.artefact import open_artefact
-from cifar_trainer.prediction.pictures import decode_picture, encode_png
+from cifar_trainer.artefacts.formats import open_artefact
+from cifar_trainer.images import decode_image, encode_png
 
 
 def wave(height: int, width: int, *channels: int) -> np.ndarray:
@@ -42,17 +42,17 @@ def test_a_picture_decoded_in_the_graph_has_the_same_pixels(name: str) -> None:
     """At most one level of 255 apart, as both round, each its own sums; CMYK is rounded twice."""
     import tensorflow as tf
 
-    from cifar_trainer.export.encoded_pictures import decode_pictures
+    from cifar_trainer.artefacts.saved_model import decode_images
 
-    inside = decode_pictures(tf.constant([PICTURES[name]])).numpy()[0]
-    outside = decode_picture(PICTURES[name]).pixels
+    inside = decode_images(tf.constant([PICTURES[name]])).numpy()[0]
+    outside = decode_image(PICTURES[name]).pixels
     assert np.abs(inside.astype(int) - outside).max() <= (2 if "CMYK" in name else 1)
     if name == "PNG of 32x32":
         np.testing.assert_array_equal(inside, outside)
 
 
 def test_encoded_bytes_give_the_answer_of_the_array(artefacts: dict[str, Path], data_dir: Path) -> None:
-    from cifar_trainer.prediction.saved_model import SavedModel
+    from cifar_trainer.artefacts.saved_model import SavedModel
 
     served = open_artefact(artefacts["saved_model"])
     assert isinstance(served, SavedModel)
@@ -64,7 +64,7 @@ def test_encoded_bytes_give_the_answer_of_the_array(artefacts: dict[str, Path], 
     # Larger JPEGs of the same images: other pixels, and still the same ones for both.
     large = [Image.fromarray(image).resize((500, 300), Image.Resampling.BICUBIC) for image in images[:20]]
     encoded = [encode(image, "JPEG", quality=90) for image in large]
-    by_array = served.predict(np.stack([decode_picture(each).pixels for each in encoded]))
+    by_array = served.predict(np.stack([decode_image(each).pixels for each in encoded]))
     by_bytes = served.predict_bytes(encoded)
     np.testing.assert_allclose(by_bytes.probabilities, by_array.probabilities, rtol=0, atol=0.02)
     assert by_bytes.class_name == by_array.class_name

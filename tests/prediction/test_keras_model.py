@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import pytest
 
+from cifar_trainer.artefacts.keras import open_artefact
 from cifar_trainer.errors import RunError
-from cifar_trainer.prediction.keras_model import open_artefact
 
 
 def test_a_keras_model_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -5,20 +5,20 @@ import pytest
 from picture_files import encode, noise, png, rows_of
 from PIL import Image
 
-from cifar_trainer.prediction.pictures import decode_picture
+from cifar_trainer.images import decode_image
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "WEBP"])
 def test_32x32_pixels_are_taken_as_they_are(form: str) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
-    picture = decode_picture(encode(Image.fromarray(noise()), form, **options))
+    picture = decode_image(encode(Image.fromarray(noise()), form, **options))
     np.testing.assert_array_equal(picture.pixels, noise())
     assert (picture.format, picture.mode, picture.width, picture.height) == (form, "RGB", 32, 32)
 
 
 def test_a_jpeg_is_read() -> None:
     smooth = Image.new("RGB", (200, 100), (30, 140, 220))
-    picture = decode_picture(encode(smooth, "JPEG", quality=95))
+    picture = decode_image(encode(smooth, "JPEG", quality=95))
     assert (picture.format, picture.width, picture.height) == ("JPEG", 200, 100)
     assert np.abs(picture.pixels.astype(int) - (30, 140, 220)).max() <= 2
 
@@ -28,12 +28,12 @@ def test_of_an_animation_the_first_frame_is_taken(form: str) -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("#ff0000", "#00ff00", "#0000ff")]
     options = {"lossless": True} if form == "WEBP" else {}
     content = encode(frames[0], form, save_all=True, append_images=frames[1:], duration=100, **options)
-    assert (decode_picture(content).pixels == (255, 0, 0)).all()
+    assert (decode_image(content).pixels == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (31, 33), (33, 31), (640, 480)])
 def test_every_size_becomes_32x32(size: tuple[int, int]) -> None:
-    picture = decode_picture(encode(Image.new("RGB", size, (10, 20, 30)), "PNG"))
+    picture = decode_image(encode(Image.new("RGB", size, (10, 20, 30)), "PNG"))
     assert picture.pixels.shape == (32, 32, 3)
     assert picture.pixels.dtype == np.uint8
     assert (picture.pixels == (10, 20, 30)).all()
@@ -42,7 +42,7 @@ def test_every_size_becomes_32x32(size: tuple[int, int]) -> None:
 def test_a_large_picture_is_averaged_and_not_sampled() -> None:
     # A chequerboard of single pixels is grey from afar; the nearest pixels alone would be black or white.
     board = (np.indices((320, 320)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    pixels = decode_picture(encode(Image.fromarray(board), "PNG")).pixels
+    pixels = decode_image(encode(Image.fromarray(board), "PNG")).pixels
     assert pixels.min() >= 125
     assert pixels.max() <= 130
 
@@ -50,16 +50,16 @@ def test_a_large_picture_is_averaged_and_not_sampled() -> None:
 def test_grey_and_bilevel_become_equal_channels() -> None:
     grey = noise()[..., 0]
     expected = np.repeat(grey[..., None], 3, axis=-1)
-    np.testing.assert_array_equal(decode_picture(encode(Image.fromarray(grey), "PNG")).pixels, expected)
+    np.testing.assert_array_equal(decode_image(encode(Image.fromarray(grey), "PNG")).pixels, expected)
     bilevel = Image.fromarray(grey).convert("1")
-    picture = decode_picture(encode(bilevel, "PNG"))
+    picture = decode_image(encode(bilevel, "PNG"))
     assert picture.mode == "1"
     np.testing.assert_array_equal(picture.pixels[..., 0], np.asarray(bilevel) * 255)
 
 
 def test_a_palette_gives_its_colours() -> None:
     image = Image.fromarray(noise()).convert("P", palette=Image.Palette.ADAPTIVE)
-    picture = decode_picture(encode(image, "PNG"))
+    picture = decode_image(encode(image, "PNG"))
     assert picture.mode == "P"
     np.testing.assert_array_equal(picture.pixels, np.asarray(image.convert("RGB")))
 
@@ -69,7 +69,7 @@ def test_a_transparent_palette_entry_is_white(form: str) -> None:
     image = Image.new("P", (32, 32), 0)
     image.putpalette([200, 0, 0, 0, 0, 200] + [0] * 756)
     image.paste(1, (16, 0, 32, 32))
-    pixels = decode_picture(encode(image, form, transparency=0)).pixels
+    pixels = decode_image(encode(image, form, transparency=0)).pixels
     assert (pixels[:, :16] == 255).all()
     assert (pixels[:, 16:] == (0, 0, 200)).all()
 
@@ -81,41 +81,41 @@ def test_alpha_is_laid_on_white(form: str) -> None:
     image.paste((0, 0, 0, 255), (0, 0, 16, 32))
     image.paste((0, 100, 0, 128), (16, 0, 24, 32))
     options = {"lossless": True, "exact": True} if form == "WEBP" else {}
-    pixels = decode_picture(encode(image, form, **options)).pixels
+    pixels = decode_image(encode(image, form, **options)).pixels
     assert (pixels[:, :16] == 0).all()
     assert (pixels[:, 16:24] == (127, 177, 127)).all()
     assert (pixels[:, 24:] == 255).all()
 
 
 def test_grey_with_alpha_is_laid_on_white() -> None:
-    assert (decode_picture(encode(Image.new("LA", (32, 32), (0, 51)), "PNG")).pixels == 204).all()
+    assert (decode_image(encode(Image.new("LA", (32, 32), (0, 51)), "PNG")).pixels == 204).all()
 
 
 def test_what_is_invisible_leaves_no_seam_when_reduced() -> None:
     # Laid on white before it is reduced: invisible red beside white gives white, and no pink.
     image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
     image.paste((255, 255, 255, 255), (31, 0, 64, 64))
-    assert (decode_picture(encode(image, "PNG")).pixels == 255).all()
+    assert (decode_image(encode(image, "PNG")).pixels == 255).all()
 
 
 def test_alpha_of_a_picture_larger_than_one_band_is_the_same_everywhere() -> None:
     image = Image.new("RGBA", (1500, 1500), (0, 0, 0, 51))
-    assert (decode_picture(encode(image, "PNG")).pixels == 204).all()
+    assert (decode_image(encode(image, "PNG")).pixels == 204).all()
 
 
 def test_cmyk_becomes_rgb() -> None:
-    picture = decode_picture(encode(Image.new("CMYK", (64, 64), (255, 0, 0, 0)), "JPEG", quality=95))
+    picture = decode_image(encode(Image.new("CMYK", (64, 64), (255, 0, 0, 0)), "JPEG", quality=95))
     assert picture.mode == "CMYK"
     assert np.abs(picture.pixels.astype(int) - (0, 255, 255)).max() <= 3
 
 
 def test_of_16_bits_the_upper_8_are_kept() -> None:
     ramp = np.linspace(0, 65535, 1024).astype(np.uint16).reshape(32, 32)
-    picture = decode_picture(encode(Image.fromarray(ramp), "PNG"))
+    picture = decode_image(encode(Image.fromarray(ramp), "PNG"))
     np.testing.assert_array_equal(picture.pixels[..., 0], ramp >> 8)
-    colour = decode_picture(png(32, 32, 16, 2, rows_of(b"\x10\xff\x20\xff\x30\xff")))
+    colour = decode_image(png(32, 32, 16, 2, rows_of(b"\x10\xff\x20\xff\x30\xff")))
     assert (colour.pixels == (0x10, 0x20, 0x30)).all()
-    alpha = decode_picture(png(32, 32, 16, 6, rows_of(b"\0\0\0\0\0\0\x33\x33")))
+    alpha = decode_image(png(32, 32, 16, 6, rows_of(b"\0\0\0\0\0\0\x33\x33")))
     assert (alpha.pixels == 204).all()
 
 
@@ -129,9 +129,9 @@ def test_of_16_bits_the_upper_8_are_kept() -> None:
     ids=["grey", "grey of 16 bits", "colour"],
 )
 def test_a_transparent_colour_is_white(bits: int, colour: int, pixel: bytes, key: bytes) -> None:
-    assert (decode_picture(png(32, 32, bits, colour, rows_of(pixel), key)).pixels == 255).all()
+    assert (decode_image(png(32, 32, bits, colour, rows_of(pixel), key)).pixels == 255).all()
     other = key[:-1] + bytes([key[-1] ^ 1])
-    assert (decode_picture(png(32, 32, bits, colour, rows_of(pixel), other)).pixels != 255).all()
+    assert (decode_image(png(32, 32, bits, colour, rows_of(pixel), other)).pixels != 255).all()
 
 
 #: EXIF orientation to what a camera did to an upright picture before it stored it (EXIF 2.32, 4.6.4).
@@ -156,11 +156,11 @@ def test_an_exif_orientation_is_applied(orientation: int, form: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
-    pixels = decode_picture(encode(stored, form, exif=exif, quality=100)).pixels
+    pixels = decode_image(encode(stored, form, exif=exif, quality=100)).pixels
     assert np.abs(pixels.astype(int) - upright).max() <= 10
 
 
 @pytest.mark.filterwarnings("error")
 def test_broken_exif_is_passed_over_quietly() -> None:
     content = encode(Image.new("RGB", (40, 40), "#ffffff"), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
-    assert (decode_picture(content).pixels == 255).all()
+    assert (decode_image(content).pixels == 255).all()

@@ -8,12 +8,12 @@ import pytest
 from picture_files import encode, noise, png
 from PIL import Image
 
-from cifar_trainer.prediction.pictures import MAX_PIXELS, PictureError, decode_picture
+from cifar_trainer.images import MAX_PIXELS, ImageError, decode_image
 
 
 def refusal(content: bytes) -> str:
-    with pytest.raises(PictureError) as refused:
-        decode_picture(content)
+    with pytest.raises(ImageError) as refused:
+        decode_image(content)
     return str(refused.value)
 
 
@@ -73,13 +73,13 @@ def test_beyond_the_pixel_limit_only_the_header_is_read(content: bytes) -> None:
 #: The peak of the process's memory in MiB before and after a picture that it is given.
 _MEMORY = """
 import resource, sys
-from cifar_trainer.prediction.pictures import PictureError, decode_picture
+from cifar_trainer.images import ImageError, decode_image
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 content = sys.stdin.buffer.read()
 before = peak()
 try:
-    decode_picture(content)
-except PictureError:
+    decode_image(content)
+except ImageError:
     pass
 print(peak() - before)
 """

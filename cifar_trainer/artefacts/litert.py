@@ -1,0 +1,151 @@
+"""LiteRT: written, and opened by its own runtime."""
+
+import contextlib
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from cifar_trainer.artefacts.formats import Artefact, Predictions
+from cifar_trainer.artefacts.network import Network
+from cifar_trainer.errors import CifarTrainerError, RunError
+
+#: The member with the class names in the zip archive behind the model.
+CLASSES_MEMBER = "labels.txt"
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Turn the process's stdout and stderr away: LiteRT and its converter write to them from C++."""
+    saved = {}
+    with open(os.devnull, "wb") as nowhere:
+        for number in (1, 2):
+            with contextlib.suppress(OSError):  # It is closed: nobody reads it anyway.
+                saved[number] = os.dup(number)
+                os.dup2(nowhere.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, descriptor in saved.items():
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+
+
+class LiteRTModel:
+    """A `.tflite` file with the signature `serving_default`.
+
+    Args:
+        content: the file's bytes.
+        classes: the ten names.
+    """
+
+    format = "litert"
+
+    def __init__(self, content: bytes, classes: tuple[str, ...]) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.classes = classes
+        with silence():
+            self._interpreter = Interpreter(model_content=content)
+            self._serve = self._interpreter.get_signature_runner("serving_default")
+            # The first call makes LiteRT's kernels, and tells the terminal about it.
+            self._serve(images=np.zeros((1, 32, 32, 3), np.uint8))
+
+    def predict(self, images: np.ndarray) -> Predictions:
+        outputs = self._serve(images=images)
+        # The runner's arrays are views of memory that the next call overwrites.
+        ids = outputs["class_id"].copy()
+        return Predictions(
+            logits=outputs["logits"].copy(),
+            probabilities=outputs["probabilities"].copy(),
+            class_id=ids,
+            class_name=tuple(self.classes[i] for i in ids),
+        )
+
+
+def open_artefact(path: Path) -> Artefact:
+    """Open a `.tflite` file that `cifar-trainer export` has written.
+
+    Raises:
+        RunError: it is damaged, or lacks what such an export holds.
+        CifarTrainerError: ai-edge-litert is not installed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            classes = tuple(archive.read(CLASSES_MEMBER).decode("utf-8").splitlines())
+        return LiteRTModel(path.read_bytes(), classes)
+    except ModuleNotFoundError as error:
+        raise CifarTrainerError(
+            f"{path} needs ai-edge-litert, which is not installed. "
+            "Install it with: pip install 'cifar-trainer[litert]'"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{path} is not a whole LiteRT file of cifar-trainer: {error}. "
+            "Make it anew with: cifar-trainer export --format litert --force"
+        ) from error
+
+
+Weights = Literal["float32", "float16", "int8"]
+
+
+def write(network: Network, path: Path, weights: Weights, calibration: np.ndarray) -> None:
+    """Write a `.tflite` file with the signature `serving_default`.
+
+    Args:
+        network: what to write.
+        path: the file.
+        weights: the type in which the weights are stored.
+        calibration: uint8 [N, 32, 32, 3], training images; int8 sets its ranges by them.
+    """
+    with warnings.catch_warnings(), silence():
+        warnings.simplefilter("ignore")  # The converter calibrates with an interpreter that it deprecates.
+        content = _quantize(network, calibration) if weights == "int8" else _convert(network, weights)
+    path.write_bytes(content)
+    # LiteRT's own place for labels: a zip archive behind the model, which the runtime passes over.
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(CLASSES_MEMBER, "\n".join(network.classes) + "\n")
+
+
+def _converter(network: Network) -> tf.lite.TFLiteConverter:
+    images_spec = tf.TensorSpec([None, 32, 32, 3], tf.uint8, name="images")
+    module = tf.Module()
+    module.weights = [weight.value for weight in network.model.weights]
+    module.serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)
+    return tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+
+
+def _convert(network: Network, weights: Weights = "float32") -> bytes:
+    converter = _converter(network)
+    if weights == "float16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    content: bytes = converter.convert()
+    return content
+
+
+def _quantize(network: Network, calibration: np.ndarray) -> bytes:
+    # The operation that gives the logits is told to the quantizer by the name of its result.
+    whole = Interpreter(model_content=_convert(network)).get_signature_runner("serving_default")
+    converter = _converter(network)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: _one_by_one(calibration)
+    options = tf.lite.experimental.QuantizationDebugOptions(
+        denylisted_nodes=[whole.get_output_details()["logits"]["name"]],
+        # What is made of them: divided by the temperature, probabilities, the class.
+        denylisted_ops=["MUL", "DIV", "SOFTMAX", "ARG_MAX"],
+    )
+    quantizer = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
+    content: bytes = quantizer.get_nondebug_quantized_model()
+    return content
+
+
+def _one_by_one(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    for i in range(len(images)):
+        yield {"images": images[i : i + 1]}

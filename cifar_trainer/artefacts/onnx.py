@@ -1,0 +1,77 @@
+"""ONNX: written, and opened by ONNX Runtime."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import tensorflow as tf
+import tf2onnx
+
+from cifar_trainer.artefacts.formats import Artefact, Predictions
+from cifar_trainer.artefacts.network import Network
+from cifar_trainer.errors import CifarTrainerError, RunError
+
+#: The key of the class names, a JSON list, among the model's metadata.
+CLASSES_KEY = "classes"
+_OUTPUTS = ["logits", "probabilities", "class_id"]
+
+
+class OnnxModel:
+    """An `.onnx` file that takes `images` and gives `logits`, `probabilities` and `class_id`."""
+
+    format = "onnx"
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # The bytes and not the path: onnxruntime takes no path that is not UTF-8.
+        self._session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+        self.classes = tuple(json.loads(self._session.get_modelmeta().custom_metadata_map[CLASSES_KEY]))
+
+    def predict(self, images: np.ndarray) -> Predictions:
+        logits, probabilities, ids = self._session.run(_OUTPUTS, {"images": images})
+        return Predictions(logits, probabilities, ids, tuple(self.classes[i] for i in ids))
+
+
+def open_artefact(path: Path) -> Artefact:
+    """Open an `.onnx` file that `cifar-trainer export` has written.
+
+    Raises:
+        RunError: it is damaged, or lacks what such an export holds.
+        CifarTrainerError: onnxruntime is not installed.
+    """
+    try:
+        return OnnxModel(path)
+    except ModuleNotFoundError as error:
+        raise CifarTrainerError(
+            f"{path} needs onnxruntime, which is not installed. "
+            "Install it with: pip install 'cifar-trainer[onnx]'"
+        ) from error
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own.
+        raise RunError(
+            f"{path} is not a whole ONNX file of cifar-trainer: {error}. "
+            "Make it anew with: cifar-trainer export --format onnx --force"
+        ) from error
+
+
+#: ONNX 1.13 of December 2022: old enough for the runtimes in use, browsers' among them.
+OPSET = 18
+
+
+def write(network: Network, path: Path) -> None:
+    """Write an `.onnx` file: `images` in; `logits`, `probabilities` and `class_id` out."""
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    images_spec = tf.TensorSpec([None, 32, 32, 3], tf.uint8, name="images")
+    serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)
+    model, _ = tf2onnx.convert.from_function(serve, input_signature=[images_spec], opset=OPSET)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.helper.set_model_props(model, {CLASSES_KEY: json.dumps(network.classes)})
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())

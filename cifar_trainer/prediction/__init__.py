@@ -1,1 +1,0 @@
-"""Using a model: pictures in, class names out, the same from every kind of artefact."""
