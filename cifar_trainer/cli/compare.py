@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.cli.base import (
+    PathType,
     data_dir_option,
     json_option,
     print_json,
     save_plot,
     verbosity,
     verbosity_options,
-    writing,
 )
 from cifar_trainer.config import TrainConfig, check_choice
-from cifar_trainer.errors import spoken
+from cifar_trainer.errors import printable
+from cifar_trainer.files import writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 
 
 @click.command(name="compare")
-@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=PathType())
 @click.option(
     "--split",
     default="test",
     metavar="[test|validation]",
     help="The test set, or the held-out images of runs that held out the same ones.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Draw the learning curves.")
+@click.option("--plot", type=PathType(), metavar="PNG", help="Draw the learning curves.")
 @data_dir_option("compare")
 @json_option
 @verbosity_options
@@ -127,7 +128,7 @@ def runs_table(comparison: "Comparison") -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     for each in comparison.runs:
         table.add_row(
-            spoken(each.run.path.resolve().name),
+            printable(each.run.path.resolve().name),
             each.config.recipe,
             str(each.config.seed),
             f"{each.accuracy:.2%}",
@@ -165,14 +166,14 @@ def tests_table(comparison: "Comparison") -> "Table":
     """One row for each run against the first."""
     from rich.table import Table
 
-    first = spoken(comparison.runs[0].run.path.resolve().name)
+    first = printable(comparison.runs[0].run.path.resolve().name)
     table = Table(title=f"against {first}, by McNemar's test", box=None)
     table.add_column("run", overflow="fold")
     for name in ("only that right", "only this right", "chi-square", "p, exact"):
         table.add_column(name, justify="right", no_wrap=True)
     for each, test in zip(comparison.runs[1:], comparison.tests, strict=True):
         table.add_row(
-            spoken(each.run.path.resolve().name),
+            printable(each.run.path.resolve().name),
             f"{test.only_first:,}",
             f"{test.only_second:,}",
             f"{test.statistic:.2f}",

@@ -12,10 +12,10 @@ from cifar_trainer.cli.base import (
     run_argument,
     verbosity,
     verbosity_options,
-    writing,
 )
 from cifar_trainer.config import check_choice, check_count
 from cifar_trainer.errors import CheckError, UsageError
+from cifar_trainer.files import writing
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

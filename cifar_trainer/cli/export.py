@@ -7,6 +7,7 @@ import click
 
 from cifar_trainer.artefacts.formats import FORMATS
 from cifar_trainer.cli.base import (
+    PathType,
     data_dir_option,
     json_option,
     print_json,
@@ -14,7 +15,7 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.errors import spoken
+from cifar_trainer.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     help="What to make; may be given several times.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder to write into.  [default: RUN/export]"
+    "--output", type=PathType(), help="Folder to write into.  [default: RUN/export]"
 )
 @click.option("--force", is_flag=True, show_default=False, help="Replace what is there, whole.")
 @data_dir_option("export")
@@ -104,6 +105,6 @@ def format_exports(exports: "list[Export]") -> "Table":
             f"{export.proof.max_abs_difference:.2g}",
             f"{export.proof.agreement:.2%}",
             f"{export.proof.accuracy:.2%}",
-            spoken(export.path),
+            printable(export.path),
         )
     return table

@@ -10,20 +10,18 @@ import click
 from rich.progress import Progress, TaskID
 
 from cifar_trainer.cli.base import (
-    DEFAULT_DATA_DIR,
     data_dir_option,
     json_option,
     print_json,
-    printable,
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.cli.console import Output
-from cifar_trainer.data import PrepareReporter
+from cifar_trainer.config import DEFAULT_DATA_DIR
+from cifar_trainer.errors import printable, printable_lines
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import PreparedReport, SplitSummary
+    from cifar_trainer.data import PreparedReport, PrepareReporter, SplitSummary
 
 
 #: Without a terminal, a line of a download's progress for each so many bytes.
@@ -31,13 +29,15 @@ _LINE_BYTES = 20_000_000
 
 
 @contextlib.contextmanager
-def reporting(output: Output) -> Iterator[PrepareReporter]:
+def reporting(output: "Output") -> "Iterator[PrepareReporter]":
     """A reporter that shows on `output` what `prepare` says."""
+    from cifar_trainer.data import PrepareReporter
+
     display = _Display(output)
     try:
         yield PrepareReporter(
-            note=lambda text: output.note(printable(text)),
-            warn=lambda text: output.warn(printable(text)),
+            note=output.note,
+            warn=output.warn,
             on_download=display.on_download,
             on_images=display.on_images,
         )
@@ -48,7 +48,7 @@ def reporting(output: Output) -> Iterator[PrepareReporter]:
 class _Display:
     """One bar at a time: that of the download, then that of the images."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: "Output") -> None:
         self._output = output
         self._stack = contextlib.ExitStack()
         self._bar: tuple[str, Progress, TaskID] | None = None
@@ -121,7 +121,7 @@ def command(
     if as_json:
         print_json(report.to_json())
     else:
-        output.result(printable(format_report(report, checked=verify)))
+        output.result(printable_lines(format_report(report, checked=verify)))
 
 
 def prepare_if_missing(dataset: str, data_dir: Path, *, offline: bool, output: "Output") -> None:
@@ -131,7 +131,7 @@ def prepare_if_missing(dataset: str, data_dir: Path, *, offline: bool, output: "
     with reporting(output) as reporter:
         report = prepare(dataset, data_dir, offline=offline, reporter=reporter)
     if not report.already:
-        output.note(printable(f"Prepared {report.title} in {report.folder}."))
+        output.note(f"Prepared {report.title} in {report.folder}.")
 
 
 def format_report(report: "PreparedReport", *, checked: bool) -> str:
