@@ -6,48 +6,38 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import ForkServer, RunCli, run_command
 
 from cifar_trainer.artefacts.formats import FORMATS
 
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
+# A GPU is for the tests that ask for it; what is set here holds for the commands too.
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-#: What would change a command's behaviour or looks, and must not leak in from who runs the tests.
-_FOREIGN = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "TERM", "CUDA_VISIBLE_DEVICES")
+_server: ForkServer | None = None
 
 
-def run_command(
-    arguments: Sequence[object],
-    *,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    timeout: float = 300,
-    **options: object,
-) -> subprocess.CompletedProcess[str]:
-    """Run `cifar-trainer ARGUMENTS` in a process of its own, without a terminal."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _FOREIGN and not name.startswith("CIFAR_TRAINER_")
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "cifar_trainer", *map(str, arguments)],
-        **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, **options},
-        env={**kept, **(env or {})},
-        cwd=cwd,
-        timeout=timeout,
-        check=False,
-    )
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one fork server for all workers of pytest-xdist; it imports nothing until it is asked."""
+    global _server
+    if sys.platform == "linux" and not hasattr(config, "workerinput") and not config.option.collectonly:
+        _server = ForkServer()
+
+
+def pytest_unconfigure() -> None:
+    """End it."""
+    if _server is not None:
+        _server.stop()
 
 
 @pytest.fixture(scope="session")
 def run_cli() -> RunCli:
-    """`run_command`: arguments, and by keyword `env`, `cwd`, `timeout`, and what subprocess.run takes."""
+    """`command_line.run_command`: arguments, by keyword `env`, `own_process`, what subprocess.run takes."""
     return run_command
 
 

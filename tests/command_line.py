@@ -1,0 +1,106 @@
+"""How tests start `cifar-trainer` and Python programs: forked from one process that has imported TensorFlow.
+
+A process of its own that imports everything anew is for what is about just that: an import, the
+interpreter's start or end, limits of a process (`own_process=True`, or `sys.executable`).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cifar_trainer
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+_HERE = Path(__file__).resolve().parent
+_PACKAGE_ROOT = Path(cifar_trainer.__file__).resolve().parent.parent
+#: What would change a command's behaviour or looks, and must not leak in from who runs the tests.
+_FOREIGN = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "TERM")
+
+
+class ForkServer:
+    """The server's process, and the programs that stand in for the interpreter and for `cifar-trainer`."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fork-"))
+        client = [sys.executable, "-IS", str(_HERE / "fork_client.py"), sys.executable]
+        self._write("python", client)
+        self._write("cifar-trainer", [*client, "-m", "cifar_trainer"])
+        os.environ["TESTS_FORK_SERVER"] = str(self.folder / "socket")
+        os.environ["TESTS_FORK_PYTHON"] = str(self.folder / "python")
+        self._process = subprocess.Popen(
+            [sys.executable, _HERE / "fork_server.py", self.folder / "socket"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=_PACKAGE_ROOT,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def _write(self, name: str, command: list[str]) -> None:
+        quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)
+        (self.folder / name).write_text(f'#!/bin/sh\nexec {quoted} "$@"\n')
+        (self.folder / name).chmod(0o755)
+
+    def stop(self) -> None:
+        """End the server, and what it forked."""
+        self._process.communicate()
+        shutil.rmtree(self.folder)
+
+
+def environment(changes: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Variables for a command: those of the tests, nothing foreign, this package first, and `changes`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _FOREIGN and not name.startswith("CIFAR_TRAINER_")
+    }
+    path = [str(_PACKAGE_ROOT), *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
+    kept["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
+    return {**kept, **(changes or {})}
+
+
+def python(own_process: bool = False) -> str:
+    """The interpreter to start a program with: one that is forked, or the real one."""
+    return sys.executable if own_process else os.environ.get("TESTS_FORK_PYTHON", sys.executable)
+
+
+def command(*arguments: object, own_process: bool = False) -> list[str]:
+    """The words that run `cifar-trainer ARGUMENTS`, for subprocess."""
+    return [python(own_process), "-m", "cifar_trainer", *map(os.fsdecode, map(_word, arguments))]
+
+
+def _word(argument: object) -> Any:
+    return argument if isinstance(argument, bytes) else str(argument)
+
+
+def run_python(
+    arguments: Sequence[object],
+    *,
+    env: Mapping[str, Any] | None = None,
+    own_process: bool = False,
+    **options: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` without a terminal; `options` are subprocess.run's."""
+    # A function that is to run in the new process, such as one that sets a limit, needs one.
+    interpreter = python(own_process or "preexec_fn" in options)
+    defaults = {
+        "stdin": subprocess.DEVNULL,
+        "capture_output": True,
+        "text": True,
+        "timeout": 300,
+        "check": False,
+    }
+    if "input" in options:
+        del defaults["stdin"]
+    return subprocess.run(
+        [interpreter, *map(str, arguments)], env=environment(env), **{**defaults, **options}
+    )
+
+
+def run_command(arguments: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `cifar-trainer ARGUMENTS` without a terminal; `options` as of `run_python`."""
+    return run_python(["-m", "cifar_trainer", *arguments], **options)
