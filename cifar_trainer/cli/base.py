@@ -133,13 +133,13 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class PathType(click.Path):
-    """A path; `~` is the home folder however it was given, as in `--run-dir=~/runs`, which no shell expands."""
+    """A path in which `~` is the home folder, also in `--run-dir=~/runs`, which no shell expands."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(super().convert(value, parameter, ctx))
+        path = Path(os.fsdecode(super().convert(value, parameter, ctx)))
         try:
             return path.expanduser()
         except RuntimeError:  # Of a user who does not exist: it is the name of a folder.
@@ -147,9 +147,10 @@ class PathType(click.Path):
 
 
 def data_dir_option(
-    name: str, help: str = "Folder of the prepared data sets.  [default: where the run found its data, or data]"
+    name: str,
+    help: str = "Folder of the prepared data sets.  [default: the run's own, or data]",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add --data-dir, None by default, for the command `name`; CIFAR_TRAINER_DATA names it for all of them."""
+    """Add --data-dir for the command `name`, None by default; CIFAR_TRAINER_DATA names it for all."""
     return click.option(
         "--data-dir",
         type=PathType(),

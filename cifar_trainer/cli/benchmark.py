@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cifar_trainer.cli.base import PathType, json_option, print_json, save_plot, verbosity, verbosity_options
-from cifar_trainer.config import DEVICES, PRECISIONS, RECIPES, TrainConfig, check_choice, check_count
+from cifar_trainer.config import DEVICES, PRECISIONS, TrainConfig, check_choice, check_count
 from cifar_trainer.errors import UsageError, printable
+from cifar_trainer.recipes import RECIPES
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -41,7 +41,12 @@ if TYPE_CHECKING:
 @verbosity_options
 @click.pass_context
 def command(
-    ctx: click.Context, runs: tuple[Path, ...], split: str, plot: Path | None, data_dir: Path, as_json: bool
+    ctx: click.Context,
+    runs: tuple[Path, ...],
+    split: str,
+    plot: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
 ) -> None:
     """Set runs beside each other: accuracy, loss, time, energy, and whether they differ.
 
@@ -56,8 +61,7 @@ def command(
     """
     from cifar_trainer.cli.console import Output
     from cifar_trainer.comparison import check_comparable, compare
-    from cifar_trainer.data import load_dataset
-    from cifar_trainer.run import check_data, check_model, open_run
+    from cifar_trainer.run import check_model, load_data, open_run
 
     output = Output(verbosity(ctx))
     check_choice("split", split, ("test", "validation"))
@@ -66,10 +70,9 @@ def command(
     check_comparable(configs, split)
     for run in opened:
         check_model(run)
-    dataset = load_dataset(data_dir, configs[0][1].dataset)
-    for run in opened:
-        check_data(run, dataset)
-    comparison = compare(split, [_evaluated(run, c, split, dataset, output) for run, c in configs])
+    comparison = compare(
+        split, [_evaluated(run, c, split, load_data(run, data_dir), output) for run, c in configs]
+    )
     if plot is not None:
         from cifar_trainer.comparison import comparison_figure
         from cifar_trainer.plots import LIGHT

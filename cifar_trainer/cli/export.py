@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     default=["saved_model"],
     help="What to make; may be given several times.",
 )
-@click.option(
-    "--output", type=PathType(), help="Folder to write into.  [default: RUN/export]"
-)
+@click.option("--output", type=PathType(), help="Folder to write into.  [default: RUN/export]")
 @click.option("--force", is_flag=True, show_default=False, help="Replace what is there, whole.")
 @data_dir_option("export")
 @json_option
@@ -47,7 +45,7 @@ def command(
     names: tuple[str, ...],
     output: Path | None,
     force: bool,
-    data_dir: Path,
+    data_dir: Path | None,
     as_json: bool,
 ) -> None:
     """Export a run's model, proved against it on real pictures.
@@ -63,8 +61,7 @@ def command(
     """
     from cifar_trainer.artefacts.formats import check_packages, check_targets
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import load_dataset
-    from cifar_trainer.run import check_data, check_model, open_run
+    from cifar_trainer.run import check_model, load_data, open_run
 
     screen = Output(verbosity(ctx))
     opened = open_run(run)
@@ -73,8 +70,7 @@ def command(
     check_model(opened)
     check_packages(formats)
     check_targets(formats, target, force)
-    dataset = load_dataset(data_dir, opened.read_config().dataset)
-    check_data(opened, dataset)
+    dataset = load_data(opened, data_dir)
 
     from cifar_trainer import environment
 

@@ -83,7 +83,7 @@ class _Display:
     help="synthetic: drawn pictures, which need no source.",
 )  # fmt: skip
 @click.option("--source", metavar="PATH|URL", help="Where CIFAR-10 is; without it, it is downloaded.")
-@data_dir_option("prepare")
+@data_dir_option("prepare", help="Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never open a connection.")
 @click.option("--force", is_flag=True, show_default=False, help="Prepare anew what is prepared already.")
 @click.option("--verify", is_flag=True, show_default=False, help="Read back and check what is prepared.")
@@ -92,7 +92,7 @@ class _Display:
 def command(
     dataset: str,
     source: str | None,
-    data_dir: Path,
+    data_dir: Path | None,
     offline: bool,
     force: bool,
     verify: bool,
@@ -116,22 +116,18 @@ def command(
     output = Output(verbosity())
     with reporting(output) as reporter:
         report = prepare(
-            dataset, data_dir, source=source, offline=offline, force=force, verify=verify, reporter=reporter
+            dataset,
+            data_dir or DEFAULT_DATA_DIR,
+            source=source,
+            offline=offline,
+            force=force,
+            verify=verify,
+            reporter=reporter,
         )
     if as_json:
         print_json(report.to_json())
     else:
         output.result(printable_lines(format_report(report, checked=verify)))
-
-
-def prepare_if_missing(dataset: str, data_dir: Path, *, offline: bool, output: "Output") -> None:
-    """Prepare `dataset` as `prepare` would, where nothing is prepared yet; for `train`."""
-    from cifar_trainer.data import prepare
-
-    with reporting(output) as reporter:
-        report = prepare(dataset, data_dir, offline=offline, reporter=reporter)
-    if not report.already:
-        output.note(f"Prepared {report.title} in {report.folder}.")
 
 
 def format_report(report: "PreparedReport", *, checked: bool) -> str:

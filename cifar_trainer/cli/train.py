@@ -24,6 +24,7 @@ from cifar_trainer.recipes import RECIPES
 if TYPE_CHECKING:
     from cifar_trainer.run import TrainResult
 
+
 def _choices(values: Iterable[str]) -> str:
     return f"[{'|'.join(values)}]"
 
@@ -81,7 +82,11 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
 
     output, stop = Output(verbosity(ctx)), StopRequest()
     with reporting(output) as prepare_reporter, TrainingDisplay(output, prepare_reporter, stop) as display:
-        common = {"reporter": display, "should_stop": lambda: bool(stop), "verbose": verbosity(ctx) > 0}
+        common: dict[str, Any] = {
+            "reporter": display,
+            "should_stop": lambda: bool(stop),
+            "verbose": verbosity(ctx) > 0,
+        }
         try:
             if resume is None:
                 given = {name: value for name, value in options.items() if value is not None}
@@ -109,7 +114,7 @@ def _resume_options(ctx: click.Context, run: Path, options: Mapping[str, Any]) -
     settings = {
         name: value for name, value in options.items() if name not in _NOT_SETTINGS and explicit(ctx, name)
     }
-    changes = {name: settings.pop(name) for name in ("epochs", "device") if name in settings}
+    changes: dict[str, Any] = {name: settings.pop(name) for name in ("epochs", "device") if name in settings}
     others = {name: options[name] for name in _NOT_SETTINGS if name != "run_dir"}
     return {"settings": settings, **changes, **others}
 

@@ -103,9 +103,9 @@ def train(
     config = TrainConfig(
         recipe=recipe,
         dataset=dataset,
-        epochs=chosen.epochs if epochs is None else epochs,
-        batch_size=chosen.batch_size if batch_size is None else batch_size,
-        learning_rate=chosen.learning_rate if learning_rate is None else learning_rate,
+        epochs=chosen.EPOCHS if epochs is None else epochs,
+        batch_size=chosen.BATCH_SIZE if batch_size is None else batch_size,
+        learning_rate=chosen.LEARNING_RATE if learning_rate is None else learning_rate,
         seed=seed,
         validation=validation,
         precision=precision,
@@ -154,7 +154,8 @@ def resume(
         device: another device than the run's; None is the run's.
         data_dir: the folder of the prepared data sets; None is where the run found its data.
         settings: further settings by name, which must be those of the run.
-        offline, checkpoint_every, profile, histograms, callbacks, reporter, should_stop, verbose: as in `train`.
+        offline, checkpoint_every, profile, histograms, callbacks: as in `train`.
+        reporter, should_stop, verbose: as in `train`.
 
     Returns:
         The result; of a run that is finished already, the one that it has.
