@@ -1,13 +1,13 @@
 """Evaluate a run: load its model, compute its logits, publish the report's folder whole."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from cifar_trainer import files
+from cifar_trainer import files, records
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.splits import check_split, evaluated_split
@@ -16,7 +16,7 @@ from cifar_trainer.evaluation.report import Report, make_report, read_robustness
 from cifar_trainer.evaluation.report_page import describe_provenance, draw_figures, render_page
 from cifar_trainer.evaluation.robustness import Robustness, measure_robustness
 from cifar_trainer.model import LogitsFunction, load_model, weights_sha256
-from cifar_trainer.run import Run, check_data, read_result
+from cifar_trainer.run import Run, TrainResult, check_weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Subject:
     logits: np.ndarray
     held_out: HeldOut | None
     weights_sha256: str
-    result: Mapping[str, Any]
+    result: TrainResult
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,15 +81,14 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
 
     Raises:
         UsageError: the run has no such split.
-        DataError: it was trained on other data.
         RunError: its model is damaged, holds code, or is not the one of its result.json.
     """
     config = run.read_config()
     check_split(config, split_name)
-    check_data(run, dataset)
     model = load_model(run.model)
     digest = weights_sha256(model)
-    result = read_result(run, digest)
+    result = run.read_result()
+    check_weights(run, result, digest)
     predictor = LogitsFunction(model)
     split = evaluated_split(dataset, config, split_name)
     logits = predictor(split.images)
@@ -146,7 +145,7 @@ def evaluate(
     # Where a longer run was begun and stopped, the history goes on beyond the model.
     provenance, history = (
         describe_provenance(subject),
-        subject.run.read_history()[: int(subject.result["epochs"])],
+        subject.run.read_history()[: subject.result.epochs],
     )
     if robustness_images is None:
         robustness = _earlier_robustness(subject)
@@ -173,7 +172,7 @@ def evaluate(
 def _earlier_robustness(subject: Subject) -> Robustness | None:
     path = subject.run.evaluation(subject.split_name) / REPORT_FILE
     try:
-        return read_robustness(subject.run.read_json(path), subject.weights_sha256)
+        return read_robustness(records.read(path, dict[str, Any]), subject.weights_sha256)
     except RunError:
         # There is none, or it is damaged: this one takes its place.
         return None
