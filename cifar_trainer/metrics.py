@@ -198,3 +198,39 @@ def max_probability(logits: np.ndarray) -> np.ndarray:
     """
     largest: np.ndarray = softmax(logits.astype(np.float64), axis=1).max(axis=1)
     return largest
+
+
+#: The share of the familiar images that the thresholds let pass.
+FAMILIAR_SHARE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """Beyond them an image is called unfamiliar; both are of the logits as the model gives them.
+
+    Attributes:
+        energy: an image is unfamiliar whose energy is higher. This is the score that decides.
+        probability: the same by the largest softmax probability, where that is lower.
+    """
+
+    energy: float
+    probability: float
+
+    def is_unfamiliar(self, logits: np.ndarray) -> np.ndarray:
+        """Whether each image is unfamiliar by its energy: bool [N], of logits [N, classes]."""
+        unfamiliar: np.ndarray = energy(logits) > self.energy
+        return unfamiliar
+
+
+def fit_thresholds(logits: np.ndarray) -> Thresholds:
+    """The thresholds that let `FAMILIAR_SHARE` of these images pass.
+
+    To be fitted on images that the training did not see. Labels play no part.
+
+    Args:
+        logits: float [N, classes].
+    """
+    return Thresholds(
+        energy=float(np.quantile(energy(logits), FAMILIAR_SHARE, method="higher")),
+        probability=float(np.quantile(max_probability(logits), 1 - FAMILIAR_SHARE, method="lower")),
+    )

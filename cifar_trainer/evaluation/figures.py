@@ -62,7 +62,9 @@ def reliability_figure(calibration: Calibration, theme: Theme) -> Figure:
         shown.append((name, calibration.after, theme.second, "s"))
     with new_figure(theme, 6.0, 5.6) as figure:
         upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
-        upper.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--", label="confidence = accuracy")
+        upper.plot(
+            [0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--", label="confidence = accuracy"
+        )
         width = 0.8 / len(calibration.before.bins) / len(shown)
         for i, (name, found, color, marker) in enumerate(shown):
             filled = [b for b in found.bins if b.images]
@@ -92,15 +94,15 @@ def precision_recall_figure(
     curves: Sequence[PrecisionRecall], classes: Sequence[str], theme: Theme
 ) -> Figure:
     """A small curve for each class, over the others in grey; of many, those of the lowest average precision."""
-    columns = 5
     shown = list(range(len(classes)))
     if len(shown) > PANELS:
         averages = np.array([curve.average_precision for curve in curves])
         # A class without images has none, and comes last.
         shown = np.argsort(averages, kind="stable")[:PANELS].tolist()
+    columns = 3 if len(shown) <= 12 else 4
     rows = -(-len(shown) // columns)
     paths = [np.column_stack([curves[label].recall, curves[label].precision]) for label in shown]
-    with new_figure(theme, 7.6, 1.75 * rows + 0.2) as figure:
+    with new_figure(theme, 6.0, max(2.4, 1.4 * rows)) as figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in panels.flat[len(shown) :]:
             axes.set_axis_off()

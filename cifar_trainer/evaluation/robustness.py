@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cifar_trainer import metrics
 from cifar_trainer.data.splits import stratified_limit
-from cifar_trainer.evaluation.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
+from cifar_trainer.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import to_float32
 
@@ -183,11 +183,12 @@ def measure_robustness(
         return metrics.accuracy(logits, labels)
 
     corruptions = []
-    for name, family in FAMILIES.items():
+    for name, corruption in CORRUPTIONS.items():
         accuracy = tuple(
             measured(subject.predict_logits(corrupt(images, name, severity, SEED))) for severity in SEVERITIES
         )
-        corruptions.append(CorruptionResult(name, family, accuracy, float(np.mean(accuracy))))
+        mean = float(np.mean(accuracy))
+        corruptions.append(CorruptionResult(name, corruption.family, accuracy, mean))
     # In float32 whatever it was trained in: a step of a quarter of a 255th is lost in bfloat16, and an
     # attack that fails because of rounding makes a network look robust.
     attacker = Attacker(to_float32(subject.model), SEED)

@@ -1,0 +1,100 @@
+"""A run's model, the images that it is evaluated on, and its logits for them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Dataset, Split
+from cifar_trainer.data.splits import evaluated_split
+from cifar_trainer.run import Run, TrainResult, check_weights
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        run, config, dataset, result: the run, its settings, its data, and how its training ended.
+        history: the rows of history.csv up to the end of the training. Where a longer run was
+            begun and stopped, the file goes on beyond the model.
+        model: uint8 [N, H, W, C] to float32 logits [N, classes], in the precision of the training.
+        predict_logits: images to logits, in batches, compiled once.
+        split_name: `test` or `validation`.
+        split: its images and labels.
+        logits: float32 [N, classes], of those images.
+        held_out: the logits and labels of the training images that the run held out, for
+            what is fitted after training; None where it held none out.
+        weights_sha256: over the model's weights.
+    """
+
+    run: Run
+    config: TrainConfig
+    dataset: Dataset
+    result: TrainResult
+    history: Sequence[Mapping[str, float | None]]
+    model: "keras.Model"
+    predict_logits: Callable[[np.ndarray], np.ndarray]
+    split_name: str
+    split: Split
+    logits: np.ndarray
+    held_out: tuple[np.ndarray, np.ndarray] | None
+    weights_sha256: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The class of the largest logit, int64 [N]."""
+        predicted: np.ndarray = self.logits.argmax(axis=1)
+        return predicted
+
+
+def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
+    """Load a run's model and compute its logits for a split that the run has.
+
+    Raises:
+        RunError: its model is damaged, holds code, or is not the one of its result.json.
+    """
+    from cifar_trainer.model import LogitsFunction, load_model, weights_sha256
+
+    config, result = run.read_config(), run.read_result()
+    model = load_model(run.model)
+    digest = weights_sha256(model)
+    check_weights(run, result, digest)
+    predict_logits = LogitsFunction(model)
+    split = evaluated_split(dataset, config, split_name)
+    logits = predict_logits(split.images)
+    held_out = None
+    if split_name == "validation":
+        held_out = (logits, split.labels)
+    elif config.validation == "holdout":
+        validation = evaluated_split(dataset, config, "validation")
+        held_out = (predict_logits(validation.images), validation.labels)
+    return Subject(
+        run=run,
+        config=config,
+        dataset=dataset,
+        result=result,
+        history=run.read_history()[: result.epochs],
+        model=model,
+        predict_logits=predict_logits,
+        split_name=split_name,
+        split=split,
+        logits=logits,
+        held_out=held_out,
+        weights_sha256=digest,
+    )
+
+
+def total_energy(history: Sequence[Mapping[str, float | None]]) -> float | None:
+    """The GPU's energy over the epochs of a history in joules; None where it was not measured."""
+    measured = [row["energy_joules"] for row in history if row["energy_joules"] is not None]
+    return float(sum(measured)) if measured else None
