@@ -91,7 +91,8 @@ def command(
     # A run that was trained on a GPU can be evaluated where there is none.
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
     environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
-    from cifar_trainer.evaluation.evaluate import evaluate, load_subject
+    from cifar_trainer.evaluation.evaluate import evaluate
+    from cifar_trainer.evaluation.subject import load_subject
 
     with output.count_bar() as bar:
         tasks: dict[str, TaskID] = {}

@@ -13,9 +13,9 @@ from scipy.special import softmax
 
 from cifar_trainer import __version__
 from cifar_trainer.evaluation import figures
-from cifar_trainer.evaluation.evaluate import Subject
 from cifar_trainer.evaluation.gradcam import grad_cam, representative_images
 from cifar_trainer.evaluation.report import Report
+from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.metrics import precision_recall_curves
 from cifar_trainer.plots import DARK, LIGHT, Theme, confusion_figure, gallery_figure, png
 
