@@ -61,7 +61,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             locks.try_lock(file.fileno())
             # mkstemp makes files private; a result is as readable as the user's umask says.
             _change_mode(file.fileno(), 0o666 & ~_umask())
-            remove_partials(path.parent)
+            _remove_abandoned(path.parent)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -129,7 +129,7 @@ def _partial_folder(parent: Path, name: str) -> Iterator[Path]:
     try:
         locks.try_lock(descriptor)
         _change_mode(descriptor, 0o777 & ~_umask())
-        remove_partials(parent)
+        _remove_abandoned(parent)
         yield partial
     finally:
         os.close(descriptor)
@@ -180,15 +180,24 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def remove_partials(folder: Path) -> None:
+    """Delete what writes that were killed have left in `folder`. Only for a folder that we hold."""
+    for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
+        _delete(leftover)
+
+
+def _remove_abandoned(folder: Path) -> None:
     """Delete what writes that were killed have left in `folder`. One that is still going on stays."""
     for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if not _is_abandoned(leftover):
-                continue
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+            if _is_abandoned(leftover):
+                _delete(leftover)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_abandoned(partial: Path) -> bool:

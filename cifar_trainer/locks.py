@@ -1,7 +1,7 @@
 """Locks between processes: taken for as long as a process lives, and looked at without being taken.
 
-A lock is flock(2) on a file that is never deleted, so the kernel lets go when its holder
-ends, however it ends. Some file systems have no such locks (Lustre and NFS without their
+A lock is flock(2) on a file, so the kernel lets go when its holder ends, however it ends.
+Only who holds a lock may delete its file. Some file systems have no such locks (Lustre and NFS without their
 lock service, some FUSE). There a second file beside it, made in one step and named after
 its holder, stands in; one that a dead process of the same machine has left counts no more.
 """
@@ -50,25 +50,12 @@ def lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None
         LockedError: another process holds it, and `on_wait` is None.
         OSError: the file cannot be made or written.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor, stand_in = _acquire(path, on_wait)
     try:
-        stand_in = None
-        while True:
-            try:
-                stand_in = _take(descriptor, path)
-                break
-            except LockedError:
-                if on_wait is None:
-                    raise
-            on_wait()
-            on_wait = _nothing
-            time.sleep(_PAUSE)
-        try:
-            yield
-        finally:
-            if stand_in is not None:
-                stand_in.unlink(missing_ok=True)
+        yield
     finally:
+        if stand_in is not None:
+            stand_in.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -111,6 +98,24 @@ def _looks_free(path: Path) -> bool | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def _acquire(path: Path, on_wait: Callable[[], None] | None) -> tuple[int, Path | None]:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            stand_in = _take(descriptor, path)
+            # The holder before may have deleted the file that was opened here: its lock keeps nobody out.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor, stand_in
+            os.close(descriptor)
+        except BaseException as error:
+            os.close(descriptor)
+            if not isinstance(error, LockedError) or on_wait is None:
+                raise
+            on_wait()
+            on_wait = _nothing
+            time.sleep(_PAUSE)
 
 
 def _nothing() -> None:

@@ -371,6 +371,8 @@ def _reserve(recipe: str) -> Path:
 def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
     """Make a run's folder, `path` or `runs/TIME-RECIPE` where that is None, and hold it.
 
+    Where the block fails before config.json is written, nothing was begun, and the folder goes again.
+
     Raises:
         RunError: the folder holds something, cannot be made or written, or is in use.
     """
@@ -387,7 +389,19 @@ def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
         # Another process may have made a run here since.
         check_new(chosen)
         remove_partials(chosen)
-        yield run
+        try:
+            yield run
+        finally:
+            if not run.config.exists():
+                _remove_unbegun(run)
+
+
+def _remove_unbegun(run: Run) -> None:
+    """Delete the folder of a run that never began. Only for who holds it."""
+    for name in (run.environment.name, LOCK_NAME):
+        (run.path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        run.path.rmdir()
 
 
 def _is_held_folder(path: Path) -> bool:
@@ -448,7 +462,7 @@ def load_data(run: Run, data_dir: Path | None = None, *, ordered: bool | None = 
     except DataNotFoundError as error:
         was = f" It was trained on data in {record.data_dir}." if record.data_dir else ""
         raise DataNotFoundError(f"The data of {run.path} are not in {place}.{was} {error}") from error
-    in_order = record.validation.split == "holdout" if ordered is None else ordered
+    in_order = run.read_config().validation == "holdout" if ordered is None else ordered
     difference = difference_to(record, dataset, ordered=in_order)
     if difference is not None:
         raise DataError(f"{run.path} {difference}")

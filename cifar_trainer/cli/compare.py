@@ -106,7 +106,8 @@ def _evaluated(
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
     environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
     from cifar_trainer.errors import RunError
-    from cifar_trainer.evaluation.evaluate import evaluate, load_subject
+    from cifar_trainer.evaluation.evaluate import evaluate
+    from cifar_trainer.evaluation.subject import load_subject
 
     subject = load_subject(run, dataset, split)
     with writing(run.evaluation(split), "Make room, or give write access to the run's folder."):
