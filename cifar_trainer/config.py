@@ -87,6 +87,12 @@ def check_count(name: str, value: int) -> None:
         raise UsageError(f"--{name} {value} is out of range. Expected a whole number from 1 up.")
 
 
+def check_seconds(name: str, value: float) -> None:
+    """Raise UsageError unless 0 < value < infinity."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"--{name} {value} is out of range. Expected a number of seconds above 0.")
+
+
 def check_learning_rate(value: float) -> None:
     """Raise UsageError unless 0 < value < infinity."""
     if not (math.isfinite(value) and value > 0):

@@ -237,7 +237,8 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     values = images.astype(np.float32) / np.float32(255)
     corrupted = corruption.apply(values, draw, *corruption.strengths[severity - 1])
     # Cut off, not rounded, as in CIFAR-10-C.
-    return (np.clip(corrupted, 0, 1) * 255).astype(np.uint8)
+    bytes_of_images: np.ndarray = (np.clip(corrupted, 0, 1) * 255).astype(np.uint8)
+    return bytes_of_images
 
 
 def _gaussian(images: np.ndarray, sigma: float) -> np.ndarray:
@@ -335,7 +336,8 @@ def _affine_sources(
     moved = corners + draw.uniform(-reach, reach, (count, 3, 2))
     with_one = np.concatenate([moved, np.ones((count, 3, 1))], axis=2)
     # The matrix that takes the moved corners back: with_one · matrixᵀ = corners.
-    return np.linalg.solve(with_one, np.broadcast_to(corners, (count, 3, 2))).transpose(0, 2, 1)
+    solved: np.ndarray = np.linalg.solve(with_one, np.broadcast_to(corners, (count, 3, 2)))
+    return solved.transpose(0, 2, 1)
 
 
 def _each(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Evaluate a run: its model's figures on a split, published as one folder with a page."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from cifar_trainer import environment, files, ledger, records
 from cifar_trainer.config import check_choice, check_count
 from cifar_trainer.data.splits import check_split
 from cifar_trainer.errors import RunError, UsageError
-from cifar_trainer.run import Run, check_model, load_data, open_run
+from cifar_trainer.run import check_model, load_data, open_run
 
 if TYPE_CHECKING:
     from cifar_trainer.evaluation.report import Report
@@ -68,8 +67,7 @@ def evaluate(
     check_split(config, split)
     dataset = load_data(opened, data_dir)
     # A run that was trained on a GPU can be evaluated where there is none.
-    device = "cpu" if config.device == "cpu" else "auto"
-    environment.start(dataclasses.replace(config, device=device), verbose=verbose)
+    environment.start(config, device="cpu" if config.device == "cpu" else "auto", verbose=verbose)
     # TensorFlow is imported by these, and must be set up before.
     from cifar_trainer.evaluation.report import make_report
     from cifar_trainer.evaluation.report_page import draw_figures, render_page

@@ -93,7 +93,7 @@ def _shares(found: Reliability, offset: float) -> tuple[list[float], list[float]
 def precision_recall_figure(
     curves: Sequence[PrecisionRecall], classes: Sequence[str], theme: Theme
 ) -> Figure:
-    """A small curve for each class, over the others in grey; of many, those of the lowest average precision."""
+    """A small curve for each class, the others in grey; of many, those of the lowest average precision."""
     shown = list(range(len(classes)))
     if len(shown) > PANELS:
         averages = np.array([curve.average_precision for curve in curves])

@@ -24,7 +24,7 @@ def last_feature_map(model: keras.Model) -> keras.layers.Layer | None:
 def grad_cam(
     model: keras.Model, images: np.ndarray, classes: Sequence[int] | np.ndarray
 ) -> np.ndarray | None:
-    """How much each position raises a class's logit: ReLU of the feature maps weighted by their mean gradients.
+    """How much each position raises a class's logit: ReLU of the maps weighted by their mean gradients.
 
     Equations 1 and 2: alpha_k is the mean over all positions of the derivative of the class's
     logit by map k; the result is ReLU(sum of alpha_k times map k), enlarged bilinearly to the

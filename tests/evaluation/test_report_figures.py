@@ -10,17 +10,20 @@ from scipy.optimize import brentq
 from cifar_trainer import metrics
 from cifar_trainer.evaluation.calibration import fit_temperature, reliability
 from cifar_trainer.evaluation.figures import precision_recall_figure
-from cifar_trainer.evaluation.report import Report, make_report, read_robustness
-from cifar_trainer.evaluation.subject import HeldOut, Subject
+from cifar_trainer.evaluation.report import Report
+from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.metrics import precision_recall_curves
 from cifar_trainer.plots import LIGHT
 
 Logits = tuple[np.ndarray, np.ndarray]
 
 
+ReportOn = Callable[[Subject], Report]
+
+
 @pytest.fixture
-def report(make_subject: Callable[..., Subject], small_logits: Logits) -> Report:
-    return make_report(make_subject(*small_logits))
+def report(make_subject: Callable[..., Subject], report_on: ReportOn, small_logits: Logits) -> Report:
+    return report_on(make_subject(*small_logits))
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> list[list[float]]:
@@ -158,25 +161,25 @@ def test_the_temperature_of_a_model_that_is_ten_times_too_sure_is_ten_times_high
 
 
 def test_the_temperature_comes_from_held_out_images_and_never_from_the_test_set(
-    make_subject: Callable[..., Subject], small_logits: Logits
+    make_subject: Callable[..., Subject], report_on: ReportOn, small_logits: Logits
 ) -> None:
     logits, labels = small_logits
-    held_out = HeldOut(logits[::2] * 3, labels[::2])
-    calibration = make_report(make_subject(logits, labels, held_out)).calibration
+    held_out = (logits[::2] * 3, labels[::2])
+    calibration = report_on(make_subject(logits, labels, held_out)).calibration
     assert calibration.temperature == fit_temperature(logits[::2] * 3, labels[::2])
     assert calibration.fitted_on == 30
     assert calibration.after is not None
     assert not calibration.same_images
-    without = make_report(make_subject(logits, labels)).calibration
+    without = report_on(make_subject(logits, labels)).calibration
     assert (without.temperature, without.after) == (None, None)
 
 
 def test_a_class_without_images_has_no_average_precision_and_spoils_no_mean(
-    make_subject: Callable[..., Subject], small_logits: Logits
+    make_subject: Callable[..., Subject], report_on: ReportOn, small_logits: Logits
 ) -> None:
     logits, labels = small_logits
     some = labels != 2
-    report = make_report(make_subject(logits[some], labels[some]))
+    report = report_on(make_subject(logits[some], labels[some]))
     assert report.per_class[2]["average_precision"] is None
     assert 0 < report.mean_average_precision <= 1
     assert report.per_class[2]["recall_interval"] == (0.0, 1.0)
@@ -185,16 +188,22 @@ def test_a_class_without_images_has_no_average_precision_and_spoils_no_mean(
     assert figure.axes[2].get_title(loc="left") == "cow  –"
 
 
-def test_the_summary_has_the_contracts_keys_and_no_others(report: Report) -> None:
-    summary = report.summary()
-    assert set(summary) == {
+def test_the_json_of_the_command_has_the_contracts_keys_and_no_others(report: Report) -> None:
+    summary = report.to_json()
+    assert list(summary) == [
         "run_dir", "split", "images", "loss", "accuracy", "macro", "per_class", "confusion_matrix",
-    }  # fmt: skip
+    ]  # fmt: skip
     assert set(summary["macro"]) == {"precision", "recall", "f1"}
-    assert all(set(row) == {"class", "precision", "recall", "f1", "support"} for row in summary["per_class"])
+    assert {tuple(row) for row in summary["per_class"]} == {("class", "precision", "recall", "f1", "support")}
 
 
-def test_robustness_of_other_weights_is_not_carried_over(report: Report) -> None:
-    assert read_robustness({"robustness": {"weights_sha256": "b" * 64}}, "a" * 64) is None
-    assert read_robustness({"robustness": {"weights_sha256": "a" * 64}}, "a" * 64) is None
-    assert read_robustness(report.to_json(), "a" * 64) is None
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_have_images(
+    make_subject: Callable[..., Subject], report_on: ReportOn, small_logits: Logits
+) -> None:
+    logits, labels = small_logits
+    kept = np.concatenate([np.flatnonzero(labels == 0)[:3], np.flatnonzero(labels == 1)])
+    report = report_on(make_subject(logits[kept], labels[kept]))
+    predicted = logits[kept].argmax(axis=1)
+    recalls = [(predicted[labels[kept] == label] == label).mean() for label in (0, 1)]
+    assert report.balanced_accuracy == pytest.approx(np.mean(recalls))
+    assert report.accuracy != pytest.approx(report.balanced_accuracy)

@@ -1,0 +1,82 @@
+"""The page of a report, from numbers that no model had to be trained for."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cifar_trainer import ledger
+from cifar_trainer.evaluation.report import make_report
+from cifar_trainer.evaluation.report_page import ReportFigure, render_page
+from cifar_trainer.evaluation.robustness import AttackResult, CorruptionResult, Robustness
+from cifar_trainer.evaluation.subject import Subject
+from cifar_trainer.evaluation.unfamiliar import Unfamiliar
+from cifar_trainer.metrics import fit_thresholds
+
+_NAMES = (
+    "per_class", "precision_recall", "confusion_matrix", "confusion_matrix_by_row", "mistakes",
+    "reliability", "grad_cam", "unfamiliar", "robustness", "learning_curves",
+)  # fmt: skip
+
+ROBUSTNESS = Robustness(
+    images=10,
+    seed=0,
+    clean=0.5,
+    severities=(2, 7),
+    corruptions=(CorruptionResult("fog", "weather", (0.4, 0.3), 0.35),),
+    mean_corrupted=0.35,
+    epsilons_255=(3, 11),
+    attacks=(AttackResult("FGSM", (0.2, 0.1)), AttackResult("PGD", (0.2, 0.1))),
+    weights_sha256="a" * 64,
+)
+
+
+@pytest.fixture
+def render(
+    make_subject: Callable[..., Subject], small_logits: tuple[np.ndarray, np.ndarray]
+) -> Callable[..., str]:
+    """The page about a subject; `environment` is its run's environment.json."""
+
+    def make(
+        *, environment: Mapping[str, Any] = {}, robustness: Robustness | None = None, **others: Any  # noqa: B006
+    ) -> str:
+        subject = make_subject(*small_logits, **others)
+        subject.run.path.mkdir()
+        subject.run.environment.write_text(json.dumps(environment))
+        for _ in range(3):
+            ledger.record_look(subject.run, "train", 1)
+        ledger.record_look(subject.run, "evaluate", 1)
+        unfamiliar = Unfamiliar(fit_thresholds(subject.logits), "test", 60, 0.05, ())
+        report = make_report(subject, unfamiliar, robustness, test_looks=4)
+        return render_page(subject, report, {name: ReportFigure(b"", b"") for name in _NAMES})
+
+    return make
+
+
+def test_severities_on_the_page_are_those_that_were_measured(render: Callable[..., str]) -> None:
+    """They come with the measurement; the template has no copy of them."""
+    page = render(robustness=ROBUSTNESS)
+    header = re.findall("<th>corruption, by severity</th>(.*?)</tr>", page, re.DOTALL)[0]
+    assert re.findall("<th>(.*?)</th>", header) == ["2", "7", "mean"]
+
+
+def test_strengths_of_attacks_on_the_page_are_those_that_were_measured(render: Callable[..., str]) -> None:
+    assert re.findall(r"<th>(\d+/255)</th>", render(robustness=ROBUSTNESS)) == ["3/255", "11/255"]
+
+
+def test_the_page_tells_how_often_the_test_set_was_looked_at(render: Callable[..., str]) -> None:
+    assert "<td>test set looked at</td><td>4 times (train 3, evaluate 1)</td>" in render()
+
+
+def test_names_from_outside_are_escaped(render: Callable[..., str]) -> None:
+    page = render(classes=("<script>", "bee & co", "cow"), environment={"command_line": "<b>"})
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "bee &amp; co" in page
+
+
+def test_balanced_accuracy_is_shown_where_classes_differ_in_size(render: Callable[..., str]) -> None:
+    assert "balanced accuracy" in render()
