@@ -22,8 +22,9 @@ from cifar_trainer.cli.base import (
     writing,
 )
 from cifar_trainer.cli.console import Output
-from cifar_trainer.config import DATASETS, DEVICES, PRECISIONS, RECIPES, VALIDATIONS, TrainConfig
+from cifar_trainer.config import DATASETS, DEVICES, PRECISIONS, VALIDATIONS, TrainConfig
 from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.recipes import RECIPES, get_recipe
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
@@ -122,7 +123,7 @@ def _choices(values: tuple[str, ...]) -> str:
 
 
 @click.command(name="train")
-@click.option("--recipe", default="document", metavar=_choices(RECIPES), help="Network and how to train it.")
+@click.option("--recipe", default="document", metavar=_choices(tuple(RECIPES)), help="Network and how to train it.")
 @click.option("--epochs", type=int, help="Passes over the images.  [default: the recipe's; document: 10]")
 @click.option("--batch-size", type=int, help="Images a step.  [default: the recipe's; document: 32]")
 @click.option("--learning-rate", type=float, help="[default: the recipe's; document: 0.001]")
@@ -257,13 +258,11 @@ def new_config(options: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UsageError: a value that cannot be.
     """
-    from cifar_trainer.recipes import get_recipe
-
     recipe = get_recipe(options["recipe"])
     defaults: dict[str, Any] = {
-        "epochs": recipe.EPOCHS,
-        "batch_size": recipe.BATCH_SIZE,
-        "learning_rate": recipe.LEARNING_RATE,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
     }
     given: dict[str, Any] = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig)}
     resolved: dict[str, Any] = {k: defaults.get(k) if v is None else v for k, v in given.items()}
@@ -309,7 +308,6 @@ def _load_data(config: TrainConfig, options: Mapping[str, Any], output: "Output"
 
 def _start_tensorflow(config: TrainConfig, output: "Output") -> "Device":
     from cifar_trainer import environment
-    from cifar_trainer.recipes import get_recipe
 
     environment.load_tensorflow(verbose=verbosity() > 0)
     device = environment.choose_device(config.device)
@@ -320,7 +318,7 @@ def _start_tensorflow(config: TrainConfig, output: "Output") -> "Device":
             f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "
             "times as long as float32, or far longer."
         )
-    environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
+    environment.configure_threads(split=get_recipe(config.recipe).splittable)
     if config.deterministic:
         environment.enable_determinism()
     return device
