@@ -134,7 +134,8 @@ def _with_hint(error: click.ClickException) -> click.ClickException:
     ours = _FOREIGN_OPTIONS.get(error.option_name)
     if ours is None or not any(ours in parameter.opts for parameter in error.ctx.command.params):
         return error
-    return click.NoSuchOption(error.option_name, possibilities=[ours], ctx=error.ctx)
+    message = f"No such option {error.option_name!r}. Did you mean {ours!r}?"
+    return click.NoSuchOption(error.option_name, message, ctx=error.ctx)
 
 
 def exit_code(error: errors.CifarTrainerError) -> int:
