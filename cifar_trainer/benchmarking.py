@@ -267,12 +267,12 @@ def benchmark_training(
     check_choice("precision", precision, PRECISIONS)
     check_seconds("seconds", seconds)
     chosen = get_recipe(recipe)
-    size = chosen.BATCH_SIZE if batch_size is None else batch_size
+    size = chosen.batch_size if batch_size is None else batch_size
     check_count("batch-size", size)
     if size > IMAGES:
         raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images of the benchmark.")
     config = TrainConfig(
-        recipe, "cifar10", 1, size, chosen.LEARNING_RATE, precision=precision, device=device, xla=xla
+        recipe, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla
     )
     started = environment.start(config, verbose=verbose)
     on_start(config, started.description)
@@ -289,7 +289,7 @@ def _measure_training(config: TrainConfig, device: "Device", seconds: float) -> 
     draw = np.random.default_rng(config.seed)
     images = draw.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
     split = Split(images, draw.integers(0, 10, IMAGES).astype(np.uint8), "")
-    loop = assemble(config, split, np.arange(IMAGES), gpu=device.kind == "gpu").loop
+    loop = assemble(config, split, np.arange(IMAGES), classes=10, gpu=device.kind == "gpu").loop
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
     # The last step of an epoch may be smaller, and is left out.
     whole = IMAGES // config.batch_size

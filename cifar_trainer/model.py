@@ -21,7 +21,7 @@ class LogitsFunction:
     On a CPU each batch runs as two halves side by side, one thread each, as in training.
 
     Args:
-        model: takes uint8 [N, 32, 32, 3], gives float32 logits [N, classes].
+        model: takes uint8 [N, H, W, C], gives float32 logits [N, classes].
         batch_size: images a call.
     """
 
@@ -33,7 +33,7 @@ class LogitsFunction:
         self._forward = tf.function(self._logits, autograph=False, jit_compile=gpu)
 
     def __call__(self, images: np.ndarray | tf.Tensor) -> np.ndarray:
-        """Logits, float32 [N, classes], of uint8 images [N, 32, 32, 3]; a tensor stays on its device."""
+        """Logits, float32 [N, classes], of uint8 images [N, H, W, C]; a tensor stays on its device."""
         batches = [
             self._forward(tf.convert_to_tensor(images[start : start + self._batch_size])).numpy()
             for start in range(0, len(images), self._batch_size)
@@ -44,11 +44,6 @@ class LogitsFunction:
         cuts = np.linspace(0, images.shape[0], min(self._shards, images.shape[0]) + 1).astype(int)
         parts = [self._model(images[low:high], training=False) for low, high in itertools.pairwise(cuts)]
         return tf.concat(parts, axis=0)
-
-
-def predict_logits(model: keras.Model, images: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Logits, float32 [N, classes], of uint8 images [N, 32, 32, 3]."""
-    return LogitsFunction(model, batch_size)(images)
 
 
 def weights_sha256(model: keras.Model) -> str:

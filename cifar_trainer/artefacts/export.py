@@ -17,7 +17,7 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import CheckError, RunError
-from cifar_trainer.model import is_float32, load_model, predict_logits, to_float32, weights_sha256
+from cifar_trainer.model import LogitsFunction, is_float32, load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run, check_weights, read_temperature
 
 #: How far float32 arithmetic may move the accuracy of a model that was trained in less.
@@ -71,9 +71,9 @@ def measure_model(run: Run, config: TrainConfig, dataset: Dataset) -> MeasuredMo
     result = run.read_result()
     check_weights(run, result, digest)
     network = Network(to_float32(trained), dataset.classes, read_temperature(run, digest))
-    logits = predict_logits(network.model, split.images)
+    logits = LogitsFunction(network.model)(split.images)
     if not is_float32(trained):
-        _check_precision(metrics.accuracy(predict_logits(trained, split.images), split.labels), logits, split)
+        _check_precision(metrics.accuracy(LogitsFunction(trained)(split.images), split.labels), logits, split)
     reference = _reference(network, split, logits, dataset.train)
     return MeasuredModel(
         network, result.epochs, digest, reference, _accuracy(config.validation, logits, split)
@@ -87,7 +87,7 @@ def _reference(network: Network, split: Split, logits: np.ndarray, train: Split)
         more = spread(len(train), LEAST_PICTURES - len(split))
         images = np.concatenate([images, train.images[more]])
         labels = np.concatenate([labels, train.labels[more]])
-        logits = predict_logits(network.model, images)
+        logits = LogitsFunction(network.model)(images)
     # The first pictures of a split may all be of one class; encoded ones are made of the first only.
     order = np.random.default_rng(0).permutation(len(labels))[:PICTURES]
     return Reference(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cifar_trainer.benchmarking import LatencyBenchmark, TrainingBenchmark
 
 
-@click.command(name="benchmark", short_help="Measure how fast a model answers or a recipe trains.")
+@click.command(name="benchmark")
 @click.argument("artefacts", metavar="[ARTEFACT]...", nargs=-1, type=PathType())
 @click.option("--run", type=PathType(), help="A run: its model, and what it has exported.")
 @click.option(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cifar_trainer.comparison import Comparison, Group
 
 
-@click.command(name="compare", short_help="Compare runs, and test whether they differ.")
+@click.command(name="compare")
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=PathType())
 @click.option(
     "--split",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TABLE_CLASSES = 30
 
 
-@click.command(name="evaluate", short_help="Measure a run's model and write a report.")
+@click.command(name="evaluate")
 @run_argument
 @click.option(
     "--split",

@@ -201,7 +201,7 @@ def start(config: TrainConfig | None = None, *, device: str | None = None, verbo
 
     load_tensorflow(verbose)
     chosen = choose_device(device or ("auto" if config is None else config.device))
-    configure_threads(split=config is not None and get_recipe(config.recipe).SPLITTABLE)
+    configure_threads(split=config is not None and get_recipe(config.recipe).splittable)
     if config is not None and config.deterministic:
         enable_determinism()
     return chosen

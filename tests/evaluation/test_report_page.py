@@ -41,7 +41,10 @@ def render(
     """The page about a subject; `environment` is its run's environment.json."""
 
     def make(
-        *, environment: Mapping[str, Any] = {}, robustness: Robustness | None = None, **others: Any  # noqa: B006
+        *,
+        environment: Mapping[str, Any] = {},
+        robustness: Robustness | None = None,
+        **others: Any,
     ) -> str:
         subject = make_subject(*small_logits, **others)
         subject.run.path.mkdir()

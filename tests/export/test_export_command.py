@@ -19,7 +19,7 @@ from cifar_trainer.artefacts.formats import FORMATS, Bound, Format, check_packag
 from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.model import predict_logits
+from cifar_trainer.model import LogitsFunction
 from cifar_trainer.run import Run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -83,7 +83,7 @@ def test_a_small_split_is_filled_up_to_a_thousand_pictures(
     )
     assert measured.accuracy.images == 120
     assert measured.reference.images.shape == (1000, 32, 32, 3)
-    expected = predict_logits(measured.network.model, measured.reference.images)
+    expected = LogitsFunction(measured.network.model)(measured.reference.images)
     np.testing.assert_allclose(measured.reference.logits, expected, atol=1e-5)
 
 
