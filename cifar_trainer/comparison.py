@@ -51,10 +51,6 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
     return McNemar(first, second, (first - second) ** 2 / differing, p_value)
 
 
-#: Settings that may differ between the runs of a group: the seed, and what hardly changes a result.
-_NOT_GROUPED = ("seed", "device", "deterministic", "xla")
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluated:
     """A run, and what its report on a split says.
@@ -341,8 +337,8 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
     """Group the runs that have the same settings apart from the seed."""
     groups: dict[tuple[tuple[str, Any], ...], list[Evaluated]] = {}
     for each in runs:
-        settings = {k: v for k, v in each.config.to_json().items() if k not in _NOT_GROUPED}
-        groups.setdefault(tuple({**settings, "epochs": each.epochs}.items()), []).append(each)
+        settings = {**each.config.decisive(), "epochs": each.epochs}
+        groups.setdefault(tuple(settings.items()), []).append(each)
     varied = {
         name for key in groups for name, value in key if any(dict(other)[name] != value for other in groups)
     }

@@ -67,6 +67,12 @@ class TrainConfig:
         check_learning_rate(self.learning_rate)
         check_seed(self.seed)
 
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide a result: all but the seed, and those of where and how it is computed."""
+        return {
+            k: v for k, v in self.to_json().items() if k not in ("seed", "device", "deterministic", "xla")
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The settings as a flat JSON object, in the order of the attributes."""
         return dataclasses.asdict(self)

@@ -135,7 +135,7 @@ def report_table(report: "Report") -> "Table":
         caption=(
             f"{report.images:,} images, accuracy {report.accuracy:.2%} (95 % interval "
             f"{report.accuracy_interval[0]:.2%} to {report.accuracy_interval[1]:.2%}){balanced}, "
-            f"loss {report.loss:.4f}"
+            f"loss {report.loss:.4f}" + (f"\n{report.expectation}" if report.expectation else "")
         ),
         caption_justify="left",
     )

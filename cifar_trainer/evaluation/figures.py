@@ -48,7 +48,7 @@ def per_class_figure(per_class: Sequence[Mapping[str, Any]], theme: Theme) -> Fi
         axes.set_yticks(places, [shorten(row["class"], 24) for row in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper left", ncols=2)
     return figure
@@ -112,7 +112,7 @@ def precision_recall_figure(
             axes.plot(curve.recall, curve.precision, color=theme.first)
             known = not np.isnan(curve.average_precision)
             average = f"{curve.average_precision:.2f}" if known else "–"
-            axes.set_title(f"{shorten(classes[label], 14)}  {average}", size=9)
+            axes.set_title(f"{shorten(classes[label], 40 // columns)}  {average}", size=9)
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.02)
             axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])

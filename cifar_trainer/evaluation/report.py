@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer import metrics
+from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.calibration import Calibration, calibrate
 from cifar_trainer.evaluation.robustness import Robustness
 from cifar_trainer.evaluation.subject import Subject
@@ -18,6 +19,7 @@ from cifar_trainer.metrics import (
     precision_recall_curves,
     top_confusions,
 )
+from cifar_trainer.recipes import EXPECTED_ON, Expected
 
 #: Mistakes in the gallery, and pairs of classes in the list.
 MISTAKES = 20
@@ -39,6 +41,7 @@ class Report:
         loss: mean cross-entropy in nats.
         accuracy: share classified correctly.
         accuracy_interval: its 95 % interval (Wilson).
+        expected: what earlier runs with these settings reached; None where none were measured.
         balanced_accuracy: the mean recall of the classes that have images.
         macro: precision, recall and F1, each the unweighted mean over the classes.
         mean_average_precision: over the classes that have images.
@@ -63,6 +66,7 @@ class Report:
     loss: float
     accuracy: float
     accuracy_interval: tuple[float, float]
+    expected: Expected | None
     balanced_accuracy: float
     macro: dict[str, float]
     mean_average_precision: float
@@ -76,6 +80,15 @@ class Report:
     test_looks: int
     weights_sha256: str
     split_sha256: str
+
+    @property
+    def expectation(self) -> str:
+        """Where the accuracy lies among earlier runs, as a sentence; empty where none were measured."""
+        if self.expected is None:
+            return ""
+        low, high, n = self.expected.low, self.expected.high, self.expected.n
+        place = "below" if self.accuracy < low else "above" if self.accuracy > high else "within"
+        return f"{place} the {low:.1%} to {high:.1%} that {n} earlier runs of this recipe reached"
 
     @property
     def is_balanced(self) -> bool:
@@ -108,6 +121,7 @@ def make_report(
         loss=metrics.cross_entropy(subject.logits, labels),
         accuracy=metrics.accuracy(subject.logits, labels),
         accuracy_interval=metrics.wilson_interval(int(matrix.trace()), len(labels)),
+        expected=_expected(subject),
         balanced_accuracy=metrics.balanced_accuracy(predicted, labels),
         macro=metrics.macro(predicted, labels, count),
         mean_average_precision=float(np.mean(averages)),
@@ -124,6 +138,15 @@ def make_report(
         weights_sha256=subject.weights_sha256,
         split_sha256=subject.split.sha256,
     )
+
+
+def _expected(subject: Subject) -> Expected | None:
+    """What the recipe is expected to reach, where the run has the settings and the data of that."""
+    config, recipe = subject.config, subject.recipe
+    usual = TrainConfig(recipe.name, EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
+    trained = dataclasses.replace(config, epochs=subject.result.epochs)
+    same = trained.decisive() == usual.decisive() and subject.dataset.verified
+    return recipe.expected if same and subject.split_name == "test" else None
 
 
 def _per_class(subject: Subject, matrix: np.ndarray) -> list[dict[str, Any]]:

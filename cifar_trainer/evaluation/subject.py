@@ -9,6 +9,7 @@ import numpy as np
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import evaluated_split
+from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run, TrainResult, check_weights
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ class Subject:
     """What a report is about.
 
     Attributes:
-        run, config, dataset, result: the run, its settings, its data, and how its training ended.
+        run, config, recipe, dataset: the run, its settings, its recipe, its data.
+        result: how its training ended.
         history: the rows of history.csv up to the end of the training. Where a longer run was
             begun and stopped, the file goes on beyond the model.
         model: uint8 [N, H, W, C] to float32 logits [N, classes], in the precision of the training.
@@ -35,6 +37,7 @@ class Subject:
 
     run: Run
     config: TrainConfig
+    recipe: Recipe
     dataset: Dataset
     result: TrainResult
     history: Sequence[Mapping[str, float | None]]
@@ -81,6 +84,7 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     return Subject(
         run=run,
         config=config,
+        recipe=run.read_recipe(),
         dataset=dataset,
         result=result,
         history=run.read_history()[: result.epochs],

@@ -13,6 +13,7 @@ from cifar_trainer.evaluation.report import Report, make_report
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import Unfamiliar
 from cifar_trainer.metrics import fit_thresholds
+from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run, TrainResult
 
 CLASSES = ("ant", "bee", "cow")
@@ -45,6 +46,7 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
         values: dict[str, Any] = {
             "run": Run(tmp_path / "run"),
             "config": TrainConfig("document", "synthetic", 1, 32, 0.001),
+            "recipe": DOCUMENT,
             "dataset": Dataset("synthetic", tmp_path, False, classes, split, split),
             "result": TrainResult(
                 run_dir="run", recipe="document", dataset="synthetic", epochs=1, seed=0, parameters=10,

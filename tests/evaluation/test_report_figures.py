@@ -1,19 +1,24 @@
 """Each number of a report, against an independent computation on a small case."""
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.optimize import brentq
 
 from cifar_trainer import metrics
+from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.calibration import fit_temperature, reliability
 from cifar_trainer.evaluation.figures import precision_recall_figure
 from cifar_trainer.evaluation.report import Report
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.metrics import precision_recall_curves
 from cifar_trainer.plots import LIGHT
+from cifar_trainer.recipes import EXPECTED_ON, Expected
+from cifar_trainer.recipes.document import DOCUMENT
 
 Logits = tuple[np.ndarray, np.ndarray]
 
@@ -207,3 +212,52 @@ def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_have_images(
     recalls = [(predicted[labels[kept] == label] == label).mean() for label in (0, 1)]
     assert report.balanced_accuracy == pytest.approx(np.mean(recalls))
     assert report.accuracy != pytest.approx(report.balanced_accuracy)
+
+
+@pytest.fixture
+def usual(make_subject: Callable[..., Subject], small_logits: Logits) -> Callable[..., Subject]:
+    """A subject with the recipe's own settings on verified CIFAR-10, where a range of accuracies is known."""
+    recipe = dataclasses.replace(DOCUMENT, expected=Expected(0.5, 10, 0.45, 0.55))
+    plain = make_subject(*small_logits)
+    result = dataclasses.replace(plain.result, epochs=recipe.epochs)
+    config = TrainConfig(
+        "document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate, seed=7
+    )
+    dataset = dataclasses.replace(plain.dataset, name=EXPECTED_ON, verified=True)
+
+    def make(**settings: Any) -> Subject:
+        changed = dataclasses.replace(config, **settings)
+        return dataclasses.replace(plain, recipe=recipe, config=changed, dataset=dataset, result=result)
+
+    return make
+
+
+@pytest.mark.parametrize(("accuracy", "place"), [(0.44, "below"), (0.45, "within"), (0.56, "above")])
+def test_the_report_says_where_the_accuracy_lies_among_earlier_runs(
+    usual: Callable[..., Subject], report_on: ReportOn, accuracy: float, place: str
+) -> None:
+    report = dataclasses.replace(report_on(usual()), accuracy=accuracy)
+    assert report.expectation == f"{place} the 45.0% to 55.0% that 10 earlier runs of this recipe reached"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"limit": 1000}, {"validation": "holdout"}, {"batch_size": 64}, {"precision": "bfloat16"}]
+)
+def test_no_range_is_expected_of_runs_with_other_settings(
+    usual: Callable[..., Subject], report_on: ReportOn, settings: dict[str, Any]
+) -> None:
+    assert report_on(usual(**settings)).expected is None
+
+
+def test_no_range_is_expected_of_a_longer_training(
+    usual: Callable[..., Subject], report_on: ReportOn
+) -> None:
+    subject = usual()
+    longer = dataclasses.replace(subject, result=dataclasses.replace(subject.result, epochs=20))
+    assert report_on(longer).expected is None
+
+
+def test_no_range_is_expected_on_other_data(usual: Callable[..., Subject], report_on: ReportOn) -> None:
+    subject = usual()
+    other = dataclasses.replace(subject, dataset=dataclasses.replace(subject.dataset, verified=False))
+    assert report_on(other).expected is None
