@@ -105,7 +105,7 @@ def benchmark_artefacts(
         seconds: for each measurement.
         device: one of `DEVICES`; `auto` is the CPU, and the GPU where there is one.
         verbose: show TensorFlow's own messages.
-        on_artefact: told the path and the device (`cpu` or `gpu`) before an artefact is measured.
+        on_artefact: called with the path and the device (`cpu` or `gpu`) before an artefact is measured.
 
     Raises:
         UsageError: an argument is not possible.
@@ -257,7 +257,7 @@ def benchmark_training(
         device: one of `DEVICES`.
         seconds: to go on for, after the warm-up.
         verbose: show TensorFlow's own messages.
-        on_start: told the settings and the device, in words, before the first step.
+        on_start: called with the settings and the device, in words, before the first step.
 
     Raises:
         UsageError: an argument is not possible.

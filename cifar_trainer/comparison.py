@@ -171,7 +171,7 @@ def compare(
         runs: their folders, two or more.
         split: `test`, or `validation` where all held out the same images.
         data_dir: where the data lie; None is where each run found them.
-        on_evaluate: told the folder of a run before it is evaluated.
+        on_evaluate: called with the folder of a run before it is evaluated.
 
     Raises:
         UsageError: the runs cannot be compared, or the split is not known.

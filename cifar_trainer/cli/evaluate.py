@@ -14,7 +14,7 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.errors import CheckError, UsageError
+from cifar_trainer.errors import CheckError, UsageError, printable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -135,7 +135,7 @@ def report_table(report: "Report") -> "Table":
         caption=(
             f"{report.images:,} images, accuracy {report.accuracy:.2%} (95 % interval "
             f"{report.accuracy_interval[0]:.2%} to {report.accuracy_interval[1]:.2%}){balanced}, "
-            f"loss {report.loss:.4f}" + (f"\n{report.expectation}" if report.expectation else "")
+            f"loss {report.loss:.4f}{_expectation(report)}"
         ),
         caption_justify="left",
     )
@@ -144,7 +144,7 @@ def report_table(report: "Report") -> "Table":
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
-            row["class"],
+            printable(row["class"]),
             f"{row['precision']:.3f}",
             f"{row['recall']:.3f}",
             f"{row['f1']:.3f}",
@@ -164,8 +164,16 @@ def report_table(report: "Report") -> "Table":
     return table
 
 
+def _expectation(report: "Report") -> str:
+    expected = report.expected
+    if expected is None:
+        return ""
+    span = f"{expected.low:.1%} to {expected.high:.1%}"
+    return f"\n{report.place} the range of {expected.n} earlier runs of this recipe, {span}"
+
+
 def unfamiliar_table(unfamiliar: "Unfamiliar") -> "Table":
-    """How well images of other kinds are told from those of the split."""
+    """How well images of other kinds are distinguished from those of the split."""
     from rich.table import Table
 
     where = "held-out training" if unfamiliar.fitted_on == "validation" else "test"

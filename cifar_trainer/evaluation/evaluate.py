@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SPLITS = ("test", "validation")
 REPORT_FILE = "report.json"
 LOGITS_FILE = "logits.npy"
-#: Told what is being done, and how much of it: (what, done, total).
+#: Called with what is being done, and how much of it: (what, done, total).
 Progress = Callable[[str, int, int], None]
 
 
@@ -48,7 +48,7 @@ def evaluate(
         unfamiliar: a folder of images of another kind, or a prepared data set, to measure
             whether they are recognized as such.
         verbose: show TensorFlow's own messages.
-        on_progress: told (what, done, total).
+        on_progress: called with (what, done, total).
 
     Raises:
         UsageError: an argument is not possible, or the run has no such split.

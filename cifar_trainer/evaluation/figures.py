@@ -78,6 +78,7 @@ def reliability_figure(calibration: Calibration, theme: Theme) -> Figure:
         upper.set_ylabel("accuracy")
         upper.set_ylim(0, 1.02)
         upper.legend(loc="upper left")
+        lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         lower.set_ylabel("share of images")
         lower.set_xlabel("confidence")
         lower.set_xlim(0, 1.01)
@@ -240,6 +241,6 @@ def unfamiliar_figure(energies: Mapping[str, np.ndarray], threshold: float, them
         axes.axvline(threshold, color=theme.muted, linewidth=1.2, linestyle="--", label="threshold")
         axes.set_xlabel("energy")
         axes.set_ylabel("share of images")
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         figure.legend(loc="outside upper left", ncols=4)
     return figure

@@ -45,7 +45,7 @@ def grad_cam(
     layer = last_feature_map(twin)
     if layer is None:
         return None
-    # In two parts, so that the maps between them can be watched, whatever is trainable.
+    # In two parts, so that the tape can watch the maps between them, whatever is trainable.
     to_maps = keras.Model(twin.inputs, layer.output)
     to_logits = keras.Model(layer.output, twin.outputs[0])
     maps = to_maps(tf.constant(images), training=False)

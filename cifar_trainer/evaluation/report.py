@@ -52,7 +52,7 @@ class Report:
         confusions: the pairs of classes that are confused most.
         mistakes: the most confident ones.
         calibration: how well confidence matches accuracy.
-        unfamiliar: whether images of other kinds are told from these.
+        unfamiliar: how well images of other kinds are distinguished from these.
         robustness: under corruptions and attacks, where that was measured.
         test_looks: how often the run's test set was looked at so far.
         weights_sha256: of the model that was evaluated.
@@ -82,13 +82,13 @@ class Report:
     split_sha256: str
 
     @property
-    def expectation(self) -> str:
-        """Where the accuracy lies among earlier runs, as a sentence; empty where none were measured."""
+    def place(self) -> str:
+        """Where the accuracy lies in the expected range: `below`, `within` or `above`; empty without one."""
         if self.expected is None:
             return ""
-        low, high, n = self.expected.low, self.expected.high, self.expected.n
-        place = "below" if self.accuracy < low else "above" if self.accuracy > high else "within"
-        return f"{place} the {low:.1%} to {high:.1%} that {n} earlier runs of this recipe reached"
+        if self.accuracy < self.expected.low:
+            return "below"
+        return "above" if self.accuracy > self.expected.high else "within"
 
     @property
     def is_balanced(self) -> bool:

@@ -44,7 +44,7 @@ def draw_figures(
         subject: what the report is about.
         report: its figures.
         energies: of the split's images and of other kinds, by name (`unfamiliar.measure_unfamiliar`).
-        on_progress: told (done, total) after each figure.
+        on_progress: called with (done, total) after each figure.
 
     Returns:
         The figures by the name of their file, without `.png`.

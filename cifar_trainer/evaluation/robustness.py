@@ -168,7 +168,7 @@ def measure_robustness(
     Args:
         subject: the model and the split.
         count: images to take; all, where there are fewer.
-        on_progress: told (done, total) after each measurement.
+        on_progress: called with (done, total) after each measurement.
     """
     split = subject.split
     chosen = stratified_limit(split.labels, min(count, len(split)))

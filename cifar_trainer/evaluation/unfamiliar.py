@@ -1,4 +1,4 @@
-"""How well a model's scores tell its own kind of images from other kinds.
+"""How well a model's scores distinguish its own kind of images from other kinds.
 
 Two scores are used: the energy (Liu et al. 2020) and the largest softmax probability
 (Hendrycks & Gimpel 2017), both of the logits as they are. They see only what reaches the
@@ -28,7 +28,7 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """How well one score tells other images from those of the split.
+    """How well one score distinguishes other images from those of the split.
 
     Attributes:
         auroc: the probability that an image of the split looks more familiar than another one;
@@ -42,7 +42,7 @@ class Detection:
 
 @dataclasses.dataclass(frozen=True)
 class OtherKind:
-    """Images of another kind, and how well they are told from those of the split.
+    """Images of another kind, and how well they are distinguished from those of the split.
 
     Attributes:
         name: what they are.
@@ -60,7 +60,7 @@ class OtherKind:
 
 @dataclasses.dataclass(frozen=True)
 class Unfamiliar:
-    """Whether a model can tell what it was not trained on.
+    """Whether a model recognizes what it was not trained on.
 
     Attributes:
         thresholds: beyond which an image is called unfamiliar.

@@ -1,5 +1,6 @@
 """The page of a report, from numbers that no model had to be trained for."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 
 from cifar_trainer import ledger
+from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.report import make_report
 from cifar_trainer.evaluation.report_page import ReportFigure, render_page
 from cifar_trainer.evaluation.robustness import AttackResult, CorruptionResult, Robustness
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import Unfamiliar
 from cifar_trainer.metrics import fit_thresholds
+from cifar_trainer.recipes import EXPECTED_ON, Expected
+from cifar_trainer.recipes.document import DOCUMENT
 
 _NAMES = (
     "per_class", "precision_recall", "confusion_matrix", "confusion_matrix_by_row", "mistakes",
@@ -42,13 +46,20 @@ def render(
 
     def make(
         *,
-        environment: Mapping[str, Any] = {},
+        environment: Mapping[str, Any] | None = None,
         robustness: Robustness | None = None,
+        verified: bool = False,
+        epochs: int = 1,
         **others: Any,
     ) -> str:
-        subject = make_subject(*small_logits, **others)
+        plain = make_subject(*small_logits, **others)
+        subject = dataclasses.replace(
+            plain,
+            dataset=dataclasses.replace(plain.dataset, verified=verified),
+            result=dataclasses.replace(plain.result, epochs=epochs),
+        )
         subject.run.path.mkdir()
-        subject.run.environment.write_text(json.dumps(environment))
+        subject.run.environment.write_text(json.dumps(environment or {}))
         for _ in range(3):
             ledger.record_look(subject.run, "train", 1)
         ledger.record_look(subject.run, "evaluate", 1)
@@ -83,3 +94,10 @@ def test_names_from_outside_are_escaped(render: Callable[..., str]) -> None:
 
 def test_balanced_accuracy_is_shown_where_classes_differ_in_size(render: Callable[..., str]) -> None:
     assert "balanced accuracy" in render()
+
+
+def test_the_page_names_the_range_of_earlier_runs(render: Callable[..., str]) -> None:
+    recipe = dataclasses.replace(DOCUMENT, expected=Expected(0.9, 10, 0.85, 0.95))
+    config = TrainConfig("document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
+    page = " ".join(render(recipe=recipe, config=config, verified=True, epochs=recipe.epochs).split())
+    assert "below the range of 10 earlier runs of this recipe, 85.0 % to 95.0 %" in page
