@@ -20,7 +20,7 @@ from cifar_trainer.plots import DARK, LIGHT, NUMBERED_CLASSES, Figure, Theme, co
 from cifar_trainer.plots import render as render_figure
 
 #: Grad-CAM is shown for at most so many classes.
-EXPLAINED_CLASSES = 20
+EXPLAINED_CLASSES = 12
 _TEST_SET, _HELD_OUT = "test set", "held-out training images"
 
 

@@ -6,17 +6,24 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from cifar_trainer import ledger
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.report import make_report
-from cifar_trainer.evaluation.report_page import ReportFigure, render_page
-from cifar_trainer.evaluation.robustness import AttackResult, CorruptionResult, Robustness
+from cifar_trainer.evaluation.report_page import ReportFigure, draw_figures, render_page
+from cifar_trainer.evaluation.robustness import (
+    AttackResult,
+    CorruptionResult,
+    Robustness,
+    measure_robustness,
+)
 from cifar_trainer.evaluation.subject import Subject
-from cifar_trainer.evaluation.unfamiliar import Unfamiliar
+from cifar_trainer.evaluation.unfamiliar import Unfamiliar, measure_unfamiliar, other_kinds
 from cifar_trainer.metrics import fit_thresholds
+from cifar_trainer.model import LogitsFunction
 from cifar_trainer.recipes import EXPECTED_ON, Expected
 from cifar_trainer.recipes.document import DOCUMENT
 
@@ -101,3 +108,33 @@ def test_the_page_names_the_range_of_earlier_runs(render: Callable[..., str]) ->
     config = TrainConfig("document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
     page = " ".join(render(recipe=recipe, config=config, verified=True, epochs=recipe.epochs).split())
     assert "below the range of 10 earlier runs of this recipe, 85.0 % to 95.0 %" in page
+
+
+@pytest.fixture(scope="module")
+def hundred_grey_classes() -> tuple[keras.Model, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """An untrained network for 100 classes of 28×28 grey images, 400 of them with labels, and the names."""
+    draw = np.random.default_rng(0)
+    model = DOCUMENT.build_model((28, 28, 1), 100)
+    images = draw.integers(0, 256, (400, 28, 28, 1)).astype(np.uint8)
+    labels = np.sort(draw.integers(0, 100, 400)).astype(np.uint8)
+    return model, images, labels, tuple(f"class-{label:02d}" for label in range(100))
+
+
+def test_a_report_on_a_hundred_classes_of_grey_images_has_every_figure_that_can_be_read(
+    hundred_grey_classes: tuple[keras.Model, np.ndarray, np.ndarray, tuple[str, ...]],
+    make_subject: Callable[..., Subject],
+) -> None:
+    model, images, labels, classes = hundred_grey_classes
+    predict = LogitsFunction(model)
+    logits = predict(images) + np.eye(100, dtype=np.float32)[labels]
+    subject = make_subject(
+        logits, labels, images=images, classes=classes, model=model, predict_logits=predict
+    )
+    subject.run.path.mkdir()
+    subject.run.environment.write_text("{}")
+    measured, energies = measure_unfamiliar(subject, other_kinds("flowers", (28, 28, 1), None))
+    report = make_report(subject, measured, measure_robustness(subject, 20), test_looks=1)
+    figures = draw_figures(subject, report, energies)
+    assert set(_NAMES) - set(figures) == {"confusion_matrix_by_row"}
+    page = render_page(subject, report, figures)
+    assert re.findall(r"<tr><td>(class-\d\d)</td>", page) == list(classes)
