@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SPLITS = ("test", "validation")
 REPORT_FILE = "report.json"
 LOGITS_FILE = "logits.npy"
+_REMEDY = "Make room, or give write access to the run's folder."
 #: Called with what is being done, and how much of it: (what, done, total).
 Progress = Callable[[str, int, int], None]
 
@@ -76,30 +77,29 @@ def evaluate(
     from cifar_trainer.evaluation.unfamiliar import measure_unfamiliar, other_kinds
 
     folder = opened.evaluation(split)
-    with files.writing(folder, "Make room, or give write access to the run's folder."):
-        if split == "test":
+    if split == "test":
+        with files.writing(opened.path, _REMEDY):
             ledger.record_look(opened, "evaluate", opened.read_result().epochs)
-        subject = load_subject(opened, dataset, split)
-        if robustness_images is None:
-            robustness = _earlier_robustness(folder / REPORT_FILE, subject.weights_sha256)
-        else:
-            robustness = measure_robustness(
-                subject, robustness_images, lambda done, total: on_progress("robustness", done, total)
-            )
-        shape = subject.split.images.shape[1:]
-        measured, energies = measure_unfamiliar(subject, other_kinds(dataset.name, shape, unfamiliar))
-        report = make_report(subject, measured, robustness, len(ledger.read_looks(opened)))
-        figures = draw_figures(
-            subject, report, energies, lambda done, total: on_progress("figures", done, total)
+    subject = load_subject(opened, dataset, split)
+    if robustness_images is None:
+        robustness = _earlier_robustness(folder / REPORT_FILE, subject.weights_sha256)
+    else:
+        robustness = measure_robustness(
+            subject, robustness_images, lambda done, total: on_progress("robustness", done, total)
         )
-        with files.atomic_folder(folder, replace=True) as partial:
-            files.write_json(partial / REPORT_FILE, report.record())
-            for name, figure in figures.items():
-                files.write_bytes(partial / f"{name}.png", figure.light)
-            files.write_text(partial / "report.html", render_page(subject, report, figures))
-            # What a comparison needs to know of each image.
-            with files.atomic_writer(partial / LOGITS_FILE) as file:
-                np.save(file, subject.logits, allow_pickle=False)
+    others = other_kinds(dataset.name, subject.split.images.shape[1:], unfamiliar)
+    measured, energies = measure_unfamiliar(subject, others)
+    report = make_report(subject, measured, robustness, len(ledger.read_looks(opened)))
+    figures = draw_figures(subject, report, energies, lambda done, total: on_progress("figures", done, total))
+    page = render_page(subject, report, figures)
+    with files.writing(folder, _REMEDY), files.atomic_folder(folder, replace=True) as partial:
+        files.write_json(partial / REPORT_FILE, report.record())
+        for name, figure in figures.items():
+            files.write_bytes(partial / f"{name}.png", figure.light)
+        files.write_text(partial / "report.html", page)
+        # What a comparison needs to know of each image.
+        with files.atomic_writer(partial / LOGITS_FILE) as file:
+            np.save(file, subject.logits, allow_pickle=False)
     return report
 
 

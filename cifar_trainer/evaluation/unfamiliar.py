@@ -16,7 +16,7 @@ from PIL import Image
 
 from cifar_trainer.data import load_dataset
 from cifar_trainer.data.synthetic import draw_dataset
-from cifar_trainer.errors import DataError
+from cifar_trainer.errors import DataError, printable
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.images import ImageError, decode_image, is_image, is_leftover, resize_image
 from cifar_trainer.metrics import Thresholds, energy, fit_thresholds, max_probability
@@ -139,17 +139,20 @@ def other_kinds(dataset_name: str, shape: tuple[int, int, int], path: Path | Non
     kinds = {}
     if dataset_name != "synthetic":
         kinds["drawn shapes"] = _reshaped(draw_dataset().test_images[:IMAGES], shape)
-    noise = np.random.default_rng(SEED).integers(0, 256, (IMAGES, *shape), np.uint8)
-    kinds["noise"] = noise
+    kinds["noise"] = np.random.default_rng(SEED).integers(0, 256, (IMAGES, *shape), np.uint8)
     if path is not None:
-        kinds[path.resolve().name] = _read(path, shape)
+        # So named that a folder called `noise` is not taken for the noise.
+        kinds[f"images in {printable(path.resolve().name)}"] = _read(path, shape)
     return kinds
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     if (path / "dataset.json").is_file():
         return _reshaped(load_dataset(path.parent, path.name).test.images[:IMAGES], shape)
-    found = sorted(_image_files(path))
+    try:
+        found = sorted(_image_files(path))
+    except OSError as error:
+        raise DataError(f"--unfamiliar: {error.filename} cannot be read: {error.strerror}.") from error
     if not found:
         raise DataError(f"--unfamiliar {path}: no image is there. Expected a folder of images.")
     # From all of its folders, which may be classes.

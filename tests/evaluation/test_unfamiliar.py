@@ -114,12 +114,12 @@ def test_a_folder_of_class_folders_is_read_whole_and_leftovers_are_passed_over(t
         Image.new("RGB", (50, 40), "red").save(tmp_path / name)
     (tmp_path / "a" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "README.md").write_text("none of them")
-    images = other_kinds("synthetic", (32, 32, 3), tmp_path)[tmp_path.name]
+    images = other_kinds("synthetic", (32, 32, 3), tmp_path)[f"images in {tmp_path.name}"]
     assert images.shape == (3, 32, 32, 3)
 
 
 def test_a_prepared_data_set_is_read_as_such(data_dir: Path) -> None:
-    images = other_kinds("flowers", (28, 28, 1), data_dir / "synthetic")["synthetic"]
+    images = other_kinds("flowers", (28, 28, 1), data_dir / "synthetic")["images in synthetic"]
     assert images.shape == (2000, 28, 28, 1)
 
 
