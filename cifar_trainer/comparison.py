@@ -347,7 +347,8 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
 
 def _group(settings: dict[str, Any], varied: set[str], members: list[Evaluated]) -> Group:
     parts = [settings["recipe"]]
-    parts += [f"{k} {v}" for k, v in settings.items() if k in varied and k != "recipe"]
+    # What is not set distinguishes no group from those where it is.
+    parts += [f"{k} {v}" for k, v in settings.items() if k in varied and k != "recipe" and v is not None]
     return Group(
         name=", ".join(parts),
         runs=tuple(members),

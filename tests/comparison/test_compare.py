@@ -77,6 +77,11 @@ def test_runs_that_differ_by_more_than_the_seed_are_apart_and_the_name_says_by_w
     assert groups[1].to_json()["accuracy"]["standard_deviation"] is None
 
 
+def test_a_setting_that_a_group_does_not_have_is_not_part_of_its_name() -> None:
+    groups = summarize("test", [evaluated("a", 0.7), evaluated("b", 0.7, limit=1000)]).groups
+    assert [group.name for group in groups] == ["document", "document, limit 1000"]
+
+
 def test_each_run_is_tested_against_the_first() -> None:
     runs = [evaluated("a", 0.75), evaluated("b", 0.5, ~CORRECT), evaluated("c", 0.75)]
     tests = summarize("test", runs).to_json()["mcnemar"]
