@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from cifar_trainer import ledger, records
 from cifar_trainer.config import TrainConfig, check_choice
@@ -42,6 +41,9 @@ class McNemar:
 
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
     """Test two classifiers by which of the same images each classified correctly: bool [N], twice."""
+    # It takes half a second to import, which a usage error need not wait for.
+    from scipy.stats import binomtest
+
     first = int(np.sum(first_correct & ~second_correct))
     second = int(np.sum(second_correct & ~first_correct))
     differing = first + second

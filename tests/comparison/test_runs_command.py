@@ -117,40 +117,71 @@ def test_listing_runs_never_keeps_a_run_from_being_held(trained_run: Path, tmp_p
         thread.join()
 
 
-def test_compare_evaluates_runs_that_were_not_and_says_that_a_copy_is_no_better(
-    run_cli: RunCli, trained_run: Path, data_dir: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def compared(
+    run_cli: RunCli, trained_run: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two copies of a run in a folder, `one` to be computed otherwise than `two`, and their comparison."""
+    folder = tmp_path_factory.mktemp("compared")
     for name in ("one", "two"):
-        shutil.copytree(trained_run, tmp_path / name)
-    plot = tmp_path / "curves.svg"
-    arguments = ["compare", tmp_path / "one", tmp_path / "two", "--data-dir", data_dir, "--plot", plot]
-    done = run_cli([*arguments, "--json"])
+        shutil.copytree(trained_run, folder / name)
+    damage(folder / "one", "config.json", device="auto", deterministic=True)
+    arguments = ["compare", folder / "one", folder / "two", "--data-dir", data_dir]
+    done = run_cli([*arguments, "--plot", folder / "curves.svg", "--json"])
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("evaluating ") == 2
-    found = json.loads(done.stdout)
-    first, second = found["runs"]
-    assert first["accuracy"] == second["accuracy"]
-    assert found["mcnemar"][0]["p_value"] == 1
-    assert found["groups"][0]["n"] == 2
-    assert plot.read_bytes().startswith(b"<?xml")
-    again = run_cli(arguments)
-    assert again.returncode == 0
-    assert "evaluating" not in again.stderr
-    assert "122,570" in again.stdout
+    return folder, done
 
 
-def test_the_logits_of_a_comparison_are_those_of_evaluate_to_the_bit(
-    run_cli: RunCli, trained_run: Path, data_dir: Path, tmp_path: Path
+def test_compare_evaluates_the_runs_that_were_not(
+    compared: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """Also for the second of two runs with other settings: each is evaluated in a process of its own."""
-    for name in ("alone", "one", "two"):
-        shutil.copytree(trained_run, tmp_path / name)
-    damage(tmp_path / "one", "config.json", device="auto", deterministic=True)
-    alone = run_cli(["evaluate", tmp_path / "alone", "--data-dir", data_dir])
-    assert alone.returncode == 0, alone.stderr
-    done = run_cli(["compare", tmp_path / "one", tmp_path / "two", "--data-dir", data_dir])
+    folder, done = compared
+    notes = [line for line in done.stderr.splitlines() if line.startswith("evaluating ")]
+    assert notes == [f"evaluating {folder / name}" for name in ("one", "two")]
+
+
+def test_a_copy_of_a_run_is_no_better(compared: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    found = json.loads(compared[1].stdout)
+    (test,) = found["mcnemar"]
+    assert (test["only_first"], test["only_second"], test["p_value"]) == (0, 0, 1)
+
+
+def test_runs_that_differ_by_where_they_were_computed_are_one_group(
+    compared: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    assert [group["n"] for group in json.loads(compared[1].stdout)["groups"]] == [2]
+
+
+def test_the_ending_of_the_plot_chooses_its_format(
+    compared: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    assert (compared[0] / "curves.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_runs_that_were_evaluated_are_not_evaluated_again(
+    run_cli: RunCli, compared: tuple[Path, subprocess.CompletedProcess[str]], data_dir: Path
+) -> None:
+    folder, _ = compared
+    again = run_cli(["compare", folder / "one", folder / "two", "--data-dir", data_dir])
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_the_logits_of_a_comparison_are_those_of_evaluate_to_the_bit(
+    run_cli: RunCli,
+    compared: tuple[Path, subprocess.CompletedProcess[str]],
+    data_dir: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    """Also of the second of two runs with other settings: each is evaluated in a process of its own."""
+    shutil.copytree(compared[0] / name, tmp_path / name)
+    shutil.rmtree(tmp_path / name / "evaluation")
+    done = run_cli(["evaluate", tmp_path / name, "--data-dir", data_dir])
     assert done.returncode == 0, done.stderr
-    logits = [(tmp_path / name / "evaluation/test/logits.npy").read_bytes() for name in ("alone", "two")]
+    logits = [
+        (folder / name / "evaluation/test/logits.npy").read_bytes() for folder in (compared[0], tmp_path)
+    ]
     assert logits[0] == logits[1]
 
 
