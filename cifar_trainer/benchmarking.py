@@ -169,7 +169,7 @@ def measure_latency(
         seconds: to go on for; at least LEAST_CALLS calls are made.
         clock: gives seconds; for tests.
     """
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, *artefact.image_shape), np.uint8)
     began, calls = clock(), 0
     while calls < WARM_UP_CALLS or clock() - began < WARM_UP_SECONDS:
         artefact.predict(images)
