@@ -103,6 +103,7 @@ def make_manifest(
         "parameters": network.model.count_params(),
         "input": {"name": "images", "dtype": "uint8", "shape": [None, 32, 32, 3], "layout": "NHWC, RGB"},
         "temperature": network.temperature,
+        "unfamiliar": None if measured.thresholds is None else dataclasses.asdict(measured.thresholds),
         "accuracy": dataclasses.asdict(measured.accuracy),
         "artefacts": [_entry(export) for export in exports],
         "versions": {"cifar-trainer": __version__, "python": platform.python_version(), **_versions()},
