@@ -106,5 +106,7 @@ def serve(
     with bound:
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
+        # Who reads the address may connect at once; the kernel keeps the connection until it is accepted.
+        bound.listen(_BACKLOG)
         on_start(Started(f"http://{shown}:{port}/", settings.name, service.model))
         server.run(sockets=[bound])
