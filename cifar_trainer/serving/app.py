@@ -1,7 +1,7 @@
 """The server's paths, as one ASGI application."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,8 +19,8 @@ from cifar_trainer.serving.service import Service
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 
 
-def make_app(service: Service) -> ASGIApp:
-    """All paths of `service`, behind the guard."""
+def make_app(service: Service, is_stopping: Callable[[], bool]) -> ASGIApp:
+    """All paths of `service`, behind the guard, which closes connections once the server is stopping."""
 
     async def metrics(request: Request) -> Response:
         await service.drift_report()
@@ -62,6 +62,7 @@ def make_app(service: Service) -> ASGIApp:
         api_key=service.settings.api_key,
         telemetry=service.telemetry,
         route_of=route_of,
+        is_stopping=is_stopping,
     )
 
 

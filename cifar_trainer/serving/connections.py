@@ -48,11 +48,10 @@ def protocol_with(limits: Limits) -> type[H11Protocol]:
             self._note_state()
 
         def shutdown(self) -> None:
-            if self._is_busy():
-                super().shutdown()
-                return
+            # uvicorn would close at once what has no request, and lose one that is under way. What is
+            # asked from here on is answered with `Connection: close` (see Guard).
             self._draining = True
-            self.loop.call_later(DRAIN_SECONDS, self._end_if_idle)
+            self._end_soon()
 
         def _is_busy(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
@@ -61,10 +60,13 @@ def protocol_with(limits: Limits) -> type[H11Protocol]:
             if self._is_busy():
                 idle.pop(self, None)
                 self._stop_timer()
-                if self._draining:
-                    self.cycle.keep_alive = False
             elif not self.transport.is_closing():
                 idle[self] = None
+                # A further request may have begun before the answer to this one.
+                if self.conn.trailing_data[0] and self._timer is None:
+                    self._start_timer()
+                if self._draining:
+                    self._end_soon()
 
         def _start_timer(self) -> None:
             self._timer = self.loop.call_later(limits.header_seconds, self.transport.abort)
@@ -73,6 +75,9 @@ def protocol_with(limits: Limits) -> type[H11Protocol]:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+
+        def _end_soon(self) -> None:
+            self.loop.call_later(DRAIN_SECONDS, self._end_if_idle)
 
         def _end_if_idle(self) -> None:
             if not self._is_busy():

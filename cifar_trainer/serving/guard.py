@@ -32,6 +32,7 @@ class Guard:
         api_key: that requests must bring, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
         telemetry: counts them.
         route_of: a path's pattern, for the statistics.
+        is_stopping: whether clients are to be told to ask elsewhere from now on.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Guard:
         api_key: str | None,
         telemetry: Telemetry,
         route_of: Callable[[Scope], str],
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._app = app
         self._limits = limits
         self._key = None if api_key is None else api_key.encode("ascii")
         self._telemetry = telemetry
         self._route_of = route_of
+        self._is_stopping = is_stopping
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +64,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self._is_stopping():
+                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
         taken = 0

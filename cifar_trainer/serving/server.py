@@ -2,7 +2,6 @@
 
 import dataclasses
 import resource
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,46 +34,28 @@ class Started:
     model: ServedModel
 
 
-def make_server(
-    run: Path | None = None, model: Path | None = None, *, settings: Settings
-) -> tuple[uvicorn.Server, socket.socket, Service]:
-    """Take the port, open the model, let it prove itself.
-
-    Returns:
-        The server, the socket to call `server.run(sockets=[…])` with, and what it serves.
-
-    Raises:
-        RunError: there is no such run or artefact, or it is damaged.
-        CheckError: the model does not give the answers that its manifest holds.
-        UsageError: the host is none of this machine.
-        CifarTrainerError: the port is taken.
-    """
-    bound = listen(settings.host, settings.port)
-    try:
-        holder = ModelHolder(lambda: find_source(run, model), settings.max_batch_size)
-        service = Service(holder, settings)
-        _allow_descriptors(settings.limits.connections + _OTHER_DESCRIPTORS)
-        config = uvicorn.Config(
-            make_app(service),
-            http=protocol_with(settings.limits),
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            h11_max_incomplete_event_size=settings.limits.header_bytes,
-            timeout_keep_alive=int(settings.limits.idle_seconds),
-            timeout_graceful_shutdown=int(settings.limits.request_seconds) + 5,
-        )
-        server = uvicorn.Server(config)
-        service.telemetry.connections.set_function(lambda: len(server.server_state.connections))
-    except BaseException:
-        bound.close()
-        raise
-    return server, bound, service
+def make_server(service: Service) -> uvicorn.Server:
+    """A uvicorn server of a service's paths and limits; `run(sockets=[…])` lets it answer."""
+    limits = service.settings.limits
+    _allow_descriptors(limits.connections + _OTHER_DESCRIPTORS)
+    config = uvicorn.Config(
+        make_app(service, lambda: server.should_exit),
+        http=protocol_with(limits),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        h11_max_incomplete_event_size=limits.header_bytes,
+        timeout_keep_alive=int(limits.idle_seconds),
+        timeout_graceful_shutdown=int(limits.request_seconds) + 5,
+    )
+    server = uvicorn.Server(config)
+    service.telemetry.connections.set_function(lambda: len(server.server_state.connections))
+    return server
 
 
 def _allow_descriptors(count: int) -> None:
@@ -100,13 +81,18 @@ def serve(
         on_start: called when the model is ready, right before requests are taken.
 
     Raises:
-        CifarTrainerError: see `make_server`.
+        RunError: there is no such run or artefact, or it is damaged.
+        CheckError: the model does not give the answers that its manifest holds.
+        UsageError: the host is none of this machine.
+        CifarTrainerError: the port is taken.
     """
-    server, bound, service = make_server(run, model, settings=settings)
-    with bound:
-        host, port = bound.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
+    # The port first: a model takes seconds to open.
+    with listen(settings.host, settings.port) as bound:
+        holder = ModelHolder(lambda: find_source(run, model), settings.max_batch_size)
+        server = make_server(Service(holder, settings))
         # Who reads the address may connect at once; the kernel keeps the connection until it is accepted.
         bound.listen(_BACKLOG)
-        on_start(Started(f"http://{shown}:{port}/", settings.name, service.model))
+        host, port = bound.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        on_start(Started(f"http://{shown}:{port}/", settings.name, holder.current))
         server.run(sockets=[bound])
