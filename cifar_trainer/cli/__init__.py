@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "Classify images.",
     "runs": "List runs.",
     "compare": "Compare runs.",
+    "reproduce": "Train a run again and check that the weights are the same.",
     "benchmark": "Measure the speed of inference or training.",
     "env": "Show versions and devices, and what a GPU would need.",
 }
