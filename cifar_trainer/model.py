@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,17 @@ class LogitsFunction:
 
     Args:
         model: takes uint8 [N, H, W, C], gives float32 logits [N, classes].
+        predict: a recipe's `predict`: the model and images to logits; None is the model alone.
         batch_size: images a call.
     """
 
-    def __init__(self, model: keras.Model, batch_size: int = BATCH_SIZE) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: keras.Model,
+        predict: Callable[[keras.Model, tf.Tensor], tf.Tensor] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self._model, self._predict = model, predict
         self._batch_size = batch_size
         gpu = bool(tf.config.get_visible_devices("GPU"))
         self._shards = 1 if gpu else 2
@@ -42,8 +49,12 @@ class LogitsFunction:
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         cuts = np.linspace(0, images.shape[0], min(self._shards, images.shape[0]) + 1).astype(int)
-        parts = [self._model(images[low:high], training=False) for low, high in itertools.pairwise(cuts)]
-        return tf.concat(parts, axis=0)
+        return tf.concat([self._part(images[low:high]) for low, high in itertools.pairwise(cuts)], axis=0)
+
+    def _part(self, images: tf.Tensor) -> tf.Tensor:
+        if self._predict is None:
+            return self._model(images, training=False)
+        return self._predict(self._model, images)
 
 
 def weights_sha256(model: keras.Model) -> str:

@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": "Classify images over HTTP.",
     "runs": "List runs.",
     "compare": "Compare runs.",
+    "reproduce": "Train a run again and check that the weights are the same.",
     "benchmark": "Measure the speed of inference or training.",
     "env": "Show versions and devices, and what a GPU would need.",
 }

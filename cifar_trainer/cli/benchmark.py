@@ -31,12 +31,23 @@ if TYPE_CHECKING:
     "--batch-size", "batch_sizes", type=int, multiple=True, metavar="N",
     help="Images a call; may be given several times.  [default: 1, 8, 64, 512; --train: the recipe's]",
 )  # fmt: skip
-@click.option("--seconds", type=float, default=2.0, help="For each measurement.")
+@click.option("--seconds", type=float, default=2.0, help="Duration of each measurement.")
 @click.option("--train", "training", is_flag=True, help="Measure training a recipe instead.")
-@click.option("--recipe", default="document", metavar=f"[{'|'.join(RECIPES)}]", help="With --train.")
-@click.option("--precision", default="float32", metavar=f"[{'|'.join(PRECISIONS)}]", help="With --train.")
-@click.option("--xla/--no-xla", default=None, help="With --train.  [default: on a GPU only]")
-@click.option("--device", default="auto", metavar=f"[{'|'.join(DEVICES)}]", help="auto: all there are.")
+@click.option(
+    "--recipe", default="document", metavar=f"[{'|'.join(RECIPES)}]", help="With --train: the recipe."
+)
+@click.option(
+    "--precision", default="float32", metavar=f"[{'|'.join(PRECISIONS)}]", help="With --train: compute dtype."
+)
+@click.option(
+    "--xla/--no-xla", default=None, help="With --train: compile with XLA.  [default: on a GPU only]"
+)
+@click.option(
+    "--device",
+    default="auto",
+    metavar=f"[{'|'.join(DEVICES)}]",
+    help="Where to compute; auto measures on all devices.",
+)
 @plot_option("Draw latency and throughput by batch size.")
 @json_option
 @verbosity_options

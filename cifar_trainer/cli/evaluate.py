@@ -37,21 +37,23 @@ TABLE_CLASSES = 30
     help="The test set, or the training images that --validation holdout set aside.",
 )
 @data_dir_option("evaluate")
-@click.option("--require-accuracy", type=float, metavar="X", help="Exit with 4 below it (0 to 1).")
+@click.option(
+    "--require-accuracy", type=float, metavar="X", help="Exit with code 4 if the accuracy is lower (0 to 1)."
+)
 @click.option(
     "--robustness",
     is_flag=True,
     show_default=False,
-    help="Also measure accuracy under fifteen corruptions and two attacks; takes minutes.",
+    help="Also measure accuracy under fifteen corruptions and two attacks. Takes minutes.",
 )
 @click.option(
-    "--robustness-images", type=int, default=2000, metavar="N", help="Number of images to use for that."
+    "--robustness-images", type=int, default=2000, metavar="N", help="Number of images for --robustness."
 )
 @click.option(
     "--unfamiliar",
     type=PathType(),
     metavar="FOLDER",
-    help="Images of another kind, to measure whether they are recognized as such.",
+    help="Also measure whether these images are recognized as unlike the training data.",
 )
 @json_option
 @verbosity_options
@@ -70,8 +72,8 @@ def command(
 ) -> None:
     """Measure a run's model and write a report: numbers, figures, one page.
 
-    RUN is a run's folder; the newest run, if left out. The report goes into
-    RUN/evaluation/SPLIT/: report.html to look at and to send, report.json, the figures.
+    RUN is a run's folder, by default the newest run. The report goes into
+    RUN/evaluation/SPLIT/: report.html, one page to open or send; report.json; the figures.
 
     \b
     Examples:

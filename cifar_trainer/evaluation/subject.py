@@ -68,11 +68,11 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     """
     from cifar_trainer.model import LogitsFunction, load_model, weights_sha256
 
-    config, result = run.read_config(), run.read_result()
+    config, recipe, result = run.read_config(), run.read_recipe(), run.read_result()
     model = load_model(run.model)
     digest = weights_sha256(model)
     check_weights(run, result, digest)
-    predict_logits = LogitsFunction(model)
+    predict_logits = LogitsFunction(model, recipe.predict)
     split = evaluated_split(dataset, config, split_name)
     logits = predict_logits(split.images)
     held_out = None
@@ -84,7 +84,7 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     return Subject(
         run=run,
         config=config,
-        recipe=run.read_recipe(),
+        recipe=recipe,
         dataset=dataset,
         result=result,
         history=run.read_history()[: result.epochs],

@@ -171,6 +171,7 @@ def train_run(
             trainer = Trainer(
                 parts.model, parts.optimizer, parts.loop, watched, run,
                 seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
+                predict=get_recipe(config.recipe).predict,
             )  # fmt: skip
         pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
         callbacks = [events, pictures]
