@@ -90,7 +90,7 @@ def build_model(
 ) -> keras.Model:
     """A recipe's network whose layers compute in `precision` and keep float32 weights."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    keras.config.set_dtype_policy("float32" if precision in ("float32", "tf32") else f"mixed_{precision}")
     try:
         return recipe.build_model(image_shape, classes)
     finally:
