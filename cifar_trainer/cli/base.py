@@ -225,8 +225,28 @@ def name_variables(command: click.Command, name: str) -> None:
             option.envvar = f"CIFAR_TRAINER_{name}_{typed}".upper()
 
 
+#: What figures are saved as, by the ending of the name.
+PLOT_ENDINGS = (".png", ".svg", ".pdf")
+
+
+def plot_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --plot FILE, whose ending chooses the format; another one is a usage error."""
+
+    def check(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+        if path is not None and path.suffix.lower() not in PLOT_ENDINGS:
+            raise errors.UsageError(
+                f"--plot {path} does not end in the name of a format. "
+                f"Expected {', '.join(PLOT_ENDINGS[:-1])} or {PLOT_ENDINGS[-1]}."
+            )
+        return path
+
+    return click.option(
+        "--plot", type=PathType(), metavar="FILE", callback=check, help=f"{help} FILE is .png, .svg or .pdf."
+    )
+
+
 def save_plot(path: Path, figure: "Figure") -> None:
-    """Write a figure as a PNG, for --plot.
+    """Write a figure in the format that the ending of its name asks for.
 
     Raises:
         RunError: it cannot be written.
@@ -234,7 +254,7 @@ def save_plot(path: Path, figure: "Figure") -> None:
     from cifar_trainer import files, plots
 
     with files.writing(path, "Choose another --plot."):
-        files.write_bytes(path, plots.png(figure))
+        files.write_bytes(path, plots.render(figure, path.suffix.lower().removeprefix(".")))
 
 
 def explicit(ctx: click.Context, name: str) -> bool:

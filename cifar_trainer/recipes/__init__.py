@@ -2,10 +2,10 @@
 
 from cifar_trainer.config import check_choice
 from cifar_trainer.recipes.document import DOCUMENT
-from cifar_trainer.recipes.recipe import Batch, Recipe
+from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Recipe
 from cifar_trainer.recipes.regularized import REGULARIZED
 
-__all__ = ["RECIPES", "Batch", "Recipe", "get_recipe"]
+__all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe"]
 
 #: By name, in the order in which they are listed.
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DOCUMENT, REGULARIZED)}

@@ -2,12 +2,12 @@
 
 Source: TensorFlow's tutorial "Convolutional Neural Network (CNN)". It divides pixels by
 255 before training; here the network does, so that the saved model takes images as they
-are. On CIFAR-10 it has 122,570 parameters.
+are. On CIFAR-10 it has 122,570 parameters. Ten seeds reached 70.65 ± 0.45 % on the test set.
 """
 
 from typing import TYPE_CHECKING
 
-from cifar_trainer.recipes.recipe import Recipe
+from cifar_trainer.recipes.recipe import Expected, Recipe
 
 if TYPE_CHECKING:
     import keras
@@ -44,4 +44,6 @@ DOCUMENT = Recipe(
     learning_rate=0.001,
     build_model=build_model,
     splittable=True,
+    # Seeds 0 to 9 on two cores of an AMD EPYC with AVX-512.
+    expected=Expected(accuracy=0.7065, n=10, low=0.7009, high=0.7167),
 )

@@ -31,6 +31,26 @@ class Batch:
     seed: "tf.Tensor"
 
 
+#: The data set that `Expected` is about.
+EXPECTED_ON = "cifar10"
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What earlier runs of a recipe reached on CIFAR-10's test set, with the recipe's own settings.
+
+    Attributes:
+        accuracy: the mean.
+        n: how many runs, each with another seed or on other hardware.
+        low, high: the lowest and the highest of them.
+    """
+
+    accuracy: float
+    n: int
+    low: float
+    high: float
+
+
 def adam(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
     """Adam with Keras's defaults (Kingma & Ba 2015) at a constant rate."""
     import keras
@@ -67,6 +87,7 @@ class Recipe:
         predict: the network and uint8 images [N, H, W, C] to logits, for augmentation at test time; by
             default the network alone.
         splittable: whether a batch may be computed in parts: no layer sees more than one image, or draws.
+        expected: what earlier runs reached; None where none were measured.
     """
 
     name: str
@@ -82,3 +103,4 @@ class Recipe:
     after_step: "Callable[[keras.Model, keras.optimizers.Optimizer, tf.Tensor], None] | None" = None
     predict: "Callable[[keras.Model, tf.Tensor], tf.Tensor] | None" = None
     splittable: bool = False
+    expected: Expected | None = None

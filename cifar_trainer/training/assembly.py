@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer import files
+from cifar_trainer import files, ledger
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split, release_pages
 from cifar_trainer.data.splits import split_for
@@ -171,9 +171,12 @@ def train_run(
             trainer = Trainer(
                 parts.model, parts.optimizer, parts.loop, watched, run,
                 seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
+                predict=get_recipe(config.recipe).predict,
             )  # fmt: skip
         pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
         callbacks = [events, pictures]
+        if config.validation == "test":
+            callbacks.append(LookRecorder(run))
         if options.histograms:
             callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
         if checkpoint is not None:
@@ -257,7 +260,22 @@ def _result(
         seconds=trainer.seconds,
         images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in trainer.history]),
         weights_sha256=weights_sha256(model),
+        test_looks=len(ledger.read_looks(run)),
     )
+
+
+class LookRecorder(keras.callbacks.Callback):
+    """Records in the run's ledger each validation on the test set, before it begins."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run, self._epoch = run, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._epoch = epoch
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        ledger.record_look(self._run, "train", self._epoch + 1)
 
 
 def _profiler(folder: Path) -> Callable[[bool], None]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cifar_trainer.artefacts import export
-from cifar_trainer.artefacts.formats import FORMATS, Format, Network, softmax, write_artefact
+from cifar_trainer.artefacts.formats import FORMATS, Format, softmax, write_artefact
+from cifar_trainer.artefacts.network import Network
 from cifar_trainer.artefacts.verification import Reference, compare
 from cifar_trainer.data import load_dataset
 from cifar_trainer.errors import CheckError
