@@ -356,9 +356,9 @@ def _is_leftover(path: Path) -> bool:
     return path.name in names or path.name.startswith(PARTIAL_PREFIX)
 
 
-def _reserve(recipe: str) -> Path:
-    """Make an empty folder of a name that is free; of two that begin in the same second each gets one."""
-    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{recipe}"
+def reserve_folder(name: str) -> Path:
+    """Make an empty folder `runs/TIME-name`; two that begin in the same second get one each."""
+    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
     DEFAULT_ROOT.mkdir(parents=True, exist_ok=True)
     path, count = DEFAULT_ROOT / stem, 1
     while True:
@@ -380,7 +380,7 @@ def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
         RunError: the folder holds something, cannot be made or written, or is in use.
     """
     try:
-        chosen = path or _reserve(recipe)
+        chosen = path or reserve_folder(recipe)
         # Before anything is made: what holds something else is left as it is.
         if not _is_held_folder(chosen):
             check_new(chosen)

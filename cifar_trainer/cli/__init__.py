@@ -19,8 +19,10 @@ COMMANDS = {
     "evaluate": "Measure a model and write a report.",
     "export": "Export a model to SavedModel, Keras, LiteRT or ONNX.",
     "predict": "Classify images.",
+    "serve": "Classify images over HTTP.",
     "runs": "List runs.",
     "compare": "Compare runs.",
+    "reproduce": "Train a run again and check that the weights are the same.",
     "benchmark": "Measure the speed of inference or training.",
     "env": "Show versions and devices, and what a GPU would need.",
 }
