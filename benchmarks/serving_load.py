@@ -47,6 +47,7 @@ async def predict(request: fastapi.Request):
 
 config = uvicorn.Config(app, port=0, log_level="error", http="h11", loop="asyncio", ws="none")
 socket = config.bind_socket()
+socket.listen(1024)
 print(f"http://127.0.0.1:{socket.getsockname()[1]}/", flush=True)
 uvicorn.Server(config).run(sockets=[socket])
 """

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -96,7 +97,7 @@ class Service:
             on_batch=self.telemetry.batch_size.observe,
         )
         self.telemetry.queued.set_function(lambda: self._batcher.queued)
-        self._kept = 0
+        self._keeping = threading.Lock()
 
     @property
     def model(self) -> ServedModel:
@@ -188,11 +189,13 @@ class Service:
     def _keep(self, images: np.ndarray, folder: Path) -> None:
         """Store what the network saw of unfamiliar images, up to the limit."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held = sum(1 for path in folder.iterdir() if path.suffix == ".png")
-            for image in images[: max(0, self.settings.keep_limit - held)]:
-                png = encode_png(image)
-                files.write_bytes(folder / f"{files.sha256_bytes(png)[:16]}.png", png)
+            # One at a time, or two would count before either has written.
+            with self._keeping:
+                folder.mkdir(parents=True, exist_ok=True)
+                held = sum(1 for path in folder.iterdir() if path.suffix == ".png")
+                for image in images[: max(0, self.settings.keep_limit - held)]:
+                    png = encode_png(image)
+                    files.write_bytes(folder / f"{files.sha256_bytes(png)[:16]}.png", png)
         except OSError as error:
             logger.warning("--keep-unfamiliar %s: %s", folder, error)
 
