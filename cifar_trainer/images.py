@@ -1,15 +1,17 @@
-"""From any picture to the uint8 [32, 32, 3] that every artefact takes, in one defined way.
+"""From an image file to uint8 pixels, in the one way in which training and predictions see it.
 
 1. The format is told by content; width and height are read from the header, and
    more than MAX_PIXELS are refused before anything is decoded.
 2. Of an animation, the first frame. An EXIF orientation is applied.
-3. Palette, grey, bilevel, CMYK and YCbCr become RGB (Pillow's conversions; colour
-   profiles are passed over). Of 16 bits the upper 8 are kept.
+3. Palette, greyscale, bilevel, CMYK and YCbCr become RGB (Pillow's conversions; colour
+   profiles are ignored). Of 16 bits the upper 8 are kept. For a data set with one
+   channel, colours become greyscale (ITU-R BT.601's luma).
 4. What is transparent is laid on white.
-5. The whole picture is resized to 32x32, its proportions given up, with a triangle
-   filter that widens when it shrinks (Pillow's BILINEAR).
+5. The image is resized with a triangle filter that widens when it shrinks (Pillow's
+   BILINEAR): `stretch` gives up its proportions, `crop` keeps the centre, `fit` adds
+   white borders.
 
-`export.encoded_pictures` does the same inside a SavedModel.
+`artefacts.saved_model` does the same inside a SavedModel, with `stretch`.
 """
 
 import dataclasses
@@ -20,38 +22,68 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-SIZE = 32
-#: Width times height beyond which a picture is refused; 256 MB when decoded with alpha.
+#: Height, width and channels of what `decode_image` gives unless another shape is asked for.
+DEFAULT_SHAPE = (32, 32, 3)
+RESIZES = ("stretch", "crop", "fit")
+#: Width times height beyond which an image is refused; 256 MB when decoded with alpha.
 MAX_PIXELS = 64_000_000
 #: Bytes beyond which a file or stream is not read on.
 MAX_BYTES = 256 * 2**20
 #: Pillow's names of what is read. Its JPEG reader calls what some cameras write MPO.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_READ = "Expected PNG, JPEG, WebP, GIF or BMP."
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_READ = "Expected PNG, JPEG, WebP, GIF, BMP or TIFF."
 #: How files of these formats begin; a `.` stands for any byte.
 _BEGINNINGS = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
     "WEBP": rb"RIFF....WEBP",
     "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM....\0\0\0\0",
+    "TIFF": rb"II\*\0|MM\0\*",
 }
+#: Suffixes that are common for these formats.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 #: Pixels that are laid on white at a time: their 32-bit copies are several times as large as they are.
 _BAND_PIXELS = 2**20
+_WHITE = (255, 255, 255)
+
+#: What `decode_image` may have to change, and what to say of the images so changed.
+CONVERSIONS = {
+    "first_frame": "animated: the first frame was taken",
+    "turned": "turned as their EXIF orientation says",
+    "greyscale": "greyscale, became RGB",
+    "palette": "with a palette, became RGB",
+    "cmyk": "CMYK or another colour space, became RGB",
+    "sixteen_bits": "of 16 bits a channel, kept the upper 8",
+    "transparent": "with transparency, were laid on white",
+    "to_greyscale": "in colour, became greyscale",
+    "resized": "resized",
+}
+
+#: What operating systems and programs leave in folders; it says nothing about the images.
+_LEFTOVERS = re.compile(
+    r"(^|/)(__MACOSX|__pycache__|\.ipynb_checkpoints|\.git|\.cache|\.Trashes|\.fseventsd|\.Spotlight-V100"
+    r"|@eaDir|\$RECYCLE\.BIN|System Volume Information)(/|$)"
+    r"|(^|/)(\.DS_Store|\._[^/]*|\.localized|\.directory|\.gitignore|\.gitattributes|\.gitkeep"
+    r"|Icon\r|Thumbs\.db|ehthumbs\.db|desktop\.ini)$",
+    re.IGNORECASE,
+)
 
 
 class ImageError(Exception):
-    """A picture that cannot be used, and why."""
+    """An image that cannot be used, and why."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """A decoded picture.
+    """A decoded image.
 
     Attributes:
-        pixels: uint8 [32, 32, 3], RGB.
+        pixels: uint8 [H, W, C] of the shape that was asked for; RGB, or one channel of grey.
         format: as its content says, such as `JPEG`.
         mode: Pillow's name of how its pixels were stored, such as `RGB`.
         width, height: as stored, before an EXIF orientation.
+        conversions: what had to be changed, keys of `CONVERSIONS`.
     """
 
     pixels: np.ndarray
@@ -59,13 +91,31 @@ class DecodedImage:
     mode: str
     width: int
     height: int
+    conversions: tuple[str, ...] = ()
 
 
-def decode_image(content: bytes) -> DecodedImage:
-    """Decode the bytes of a picture file.
+def is_leftover(name: str) -> bool:
+    """Whether a path with `/` between its parts is what operating systems leave behind (`.DS_Store`)."""
+    return _LEFTOVERS.search(name) is not None
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins with `head` (16 bytes will do) says that it is of a format that is read."""
+    return any(re.match(beginning, head, re.DOTALL) for beginning in _BEGINNINGS.values())
+
+
+def decode_image(
+    content: bytes, shape: tuple[int, int, int] = DEFAULT_SHAPE, *, resize: str = "stretch"
+) -> DecodedImage:
+    """Decode the bytes of an image file.
+
+    Args:
+        content: the file's bytes.
+        shape: height, width and channels (3 or 1) to bring it to.
+        resize: one of `RESIZES`.
 
     Raises:
-        ImageError: it is empty, truncated, no picture, or larger than MAX_PIXELS.
+        ImageError: it is empty, truncated, damaged, no image, or larger than MAX_PIXELS.
     """
     if not content:
         raise ImageError(f"it is empty. {_READ}")
@@ -78,11 +128,16 @@ def decode_image(content: bytes) -> DecodedImage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if name == "PNG":
+                # Pillow's decoder passes over wrong checksums of the pixel data; its verify() does not.
+                _open(content).verify()
+            conversions = _conversions(image, content, shape)
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = resize(to_rgb(image))
+            rgb = to_rgb(image)
+            pixels = resize_image(rgb if shape[2] == 3 else rgb.convert("L"), shape[:2], resize)
     except Exception as error:  # Pillow's decoders raise all sorts at damaged files.
         raise ImageError(f"it is a {name} that cannot be decoded: {error}.") from error
-    return DecodedImage(pixels, name, mode, width, height)
+    return DecodedImage(pixels.reshape(shape), name, mode, width, height, conversions)
 
 
 def _open(content: bytes) -> Image.Image:
@@ -109,11 +164,38 @@ def _what_it_is(content: bytes) -> str:
         return f"it is no picture; it begins with {content[:12]!r}."
 
 
+def _conversions(image: Image.Image, content: bytes, shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """What has to be changed about an image, in the order of `CONVERSIONS`."""
+    mode, grey = image.mode, image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+    # Pillow gives RGB of 16 bits as 8: only the header of a PNG still tells.
+    sixteen = mode.startswith("I") or (image.format == "PNG" and len(content) > 24 and content[24] == 16)
+    turned = image.getexif().get(0x0112, 1) != 1
+    height, width = (image.width, image.height) if image.getexif().get(0x0112, 1) > 4 else image.size[::-1]
+    found = {
+        "first_frame": getattr(image, "n_frames", 1) > 1,
+        "turned": turned,
+        "greyscale": grey and shape[2] == 3,
+        "palette": mode in ("P", "PA"),
+        "cmyk": mode in ("CMYK", "YCbCr", "LAB", "HSV"),
+        "sixteen_bits": sixteen,
+        "transparent": _has_alpha(image),
+        "to_greyscale": not grey and shape[2] == 1,
+        "resized": (height, width) != shape[:2],
+    }
+    return tuple(name for name, applies in found.items() if applies)
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as 8-bit RGB, on white where it is transparent."""
+    """An image of any mode as 8-bit RGB, on white where it is transparent."""
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, of which nobody knows the range")
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if _has_alpha(image):
         return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
 
@@ -139,15 +221,31 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.fromarray(rgb)
 
 
-def resize(image: Image.Image) -> np.ndarray:
-    """An RGB picture as uint8 [32, 32, 3]; one of that size is left as it is."""
-    if image.size != (SIZE, SIZE):
-        image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+def resize_image(image: Image.Image, size: tuple[int, int], resize: str = "stretch") -> np.ndarray:
+    """An RGB or greyscale image as uint8 [H, W, 3] or [H, W]; one of that size is left as it is.
+
+    Args:
+        image: of mode RGB or L.
+        size: height and width.
+        resize: one of `RESIZES`.
+    """
+    target = (size[1], size[0])
+    if image.size != target:
+        match resize:
+            case "stretch":
+                image = image.resize(target, Image.Resampling.BILINEAR)
+            case "crop":
+                image = ImageOps.fit(image, target, Image.Resampling.BILINEAR)
+            case "fit":
+                white = _WHITE if image.mode == "RGB" else 255
+                image = ImageOps.pad(image, target, Image.Resampling.BILINEAR, color=white)
+            case _:
+                raise ValueError(f"There is no way of resizing called {resize!r}.")
     return np.asarray(image, np.uint8)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Pixels, uint8 [H, W, 3], as a PNG file's bytes."""
+    """Pixels, uint8 [H, W, 3] or [H, W, 1], as a PNG file's bytes."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
     return buffer.getvalue()

@@ -9,19 +9,19 @@ import tensorflow as tf
 from cifar_trainer.artefacts.formats import Artefact, Predictions
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import RunError
-from cifar_trainer.images import MAX_PIXELS, SIZE, encode_png
+from cifar_trainer.images import DEFAULT_SHAPE, MAX_PIXELS, encode_png
 
 
 def decode_images(encoded: tf.Tensor) -> tf.Tensor:
     """PNG or JPEG bytes, string [N], to uint8 [N, 32, 32, 3]."""
-    return tf.map_fn(_decode, encoded, fn_output_signature=tf.TensorSpec([SIZE, SIZE, 3], tf.uint8))
+    return tf.map_fn(_decode, encoded, fn_output_signature=tf.TensorSpec(DEFAULT_SHAPE, tf.uint8))
 
 
 def _decode(encoded: tf.Tensor) -> tf.Tensor:
     pixels = tf.cond(tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _decode_png(encoded))
-    resized = tf.image.resize(pixels, [SIZE, SIZE], method="bilinear", antialias=True)
+    resized = tf.image.resize(pixels, DEFAULT_SHAPE[:2], method="bilinear", antialias=True)
     rounded = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-    return tf.ensure_shape(rounded, [SIZE, SIZE, 3])
+    return tf.ensure_shape(rounded, DEFAULT_SHAPE)
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:

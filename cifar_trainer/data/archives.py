@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from cifar_trainer.errors import DataError, spoken
+from cifar_trainer.errors import DataError, printable
 
 #: CIFAR-10 has 60,000 images; three times as many is still a data set of this shape.
 MAX_MEMBERS = 200_000
@@ -62,7 +62,7 @@ def list_members(path: Path, entries: Iterable[tuple[str, int]]) -> dict[str, in
 
 def some(names: Collection[str], limit: int = 8) -> str:
     """A list of names for a message: the first few, and how many more."""
-    shown = ", ".join(map(spoken, sorted(names)[:limit]))
+    shown = ", ".join(map(printable, sorted(names)[:limit]))
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 
@@ -83,7 +83,7 @@ def check_name(path: Path, name: str) -> None:
 def refused(path: Path, name: str, why: str) -> DataError:
     """The error for an archive that holds what an archive of pictures has no use for."""
     return DataError(
-        f"{path} is refused: its member {spoken(name)} {why}. "
+        f"{path} is refused: its member {printable(name)} {why}. "
         "An archive of pictures holds plain files and folders only."
     )
 
@@ -279,11 +279,11 @@ class FolderSource:
                     status = entry.stat()
                 except OSError as error:
                     raise DataError(
-                        f"{folder / spoken(entry.name)} cannot be read: {error.strerror}."
+                        f"{folder / printable(entry.name)} cannot be read: {error.strerror}."
                     ) from error
                 if not stat.S_ISREG(status.st_mode):
                     kind = kind_of(status.st_mode)
-                    raise DataError(f"{folder / spoken(entry.name)} is a {kind}, expected a file.")
+                    raise DataError(f"{folder / printable(entry.name)} is a {kind}, expected a file.")
                 yield name, status.st_size
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -294,7 +294,7 @@ class FolderSource:
                     # One byte more than it had: a file that grows meanwhile is noticed, not followed.
                     yield name, file.read(self.members[name] + 1)
             except OSError as error:
-                raise DataError(f"{self.path / spoken(name)} cannot be read: {error.strerror}.") from error
+                raise DataError(f"{self.path / printable(name)} cannot be read: {error.strerror}.") from error
 
 
 class ZipSource:
@@ -328,7 +328,7 @@ class ZipSource:
                 yield name, self._zip.read(self._infos[name])
             except _ZIP_DAMAGE as error:
                 raise DataError(
-                    f"{self.path}: its member {spoken(name)} is damaged: {error}. Fetch the archive again."
+                    f"{self.path}: its member {printable(name)} is damaged: {error}. Fetch the archive again."
                 ) from error
 
 

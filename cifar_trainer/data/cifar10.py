@@ -12,7 +12,7 @@ from cifar_trainer.data.archives import Source, some
 from cifar_trainer.data.dataset import RawDataset
 from cifar_trainer.data.store import RECORD_BYTES
 from cifar_trainer.data.unpickler import PickledArray, load_dictionary
-from cifar_trainer.errors import DataError, UsageError, spoken
+from cifar_trainer.errors import DataError, UsageError, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _read(
     done = 0
     places = {names[name]: name for name in (*batches, meta)}
     for stored, content in source.read(places):
-        name, where = places[stored], f"{source.path}: {spoken(stored)}"
+        name, where = places[stored], f"{source.path}: {printable(stored)}"
         if name == meta:
             classes = read_classes(content, where)
             continue

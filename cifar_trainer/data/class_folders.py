@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cifar_trainer.data.archives import Source, some
 from cifar_trainer.data.dataset import CIFAR10_CLASSES, RawDataset
-from cifar_trainer.errors import DataError, spoken
+from cifar_trainer.errors import DataError, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 #: A lossless picture of 32×32 has about 2.4 KB; the rest is room for metadata.
@@ -51,11 +51,11 @@ def read_class_folders(
     images = {split: np.empty((len(labels[split]), 32, 32, 3), np.uint8) for split in labels}
     for done, (name, content) in enumerate(source.read(rows), 1):
         split, row = rows[name]
-        images[split][row] = decode(content, f"{source.path}: {spoken(name)}")
+        images[split][row] = decode(content, f"{source.path}: {printable(name)}")
         if done % 500 == 0 or done == len(rows):
             on_images(done, len(rows))
     # A class's name goes into files and onto screens, which hold text of one line.
-    names_shown = tuple(map(spoken, classes))
+    names_shown = tuple(map(printable, classes))
     return RawDataset(names_shown, images["train"], labels["train"], images["test"], labels["test"])
 
 
@@ -76,7 +76,7 @@ def _by_class(source: Source, names: dict[str, str]) -> dict[tuple[str, str], li
     large = [name for name in names if source.members[names[name]] > MAX_PICTURE_BYTES]
     if large:
         raise DataError(
-            f"{source.path}: {spoken(large[0])} has {source.members[names[large[0]]]:,} bytes; "
+            f"{source.path}: {printable(large[0])} has {source.members[names[large[0]]]:,} bytes; "
             f"expected a picture of 32×32, at most {MAX_PICTURE_BYTES:,} bytes."
         )
     return pictures

@@ -2,7 +2,6 @@
 
 import dataclasses
 import mmap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,31 +106,6 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split
-
-    def difference_to(self, record: Any, *, ordered: bool) -> str | None:
-        """How the data that a run's config.json speaks of differ from these; None where they are the same.
-
-        Args:
-            record: what stands there under `data`.
-            ordered: whether the training images must lie in the same order, since some were held out, or
-                the next ones follow, by their places.
-        """
-        parts = record if isinstance(record, Mapping) else {}
-        for name in ("train", "test"):
-            part = parts.get(name)
-            before = part.get("fingerprint") if isinstance(part, Mapping) else None
-            now = getattr(self, name).fingerprint
-            if before != now:
-                return (
-                    f"was trained on other data: its {name} split has the fingerprint {before}, the one in "
-                    f"{self.folder} has {now}. Name the right folder with --data-dir."
-                )
-        if ordered and parts["train"].get("sha256") != self.train.sha256:
-            return (
-                f"was trained on the same images in another order than in {self.folder}, which was prepared "
-                "from another source. Prepare the run's own source into another --data-dir, and name that."
-            )
-        return None
 
     @property
     def title(self) -> str:

@@ -37,7 +37,7 @@ def test_a_damaged_picture_is_refused_by_its_true_format() -> None:
 
 
 def test_another_format_is_named() -> None:
-    assert "it is a TIFF, which is not read" in refusal(encode(Image.fromarray(noise()), "TIFF"))
+    assert "it is a PPM, which is not read" in refusal(encode(Image.fromarray(noise()), "PPM"))
 
 
 @pytest.mark.parametrize("content", [b"<html><body>404</body></html>", b"%PDF-1.7\n", b"\0" * 4096, b"\x89"])
