@@ -10,7 +10,6 @@ from command_line import RunCli, start_command
 from cifar_trainer.errors import RunError
 from cifar_trainer.run import Run, hold, is_held, new_run
 
-STOLEN = "a process that is refused takes the lock, the record and the folder of the one that trains with it"
 
 
 def small(data_dir: Path, run: Path, *more: object) -> list[object]:
@@ -18,7 +17,6 @@ def small(data_dir: Path, run: Path, *more: object) -> list[object]:
     return ["train", *data, "--run-dir", run, *more]
 
 
-@pytest.mark.xfail(strict=True, reason=STOLEN)
 def test_a_second_and_a_third_train_are_refused_and_the_first_loses_nothing(
     run_cli: RunCli, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -33,7 +31,6 @@ def test_a_second_and_a_third_train_are_refused_and_the_first_loses_nothing(
     assert left == {".lock", "environment.json"}
 
 
-@pytest.mark.xfail(strict=True, reason=STOLEN)
 def test_of_three_processes_started_together_in_one_folder_one_trains(
     run_cli: RunCli, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -45,7 +42,6 @@ def test_of_three_processes_started_together_in_one_folder_one_trains(
     assert Run(run).read_config().seed == codes.index(0)
 
 
-@pytest.mark.xfail(strict=True, reason="a refused process deletes the lock, and the next one makes a new one")
 def test_the_lock_stays_the_same_file_when_a_run_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with new_run(run, "document"):
@@ -67,7 +63,6 @@ def test_a_held_run_is_seen_as_held(tmp_path: Path) -> None:
     assert not is_held(Run(tmp_path))
 
 
-@pytest.mark.xfail(strict=True, reason="a look takes the lock, and a run that begins then is refused")
 def test_looking_whether_a_run_is_held_refuses_no_hold(tmp_path: Path) -> None:
     run, done = Run(tmp_path), threading.Event()
     with hold(run):
