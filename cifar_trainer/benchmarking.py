@@ -146,7 +146,7 @@ def measure_training(config: TrainConfig, *, gpu: bool, bus_id: str | None, seco
     draw = np.random.default_rng(config.seed)
     images = draw.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
     split = Split(images, draw.integers(0, 10, IMAGES).astype(np.uint8), "")
-    loop = assemble(config, split, np.arange(IMAGES), gpu=gpu).loop
+    loop = assemble(config, split, np.arange(IMAGES), classes=10, gpu=gpu).loop
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
     # The last step of an epoch may be smaller, and is left out.
     whole = IMAGES // config.batch_size

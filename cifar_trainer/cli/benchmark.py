@@ -10,7 +10,7 @@ import click
 from cifar_trainer.cli.base import PathType, json_option, print_json, save_plot, verbosity, verbosity_options
 from cifar_trainer.config import DEVICES, PRECISIONS, TrainConfig, check_choice, check_count
 from cifar_trainer.errors import UsageError, printable
-from cifar_trainer.recipes import RECIPES
+from cifar_trainer.recipes import RECIPES, get_recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,7 +80,7 @@ def command(
 
 
 def _check(artefacts: tuple[Path, ...], run: Path | None, options: dict[str, Any]) -> None:
-    check_choice("recipe", options["recipe"], RECIPES)
+    get_recipe(options["recipe"])
     check_choice("precision", options["precision"], PRECISIONS)
     check_choice("device", options["device"], DEVICES)
     for size in options["batch_sizes"]:
@@ -115,16 +115,15 @@ def _environment(device: "Device") -> dict[str, Any]:
 
 def _measure_training(options: dict[str, Any], output: "Output") -> "tuple[Device, Throughput]":
     from cifar_trainer.benchmarking import IMAGES, measure_training
-    from cifar_trainer.recipes import get_recipe
 
     recipe = get_recipe(options["recipe"])
-    batch_size = options["batch_sizes"][0] if options["batch_sizes"] else recipe.BATCH_SIZE
+    batch_size = options["batch_sizes"][0] if options["batch_sizes"] else recipe.batch_size
     if batch_size > IMAGES:
         raise UsageError(f"--batch-size {batch_size} is more than {IMAGES:,} images, which there are.")
-    device = _start(options, split=recipe.SPLITTABLE)
+    device = _start(options, split=recipe.splittable)
     output.note(f"{options['recipe']}, batch {batch_size}, on {device.description}")
     config = TrainConfig(
-        options["recipe"], "cifar10", 1, batch_size, recipe.LEARNING_RATE,
+        options["recipe"], "cifar10", 1, batch_size, recipe.learning_rate,
         precision=options["precision"], xla=options["xla"],
     )  # fmt: skip
     gpu = device.kind == "gpu"

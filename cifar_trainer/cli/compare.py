@@ -104,7 +104,7 @@ def _evaluated(
 
     environment.load_tensorflow(verbose=verbosity() > 0)
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
-    environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
+    environment.configure_threads(split=get_recipe(config.recipe).splittable)
     from cifar_trainer.errors import RunError
     from cifar_trainer.evaluation.evaluate import evaluate
     from cifar_trainer.evaluation.subject import load_subject

@@ -90,7 +90,7 @@ def command(
     environment.load_tensorflow(verbose=verbosity(ctx) > 0)
     # A run that was trained on a GPU can be evaluated where there is none.
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
-    environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
+    environment.configure_threads(split=get_recipe(config.recipe).splittable)
     from cifar_trainer.evaluation.evaluate import evaluate
     from cifar_trainer.evaluation.subject import load_subject
 

@@ -200,7 +200,7 @@ def start(config: TrainConfig | None = None, *, verbose: bool = False) -> Device
 
     load_tensorflow(verbose)
     device = choose_device("auto" if config is None else config.device)
-    configure_threads(split=config is not None and get_recipe(config.recipe).SPLITTABLE)
+    configure_threads(split=config is not None and get_recipe(config.recipe).splittable)
     if config is not None and config.deterministic:
         enable_determinism()
     return device

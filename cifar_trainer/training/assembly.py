@@ -49,47 +49,50 @@ class Parts:
     loop: StepLoop
 
 
-def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, gpu: bool) -> Parts:
+def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes: int, gpu: bool) -> Parts:
     """Build a run's parts; the first weights follow from its seed.
 
     Args:
         config: the settings.
         train: the whole training split.
         indices: of the images to train on, int64 [N].
+        classes: how many there are.
         gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
     """
     keras.utils.set_random_seed(config.seed)
     recipe = get_recipe(config.recipe)
-    model = build_model(recipe, config.precision)
+    model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     steps = -(-len(indices) // config.batch_size)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
-    model.compile(
-        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
+    model.compile(optimizer, recipe.loss(), metrics=["accuracy"])
     optimizer.build(model.trainable_variables)
     # All images in order need no copy on the host: the map of the file is read once, by the device.
     images = train.images if len(indices) == len(train) else train.images[indices]
+    if recipe.initialize is not None:
+        recipe.initialize(model, images)
     loop = StepLoop(
+        recipe,
         model,
         optimizer,
         images,
         train.labels[indices],
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=recipe.augment,
         xla=gpu if config.xla is None else config.xla,
-        shards=2 if not gpu and recipe.SPLITTABLE else 1,
+        shards=2 if not gpu and recipe.splittable else 1,
     )
     release_pages(train.images)
     return Parts(model, optimizer, loop)
 
 
-def build_model(recipe: Recipe, precision: str) -> keras.Model:
+def build_model(
+    recipe: Recipe, precision: str, image_shape: tuple[int, int, int], classes: int
+) -> keras.Model:
     """A recipe's network whose layers compute in `precision` and keep float32 weights."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
     try:
-        return recipe.build_model()
+        return recipe.build_model(image_shape, classes)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -162,7 +165,9 @@ def train_run(
     )
     try:
         with _memory_named(len(indices) + len(watched), checkpoint):
-            parts = assemble(config, dataset.train, indices, gpu=device.kind == "gpu")
+            parts = assemble(
+                config, dataset.train, indices, classes=len(dataset.classes), gpu=device.kind == "gpu"
+            )
             trainer = Trainer(
                 parts.model, parts.optimizer, parts.loop, watched, run,
                 seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,

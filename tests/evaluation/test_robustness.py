@@ -10,7 +10,7 @@ from cifar_trainer.evaluation import robustness
 from cifar_trainer.evaluation.robustness import Attacker, Robustness, measure_robustness
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import LogitsFunction, is_float32, predict_logits
-from cifar_trainer.recipes import document
+from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.training.assembly import build_model
 
 
@@ -77,7 +77,7 @@ def test_a_model_of_mixed_precision_is_attacked_in_float32(
             super().__init__(model, seed)
 
     monkeypatch.setattr(robustness, "Attacker", Watched)
-    model = build_model(document, "bfloat16")
+    model = build_model(DOCUMENT, "bfloat16", (32, 32, 3), 10)
     predictor = LogitsFunction(model)
     labels = np.arange(6).astype(np.uint8)
     subject = make_subject(predictor(mid_tones), labels, model=model, predictor=predictor, images=mid_tones)
