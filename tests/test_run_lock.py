@@ -11,7 +11,6 @@ from cifar_trainer.errors import RunError
 from cifar_trainer.run import Run, hold, is_held, new_run
 
 
-
 def small(data_dir: Path, run: Path, *more: object) -> list[object]:
     data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 320, "--batch-size", 4]
     return ["train", *data, "--run-dir", run, *more]

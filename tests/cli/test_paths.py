@@ -8,7 +8,6 @@ from command_line import RunCli
 
 from cifar_trainer.cli import COMMANDS, main
 
-LITERAL = "a folder named ~ is made"
 #: Addresses and lists that may hold a path; `-` is standard input.
 PATH_OPTIONS = {"--source", "--output", "--plot", "--run", "--model"}
 
@@ -25,7 +24,6 @@ def path_parameters() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.xfail(strict=True, reason=LITERAL)
 @pytest.mark.parametrize(("name", "parameter"), path_parameters(), ids=str)
 def test_a_tilde_in_any_path_is_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, name: str, parameter: str
@@ -41,7 +39,6 @@ def test_a_tilde_in_any_path_is_the_home_folder(
     assert str(found) == "/home/of-the-test/x"
 
 
-@pytest.mark.xfail(strict=True, reason=LITERAL)
 def test_a_tilde_in_the_variable_of_the_data_folder_is_the_home_folder(
     run_cli: RunCli, tmp_path: Path
 ) -> None:
