@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from command_line import RunCli
 
-FORGETFUL = "a run does not remember where its data were"
-
 
 @pytest.fixture(scope="module")
 def begun(run_cli: RunCli, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,7 +46,7 @@ def elsewhere(tmp_path: Path) -> Path:
     "arguments",
     [
         ["evaluate", "RUN"],
-        pytest.param(["export", "RUN"], marks=pytest.mark.xfail(reason=FORGETFUL)),
+        ["export", "RUN"],
         ["train", "--resume", "RUN", "--epochs", "2", "--offline"],
     ],
     ids=lambda arguments: arguments[0],
@@ -73,7 +71,7 @@ def test_the_option_comes_before_what_the_run_remembers(run_cli: RunCli, run: Pa
     [
         "evaluate",
         "export",
-        pytest.param("train", marks=pytest.mark.xfail(strict=True, reason="it downloads")),
+        "train",
     ],
 )
 def test_a_run_whose_data_are_gone_begins_no_download(

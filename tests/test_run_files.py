@@ -64,7 +64,7 @@ def test_a_number_that_is_text_is_one_message_in_each_command(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        pytest.param("recipe", "future", marks=pytest.mark.xfail(strict=True, reason="named as an option")),
+        ("recipe", "future"),
         ("precision", "float8"),
         ("device", "tpu"),
     ],

@@ -188,6 +188,16 @@ class PathType(click.Path):
             return path
 
 
+class SourceType(click.ParamType):  # type: ignore[type-arg]
+    """A path, an address, or `-`, as text; `~` is the home folder."""
+
+    name = "text"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
 def data_dir_option(
     name: str,
     help: str = "Folder of the prepared data sets.  [default: the run's own, or data]",

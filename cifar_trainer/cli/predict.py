@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import PathType, json_option, print_json, verbosity, verbosity_options
+from cifar_trainer.cli.base import PathType, SourceType, json_option, print_json, verbosity, verbosity_options
 from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="predict")
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(allow_dash=True))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=SourceType())
 @click.option("--run", type=PathType(), help="A run's folder.  [default: the newest run]")
 @click.option("--model", type=PathType(), metavar="ARTEFACT", help="An exported artefact.")
 @click.option("--top", type=click.IntRange(1, 10), default=3, help="How many classes to give.")
