@@ -29,7 +29,7 @@ from cifar_trainer.images import decode_image, encode_png
 IMAGES = 64
 
 UNBATCHED = """
-import sys
+import socket, sys
 from pathlib import Path
 import fastapi, uvicorn
 from cifar_trainer.artefacts.formats import open_artefact
@@ -46,10 +46,12 @@ async def predict(request: fastapi.Request):
     return await fastapi.concurrency.run_in_threadpool(answer, await request.body())
 
 config = uvicorn.Config(app, port=0, log_level="error", http="h11", loop="asyncio", ws="none")
-socket = config.bind_socket()
-socket.listen(1024)
-print(f"http://127.0.0.1:{socket.getsockname()[1]}/", flush=True)
-uvicorn.Server(config).run(sockets=[socket])
+# As asyncio makes it: only a socket that names TCP gets TCP_NODELAY.
+bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+bound.bind(("127.0.0.1", 0))
+bound.listen(1024)
+print(f"http://127.0.0.1:{bound.getsockname()[1]}/", flush=True)
+uvicorn.Server(config).run(sockets=[bound])
 """
 
 

@@ -47,9 +47,6 @@ class Device:
     warning: str = ""
 
 
-_AUTOTUNE_FLAG = "--xla_gpu_per_fusion_autotune_cache_dir"
-
-
 def start(
     config: TrainConfig | None = None,
     *,
@@ -95,12 +92,24 @@ def _set_variables(onednn: bool | None) -> None:
         onednn = gains_from_onednn()
     if onednn is not None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", str(int(onednn)))
-    if cuda.gpu_present() and _AUTOTUNE_FLAG not in os.environ.get("XLA_FLAGS", ""):
-        # A second run need not measure the same kernels again, and chooses the same ones.
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar-trainer" / "xla"
-        with contextlib.suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_AUTOTUNE_FLAG}={cache}".strip()
+    if cuda.gpu_present():
+        os.environ["XLA_FLAGS"] = xla_flags(os.environ.get("XLA_FLAGS", ""))
+
+
+def xla_flags(given: str) -> str:
+    """XLA's flags for a GPU: those that the user has given, and ours where they say nothing else."""
+    ours = {
+        # The convolutions that `training.layers` writes as products are too fragmented for Triton.
+        "--xla_gpu_enable_triton_gemm": "false",
+    }
+    # A second run need not measure the same kernels again, and chooses the same ones.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar-trainer" / "xla"
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        ours["--xla_gpu_per_fusion_autotune_cache_dir"] = str(cache)
+    return " ".join(
+        [given, *(f"{flag}={value}" for flag, value in ours.items() if flag not in given)]
+    ).strip()
 
 
 def load_tensorflow(verbose: bool = False) -> None:

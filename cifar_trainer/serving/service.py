@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cifar_trainer import files
-from cifar_trainer.artefacts.formats import Predictions
 from cifar_trainer.images import DecodedImage, ImageError, decode_image, encode_png
 from cifar_trainer.metrics import energy, max_probability
 from cifar_trainer.serving.batching import Batcher
@@ -67,11 +66,31 @@ class Answers:
         largest: np.ndarray = self.probabilities.max(axis=1)
         return largest
 
+    def part(self, place: slice) -> "Answers":
+        """The answers about some of the images."""
+        return Answers(
+            self.model,
+            self.logits[place],
+            self.probabilities[place],
+            self.class_id[place],
+            self.energy[place],
+            self.max_probability[place],
+            None if self.unfamiliar is None else self.unfamiliar[place],
+        )
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Batch:
-    model: ServedModel
-    predictions: Predictions
+
+def _join(parts: list[Answers]) -> Answers:
+    """The answers to one request that went into several batches. A version tells of the first."""
+    unfamiliar = [part.unfamiliar for part in parts if part.unfamiliar is not None]
+    return Answers(
+        parts[0].model,
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.class_id for part in parts]),
+        np.concatenate([part.energy for part in parts]),
+        np.concatenate([part.max_probability for part in parts]),
+        np.concatenate(unfamiliar) if len(unfamiliar) == len(parts) else None,
+    )
 
 
 class Service:
@@ -89,7 +108,7 @@ class Service:
         self.explainer = None if run is None else Explainer(run)
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self._slow = ThreadPoolExecutor(2, "slow")
-        self._batcher: Batcher[_Batch] = Batcher(
+        self._batcher: Batcher[Answers] = Batcher(
             self._predict,
             max_batch_size=settings.max_batch_size,
             timeout=settings.batch_timeout_ms / 1000,
@@ -142,20 +161,8 @@ class Service:
         Raises:
             RequestError: the queue is full, or cannot hold so many.
         """
-        results = await self._batcher.submit(images)
-        model = results[0][0].model
-        logits = np.concatenate([batch.predictions.logits[place] for batch, place in results])
-        answers = Answers(
-            model=model,
-            logits=logits,
-            probabilities=np.concatenate([b.predictions.probabilities[place] for b, place in results]),
-            class_id=np.concatenate([b.predictions.class_id[place] for b, place in results]),
-            energy=energy(logits),
-            max_probability=max_probability(logits),
-            unfamiliar=None if model.thresholds is None else model.thresholds.is_unfamiliar(logits),
-        )
-        self._take_note(images, answers)
-        return answers
+        parts = [batch.part(place) for batch, place in await self._batcher.submit(images)]
+        return parts[0] if len(parts) == 1 else _join(parts)
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run what takes long beside the requests."""
@@ -168,12 +175,25 @@ class Service:
         self.telemetry.show_drift(report)
         return report
 
-    def _predict(self, images: np.ndarray) -> _Batch:
+    def _predict(self, images: np.ndarray) -> Answers:
         model = self.holder.current
         started = time.perf_counter()
         predictions = model.artefact.predict(images)
         self.telemetry.model_seconds.observe(time.perf_counter() - started)
-        return _Batch(model, predictions)
+        # Once a batch and in its thread: for single images it would cost more than the model.
+        answers = Answers(
+            model=model,
+            logits=predictions.logits,
+            probabilities=predictions.probabilities,
+            class_id=predictions.class_id,
+            energy=energy(predictions.logits),
+            max_probability=max_probability(predictions.logits),
+            unfamiliar=None
+            if model.thresholds is None
+            else model.thresholds.is_unfamiliar(predictions.logits),
+        )
+        self._take_note(images, answers)
+        return answers
 
     def _take_note(self, images: np.ndarray, answers: Answers) -> None:
         confidence = answers.confidence

@@ -124,6 +124,11 @@ class StepLoop:
         for batch in {self.batch_size, self._last_batch}:
             self._call(0, 0, 0, batch)
 
+    def lowered(self, count: int) -> str:
+        """The HLO of `count` whole steps, as TensorFlow gives it to XLA. Nothing is run."""
+        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size)
+        return str(self._run.experimental_get_compiler_ir(*arguments)(stage="hlo"))
+
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images for the steps to come: int64 [N], a permutation."""
         self._order.assign(np.pad(order, (0, self._order.shape[0] - self.count)))
