@@ -104,6 +104,28 @@ def is_image(head: bytes) -> bool:
     return any(re.match(beginning, head, re.DOTALL) for beginning in _BEGINNINGS.values())
 
 
+def name_unread_format(head: bytes) -> str | None:
+    """The name of a format of images that is known but not read, by how the file begins; None for others.
+
+    Phones write HEIC: an ISO base media file (ISO/IEC 14496-12, section 4.3) whose brand tells what it holds.
+    """
+    if head[4:8] == b"ftyp":
+        brands = head[8:64]
+        if any(brand in brands for brand in (b"avif", b"avis")):
+            return "AVIF"
+        if any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")):
+            return "HEIC"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "JPEG XL"
+    if head.startswith(b"\0\0\0\x0cjP  "):
+        return "JPEG 2000"
+    if head.startswith(b"8BPS"):
+        return "Photoshop"
+    if re.match(rb"\s*(<\?xml[^>]*>\s*)?<svg\b", head):
+        return "SVG"
+    return None
+
+
 def decode_image(
     content: bytes, shape: tuple[int, int, int] = DEFAULT_SHAPE, *, resize: str = "stretch"
 ) -> DecodedImage:
@@ -153,6 +175,9 @@ def _open(content: bytes) -> Image.Image:
 
 
 def _what_it_is(content: bytes) -> str:
+    other = name_unread_format(content[:64])
+    if other is not None:
+        return f"it is a file of the format {other}, which is not read. Convert it to JPEG or PNG."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -161,7 +186,7 @@ def _what_it_is(content: bytes) -> str:
         for name, beginning in _BEGINNINGS.items():
             if re.match(beginning, content, re.DOTALL):
                 return f"it begins as a {name}, but is truncated or damaged."
-        return f"it is no picture; it begins with {content[:12]!r}."
+        return f"it is no image; it begins with {content[:12]!r}."
 
 
 def _conversions(image: Image.Image, content: bytes, shape: tuple[int, int, int]) -> tuple[str, ...]:

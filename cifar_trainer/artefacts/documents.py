@@ -17,7 +17,7 @@ from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.run import Run
 
 if TYPE_CHECKING:
-    from cifar_trainer.artefacts.export import MeasuredModel
+    from cifar_trainer.artefacts.measurement import MeasuredModel
 
 MANIFEST_FILE = "manifest.json"
 MODEL_CARD_FILE = "model_card.md"
@@ -42,6 +42,16 @@ class Export:
     sha256: str
     proof: Proof
 
+    @property
+    def max_abs_difference(self) -> float:
+        """The largest difference of a logit from Keras's."""
+        return self.proof.max_abs_difference
+
+    @property
+    def agreement(self) -> float:
+        """The share of images with Keras's top class."""
+        return self.proof.agreement
+
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
         return {
@@ -49,8 +59,8 @@ class Export:
             "path": self.path,
             "bytes": self.bytes,
             "sha256": self.sha256,
-            "max_abs_difference": self.proof.max_abs_difference,
-            "agreement": self.proof.agreement,
+            "max_abs_difference": self.max_abs_difference,
+            "agreement": self.agreement,
         }
 
 

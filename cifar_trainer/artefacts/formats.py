@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from cifar_trainer.config import check_choice
 from cifar_trainer.errors import CifarTrainerError, RunError
 
 if TYPE_CHECKING:
@@ -166,6 +167,11 @@ def _holds_keras_model(path: Path) -> bool:
         return False
 
 
+def needs_tensorflow(path: Path) -> bool:
+    """Whether the artefact at `path` is opened by TensorFlow; raises as `kind_of`."""
+    return kind_of(path) in ("saved_model", "keras")
+
+
 def open_artefact(path: Path) -> Artefact:
     """Open an artefact with its own runtime; TensorFlow is imported only where that is the runtime.
 
@@ -183,6 +189,36 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: np.ndarray = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
     return result
+
+
+def get_format(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        UsageError: there is none; the message names the one that was probably meant.
+    """
+    check_choice("format", name, tuple(FORMATS), ALIASES)
+    return FORMATS[name]
+
+
+#: What other tools call a format.
+ALIASES = {
+    "savedmodel": "saved_model",
+    "saved-model": "saved_model",
+    "tf": "saved_model",
+    "pb": "saved_model",
+    "h5": "keras",
+    "hdf5": "keras",
+    "keras_v3": "keras",
+    "tflite": "litert",
+    "lite": "litert",
+    "tflite-float16": "litert-float16",
+    "tflite-fp16": "litert-float16",
+    "fp16": "litert-float16",
+    "float16": "litert-float16",
+    "tflite-int8": "litert-int8",
+    "int8": "litert-int8",
+}
 
 
 def check_targets(formats: Sequence[Format], output: Path, replace: bool) -> None:

@@ -1,4 +1,4 @@
-"""`export`: what it makes, and that it makes all of it or nothing (rows 55 to 58 of the faults)."""
+"""`export`: what it makes, and that it makes all of it or nothing."""
 
 import dataclasses
 import json
@@ -15,8 +15,9 @@ import pytest
 
 from cifar_trainer import files
 from cifar_trainer.artefacts.documents import make_manifest
-from cifar_trainer.artefacts.export import export_run, measure_model
+from cifar_trainer.artefacts.export import export
 from cifar_trainer.artefacts.formats import FORMATS, Bound, Format, check_packages
+from cifar_trainer.artefacts.measurement import measure_model
 from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import CifarTrainerError
@@ -60,16 +61,16 @@ def test_the_manifest_tells_the_epochs_that_were_trained_and_lists_what_has_its_
     shutil.copytree(learned_run, run)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "epochs": 3000}))
-    dataset, result = load_dataset(data_dir, "synthetic"), json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text())
     for package in (*FORMATS["onnx"].packages, *FORMATS["litert"].packages):
         pytest.importorskip(package)
-    export_run(Run(run), [FORMATS["onnx"]], run / "export", dataset)
+    export(run, formats=["onnx"], data_dir=data_dir)
     manifest = json.loads((run / "export" / "manifest.json").read_text())
     assert manifest["run"]["epochs"] == 2
     assert "| training | 2 epochs" in (run / "export" / "model_card.md").read_text()
     report = {"calibration": {"temperature": 1.5}, "weights_sha256": result["weights_sha256"]}
     files.write_json(run / "evaluation" / "test" / "report.json", report)
-    export_run(Run(run), [FORMATS["litert"]], run / "export", dataset)
+    export(run, formats=["litert"], data_dir=data_dir)
     manifest = json.loads((run / "export" / "manifest.json").read_text())
     assert manifest["temperature"] == 1.5
     assert [entry["format"] for entry in manifest["artefacts"]] == ["litert"]

@@ -1,4 +1,4 @@
-"""Artefacts that were broken on purpose do not pass the gate, and leave nothing behind (row 58)."""
+"""Artefacts that were broken on purpose do not pass the gate, and leave nothing behind."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,10 +12,8 @@ from cifar_trainer.artefacts import export
 from cifar_trainer.artefacts.formats import FORMATS, Format, softmax, write_artefact
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.artefacts.verification import Reference, compare
-from cifar_trainer.data import load_dataset
 from cifar_trainer.errors import CheckError
 from cifar_trainer.recipes.document import DOCUMENT
-from cifar_trainer.run import Run
 from cifar_trainer.training.assembly import build_model
 
 Breaking = Callable[[Format, Network, Path, np.ndarray], None]
@@ -90,9 +88,7 @@ def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
         before.write_bytes(b"an earlier export")
     monkeypatch.setattr(export, "write_artefact", broken)
     with pytest.raises(CheckError, match=said) as caught:
-        export.export_run(
-            Run(learned_run), [form], tmp_path, load_dataset(data_dir, "synthetic"), replace=True
-        )
+        export.export(learned_run, formats=[name], output=tmp_path, data_dir=data_dir, force=True)
     if "does not agree" in str(caught.value):
         assert "The worst pictures" in str(caught.value)
         assert "Keras says" in str(caught.value)
@@ -109,12 +105,13 @@ def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     """Its weights are those of a float32 model; what runs elsewhere is held to Keras's float32."""
     import shutil
 
-    form = available("onnx")
+    available("onnx")
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(1)
     replace_model(run, build_model(DOCUMENT, precision, (32, 32, 3), 10))
-    (exported,) = export.export_run(Run(run), [form], tmp_path / "out", load_dataset(data_dir, "synthetic"))
+    report = export.export(run, formats=["onnx"], output=tmp_path / "out", data_dir=data_dir)
+    (exported,) = report.exports
     assert exported.proof.agreement == 1
     assert exported.proof.max_abs_difference < 1e-4
 
