@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.artefacts.formats import expected_artefacts
-from cifar_trainer.cli.base import PathType, json_option, print_json, verbosity, verbosity_options
+from cifar_trainer.cli.base import (
+    PathType,
+    SourceType,
+    json_option,
+    print_json,
+    verbosity,
+    verbosity_options,
+)
 from cifar_trainer.errors import CifarTrainerError, printable
 
 if TYPE_CHECKING:
@@ -17,7 +24,7 @@ _NAMED_FAILURES = 8
 
 
 @click.command(name="predict")
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(allow_dash=True))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=SourceType())
 @click.option("--run", type=PathType(), help="A run's folder.  [default: the newest run]")
 @click.option(
     "--model",

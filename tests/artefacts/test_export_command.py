@@ -19,7 +19,7 @@ from cifar_trainer import files
 from cifar_trainer.artefacts import keras as artefacts_keras
 from cifar_trainer.artefacts.documents import make_manifest
 from cifar_trainer.artefacts.export import export
-from cifar_trainer.artefacts.formats import FORMATS, check_packages, open_artefact
+from cifar_trainer.artefacts.formats import FORMATS, check_packages, open_artefact, write_artefact
 from cifar_trainer.artefacts.measurement import measure_model
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.data import load_dataset
