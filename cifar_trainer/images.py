@@ -11,7 +11,8 @@
    BILINEAR): `stretch` gives up its proportions, `crop` keeps the centre, `fit` adds
    white borders.
 
-`artefacts.saved_model` does the same inside a SavedModel, with `stretch`.
+`artefacts.saved_model` does the same inside a SavedModel for PNG and JPEG, with `stretch` and without
+the EXIF orientation.
 """
 
 import dataclasses
@@ -22,8 +23,6 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-#: Height, width and channels of what `decode_image` gives unless another shape is asked for.
-DEFAULT_SHAPE = (32, 32, 3)
 RESIZES = ("stretch", "crop", "fit")
 #: Width times height beyond which an image is refused; 256 MB when decoded with alpha.
 MAX_PIXELS = 64_000_000
@@ -126,9 +125,7 @@ def name_unread_format(head: bytes) -> str | None:
     return None
 
 
-def decode_image(
-    content: bytes, shape: tuple[int, int, int] = DEFAULT_SHAPE, *, resize: str = "stretch"
-) -> DecodedImage:
+def decode_image(content: bytes, shape: tuple[int, int, int], *, resize: str = "stretch") -> DecodedImage:
     """Decode the bytes of an image file.
 
     Args:
@@ -153,6 +150,7 @@ def decode_image(
             if name == "PNG":
                 # Pillow's decoder passes over wrong checksums of the pixel data; its verify() does not.
                 _open(content).verify()
+                _scale_transparent_grey(image, content)
             conversions = _conversions(image, content, shape)
             ImageOps.exif_transpose(image, in_place=True)
             rgb = to_rgb(image)
@@ -172,6 +170,13 @@ def _open(content: bytes) -> Image.Image:
         raise ImageError(f"it has too many pixels; at most {MAX_PIXELS:,} are decoded.") from error
     except Exception as error:  # As above, already at the header.
         raise ImageError(f"{_what_it_is(content)} {_READ}") from error
+
+
+def _scale_transparent_grey(image: Image.Image, png: bytes) -> None:
+    """Bring the transparent grey of a PNG below 8 bits to 8, as Pillow does with the pixels alone."""
+    key, bits = image.info.get("transparency"), png[24]
+    if isinstance(key, int) and image.mode in ("1", "L") and bits < 8:
+        image.info["transparency"] = key * 255 // (2**bits - 1)
 
 
 def _what_it_is(content: bytes) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer import environment
-from cifar_trainer.artefacts.formats import Artefact, needs_tensorflow, open_artefact
+from cifar_trainer.artefacts.formats import Artefact, open_artefact, recognize
 from cifar_trainer.config import check_count
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
@@ -197,7 +197,7 @@ def _open(
     # A few images are classified before a GPU has started.
     if model is not None:
         path = Path(model)
-        if needs_tensorflow(path):
+        if recognize(path).uses_tensorflow:
             environment.start(device="cpu", verbose=verbose)
         return open_artefact(path), path, None
     opened = open_run(None if run is None else Path(run))

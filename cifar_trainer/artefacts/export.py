@@ -116,7 +116,7 @@ def _export(
             on_progress(f"{form.name}: writing")
             write_artefact(form, measured.network, partial, examples)
             on_progress(f"{form.name}: verifying on {len(measured.reference.labels):,} images")
-            proofs[form.name] = prove(partial, form, measured.reference)
+            proofs[form.name] = prove(partial, form, measured.reference, measured.encoded)
     return tuple(describe_export(form, output / form.file_name, proofs[form.name]) for form in formats)
 
 

@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 
 from cifar_trainer import ledger, metrics
+from cifar_trainer.artefacts.encodings import encode_in_turn
 from cifar_trainer.artefacts.network import Network
-from cifar_trainer.artefacts.verification import LEAST_PICTURES, PICTURES, Reference
+from cifar_trainer.artefacts.verification import IMAGES, LEAST_IMAGES, Reference
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import CheckError
+from cifar_trainer.images import decode_image
 from cifar_trainer.model import LogitsFunction, is_float32, load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run, check_weights, read_temperature, read_thresholds
 
@@ -38,16 +40,23 @@ class Accuracy:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeasuredModel:
-    """The network, the epochs of its training, the hash of its weights, its answers, its accuracy.
+    """A run's network, and what its artefacts are held to.
 
-    The answers are those for the gate; the accuracy is on the whole split. The thresholds of
-    unfamiliar images are those that `evaluate` has fitted; None where it has not.
+    Attributes:
+        network: in float32.
+        epochs: of its training.
+        weights_sha256: over the weights as trained.
+        reference: images and Keras's answers, for the gate.
+        encoded: the same of image files of every kind, for what decodes them itself.
+        accuracy: on the whole split.
+        thresholds: of unfamiliar images, as `evaluate` has fitted them; None where it has not.
     """
 
     network: Network
     epochs: int
     weights_sha256: str
     reference: Reference
+    encoded: Reference
     accuracy: Accuracy
     thresholds: metrics.Thresholds | None
 
@@ -71,30 +80,34 @@ def measure_model(run: Run, config: TrainConfig, dataset: Dataset) -> MeasuredMo
     if config.validation == "test":
         ledger.record_look(run, "export", result.epochs)
     network = Network(to_float32(trained), dataset.classes, read_temperature(run, digest))
-    logits = LogitsFunction(network.model)(split.images)
+    predict_logits = LogitsFunction(network.model)
+    logits = predict_logits(split.images)
     if not is_float32(trained):
         _check_precision(metrics.accuracy(LogitsFunction(trained)(split.images), split.labels), logits, split)
-    reference = _reference(network, split, logits, dataset.train)
+    reference = _reference(network, split, logits, dataset.train, predict_logits)
     return MeasuredModel(
         network,
         result.epochs,
         digest,
         reference,
+        _encoded_reference(reference, predict_logits),
         _accuracy(config.validation, logits, split),
         read_thresholds(run, digest),
     )
 
 
-def _reference(network: Network, split: Split, logits: np.ndarray, train: Split) -> Reference:
+def _reference(
+    network: Network, split: Split, logits: np.ndarray, train: Split, predict_logits: LogitsFunction
+) -> Reference:
     images, labels = split.images, np.asarray(split.labels)
-    if len(split) < LEAST_PICTURES:
+    if len(split) < LEAST_IMAGES:
         # Too few to prove anything; training images will do for telling two programs apart.
-        more = spread(len(train), LEAST_PICTURES - len(split))
+        more = spread(len(train), LEAST_IMAGES - len(split))
         images = np.concatenate([images, train.images[more]])
         labels = np.concatenate([labels, train.labels[more]])
-        logits = LogitsFunction(network.model)(images)
-    # The first pictures of a split may all be of one class; encoded ones are made of the first only.
-    order = np.random.default_rng(0).permutation(len(labels))[:PICTURES]
+        logits = np.concatenate([logits, predict_logits(train.images[more])])
+    # The first images of a split may all be of one class; files are made of the first only.
+    order = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
     return Reference(
         images=np.ascontiguousarray(images[order]),
         labels=labels[order],
@@ -102,6 +115,18 @@ def _reference(network: Network, split: Split, logits: np.ndarray, train: Split)
         classes=network.classes,
         temperature=network.temperature,
     )
+
+
+#: The most image files that the gate tries.
+_FILES = 1_000
+
+
+def _encoded_reference(reference: Reference, predict_logits: LogitsFunction) -> Reference:
+    """The first images as files of every kind, with Keras's answers to the pixels that Pillow decodes."""
+    first = reference.first(_FILES)
+    files = encode_in_turn(first.images)
+    images = np.stack([decode_image(content, first.images.shape[1:]).pixels for content in files])
+    return dataclasses.replace(first, images=images, logits=predict_logits(images), files=tuple(files))
 
 
 def spread(length: int, count: int) -> np.ndarray:

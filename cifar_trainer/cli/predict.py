@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cifar_trainer.artefacts.formats import expected_artefacts
 from cifar_trainer.cli.base import (
     PathType,
     SourceType,
@@ -25,7 +26,12 @@ _NAMED_FAILURES = 8
 @click.command(name="predict")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=SourceType())
 @click.option("--run", type=PathType(), help="A run's folder.  [default: the newest run]")
-@click.option("--model", type=PathType(), metavar="ARTEFACT", help="An exported artefact, instead of a run.")
+@click.option(
+    "--model",
+    type=PathType(),
+    metavar="ARTEFACT",
+    help=f"An artefact instead of a run: {expected_artefacts()}.",
+)
 @click.option("--top", type=int, default=3, metavar="N", help="How many classes to give.")
 @json_option
 @verbosity_options

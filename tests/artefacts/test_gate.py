@@ -90,7 +90,7 @@ def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
     with pytest.raises(CheckError, match=said) as caught:
         export.export(learned_run, formats=[name], output=tmp_path, data_dir=data_dir, force=True)
     if "does not agree" in str(caught.value):
-        assert "The worst pictures" in str(caught.value)
+        assert "The worst images" in str(caught.value)
         assert "Keras says" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [form.file_name]
     stood = before / "saved_model.pb" if form.is_folder else before
@@ -179,7 +179,7 @@ def test_float16_may_differ_on_one_picture_of_a_thousand(
     if passes:
         assert compare(given, "", FORMATS["litert-float16"], reference).agreement == 0.999
     else:
-        with pytest.raises(CheckError, match=r"99\.80% of 1000 pictures"):
+        with pytest.raises(CheckError, match=r"99\.80% of 1000 images"):
             compare(given, "", FORMATS["litert-float16"], reference)
 
 
