@@ -7,8 +7,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from cifar_trainer.artefacts import export
+from cifar_trainer.artefacts import export, saved_model
 from cifar_trainer.artefacts.formats import FORMATS, Format, softmax, write_artefact
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.artefacts.verification import Reference, compare
@@ -95,6 +96,15 @@ def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
     assert [path.name for path in tmp_path.iterdir()] == [form.file_name]
     stood = before / "saved_model.pb" if form.is_folder else before
     assert stood.read_bytes() == b"an earlier export"
+
+
+def test_a_saved_model_that_decodes_one_kind_of_file_wrongly_is_refused(
+    learned_run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The opaque pixels of a PNG below 8 bits are taken for nearly transparent ones."""
+    monkeypatch.setattr(saved_model, "_has_transparency", lambda png: tf.constant(True))
+    with pytest.raises(CheckError, match=r"does not agree with the Keras model from image files \(PNG,"):
+        export.export(learned_run, output=tmp_path, data_dir=data_dir)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
