@@ -84,12 +84,16 @@ class TrainResult:
         epochs: complete ones.
         parameters: of the network.
         device: `cpu` or `gpu`.
-        train: `loss` and `accuracy` of the last epoch.
+        train: `loss` and `accuracy` of the epoch whose weights the model has.
         validation: likewise, and the `split`: `test` or `holdout`.
         seconds: of training and validation.
         images_per_second: in training.
         weights_sha256: over the raw bytes of the weights, in `model.weights` order.
         test_looks: how often the test set was looked at until then; `cifar_trainer.ledger`.
+        compile_seconds: of tracing and compiling, which are in no other figure.
+        planned_epochs: those that were asked for; more than `epochs` where a callback ended training.
+        chosen_epoch: the epoch whose weights the model has; None where a callback has set others.
+        chosen_by: `last epoch`, or `callback` where one has put back an earlier epoch's weights or others.
     """
 
     run_dir: str
@@ -106,6 +110,14 @@ class TrainResult:
     images_per_second: float
     weights_sha256: str
     test_looks: int = 0
+    compile_seconds: float = 0.0
+    planned_epochs: int | None = None
+    chosen_epoch: int | None = None
+    chosen_by: str = "last epoch"
+
+    def is_final(self, epochs: int) -> bool:
+        """Whether a run for which `epochs` are asked has nothing left to train."""
+        return max(self.epochs, self.planned_epochs or 0) >= epochs
 
     def to_json(self) -> dict[str, Any]:
         """The result as a JSON object."""

@@ -94,5 +94,5 @@ def _state(run: Run, epochs: int) -> tuple[str, str | None]:
     if failure is not None:
         return "failed", failure.message
     # A run that is being extended has the result of fewer epochs.
-    finished = run.result.is_file() and run.read_result().epochs >= epochs
+    finished = run.result.is_file() and run.read_result().is_final(epochs)
     return ("finished" if finished else "stopped"), None

@@ -177,7 +177,7 @@ def resume(
         # Where the model is missing, the last checkpoint gives it again.
         if run.result.is_file() and run.model.is_file():
             result = run.read_result()
-            if result.epochs >= config.epochs:
+            if result.is_final(config.epochs):
                 reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
                 return result
         data = load_data(run, None if data_dir is None else Path(data_dir).expanduser(), ordered=True)
