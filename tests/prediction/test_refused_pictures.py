@@ -44,7 +44,7 @@ def test_another_format_is_named() -> None:
 def test_what_is_no_picture_is_refused_with_its_beginning(content: bytes) -> None:
     message = refusal(content)
     assert f"it is no picture; it begins with {content[:12]!r}" in message
-    assert "Expected PNG, JPEG, WebP, GIF or BMP" in message
+    assert "Expected PNG, JPEG, WebP, GIF, BMP or TIFF" in message
 
 
 def gif_with_a_large_frame(side: int) -> bytes:
