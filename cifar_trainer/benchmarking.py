@@ -14,8 +14,8 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.environment.telemetry import GpuTelemetry
 from cifar_trainer.plots import LINES, Theme, new_figure
+from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.engine import MAX_CHUNK
-from cifar_trainer.training.session import assemble
 
 #: Calls before any is timed, and the seconds that they take at least.
 WARM_UP_CALLS = 3

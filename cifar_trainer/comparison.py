@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import binomtest
 
+from cifar_trainer import records
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import RunError, UsageError
@@ -164,8 +165,8 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
     folder = run.evaluation(split)
     if not (folder / "report.json").is_file() or not (folder / "logits.npy").is_file():
         return None
-    report, result = run.read_json(folder / "report.json"), run.read_json(run.result)
-    if report.get("weights_sha256") != result.get("weights_sha256"):
+    report, result = records.read(folder / "report.json", dict[str, Any]), run.read_result()
+    if report.get("weights_sha256") != result.weights_sha256:
         return None
     if report.get("split_sha256") != images.sha256:
         return None
@@ -180,9 +181,9 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
             interval=(float(report["accuracy_interval"][0]), float(report["accuracy_interval"][1])),
             loss=float(report["loss"]),
             ece=float(report["calibration"]["before"]["ece"]),
-            epochs=int(result["epochs"]),
-            seconds=float(result["seconds"]),
-            parameters=int(result["parameters"]),
+            epochs=result.epochs,
+            seconds=result.seconds,
+            parameters=result.parameters,
             joules=float(sum(joules)) if joules else None,
             right=logits.argmax(axis=1) == images.labels,
             history=history,

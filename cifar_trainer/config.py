@@ -2,18 +2,18 @@
 
 import dataclasses
 import difflib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.errors import UsageError
 
-RECIPES = ("document", "regularized")
+#: Where prepared data sets lie when nobody says otherwise, below the current folder.
+DEFAULT_DATA_DIR = Path("data")
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "gpu")
-DATASETS = ("cifar10", "synthetic")
 VALIDATIONS = ("test", "holdout")
 
 #: Keras and NumPy take more, TensorFlow's stateless operations take 32 bits.
@@ -26,8 +26,8 @@ class TrainConfig:
     """Every setting of a run, resolved: no value is left to a default elsewhere.
 
     Attributes:
-        recipe: name of the network and how it is trained, one of `RECIPES`.
-        dataset: one of `DATASETS`.
+        recipe: the name of a recipe (`cifar_trainer.recipes`).
+        dataset: the name of a dataset (`cifar_trainer.data`).
         epochs: passes over the training images.
         batch_size: images a step; the last step of an epoch takes what is left.
         learning_rate: the peak, where the recipe has a schedule.
@@ -57,8 +57,6 @@ class TrainConfig:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("recipe", self.recipe, RECIPES)
-        check_choice("dataset", self.dataset, DATASETS)
         check_choice("validation", self.validation, VALIDATIONS)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("device", self.device, DEVICES)
@@ -72,39 +70,6 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """The settings as a flat JSON object, in the order of the attributes."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """The settings in `value`; keys that are not settings are left alone.
-
-        Raises:
-            RunError: a setting is missing, or a value is none that this version knows.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in value]
-        if missing:
-            raise RunError(
-                f"config.json lacks {', '.join(missing)}. It was written by another version of "
-                "cifar-trainer, or changed by hand; train again under another --run-dir."
-            )
-        return cls(**{name: value[name] for name in names})
-
-
-def read_config(path: Path) -> TrainConfig:
-    """Read a run's config.json.
-
-    Raises:
-        RunError: the file is absent, no JSON, or no settings.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path.parent} is not a run: it has no config.json.") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path} holds a {type(value).__name__}, not a run's settings.")
-    return TrainConfig.from_json(value)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Everything that can go wrong in a way that a user can mend.
+"""Everything that can go wrong and that a user can put right.
 
 CifarTrainerError           exit code 1
 ├── UsageError              2   an argument, or a setting, that cannot be
@@ -9,19 +9,27 @@ CifarTrainerError           exit code 1
 ├── OutputError             1   standard output that takes no more
 └── RunError                1   a run's folder: absent, in use, damaged, in the way
     ├── CheckpointError     1   a checkpoint that is damaged or missing
-    └── TrainingError       1   training that could not go on: a loss that is not finite, no memory
+    ├── TrainingError       1   training that could not go on: a loss that is not finite, no memory
+    └── TrainingStopped     -   training that was asked to stop, and has saved its state
 
 The message names the value received, what was expected, and what to do next.
 The exit codes themselves are the command line's business (`cifar_trainer.cli`).
 """
 
+from pathlib import Path
 
-def spoken(name: str) -> str:
-    """A name for a message, one line of it: control characters and lone surrogates are escaped.
+
+def printable(text: str) -> str:
+    """`text` with control characters and lone surrogates escaped, so that it stays on one line.
 
     Names come from archives and disks; none of them may steer a terminal or forge a line.
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """`printable`, but line ends are kept."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class CifarTrainerError(Exception):
@@ -75,3 +83,15 @@ class TrainingError(RunError):
         super().__init__(message)
         self.epoch = epoch
         self.step = step
+
+
+class TrainingStopped(RunError):  # noqa: N818
+    """Training that was asked to stop. Its state is saved; `cifar_trainer.resume(run_dir)` goes on.
+
+    Attributes:
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(f"Training was stopped. Its state is saved in {run_dir}.")
+        self.run_dir = run_dir

@@ -2,24 +2,48 @@
 
 Each write goes to a name beside the target, is flushed to the disk, and is
 renamed over the target in one step; the folder is flushed last, so that the
-rename itself survives a power cut.
+rename itself survives a power cut. An unfinished write is locked by its writer, so
+that the next one can tell what a killed process has left, and deletes it.
 """
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-#: Names that start so are unfinished writes; whoever finds one may delete it.
+from cifar_trainer import locks
+from cifar_trainer.errors import RunError
+
+log = logging.getLogger(__name__)
+
+#: Names that start so are unfinished writes.
 PARTIAL_PREFIX = ".partial-"
+#: Within so many seconds a write has locked what it writes to.
+_SECONDS_TO_LOCK = 2.0
 #: Of fcntl.h and linux/fs.h: names are relative to the current folder; swap them.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextlib.contextmanager
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Turn a write that fails, at or below `path`, into one message that ends with `remedy`.
+
+    Raises:
+        RunError: a write failed; the functions of this module leave what was there untouched.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -34,8 +58,10 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     partial = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            locks.try_lock(file.fileno())
             # mkstemp makes files private; a result is as readable as the user's umask says.
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            _change_mode(file.fileno(), 0o666 & ~_umask())
+            _remove_abandoned(path.parent)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -53,15 +79,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     What was written there is flushed and renamed to `path` when the block ends well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{path.stem}-", dir=path.parent))
-    try:
+    with _partial_folder(path.parent, path.stem) as folder:
         partial = folder / path.name
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     flush_folder(path.parent)
 
 
@@ -91,15 +114,39 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{path.name}-", dir=path.parent))
-    os.chmod(partial, 0o777 & ~_umask())
-    try:
+    with _partial_folder(path.parent, path.name) as partial:
         yield partial
         flush_tree(partial)
         _put_in_place(partial, path, replace=replace)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _partial_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Make a locked folder for an unfinished write, and delete what is left of it at the end."""
+    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{name}-", dir=parent))
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        locks.try_lock(descriptor)
+        _change_mode(descriptor, 0o777 & ~_umask())
+        _remove_abandoned(parent)
+        yield partial
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _change_mode(descriptor: int, mode: int) -> None:
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        # FUSE, vfat and drives mounted from Windows or the cloud have no permissions of their own.
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
+        log.warning(
+            "This file system does not keep file permissions (%s); files get the permissions that it gives.",
+            error.strerror,
+        )
 
 
 def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
@@ -133,12 +180,31 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete what interrupted writes have left in `folder`. Only for a folder that we hold."""
+    """Delete what writes that were killed have left in `folder`. Only for a folder that we hold."""
     for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _delete(leftover)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete what writes that were killed have left in `folder`. One that is still going on stays."""
+    for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if _is_abandoned(leftover):
+                _delete(leftover)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_abandoned(partial: Path) -> bool:
+    # A write that has begun this moment may not have got its lock yet.
+    if abs(time.time() - partial.lstat().st_mtime) < _SECONDS_TO_LOCK:
+        return False
+    return locks.is_abandoned(partial)
 
 
 def flush_tree(folder: Path) -> None:
@@ -155,6 +221,10 @@ def flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems flush files only.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)
 

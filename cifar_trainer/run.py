@@ -1,28 +1,135 @@
-"""A run's folder: what lies where, how it is made, found, and held against other processes."""
+"""A run's folder: what lies where, what its files hold, how it is made, found and held."""
 
 import contextlib
 import csv
 import dataclasses
 import datetime
-import json
+import math
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
-
-from cifar_trainer.config import TrainConfig, read_config
-from cifar_trainer.data.dataset import CIFAR10_CLASSES
-from cifar_trainer.errors import DataError, RunError
+from cifar_trainer import locks, records
+from cifar_trainer.config import DEFAULT_DATA_DIR, TrainConfig
+from cifar_trainer.errors import DataError, DataNotFoundError, RunError, UsageError
 from cifar_trainer.files import PARTIAL_PREFIX, remove_partials
 
 if TYPE_CHECKING:
     from cifar_trainer.data.dataset import Dataset
+    from cifar_trainer.recipes import Recipe
 
 #: Where runs go when nobody says otherwise, below the current folder.
 DEFAULT_ROOT = Path("runs")
 LOCK_NAME = ".lock"
+_TRAIN_AGAIN = "Train again under another --run-dir, or upgrade cifar-trainer."
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRecord:
+    """What a run knows of a split of its data.
+
+    Attributes:
+        images: how many the run uses.
+        fingerprint: the content fingerprint of the whole split.
+        sha256: over the files of the whole split, so that it tells the order of the images too.
+    """
+
+    images: int
+    fingerprint: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationRecord:
+    """Which images a run validates on: `split` is `test` or `holdout`, `images` their number."""
+
+    split: str
+    images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRecord:
+    """The data of a run, as config.json keeps it under `data`.
+
+    Attributes:
+        name, title, verified, classes: of the dataset.
+        train, test, validation: its splits.
+        data_dir: the absolute path of the data folder that the run was trained from.
+    """
+
+    name: str
+    title: str
+    verified: bool
+    classes: tuple[str, ...]
+    train: SplitRecord
+    test: SplitRecord
+    validation: ValidationRecord
+    data_dir: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """A finished run, as result.json keeps it and `train --json` prints it.
+
+    Attributes:
+        run_dir: the run's folder.
+        recipe, dataset, seed, precision: as trained.
+        epochs: complete ones.
+        parameters: of the network.
+        device: `cpu` or `gpu`.
+        train: `loss` and `accuracy` of the last epoch.
+        validation: likewise, and the `split`: `test` or `holdout`.
+        seconds: of training and validation.
+        images_per_second: in training.
+        weights_sha256: over the raw bytes of the weights, in `model.weights` order.
+    """
+
+    run_dir: str
+    recipe: str
+    dataset: str
+    epochs: int
+    seed: int
+    parameters: int
+    device: str
+    precision: str
+    train: Mapping[str, float]
+    validation: Mapping[str, float | str]
+    seconds: float
+    images_per_second: float
+    weights_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why a run could not go on, and where: epoch and step count from 1."""
+
+    message: str
+    epoch: int
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What of config.json is not a setting."""
+
+    data: DataRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """What of environment.json a list of runs shows."""
+
+    started_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +155,10 @@ class Run:
         return self.path / "result.json"
 
     @property
+    def failure(self) -> Path:
+        return self.path / "failure.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -70,9 +181,69 @@ class Run:
         """The run's settings.
 
         Raises:
-            RunError: config.json is absent or cannot be read.
+            RunError: config.json is absent or damaged.
         """
-        return read_config(self.config)
+        if not self.config.is_file():
+            raise RunError(f"{self.path} is not a run: it has no config.json.")
+        return records.read(self.config, TrainConfig, remedy=_TRAIN_AGAIN)
+
+    def read_recipe(self) -> "Recipe":
+        """The run's recipe.
+
+        Raises:
+            RunError: this version does not know it.
+        """
+        from cifar_trainer.recipes import get_recipe
+
+        name = self.read_config().recipe
+        try:
+            return get_recipe(name)
+        except UsageError as error:
+            raise RunError(
+                f"{self.path} was trained by the recipe {name!r}, which this version of cifar-trainer does "
+                "not know. Upgrade it."
+            ) from error
+
+    def read_data(self) -> DataRecord:
+        """What the run was trained on.
+
+        Raises:
+            RunError: config.json is absent or damaged.
+        """
+        return records.read(self.config, _Settings, remedy=_TRAIN_AGAIN).data
+
+    def read_environment(self) -> dict[str, Any]:
+        """What the run was trained with.
+
+        Raises:
+            RunError: environment.json is absent or damaged.
+        """
+        return records.read(self.environment, dict[str, Any])
+
+    def read_start(self) -> datetime.datetime:
+        """When the run was begun or last resumed, with the time zone.
+
+        Raises:
+            RunError: environment.json is absent or damaged.
+        """
+        moment = records.read(self.environment, _Start).started_at
+        return moment if moment.tzinfo is not None else moment.astimezone()
+
+    def read_result(self) -> TrainResult:
+        """What the finished run has to show.
+
+        Raises:
+            RunError: result.json is absent or damaged.
+        """
+        return records.read(self.result, TrainResult, remedy=f"{self._resume_command()} writes it again.")
+
+    def read_failure(self) -> Failure | None:
+        """Why the run could not go on; None where it could.
+
+        Raises:
+            RunError: failure.json is damaged.
+        """
+        return records.read(self.failure, Failure) if self.failure.is_file() else None
 
     def read_history(self) -> list[dict[str, float | None]]:
         """The rows of history.csv; None where a field is empty.
@@ -86,19 +257,8 @@ class Run:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{self.history} cannot be read: {error}.") from error
 
-    def read_json(self, path: Path) -> dict[str, Any]:
-        """A JSON object of this run, such as `self.result`.
-
-        Raises:
-            RunError: absent, or not a JSON object.
-        """
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}.") from error
-        if not isinstance(value, dict):
-            raise RunError(f"{path} holds a {type(value).__name__}, not a JSON object.")
-        return value
+    def _resume_command(self) -> str:
+        return f"cifar-trainer train --resume {self.path}"
 
 
 def open_run(path: Path | None) -> Run:
@@ -159,39 +319,38 @@ def _known_runs(root: Path) -> str:
     return "Runs that are there: " + ", ".join(str(run.path) for run in runs[:5]) + "."
 
 
-def create_run(path: Path | None, recipe: str) -> Run:
-    """Make a run's folder: `path`, or `runs/TIME-RECIPE` where `path` is None.
-
-    Raises:
-        RunError: the folder holds something already, or cannot be made or written.
-    """
-    chosen = path or DEFAULT_ROOT
+def check_new(path: Path) -> None:
+    """Raise RunError unless a new run can be made at `path`. Makes nothing that stays."""
     try:
-        if path is None:
-            chosen = _reserve(recipe)
-        if chosen.is_dir() and all(map(_is_leftover, chosen.iterdir())):
-            pass
-        elif (chosen / "config.json").is_file():
-            raise RunError(
-                f"{chosen} holds a run already. Go on with it (--resume {chosen}), "
-                "or choose another --run-dir."
-            )
-        elif os.path.lexists(chosen):
-            raise RunError(f"{chosen} exists and is not an empty folder. Choose another --run-dir.")
-        chosen.mkdir(parents=True, exist_ok=True)
-        probe = chosen / ".partial-probe"
-        probe.touch()
-        probe.unlink()
+        if os.path.lexists(path) and not path.is_dir():
+            raise RunError(f"{path} exists and is not a folder. Choose another --run-dir.")
+        if path.is_dir():
+            if (path / "config.json").is_file():
+                raise RunError(
+                    f"{path} already holds a run. Resume it (--resume {path}), or choose another --run-dir."
+                )
+            if not all(map(_is_leftover, path.iterdir())):
+                raise RunError(f"{path} exists and is not an empty folder. Choose another --run-dir.")
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+        # Asked of the file system itself: permissions do not tell of a disk that is mounted read-only.
+        descriptor, name = tempfile.mkstemp(prefix=PARTIAL_PREFIX, dir=existing)
+        os.close(descriptor)
+        Path(name).unlink()
+        # Too long is found out now, and not when the run has been trained.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path / "evaluation" / "validation" / "report.html")
     except OSError as error:
-        raise RunError(
-            f"The run folder {chosen} cannot be written: {error.strerror}. Choose another --run-dir."
-        ) from error
-    return Run(chosen)
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"The run folder {path} cannot be written: {error.strerror}. Choose another --run-dir.")
 
 
 def _is_leftover(path: Path) -> bool:
     """Whether it is what a run leaves that was killed before it had begun, and may be written over."""
-    return path.name in (LOCK_NAME, "environment.json") or path.name.startswith(PARTIAL_PREFIX)
+    names = (LOCK_NAME, f"{LOCK_NAME}.holder", "environment.json")
+    return path.name in names or path.name.startswith(PARTIAL_PREFIX)
 
 
 def _reserve(recipe: str) -> Path:
@@ -210,63 +369,63 @@ def _reserve(recipe: str) -> Path:
 
 @contextlib.contextmanager
 def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
-    """Make a run's folder, as `create_run` does, and hold it.
+    """Make a run's folder, `path` or `runs/TIME-RECIPE` where that is None, and hold it.
 
-    Where the block fails before config.json is written, nothing was begun: the folder
-    goes again.
+    Where the block fails before config.json is written, nothing was begun, and the folder goes again.
 
     Raises:
-        RunError: the folder cannot be made, or is in use.
+        RunError: the folder holds something, cannot be made or written, or is in use.
     """
-    run = create_run(path, recipe)
     try:
-        with hold(run):
-            remove_partials(run.path)
+        chosen = path or _reserve(recipe)
+        # Before anything is made: what holds something else is left as it is.
+        if not _is_held_folder(chosen):
+            check_new(chosen)
+        chosen.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path or DEFAULT_ROOT, error) from error
+    run = Run(chosen)
+    with hold(run):
+        # Another process may have made a run here since.
+        check_new(chosen)
+        remove_partials(chosen)
+        try:
             yield run
-    finally:
-        if not run.config.exists():
-            for name in (LOCK_NAME, run.environment.name):
-                (run.path / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                run.path.rmdir()
+        finally:
+            if not run.config.exists():
+                _remove_unbegun(run)
+
+
+def _remove_unbegun(run: Run) -> None:
+    """Delete the folder of a run that never began. Only for who holds it."""
+    for name in (run.environment.name, LOCK_NAME):
+        (run.path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        run.path.rmdir()
+
+
+def _is_held_folder(path: Path) -> bool:
+    return path.is_dir() and is_held(Run(path))
 
 
 @contextlib.contextmanager
 def hold(run: Run) -> Iterator[None]:
-    """Hold a run against other processes; the kernel lets go when this one ends, however it ends.
+    """Hold a run against other processes until the block ends, or this process does.
 
     Raises:
         RunError: another process holds it.
     """
-    lock = filelock.FileLock(run.path / LOCK_NAME)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RunError(
-            f"{run.path} is in use by another process. Wait for it, or choose another --run-dir."
-        ) from None
-    except OSError as error:
-        raise RunError(f"{run.path} cannot be written: {error.strerror}.") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        with locks.lock(run.path / LOCK_NAME):
+            yield
+    except locks.LockedError as error:
+        by = f" by {error.holder}" if error.holder else " by another process"
+        raise RunError(f"{run.path} is in use{by}. Wait for it, or choose another --run-dir.") from error
 
 
 def is_held(run: Run) -> bool:
-    """Whether another process holds the run at this moment."""
-    if not (run.path / LOCK_NAME).exists():
-        return False
-    lock = filelock.FileLock(run.path / LOCK_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return True
-    except OSError:
-        # Not ours to write to: nobody can be told, so nobody is.
-        return False
-    lock.release()
-    return False
+    """Whether a process holds the run at this moment; looking disturbs nobody."""
+    return locks.is_locked(run.path / LOCK_NAME)
 
 
 def check_model(run: Run) -> None:
@@ -279,34 +438,83 @@ def check_model(run: Run) -> None:
         )
 
 
-def check_data(run: Run, dataset: "Dataset") -> None:
-    """Raise DataError where the run was trained on other data than `dataset`, or held out other images."""
-    held_out = run.read_config().validation == "holdout"
-    difference = dataset.difference_to(run.read_json(run.config).get("data"), ordered=held_out)
-    if difference is not None:
-        raise DataError(f"{run.path} {difference}")
+def load_data(run: Run, data_dir: Path | None = None, *, ordered: bool | None = None) -> "Dataset":
+    """The data that a run was trained on.
 
-
-def read_result(run: Run, weights_sha256: str) -> dict[str, Any]:
-    """A run's result.json, which must be about the weights of its model.
+    Args:
+        run: the run.
+        data_dir: where the data lie. None is where the run found them, if they are still there, else `data/`.
+        ordered: whether the images must lie in the same order. None is: if the run has set some aside by
+            their places.
 
     Raises:
-        RunError: it cannot be read, or it is about other weights, as where a run was killed in between.
+        DataNotFoundError: no data are prepared there.
+        DataError: they are not the run's, or damaged.
+        RunError: config.json is damaged.
     """
-    result = run.read_json(run.result)
-    if result.get("weights_sha256") != weights_sha256:
+    from cifar_trainer.data import load_dataset
+
+    record = run.read_data()
+    places = [data_dir] if data_dir is not None else [*_recorded(record), DEFAULT_DATA_DIR]
+    place = next((folder for folder in places if (folder / record.name).is_dir()), places[0])
+    try:
+        dataset = load_dataset(place, record.name)
+    except DataNotFoundError as error:
+        was = f" It was trained on data in {record.data_dir}." if record.data_dir else ""
+        raise DataNotFoundError(f"The data of {run.path} are not in {place}.{was} {error}") from error
+    in_order = run.read_config().validation == "holdout" if ordered is None else ordered
+    difference = difference_to(record, dataset, ordered=in_order)
+    if difference is not None:
+        raise DataError(f"{run.path} {difference}")
+    return dataset
+
+
+def _recorded(record: DataRecord) -> list[Path]:
+    return [] if record.data_dir is None else [Path(record.data_dir)]
+
+
+def difference_to(record: DataRecord, dataset: "Dataset", *, ordered: bool) -> str | None:
+    """How a dataset differs from the one of a run, in words that follow the run's name; None if it does not.
+
+    Args:
+        record: the run's data.
+        dataset: what is there now.
+        ordered: whether the training images must lie in the same order.
+    """
+    for name, was, now in (("train", record.train, dataset.train), ("test", record.test, dataset.test)):
+        if was.fingerprint != now.fingerprint:
+            return (
+                f"was trained on other data: its {name} split has the fingerprint {was.fingerprint}, the one "
+                f"in {dataset.folder} has {now.fingerprint}. Name the right folder with --data-dir."
+            )
+    if ordered and record.train.sha256 != dataset.train.sha256:
+        return (
+            f"was trained on the same images in another order than in {dataset.folder}, which was prepared "
+            "from another source. Prepare the run's own source into another --data-dir, and name that."
+        )
+    return None
+
+
+def check_weights(run: Run, result: TrainResult, weights_sha256: str) -> None:
+    """Raise RunError unless a run's result.json is about the weights of its model."""
+    if result.weights_sha256 != weights_sha256:
         raise RunError(
             f"The model of {run.path} is not the one that its result.json is about. "
             f"Let the training end first: cifar-trainer train --resume {run.path}"
         )
-    return result
 
 
-def read_classes(run: Run) -> tuple[str, ...]:
-    """The class names that the run has noted, or CIFAR-10's."""
-    data = run.read_json(run.config).get("data")
-    classes = data.get("classes") if isinstance(data, dict) else None
-    return tuple(classes) if classes else CIFAR10_CLASSES
+@dataclasses.dataclass(frozen=True)
+class _Calibration:
+    temperature: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Calibrated:
+    """What of a report.json an export needs."""
+
+    weights_sha256: str
+    calibration: _Calibration | None = None
 
 
 def read_temperature(run: Run, weights_sha256: str) -> float:
@@ -321,15 +529,12 @@ def read_temperature(run: Run, weights_sha256: str) -> float:
         path = run.evaluation(split) / "report.json"
         if not path.is_file():
             continue
-        report = run.read_json(path)
-        calibration = report.get("calibration")
-        temperature = calibration.get("temperature") if isinstance(calibration, dict) else None
-        if temperature is None or report.get("weights_sha256") != weights_sha256:
+        remedy = f"Write it again with: cifar-trainer evaluate {run.path}"
+        report = records.read(path, _Calibrated, remedy=remedy)
+        temperature = report.calibration.temperature if report.calibration else None
+        if temperature is None or report.weights_sha256 != weights_sha256:
             continue
-        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
-            raise RunError(
-                f"{path} holds the temperature {json.dumps(temperature)}; expected a number above 0. "
-                f"Write it anew: cifar-trainer evaluate {run.path}"
-            )
-        return float(temperature)
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise RunError(f"{path} holds the temperature {temperature}; expected a number above 0. {remedy}")
+        return temperature
     return 1.0

@@ -36,12 +36,13 @@ class Listed:
     epochs: int | None = None
     split: str | None = None
     accuracy: float | None = None
-    started: str | None = None
+    started: datetime.datetime | None = None
     message: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The run as a JSON object."""
-        return dataclasses.asdict(self)
+        started = None if self.started is None else self.started.isoformat(timespec="seconds")
+        return {**dataclasses.asdict(self), "started": started}
 
 
 def list_runs(root: Path) -> list[Listed]:
@@ -49,11 +50,11 @@ def list_runs(root: Path) -> list[Listed]:
     return [_listed(run) for run in find_runs(root)]
 
 
-def age(started: str | None, now: datetime.datetime) -> str:
+def age(started: datetime.datetime | None, now: datetime.datetime) -> str:
     """How long ago that was, in the largest unit that fits, such as `3 h`."""
     if started is None:
         return "unknown"
-    seconds = (now - datetime.datetime.fromisoformat(started)).total_seconds()
+    seconds = (now - started).total_seconds()
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
@@ -66,7 +67,7 @@ def _listed(run: Run) -> Listed:
         size = files.size_of(run.path)
         config = run.read_config()
         history = run.read_history() if run.history.exists() else []
-        started = run.read_json(run.environment).get("started_at")
+        started = run.read_start()
         state, message = _state(run, config.epochs)
     except (CifarTrainerError, OSError) as error:
         return Listed(path=str(run.path), state="damaged", bytes=size, message=str(error))
@@ -89,9 +90,9 @@ def _listed(run: Run) -> Listed:
 def _state(run: Run, epochs: int) -> tuple[str, str | None]:
     if is_held(run):
         return "running", None
-    failure = run.path / "failure.json"
-    if failure.is_file():
-        return "failed", str(run.read_json(failure).get("message"))
+    failure = run.read_failure()
+    if failure is not None:
+        return "failed", failure.message
     # A run that is being extended has the result of fewer epochs.
-    finished = run.result.is_file() and run.read_json(run.result).get("epochs", 0) >= epochs
+    finished = run.result.is_file() and run.read_result().epochs >= epochs
     return ("finished" if finished else "stopped"), None

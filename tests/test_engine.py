@@ -223,7 +223,7 @@ def test_augmentation_flips_and_shifts_whole_pictures_and_follows_from_its_seed(
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: str) -> None:
     from cifar_trainer.config import TrainConfig
-    from cifar_trainer.training.session import build_model, build_optimizer
+    from cifar_trainer.training.assembly import build_model, build_optimizer
 
     images, labels = pictures(64)
     recipe = get_recipe("document")
@@ -247,7 +247,7 @@ def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: 
 @pytest.mark.parametrize("xla", [False, True])
 def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight(xla: bool) -> None:
     """A scale under which float16's gradients overflow: it is halved, and the training goes on."""
-    from cifar_trainer.training.session import build_model
+    from cifar_trainer.training.assembly import build_model
 
     images, labels = pictures(64)
     keras.utils.set_random_seed(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cifar_trainer.errors import RunError
-from cifar_trainer.run import create_run, new_run
+from cifar_trainer.run import check_new, new_run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -124,18 +124,23 @@ def test_what_a_run_leaves_that_was_killed_before_it_began_does_not_take_its_nam
     with new_run(tmp_path / "run", "document") as run:
         assert not list(run.path.glob(".partial-*"))
         run.config.write_text("{}")
-    with pytest.raises(RunError, match="holds a run already"):
-        create_run(tmp_path / "run", "document")
+    with pytest.raises(RunError, match="already holds a run"):
+        check_new(tmp_path / "run")
 
 
 def test_runs_that_begin_in_the_same_second_get_a_folder_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+
+    def begin(_: int) -> Path:
+        with new_run(None, "document") as run:
+            run.config.write_text("{}")
+            return run.path
+
     with ThreadPoolExecutor(8) as pool:
-        runs = list(pool.map(lambda _: create_run(None, "document"), range(24)))
-    assert len({run.path for run in runs}) == 24
-    assert all(run.path.is_dir() for run in runs)
+        paths = list(pool.map(begin, range(24)))
+    assert len(set(paths)) == 24
 
 
 @pytest.mark.parametrize("where", ["/proc/nothing/run", "x" * 300])

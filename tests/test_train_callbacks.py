@@ -8,28 +8,18 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import CIFAR10_CLASSES, Split
-from cifar_trainer.run import Run
-from cifar_trainer.training.session import Options, TrainResult, train
+from cifar_trainer.run import TrainResult
+from cifar_trainer.training.session import train
 from cifar_trainer.training.tensorboard import THRESHOLDS, EpochImages, precision_recall
 
 
-class Silent:
-    """A reporter that nobody listens to."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
-
-
 def run_with(data_dir: Path, run: Path, *callbacks: keras.callbacks.Callback, **options: Any) -> TrainResult:
-    run.mkdir(exist_ok=True)
-    config = TrainConfig("document", "synthetic", 3, 32, 0.001, limit=640)
-    chosen = Options(gpu=False, should_stop=lambda: False, callbacks=callbacks, **options)
-    result = train(config, load_dataset(data_dir, "synthetic"), Run(run), None, Silent(), chosen)
-    assert result is not None
-    return result
+    return train(
+        dataset="synthetic", data_dir=data_dir, run_dir=run, epochs=3, limit=640, device="cpu",
+        callbacks=callbacks, **options,
+    )  # fmt: skip
 
 
 class Seen(keras.callbacks.Callback):

@@ -14,33 +14,28 @@ import tensorflow as tf
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data import load_dataset
+from cifar_trainer.environment import Device
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction
-from cifar_trainer.run import Run
+from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.training import assembly
 from cifar_trainer.training import checkpoint as checkpoints
-from cifar_trainer.training import session
+from cifar_trainer.training.assembly import train_run
+from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop
-from cifar_trainer.training.session import Options, TrainResult, train
 
+CPU = Device("cpu", "a processor", "/CPU:0", 1)
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-class Told:
-    """A reporter that keeps what it is told."""
+class Told(TrainingReporter):
+    """Keeps the warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
-    def note(self, text: str) -> None: ...
-
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-
-    def epoch_begun(self, *_: object) -> None: ...
-
-    def progress(self, *_: object) -> None: ...
-
-    def epoch_ended(self, *_: object) -> None: ...
 
 
 @pytest.fixture
@@ -51,9 +46,9 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
         told = told or Told()
         (tmp_path / "run").mkdir(exist_ok=True)
         config = TrainConfig("document", "synthetic", 2, 32, 0.001, limit=320)
-        options = Options(gpu=False, should_stop=lambda: False, checkpoint_every=1e-9)
+        options = Options(checkpoint_every=1e-9)
         dataset = load_dataset(data_dir, "synthetic")
-        return train(config, dataset, Run(tmp_path / "run"), None, told, options), told
+        return train_run(config, dataset, Run(tmp_path / "run"), None, CPU, told, options), told
 
     return run
 
@@ -84,7 +79,7 @@ def test_memory_that_does_not_hold_the_images_is_named_too(
     def exhausted(*_: object, **__: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
 
-    monkeypatch.setattr(session, "assemble", exhausted)
+    monkeypatch.setattr(assembly, "assemble", exhausted)
     with pytest.raises(TrainingError, match="no memory for 2,320 images"):
         start()
     assert json.loads((tmp_path / "run" / "failure.json").read_text())["step"] == 1

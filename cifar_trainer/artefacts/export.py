@@ -18,7 +18,7 @@ from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import CheckError, RunError
 from cifar_trainer.model import is_float32, load_model, predict_logits, to_float32, weights_sha256
-from cifar_trainer.run import Run, read_result, read_temperature
+from cifar_trainer.run import Run, check_weights, read_temperature
 
 #: How far float32 arithmetic may move the accuracy of a model that was trained in less.
 _PRECISION_ACCURACY = 0.01
@@ -68,13 +68,16 @@ def measure_model(run: Run, config: TrainConfig, dataset: Dataset) -> MeasuredMo
     _, split = split_for(dataset, config)
     trained = load_model(run.model)
     digest = weights_sha256(trained)
-    epochs = int(read_result(run, digest)["epochs"])
+    result = run.read_result()
+    check_weights(run, result, digest)
     network = Network(to_float32(trained), dataset.classes, read_temperature(run, digest))
     logits = predict_logits(network.model, split.images)
     if not is_float32(trained):
         _check_precision(metrics.accuracy(predict_logits(trained, split.images), split.labels), logits, split)
     reference = _reference(network, split, logits, dataset.train)
-    return MeasuredModel(network, epochs, digest, reference, _accuracy(config.validation, logits, split))
+    return MeasuredModel(
+        network, result.epochs, digest, reference, _accuracy(config.validation, logits, split)
+    )
 
 
 def _reference(network: Network, split: Split, logits: np.ndarray, train: Split) -> Reference:

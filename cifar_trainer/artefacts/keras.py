@@ -12,7 +12,7 @@ from cifar_trainer.artefacts.network import Network
 from cifar_trainer.data.dataset import CIFAR10_CLASSES
 from cifar_trainer.errors import RunError
 from cifar_trainer.model import load_model, to_float32, weights_sha256
-from cifar_trainer.run import Run, check_model, read_classes, read_temperature
+from cifar_trainer.run import Run, check_model, read_temperature
 
 #: The member of an exported `.keras` archive with the class names; Keras passes over it.
 CLASSES_MEMBER = "cifar_trainer_classes.json"
@@ -94,4 +94,6 @@ def open_run_model(run: Run) -> Artefact:
     """
     check_model(run)
     model = load_model(run.model)
-    return KerasModel(to_float32(model), read_classes(run), read_temperature(run, weights_sha256(model)))
+    return KerasModel(
+        to_float32(model), run.read_data().classes, read_temperature(run, weights_sha256(model))
+    )

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,9 +27,6 @@ EXIT_CODES: tuple[tuple[type[errors.CifarTrainerError], int], ...] = (
     (errors.DeviceError, 5),
     (errors.CifarTrainerError, 1),
 )
-
-#: Where prepared datasets lie when nobody says otherwise.
-DEFAULT_DATA_DIR = Path("data")
 
 _VERBOSITY = "cifar_trainer.verbosity"
 
@@ -93,7 +90,7 @@ class Group(click.Group):
             if verbosity(ctx) > 0:
                 with _UNREAD:
                     traceback.print_exc()
-            _complain(f"Error: {printable(str(error))}")
+            _complain(f"Error: {errors.printable_lines(str(error))}")
             if isinstance(error, errors.OutputError):
                 _forget_stdout()
             ctx.exit(exit_code(error))
@@ -102,11 +99,6 @@ class Group(click.Group):
 def exit_code(error: errors.CifarTrainerError) -> int:
     """The exit code that belongs to an error."""
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
-
-
-def printable(text: str) -> str:
-    """`text` with control characters and lone surrogates escaped, line ends kept."""
-    return "\n".join(map(errors.spoken, text.split("\n")))
 
 
 def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,20 +132,36 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def data_dir_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add --data-dir for the command `name`; CIFAR_TRAINER_DATA names it for all of them."""
+class PathType(click.Path):
+    """A path in which `~` is the home folder, also in `--run-dir=~/runs`, which no shell expands."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, parameter, ctx)))
+        try:
+            return path.expanduser()
+        except RuntimeError:  # Of a user who does not exist: it is the name of a folder.
+            return path
+
+
+def data_dir_option(
+    name: str,
+    help: str = "Folder of the prepared data sets.  [default: the run's own, or data]",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --data-dir for the command `name`, None by default; CIFAR_TRAINER_DATA names it for all."""
     return click.option(
         "--data-dir",
-        type=click.Path(path_type=Path),
-        default=DEFAULT_DATA_DIR,
+        type=PathType(),
         envvar=[f"CIFAR_TRAINER_{name.upper()}_DATA_DIR", "CIFAR_TRAINER_DATA"],
-        help="Folder of the prepared datasets.  [env: CIFAR_TRAINER_DATA]",
+        help=f"{help}  [env: CIFAR_TRAINER_DATA]",
     )
 
 
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the optional argument RUN, a run's folder."""
-    return click.argument("run", type=click.Path(path_type=Path), required=False)(command)
+    return click.argument("run", type=PathType(), required=False)(command)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -175,19 +183,6 @@ def name_variables(command: click.Command, name: str) -> None:
             option.envvar = f"CIFAR_TRAINER_{name}_{typed}".upper()
 
 
-@contextlib.contextmanager
-def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Turn a write that fails, at or below `path`, into one message that ends with `remedy`.
-
-    Raises:
-        RunError: a write failed; the writers of this package leave what was there untouched.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise errors.RunError(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
-
-
 def save_plot(path: Path, figure: "Figure") -> None:
     """Write a figure as a PNG, for --plot.
 
@@ -196,7 +191,7 @@ def save_plot(path: Path, figure: "Figure") -> None:
     """
     from cifar_trainer import files, plots
 
-    with writing(path, "Choose another --plot."):
+    with files.writing(path, "Choose another --plot."):
         files.write_bytes(path, plots.png(figure))
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import json_option, print_json, save_plot, verbosity, verbosity_options
-from cifar_trainer.config import DEVICES, PRECISIONS, RECIPES, TrainConfig, check_choice, check_count
-from cifar_trainer.errors import UsageError, spoken
+from cifar_trainer.cli.base import PathType, json_option, print_json, save_plot, verbosity, verbosity_options
+from cifar_trainer.config import DEVICES, PRECISIONS, TrainConfig, check_choice, check_count
+from cifar_trainer.errors import UsageError, printable
+from cifar_trainer.recipes import RECIPES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,8 +25,8 @@ _ON_GPU = ("saved_model", "keras")
 
 
 @click.command(name="benchmark")
-@click.argument("artefacts", metavar="[ARTEFACT]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--run", type=click.Path(path_type=Path), help="A run: its model, and what it has exported.")
+@click.argument("artefacts", metavar="[ARTEFACT]...", nargs=-1, type=PathType())
+@click.option("--run", type=PathType(), help="A run: its model, and what it has exported.")
 @click.option(
     "--batch-size", "batch_sizes", type=int, multiple=True, metavar="N",
     help="Images a call; may be given several times.  [default: 1, 8, 64, 512; --train: the recipe's]",
@@ -36,7 +37,7 @@ _ON_GPU = ("saved_model", "keras")
 @click.option("--precision", default="float32", metavar=f"[{'|'.join(PRECISIONS)}]", help="With --train.")
 @click.option("--xla/--no-xla", default=None, help="With --train.  [default: on a GPU only]")
 @click.option("--device", default="auto", metavar=f"[{'|'.join(DEVICES)}]", help="auto: all there are.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Draw the figures.")
+@click.option("--plot", type=PathType(), metavar="PNG", help="Draw the figures.")
 @json_option
 @verbosity_options
 @click.pass_context
@@ -187,7 +188,7 @@ def latency_table(measured: "list[Latency]", device: str) -> "Table":
     for name, each in zip(figure_labels(measured), measured, strict=True):
         for i, timing in enumerate(each.timings):
             table.add_row(
-                spoken(name) if i == 0 else "",
+                printable(name) if i == 0 else "",
                 each.device if i == 0 else "",
                 str(timing.batch_size),
                 *(f"{value:.2f}" for value in (timing.p50_ms, timing.p95_ms, timing.p99_ms)),

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.cli.base import (
+    PathType,
     data_dir_option,
     json_option,
     print_json,
     save_plot,
     verbosity,
     verbosity_options,
-    writing,
 )
 from cifar_trainer.config import TrainConfig, check_choice
-from cifar_trainer.errors import spoken
+from cifar_trainer.errors import printable
+from cifar_trainer.files import writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,20 +28,25 @@ if TYPE_CHECKING:
 
 
 @click.command(name="compare")
-@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=PathType())
 @click.option(
     "--split",
     default="test",
     metavar="[test|validation]",
     help="The test set, or the held-out images of runs that held out the same ones.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Draw the learning curves.")
+@click.option("--plot", type=PathType(), metavar="PNG", help="Draw the learning curves.")
 @data_dir_option("compare")
 @json_option
 @verbosity_options
 @click.pass_context
 def command(
-    ctx: click.Context, runs: tuple[Path, ...], split: str, plot: Path | None, data_dir: Path, as_json: bool
+    ctx: click.Context,
+    runs: tuple[Path, ...],
+    split: str,
+    plot: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
 ) -> None:
     """Set runs beside each other: accuracy, loss, time, energy, and whether they differ.
 
@@ -55,8 +61,7 @@ def command(
     """
     from cifar_trainer.cli.console import Output
     from cifar_trainer.comparison import check_comparable, compare
-    from cifar_trainer.data import load_dataset
-    from cifar_trainer.run import check_data, check_model, open_run
+    from cifar_trainer.run import check_model, load_data, open_run
 
     output = Output(verbosity(ctx))
     check_choice("split", split, ("test", "validation"))
@@ -65,10 +70,9 @@ def command(
     check_comparable(configs, split)
     for run in opened:
         check_model(run)
-    dataset = load_dataset(data_dir, configs[0][1].dataset)
-    for run in opened:
-        check_data(run, dataset)
-    comparison = compare(split, [_evaluated(run, c, split, dataset, output) for run, c in configs])
+    comparison = compare(
+        split, [_evaluated(run, c, split, load_data(run, data_dir), output) for run, c in configs]
+    )
     if plot is not None:
         from cifar_trainer.comparison import comparison_figure
         from cifar_trainer.plots import LIGHT
@@ -102,7 +106,8 @@ def _evaluated(
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
     environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
     from cifar_trainer.errors import RunError
-    from cifar_trainer.evaluation.evaluate import evaluate, load_subject
+    from cifar_trainer.evaluation.evaluate import evaluate
+    from cifar_trainer.evaluation.subject import load_subject
 
     subject = load_subject(run, dataset, split)
     with writing(run.evaluation(split), "Make room, or give write access to the run's folder."):
@@ -127,7 +132,7 @@ def runs_table(comparison: "Comparison") -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     for each in comparison.runs:
         table.add_row(
-            spoken(each.run.path.resolve().name),
+            printable(each.run.path.resolve().name),
             each.config.recipe,
             str(each.config.seed),
             f"{each.accuracy:.2%}",
@@ -165,14 +170,14 @@ def tests_table(comparison: "Comparison") -> "Table":
     """One row for each run against the first."""
     from rich.table import Table
 
-    first = spoken(comparison.runs[0].run.path.resolve().name)
+    first = printable(comparison.runs[0].run.path.resolve().name)
     table = Table(title=f"against {first}, by McNemar's test", box=None)
     table.add_column("run", overflow="fold")
     for name in ("only that right", "only this right", "chi-square", "p, exact"):
         table.add_column(name, justify="right", no_wrap=True)
     for each, test in zip(comparison.runs[1:], comparison.tests, strict=True):
         table.add_row(
-            spoken(each.run.path.resolve().name),
+            printable(each.run.path.resolve().name),
             f"{test.only_first:,}",
             f"{test.only_second:,}",
             f"{test.statistic:.2f}",

@@ -22,7 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cifar_trainer.errors import OutputError
+from cifar_trainer.errors import OutputError, printable_lines
 
 
 @contextlib.contextmanager
@@ -89,12 +89,12 @@ class Output:
         """
         if self.verbosity >= 0:
             with contextlib.suppress(OSError, ValueError):
-                self.notes.print(text, soft_wrap=None if wrap else True)
+                self.notes.print(printable_lines(text), soft_wrap=None if wrap else True)
 
     def warn(self, text: str) -> None:
         """Say something that the user should know, --quiet or not."""
         with contextlib.suppress(OSError, ValueError):
-            self.notes.print(f"Warning: {text}", style="yellow")
+            self.notes.print(f"Warning: {printable_lines(text)}", style="yellow")
 
     def result(self, item: object) -> None:
         """Print a result, a text or a rich table, on stdout; a text without line ends of our own."""

@@ -12,10 +12,10 @@ from cifar_trainer.cli.base import (
     run_argument,
     verbosity,
     verbosity_options,
-    writing,
 )
 from cifar_trainer.config import check_choice, check_count
 from cifar_trainer.errors import CheckError, UsageError
+from cifar_trainer.files import writing
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -50,7 +50,7 @@ def command(
     /,
     run: Path | None,
     split: str,
-    data_dir: Path,
+    data_dir: Path | None,
     require_accuracy: float | None,
     robustness: bool,
     robustness_images: int,
@@ -77,23 +77,22 @@ def command(
     check_count("robustness-images", robustness_images)
     from cifar_trainer import environment
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import load_dataset
     from cifar_trainer.data.splits import check_split
     from cifar_trainer.recipes import get_recipe
-    from cifar_trainer.run import check_data, check_model, open_run
+    from cifar_trainer.run import check_model, load_data, open_run
 
     output = Output(verbosity(ctx))
     opened = open_run(run)
     check_model(opened)
     config = opened.read_config()
     check_split(config, split)
-    dataset = load_dataset(data_dir, config.dataset)
-    check_data(opened, dataset)
+    dataset = load_data(opened, data_dir)
     environment.load_tensorflow(verbose=verbosity(ctx) > 0)
     # A run that was trained on a GPU can be evaluated where there is none.
     environment.choose_device("cpu" if config.device == "cpu" else "auto")
     environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
-    from cifar_trainer.evaluation.evaluate import evaluate, load_subject
+    from cifar_trainer.evaluation.evaluate import evaluate
+    from cifar_trainer.evaluation.subject import load_subject
 
     with output.count_bar() as bar:
         tasks: dict[str, TaskID] = {}

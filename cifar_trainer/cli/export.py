@@ -7,6 +7,7 @@ import click
 
 from cifar_trainer.artefacts.formats import FORMATS
 from cifar_trainer.cli.base import (
+    PathType,
     data_dir_option,
     json_option,
     print_json,
@@ -14,7 +15,7 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.errors import spoken
+from cifar_trainer.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
     default=["saved_model"],
     help="What to make; may be given several times.",
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder to write into.  [default: RUN/export]"
-)
+@click.option("--output", type=PathType(), help="Folder to write into.  [default: RUN/export]")
 @click.option("--force", is_flag=True, show_default=False, help="Replace what is there, whole.")
 @data_dir_option("export")
 @json_option
@@ -46,7 +45,7 @@ def command(
     names: tuple[str, ...],
     output: Path | None,
     force: bool,
-    data_dir: Path,
+    data_dir: Path | None,
     as_json: bool,
 ) -> None:
     """Export a run's model, proved against it on real pictures.
@@ -62,8 +61,7 @@ def command(
     """
     from cifar_trainer.artefacts.formats import check_packages, check_targets
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import load_dataset
-    from cifar_trainer.run import check_data, check_model, open_run
+    from cifar_trainer.run import check_model, load_data, open_run
 
     screen = Output(verbosity(ctx))
     opened = open_run(run)
@@ -72,8 +70,7 @@ def command(
     check_model(opened)
     check_packages(formats)
     check_targets(formats, target, force)
-    dataset = load_dataset(data_dir, opened.read_config().dataset)
-    check_data(opened, dataset)
+    dataset = load_data(opened, data_dir)
 
     from cifar_trainer import environment
 
@@ -104,6 +101,6 @@ def format_exports(exports: "list[Export]") -> "Table":
             f"{export.proof.max_abs_difference:.2g}",
             f"{export.proof.agreement:.2%}",
             f"{export.proof.accuracy:.2%}",
-            spoken(export.path),
+            printable(export.path),
         )
     return table

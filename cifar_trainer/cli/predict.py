@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import json_option, print_json, verbosity, verbosity_options
-from cifar_trainer.errors import CifarTrainerError, UsageError, spoken
+from cifar_trainer.cli.base import PathType, json_option, print_json, verbosity, verbosity_options
+from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.formats import Artefact
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @click.command(name="predict")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(allow_dash=True))
-@click.option("--run", type=click.Path(path_type=Path), help="A run's folder.  [default: the newest run]")
-@click.option("--model", type=click.Path(path_type=Path), metavar="ARTEFACT", help="An exported artefact.")
+@click.option("--run", type=PathType(), help="A run's folder.  [default: the newest run]")
+@click.option("--model", type=PathType(), metavar="ARTEFACT", help="An exported artefact.")
 @click.option("--top", type=click.IntRange(1, 10), default=3, help="How many classes to give.")
 @json_option
 @verbosity_options
@@ -88,7 +88,7 @@ def _load_tensorflow() -> None:
 def format_answer(answer: "Answer") -> str:
     """One line for a picture; a name that belies the picture's format is noted."""
     guesses = ", ".join(f"{guess.class_name} {guess.probability:.1%}" for guess in answer.guesses)
-    return f"{spoken(answer.name)}: {guesses}{_format_note(answer)}"
+    return f"{printable(answer.name)}: {guesses}{_format_note(answer)}"
 
 
 def _format_note(answer: "Answer") -> str:
@@ -103,5 +103,5 @@ def _format_note(answer: "Answer") -> str:
 def format_failures(failures: "list[Failure]", answered: int) -> str:
     """One message that names every picture that could not be read."""
     total = len(failures) + answered
-    lines = [f"  {spoken(failure.name)}: {failure.reason}" for failure in failures]
+    lines = [f"  {printable(failure.name)}: {failure.reason}" for failure in failures]
     return "\n".join([f"{len(failures)} of {total} could not be read; the others are done.", *lines])

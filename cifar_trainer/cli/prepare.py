@@ -10,20 +10,18 @@ import click
 from rich.progress import Progress, TaskID
 
 from cifar_trainer.cli.base import (
-    DEFAULT_DATA_DIR,
     data_dir_option,
     json_option,
     print_json,
-    printable,
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.cli.console import Output
-from cifar_trainer.data import PrepareReporter
+from cifar_trainer.config import DEFAULT_DATA_DIR
+from cifar_trainer.errors import printable, printable_lines
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import PreparedReport, SplitSummary
+    from cifar_trainer.data import PreparedReport, PrepareReporter, SplitSummary
 
 
 #: Without a terminal, a line of a download's progress for each so many bytes.
@@ -31,13 +29,15 @@ _LINE_BYTES = 20_000_000
 
 
 @contextlib.contextmanager
-def reporting(output: Output) -> Iterator[PrepareReporter]:
+def reporting(output: "Output") -> "Iterator[PrepareReporter]":
     """A reporter that shows on `output` what `prepare` says."""
+    from cifar_trainer.data import PrepareReporter
+
     display = _Display(output)
     try:
         yield PrepareReporter(
-            note=lambda text: output.note(printable(text)),
-            warn=lambda text: output.warn(printable(text)),
+            note=output.note,
+            warn=output.warn,
             on_download=display.on_download,
             on_images=display.on_images,
         )
@@ -48,7 +48,7 @@ def reporting(output: Output) -> Iterator[PrepareReporter]:
 class _Display:
     """One bar at a time: that of the download, then that of the images."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: "Output") -> None:
         self._output = output
         self._stack = contextlib.ExitStack()
         self._bar: tuple[str, Progress, TaskID] | None = None
@@ -83,7 +83,7 @@ class _Display:
     help="synthetic: drawn pictures, which need no source.",
 )  # fmt: skip
 @click.option("--source", metavar="PATH|URL", help="Where CIFAR-10 is; without it, it is downloaded.")
-@data_dir_option("prepare")
+@data_dir_option("prepare", help="Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never open a connection.")
 @click.option("--force", is_flag=True, show_default=False, help="Prepare anew what is prepared already.")
 @click.option("--verify", is_flag=True, show_default=False, help="Read back and check what is prepared.")
@@ -92,7 +92,7 @@ class _Display:
 def command(
     dataset: str,
     source: str | None,
-    data_dir: Path,
+    data_dir: Path | None,
     offline: bool,
     force: bool,
     verify: bool,
@@ -116,22 +116,18 @@ def command(
     output = Output(verbosity())
     with reporting(output) as reporter:
         report = prepare(
-            dataset, data_dir, source=source, offline=offline, force=force, verify=verify, reporter=reporter
+            dataset,
+            data_dir or DEFAULT_DATA_DIR,
+            source=source,
+            offline=offline,
+            force=force,
+            verify=verify,
+            reporter=reporter,
         )
     if as_json:
         print_json(report.to_json())
     else:
-        output.result(printable(format_report(report, checked=verify)))
-
-
-def prepare_if_missing(dataset: str, data_dir: Path, *, offline: bool, output: "Output") -> None:
-    """Prepare `dataset` as `prepare` would, where nothing is prepared yet; for `train`."""
-    from cifar_trainer.data import prepare
-
-    with reporting(output) as reporter:
-        report = prepare(dataset, data_dir, offline=offline, reporter=reporter)
-    if not report.already:
-        output.note(printable(f"Prepared {report.title} in {report.folder}."))
+        output.result(printable_lines(format_report(report, checked=verify)))
 
 
 def format_report(report: "PreparedReport", *, checked: bool) -> str:

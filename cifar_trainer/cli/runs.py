@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import json_option, print_json, verbosity, verbosity_options
-from cifar_trainer.errors import RunError, spoken
+from cifar_trainer.cli.base import PathType, json_option, print_json, verbosity, verbosity_options
+from cifar_trainer.errors import RunError, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="runs")
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
+@click.argument("folder", type=PathType(), default=Path("runs"))
 @json_option
 @verbosity_options
 @click.pass_context
@@ -62,7 +62,7 @@ def runs_table(runs: "list[Listed]") -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(
-            spoken(Path(run.path).name),
+            printable(Path(run.path).name),
             run.recipe or "",
             run.dataset or "",
             run.state,

@@ -29,7 +29,7 @@ from cifar_trainer.data.sources import (
     refused,
     total_limit,
 )
-from cifar_trainer.errors import DataError, spoken
+from cifar_trainer.errors import DataError, printable
 
 #: What reading a damaged archive raises.
 _DAMAGE = (
@@ -137,7 +137,7 @@ class TarSource:
             yield copy
 
     def describe(self, name: str) -> str:
-        return f"{self.path}: {spoken(name)}"
+        return f"{self.path}: {printable(name)}"
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]]:
@@ -272,11 +272,11 @@ class ZipSource:
             yield copy
 
     def describe(self, name: str) -> str:
-        return f"{self.path}: {spoken(name)}"
+        return f"{self.path}: {printable(name)}"
 
     def _damage(self, name: str, error: Exception) -> DataError:
         return DataError(
-            f"{self.path}: its member {spoken(name)} is damaged: {error}. Fetch the archive again."
+            f"{self.path}: its member {printable(name)} is damaged: {error}. Fetch the archive again."
         )
 
 
@@ -339,7 +339,7 @@ class SevenZipSource:
             yield copy
 
     def describe(self, name: str) -> str:
-        return f"{self.path}: {spoken(name)}"
+        return f"{self.path}: {printable(name)}"
 
     def _unpacked(self, names: Collection[str]) -> dict[str, io.BytesIO]:
         buffers: dict[str, io.BytesIO] = {}

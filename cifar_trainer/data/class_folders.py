@@ -11,7 +11,7 @@ import numpy as np
 from cifar_trainer.data.dataset import OnImages
 from cifar_trainer.data.parts import Decoder, Parts, ReadOptions, stacked
 from cifar_trainer.data.sources import Source, abridged
-from cifar_trainer.errors import DataError, spoken
+from cifar_trainer.errors import DataError, printable
 from cifar_trainer.images import SUFFIXES
 
 #: Names of folders that hold a part of the images.
@@ -147,7 +147,7 @@ def class_names(found: set[str], options: ReadOptions) -> tuple[dict[str, int], 
         return {n: options.classes.index(c) for n, c in canonical.items()}, options.classes
     ordered = sorted(found, key=natural_key)
     # A class's name goes into files and onto screens, which hold text of one line.
-    return {name: label for label, name in enumerate(ordered)}, tuple(map(spoken, ordered))
+    return {name: label for label, name in enumerate(ordered)}, tuple(map(printable, ordered))
 
 
 def _canonical(name: str, options: ReadOptions) -> str:

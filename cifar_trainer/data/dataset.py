@@ -219,31 +219,6 @@ class Dataset:
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
 
-    def difference_to(self, record: Any, *, ordered: bool) -> str | None:
-        """How the data that a run's config.json speaks of differ from these; None where they are the same.
-
-        Args:
-            record: what stands there under `data`.
-            ordered: whether the training images must lie in the same order, since some were held out, or
-                the next ones follow, by their places.
-        """
-        parts = record if isinstance(record, Mapping) else {}
-        for name in ("train", "test"):
-            part = parts.get(name)
-            before = part.get("fingerprint") if isinstance(part, Mapping) else None
-            now = getattr(self, name).fingerprint
-            if before != now:
-                return (
-                    f"was trained on other data: its {name} split has the fingerprint {before}, the one in "
-                    f"{self.folder} has {now}. Name the right folder with --data-dir."
-                )
-        if ordered and parts["train"].get("sha256") != self.train.sha256:
-            return (
-                f"was trained on the same images in another order than in {self.folder}, which was prepared "
-                "from another source. Prepare the run's own source into another --data-dir, and name that."
-            )
-        return None
-
 
 def release_pages(array: np.ndarray) -> None:
     """Give back the memory that reading a memory-mapped array has taken; the next read fetches it anew.

@@ -11,7 +11,7 @@ from typing import Any
 import filelock
 
 from cifar_trainer import files
-from cifar_trainer.config import DATASETS, check_choice
+from cifar_trainer.config import check_choice
 from cifar_trainer.data import cifar10, class_folders, disk, store, synthetic
 from cifar_trainer.data.archives import Source, open_source, some
 from cifar_trainer.data.cifar10 import BINARY_VERSION, PYTHON_VERSION, Archive, is_url, mirrors
@@ -98,6 +98,7 @@ def _without_top(source: Source) -> dict[str, str]:
     return {name: name for name in source.members}
 
 
+DATASETS = ("cifar10", "synthetic")
 LOCK_NAME = ".prepare.lock"
 DOWNLOADS = "downloads"
 _QUIET = PrepareReporter()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from cifar_trainer.errors import DataError, spoken
+from cifar_trainer.errors import DataError, printable
 from cifar_trainer.images import is_leftover
 
 #: Far more than any data set that is trained on here.
@@ -69,24 +69,24 @@ class FolderSource:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise DataError(f"{spoken(str(folder))} cannot be read: {error.strerror}.") from error
+            raise DataError(f"{printable(str(folder))} cannot be read: {error.strerror}.") from error
         for entry in entries:
             name = prefix + entry.name
             if is_leftover(name):
                 continue
             if entry.is_dir():
                 if entry.is_symlink() and folder.resolve().is_relative_to((folder / entry.name).resolve()):
-                    raise DataError(f"{folder / spoken(entry.name)} is a link to a folder that it lies in.")
+                    raise DataError(f"{folder / printable(entry.name)} is a link to a folder that it lies in.")
                 if name.count("/") < _MAX_DEPTH:
                     yield from self._walk(folder / entry.name, name + "/")
                 continue
             try:
                 status = entry.stat()
             except OSError as error:
-                raise DataError(f"{folder / spoken(entry.name)} cannot be read: {error.strerror}.") from error
+                raise DataError(f"{folder / printable(entry.name)} cannot be read: {error.strerror}.") from error
             if not stat.S_ISREG(status.st_mode):
                 kind = kind_of(status.st_mode)
-                raise DataError(f"{folder / spoken(entry.name)} is a {kind}, expected a file.")
+                raise DataError(f"{folder / printable(entry.name)} is a {kind}, expected a file.")
             yield name, status.st_size
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -98,7 +98,7 @@ class FolderSource:
                     # One byte more than it had: a file that grows meanwhile is noticed, not followed.
                     yield name, file.read(self.members[name] + 1)
             except OSError as error:
-                raise DataError(f"{self.path / spoken(name)} cannot be read: {error.strerror}.") from error
+                raise DataError(f"{self.path / printable(name)} cannot be read: {error.strerror}.") from error
 
     @contextlib.contextmanager
     def on_disk(self, name: str) -> Iterator[Path]:
@@ -106,7 +106,7 @@ class FolderSource:
         yield self.path / name
 
     def describe(self, name: str) -> str:
-        return spoken(str(self.path / name))
+        return printable(str(self.path / name))
 
 
 class JoinedSource:
@@ -204,7 +204,7 @@ def total_limit(path: Path) -> int:
 def abridged(names: Iterable[str], limit: int = 8) -> str:
     """A list of names for a message: the first few, and how many more."""
     every = sorted(names)
-    first = ", ".join(map(spoken, every[:limit]))
+    first = ", ".join(map(printable, every[:limit]))
     return first if len(every) <= limit else f"{first} and {len(every) - limit:,} more"
 
 
@@ -232,7 +232,7 @@ def check_size(path: Path, name: str, size: int) -> None:
 def refused(path: Path, name: str, why: str) -> DataError:
     """The error for an archive that holds what an archive of images has no use for."""
     return DataError(
-        f"{path} is refused: its member {spoken(name)} {why}. "
+        f"{path} is refused: its member {printable(name)} {why}. "
         "An archive of images holds plain files and folders only."
     )
 

@@ -12,6 +12,7 @@ from cifar_trainer.environment.start import (
     configure_threads,
     enable_determinism,
     load_tensorflow,
+    start,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "enable_determinism",
     "is_slow",
     "load_tensorflow",
+    "start",
 ]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Literal
 
-from cifar_trainer.config import DEVICES, check_choice
+from cifar_trainer.config import DEVICES, TrainConfig, check_choice
 from cifar_trainer.environment import cuda
 from cifar_trainer.environment.machine import processor, usable_cores
 from cifar_trainer.errors import DeviceError
@@ -184,3 +184,23 @@ def describe_cpu() -> str:
 
 def _cpu(warning: str = "") -> Device:
     return Device("cpu", describe_cpu(), "/CPU:0", 1, warning=warning)
+
+
+def start(config: TrainConfig | None = None, *, verbose: bool = False) -> Device:
+    """Start TensorFlow as a run of these settings does: backend, device, threads, determinism.
+
+    Args:
+        config: the settings; None is the device that `auto` finds, all cores for each operation.
+        verbose: show TensorFlow's own messages.
+
+    Raises:
+        DeviceError: the device is not there.
+    """
+    from cifar_trainer.recipes import get_recipe
+
+    load_tensorflow(verbose)
+    device = choose_device("auto" if config is None else config.device)
+    configure_threads(split=config is not None and get_recipe(config.recipe).SPLITTABLE)
+    if config is not None and config.deterministic:
+        enable_determinism()
+    return device

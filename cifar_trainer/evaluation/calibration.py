@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from cifar_trainer import metrics
-from cifar_trainer.evaluation.evaluate import Subject
+from cifar_trainer.evaluation.subject import Subject
 
 BINS = 15
 #: The temperatures that are searched; real networks lie between 0.5 and 5.

@@ -9,8 +9,8 @@ import numpy as np
 
 from cifar_trainer import metrics
 from cifar_trainer.evaluation.calibration import Calibration, calibrate
-from cifar_trainer.evaluation.evaluate import Subject
 from cifar_trainer.evaluation.robustness import Robustness
+from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.metrics import (
     Confusion,
     Mistake,

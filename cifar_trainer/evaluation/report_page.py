@@ -13,9 +13,9 @@ from scipy.special import softmax
 
 from cifar_trainer import __version__
 from cifar_trainer.evaluation import figures
-from cifar_trainer.evaluation.evaluate import Subject
 from cifar_trainer.evaluation.gradcam import grad_cam, representative_images
 from cifar_trainer.evaluation.report import Report
+from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.metrics import precision_recall_curves
 from cifar_trainer.plots import DARK, LIGHT, Theme, confusion_figure, gallery_figure, png
 
@@ -40,23 +40,23 @@ def describe_provenance(subject: Subject) -> Provenance:
         RunError: environment.json or history.csv cannot be read.
     """
     run, config, dataset = subject.run, subject.config, subject.dataset
-    environment, result = run.read_json(run.environment), subject.result
+    environment, result = run.read_environment(), subject.result
     begun = (environment.get("earlier") or [environment])[0]
-    rows_of_history = run.read_history()[: int(result["epochs"])]
+    rows_of_history = run.read_history()[: result.epochs]
     energy = [row["energy_joules"] for row in rows_of_history if row["energy_joules"] is not None]
     versions = environment.get("versions", {})
     rows = [
         ("run", _utf8(run.path.resolve().name)),
         ("command", _utf8(str(begun.get("command_line", "unknown")))),
-        ("recipe", f"{config.recipe}, {result.get('parameters', 0):,} parameters"),
+        ("recipe", f"{config.recipe}, {result.parameters:,} parameters"),
         (
             "training",
-            f"{result.get('epochs')} epochs, batch {config.batch_size}, learning rate "
+            f"{result.epochs} epochs, batch {config.batch_size}, learning rate "
             f"{config.learning_rate:g}, seed {config.seed}, {config.precision}"
             + ("" if config.limit is None else f", {config.limit:,} images only"),
         ),
         ("device", str(environment.get("device", {}).get("description", "unknown"))),
-        ("time", f"{result.get('seconds', 0):,.0f} s, {result.get('images_per_second', 0):,.0f} images/s"),
+        ("time", f"{result.seconds:,.0f} s, {result.images_per_second:,.0f} images/s"),
         *([("energy", f"{sum(energy):,.0f} J, of the GPU alone")] if energy else []),
         ("data", f"{dataset.title}{'; verified by its fingerprints' if dataset.verified else ''}"),
         ("training split", dataset.train.fingerprint),

@@ -11,7 +11,7 @@ import tensorflow as tf
 from cifar_trainer import metrics
 from cifar_trainer.data.splits import stratified_limit
 from cifar_trainer.evaluation.corruptions import FAMILIES, SEVERITIES, corrupt
-from cifar_trainer.evaluation.evaluate import Subject
+from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import to_float32
 
 #: Iterations of PGD; each step is 2.5 · epsilon / STEPS long (Madry et al. 2018, as in their code).

@@ -3,13 +3,16 @@
 import importlib
 from typing import TYPE_CHECKING, Protocol, cast
 
-from cifar_trainer.config import RECIPES, check_choice
+from cifar_trainer.config import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import keras
     import tensorflow as tf
+
+
+RECIPES = ("document", "regularized")
 
 
 class Recipe(Protocol):

@@ -1,328 +1,301 @@
-"""A run's life: begun in a new folder, taken up from a checkpoint, brought to its end."""
+"""The life of a run: begun in a new folder, resumed from a checkpoint, brought to its end.
 
-import contextlib
+Importing this imports no TensorFlow; `train` and `resume` do, once the settings, the
+folder and the data have been found right.
+"""
+
 import dataclasses
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-import numpy as np
-import tensorflow as tf
-
-from cifar_trainer import files
-from cifar_trainer.config import TrainConfig
-from cifar_trainer.data.dataset import Dataset, Split, release_pages
-from cifar_trainer.data.splits import split_for
-from cifar_trainer.errors import CheckpointError, TrainingError
-from cifar_trainer.model import weights_sha256
-from cifar_trainer.recipes import Recipe, get_recipe
-from cifar_trainer.run import Run
-from cifar_trainer.training import checkpoint as checkpoints
-from cifar_trainer.training.checkpoint import Checkpoint
-from cifar_trainer.training.engine import StepLoop
-from cifar_trainer.training.tensorboard import (
-    SAMPLE_IMAGES,
-    EpochHistograms,
-    EpochImages,
-    EventWriter,
-    cut_back,
+from cifar_trainer import environment, files
+from cifar_trainer.config import DEFAULT_DATA_DIR, TrainConfig
+from cifar_trainer.data import Dataset, load_dataset, prepare
+from cifar_trainer.data.splits import check_fit, split_for
+from cifar_trainer.environment import Device
+from cifar_trainer.errors import DataNotFoundError, RunError, TrainingStopped, UsageError
+from cifar_trainer.files import writing
+from cifar_trainer.recipes import get_recipe
+from cifar_trainer.run import (
+    DataRecord,
+    Run,
+    SplitRecord,
+    TrainResult,
+    ValidationRecord,
+    check_new,
+    hold,
+    load_data,
+    new_run,
+    open_run,
 )
-from cifar_trainer.training.trainer import Policy, Trainer, TrainingReporter
+from cifar_trainer.training.control import Options, TrainingReporter
 
+if TYPE_CHECKING:
+    import keras
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Parts:
-    """What a trainer runs.
+    from cifar_trainer.data.dataset import Split
+    from cifar_trainer.training.checkpoint import Checkpoint
 
-    Attributes:
-        model: compiled, so that callbacks and the saved model are complete.
-        optimizer: built on the model's trainable variables.
-        loop: its images lie on the device.
-    """
-
-    model: keras.Model
-    optimizer: keras.optimizers.Optimizer
-    loop: StepLoop
-
-
-def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, gpu: bool) -> Parts:
-    """Build a run's parts; the first weights follow from its seed.
-
-    Args:
-        config: the settings.
-        train: the whole training split.
-        indices: of the images to train on, int64 [N].
-        gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
-    """
-    keras.utils.set_random_seed(config.seed)
-    recipe = get_recipe(config.recipe)
-    model = build_model(recipe, config.precision)
-    steps = -(-len(indices) // config.batch_size)
-    optimizer = build_optimizer(recipe, config, steps * config.epochs)
-    model.compile(
-        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
-    optimizer.build(model.trainable_variables)
-    # All images in order need no copy on the host: the map of the file is read once, by the device.
-    images = train.images if len(indices) == len(train) else train.images[indices]
-    loop = StepLoop(
-        model,
-        optimizer,
-        images,
-        train.labels[indices],
-        batch_size=config.batch_size,
-        seed=config.seed,
-        augment=recipe.augment,
-        xla=gpu if config.xla is None else config.xla,
-        shards=2 if not gpu and recipe.SPLITTABLE else 1,
-    )
-    release_pages(train.images)
-    return Parts(model, optimizer, loop)
-
-
-def build_model(recipe: Recipe, precision: str) -> keras.Model:
-    """A recipe's network whose layers compute in `precision` and keep float32 weights."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
-    try:
-        return recipe.build_model()
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def build_optimizer(recipe: Recipe, config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
-    """A recipe's optimizer; under float16 it scales the loss (Micikevicius et al. 2018, 3.2)."""
-    optimizer = recipe.build_optimizer(config.learning_rate, steps)
-    if config.precision == "float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What changes how a run is carried out, and nothing that it computes.
-
-    Attributes:
-        gpu: whether the device in use is a GPU.
-        gpu_bus_id: its place on the bus, to read its power and utilisation; None reads nothing.
-        should_stop: asked between chunks of steps.
-        checkpoint_every: seconds between checkpoints inside an epoch.
-        profile: write a trace of some steps for TensorBoard's profiler.
-        histograms: write the weights and the gradient's norm for TensorBoard after each epoch.
-        callbacks: further Keras callbacks, called at epochs and chunks of steps.
-    """
-
-    gpu: bool
-    should_stop: Callable[[], bool]
-    checkpoint_every: float = 60.0
-    profile: bool = False
-    histograms: bool = False
-    gpu_bus_id: str | None = None
-    callbacks: tuple[keras.callbacks.Callback, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """A finished run, as `train --json` prints it; the keys are the contract's."""
-
-    run_dir: str
-    recipe: str
-    dataset: str
-    epochs: int
-    seed: int
-    parameters: int
-    device: str
-    precision: str
-    train: Mapping[str, float]
-    validation: Mapping[str, Any]
-    seconds: float
-    images_per_second: float
-    weights_sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as a JSON object."""
-        return dataclasses.asdict(self)
-
-
-def describe_data(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
-    """What config.json says about the data: name, fingerprints, numbers of images."""
-    indices, watched = split_for(dataset, config)
-    return {
-        "name": dataset.name,
-        "title": dataset.title,
-        "verified": dataset.verified,
-        "classes": list(dataset.classes),
-        "train": {**_told(dataset.train), "images": len(indices)},
-        "test": {**_told(dataset.test), "images": len(dataset.test)},
-        "validation": {"split": config.validation, "images": len(watched.labels)},
-    }
-
-
-@contextlib.contextmanager
-def _memory_named(images: int, checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Say what did not fit where the device's memory runs out before the first step.
-
-    Raises:
-        TrainingError: it ran out.
-    """
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        epoch, step = (checkpoint.epoch, checkpoint.step) if checkpoint is not None else (0, 0)
-        raise TrainingError(
-            f"The device has no memory for {images:,} images of 3,072 bytes and the network. "
-            "See what else uses it, take fewer images with --limit, or use --device cpu.",
-            epoch + 1,
-            step + 1,
-        ) from error
-
-
-def _told(split: Split) -> dict[str, str]:
-    return {"fingerprint": split.fingerprint, "sha256": split.sha256}
+#: What a run may change when it goes on: more epochs, another device.
+_CHANGEABLE = ("epochs", "device")
 
 
 def train(
+    *,
+    recipe: str = "document",
+    dataset: str = "cifar10",
+    data_dir: Path | str = DEFAULT_DATA_DIR,
+    run_dir: Path | str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    validation: str = "test",
+    precision: str = "float32",
+    device: str = "auto",
+    deterministic: bool = False,
+    xla: bool | None = None,
+    limit: int | None = None,
+    offline: bool = False,
+    checkpoint_every: float = 60.0,
+    profile: bool = False,
+    histograms: bool = False,
+    callbacks: "Sequence[keras.callbacks.Callback]" = (),
+    reporter: TrainingReporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    verbose: bool = False,
+) -> TrainResult:
+    """Train a model in a new run's folder.
+
+    Args:
+        recipe: the name of the network and of how it is trained.
+        dataset: its name; it is prepared first where it is not there yet.
+        data_dir: the folder of the prepared data sets.
+        run_dir: the run's folder; None is `runs/TIME-RECIPE`.
+        epochs, batch_size, learning_rate: None is the recipe's.
+        seed: decides the first weights, the order of the images, augmentation and dropout.
+        validation: `test` watches the test set after each epoch, `holdout` a tenth of the training images,
+            which are then set aside.
+        precision: the type in which the layers compute; weights stay float32.
+        device: `auto`, `cpu` or `gpu`.
+        deterministic: use only operations that give the same bits each time.
+        xla: whether XLA compiles the training loop; None is on a GPU only.
+        limit: train on the first so many images, stratified.
+        offline: never download.
+        checkpoint_every: seconds between checkpoints inside an epoch.
+        profile: write a trace of some steps for TensorBoard's profiler.
+        histograms: write weights and the gradient's norm for TensorBoard.
+        callbacks: Keras callbacks, called at epochs and at chunks of steps.
+        reporter: told what happens; None tells nobody.
+        should_stop: asked between chunks of steps whether to save and stop.
+        verbose: show TensorFlow's own messages.
+
+    Raises:
+        UsageError: a setting is out of its range, or does not fit the data.
+        DataError: the data cannot be had, or are damaged.
+        DeviceError: the device is not there.
+        RunError: the run's folder is in use, holds something, or cannot be written.
+        TrainingError: a loss or weight is not finite, or memory ran out.
+        TrainingStopped: `should_stop` asked for it.
+    """
+    chosen = get_recipe(recipe)
+    config = TrainConfig(
+        recipe=recipe,
+        dataset=dataset,
+        epochs=chosen.EPOCHS if epochs is None else epochs,
+        batch_size=chosen.BATCH_SIZE if batch_size is None else batch_size,
+        learning_rate=chosen.LEARNING_RATE if learning_rate is None else learning_rate,
+        seed=seed,
+        validation=validation,
+        precision=precision,
+        device=device,
+        deterministic=deterministic,
+        xla=xla,
+        limit=limit,
+    )
+    options = Options(checkpoint_every, profile, histograms, tuple(callbacks), should_stop)
+    reporter = reporter or TrainingReporter()
+    folder = None if run_dir is None else Path(run_dir).expanduser()
+    if folder is not None:
+        # Before anything is downloaded.
+        check_new(folder)
+    data_dir = Path(data_dir).expanduser()
+    data = _prepare(config.dataset, data_dir, offline, reporter)
+    check_fit(data, config)
+    started = _start(config, reporter, verbose)
+    with new_run(folder, config.recipe) as run:
+        reporter.begun(run, config, data.title, started)
+        _write_settings(run, config, data, environment.describe_environment(started))
+        return _train(config, data, run, None, started, reporter, options)
+
+
+def resume(
+    run: Run | Path | str,
+    *,
+    epochs: int | None = None,
+    device: str | None = None,
+    data_dir: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    offline: bool = False,
+    checkpoint_every: float = 60.0,
+    profile: bool = False,
+    histograms: bool = False,
+    callbacks: "Sequence[keras.callbacks.Callback]" = (),
+    reporter: TrainingReporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    verbose: bool = False,
+) -> TrainResult:
+    """Go on with a run from its newest whole checkpoint, to the same bits as if it had not been stopped.
+
+    Args:
+        run: the run, or its folder.
+        epochs: more than the run was begun with, to extend it; None is as begun.
+        device: another device than the run's; None is the run's.
+        data_dir: the folder of the prepared data sets; None is where the run found its data.
+        settings: further settings by name, which must be those of the run.
+        offline, checkpoint_every, profile, histograms, callbacks: as in `train`.
+        reporter, should_stop, verbose: as in `train`.
+
+    Returns:
+        The result; of a run that is finished already, the one that it has.
+
+    Raises:
+        UsageError: settings differ from the run's.
+        DataError: the run's data are not to be had, or others are there.
+        RunError: there is no such run, or it is in use.
+        CheckpointError: no checkpoint is whole.
+        DeviceError, TrainingError, TrainingStopped: as in `train`.
+    """
+    run = run if isinstance(run, Run) else open_run(Path(run).expanduser())
+    changes = {"epochs": epochs, "device": device}
+    given = {**(settings or {}), **{name: value for name, value in changes.items() if value is not None}}
+    config = resumed_config(run.read_config(), given)
+    options = Options(checkpoint_every, profile, histograms, tuple(callbacks), should_stop)
+    reporter = reporter or TrainingReporter()
+    with hold(run):
+        # Where the model is missing, the last checkpoint gives it again.
+        if run.result.is_file() and run.model.is_file():
+            result = run.read_result()
+            if result.epochs >= config.epochs:
+                reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
+                return result
+        data = _data_of(run, None if data_dir is None else Path(data_dir).expanduser(), offline, reporter)
+        started = _start(config, reporter, verbose)
+        from cifar_trainer.training.assembly import find_checkpoint
+
+        reporter.begun(run, config, data.title, started)
+        with writing(run.path, "Make room, or give write access to it."):
+            checkpoint = find_checkpoint(run, config, reporter)
+        now, before = environment.describe_environment(started), run.read_environment()
+        earlier = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}]
+        for difference in environment.compare_environments(before, now):
+            reporter.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
+        _write_settings(run, config, data, {**now, "earlier": earlier})
+        if checkpoint is not None:
+            reporter.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
+        return _train(config, data, run, checkpoint, started, reporter, options)
+
+
+def resumed_config(saved: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run that goes on: the saved ones; epochs may be raised, the device chosen anew.
+
+    Raises:
+        UsageError: another setting was given with another value than the run's.
+    """
+    config = dataclasses.replace(saved, **given)
+    differences = [
+        f"--{name.replace('_', '-')} is {getattr(saved, name)} there, {value} was asked for"
+        for name, value in given.items()
+        if name not in _CHANGEABLE and value != getattr(saved, name)
+    ]
+    if config.epochs < saved.epochs:
+        differences.append(
+            f"--epochs is {saved.epochs} there and may only be raised, not set to {config.epochs}"
+        )
+    if differences:
+        raise UsageError(
+            f"The run cannot go on with other settings: {'; '.join(differences)}. "
+            "Leave them out, or start a new run without --resume."
+        )
+    return config
+
+
+def _prepare(name: str, data_dir: Path, offline: bool, reporter: TrainingReporter) -> Dataset:
+    report = prepare(name, data_dir, offline=offline, reporter=reporter.prepare)
+    if not report.already:
+        reporter.note(f"Prepared {report.title} in {report.folder}.")
+    return load_dataset(data_dir, name)
+
+
+def _data_of(run: Run, data_dir: Path | None, offline: bool, reporter: TrainingReporter) -> Dataset:
+    """The run's own data; prepared anew only where that gives the same: the official or the synthetic set."""
+    try:
+        return load_data(run, data_dir, ordered=True)
+    except DataNotFoundError:
+        record = run.read_data()
+        if not (record.verified or record.name == "synthetic"):
+            raise
+        place = data_dir or DEFAULT_DATA_DIR
+        _prepare(record.name, place, offline, reporter)
+        return load_data(run, place, ordered=True)
+
+
+def _start(config: TrainConfig, reporter: TrainingReporter, verbose: bool) -> Device:
+    device = environment.start(config, verbose=verbose)
+    if device.warning:
+        reporter.warn(f"Training on the CPU, although there is a GPU. {device.warning}")
+    if device.kind == "cpu" and environment.is_slow(config.precision):
+        reporter.warn(
+            f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "
+            "times as long as float32, or far longer."
+        )
+    return device
+
+
+def _write_settings(run: Run, config: TrainConfig, dataset: Dataset, described: Mapping[str, Any]) -> None:
+    with writing(run.path, "Make room, or give write access to it."):
+        files.write_json(run.environment, described)
+        files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config).to_json()})
+
+
+def describe_data(dataset: Dataset, config: TrainConfig) -> DataRecord:
+    """What config.json keeps about the data of a run."""
+    indices, validation = split_for(dataset, config)
+
+    def record(split: "Split", images: int) -> SplitRecord:
+        return SplitRecord(images, split.fingerprint, split.sha256)
+
+    return DataRecord(
+        name=dataset.name,
+        title=dataset.title,
+        verified=dataset.verified,
+        classes=dataset.classes,
+        train=record(dataset.train, len(indices)),
+        test=record(dataset.test, len(dataset.test)),
+        validation=ValidationRecord(config.validation, len(validation)),
+        data_dir=str(dataset.folder.parent.absolute()),
+    )
+
+
+def _train(
     config: TrainConfig,
     dataset: Dataset,
     run: Run,
-    checkpoint: Checkpoint | None,
+    checkpoint: "Checkpoint | None",
+    device: Device,
     reporter: TrainingReporter,
     options: Options,
-) -> TrainResult | None:
-    """Train a run, from its first step or from `checkpoint` on, and write all its files.
-
-    The caller holds the run, and has written config.json and environment.json.
-
-    Returns:
-        The result; or None where the run was stopped on the way, with a checkpoint.
-
-    Raises:
-        TrainingError: a loss or weight is not finite, or memory ran out. failure.json
-            says so too.
-        CheckpointError: `checkpoint` does not fit.
-        OSError: a checkpoint or the model could not be written.
-    """
-    (run.path / "failure.json").unlink(missing_ok=True)
-    indices, watched = split_for(dataset, config)
-    events = EventWriter(
-        run.tensorboard,
-        config,
-        {"data": dataset.title},
-        dataset.train.images[indices[:SAMPLE_IMAGES]],
-        warn=reporter.warn,
-        begun=checkpoint is not None,
-    )
-    policy = Policy(
-        options.should_stop,
-        options.checkpoint_every,
-        events.flush,
-        _profiler(run.tensorboard / "train") if options.profile else None,
-        options.gpu_bus_id,
-    )
-    try:
-        with _memory_named(len(indices) + len(watched), checkpoint):
-            parts = assemble(config, dataset.train, indices, gpu=options.gpu)
-            trainer = Trainer(
-                parts.model, parts.optimizer, parts.loop, watched, run,
-                seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
-            )  # fmt: skip
-        pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
-        callbacks = [events, pictures]
-        if options.histograms:
-            callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
-        complete = trainer.train(config.epochs, [*callbacks, *options.callbacks])
-    except TrainingError as error:
-        files.write_json(
-            run.path / "failure.json", {"message": str(error), "epoch": error.epoch, "step": error.step}
-        )
-        raise
-    finally:
-        events.on_train_end()
-    if not complete:
-        return None
-    with files.atomic_path(run.model) as partial:
-        parts.model.save(partial)
-    result = _result(config, dataset, run, trainer, parts.model, options)
-    files.write_json(run.result, result.to_json())
-    return result
-
-
-def identity(config: TrainConfig) -> dict[str, Any]:
-    """The settings that must be the same for a run to go on; epochs may be raised."""
-    return {k: v for k, v in config.to_json().items() if k not in ("epochs", "device")}
-
-
-def find_checkpoint(run: Run, config: TrainConfig, reporter: TrainingReporter) -> Checkpoint | None:
-    """The checkpoint from which a run goes on, everything later than it cut away.
-
-    1. Leftovers of interrupted writes go.
-    2. The newest whole checkpoint is chosen; damaged ones are named and set aside.
-    3. The event files are cut back to its last complete epoch. (history.csv is
-       written anew from the checkpoint when training begins.)
-
-    Returns:
-        None where the run had been stopped before anything was saved.
-
-    Raises:
-        CheckpointError: checkpoints were there once, and none is whole; or the one
-            that is belongs to other settings.
-    """
-    files.remove_partials(run.path)
-    if not run.history.exists() and not checkpoints.list_checkpoints(run.checkpoints):
-        reporter.note(f"{run.path} was stopped before its first checkpoint; starting at its first step.")
-        for split in ("", "train", "validation"):
-            cut_back(run.tensorboard / split, -1)
-        return None
-    files.remove_partials(run.checkpoints)
-    found = checkpoints.load_newest(run.checkpoints, reporter.warn)
-    checkpoints.set_aside_newer(run.checkpoints, found.global_step)
-    if found.identity != identity(config):
-        raise CheckpointError(
-            f"The checkpoint in {run.checkpoints} was written under other settings than config.json "
-            f"now says: {', '.join(_differences(found.identity, identity(config)))}."
-        )
-    # The settings shown in the table of runs are written anew: the epochs may have been raised.
-    for split, last in (("", -1), ("train", found.epoch), ("validation", found.epoch)):
-        cut_back(run.tensorboard / split, last)
-    return found
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
-    for name in now:
-        if before.get(name) != now[name]:
-            yield f"{name} was {before.get(name)!r} and is {now[name]!r}"
-
-
-def _result(
-    config: TrainConfig, dataset: Dataset, run: Run, trainer: Trainer, model: keras.Model, options: Options
 ) -> TrainResult:
-    last = trainer.history[-1]
-    return TrainResult(
-        run_dir=str(run.path),
-        recipe=config.recipe,
-        dataset=dataset.name,
-        epochs=len(trainer.history),
-        seed=config.seed,
-        parameters=model.count_params(),
-        device="gpu" if options.gpu else "cpu",
-        precision=config.precision,
-        train={"loss": last["loss"], "accuracy": last["accuracy"]},
-        validation={"split": config.validation, "loss": last["val_loss"], "accuracy": last["val_accuracy"]},
-        seconds=trainer.seconds,
-        images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in trainer.history]),
-        weights_sha256=weights_sha256(model),
-    )
+    from cifar_trainer.training.assembly import train_run
 
-
-def _profiler(folder: Path) -> Callable[[bool], None]:
-    def profile(start: bool) -> None:
-        if start:
-            tf.profiler.experimental.start(str(folder))
-        else:
-            tf.profiler.experimental.stop()
-
-    return profile
+    try:
+        result = train_run(config, dataset, run, checkpoint, device, reporter, options)
+    except OSError as error:
+        raise RunError(
+            f"{run.path} could not be written: {error.strerror or error}. The last checkpoint is whole; make "
+            f"room, then go on with: cifar-trainer train --resume {run.path}"
+        ) from error
+    if result is None:
+        raise TrainingStopped(run.path)
+    return result

@@ -10,8 +10,8 @@ import pytest
 from cifar_trainer.benchmarking import Latency, Throughput, Timing
 from cifar_trainer.cli import COMMANDS, main
 from cifar_trainer.cli.base import EXIT_CODES
+from cifar_trainer.run import TrainResult
 from cifar_trainer.runs import Listed
-from cifar_trainer.training.session import TrainResult
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
-from cifar_trainer.evaluation.evaluate import HeldOut, Subject
+from cifar_trainer.evaluation.subject import HeldOut, Subject
 from cifar_trainer.run import Run
 
 CLASSES = ("ant", "bee", "cow")

@@ -9,9 +9,9 @@ from scipy.optimize import brentq
 
 from cifar_trainer import metrics
 from cifar_trainer.evaluation.calibration import fit_temperature, reliability
-from cifar_trainer.evaluation.evaluate import HeldOut, Subject
 from cifar_trainer.evaluation.figures import precision_recall_figure
 from cifar_trainer.evaluation.report import Report, make_report, read_robustness
+from cifar_trainer.evaluation.subject import HeldOut, Subject
 from cifar_trainer.metrics import precision_recall_curves
 from cifar_trainer.plots import LIGHT
 

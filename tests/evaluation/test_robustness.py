@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cifar_trainer.evaluation import robustness
-from cifar_trainer.evaluation.evaluate import Subject
 from cifar_trainer.evaluation.robustness import Attacker, Robustness, measure_robustness
+from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import LogitsFunction, is_float32, predict_logits
 from cifar_trainer.recipes import document
-from cifar_trainer.training.session import build_model
+from cifar_trainer.training.assembly import build_model
 
 
 @pytest.fixture(scope="module")

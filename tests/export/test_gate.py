@@ -15,7 +15,7 @@ from cifar_trainer.data import load_dataset
 from cifar_trainer.errors import CheckError
 from cifar_trainer.recipes import document
 from cifar_trainer.run import Run
-from cifar_trainer.training.session import build_model
+from cifar_trainer.training.assembly import build_model
 
 Breaking = Callable[[Format, Network, Path, np.ndarray], None]
 

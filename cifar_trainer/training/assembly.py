@@ -1,0 +1,265 @@
+"""A run's parts, from its settings, and the training of it, from its first step or from a checkpoint."""
+
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifar_trainer import files
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Dataset, Split, release_pages
+from cifar_trainer.data.splits import split_for
+from cifar_trainer.environment import Device
+from cifar_trainer.errors import CheckpointError, TrainingError
+from cifar_trainer.model import weights_sha256
+from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.checkpoint import Checkpoint
+from cifar_trainer.training.control import Options, TrainingReporter
+from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.tensorboard import (
+    SAMPLE_IMAGES,
+    EpochHistograms,
+    EpochImages,
+    EventWriter,
+    cut_back,
+)
+from cifar_trainer.training.trainer import Policy, Trainer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """What a trainer runs.
+
+    Attributes:
+        model: compiled, so that callbacks and the saved model are complete.
+        optimizer: built on the model's trainable variables.
+        loop: its images lie on the device.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    loop: StepLoop
+
+
+def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, gpu: bool) -> Parts:
+    """Build a run's parts; the first weights follow from its seed.
+
+    Args:
+        config: the settings.
+        train: the whole training split.
+        indices: of the images to train on, int64 [N].
+        gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
+    """
+    keras.utils.set_random_seed(config.seed)
+    recipe = get_recipe(config.recipe)
+    model = build_model(recipe, config.precision)
+    steps = -(-len(indices) // config.batch_size)
+    optimizer = build_optimizer(recipe, config, steps * config.epochs)
+    model.compile(
+        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
+    optimizer.build(model.trainable_variables)
+    # All images in order need no copy on the host: the map of the file is read once, by the device.
+    images = train.images if len(indices) == len(train) else train.images[indices]
+    loop = StepLoop(
+        model,
+        optimizer,
+        images,
+        train.labels[indices],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augment=recipe.augment,
+        xla=gpu if config.xla is None else config.xla,
+        shards=2 if not gpu and recipe.SPLITTABLE else 1,
+    )
+    release_pages(train.images)
+    return Parts(model, optimizer, loop)
+
+
+def build_model(recipe: Recipe, precision: str) -> keras.Model:
+    """A recipe's network whose layers compute in `precision` and keep float32 weights."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    try:
+        return recipe.build_model()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_optimizer(recipe: Recipe, config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
+    """A recipe's optimizer; under float16 it scales the loss (Micikevicius et al. 2018, 3.2)."""
+    optimizer = recipe.build_optimizer(config.learning_rate, steps)
+    if config.precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+@contextlib.contextmanager
+def _memory_named(images: int, checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Say what did not fit where the device's memory runs out before the first step.
+
+    Raises:
+        TrainingError: it ran out.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        epoch, step = (checkpoint.epoch, checkpoint.step) if checkpoint is not None else (0, 0)
+        raise TrainingError(
+            f"The device has no memory for {images:,} images of 3,072 bytes and the network. "
+            "See what else uses it, take fewer images with --limit, or use --device cpu.",
+            epoch + 1,
+            step + 1,
+        ) from error
+
+
+def train_run(
+    config: TrainConfig,
+    dataset: Dataset,
+    run: Run,
+    checkpoint: Checkpoint | None,
+    device: Device,
+    reporter: TrainingReporter,
+    options: Options,
+) -> TrainResult | None:
+    """Train a run, from its first step or from `checkpoint` on, and write all its files.
+
+    The caller holds the run, and has written config.json and environment.json.
+
+    Returns:
+        The result; or None where the run was stopped on the way, with a checkpoint.
+
+    Raises:
+        TrainingError: a loss or weight is not finite, or memory ran out. failure.json
+            says so too.
+        CheckpointError: `checkpoint` does not fit.
+        OSError: a checkpoint or the model could not be written.
+    """
+    run.failure.unlink(missing_ok=True)
+    indices, watched = split_for(dataset, config)
+    events = EventWriter(
+        run.tensorboard,
+        config,
+        {"data": dataset.title},
+        dataset.train.images[indices[:SAMPLE_IMAGES]],
+        warn=reporter.warn,
+        begun=checkpoint is not None,
+    )
+    policy = Policy(
+        options.should_stop,
+        options.checkpoint_every,
+        events.flush,
+        _profiler(run.tensorboard / "train") if options.profile else None,
+        device.bus_id,
+    )
+    try:
+        with _memory_named(len(indices) + len(watched), checkpoint):
+            parts = assemble(config, dataset.train, indices, gpu=device.kind == "gpu")
+            trainer = Trainer(
+                parts.model, parts.optimizer, parts.loop, watched, run,
+                seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
+            )  # fmt: skip
+        pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
+        callbacks = [events, pictures]
+        if options.histograms:
+            callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        complete = trainer.train(config.epochs, [*callbacks, *options.callbacks])
+    except TrainingError as error:
+        files.write_json(run.failure, {"message": str(error), "epoch": error.epoch, "step": error.step})
+        raise
+    finally:
+        events.on_train_end()
+    if not complete:
+        return None
+    with files.atomic_path(run.model) as partial:
+        parts.model.save(partial)
+    result = _result(config, dataset, run, trainer, parts.model, device)
+    files.write_json(run.result, result.to_json())
+    return result
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that must be the same for a run to go on; epochs may be raised."""
+    return {k: v for k, v in config.to_json().items() if k not in ("epochs", "device")}
+
+
+def find_checkpoint(run: Run, config: TrainConfig, reporter: TrainingReporter) -> Checkpoint | None:
+    """The checkpoint from which a run goes on, everything later than it cut away.
+
+    1. Leftovers of interrupted writes go.
+    2. The newest whole checkpoint is chosen; damaged ones are named and set aside.
+    3. The event files are cut back to its last complete epoch. (history.csv is
+       written anew from the checkpoint when training begins.)
+
+    Returns:
+        None where the run had been stopped before anything was saved.
+
+    Raises:
+        CheckpointError: checkpoints were there once, and none is whole; or the one
+            that is belongs to other settings.
+    """
+    files.remove_partials(run.path)
+    if not run.history.exists() and not checkpoints.list_checkpoints(run.checkpoints):
+        reporter.note(f"{run.path} was stopped before its first checkpoint; starting at its first step.")
+        for split in ("", "train", "validation"):
+            cut_back(run.tensorboard / split, -1)
+        return None
+    files.remove_partials(run.checkpoints)
+    found = checkpoints.load_newest(run.checkpoints, reporter.warn)
+    checkpoints.set_aside_newer(run.checkpoints, found.global_step)
+    if found.identity != identity(config):
+        raise CheckpointError(
+            f"The checkpoint in {run.checkpoints} was written under other settings than config.json "
+            f"now says: {', '.join(_differences(found.identity, identity(config)))}."
+        )
+    # The settings shown in the table of runs are written anew: the epochs may have been raised.
+    for split, last in (("", -1), ("train", found.epoch), ("validation", found.epoch)):
+        cut_back(run.tensorboard / split, last)
+    return found
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    for name in now:
+        if before.get(name) != now[name]:
+            yield f"{name} was {before.get(name)!r} and is {now[name]!r}"
+
+
+def _result(
+    config: TrainConfig, dataset: Dataset, run: Run, trainer: Trainer, model: keras.Model, device: Device
+) -> TrainResult:
+    last = trainer.history[-1]
+    return TrainResult(
+        run_dir=str(run.path),
+        recipe=config.recipe,
+        dataset=dataset.name,
+        epochs=len(trainer.history),
+        seed=config.seed,
+        parameters=model.count_params(),
+        device=device.kind,
+        precision=config.precision,
+        train={"loss": last["loss"], "accuracy": last["accuracy"]},
+        validation={"split": config.validation, "loss": last["val_loss"], "accuracy": last["val_accuracy"]},
+        seconds=trainer.seconds,
+        images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in trainer.history]),
+        weights_sha256=weights_sha256(model),
+    )
+
+
+def _profiler(folder: Path) -> Callable[[bool], None]:
+    def profile(start: bool) -> None:
+        if start:
+            tf.profiler.experimental.start(str(folder))
+        else:
+            tf.profiler.experimental.stop()
+
+    return profile
