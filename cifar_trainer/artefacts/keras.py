@@ -9,7 +9,7 @@ import numpy as np
 
 from cifar_trainer.artefacts.formats import Artefact, Predictions, softmax
 from cifar_trainer.artefacts.network import Network
-from cifar_trainer.data.dataset import CIFAR10_CLASSES
+from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from cifar_trainer.errors import RunError
 from cifar_trainer.model import load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run, check_model, read_temperature

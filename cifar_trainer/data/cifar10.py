@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): what it is, where it is to be had, and its official Python, binary and MATLAB versions."""
+"""CIFAR-10 (Krizhevsky 2009): what it is, where to get it, and its Python, binary and MATLAB versions."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from cifar_trainer.data.dataset import (
     Archive,
+    CacheNames,
     DatasetSpec,
     Fingerprints,
     OfficialForm,
@@ -110,11 +111,15 @@ def read_matlab_version(source: Source, on_images: OnImages) -> RawDataset:
             )
         rows = slice(number * BATCH_IMAGES, (number + 1) * BATCH_IMAGES)
         images[rows] = by_pixel(data)
-        labels[rows] = _checked_labels(batch["labels"].reshape(-1).tolist(), where)
+        labels[rows] = _checked_labels(
+            batch["labels"].reshape(-1).tolist(), where, "labels", BATCH_IMAGES, len(CLASSES)
+        )
         on_images(rows.stop, len(images))
     with source.on_disk(_MATLAB_META) as path:
         names = load_mat(path, source.describe(_MATLAB_META), "label_names".__eq__)["label_names"]
-    return _split(source, [str(name.item().item()) for name in names.reshape(-1)], _MATLAB_META, images, labels)
+    return _split(
+        source, [str(name.item().item()) for name in names.reshape(-1)], _MATLAB_META, images, labels
+    )
 
 
 def _check_members(source: Source, expected: tuple[str, ...]) -> None:
@@ -184,27 +189,48 @@ def _check_keys(batch: Collection[str], expected: set[str], where: str) -> None:
 
 
 def _python_batch(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 [10000, 3072], and labels, uint8 [10000], of a pickled batch."""
     batch = load_dictionary(content, where)
     if "fine_labels" in batch:
         raise DataError(f"{where} is a batch of CIFAR-100: it has fine_labels. Expected CIFAR-10.")
-    _check_keys(batch, {"data", "labels"}, where)
-    data, labels = batch["data"], batch["labels"]
-    pixels = data.to_uint8((BATCH_IMAGES, _PIXELS)) if isinstance(data, PickledArray) else None
+    return python_batch(batch, where, "labels", BATCH_IMAGES, len(CLASSES))
+
+
+def python_batch(
+    batch: dict[str, Any], where: str, key: str, count: int, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels of a batch that was pickled.
+
+    Args:
+        batch: what `unpickler.load_dictionary` gave.
+        where: the file, for messages.
+        key: of the labels.
+        count: how many images it should have.
+        classes: labels are below it.
+
+    Returns:
+        Pixels by channel, uint8 [count, 3072], and labels, uint8 [count].
+
+    Raises:
+        DataError: it lacks something, or has another size or label.
+    """
+    _check_keys(batch, {"data", key}, where)
+    data = batch["data"]
+    pixels = data.to_uint8((count, _PIXELS)) if isinstance(data, PickledArray) else None
     if pixels is None:
         found = data if isinstance(data, PickledArray) else f"a {type(data).__name__}"
-        raise DataError(f"{where}: data is {found}, expected uint8 ({BATCH_IMAGES}, {_PIXELS}).")
-    return pixels, _checked_labels(labels, where)
+        raise DataError(f"{where}: data is {found}, expected uint8 ({count}, {_PIXELS}).")
+    return pixels, _checked_labels(batch[key], where, key, count, classes)
 
 
-def _checked_labels(labels: Any, where: str) -> np.ndarray:
-    if not isinstance(labels, list) or len(labels) != BATCH_IMAGES:
+def _checked_labels(labels: Any, where: str, key: str, count: int, classes: int) -> np.ndarray:
+    if not isinstance(labels, list) or len(labels) != count:
         found = f"{len(labels):,} of them" if isinstance(labels, list) else f"a {type(labels).__name__}"
-        raise DataError(f"{where}: labels is {found}, expected a list of {BATCH_IMAGES:,} numbers.")
+        raise DataError(f"{where}: {key} is {found}, expected a list of {count:,} numbers.")
     for record, label in enumerate(labels):
-        if type(label) is not int or not 0 <= label <= _LAST:
-            found = _abbreviated(label)
-            raise DataError(f"{where}, record {record}: the label is {found}, expected 0 to {_LAST}.")
+        if type(label) is not int or not 0 <= label < classes:
+            raise DataError(
+                f"{where}, record {record}: the label is {_abbreviated(label)}, expected 0 to {classes - 1}."
+            )
     return np.array(labels, np.uint8)
 
 
@@ -287,6 +313,12 @@ CIFAR10 = DatasetSpec(
     archives=(PYTHON_VERSION,),
     mirrors_variable="CIFAR_TRAINER_MIRRORS",
     other_archives=(BINARY_VERSION,),
+    caches=CacheNames(
+        keras=("cifar-10-batches-py-target", "cifar-10-batches-py", "cifar-10-batches-py.tar.gz"),
+        torchvision=("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+        hugging_face=("uoft-cs/cifar10", "cifar10"),
+        tensorflow_datasets=("cifar10",),
+    ),
     forms=(
         OfficialForm(is_python_version, read_python_version),
         OfficialForm(is_binary_version, read_binary_version),

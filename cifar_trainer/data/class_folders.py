@@ -114,12 +114,12 @@ def _read(source: Source, labelled: list[Labelled], options: ReadOptions, on_ima
     grey = not options.classes and decoder.all_grey
     images, labels = {}, {}
     for part in dict.fromkeys(split for _, split, _ in rows):
-        kept = [(decoded.pop(name), label) for name, split, label in rows if split == part and name in decoded]
+        kept = [
+            (decoded.pop(name), label) for name, split, label in rows if split == part and name in decoded
+        ]
         images[part] = stacked([image for image, _ in kept], options.shape, grey=grey)
         labels[part] = np.array([label for _, label in kept], np.int64)
-    return Parts(
-        classes, images, labels, decoder.conversions(kept_grey=grey), decoder.notes(kept_grey=grey)
-    )
+    return Parts(classes, images, labels, decoder.conversions(kept_grey=grey), decoder.notes(kept_grey=grey))
 
 
 def _in_turn(labelled: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
@@ -190,7 +190,9 @@ def _by_folder(source: Source) -> list[Labelled]:
 
 
 def _misplaced(names: list[str], splits: bool) -> str:
-    others = "others lie in train/CLASS/ or test/CLASS/" if splits else "there are no class folders around them"
+    others = (
+        "others lie in train/CLASS/ or test/CLASS/" if splits else "there are no class folders around them"
+    )
     return f"{len(names):,} images lie where none is expected ({abridged(names, 3)}), while {others}."
 
 
@@ -239,8 +241,8 @@ def _rows(source: Source, table: str) -> list[tuple[str, str, str]] | None:
         part = "all" if split is None else SPLITS.get(line[split].strip().lower(), "")
         if not part:
             raise DataError(
-                f"{source.describe(table)}, line {number}: the part is {line[split or 0]!r:.80}, expected train, "
-                "test or validation."
+                f"{source.describe(table)}, line {number}: the part is {line[split or 0]!r:.80}, "
+                "expected train, test or validation."
             )
         rows.append((line[file].strip(), line[label].strip(), part))
     return rows
@@ -263,19 +265,19 @@ def _resolved(source: Source, table: str, rows: list[tuple[str, str, str]]) -> l
     missing: list[str] = []
     for file, label, part in rows:
         beside = (folder / file).as_posix()
-        name = places.get(beside) or places.get(file) or places.get(PurePosixPath(file).name)
-        if name is None:
+        place = places.get(beside) or places.get(file) or places.get(PurePosixPath(file).name)
+        if place is None:
             missing.append(file)
         else:
-            found.append((name, "train" if in_training else part, label))
+            found.append((place, "train" if in_training else part, label))
     if missing:
         raise DataError(
             f"{source.describe(table)} names {len(missing):,} images that are not there: {abridged(missing)}."
         )
-    doubled = {name for name, _, _ in found} if len({name for name, _, _ in found}) < len(found) else None
-    if doubled is not None:
+    different = {name for name, _, _ in found}
+    if len(different) < len(found):
         raise DataError(
-            f"{source.describe(table)} names {len(found) - len(doubled):,} images more than once, or by "
+            f"{source.describe(table)} names {len(found) - len(different):,} images more than once, or by "
             "names that are not told apart. Expected a row for each image, with its path."
         )
     return found

@@ -52,6 +52,23 @@ class Fingerprints:
 
 
 @dataclasses.dataclass(frozen=True)
+class CacheNames:
+    """What other programs call a data set in the folders where they keep their downloads.
+
+    Attributes:
+        keras: entries of `~/.keras/datasets`.
+        torchvision: entries of the `root` that its data sets are given.
+        hugging_face: repositories, as `owner/name`.
+        tensorflow_datasets: entries of `~/tensorflow_datasets`.
+    """
+
+    keras: tuple[str, ...] = ()
+    torchvision: tuple[str, ...] = ()
+    hugging_face: tuple[str, ...] = ()
+    tensorflow_datasets: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class OfficialForm:
     """One of the forms in which the authors of a data set publish it.
 
@@ -79,6 +96,7 @@ class DatasetSpec:
         archives: what to download, all of it.
         mirrors_variable: the environment variable that names other addresses of the only archive.
         other_archives: files that serve as well as `archives` where they have been downloaded already.
+        caches: what other programs call it where they keep it.
         forms: the official forms in which it is read.
         draw: makes the data set where it needs no source; None for all others.
         origin: where `draw` takes it from, for the record.
@@ -96,6 +114,7 @@ class DatasetSpec:
     archives: tuple[Archive, ...] = ()
     mirrors_variable: str = ""
     other_archives: tuple[Archive, ...] = ()
+    caches: CacheNames = CacheNames()
     forms: tuple[OfficialForm, ...] = ()
     draw: Callable[[], "RawDataset"] | None = None
     origin: str = ""

@@ -1,4 +1,4 @@
-"""What a source held before it is a training and a test set: images by split, and how the two are made of them."""
+"""Images as a source has them, by split; and how they become a training and a test set."""
 
 import dataclasses
 from collections import Counter
@@ -205,9 +205,7 @@ def _check_classes(parts: Parts, where: str) -> None:
         )
 
 
-def _place_validation(
-    images: dict[str, np.ndarray], labels: dict[str, np.ndarray], notes: list[str]
-) -> None:
+def _place_validation(images: dict[str, np.ndarray], labels: dict[str, np.ndarray], notes: list[str]) -> None:
     count = len(labels["validation"])
     if "test" not in images:
         images["test"], labels["test"] = images.pop("validation"), labels.pop("validation")

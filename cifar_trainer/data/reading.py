@@ -1,7 +1,6 @@
 """Which form a source has, and its images as arrays."""
 
 import contextlib
-import dataclasses
 from pathlib import Path, PurePosixPath
 
 from cifar_trainer.data import DATASETS
@@ -83,11 +82,11 @@ def _read(
     if official is not None:
         return official
     nested = [name for name in source.members if name.lower().endswith(_ARCHIVES)]
-    if nested and depth < _MAX_NESTING:
-        # What lies open is taken first.
-        if not (has_images(source) or any(map(is_record_file, source.members))):
-            opened = _opened(source, nested, spec, stack)
-            return _read(opened, spec, options, on_images, stack, depth + 1)
+    # What lies open is taken first.
+    is_open = has_images(source) or any(map(is_record_file, source.members))
+    if nested and not is_open and depth < _MAX_NESTING:
+        opened = _opened(source, nested, spec, stack)
+        return _read(opened, spec, options, on_images, stack, depth + 1)
     parts = _unofficial(source, options, on_images)
     if parts is None:
         raise DataError(
@@ -165,8 +164,3 @@ def _unofficial(source: Source, options: ReadOptions, on_images: OnImages) -> Pa
     if arrays:
         return read_arrays(source, arrays, options, on_images)
     return None
-
-
-def own_options(size: int, options: ReadOptions) -> ReadOptions:
-    """`options` for classes of a user's own, of `size`×`size` pixels."""
-    return dataclasses.replace(options, shape=(size, size, 3), classes=())

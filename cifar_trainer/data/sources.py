@@ -76,14 +76,18 @@ class FolderSource:
                 continue
             if entry.is_dir():
                 if entry.is_symlink() and folder.resolve().is_relative_to((folder / entry.name).resolve()):
-                    raise DataError(f"{folder / printable(entry.name)} is a link to a folder that it lies in.")
+                    raise DataError(
+                        f"{folder / printable(entry.name)} is a link to a folder that it lies in."
+                    )
                 if name.count("/") < _MAX_DEPTH:
                     yield from self._walk(folder / entry.name, name + "/")
                 continue
             try:
                 status = entry.stat()
             except OSError as error:
-                raise DataError(f"{folder / printable(entry.name)} cannot be read: {error.strerror}.") from error
+                raise DataError(
+                    f"{folder / printable(entry.name)} cannot be read: {error.strerror}."
+                ) from error
             if not stat.S_ISREG(status.st_mode):
                 kind = kind_of(status.st_mode)
                 raise DataError(f"{folder / printable(entry.name)} is a {kind}, expected a file.")

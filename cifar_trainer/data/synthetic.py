@@ -25,13 +25,13 @@ _SINE = np.array([*_HALF, *(-value for value in _HALF)], np.int16)
 def draw_dataset() -> RawDataset:
     """Draw the whole set: 10,000 training and 2,000 test images, an equal share of each class in turn."""
     draw = _Draw(SEED)
-    splits = []
+    splits: list[np.ndarray] = []
     for count in (TRAIN_IMAGES, TEST_IMAGES):
         each = count // len(CLASSES)
         drawn = np.stack([_draw_class(name, each, draw) for name in CLASSES], axis=1)
         labels = np.tile(np.arange(len(CLASSES), dtype=np.uint8), each)
         splits += [drawn.reshape(count, 32, 32, 3), labels]
-    return RawDataset(CLASSES, *splits)
+    return RawDataset(CLASSES, splits[0], splits[1], splits[2], splits[3])
 
 
 class _Draw:

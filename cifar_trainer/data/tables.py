@@ -127,7 +127,9 @@ def load_mat(path: Path, where: str, wanted: Any = lambda name: True) -> dict[st
 
 def _role(key: str) -> tuple[str, str] | None:
     """The part and the kind (`images`, `labels`, `names`) of an array, by its name."""
-    words = [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower()) if word]
+    words = [
+        word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower()) if word
+    ]
     split = "all"
     for name, words_of in _PARTS:
         if set(words) & set(words_of):
@@ -168,7 +170,7 @@ def _as_images(array: np.ndarray, options: ReadOptions, where: str, counts: Coun
 def _scaled(array: np.ndarray, where: str, counts: Counter[str]) -> np.ndarray:
     values = np.asarray(array, np.float32)
     low, high = float(values.min()), float(values.max())
-    if not (0 <= low and high <= 255):
+    if not (low >= 0 and high <= 255):
         raise DataError(f"{where} have values from {low:g} to {high:g}, expected 0 to 255, or 0 to 1.")
     if np.issubdtype(array.dtype, np.floating):
         counts["fractions"] += len(array)
@@ -189,7 +191,9 @@ def _numbered(
         from cifar_trainer.data.class_folders import class_names
 
         index, classes = class_names(set(names), options)
-        return classes, {k: np.array([index[_text(v)] for v in values], np.int64) for k, values in flat.items()}
+        return classes, {
+            k: np.array([index[_text(v)] for v in values], np.int64) for k, values in flat.items()
+        }
     numbers = {}
     for split, values in flat.items():
         whole = values.astype(np.int64)

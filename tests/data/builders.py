@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifar_trainer.data import CIFAR10_CLASSES
+from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
 
 Members = dict[str, bytes]
 #: The fixture `run_cli`, and `refuse` of this folder's conftest.py.

@@ -12,7 +12,7 @@ import pytest
 from builders import Refuse, RunCli, picture, write_folder, write_tar, write_zip
 from PIL import Image
 
-from cifar_trainer.data import CIFAR10_CLASSES
+from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from cifar_trainer.data.dataset import RawDataset
 from cifar_trainer.data.preparation import read_source
 from cifar_trainer.errors import DataError

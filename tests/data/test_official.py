@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from builders import Refuse, write_folder, write_tar
 
-from cifar_trainer.data import CIFAR10_CLASSES, cifar10, load_dataset, prepare
-from cifar_trainer.data.preparation import read_source
+from cifar_trainer.data import cifar10
+from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
+from cifar_trainer.data.preparation import prepare, read_source
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.data.unpickler import load_dictionary
 from cifar_trainer.errors import DataError
 

@@ -11,8 +11,8 @@ import pytest
 from builders import RunCli
 from PIL import Image
 
-from cifar_trainer.data import load_dataset, prepare
-from cifar_trainer.data.store import CIFAR10_TEST, CIFAR10_TRAIN
+from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.store import CIFAR10_TEST, CIFAR10_TRAIN, load_dataset
 from cifar_trainer.errors import DataError, DataNotFoundError
 
 NAMES = "train_images.npy train_labels.npy test_images.npy test_labels.npy dataset.json samples.png"

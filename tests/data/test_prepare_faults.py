@@ -14,7 +14,7 @@ import filelock
 import pytest
 from builders import Refuse, RunCli
 
-from cifar_trainer.data import load_dataset
+from cifar_trainer.data.store import load_dataset
 
 
 @pytest.mark.parametrize("which", ["data_dir", "folder"])

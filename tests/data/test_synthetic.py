@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from builders import RunCli
 
-from cifar_trainer.data import load_dataset
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.data.synthetic import CLASSES
 
 TRAIN = "5f3dcfe11a696befbedb70cb24721efef700e04ceb9fb6f188760efb545e3af4"

@@ -16,8 +16,8 @@ import pytest
 from cifar_trainer import files
 from cifar_trainer.artefacts.export import export_run, measure_model
 from cifar_trainer.artefacts.formats import FORMATS, Bound, Format, check_packages
-from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import Split
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import CifarTrainerError
 from cifar_trainer.model import predict_logits
 from cifar_trainer.run import Run

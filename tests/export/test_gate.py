@@ -11,7 +11,7 @@ import pytest
 from cifar_trainer.artefacts import export
 from cifar_trainer.artefacts.formats import FORMATS, Format, Network, softmax, write_artefact
 from cifar_trainer.artefacts.verification import Reference, compare
-from cifar_trainer.data import load_dataset
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import CheckError
 from cifar_trainer.recipes import document
 from cifar_trainer.run import Run
