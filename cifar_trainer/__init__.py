@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+#: Why it ends at once on native Windows, which has neither flock nor SIGHUP.
+UNSUPPORTED = "cifar-trainer runs on Linux and macOS. On Windows, install and run it inside WSL 2."
+
 #: Where each function of the API stands.
 _FUNCTIONS = {
     "evaluate": ("evaluation.evaluate", "evaluate"),

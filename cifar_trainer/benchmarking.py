@@ -2,21 +2,25 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from cifar_trainer.artefacts.formats import Artefact
-from cifar_trainer.config import TrainConfig
-from cifar_trainer.data.dataset import Split
-from cifar_trainer.environment.telemetry import GpuTelemetry
-from cifar_trainer.plots import LINES, Theme, new_figure
-from cifar_trainer.training.assembly import assemble
-from cifar_trainer.training.engine import MAX_CHUNK
+from cifar_trainer import environment, files
+from cifar_trainer.config import DEVICES, PRECISIONS, TrainConfig, check_choice, check_count, check_seconds
+from cifar_trainer.errors import UsageError
+from cifar_trainer.plots import LINES, Figure, Theme, new_figure, shorten
+from cifar_trainer.recipes import get_recipe
 
+if TYPE_CHECKING:
+    from cifar_trainer.artefacts.formats import Artefact
+    from cifar_trainer.environment import Device
+
+BATCH_SIZES = (1, 8, 64, 512)
+#: Formats whose runtime can use a GPU here; the others run on the CPU.
+_ON_GPU = ("saved_model", "keras")
 #: Calls before any is timed, and the seconds that they take at least.
 WARM_UP_CALLS = 3
 WARM_UP_SECONDS = 0.3
@@ -61,20 +65,103 @@ class Latency:
     bytes: int
     timings: tuple[Timing, ...]
 
+
+@dataclasses.dataclass(frozen=True)
+class LatencyBenchmark:
+    """How fast artefacts answer.
+
+    Attributes:
+        device: in words.
+        environment: versions, processor, device, as a run's environment.json has them.
+        artefacts: one for each artefact and device.
+    """
+
+    device: str
+    environment: Mapping[str, Any]
+    artefacts: tuple[Latency, ...]
+
     def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object."""
-        return dataclasses.asdict(self)
+        """What `benchmark --json` prints."""
+        artefacts = [dataclasses.asdict(each) for each in self.artefacts]
+        return {"environment": self.environment, "artefacts": artefacts}
+
+
+def benchmark_artefacts(
+    artefacts: Sequence[Path] = (),
+    *,
+    run: Path | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    seconds: float = 2.0,
+    device: str = "auto",
+    verbose: bool = False,
+    on_artefact: Callable[[Path, str], None] = lambda path, device: None,
+) -> LatencyBenchmark:
+    """Time calls of artefacts, in this process, from array to array.
+
+    Args:
+        artefacts: their paths; none is a run's model and what it has exported.
+        run: that run's folder; None is the newest run.
+        batch_sizes: images a call, one after the other.
+        seconds: for each measurement.
+        device: one of `DEVICES`; `auto` is the CPU, and the GPU where there is one.
+        verbose: show TensorFlow's own messages.
+        on_artefact: called with the path and the device (`cpu` or `gpu`) before an artefact is measured.
+
+    Raises:
+        UsageError: an argument is not possible.
+        RunError: there is no such run, or an artefact is missing or damaged.
+        DeviceError: there is no such device.
+    """
+    from cifar_trainer.artefacts.formats import kind_of, open_artefact
+
+    check_choice("device", device, DEVICES)
+    check_seconds("seconds", seconds)
+    for size in batch_sizes:
+        check_count("batch-size", size)
+    if artefacts and run is not None:
+        raise UsageError(f"--run {run} and {artefacts[0]} were both given. Name one of them.")
+    kinds = {path: kind_of(path) for path in artefacts or _artefacts_of(run)}
+    started = environment.start(device=device, verbose=verbose)
+    import tensorflow as tf
+
+    measured = []
+    for path, kind, place in _places(kinds, started, device):
+        on_artefact(path, place)
+        with tf.device(f"/{place.upper()}:0"):
+            artefact = open_artefact(path)
+            timings = [measure_latency(artefact, size, seconds) for size in batch_sizes]
+        measured.append(Latency(str(path), kind, place, files.size_of(path), tuple(timings)))
+    return LatencyBenchmark(started.description, environment.describe_environment(started), tuple(measured))
+
+
+def _artefacts_of(run: Path | None) -> list[Path]:
+    from cifar_trainer.artefacts.formats import FORMATS
+    from cifar_trainer.run import check_model, open_run
+
+    opened = open_run(run)
+    check_model(opened)
+    exported = [opened.export / form.file_name for form in FORMATS.values()]
+    return [opened.model, *(path for path in exported if path.exists())]
+
+
+def _places(kinds: Mapping[Path, str], device: "Device", wanted: str) -> Iterator[tuple[Path, str, str]]:
+    """Each artefact with its kind and a device to measure it on."""
+    for path, kind in kinds.items():
+        if wanted != "gpu" or kind not in _ON_GPU:
+            yield path, kind, "cpu"
+        if device.kind == "gpu" and kind in _ON_GPU:
+            yield path, kind, "gpu"
 
 
 def measure_latency(
-    artefact: Artefact,
+    artefact: "Artefact",
     batch_size: int,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
     """Time calls of an artefact, one after the other, from host array to host array.
 
-    The pictures are random: a network's time does not depend on what they show.
+    The images are random: a network's time does not depend on what they show.
 
     Args:
         artefact: opened.
@@ -82,7 +169,7 @@ def measure_latency(
         seconds: to go on for; at least LEAST_CALLS calls are made.
         clock: gives seconds; for tests.
     """
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, *artefact.image_shape), np.uint8)
     began, calls = clock(), 0
     while calls < WARM_UP_CALLS or clock() - began < WARM_UP_SECONDS:
         artefact.predict(images)
@@ -129,24 +216,80 @@ class Throughput:
     watts: float | None
     utilization: float | None
 
+
+@dataclasses.dataclass(frozen=True)
+class TrainingBenchmark:
+    """How fast a recipe trains.
+
+    Attributes:
+        device: in words.
+        environment: versions, processor, device, as a run's environment.json has them.
+        training: the figures.
+    """
+
+    device: str
+    environment: Mapping[str, Any]
+    training: Throughput
+
     def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object."""
-        return dataclasses.asdict(self)
+        """What `benchmark --train --json` prints."""
+        return {"environment": self.environment, "training": dataclasses.asdict(self.training)}
 
 
-def measure_training(config: TrainConfig, *, gpu: bool, bus_id: str | None, seconds: float) -> Throughput:
-    """Train on random pictures for a while; nothing is written.
+def benchmark_training(
+    recipe: str = "document",
+    *,
+    batch_size: int | None = None,
+    precision: str = "float32",
+    xla: bool | None = None,
+    device: str = "auto",
+    seconds: float = 2.0,
+    verbose: bool = False,
+    on_start: Callable[[TrainConfig, str], None] = lambda config, device: None,
+) -> TrainingBenchmark:
+    """Train a recipe on random images for a while; nothing is written.
 
     Args:
-        config: recipe, batch size, precision and XLA count; its epochs and data do not.
-        gpu: whether the device is a GPU.
-        bus_id: the GPU's place on the bus, to read its power; None reads nothing.
+        recipe: the name of a recipe.
+        batch_size: images a step; None is the recipe's.
+        precision: one of `PRECISIONS`.
+        xla: whether XLA compiles the step; None is on for a GPU and off for a CPU.
+        device: one of `DEVICES`.
         seconds: to go on for, after the warm-up.
+        verbose: show TensorFlow's own messages.
+        on_start: called with the settings and the device, in words, before the first step.
+
+    Raises:
+        UsageError: an argument is not possible.
+        DeviceError: there is no such device.
     """
+    check_choice("device", device, DEVICES)
+    check_choice("precision", precision, PRECISIONS)
+    check_seconds("seconds", seconds)
+    chosen = get_recipe(recipe)
+    size = chosen.batch_size if batch_size is None else batch_size
+    check_count("batch-size", size)
+    if size > IMAGES:
+        raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images of the benchmark.")
+    config = TrainConfig(
+        recipe, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla
+    )
+    started = environment.start(config, verbose=verbose)
+    on_start(config, started.description)
+    throughput = _measure_training(config, started, seconds)
+    return TrainingBenchmark(started.description, environment.describe_environment(started), throughput)
+
+
+def _measure_training(config: TrainConfig, device: "Device", seconds: float) -> Throughput:
+    from cifar_trainer.data.dataset import Split
+    from cifar_trainer.environment.telemetry import GpuTelemetry
+    from cifar_trainer.training.assembly import assemble
+    from cifar_trainer.training.engine import MAX_CHUNK
+
     draw = np.random.default_rng(config.seed)
     images = draw.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
     split = Split(images, draw.integers(0, 10, IMAGES).astype(np.uint8), "")
-    loop = assemble(config, split, np.arange(IMAGES), gpu=gpu).loop
+    loop = assemble(config, split, np.arange(IMAGES), classes=10, gpu=device.kind == "gpu").loop
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
     # The last step of an epoch may be smaller, and is left out.
     whole = IMAGES // config.batch_size
@@ -159,7 +302,7 @@ def measure_training(config: TrainConfig, *, gpu: bool, bus_id: str | None, seco
     per_step = (time.perf_counter() - begun) / min(_WARM_UP[1], whole)
     count = max(1, min(MAX_CHUNK, whole, int(0.5 / per_step)))
     done = 0
-    with GpuTelemetry(bus_id) as telemetry:
+    with GpuTelemetry(device.bus_id) as telemetry:
         telemetry.mark()
         began = time.perf_counter()
         while (elapsed := time.perf_counter() - began) < seconds or done == 0:
@@ -171,7 +314,7 @@ def measure_training(config: TrainConfig, *, gpu: bool, bus_id: str | None, seco
         recipe=config.recipe,
         batch_size=config.batch_size,
         precision=config.precision,
-        device="gpu" if gpu else "cpu",
+        device=device.kind,
         steps=done,
         seconds=elapsed,
         images_per_second=trained / elapsed,
@@ -186,8 +329,8 @@ LEGEND_COLUMNS = 4
 
 
 def latency_figure(measured: Sequence[Latency], theme: Theme) -> Figure:
-    """Left the median latency, up to p99 as a bar; right images a second; a line an artefact."""
-    names = figure_labels(measured)
+    """Left the median latency, up to p99 as a bar; right images per second; a line for each artefact."""
+    names = [shorten(name, 32) for name in figure_labels(measured)]
     with new_figure(theme, 9.6, 4.2 + 0.25 * -(-len(measured) // LEGEND_COLUMNS)) as figure:
         left, right = figure.subplots(1, 2)
         for i, each in enumerate(measured):
@@ -200,7 +343,7 @@ def latency_figure(measured: Sequence[Latency], theme: Theme) -> Figure:
             )
             rates = [timing.images_per_second for timing in each.timings]
             right.plot(sizes, rates, color=color, marker="o", ms=4)
-        for axes, title in ((left, "latency in ms: median, and up to p99"), (right, "images a second")):
+        for axes, title in ((left, "latency in ms: median, and up to p99"), (right, "images per second")):
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [str(size) for size in sizes])
             axes.minorticks_off()

@@ -1,20 +1,24 @@
-"""Whether two models differ by more than chance, on the same images."""
+"""Compare runs: their figures, groups of seeds, and whether two models differ by more than chance."""
 
 import dataclasses
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy.stats import binomtest
 
-from cifar_trainer import records
-from cifar_trainer.config import TrainConfig
+from cifar_trainer import ledger, records
+from cifar_trainer.config import TrainConfig, check_choice
 from cifar_trainer.data.dataset import Split
-from cifar_trainer.errors import RunError, UsageError
-from cifar_trainer.plots import LINES, Theme, new_figure
-from cifar_trainer.run import Run
+from cifar_trainer.data.splits import check_split, evaluated_split
+from cifar_trainer.errors import CifarTrainerError, DataError, DeviceError, RunError, UsageError
+from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
+from cifar_trainer.evaluation.subject import total_energy
+from cifar_trainer.plots import LINES, Figure, MaxNLocator, PercentFormatter, Theme, new_figure, shorten
+from cifar_trainer.run import Run, check_model, load_data, open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +26,10 @@ class McNemar:
     """McNemar's test of two classifiers (McNemar 1947; Dietterich 1998, section 3.1).
 
     Attributes:
-        only_first: images that only the first classifies rightly.
+        only_first: images that only the first classifies correctly.
         only_second: images that only the second does.
-        statistic: (only_first - only_second)² / (only_first + only_second), to be held
-            against chi-square with one degree of freedom; 0 where they never differ.
+        statistic: (only_first - only_second)² / (only_first + only_second), to be compared with
+            chi-square with one degree of freedom; 0 where they never differ.
         p_value: exact and two-sided: that of only_first among their sum in a fair toss.
     """
 
@@ -35,19 +39,18 @@ class McNemar:
     p_value: float
 
 
-def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> McNemar:
-    """Test two classifiers by which of the same images each classified rightly: bool [N], twice."""
-    first = int(np.sum(first_right & ~second_right))
-    second = int(np.sum(second_right & ~first_right))
+def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
+    """Test two classifiers by which of the same images each classified correctly: bool [N], twice."""
+    # It takes half a second to import, which a usage error need not wait for.
+    from scipy.stats import binomtest
+
+    first = int(np.sum(first_correct & ~second_correct))
+    second = int(np.sum(second_correct & ~first_correct))
     differing = first + second
     if differing == 0:
         return McNemar(0, 0, 0.0, 1.0)
     p_value = float(binomtest(first, differing).pvalue)
     return McNemar(first, second, (first - second) ** 2 / differing, p_value)
-
-
-#: Settings that may differ between the runs of a group: the seed, and what changes no result much.
-_NOT_GROUPED = ("seed", "device", "deterministic", "xla")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,9 +61,10 @@ class Evaluated:
         run, config: the run and its settings.
         accuracy, interval, loss, ece: of the split; the interval is at 95 %.
         epochs, seconds, parameters: of the training.
-        joules: the GPU's energy; None where it was not measured.
-        right: bool [N], which images of the split were classified rightly.
-        history: the rows of history.csv.
+        joules: the GPU's energy over the training; None where it was not measured.
+        test_looks: how often the run's test set was looked at so far.
+        correct: bool [N], which images of the split were classified correctly.
+        history: the rows of history.csv up to the end of the training.
     """
 
     run: Run
@@ -73,8 +77,9 @@ class Evaluated:
     seconds: float
     parameters: int
     joules: float | None
-    right: np.ndarray
-    history: list[dict[str, float | None]]
+    test_looks: int
+    correct: np.ndarray
+    history: Sequence[Mapping[str, float | None]]
 
     def to_json(self) -> dict[str, Any]:
         """The run as a JSON object."""
@@ -89,15 +94,16 @@ class Evaluated:
             "seconds": self.seconds,
             "energy_joules": self.joules,
             "parameters": self.parameters,
+            "test_looks": self.test_looks,
         }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
-    """Runs that differ by their seed only.
+    """Runs that differ only by their seed.
 
     Attributes:
-        name: what tells the groups apart.
+        name: what distinguishes it from the other groups.
         runs: its members.
         accuracy, loss, seconds: mean and sample standard deviation (n - 1; None for one run).
     """
@@ -151,6 +157,100 @@ class Comparison:
         }
 
 
+def compare(
+    runs: Sequence[Path],
+    *,
+    split: str = "test",
+    data_dir: Path | None = None,
+    on_evaluate: Callable[[Path], None] = lambda run: None,
+) -> Comparison:
+    """Compare runs on the same images; a run that has no report on them is evaluated first.
+
+    Each is evaluated in a process of its own, so that its figures are those of `evaluate` to
+    the bit, whatever device and settings the others have.
+
+    Args:
+        runs: their folders, two or more.
+        split: `test`, or `validation` where all held out the same images.
+        data_dir: where the data lie; None is where each run found them.
+        on_evaluate: called with the folder of a run before it is evaluated.
+
+    Raises:
+        UsageError: the runs cannot be compared, or the split is not known.
+        DataError: a run's data are missing, or not the ones that it was trained on.
+        RunError: a run is missing, has no model, is damaged, or could not be evaluated.
+    """
+    check_choice("split", split, SPLITS)
+    opened = [open_run(path) for path in runs]
+    check_comparable(opened, split)
+    for run in opened:
+        check_model(run)
+    splits = [evaluated_split(load_data(run, data_dir), run.read_config(), split) for run in opened]
+    if any(images.sha256 != splits[0].sha256 for images in splits):
+        raise UsageError(
+            "The runs have the same images in another order, in data folders that were prepared from other "
+            "sources. Name one folder for all of them with --data-dir."
+        )
+    evaluated = []
+    for run, images in zip(opened, splits, strict=True):
+        found = read_evaluated(run, split, images)
+        if found is None:
+            on_evaluate(run.path)
+            evaluate_apart(run, split, data_dir)
+            found = read_evaluated(run, split, images)
+        if found is None:
+            raise RunError(f"{run.evaluation(split)} has changed while it was read. Try again.")
+        evaluated.append(found)
+    return summarize(split, evaluated)
+
+
+def check_comparable(runs: Sequence[Run], split: str) -> None:
+    """Raise UsageError unless there are two runs or more, each once, with the same images in `split`."""
+    if len(runs) < 2:
+        raise UsageError("compare needs two runs or more. `cifar-trainer runs` lists the runs.")
+    paths = [run.path.resolve() for run in runs]
+    doubled = next((path for path in paths if paths.count(path) > 1), None)
+    if doubled is not None:
+        raise UsageError(f"{doubled} was named twice. Name each run once.")
+    first, first_config, first_data = runs[0], runs[0].read_config(), runs[0].read_data()
+    for run in runs:
+        config, data = run.read_config(), run.read_data()
+        if (data.name, data.test.fingerprint) != (first_data.name, first_data.test.fingerprint):
+            names = (data.title, first_data.title)
+            what = f"{names[0]}, {first.path} on {names[1]}" if names[0] != names[1] else "other images"
+            raise UsageError(
+                f"{run.path} was trained on {what}; accuracies on different data cannot be compared."
+            )
+        check_split(config, split)
+        if split == "validation" and config.seed != first_config.seed:
+            raise UsageError(
+                f"--split validation: {run.path} did not hold out the same images as {first.path}; "
+                "only runs with the same seed do. Compare them on --split test."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reliability:
+    ece: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Calibration:
+    before: _Reliability
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reported:
+    """What of a report.json a comparison needs."""
+
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    loss: float
+    calibration: _Calibration
+    weights_sha256: str
+    split_sha256: str
+
+
 def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
     """What a run's report says; None where there is none, or it is about other weights or another order.
 
@@ -163,76 +263,84 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
         RunError: one of the run's files cannot be read.
     """
     folder = run.evaluation(split)
-    if not (folder / "report.json").is_file() or not (folder / "logits.npy").is_file():
+    if not (folder / REPORT_FILE).is_file() or not (folder / LOGITS_FILE).is_file():
         return None
-    report, result = records.read(folder / "report.json", dict[str, Any]), run.read_result()
-    if report.get("weights_sha256") != result.weights_sha256:
-        return None
-    if report.get("split_sha256") != images.sha256:
+    remedy = f"Write it again with: cifar-trainer evaluate {run.path} --split {split}"
+    report, result = records.read(folder / REPORT_FILE, _Reported, remedy=remedy), run.read_result()
+    if report.weights_sha256 != result.weights_sha256 or report.split_sha256 != images.sha256:
         return None
     try:
-        logits = np.load(folder / "logits.npy", allow_pickle=False)
-        history = run.read_history()
-        joules = [row["energy_joules"] for row in history if row["energy_joules"] is not None]
-        return Evaluated(
-            run=run,
-            config=run.read_config(),
-            accuracy=float(report["accuracy"]),
-            interval=(float(report["accuracy_interval"][0]), float(report["accuracy_interval"][1])),
-            loss=float(report["loss"]),
-            ece=float(report["calibration"]["before"]["ece"]),
-            epochs=result.epochs,
-            seconds=result.seconds,
-            parameters=result.parameters,
-            joules=float(sum(joules)) if joules else None,
-            right=logits.argmax(axis=1) == images.labels,
-            history=history,
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise RunError(
-            f"{folder} cannot be read ({error}). Write it anew: cifar-trainer evaluate {run.path}"
-        ) from error
+        logits = np.load(folder / LOGITS_FILE, allow_pickle=False)
+        correct = logits.argmax(axis=1) == images.labels
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / LOGITS_FILE} cannot be read: {error}. {remedy}") from error
+    # Where a longer run was begun and stopped, the file goes on beyond the model.
+    history = run.read_history()[: result.epochs]
+    return Evaluated(
+        run=run,
+        config=run.read_config(),
+        accuracy=report.accuracy,
+        interval=report.accuracy_interval,
+        loss=report.loss,
+        ece=report.calibration.before.ece,
+        epochs=result.epochs,
+        seconds=result.seconds,
+        parameters=result.parameters,
+        joules=total_energy(history),
+        test_looks=len(ledger.read_looks(run)),
+        correct=correct,
+        history=history,
+    )
 
 
-def check_comparable(configs: Sequence[tuple[Run, TrainConfig]], split: str) -> None:
-    """Raise UsageError unless there are two runs or more, each once, with the same images in `split`."""
-    if len(configs) < 2:
-        raise UsageError("compare needs two runs or more. `cifar-trainer runs` lists what is there.")
-    paths = [run.path.resolve() for run, _ in configs]
-    doubled = next((path for path in paths if paths.count(path) > 1), None)
-    if doubled is not None:
-        raise UsageError(f"{doubled} was named twice. Name each run once.")
-    first = configs[0][1].dataset
-    for run, config in configs:
-        if config.dataset != first:
-            raise UsageError(
-                f"{run.path} was trained on {config.dataset}, {configs[0][0].path} on {first}; "
-                "accuracies on different data do not compare."
-            )
-        if split == "validation" and (config.validation, config.seed) != ("holdout", configs[0][1].seed):
-            raise UsageError(
-                f"--split validation: {run.path} did not hold out the same images as {configs[0][0].path}; "
-                "only runs with --validation holdout and one seed do. Compare them on --split test."
-            )
+def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
+    """Evaluate a run in a process of its own.
+
+    Raises:
+        CifarTrainerError: the process failed; the message and the kind of error are its own.
+    """
+    where = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "cifar_trainer", "evaluate", "--quiet", "--json", "--split", split]
+    # The variables are for the user's own `evaluate`: a required accuracy is no concern of this one.
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("CIFAR_TRAINER_EVALUATE_")}
+    with subprocess.Popen(
+        [*command, *where, "--", str(run.path)],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            _, errors = process.communicate()
+        except BaseException:
+            # Asked to end, it leaves nothing half-written.
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        kinds: dict[int, type[CifarTrainerError]] = {3: DataError, 5: DeviceError}
+        reason = errors.strip().removeprefix("Error: ") or f"it ended with {process.returncode}."
+        raise kinds.get(process.returncode, RunError)(f"{run.path} could not be evaluated: {reason}")
 
 
-def compare(split: str, runs: Sequence[Evaluated]) -> Comparison:
-    """Set runs beside each other; all were evaluated on the same images of `split`."""
+def summarize(split: str, runs: Sequence[Evaluated]) -> Comparison:
+    """Put together runs that were all evaluated on the same images of `split`."""
     return Comparison(
         split=split,
-        images=len(runs[0].right),
+        images=len(runs[0].correct),
         runs=tuple(runs),
         groups=group(runs),
-        tests=tuple(mcnemar(runs[0].right, other.right) for other in runs[1:]),
+        tests=tuple(mcnemar(runs[0].correct, other.correct) for other in runs[1:]),
     )
 
 
 def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
-    """Put together the runs that have the same settings but for the seed."""
+    """Group the runs that have the same settings apart from the seed."""
     groups: dict[tuple[tuple[str, Any], ...], list[Evaluated]] = {}
     for each in runs:
-        settings = {k: v for k, v in each.config.to_json().items() if k not in _NOT_GROUPED}
-        groups.setdefault(tuple({**settings, "epochs": each.epochs}.items()), []).append(each)
+        settings = {**each.config.decisive(), "epochs": each.epochs}
+        groups.setdefault(tuple(settings.items()), []).append(each)
     varied = {
         name for key in groups for name, value in key if any(dict(other)[name] != value for other in groups)
     }
@@ -240,10 +348,11 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
 
 
 def _group(settings: dict[str, Any], varied: set[str], members: list[Evaluated]) -> Group:
-    told = [settings["recipe"]]
-    told += [f"{k} {v}" for k, v in settings.items() if k in varied and k != "recipe"]
+    parts = [settings["recipe"]]
+    # What is not set distinguishes no group from those where it is.
+    parts += [f"{k} {v}" for k, v in settings.items() if k in varied and k != "recipe" and v is not None]
     return Group(
-        name=", ".join(told),
+        name=", ".join(parts),
         runs=tuple(members),
         accuracy=_spread([each.accuracy for each in members]),
         loss=_spread([each.loss for each in members]),
@@ -256,13 +365,13 @@ def _spread(values: list[float]) -> tuple[float, float | None]:
 
 
 def comparison_figure(comparison: Comparison, theme: Theme) -> Figure:
-    """Left the watched accuracy by epoch, a line a run; right each run's accuracy with its interval."""
+    """Left the validation accuracy by epoch, a line a run; right each run's accuracy with its interval."""
     color = {
         id(each): LINES[place % len(LINES)]
         for place, group in enumerate(comparison.groups)
         for each in group.runs
     }
-    names = [each.run.path.resolve().name for each in comparison.runs]
+    names = [shorten(each.run.path.resolve().name, 28) for each in comparison.runs]
     with new_figure(theme, 9.6, max(3.4, 1.8 + 0.3 * len(names)) + 0.22 * len(comparison.groups)) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
         labelled = set()
@@ -273,7 +382,7 @@ def comparison_figure(comparison: Comparison, theme: Theme) -> Figure:
                 labelled.add(place)
                 left.plot(*np.array(points, float).T, color=color[id(each)], linewidth=1.4, label=label)
         left.set_xlabel("epoch")
-        left.set_title("watched accuracy")
+        left.set_title("validation accuracy")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.yaxis.set_major_formatter(PercentFormatter(1))
         for row, each in enumerate(comparison.runs):

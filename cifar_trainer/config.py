@@ -67,6 +67,12 @@ class TrainConfig:
         check_learning_rate(self.learning_rate)
         check_seed(self.seed)
 
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide a result: all but the seed, and those of where and how it is computed."""
+        return {
+            k: v for k, v in self.to_json().items() if k not in ("seed", "device", "deterministic", "xla")
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The settings as a flat JSON object, in the order of the attributes."""
         return dataclasses.asdict(self)
@@ -85,6 +91,12 @@ def check_count(name: str, value: int) -> None:
     """Raise UsageError unless 1 <= value <= MAX_COUNT."""
     if not 1 <= value <= MAX_COUNT:
         raise UsageError(f"--{name} {value} is out of range. Expected a whole number from 1 up.")
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Raise UsageError unless 0 < value < infinity."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"--{name} {value} is out of range. Expected a number of seconds above 0.")
 
 
 def check_learning_rate(value: float) -> None:

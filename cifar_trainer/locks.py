@@ -8,7 +8,6 @@ its holder, stands in; one that a dead process of the same machine has left coun
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from cifar_trainer import UNSUPPORTED
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError(UNSUPPORTED) from error
 
 log = logging.getLogger(__name__)
 

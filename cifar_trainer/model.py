@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,25 @@ class LogitsFunction:
     On a CPU each batch runs as two halves side by side, one thread each, as in training.
 
     Args:
-        model: takes uint8 [N, 32, 32, 3], gives float32 logits [N, classes].
+        model: takes uint8 [N, H, W, C], gives float32 logits [N, classes].
+        predict: a recipe's `predict`: the model and images to logits; None is the model alone.
         batch_size: images a call.
     """
 
-    def __init__(self, model: keras.Model, batch_size: int = BATCH_SIZE) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: keras.Model,
+        predict: Callable[[keras.Model, tf.Tensor], tf.Tensor] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self._model, self._predict = model, predict
         self._batch_size = batch_size
         gpu = bool(tf.config.get_visible_devices("GPU"))
         self._shards = 1 if gpu else 2
         self._forward = tf.function(self._logits, autograph=False, jit_compile=gpu)
 
     def __call__(self, images: np.ndarray | tf.Tensor) -> np.ndarray:
-        """Logits, float32 [N, classes], of uint8 images [N, 32, 32, 3]; a tensor stays on its device."""
+        """Logits, float32 [N, classes], of uint8 images [N, H, W, C]; a tensor stays on its device."""
         batches = [
             self._forward(tf.convert_to_tensor(images[start : start + self._batch_size])).numpy()
             for start in range(0, len(images), self._batch_size)
@@ -42,13 +49,12 @@ class LogitsFunction:
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         cuts = np.linspace(0, images.shape[0], min(self._shards, images.shape[0]) + 1).astype(int)
-        parts = [self._model(images[low:high], training=False) for low, high in itertools.pairwise(cuts)]
-        return tf.concat(parts, axis=0)
+        return tf.concat([self._part(images[low:high]) for low, high in itertools.pairwise(cuts)], axis=0)
 
-
-def predict_logits(model: keras.Model, images: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Logits, float32 [N, classes], of uint8 images [N, 32, 32, 3]."""
-    return LogitsFunction(model, batch_size)(images)
+    def _part(self, images: tf.Tensor) -> tf.Tensor:
+        if self._predict is None:
+            return self._model(images, training=False)
+        return self._predict(self._model, images)
 
 
 def weights_sha256(model: keras.Model) -> str:

@@ -1,30 +1,85 @@
-"""Pictures of figures: how they look, and the two that training shows as well.
+"""Drawing with Matplotlib: the theme, the two figures that training shows as well, and how figures are saved.
 
-Matplotlib is used without pyplot: no window system, and no current figure that another
-call could find. The colours are Okabe & Ito's (2008), which colour-blind readers can
-tell apart; ramps go from the background to one hue.
+This is the only module that imports Matplotlib; the others take its names from here. There
+is no pyplot, no window system and no backend: a figure is drawn by the canvas of the format
+that it is saved in. The colours are Okabe & Ito's (2008), which colour-blind readers can tell
+apart; ramps go from the background to one hue.
 """
 
 import contextlib
 import dataclasses
 import io
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.figure import Figure
+
+
+@contextlib.contextmanager
+def _without_backend() -> Iterator[None]:
+    """Hide MPLBACKEND while Matplotlib is imported for the first time, and set it afterwards if it exists.
+
+    A shell started from Jupyter or Colab inherits a backend that may not be installed here,
+    and Matplotlib refuses to be imported with one that it cannot find.
+    """
+    name = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if name is not None:
+            os.environ["MPLBACKEND"] = name
+    if name:
+        # Not for us: for whoever uses pyplot in the same process, such as a notebook.
+        with contextlib.suppress(ValueError):
+            sys.modules["matplotlib"].rcParams["backend"] = name
+
+
+with _without_backend():
+    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+__all__ = [
+    "DARK",
+    "FORMATS",
+    "LIGHT",
+    "LINES",
+    "Figure",
+    "LineCollection",
+    "MaxNLocator",
+    "PercentFormatter",
+    "Theme",
+    "as_rgb",
+    "colormaps",
+    "confusion_figure",
+    "gallery_figure",
+    "new_figure",
+    "pixels",
+    "render",
+    "shorten",
+]
 
 DPI = 144
+#: What a figure can be saved as, by the ending of the file's name, with what would otherwise differ
+#: between two saves of the same figure.
+FORMATS: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 #: For several lines, in turn; black and yellow are left out.
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#59636E")
 
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """The colours of a picture.
+    """The colours of a figure.
 
     Attributes:
         name: `light` or `dark`.
@@ -101,11 +156,12 @@ def new_figure(theme: Theme, width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG."""
+def render(figure: Figure, form: str) -> bytes:
+    """A figure as a file's bytes, the same for the same figure; `form` is one of `FORMATS`."""
     buffer = io.BytesIO()
-    # Without a date or version in it, the same figures give the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor=figure.get_facecolor())
+    # Text stays text in an SVG, and its identifiers do not change from one save to the next.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cifar-trainer"}):
+        figure.savefig(buffer, format=form, metadata=FORMATS[form], facecolor=figure.get_facecolor())
     return buffer.getvalue()
 
 
@@ -117,18 +173,21 @@ def pixels(figure: Figure) -> np.ndarray:
     return rgba[..., :3].copy()
 
 
-def confusion_matrix_image(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """A confusion matrix for a screen: uint8 [H, W, 3]. See `confusion_figure`."""
-    return pixels(confusion_figure(matrix, classes, LIGHT))
+#: Up to this many classes a confusion matrix has a number in each cell.
+NUMBERED_CLASSES = 20
+#: Up to this many classes each one is named at the axes.
+NAMED_CLASSES = 100
 
 
 def confusion_figure(
     matrix: np.ndarray, classes: Sequence[str], theme: Theme, *, shares: bool = False
 ) -> Figure:
-    """A confusion matrix, what is right in one hue and what is wrong in another.
+    """A confusion matrix, correct predictions in one hue and errors in another.
 
-    The shade of a right cell is its share of the row, that of a wrong one its share
-    beside the largest wrong share: so the mistakes can be told apart where they are few.
+    The shade of a cell on the diagonal is its share of the row; that of an error is its share
+    relative to the largest one, so that errors can be told apart where they are few. Beyond
+    `NUMBERED_CLASSES` the cells have no numbers and the figure grows with the classes; beyond
+    `NAMED_CLASSES` it grows no more, and only some classes are named.
 
     Args:
         matrix: integer [classes, classes], counts by true class, then by predicted class.
@@ -138,40 +197,36 @@ def confusion_figure(
     """
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    right = np.eye(count, dtype=bool)
-    worst = max(float(share[~right].max(initial=0.0)), 1e-9)
-    shade = np.where(right, share, share / worst)
+    diagonal = np.eye(count, dtype=bool)
+    worst = max(float(share[~diagonal].max(initial=0.0)), 1e-9)
+    shade = np.where(diagonal, share, share / worst)
     ramps = [
         LinearSegmentedColormap.from_list("", [theme.background, hue]) for hue in (theme.first, theme.second)
     ]
-    with new_figure(theme, 6.0, 5.6) as figure:
+    cells = np.where(diagonal[..., None], ramps[0](shade), ramps[1](shade))
+    width = min(6.0 + 0.08 * max(0, count - NUMBERED_CLASSES), 12.4)
+    step = -(-count // NAMED_CLASSES)
+    named = range(0, count, step)
+    names = [shorten(classes[label], 18) for label in named]
+    size = 10 if count <= 10 else 8 if count <= NUMBERED_CLASSES else 5
+    with new_figure(theme, width, width - 0.4) as figure:
         axes = figure.add_subplot()
-        cells = np.where(right[..., None], ramps[0](shade), ramps[1](shade))
-        axes.imshow(cells)
+        axes.imshow(cells, interpolation="nearest")
         axes.grid(False)
-        axes.set_xticks(range(count), classes, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(count), classes)
+        axes.set_xticks(named, names, rotation=45 if count <= NUMBERED_CLASSES else 90, size=size,
+                        ha="right" if count <= NUMBERED_CLASSES else "center",
+                        rotation_mode="anchor" if count <= NUMBERED_CLASSES else "default")  # fmt: skip
+        axes.set_yticks(named, names, size=size)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        for row in range(count):
-            for column in range(count):
+        if count <= NUMBERED_CLASSES:
+            for row, column in np.ndindex(count, count):
                 text = f"{share[row, column] * 100:.1f}" if shares else f"{matrix[row, column]:,}"
                 color = theme.muted if matrix[row, column] == 0 else theme.legible_on(cells[row, column])
-                axes.text(column, row, text, ha="center", va="center", size=9.5, color=color)
+                axes.text(column, row, text, ha="center", va="center", size=min(9.5, 95 / count), color=color)
     return figure
-
-
-def gallery_image(
-    images: np.ndarray,
-    true: np.ndarray,
-    predicted: np.ndarray,
-    confidence: np.ndarray,
-    classes: Sequence[str],
-) -> np.ndarray:
-    """Pictures with what they are and what they were taken for: uint8 [H, W, 3]. See `gallery_figure`."""
-    return pixels(gallery_figure(images, true, predicted, confidence, classes, LIGHT))
 
 
 def gallery_figure(
@@ -183,29 +238,34 @@ def gallery_figure(
     theme: Theme,
     columns: int = 5,
 ) -> Figure:
-    """Pictures, and below each its true class, the predicted one, and how sure the model was.
+    """Images, and below each its true class, the predicted one, and the confidence.
 
     Args:
-        images: uint8 [K, 32, 32, 3].
+        images: uint8 [K, H, W, C], square, of one or three channels.
         true, predicted: labels, integer [K].
         confidence: the predicted class's probability, float [K].
         classes: the names, by label.
         theme: the colours.
-        columns: pictures a row.
+        columns: images a row.
     """
     rows = max(1, -(-len(images) // columns))
     across, down = 40, 52
     with new_figure(theme, 1.25 * columns, 1.25 * down / across * rows) as figure:
         figure.set_layout_engine("none")
-        # One pair of axes for all: one a picture would take ten times as long to draw.
+        # One pair of axes for all: one for each image would take ten times as long to draw.
         axes = figure.add_axes((0, 0, 1, 1))
         for i, image in enumerate(images):
             left, top = across * (i % columns) + 4, down * (i // columns) + 4
-            axes.imshow(image, extent=(left, left + 32, top + 32, top), interpolation="nearest")
-            sure = f"{classes[predicted[i]]} {confidence[i]:.0%}"
-            axes.text(left + 16, top + 38.5, classes[true[i]], ha="center", size=8.5, color=theme.text)
-            color = theme.first if true[i] == predicted[i] else theme.second
-            axes.text(left + 16, top + 44.5, sure, ha="center", size=8.5, color=color)
+            axes.imshow(as_rgb(image), extent=(left, left + 32, top + 32, top), interpolation="nearest")
+            below = (
+                (shorten(classes[true[i]], 16), theme.text),
+                (
+                    f"{shorten(classes[predicted[i]], 13)} {confidence[i]:.0%}",
+                    theme.first if true[i] == predicted[i] else theme.second,
+                ),
+            )
+            for line, (text, color) in enumerate(below):
+                axes.text(left + 16, top + 38.5 + 6 * line, text, ha="center", size=8.5, color=color)
         if not len(images):
             axes.text(across * columns / 2, down / 2, "none", ha="center", color=theme.muted)
         # imshow sets limits of its own, so ours come last.
@@ -213,3 +273,13 @@ def gallery_figure(
         axes.set_xlim(0, across * columns)
         axes.set_ylim(down * rows, 0)
     return figure
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """An image [H, W, C] of one or three channels as [H, W, 3], which is what can be drawn."""
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def shorten(name: str, length: int) -> str:
+    """A name of at most `length` characters, the end replaced by an ellipsis where it is longer."""
+    return name if len(name) <= length else name[: length - 1] + "…"

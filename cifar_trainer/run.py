@@ -18,6 +18,7 @@ from cifar_trainer.files import PARTIAL_PREFIX, remove_partials
 
 if TYPE_CHECKING:
     from cifar_trainer.data.dataset import Dataset
+    from cifar_trainer.metrics import Thresholds
     from cifar_trainer.recipes import Recipe
 
 #: Where runs go when nobody says otherwise, below the current folder.
@@ -88,6 +89,7 @@ class TrainResult:
         seconds: of training and validation.
         images_per_second: in training.
         weights_sha256: over the raw bytes of the weights, in `model.weights` order.
+        test_looks: how often the test set was looked at until then; `cifar_trainer.ledger`.
     """
 
     run_dir: str
@@ -103,6 +105,7 @@ class TrainResult:
     seconds: float
     images_per_second: float
     weights_sha256: str
+    test_looks: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The result as a JSON object."""
@@ -353,9 +356,9 @@ def _is_leftover(path: Path) -> bool:
     return path.name in names or path.name.startswith(PARTIAL_PREFIX)
 
 
-def _reserve(recipe: str) -> Path:
-    """Make an empty folder of a name that is free; of two that begin in the same second each gets one."""
-    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{recipe}"
+def reserve_folder(name: str) -> Path:
+    """Make an empty folder `runs/TIME-name`; two that begin in the same second get one each."""
+    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
     DEFAULT_ROOT.mkdir(parents=True, exist_ok=True)
     path, count = DEFAULT_ROOT / stem, 1
     while True:
@@ -377,7 +380,7 @@ def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
         RunError: the folder holds something, cannot be made or written, or is in use.
     """
     try:
-        chosen = path or _reserve(recipe)
+        chosen = path or reserve_folder(recipe)
         # Before anything is made: what holds something else is left as it is.
         if not _is_held_folder(chosen):
             check_new(chosen)
@@ -510,11 +513,23 @@ class _Calibration:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Calibrated:
+class _Thresholds:
+    energy: float
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unfamiliar:
+    thresholds: _Thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluated:
     """What of a report.json an export needs."""
 
     weights_sha256: str
     calibration: _Calibration | None = None
+    unfamiliar: _Unfamiliar | None = None
 
 
 def read_temperature(run: Run, weights_sha256: str) -> float:
@@ -525,16 +540,42 @@ def read_temperature(run: Run, weights_sha256: str) -> float:
     Raises:
         RunError: a report cannot be read, or holds a temperature that is no positive number.
     """
-    for split in ("validation", "test"):
-        path = run.evaluation(split) / "report.json"
-        if not path.is_file():
-            continue
-        remedy = f"Write it again with: cifar-trainer evaluate {run.path}"
-        report = records.read(path, _Calibrated, remedy=remedy)
+    for path, report in _reports(run, weights_sha256):
         temperature = report.calibration.temperature if report.calibration else None
-        if temperature is None or report.weights_sha256 != weights_sha256:
+        if temperature is None:
             continue
         if not (math.isfinite(temperature) and temperature > 0):
-            raise RunError(f"{path} holds the temperature {temperature}; expected a number above 0. {remedy}")
+            raise RunError(
+                f"{path} holds the temperature {temperature}; expected a number above 0. "
+                f"{_evaluate_again(run)}"
+            )
         return temperature
     return 1.0
+
+
+def read_thresholds(run: Run, weights_sha256: str) -> "Thresholds | None":
+    """The thresholds of unfamiliar images that `evaluate` has fitted for these weights; None if it has not.
+
+    Raises:
+        RunError: a report cannot be read.
+    """
+    from cifar_trainer.metrics import Thresholds
+
+    for _, report in _reports(run, weights_sha256):
+        if report.unfamiliar is not None:
+            return Thresholds(**dataclasses.asdict(report.unfamiliar.thresholds))
+    return None
+
+
+def _reports(run: Run, weights_sha256: str) -> Iterator[tuple[Path, _Evaluated]]:
+    """The run's reports on a model of these weights, and where they stand."""
+    for split in ("validation", "test"):
+        path = run.evaluation(split) / "report.json"
+        if path.is_file():
+            report = records.read(path, _Evaluated, remedy=_evaluate_again(run))
+            if report.weights_sha256 == weights_sha256:
+                yield path, report
+
+
+def _evaluate_again(run: Run) -> str:
+    return f"Write it again with: cifar-trainer evaluate {run.path}"

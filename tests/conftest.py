@@ -103,12 +103,12 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, dat
     """`trained_run` with a model that knows the synthetic classes well enough for int8."""
     import keras
 
-    from cifar_trainer.recipes import document
+    from cifar_trainer.recipes.document import DOCUMENT
 
     run = tmp_path_factory.mktemp("runs") / "learned"
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(0)
-    model = document.build_model()
+    model = DOCUMENT.build_model((32, 32, 3), 10)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     images = np.load(data_dir / "synthetic" / "train_images.npy")
     labels = np.load(data_dir / "synthetic" / "train_labels.npy")

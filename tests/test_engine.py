@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifar_trainer.config import RECIPES
-from cifar_trainer.recipes import get_recipe
+from cifar_trainer.recipes import RECIPES, Batch, get_recipe
 from cifar_trainer.training.engine import StepLoop, augmentation_seed, epoch_order, layer_seeds, seed_states
 
 STEPS = 200
@@ -32,10 +31,16 @@ def pictures(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return (noise + patterns[labels]).astype(np.uint8), labels
 
 
+def batch_of(images: np.ndarray, seed: list[int]) -> Batch:
+    """A batch of which an augmentation sees no more than images and seed."""
+    nothing = tf.constant(0)
+    return Batch(tf.constant(images), nothing, nothing, nothing, nothing, tf.constant(seed))
+
+
 def build(recipe_name: str, seed: int = 3) -> tuple[keras.Model, keras.optimizers.Optimizer]:
     keras.utils.set_random_seed(seed)
     recipe = get_recipe(recipe_name)
-    model = recipe.build_model()
+    model = recipe.build_model((32, 32, 3), 10)
     optimizer = recipe.build_optimizer(LEARNING_RATES[recipe_name], 1000)
     optimizer.build(model.trainable_variables)
     return model, optimizer
@@ -45,10 +50,8 @@ def loop_losses(
     recipe_name: str, images: np.ndarray, labels: np.ndarray, shards: int, **kwargs: object
 ) -> tuple[np.ndarray, keras.Model]:
     model, optimizer = build(recipe_name)
-    augment = get_recipe(recipe_name).augment
-    loop = StepLoop(
-        model, optimizer, images, labels, batch_size=16, seed=5, augment=augment, shards=shards, **kwargs
-    )
+    recipe = get_recipe(recipe_name)
+    loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=16, seed=5, shards=shards, **kwargs)
     losses, done, epoch = [], 0, 0
     while done < STEPS:
         loop.set_order(epoch_order(5, epoch, len(labels)))
@@ -72,7 +75,7 @@ def keras_losses(recipe_name: str, images: np.ndarray, labels: np.ndarray) -> tu
         chosen = epoch_order(5, epoch, len(labels))[16 * at : 16 * at + 16]
         batch = images[chosen]
         if augment is not None:
-            batch = augment(tf.constant(batch), tf.constant([augmentation_seed(5), step])).numpy()
+            batch = augment(batch_of(batch, [augmentation_seed(5), step])).numpy()
         for state, seed in zip(states, layer_seeds(5, len(states)), strict=True):
             state.assign(np.array([seed, step], np.int64))
         # A fresh metric a step: train_on_batch returns a running mean.
@@ -103,7 +106,7 @@ def test_200_losses_are_those_of_keras_train_on_batch(recipe_name: str, shards: 
 def test_only_a_model_whose_images_do_not_see_each_other_is_split(recipe_name: str) -> None:
     """Batch statistics and the states of layers that draw are variables that no gradient changes."""
     model, _ = build(recipe_name)
-    assert (not model.non_trainable_variables) == get_recipe(recipe_name).SPLITTABLE
+    assert (not model.non_trainable_variables) == get_recipe(recipe_name).splittable
 
 
 def test_the_cut_into_chunks_changes_nothing() -> None:
@@ -112,9 +115,7 @@ def test_the_cut_into_chunks_changes_nothing() -> None:
 
     def weights_after(chunk: int) -> list[np.ndarray]:
         model, optimizer = build("regularized")
-        loop = StepLoop(
-            model, optimizer, images, labels, batch_size=16, seed=5, augment=get_recipe("regularized").augment
-        )
+        loop = StepLoop(get_recipe("regularized"), model, optimizer, images, labels, batch_size=16, seed=5)
         for epoch in range(3):
             loop.set_order(epoch_order(5, epoch, len(labels)))
             for start in range(0, loop.steps, chunk):
@@ -128,7 +129,7 @@ def test_the_cut_into_chunks_changes_nothing() -> None:
 def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
     images, labels = pictures(160)
     model, optimizer = build("document")
-    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
     loop.set_order(np.arange(160))
     assert loop.run(0, 3, 0).finite
     kernel = model.trainable_variables[0]
@@ -163,7 +164,7 @@ def test_a_weight_that_is_not_finite_ends_the_chunk_at_its_step_where_no_loss_sh
         weight.assign(tf.where(optimizer.iterations.value >= 3, np.inf, 1.0))
 
     optimizer.apply = spoiled
-    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
     loop.set_order(np.arange(160))
     chunk = loop.run(0, 8, 0)
     assert np.isfinite(chunk.losses).all()
@@ -180,8 +181,9 @@ def test_xla_compiles_the_same_loop(recipe_name: str) -> None:
     losses = []
     for xla in (False, True):
         model, optimizer = build(recipe_name)
-        augment = get_recipe(recipe_name).augment
-        loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5, augment=augment, xla=xla)
+        loop = StepLoop(
+            get_recipe(recipe_name), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla
+        )
         loop.set_order(epoch_order(5, 0, 40))
         losses.append(loop.run(0, 3, 0).losses)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4 if recipe_name == "document" else 0.2)
@@ -194,7 +196,7 @@ def test_no_variable_of_the_loop_is_one_that_xla_cannot_reach_on_a_gpu(recipe_na
     model, optimizer = build(recipe_name)
     optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
-    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
     step = tf.constant(0)
     variables = loop._run.get_concrete_function(step, step, step, 16).variables
     assert len(variables) > len(model.weights)
@@ -206,9 +208,9 @@ def test_augmentation_flips_and_shifts_whole_pictures_and_follows_from_its_seed(
     assert augment is not None
     images = np.arange(1, 33 * 32 - 31, dtype=np.int64).reshape(1, 32, 32, 1)
     images = np.tile(images % 251 + 1, (64, 1, 1, 3)).astype(np.uint8)
-    moved = augment(tf.constant(images), tf.constant([1, 2])).numpy()
-    np.testing.assert_array_equal(moved, augment(tf.constant(images), tf.constant([1, 2])).numpy())
-    assert (moved != augment(tf.constant(images), tf.constant([1, 3])).numpy()).any()
+    moved = augment(batch_of(images, [1, 2])).numpy()
+    np.testing.assert_array_equal(moved, augment(batch_of(images, [1, 2])).numpy())
+    assert (moved != augment(batch_of(images, [1, 3])).numpy()).any()
     padded = np.pad(images[0], ((4, 4), (4, 4), (0, 0)))
     windows = {
         padded[y : y + 32, x : x + 32][:, ::turn].tobytes()
@@ -229,11 +231,11 @@ def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: 
     recipe = get_recipe("document")
     config = TrainConfig("document", "synthetic", 1, 16, 0.001, precision=precision)
     keras.utils.set_random_seed(0)
-    model = build_model(recipe, precision)
+    model = build_model(recipe, precision, (32, 32, 3), 10)
     optimizer = build_optimizer(recipe, config, 10)
     optimizer.build(model.trainable_variables)
     assert keras.config.dtype_policy().name == "float32", "the policy must not leak out of the model"
-    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5)
+    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
     losses = []
     for epoch in range(6):
         loop.set_order(epoch_order(0, epoch, 64))
@@ -251,11 +253,11 @@ def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight(xl
 
     images, labels = pictures(64)
     keras.utils.set_random_seed(0)
-    model = build_model(get_recipe("document"), "float16")
+    model = build_model(get_recipe("document"), "float16", (32, 32, 3), 10)
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=2.0**40)
     optimizer.build(model.trainable_variables)
     before = model.get_weights()
-    loop = StepLoop(model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
+    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
     loop.set_order(epoch_order(0, 0, 64))
     chunk = loop.run(0, 2, 0)
     assert chunk.finite

@@ -48,19 +48,19 @@ def test_the_json_has_the_contracts_keys_and_agrees_with_its_own_matrix(evaluate
     assert report["macro"]["f1"] == pytest.approx(np.mean([row["f1"] for row in report["per_class"]]))
 
 
-def test_the_folder_holds_the_page_the_pictures_and_the_figures(evaluated) -> None:
+def test_the_folder_holds_the_page_the_numbers_and_the_figures(evaluated) -> None:
     run, report = evaluated
     folder = run / "evaluation" / "test"
-    pictures = {
+    figures = {
         "confusion_matrix", "confusion_matrix_by_row", "per_class", "reliability", "precision_recall",
-        "mistakes", "grad_cam", "learning_curves",
+        "mistakes", "grad_cam", "learning_curves", "unfamiliar",
     }  # fmt: skip
-    names = {f"{name}.png" for name in pictures} | {"report.json", "report.html", "logits.npy"}
+    names = {f"{name}.png" for name in figures} | {"report.json", "report.html", "logits.npy"}
     assert {path.name for path in folder.iterdir()} == names
-    for name in pictures:
-        with Image.open(folder / f"{name}.png") as picture:
-            assert min(picture.size) > 300
-            assert len(picture.convert("RGB").resize((64, 64)).getcolors(4096)) > 20
+    for name in figures:
+        with Image.open(folder / f"{name}.png") as figure:
+            assert min(figure.size) > 300
+            assert len(figure.convert("RGB").resize((64, 64)).getcolors(4096)) > 20
     whole = json.loads((folder / "report.json").read_text())
     assert {key: whole[key] for key in report if key != "per_class"} == {
         key: value for key, value in report.items() if key != "per_class"
@@ -74,16 +74,22 @@ def test_the_page_needs_nothing_else_and_says_what_it_is_about(evaluated) -> Non
     run, report = evaluated
     page = (run / "evaluation" / "test" / "report.html").read_text()
     linked = re.findall(r'(?:src|href|srcset)="([^"]{0,30})', page)
-    assert len(linked) == 2 * 8
+    assert len(linked) == 2 * 9
     assert all(address.startswith("data:image/png;base64,") for address in linked)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     result = json.loads((run / "result.json").read_text())
     for expected in (
         f"{report['accuracy'] * 100:.2f} %", "not CIFAR-10", "document, 122,570 parameters", "seed 0",
         "cifar-trainer train --dataset synthetic", "tensorflow 2.", "keras 3.", result["weights_sha256"],
-        "The test set was watched after each epoch", "prefers-color-scheme: dark",
+        "The test set was evaluated after each epoch", "prefers-color-scheme: dark",
     ):  # fmt: skip
         assert expected in page, expected
+
+
+def test_the_sections_of_the_page_are_accuracy_errors_calibration_and_provenance(evaluated) -> None:
+    page = (evaluated[0] / "evaluation" / "test" / "report.html").read_text()
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings == ["Accuracy", "Errors", "Calibration and robustness", "Provenance"]
 
 
 def test_robustness_is_kept_by_a_later_evaluation_of_the_same_weights(
@@ -117,7 +123,7 @@ def test_a_run_of_a_gpu_is_evaluated_without_one_and_a_damaged_report_replaced(
     assert json.loads((run / "evaluation" / "test" / "report.json").read_text())["images"] == 2000
 
 
-def test_a_model_and_a_result_of_different_weights_are_told(
+def test_a_model_and_a_result_of_different_weights_are_refused(
     run_cli: RunCli, trained_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     """As a kill between the two writes leaves them."""
@@ -131,7 +137,7 @@ def test_a_model_and_a_result_of_different_weights_are_told(
     assert f"train --resume {run}" in done.stderr
 
 
-def test_what_was_trained_on_synthetic_pictures_says_so(evaluated) -> None:
+def test_the_report_on_synthetic_images_says_that_they_are_not_cifar10(evaluated) -> None:
     report = json.loads((evaluated[0] / "evaluation" / "test" / "report.json").read_text())
     assert "not CIFAR-10" in report["data"]
 

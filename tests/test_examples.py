@@ -45,3 +45,10 @@ def test_the_demo_says_that_it_goes_on_with_synthetic_pictures(data_dir: Path, t
     assert "goes on with the built-in SYNTHETIC set" in done.stdout
     assert "Trained on: synthetic" in done.stdout
     assert list(tmp_path.glob("demo/*/export/saved_model/saved_model.pb"))
+
+
+def test_the_notebook_runs_from_top_to_bottom(data_dir: Path, tmp_path: Path) -> None:
+    done = run([sys.executable, EXAMPLES / "notebook.py"], tmp_path, CIFAR_TRAINER_DATA=str(data_dir))
+    assert done.returncode == 0, done.stderr
+    assert "agreement with Keras 100.00%" in done.stdout
+    assert (tmp_path / "runs/notebook-seed-0/export/saved_model/saved_model.pb").is_file()

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT_KEYS = [
     "run_dir", "recipe", "dataset", "epochs", "seed", "parameters", "device", "precision", "train",
     "validation", "seconds", "images_per_second", "weights_sha256",
+    "test_looks",
 ]  # fmt: skip
 
 

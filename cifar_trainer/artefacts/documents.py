@@ -7,14 +7,16 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import __version__, files
-from cifar_trainer.artefacts.export import MeasuredModel
 from cifar_trainer.artefacts.formats import FORMATS, Format
 from cifar_trainer.artefacts.verification import Proof
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.run import Run
+
+if TYPE_CHECKING:
+    from cifar_trainer.artefacts.export import MeasuredModel
 
 MANIFEST_FILE = "manifest.json"
 MODEL_CARD_FILE = "model_card.md"
@@ -58,7 +60,7 @@ def describe_export(form: Format, path: Path, proof: Proof) -> Export:
 
 
 def write_documents(
-    run: Run, output: Path, dataset: Dataset, measured: MeasuredModel, exports: Sequence[Export]
+    run: Run, output: Path, dataset: Dataset, measured: "MeasuredModel", exports: Sequence[Export]
 ) -> None:
     """Write manifest.json and model_card.md into `output`.
 
@@ -75,7 +77,7 @@ def write_documents(
 
 
 def make_manifest(
-    run: Run, dataset: Dataset, measured: MeasuredModel, exports: Sequence[Export]
+    run: Run, dataset: Dataset, measured: "MeasuredModel", exports: Sequence[Export]
 ) -> dict[str, Any]:
     """The manifest of `exports`, as a JSON object."""
     config = run.read_config()
@@ -101,6 +103,7 @@ def make_manifest(
         "parameters": network.model.count_params(),
         "input": {"name": "images", "dtype": "uint8", "shape": [None, 32, 32, 3], "layout": "NHWC, RGB"},
         "temperature": network.temperature,
+        "unfamiliar": None if measured.thresholds is None else dataclasses.asdict(measured.thresholds),
         "accuracy": dataclasses.asdict(measured.accuracy),
         "artefacts": [_entry(export) for export in exports],
         "versions": {"cifar-trainer": __version__, "python": platform.python_version(), **_versions()},

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer import files, metrics
+from cifar_trainer import files, ledger, metrics
 from cifar_trainer.artefacts.documents import Export, describe_export, write_documents
 from cifar_trainer.artefacts.formats import Format, write_artefact
 from cifar_trainer.artefacts.network import Network
@@ -17,8 +17,8 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import CheckError, RunError
-from cifar_trainer.model import is_float32, load_model, predict_logits, to_float32, weights_sha256
-from cifar_trainer.run import Run, check_weights, read_temperature
+from cifar_trainer.model import LogitsFunction, is_float32, load_model, to_float32, weights_sha256
+from cifar_trainer.run import Run, check_weights, read_temperature, read_thresholds
 
 #: How far float32 arithmetic may move the accuracy of a model that was trained in less.
 _PRECISION_ACCURACY = 0.01
@@ -46,7 +46,8 @@ class Accuracy:
 class MeasuredModel:
     """The network, the epochs of its training, the hash of its weights, its answers, its accuracy.
 
-    The answers are those for the gate; the accuracy is on the whole split.
+    The answers are those for the gate; the accuracy is on the whole split. The thresholds of
+    unfamiliar images are those that `evaluate` has fitted; None where it has not.
     """
 
     network: Network
@@ -54,29 +55,39 @@ class MeasuredModel:
     weights_sha256: str
     reference: Reference
     accuracy: Accuracy
+    thresholds: metrics.Thresholds | None
 
 
 def measure_model(run: Run, config: TrainConfig, dataset: Dataset) -> MeasuredModel:
     """Load a run's network and let Keras classify the split that the run watched.
 
-    Under --validation holdout that is the held-out images: the test set stays sealed.
+    Under --validation holdout that is the held-out images: the test set stays sealed. Else it
+    is a look at the test set, which is recorded.
 
     Raises:
         RunError: the model, its result, or the report with the temperature, cannot be read.
         CheckError: a model trained in mixed precision is not as good in float32.
+        OSError: the look at the test set cannot be recorded.
     """
     _, split = split_for(dataset, config)
     trained = load_model(run.model)
     digest = weights_sha256(trained)
     result = run.read_result()
     check_weights(run, result, digest)
+    if config.validation == "test":
+        ledger.record_look(run, "export", result.epochs)
     network = Network(to_float32(trained), dataset.classes, read_temperature(run, digest))
-    logits = predict_logits(network.model, split.images)
+    logits = LogitsFunction(network.model)(split.images)
     if not is_float32(trained):
-        _check_precision(metrics.accuracy(predict_logits(trained, split.images), split.labels), logits, split)
+        _check_precision(metrics.accuracy(LogitsFunction(trained)(split.images), split.labels), logits, split)
     reference = _reference(network, split, logits, dataset.train)
     return MeasuredModel(
-        network, result.epochs, digest, reference, _accuracy(config.validation, logits, split)
+        network,
+        result.epochs,
+        digest,
+        reference,
+        _accuracy(config.validation, logits, split),
+        read_thresholds(run, digest),
     )
 
 
@@ -87,7 +98,7 @@ def _reference(network: Network, split: Split, logits: np.ndarray, train: Split)
         more = spread(len(train), LEAST_PICTURES - len(split))
         images = np.concatenate([images, train.images[more]])
         labels = np.concatenate([labels, train.labels[more]])
-        logits = predict_logits(network.model, images)
+        logits = LogitsFunction(network.model)(images)
     # The first pictures of a split may all be of one class; encoded ones are made of the first only.
     order = np.random.default_rng(0).permutation(len(labels))[:PICTURES]
     return Reference(
@@ -140,7 +151,8 @@ def export_run(
         RunError: the model cannot be read, or `output` cannot be written.
         CheckError: an artefact does not agree with the Keras model. Nothing is put in place.
     """
-    measured = measure_model(run, run.read_config(), dataset)
+    with files.writing(run.path, "Make room, or give write access to the run's folder."):
+        measured = measure_model(run, run.read_config(), dataset)
     examples = np.ascontiguousarray(dataset.train.images[spread(len(dataset.train), _EXAMPLES)])
     proofs = {}
     try:

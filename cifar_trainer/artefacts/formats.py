@@ -96,14 +96,16 @@ class Artefact(Protocol):
 
     Attributes:
         format: such as `saved_model`; what its runtime can tell.
-        classes: the ten names, by class_id.
+        classes: the names, by class_id.
+        image_shape: height, width and channels of the images that it takes.
     """
 
     format: str
     classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
 
     def predict(self, images: np.ndarray) -> Predictions:
-        """Classify uint8 [N, 32, 32, 3] in one batch."""
+        """Classify uint8 [N, *image_shape] in one batch."""
 
 
 @runtime_checkable

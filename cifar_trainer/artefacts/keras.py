@@ -35,6 +35,7 @@ class KerasModel:
 
     def __init__(self, model: keras.Model, classes: tuple[str, ...], temperature: float = 1.0) -> None:
         self.classes = classes
+        self.image_shape = model.input_shape[1:]
         self._model = model
         self._temperature = temperature
 

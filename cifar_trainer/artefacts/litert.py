@@ -55,7 +55,9 @@ class LiteRTModel:
             self._interpreter = Interpreter(model_content=content)
             self._serve = self._interpreter.get_signature_runner("serving_default")
             # The first call makes LiteRT's kernels, and tells the terminal about it.
-            self._serve(images=np.zeros((1, 32, 32, 3), np.uint8))
+            height, width, channels = self._serve.get_input_details()["images"]["shape"][1:].tolist()
+            self.image_shape = (height, width, channels)
+            self._serve(images=np.zeros((1, *self.image_shape), np.uint8))
 
     def predict(self, images: np.ndarray) -> Predictions:
         outputs = self._serve(images=images)

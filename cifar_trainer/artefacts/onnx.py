@@ -33,6 +33,7 @@ class OnnxModel:
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
         self.classes = tuple(json.loads(self._session.get_modelmeta().custom_metadata_map[CLASSES_KEY]))
+        self.image_shape = tuple(self._session.get_inputs()[0].shape[1:])
 
     def predict(self, images: np.ndarray) -> Predictions:
         logits, probabilities, ids = self._session.run(_OUTPUTS, {"images": images})

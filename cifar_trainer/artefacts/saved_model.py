@@ -156,6 +156,7 @@ class SavedModel:
         self._loaded = tf.saved_model.load(str(path))
         self._serve = self._loaded.signatures["serving_default"]
         self._serve_bytes = self._loaded.signatures["serving_bytes"]
+        self.image_shape = tuple(self._serve.structured_input_signature[1]["images"].shape[1:])
 
     def predict(self, images: np.ndarray) -> Predictions:
         return _predictions(self._serve(images=tf.constant(images, tf.uint8)))

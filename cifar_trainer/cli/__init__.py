@@ -12,10 +12,19 @@ import click
 from cifar_trainer import __version__
 from cifar_trainer.cli.base import Group, name_variables, verbosity_options
 
-#: The commands, in the order in which a newcomer meets them.
-COMMANDS = (
-    "prepare", "train", "evaluate", "export", "predict", "runs", "compare", "benchmark", "env",
-)  # fmt: skip
+#: The commands and what each does, in the order in which a newcomer meets them.
+COMMANDS = {
+    "prepare": "Download or import a data set.",
+    "train": "Train a model, or resume a run.",
+    "evaluate": "Measure a model and write a report.",
+    "export": "Export a model to SavedModel, Keras, LiteRT or ONNX.",
+    "predict": "Classify images.",
+    "runs": "List runs.",
+    "compare": "Compare runs.",
+    "reproduce": "Train a run again and check that the weights are the same.",
+    "benchmark": "Measure the speed of inference or training.",
+    "env": "Show versions and devices, and what a GPU would need.",
+}
 
 
 class _LazyGroup(Group):
@@ -27,6 +36,7 @@ class _LazyGroup(Group):
             return None
         module = importlib.import_module(f"cifar_trainer.cli.{name}")
         command: click.Command = module.command
+        command.short_help = COMMANDS[name]
         name_variables(command, name)
         return command
 
@@ -42,7 +52,7 @@ class _LazyGroup(Group):
 @click.version_option(__version__, prog_name="cifar-trainer", allow_from_autoenv=False)
 @verbosity_options
 def main() -> None:
-    """Train, evaluate and export a CIFAR-10 classifier.
+    """Train, evaluate and export image classifiers.
 
     \b
     A first tour:

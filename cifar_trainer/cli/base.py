@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from cifar_trainer import errors
+from cifar_trainer import UNSUPPORTED, errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +51,8 @@ class Group(click.Group):
         """Run the command line; `standalone_mode` off returns and raises instead of exiting."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
+        if sys.platform == "win32":
+            sys.exit(f"Error: {UNSUPPORTED}")
         _open_closed_streams()
         _raise_on_signals()
         try:
@@ -60,7 +62,7 @@ class Group(click.Group):
             sys.exit(result if isinstance(result, int) else 0)
         except click.ClickException as error:
             with _UNREAD:
-                error.show()
+                _with_hint(error).show()
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             _complain("Interrupted.")
@@ -94,6 +96,46 @@ class Group(click.Group):
             if isinstance(error, errors.OutputError):
                 _forget_stdout()
             ctx.exit(exit_code(error))
+
+
+#: What other tools call an option of this one.
+_FOREIGN_OPTIONS = {
+    "--lr": "--learning-rate",
+    "--lr0": "--learning-rate",
+    "--batch": "--batch-size",
+    "--bs": "--batch-size",
+    "-b": "--batch-size",
+    "--data": "--data-dir",
+    "--dir": "--data-dir",
+    "--root": "--data-dir",
+    "--model": "--recipe",
+    "--arch": "--recipe",
+    "--output": "--run-dir",
+    "--project": "--run-dir",
+    "--amp": "--precision",
+    "--half": "--precision",
+    "--fp16": "--precision",
+    "--dtype": "--precision",
+    "--gpu": "--device",
+    "--cuda": "--device",
+    "--cpu": "--device",
+    "--manual-seed": "--seed",
+    "--val": "--validation",
+    "--subset": "--limit",
+    "--checkpoint": "--resume",
+    "--continue": "--resume",
+}
+
+
+def _with_hint(error: click.ClickException) -> click.ClickException:
+    """The error, naming the option of this tool where somebody has typed another tool's."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return error
+    ours = _FOREIGN_OPTIONS.get(error.option_name)
+    if ours is None or not any(ours in parameter.opts for parameter in error.ctx.command.params):
+        return error
+    message = f"No such option {error.option_name!r}. Did you mean {ours!r}?"
+    return click.NoSuchOption(error.option_name, message, ctx=error.ctx)
 
 
 def exit_code(error: errors.CifarTrainerError) -> int:
@@ -183,8 +225,28 @@ def name_variables(command: click.Command, name: str) -> None:
             option.envvar = f"CIFAR_TRAINER_{name}_{typed}".upper()
 
 
+#: What figures are saved as, by the ending of the name.
+PLOT_ENDINGS = (".png", ".svg", ".pdf")
+
+
+def plot_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --plot FILE, whose ending chooses the format; another one is a usage error."""
+
+    def check(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+        if path is not None and path.suffix.lower() not in PLOT_ENDINGS:
+            raise errors.UsageError(
+                f"--plot {path} does not end in the name of a format. "
+                f"Expected {', '.join(PLOT_ENDINGS[:-1])} or {PLOT_ENDINGS[-1]}."
+            )
+        return path
+
+    return click.option(
+        "--plot", type=PathType(), metavar="FILE", callback=check, help=f"{help} FILE is .png, .svg or .pdf."
+    )
+
+
 def save_plot(path: Path, figure: "Figure") -> None:
-    """Write a figure as a PNG, for --plot.
+    """Write a figure in the format that the ending of its name asks for.
 
     Raises:
         RunError: it cannot be written.
@@ -192,7 +254,7 @@ def save_plot(path: Path, figure: "Figure") -> None:
     from cifar_trainer import files, plots
 
     with files.writing(path, "Choose another --plot."):
-        files.write_bytes(path, plots.png(figure))
+        files.write_bytes(path, plots.render(figure, path.suffix.lower().removeprefix(".")))
 
 
 def explicit(ctx: click.Context, name: str) -> bool:

@@ -9,22 +9,18 @@ from cifar_trainer.cli.base import (
     PathType,
     data_dir_option,
     json_option,
+    plot_option,
     print_json,
     save_plot,
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.config import TrainConfig, check_choice
 from cifar_trainer.errors import printable
-from cifar_trainer.files import writing
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.cli.console import Output
-    from cifar_trainer.comparison import Comparison, Evaluated, Group
-    from cifar_trainer.data.dataset import Dataset
-    from cifar_trainer.run import Run
+    from cifar_trainer.comparison import Comparison, Group
 
 
 @click.command(name="compare")
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
     metavar="[test|validation]",
     help="The test set, or the held-out images of runs that held out the same ones.",
 )
-@click.option("--plot", type=PathType(), metavar="PNG", help="Draw the learning curves.")
+@plot_option("Draw the learning curves and the accuracies.")
 @data_dir_option("compare")
 @json_option
 @verbosity_options
@@ -48,11 +44,11 @@ def command(
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Set runs beside each other: accuracy, loss, time, energy, and whether they differ.
+    """Compare runs by accuracy, loss, time and energy, and test whether they differ.
 
-    Runs that differ only by their seed are one group: mean, standard deviation, n. Each
-    run is tested against the first on the same images (McNemar). A run that was not
-    evaluated yet is evaluated first.
+    Runs that differ only by their seed form a group: mean, standard deviation, n. Each
+    run is tested against the first on the same images (McNemar's test). A run that has
+    not been evaluated yet is evaluated first.
 
     \b
     Examples:
@@ -60,25 +56,18 @@ def command(
       cifar-trainer compare runs/document-* runs/regularized-* --plot comparison.png
     """
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.comparison import check_comparable, compare
-    from cifar_trainer.run import check_model, load_data, open_run
+    from cifar_trainer.comparison import compare
 
     output = Output(verbosity(ctx))
-    check_choice("split", split, ("test", "validation"))
-    opened = [open_run(path) for path in runs]
-    configs = [(run, run.read_config()) for run in opened]
-    check_comparable(configs, split)
-    for run in opened:
-        check_model(run)
     comparison = compare(
-        split, [_evaluated(run, c, split, load_data(run, data_dir), output) for run, c in configs]
+        runs, split=split, data_dir=data_dir, on_evaluate=lambda run: output.note(f"evaluating {run}")
     )
     if plot is not None:
         from cifar_trainer.comparison import comparison_figure
         from cifar_trainer.plots import LIGHT
 
         save_plot(plot, comparison_figure(comparison, LIGHT))
-        output.note(f"curves: {plot}")
+        output.note(f"figure: {plot}")
     if as_json:
         print_json(comparison.to_json())
         return
@@ -88,47 +77,18 @@ def command(
     output.result(tests_table(comparison))
 
 
-def _evaluated(
-    run: "Run", config: TrainConfig, split: str, dataset: "Dataset", output: "Output"
-) -> "Evaluated":
-    from cifar_trainer.comparison import read_evaluated
-    from cifar_trainer.data.splits import evaluated_split
-
-    images = evaluated_split(dataset, config, split)
-    found = read_evaluated(run, split, images)
-    if found is not None:
-        return found
-    output.note(f"evaluating {run.path}")
-    from cifar_trainer import environment
-    from cifar_trainer.recipes import get_recipe
-
-    environment.load_tensorflow(verbose=verbosity() > 0)
-    environment.choose_device("cpu" if config.device == "cpu" else "auto")
-    environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
-    from cifar_trainer.errors import RunError
-    from cifar_trainer.evaluation.evaluate import evaluate
-    from cifar_trainer.evaluation.subject import load_subject
-
-    subject = load_subject(run, dataset, split)
-    with writing(run.evaluation(split), "Make room, or give write access to the run's folder."):
-        evaluate(subject)
-    found = read_evaluated(run, split, images)
-    if found is None:
-        raise RunError(f"{run.evaluation(split)} has changed while it was read. Try again.")
-    return found
-
-
 def runs_table(comparison: "Comparison") -> "Table":
     """One row a run."""
     from rich.table import Table
 
-    # Without an NVIDIA GPU nothing was measured, and an empty column tells nobody anything.
+    # Without an NVIDIA GPU nothing was measured, and the column would be empty.
     measured = any(each.joules is not None for each in comparison.runs)
     table = Table(title=f"{comparison.images:,} images of the {comparison.split} split", box=None)
     table.add_column("run", overflow="fold")
     table.add_column("recipe", no_wrap=True)
     energy = ["energy"] if measured else []
-    for name in ("seed", "accuracy", "95 %", "loss", "epochs", "time", *energy, "parameters"):
+    names = ("seed", "accuracy", "95 %", "loss", "epochs", "time", *energy, "parameters", "test looks")
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for each in comparison.runs:
         table.add_row(
@@ -142,6 +102,7 @@ def runs_table(comparison: "Comparison") -> "Table":
             f"{each.seconds:,.0f} s",
             *([] if not measured else ["–" if each.joules is None else f"{each.joules:,.0f} J"]),
             f"{each.parameters:,}",
+            str(each.test_looks),
         )
     return table
 
@@ -173,7 +134,7 @@ def tests_table(comparison: "Comparison") -> "Table":
     first = printable(comparison.runs[0].run.path.resolve().name)
     table = Table(title=f"against {first}, by McNemar's test", box=None)
     table.add_column("run", overflow="fold")
-    for name in ("only that right", "only this right", "chi-square", "p, exact"):
+    for name in ("only FIRST correct", "only RUN correct", "chi-square", "p, exact"):
         table.add_column(name, justify="right", no_wrap=True)
     for each, test in zip(comparison.runs[1:], comparison.tests, strict=True):
         table.add_row(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.cli.base import (
+    PathType,
     data_dir_option,
     json_option,
     print_json,
@@ -13,9 +14,7 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.config import check_choice, check_count
-from cifar_trainer.errors import CheckError, UsageError
-from cifar_trainer.files import writing
+from cifar_trainer.errors import CheckError, UsageError, printable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 
     from cifar_trainer.evaluation.report import Report
     from cifar_trainer.evaluation.robustness import Robustness
+    from cifar_trainer.evaluation.unfamiliar import Unfamiliar
+
+#: Of more classes the table shows the ones with the lowest F1.
+TABLE_CLASSES = 30
 
 
 @click.command(name="evaluate")
@@ -34,14 +37,24 @@ if TYPE_CHECKING:
     help="The test set, or the training images that --validation holdout set aside.",
 )
 @data_dir_option("evaluate")
-@click.option("--require-accuracy", type=float, metavar="X", help="Exit with 4 below it (0 to 1).")
+@click.option(
+    "--require-accuracy", type=float, metavar="X", help="Exit with code 4 if the accuracy is lower (0 to 1)."
+)
 @click.option(
     "--robustness",
     is_flag=True,
     show_default=False,
-    help="Also measure accuracy under fifteen corruptions and two attacks; takes minutes.",
+    help="Also measure accuracy under fifteen corruptions and two attacks. Takes minutes.",
 )
-@click.option("--robustness-images", type=int, default=2000, metavar="N", help="On so many of the images.")
+@click.option(
+    "--robustness-images", type=int, default=2000, metavar="N", help="Number of images for --robustness."
+)
+@click.option(
+    "--unfamiliar",
+    type=PathType(),
+    metavar="FOLDER",
+    help="Also measure whether these images are recognized as unlike the training data.",
+)
 @json_option
 @verbosity_options
 @click.pass_context
@@ -54,12 +67,13 @@ def command(
     require_accuracy: float | None,
     robustness: bool,
     robustness_images: int,
+    unfamiliar: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a run's model, and write a report: figures, pictures, one page.
+    """Measure a run's model and write a report: numbers, figures, one page.
 
-    RUN is a run's folder; the newest run, if left out. The report goes into
-    RUN/evaluation/SPLIT/: report.html to look at and to send, report.json, the pictures.
+    RUN is a run's folder, by default the newest run. The report goes into
+    RUN/evaluation/SPLIT/: report.html, one page to open or send; report.json; the figures.
 
     \b
     Examples:
@@ -73,27 +87,10 @@ def command(
             f"--require-accuracy {require_accuracy} is out of range. "
             "Expected a share from 0 to 1, such as 0.65."
         )
-    check_choice("split", split, ("test", "validation"))
-    check_count("robustness-images", robustness_images)
-    from cifar_trainer import environment
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data.splits import check_split
-    from cifar_trainer.recipes import get_recipe
-    from cifar_trainer.run import check_model, load_data, open_run
+    from cifar_trainer.evaluation.evaluate import evaluate
 
     output = Output(verbosity(ctx))
-    opened = open_run(run)
-    check_model(opened)
-    config = opened.read_config()
-    check_split(config, split)
-    dataset = load_data(opened, data_dir)
-    environment.load_tensorflow(verbose=verbosity(ctx) > 0)
-    # A run that was trained on a GPU can be evaluated where there is none.
-    environment.choose_device("cpu" if config.device == "cpu" else "auto")
-    environment.configure_threads(split=get_recipe(config.recipe).SPLITTABLE)
-    from cifar_trainer.evaluation.evaluate import evaluate
-    from cifar_trainer.evaluation.subject import load_subject
-
     with output.count_bar() as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -102,18 +99,23 @@ def command(
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done)
 
-        subject = load_subject(opened, dataset, split)
-        with writing(opened.evaluation(split), "Make room, or give write access to the run's folder."):
-            report = evaluate(
-                subject, robustness_images=robustness_images if robustness else None, on_progress=show
-            )
+        report = evaluate(
+            run,
+            split=split,
+            data_dir=data_dir,
+            robustness_images=robustness_images if robustness else None,
+            unfamiliar=unfamiliar,
+            verbose=verbosity(ctx) > 0,
+            on_progress=show,
+        )
     if as_json:
-        print_json(report.summary())
+        print_json(report.to_json())
     else:
         output.result(report_table(report))
+        output.result(unfamiliar_table(report.unfamiliar))
         if robustness and report.robustness is not None:
             output.result(robustness_table(report.robustness))
-        output.note(f"report: {opened.evaluation(split)}/report.html")
+        output.note(f"report: {Path(report.run_dir) / 'evaluation' / split}/report.html")
     if require_accuracy is not None and report.accuracy < require_accuracy:
         raise CheckError(
             f"The accuracy is {report.accuracy:.4f} on {report.images} images of the {split} split; "
@@ -125,25 +127,33 @@ def report_table(report: "Report") -> "Table":
     """The report by class, its summary in the caption."""
     from rich.table import Table
 
+    balanced = "" if report.is_balanced else f", balanced accuracy {report.balanced_accuracy:.2%}"
+    rows = report.per_class
+    hidden = len(rows) - TABLE_CLASSES
+    if hidden > 0:
+        rows = sorted(rows, key=lambda row: row["f1"])[:TABLE_CLASSES]
     table = Table(
         title=f"{report.run_dir}: {report.split} split of {report.data}",
         caption=(
             f"{report.images:,} images, accuracy {report.accuracy:.2%} (95 % interval "
-            f"{report.accuracy_interval[0]:.2%} to {report.accuracy_interval[1]:.2%}), loss {report.loss:.4f}"
+            f"{report.accuracy_interval[0]:.2%} to {report.accuracy_interval[1]:.2%}){balanced}, "
+            f"loss {report.loss:.4f}{_expectation(report)}"
         ),
         caption_justify="left",
     )
     table.add_column("class")
     for name in ("precision", "recall", "F1", "images"):
         table.add_column(name, justify="right")
-    for row in report.per_class:
+    for row in rows:
         table.add_row(
-            row["class"],
+            printable(row["class"]),
             f"{row['precision']:.3f}",
             f"{row['recall']:.3f}",
             f"{row['f1']:.3f}",
             str(row["support"]),
         )
+    if hidden > 0:
+        table.add_row(f"and {hidden} more, with a higher F1", "", "", "", "")
     table.add_section()
     macro = report.macro
     table.add_row(
@@ -156,25 +166,54 @@ def report_table(report: "Report") -> "Table":
     return table
 
 
+def _expectation(report: "Report") -> str:
+    expected = report.expected
+    if expected is None:
+        return ""
+    span = f"{expected.low:.1%} to {expected.high:.1%}"
+    return f"\n{report.place} the range of {expected.n} earlier runs of this recipe, {span}"
+
+
+def unfamiliar_table(unfamiliar: "Unfamiliar") -> "Table":
+    """How well images of other kinds are distinguished from those of the split."""
+    from rich.table import Table
+
+    where = "held-out training" if unfamiliar.fitted_on == "validation" else "test"
+    table = Table(
+        title="unfamiliar images, by their energy",
+        caption=f"threshold fitted on {unfamiliar.fitted_images:,} {where} images",
+        caption_justify="left",
+    )
+    table.add_column("images of another kind")
+    for name in ("images", "AUROC", "FPR at 95 %", "called unfamiliar"):
+        table.add_column(name, justify="right")
+    for kind in unfamiliar.kinds:
+        table.add_row(
+            kind.name,
+            f"{kind.images:,}",
+            f"{kind.energy.auroc:.3f}",
+            f"{kind.energy.fpr95:.1%}",
+            f"{kind.flagged:.1%}",
+        )
+    return table
+
+
 def robustness_table(robustness: "Robustness") -> "Table":
     """Accuracy under each corruption by severity, and under each attack by strength."""
     from rich.table import Table
 
-    from cifar_trainer.evaluation.corruptions import SEVERITIES
-    from cifar_trainer.evaluation.robustness import EPSILONS
-
     table = Table(
-        title=f"accuracy on {robustness.images:,} images, unspoilt {robustness.clean:.1%}",
-        caption=f"mean over the corruptions {robustness.mean:.1%}",
+        title=f"accuracy on {robustness.images:,} images, clean {robustness.clean:.1%}",
+        caption=f"mean over the corruptions {robustness.mean_corrupted:.1%}",
         caption_justify="left",
     )
     table.add_column("corruption, by severity")
-    for severity in SEVERITIES:
+    for severity in robustness.severities:
         table.add_column(str(severity), justify="right")
     for result in robustness.corruptions:
         table.add_row(result.name.replace("_", " "), *(f"{share:.1%}" for share in result.accuracy))
     table.add_section()
-    table.add_row("attack, by largest change", *(f"{epsilon}/255" for epsilon in EPSILONS), "")
+    table.add_row("attack, by largest change", *(f"{epsilon}/255" for epsilon in robustness.epsilons_255), "")
     for attack in robustness.attacks:
         table.add_row(attack.name, *(f"{share:.1%}" for share in attack.accuracy), "")
     return table

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
     """List the runs in a folder, the newest first.
 
-    Accuracy is of the watched split after the last complete epoch.
+    Accuracy is on the validation split after the last complete epoch.
 
     \b
     Examples:

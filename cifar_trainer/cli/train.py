@@ -23,6 +23,7 @@ from cifar_trainer.recipes import RECIPES
 
 if TYPE_CHECKING:
     from cifar_trainer.run import TrainResult
+    from cifar_trainer.training.seeds import GroupResult
 
 
 def _choices(values: Iterable[str]) -> str:
@@ -35,6 +36,7 @@ def _choices(values: Iterable[str]) -> str:
 @click.option("--batch-size", type=int, help="Images a step.  [default: the recipe's]")
 @click.option("--learning-rate", type=float, help="Peak learning rate.  [default: the recipe's]")
 @click.option("--seed", type=int, default=0, help="Seed of weights, order, augmentation and dropout.")
+@click.option("--seeds", metavar="N|LIST", help="Train N runs, or one for each seed of a list such as 1,2,3.")
 @click.option(
     "--validation",
     default="test",
@@ -64,7 +66,9 @@ def _choices(values: Iterable[str]) -> str:
 @json_option
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options: Any) -> None:
+def command(
+    ctx: click.Context, /, as_json: bool, resume: Path | None, seeds: str | None, **options: Any
+) -> None:
     """Train a model and write a run folder.
 
     \b
@@ -72,6 +76,7 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
       cifar-trainer train --epochs 10
       cifar-trainer train --validation holdout --seed 1 --run-dir runs/seed-1
       cifar-trainer train --resume runs/seed-1 --epochs 20
+      cifar-trainer train --seeds 5 --run-dir runs/five
 
     Ctrl-C finishes the current step, saves a checkpoint, and prints the command that resumes.
     """
@@ -79,7 +84,11 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
     from cifar_trainer.cli.prepare import reporting
     from cifar_trainer.cli.training_display import TrainingDisplay
     from cifar_trainer.training import session
+    from cifar_trainer.training.seeds import GroupResult, is_group, parse_seeds, resume_seeds, train_seeds
 
+    if seeds is not None and (resume is not None or explicit(ctx, "seed")):
+        other = "--resume" if resume is not None else "--seed"
+        raise UsageError(f"--seeds {seeds} does not go with {other}. Leave one of them out.")
     output, stop = Output(verbosity(ctx)), StopRequest()
     with reporting(output) as prepare_reporter, TrainingDisplay(output, prepare_reporter, stop) as display:
         common: dict[str, Any] = {
@@ -87,12 +96,18 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
             "should_stop": lambda: bool(stop),
             "verbose": verbosity(ctx) > 0,
         }
+        result: TrainResult | GroupResult
         try:
-            if resume is None:
-                given = {name: value for name, value in options.items() if value is not None}
-                result = session.train(**given, **common)
+            if resume is not None:
+                go_on = resume_seeds if is_group(resume) else session.resume
+                result = go_on(resume, **_resume_options(ctx, resume, options), **common)
             else:
-                result = session.resume(resume, **_resume_options(ctx, resume, options), **common)
+                given = {name: value for name, value in options.items() if value is not None}
+                if seeds is None:
+                    result = session.train(**given, **common)
+                else:
+                    del given["seed"]
+                    result = train_seeds(parse_seeds(seeds), **given, **common)
         except TrainingStopped as error:
             command_line = shlex.join(_resume_command(error.run_dir, options["data_dir"]))
             output.note(f"Stopped and saved. Resume with:\n  {command_line}", wrap=False)
@@ -100,7 +115,7 @@ def command(ctx: click.Context, /, as_json: bool, resume: Path | None, **options
     if as_json:
         print_json(result.to_json())
     else:
-        output.result(format_result(result))
+        output.result(format_group(result) if isinstance(result, GroupResult) else format_result(result))
 
 
 #: What may be chosen anew at a resume, besides what the run has recorded.
@@ -137,3 +152,21 @@ def format_result(result: "TrainResult") -> str:
         f"weights     sha256 {result.weights_sha256}\n"
         f"model       {result.run_dir}/model.keras"
     )
+
+
+def format_group(group: "GroupResult") -> str:
+    """The runs of a group, a line each, and what they give together."""
+    lines = [
+        f"seed {run.seed:<4} accuracy {run.validation['accuracy']:.2%}  loss {run.validation['loss']:.4f}  "
+        f"{run.seconds:.1f} s  {run.run_dir}"
+        for run in group.runs
+    ]
+    accuracy = group.accuracy
+    mean = f"mean {accuracy.mean:.2%} of {accuracy.n} {'run' if accuracy.n == 1 else 'runs'}"
+    if accuracy.standard_deviation is not None and accuracy.interval is not None:
+        low, high = accuracy.interval
+        mean += (
+            f", standard deviation {accuracy.standard_deviation:.2%}, "
+            f"95 % interval of the mean {low:.2%} to {high:.2%}"
+        )
+    return "\n".join([*lines, mean, f"compare them: cifar-trainer compare {group.group_dir}/seed-*"])

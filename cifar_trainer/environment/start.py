@@ -186,11 +186,12 @@ def _cpu(warning: str = "") -> Device:
     return Device("cpu", describe_cpu(), "/CPU:0", 1, warning=warning)
 
 
-def start(config: TrainConfig | None = None, *, verbose: bool = False) -> Device:
+def start(config: TrainConfig | None = None, *, device: str | None = None, verbose: bool = False) -> Device:
     """Start TensorFlow as a run of these settings does: backend, device, threads, determinism.
 
     Args:
-        config: the settings; None is the device that `auto` finds, all cores for each operation.
+        config: the settings; None has all cores for each operation.
+        device: one of `DEVICES`; None is that of the settings, or `auto`.
         verbose: show TensorFlow's own messages.
 
     Raises:
@@ -199,8 +200,8 @@ def start(config: TrainConfig | None = None, *, verbose: bool = False) -> Device
     from cifar_trainer.recipes import get_recipe
 
     load_tensorflow(verbose)
-    device = choose_device("auto" if config is None else config.device)
-    configure_threads(split=config is not None and get_recipe(config.recipe).SPLITTABLE)
+    chosen = choose_device(device or ("auto" if config is None else config.device))
+    configure_threads(split=config is not None and get_recipe(config.recipe).splittable)
     if config is not None and config.deterministic:
         enable_determinism()
-    return device
+    return chosen

@@ -1,1 +1,1 @@
-"""What a trained network is worth: figures, pictures, a page, and comparisons between runs."""
+"""Evaluating a run: its numbers, the figures, and the page that shows them."""

@@ -1,4 +1,4 @@
-"""Whether a model is as often right as it is sure, and a temperature that mends it."""
+"""Whether a model's confidence matches its accuracy, and the temperature that makes it match."""
 
 import dataclasses
 
@@ -7,7 +7,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from cifar_trainer import metrics
-from cifar_trainer.evaluation.subject import Subject
 
 BINS = 15
 #: The temperatures that are searched; real networks lie between 0.5 and 5.
@@ -21,8 +20,8 @@ class Bin:
     Attributes:
         low, high: the part, low < confidence <= high.
         images: their number.
-        confidence: its mean; None where there are none.
-        accuracy: the share classified rightly; None where there are none.
+        confidence: the mean; None where there are no images.
+        accuracy: the share classified correctly; None where there are no images.
     """
 
     low: float
@@ -34,7 +33,7 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """How confidence and accuracy go together.
+    """How well confidence matches accuracy.
 
     Attributes:
         ece: the expected calibration error (Guo et al. 2017, equation 3): the mean
@@ -77,14 +76,14 @@ def reliability(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """The reliability of a split, as the model is and, where one was fitted, at a temperature.
+    """The reliability of a split, before and after temperature scaling.
 
     Attributes:
         before: at temperature 1.
         temperature: fitted on the images that the run held out; None where it held out none.
         after: at that temperature.
         fitted_on: how many images it was fitted on.
-        same_images: whether they are the very images that `after` is about.
+        same_images: whether they are the images that `after` was measured on.
     """
 
     before: Reliability
@@ -94,22 +93,28 @@ class Calibration:
     same_images: bool = False
 
 
-def calibrate(subject: Subject) -> Calibration:
-    """Compare a subject's confidence with its accuracy, before and after temperature scaling.
+def calibrate(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    held_out: tuple[np.ndarray, np.ndarray] | None,
+    *,
+    same_images: bool = False,
+) -> Calibration:
+    """Compare confidence with accuracy, before and after temperature scaling.
 
-    The temperature comes from held-out training images only; never from the test set.
+    Args:
+        logits: float [N, classes].
+        labels: integer [N].
+        held_out: logits and labels of the training images that were held out, on which the
+            temperature is fitted; None fits none, since the test set is no place to fit on.
+        same_images: whether those are the images of `logits`.
     """
-    before = reliability(subject.logits, subject.labels)
-    if subject.held_out is None:
+    before = reliability(logits, labels)
+    if held_out is None:
         return Calibration(before)
-    temperature = fit_temperature(subject.held_out.logits, subject.held_out.labels)
-    return Calibration(
-        before,
-        temperature,
-        reliability(subject.logits, subject.labels, temperature),
-        len(subject.held_out.labels),
-        same_images=subject.split_name == "validation",
-    )
+    temperature = fit_temperature(*held_out)
+    after = reliability(logits, labels, temperature)
+    return Calibration(before, temperature, after, len(held_out[1]), same_images)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -1,5 +1,11 @@
-"""Fifteen image corruptions at five severities (Hendrycks & Dietterich 2019)."""
+"""Fifteen image corruptions at five severities (Hendrycks & Dietterich 2019), at the strengths of CIFAR-10-C.
 
+Each function takes images as float32 [N, H, W, C] from 0 to 1, of one or three channels, a
+generator, and the numbers of its row in `CORRUPTIONS`; what it returns may leave that range.
+Lengths in pixels are those for images of 32×32, whatever the size.
+"""
+
+import dataclasses
 import functools
 import io
 from collections.abc import Callable
@@ -8,21 +14,247 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+#: The weights of a grey value (ITU-R BT.601).
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+_FROST_SIDE = 256
 
-def gaussian(images: np.ndarray, sigma: float) -> np.ndarray:
+
+def gaussian_noise(images: np.ndarray, draw: np.random.Generator, scale: float) -> np.ndarray:
+    """Independent normal noise on each value."""
+    noisy: np.ndarray = images + scale * draw.standard_normal(images.shape, np.float32)
+    return noisy
+
+
+def shot_noise(images: np.ndarray, draw: np.random.Generator, photons: float) -> np.ndarray:
+    """The Poisson noise of counting photons, so many at full brightness."""
+    return (draw.poisson(images * photons) / photons).astype(np.float32)
+
+
+def impulse_noise(images: np.ndarray, draw: np.random.Generator, amount: float) -> np.ndarray:
+    """Salt and pepper: a share of the values becomes 0 or 1, each half of the time."""
+    chance = draw.random(images.shape, np.float32)
+    salted = np.where(chance < amount, np.float32(1), images)
+    noisy: np.ndarray = np.where(chance < amount / 2, np.float32(0), salted)
+    return noisy
+
+
+def defocus_blur(images: np.ndarray, draw: np.random.Generator, radius: float, softness: float) -> np.ndarray:
+    """A disc for each point of light, its edge blurred by three pixels of a bell curve."""
+    down, right = np.mgrid[-3:4, -3:4]
+    disc = (down**2 + right**2 <= radius**2).astype(np.float64)
+    curve = np.exp(-np.array([1.0, 0.0, 1.0]) / (2 * softness**2))
+    curve /= curve.sum()
+    kernel = ndimage.convolve(disc / disc.sum(), np.outer(curve, curve), mode="constant")
+    blurred: np.ndarray = ndimage.convolve(images, kernel.astype(np.float32)[None, :, :, None], mode="mirror")
+    return blurred
+
+
+def glass_blur(
+    images: np.ndarray, draw: np.random.Generator, sigma: float, reach: int, times: int
+) -> np.ndarray:
+    """Each inner pixel takes the value of one up or left of it, or its own, between two slight blurs.
+
+    The authors' code means to exchange the two pixels, but the second assignment of
+    `a, b = b, a` reads a view that the first has changed already; CIFAR-10-C was made so.
+    """
+    shuffled = np.floor(_gaussian(images, sigma) * 255) / np.float32(255)
+    count, height, width = images.shape[:3]
+    rows = np.arange(reach + 1, height - reach + 1)[:, None]
+    columns = np.arange(reach + 1, width - reach + 1)
+    for _ in range(times):
+        down, right = draw.integers(-reach, reach, (2, count, len(rows), len(columns)))
+        # From the far corner on, so that each pixel reads one that has not changed yet: all at once.
+        shuffled[:, rows, columns] = shuffled[np.arange(count)[:, None, None], rows + down, columns + right]
+    return _gaussian(shuffled, sigma)
+
+
+def motion_blur(images: np.ndarray, draw: np.random.Generator, radius: int, sigma: float) -> np.ndarray:
+    """A streak in a direction of its own for each image, from -45° to 45°."""
+    return _motion(images, radius, sigma, draw.uniform(-45, 45, len(images)))
+
+
+def zoom_blur(images: np.ndarray, draw: np.random.Generator, largest: float) -> np.ndarray:
+    """The mean of the image and of its enlargements, one per cent apart."""
+    factors = np.arange(1, largest, 0.01)
+    total = images + sum(_zoom(images, float(factor)) for factor in factors)
+    mean: np.ndarray = total / np.float32(len(factors) + 1)
+    return mean
+
+
+def snow(
+    images: np.ndarray,
+    draw: np.random.Generator,
+    mean: float,
+    spread: float,
+    size: float,
+    least: float,
+    radius: int,
+    sigma: float,
+    kept: float,
+) -> np.ndarray:
+    """Streaks of flakes, falling both ways, over an image that is whitened."""
+    flakes = mean + spread * draw.standard_normal((*images.shape[:3], 1), np.float32)
+    flakes = _zoom(flakes, size)
+    flakes = np.where(flakes < least, np.float32(0), np.clip(flakes, 0, 1))
+    flakes = _motion(flakes, radius, sigma, draw.uniform(-135, -45, len(images)))
+    grey = (images @ _GREY)[..., None] if images.shape[3] == 3 else images
+    whitened = kept * images + (1 - kept) * np.maximum(images, grey * 1.5 + 0.5)
+    fallen: np.ndarray = whitened + flakes + flakes[:, ::-1, ::-1]
+    return fallen
+
+
+def frost(images: np.ndarray, draw: np.random.Generator, kept: float, ice: float) -> np.ndarray:
+    """Ice crystals laid over the image: a window of a drawn texture, for photographs of frost."""
+    count, height, width, channels = images.shape
+    texture = frost_texture() if channels == 3 else (frost_texture() @ _GREY)[..., None]
+    top, left = draw.integers(0, _FROST_SIDE - np.array([[height], [width]]), (2, count))
+    rows, columns = top[:, None] + np.arange(height), left[:, None] + np.arange(width)
+    frozen: np.ndarray = kept * images + ice * texture[rows[:, :, None], columns[:, None, :]]
+    return frozen
+
+
+def fog(images: np.ndarray, draw: np.random.Generator, amount: float, decay: float) -> np.ndarray:
+    """A plasma cloud over the image, which is dimmed by as much as it gains."""
+    height, width = images.shape[1:3]
+    brightest = images.max(axis=(1, 2, 3), keepdims=True)
+    # The clouds come in powers of two; the corner of one covers other sizes.
+    side = 1 << (max(height, width) - 1).bit_length()
+    clouds = plasma(len(images), side, decay, draw)[:, :height, :width, None]
+    foggy: np.ndarray = (images + amount * clouds) * brightest / (brightest + amount)
+    return foggy
+
+
+def brightness(images: np.ndarray, draw: np.random.Generator, raised: float) -> np.ndarray:
+    """The value of HSV raised; hue and saturation stay."""
+    value = images.max(axis=3, keepdims=True)
+    brighter = np.minimum(value + np.float32(raised), np.float32(1))
+    # With hue and saturation kept, the channels grow in proportion; black becomes grey.
+    scaled: np.ndarray = np.where(value > 0, images * (brighter / np.maximum(value, 1e-6)), brighter)
+    return scaled
+
+
+def contrast(images: np.ndarray, draw: np.random.Generator, kept: float) -> np.ndarray:
+    """Values drawn towards their channel's mean over the image."""
+    means = images.mean(axis=(1, 2), keepdims=True)
+    flat: np.ndarray = (images - means) * np.float32(kept) + means
+    return flat
+
+
+def elastic_transform(
+    images: np.ndarray, draw: np.random.Generator, strength: float, smoothness: float, skew: float
+) -> np.ndarray:
+    """A slight random affine map, then positions displaced by a smooth random field."""
+    count, height, width = images.shape[:3]
+    side = min(height, width)
+    rows, columns = np.mgrid[:height, :width].astype(np.float64)
+    sources = _affine_sources(count, height, width, skew * side, draw)
+    turned = sample(images, *np.einsum("nij,jhw->inhw", sources, np.stack([rows, columns, rows**0])))
+    fields = draw.uniform(-1, 1, (2, count, height, width))
+    sigma = smoothness * side
+    down, right = strength * side * ndimage.gaussian_filter(fields, (0, 0, sigma, sigma), truncate=3.0)
+    return sample(turned, rows + down, columns + right, repeat_border=True)
+
+
+def pixelate(images: np.ndarray, draw: np.random.Generator, share: float) -> np.ndarray:
+    """Reduced and enlarged again, each pixel the mean of what it covers."""
+
+    def coarsen(image: Image.Image) -> Image.Image:
+        small = (int(image.width * share), int(image.height * share))
+        return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BOX)
+
+    return _each(images, coarsen)
+
+
+def jpeg_compression(images: np.ndarray, draw: np.random.Generator, quality: int) -> np.ndarray:
+    """Written as a JPEG of low quality, and read again."""
+
+    def compress(image: Image.Image) -> Image.Image:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        return Image.open(buffer)
+
+    return _each(images, compress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corruption:
+    """A corruption: what it does, and how strong it is at each severity.
+
+    Attributes:
+        family: `noise`, `blur`, `weather` or `digital`.
+        apply: a function of this module.
+        strengths: its further arguments, by severity.
+    """
+
+    family: str
+    apply: Callable[..., np.ndarray]
+    strengths: tuple[tuple[float, ...], ...]
+
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+#: By name, in the paper's order. The strengths are those of the authors' `make_cifar_c.py`.
+# fmt: off
+CORRUPTIONS = {
+    "gaussian_noise": Corruption("noise", gaussian_noise, ((0.04,), (0.06,), (0.08,), (0.09,), (0.10,))),
+    "shot_noise": Corruption("noise", shot_noise, ((500,), (250,), (100,), (75,), (50,))),
+    "impulse_noise": Corruption("noise", impulse_noise, ((0.01,), (0.02,), (0.03,), (0.05,), (0.07,))),
+    "defocus_blur": Corruption(
+        "blur", defocus_blur, ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))),
+    "glass_blur": Corruption(
+        "blur", glass_blur, ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))),
+    "motion_blur": Corruption("blur", motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))),
+    "zoom_blur": Corruption("blur", zoom_blur, ((1.06,), (1.11,), (1.16,), (1.21,), (1.26,))),
+    "snow": Corruption("weather", snow, (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8))),
+    "frost": Corruption("weather", frost, ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
+    "fog": Corruption("weather", fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),
+    "brightness": Corruption("weather", brightness, ((0.05,), (0.1,), (0.15,), (0.2,), (0.3,))),
+    "contrast": Corruption("digital", contrast, ((0.75,), (0.5,), (0.4,), (0.3,), (0.15,))),
+    "elastic_transform": Corruption("digital", elastic_transform, (
+        (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))),
+    "pixelate": Corruption("digital", pixelate, ((0.95,), (0.9,), (0.85,), (0.75,), (0.65,))),
+    "jpeg_compression": Corruption("digital", jpeg_compression, ((80,), (65,), (58,), (50,), (40,))),
+}
+# fmt: on
+
+
+def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
+    """Corrupt images; the same arguments give the same images.
+
+    Args:
+        images: uint8 [N, H, W, C], of one or three channels, at most 256×256.
+        name: one of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: of the random draws, which differ by corruption and severity.
+
+    Returns:
+        uint8 [N, H, W, C].
+    """
+    corruption = CORRUPTIONS[name]
+    draw = np.random.default_rng([seed, list(CORRUPTIONS).index(name), severity])
+    values = images.astype(np.float32) / np.float32(255)
+    corrupted = corruption.apply(values, draw, *corruption.strengths[severity - 1])
+    # Cut off, not rounded, as in CIFAR-10-C.
+    bytes_of_images: np.ndarray = (np.clip(corrupted, 0, 1) * 255).astype(np.uint8)
+    return bytes_of_images
+
+
+def _gaussian(images: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of each channel, cut at four sigma, the border repeated: [N, H, W, C]."""
     blurred: np.ndarray = ndimage.gaussian_filter(images, (0, sigma, sigma, 0), mode="nearest", truncate=4.0)
     return blurred
 
 
-def motion(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) -> np.ndarray:
-    """ImageMagick's motion blur: half a bell curve along a line, in whole pixels.
+def _motion(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) -> np.ndarray:
+    """ImageMagick's motion blur: half a bell curve along a line of 2 · radius + 1 whole pixels.
 
     Args:
         images: float [N, H, W, C].
-        radius: the line is 2 · radius + 1 pixels long.
+        radius: of the line, in pixels.
         sigma: of the bell curve, in pixels.
-        degrees: each picture's direction, float [N].
+        degrees: each image's direction, float [N].
     """
     along = np.arange(2 * radius + 1)
     weights = np.exp(-(along**2) / (2 * sigma**2))
@@ -39,11 +271,16 @@ def motion(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) -
     return blurred
 
 
-def zoom_matrix(side: int, factor: float) -> np.ndarray:
-    """What enlarging the middle by `factor` does to one axis: float32 [side, side].
+def _zoom(images: np.ndarray, factor: float) -> np.ndarray:
+    """Enlarge the middle of images, [N, H, W, C], linearly by `factor` >= 1."""
+    down, across = (_zoom_matrix(side, factor) for side in images.shape[1:3])
+    wide = np.einsum("ij,njwc->niwc", down, images, optimize=True)
+    zoomed: np.ndarray = np.einsum("ij,nhjc->nhic", across, wide, optimize=True)
+    return zoomed
 
-    Linear interpolation on both axes is this matrix from the left and from the right.
-    """
+
+def _zoom_matrix(side: int, factor: float) -> np.ndarray:
+    """What enlarging the middle by `factor` does to one axis, as a float32 [side, side] to multiply by."""
     kept = int(np.ceil(side / factor))
     start = (side - kept) // 2
     crop = np.eye(side, dtype=np.float64)[start : start + kept]
@@ -53,18 +290,10 @@ def zoom_matrix(side: int, factor: float) -> np.ndarray:
     return matrix
 
 
-def zoom(images: np.ndarray, factor: float) -> np.ndarray:
-    """Enlarge the middle of square pictures, [N, side, side, C], linearly by `factor` >= 1."""
-    matrix = zoom_matrix(images.shape[1], factor)
-    across = np.einsum("ij,njwc->niwc", matrix, images, optimize=True)
-    zoomed: np.ndarray = np.einsum("ij,nhjc->nhic", matrix, across, optimize=True)
-    return zoomed
-
-
 def sample(
     images: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, repeat_border: bool = False
 ) -> np.ndarray:
-    """Read pictures between their pixels: bilinear, mirrored at the border.
+    """Read images between their pixels: bilinear, mirrored at the border.
 
     Args:
         images: float [N, H, W, C].
@@ -86,200 +315,38 @@ def sample(
     return mixed
 
 
-def _mirrored(places: np.ndarray, length: int, repeat_border: bool) -> np.ndarray:
-    """Places outside 0 to length - 1 folded back in."""
-    if repeat_border:
-        within = places % (2 * length)
-        behind: np.ndarray = np.minimum(within, 2 * length - 1 - within)
-        return behind
-    period = 2 * (length - 1)
-    folded: np.ndarray = (length - 1) - np.abs(places % period - (length - 1))
+def _mirrored(positions: np.ndarray, length: int, repeat_border: bool) -> np.ndarray:
+    """Positions outside 0 to length - 1 folded back in."""
+    period = 2 * (length - 1 + repeat_border)
+    within = positions % period
+    folded: np.ndarray = np.minimum(within, period - repeat_border - within)
     return folded
 
 
-def gaussian_noise(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """Independent normal noise on each value."""
-    scale = (0.04, 0.06, 0.08, 0.09, 0.10)[severity - 1]
-    noisy: np.ndarray = images + scale * draw.standard_normal(images.shape, np.float32)
-    return noisy
-
-
-def shot_noise(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """The Poisson noise of counting photons, so many at full brightness."""
-    photons = (500, 250, 100, 75, 50)[severity - 1]
-    return (draw.poisson(images * photons) / photons).astype(np.float32)
-
-
-def impulse_noise(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """Salt and pepper: a share of the values becomes 0 or 1, each half of the time."""
-    amount = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
-    chance = draw.random(images.shape, np.float32)
-    noisy: np.ndarray = np.where(
-        chance < amount / 2, np.float32(0), np.where(chance < amount, np.float32(1), images)
-    )
-    return noisy
-
-
-def defocus_blur(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """A disc for each point of light, its edge softened."""
-    radius, softness = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))[severity - 1]
-    kernel = disc(radius, softness).astype(np.float32)
-    blurred: np.ndarray = ndimage.convolve(images, kernel[None, :, :, None], mode="mirror")
-    return blurred
-
-
-def disc(radius: float, softness: float) -> np.ndarray:
-    """A disc of sum 1, blurred by three pixels of a bell curve: float64 [7, 7]."""
-    down, right = np.mgrid[-3:4, -3:4]
-    sharp = (down**2 + right**2 <= radius**2).astype(np.float64)
-    curve = np.exp(-np.array([1.0, 0.0, 1.0]) / (2 * softness**2))
-    curve /= curve.sum()
-    blurred: np.ndarray = ndimage.convolve(sharp / sharp.sum(), np.outer(curve, curve), mode="constant")
-    return blurred
-
-
-def glass_blur(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """Each inner pixel takes the value of one up or left of it, or its own, between two slight blurs.
-
-    The authors' code means to exchange the two pixels, but the second assignment of
-    `a, b = b, a` reads a view that the first has changed already; CIFAR-10-C was made so.
-    """
-    sigma, reach, times = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))[severity - 1]
-    shuffled = np.floor(gaussian(images, sigma) * 255) / np.float32(255)
-    count, side = images.shape[:2]
-    inner = np.arange(reach + 1, side - reach + 1)
-    for _ in range(times):
-        down, right = draw.integers(-reach, reach, (2, count, len(inner), len(inner)))
-        # From the far corner on, so that each pixel reads one that has not changed yet: all at once.
-        shuffled[:, inner[:, None], inner] = shuffled[
-            np.arange(count)[:, None, None], inner[:, None] + down, inner + right
-        ]
-    return gaussian(shuffled, sigma)
-
-
-def motion_blur(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """A streak in a direction of its own for each picture, from -45° to 45°."""
-    radius, sigma = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[severity - 1]
-    return motion(images, radius, sigma, draw.uniform(-45, 45, len(images)))
-
-
-def zoom_blur(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """The mean of the picture and of its enlargements, one per cent apart."""
-    largest = (1.06, 1.11, 1.16, 1.21, 1.26)[severity - 1]
-    factors = np.arange(1, largest, 0.01)
-    total = images + sum(zoom(images, float(factor)) for factor in factors)
-    mean: np.ndarray = total / np.float32(len(factors) + 1)
-    return mean
-
-
-def contrast(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """Values drawn towards their channel's mean over the picture."""
-    kept = np.float32((0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1])
-    means = images.mean(axis=(1, 2), keepdims=True)
-    flat: np.ndarray = (images - means) * kept + means
-    return flat
-
-
-def elastic_transform(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """A slight random affine map, then places displaced by a smooth random field."""
-    strength, smoothness, skew = (
-        (0, 0, 0.08),
-        (0.05, 0.2, 0.07),
-        (0.08, 0.06, 0.06),
-        (0.1, 0.04, 0.05),
-        (0.1, 0.03, 0.03),
-    )[severity - 1]
-    count, side = images.shape[:2]
-    rows, columns = np.mgrid[:side, :side].astype(np.float64)
-    sources = _affine_sources(count, side, skew * side, draw)
-    turned = sample(images, *np.einsum("nij,jhw->inhw", sources, np.stack([rows, columns, rows**0])))
-    fields = draw.uniform(-1, 1, (2, count, side, side))
-    sigma = smoothness * side
-    down, right = strength * side * ndimage.gaussian_filter(fields, (0, 0, sigma, sigma), truncate=3.0)
-    return sample(turned, rows + down, columns + right, repeat_border=True)
-
-
-def _affine_sources(count: int, side: int, reach: float, draw: np.random.Generator) -> np.ndarray:
-    """Where each place is read under a map that moves three corners by up to `reach`.
+def _affine_sources(
+    count: int, height: int, width: int, reach: float, draw: np.random.Generator
+) -> np.ndarray:
+    """Where each position is read under a map that moves three corners by up to `reach` pixels.
 
     Returns:
         float64 [count, 2, 3]: (row, column) = matrix · (row, column, 1).
     """
-    middle, arm = side // 2, side // 3
-    corners = np.array(
-        [[middle + arm, middle + arm], [middle - arm, middle + arm], [middle - arm] * 2], float
-    )
+    middle, arm = np.array([height // 2, width // 2]), min(height, width) // 3
+    corners = middle + arm * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])
     moved = corners + draw.uniform(-reach, reach, (count, 3, 2))
     with_one = np.concatenate([moved, np.ones((count, 3, 1))], axis=2)
     # The matrix that takes the moved corners back: with_one · matrixᵀ = corners.
-    return np.linalg.solve(with_one, np.broadcast_to(corners, (count, 3, 2))).transpose(0, 2, 1)
-
-
-def pixelate(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """Reduced and enlarged again, each pixel the mean of what it covers."""
-    share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
-    side = images.shape[1]
-    small = int(side * share)
-
-    def coarsen(picture: Image.Image) -> Image.Image:
-        return picture.resize((small, small), Image.Resampling.BOX).resize((side, side), Image.Resampling.BOX)
-
-    return _each(images, coarsen)
-
-
-def jpeg_compression(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """Written as a JPEG of low quality, and read again."""
-    quality = (80, 65, 58, 50, 40)[severity - 1]
-
-    def compress(picture: Image.Image) -> Image.Image:
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality)
-        return Image.open(buffer)
-
-    return _each(images, compress)
+    solved: np.ndarray = np.linalg.solve(with_one, np.broadcast_to(corners, (count, 3, 2)))
+    return solved.transpose(0, 2, 1)
 
 
 def _each(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """Each picture through Pillow, which knows bytes only."""
-    pictures = np.rint(images * 255).astype(np.uint8)
-    changed = np.stack([np.asarray(change(Image.fromarray(picture))) for picture in pictures])
+    """Each image through Pillow, which knows bytes only."""
+    # Pillow has no axis for a single channel.
+    values = np.rint(images * 255).astype(np.uint8).reshape(images.shape[: 4 if images.shape[3] == 3 else 3])
+    changed = np.stack([np.asarray(change(Image.fromarray(image))) for image in values])
     # A hair above the byte, so that cutting off gives the byte again.
-    return (changed.astype(np.float32) + np.float32(0.01)) / np.float32(255)
-
-
-#: The weights of a grey value (ITU-R BT.601).
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
-_FROST_SIDE = 256
-
-
-def snow(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """Streaks of flakes, falling both ways, over a picture that is whitened."""
-    mean, spread, size, least, radius, sigma, kept = (
-        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-    )[severity - 1]
-    flakes = mean + spread * draw.standard_normal((*images.shape[:3], 1), np.float32)
-    flakes = zoom(flakes, size)
-    flakes = np.where(flakes < least, np.float32(0), np.clip(flakes, 0, 1))
-    flakes = motion(flakes, radius, sigma, draw.uniform(-135, -45, len(images)))
-    grey = (images @ _GREY)[..., None]
-    whitened = kept * images + (1 - kept) * np.maximum(images, grey * 1.5 + 0.5)
-    fallen: np.ndarray = whitened + flakes + flakes[:, ::-1, ::-1]
-    return fallen
-
-
-def frost(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """Ice crystals laid over the picture: a window of a drawn texture, for photographs of frost."""
-    kept, ice = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
-    texture, side = frost_texture(), images.shape[1]
-    top, left = draw.integers(0, _FROST_SIDE - side, (2, len(images)))
-    along = np.arange(side)
-    windows = texture[(top[:, None] + along)[:, :, None], (left[:, None] + along)[:, None, :]]
-    frozen: np.ndarray = kept * images + ice * windows
-    return frozen
+    return (changed.reshape(images.shape).astype(np.float32) + np.float32(0.01)) / np.float32(255)
 
 
 @functools.cache
@@ -313,15 +380,6 @@ def _needle(ice: np.ndarray, centre: np.ndarray, turn: float, length: float) -> 
     ice[rows, columns] += 0.5 * (1 - np.abs(along) / (length / 2 + 0.5))
 
 
-def fog(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """A plasma cloud over the picture, which is dimmed by as much as it gains."""
-    amount, decay = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))[severity - 1]
-    brightest = images.max(axis=(1, 2, 3), keepdims=True)
-    clouds = plasma(len(images), images.shape[1], decay, draw)[..., None]
-    foggy: np.ndarray = (images + amount * clouds) * brightest / (brightest + amount)
-    return foggy
-
-
 def plasma(count: int, side: int, decay: float, draw: np.random.Generator) -> np.ndarray:
     """Clouds by the diamond-square algorithm (Fournier, Fussell & Carpenter 1982), borders joined.
 
@@ -331,6 +389,8 @@ def plasma(count: int, side: int, decay: float, draw: np.random.Generator) -> np
     Args:
         count: how many.
         side: a power of two.
+        decay: of the steps.
+        draw: what draws them.
 
     Returns:
         float32 [count, side, side], each from 0 to 1.
@@ -340,76 +400,19 @@ def plasma(count: int, side: int, decay: float, draw: np.random.Generator) -> np
     while step >= 2:
         half = step // 2
         corners = heights[:, ::step, ::step]
-        total = corners + np.roll(corners, -1, 1)
-        total = total + np.roll(total, -1, 2)
-        middles = total / 4 + wobble * draw.uniform(-wobble, wobble, total.shape)
-        heights[:, half::step, half::step] = middles
+        rows = corners + np.roll(corners, -1, 1)
+        middles = _wobbled(rows + np.roll(rows, -1, 2), wobble, draw)
         upright = middles + np.roll(middles, 1, 1) + corners + np.roll(corners, -1, 2)
-        heights[:, ::step, half::step] = upright / 4 + wobble * draw.uniform(-wobble, wobble, total.shape)
+        heights[:, half::step, half::step] = middles
+        heights[:, ::step, half::step] = _wobbled(upright, wobble, draw)
         level = middles + np.roll(middles, 1, 2) + corners + np.roll(corners, -1, 1)
-        heights[:, half::step, ::step] = level / 4 + wobble * draw.uniform(-wobble, wobble, total.shape)
+        heights[:, half::step, ::step] = _wobbled(level, wobble, draw)
         step, wobble = half, wobble / decay
     heights -= heights.min(axis=(1, 2), keepdims=True)
     clouds: np.ndarray = (heights / heights.max(axis=(1, 2), keepdims=True)).astype(np.float32)
     return clouds
 
 
-def brightness(images: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
-    """The value of HSV raised; hue and saturation stay."""
-    raised = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
-    value = images.max(axis=3, keepdims=True)
-    brighter = np.minimum(value + np.float32(raised), np.float32(1))
-    # With hue and saturation kept, the three channels grow in proportion; black becomes grey.
-    scaled: np.ndarray = np.where(value > 0, images * (brighter / np.maximum(value, 1e-6)), brighter)
-    return scaled
-
-
-Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
-
-SEVERITIES = (1, 2, 3, 4, 5)
-
-#: By name, in the paper's order. Each takes pictures as float32 [N, 32, 32, 3] from 0 to
-#: 1, a severity and a generator, and gives pictures that may leave that range.
-CORRUPTIONS: dict[str, Corruption] = {
-    "gaussian_noise": gaussian_noise,
-    "shot_noise": shot_noise,
-    "impulse_noise": impulse_noise,
-    "defocus_blur": defocus_blur,
-    "glass_blur": glass_blur,
-    "motion_blur": motion_blur,
-    "zoom_blur": zoom_blur,
-    "snow": snow,
-    "frost": frost,
-    "fog": fog,
-    "brightness": brightness,
-    "contrast": contrast,
-    "elastic_transform": elastic_transform,
-    "pixelate": pixelate,
-    "jpeg_compression": jpeg_compression,
-}
-
-#: The paper's four families, in its order.
-FAMILIES = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-
-
-def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
-    """Corrupt pictures; the same arguments give the same pictures.
-
-    Args:
-        images: uint8 [N, 32, 32, 3].
-        name: one of `CORRUPTIONS`.
-        severity: 1 to 5.
-        seed: of the random draws, which differ by corruption and severity.
-
-    Returns:
-        uint8 [N, 32, 32, 3].
-    """
-    draw = np.random.default_rng([seed, list(CORRUPTIONS).index(name), severity])
-    pictures = CORRUPTIONS[name](images.astype(np.float32) / np.float32(255), severity, draw)
-    # Cut off, not rounded, as in CIFAR-10-C.
-    return (np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+def _wobbled(sums_of_four: np.ndarray, wobble: float, draw: np.random.Generator) -> np.ndarray:
+    wobbled: np.ndarray = sums_of_four / 4 + wobble * draw.uniform(-wobble, wobble, sums_of_four.shape)
+    return wobbled

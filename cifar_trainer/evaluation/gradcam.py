@@ -1,4 +1,4 @@
-"""Where a network looked: Grad-CAM (Selvaraju et al. 2017)."""
+"""Which parts of an image led to a class: Grad-CAM (Selvaraju et al. 2017)."""
 
 from collections.abc import Sequence
 
@@ -7,48 +7,45 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import softmax
 
-from cifar_trainer.errors import CifarTrainerError
 
+def last_feature_map(model: keras.Model) -> keras.layers.Layer | None:
+    """The last layer whose output is a feature map of more than one position: [N, H, W, C].
 
-def last_feature_map(model: keras.Model) -> keras.layers.Layer:
-    """The last layer whose output still has places: [N, H, W, C].
-
-    It holds the most abstract of what the network knows about places (section 3), after
-    its activation where that is a layer of its own.
-
-    Raises:
-        CifarTrainerError: no layer has such an output.
+    It holds the most abstract features that still have a position (section 3), after their
+    activation where that is a layer of its own. None where there is no such layer.
     """
     for layer in reversed(model.layers):
         shape = tuple(getattr(getattr(layer, "output", None), "shape", ()))
-        # A map of one place says nothing about where.
         if len(shape) == 4 and None not in shape[1:3] and shape[1] * shape[2] > 1:
             return layer
-    raise CifarTrainerError(
-        f"The model {model.name!r} has no layer with a map of places; Grad-CAM needs one."
-    )
+    return None
 
 
-def grad_cam(model: keras.Model, images: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """How much each place speaks for a class: ReLU of the feature maps, weighted by their mean gradient.
+def grad_cam(
+    model: keras.Model, images: np.ndarray, classes: Sequence[int] | np.ndarray
+) -> np.ndarray | None:
+    """How much each position raises a class's logit: ReLU of the maps weighted by their mean gradients.
 
-    Equations 1 and 2: alpha_k is the mean over all places of the class's logit by map k;
-    the map is ReLU(sum of alpha_k times map k). Enlarged bilinearly to the image's size.
+    Equations 1 and 2: alpha_k is the mean over all positions of the derivative of the class's
+    logit by map k; the result is ReLU(sum of alpha_k times map k), enlarged bilinearly to the
+    image's size.
 
     Args:
-        model: uint8 [N, H, W, 3] to logits [N, classes], a functional or sequential model.
-        images: uint8 [N, H, W, 3].
+        model: uint8 [N, H, W, C] to logits [N, classes], a functional or sequential model.
+        images: uint8 [N, H, W, C].
         classes: a label for each image, [N].
 
     Returns:
-        float32 [N, H, W] from 0 to 1: each divided by its largest value, all 0 where
-        nothing speaks for the class.
+        float32 [N, H, W] from 0 to 1: each divided by its largest value, all 0 where no position
+        raises the logit. None where the model has no feature map.
     """
     # A loaded Sequential has called its layers several times; a clone has called each once.
     twin = keras.models.clone_model(model)
     twin.set_weights(model.get_weights())
     layer = last_feature_map(twin)
-    # In two parts, so that the maps between them can be watched, whatever is trainable.
+    if layer is None:
+        return None
+    # In two parts, so that the tape can watch the maps between them, whatever is trainable.
     to_maps = keras.Model(twin.inputs, layer.output)
     to_logits = keras.Model(layer.output, twin.outputs[0])
     maps = to_maps(tf.constant(images), training=False)
@@ -65,7 +62,7 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: Sequence[int] | np
 
 
 def representative_images(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each class the image of it that the model is surest to be of it: int64 [classes].
+    """For each class its image with the highest probability of being of it: int64 [classes].
 
     -1 where the split has no image of a class.
     """

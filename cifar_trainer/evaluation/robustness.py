@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +9,7 @@ import tensorflow as tf
 
 from cifar_trainer import metrics
 from cifar_trainer.data.splits import stratified_limit
-from cifar_trainer.evaluation.corruptions import FAMILIES, SEVERITIES, corrupt
+from cifar_trainer.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import to_float32
 
@@ -23,13 +22,14 @@ class Attacker:
     """Attacks a model.
 
     Args:
-        model: uint8 [N, 32, 32, 3] to logits [N, classes], whose first layer takes 0 to 255.
+        model: uint8 [N, H, W, C] to logits [N, classes], whose first layer takes 0 to 255.
         seed: of PGD's random starts.
     """
 
     def __init__(self, model: keras.Model, seed: int = 0) -> None:
-        # The same network on pictures that need not be whole numbers, so that there is a gradient.
-        self._model = keras.models.clone_model(model, input_tensors=keras.Input((32, 32, 3), dtype="float32"))
+        # The same network on values that need not be whole numbers, so that there is a gradient.
+        images = keras.Input(model.input_shape[1:], dtype="float32")
+        self._model = keras.models.clone_model(model, input_tensors=images)
         self._model.set_weights(model.get_weights())
         self._seed = seed
         gpu = bool(tf.config.get_visible_devices("GPU"))
@@ -40,17 +40,17 @@ class Attacker:
         """One step along the sign of the gradient (Goodfellow et al. 2015, section 4).
 
         Args:
-            images: uint8 [N, 32, 32, 3].
+            images: uint8 [N, H, W, C].
             labels: integer [N].
             epsilon: the most that a value changes, of 0 to 1.
 
         Returns:
-            The logits of the changed pictures, float32 [N, classes].
+            The logits of the attacked images, float32 [N, classes].
         """
         return np.concatenate(
             [
-                self._compiled_fgsm(pictures, truth, tf.constant(epsilon, tf.float32)).numpy()
-                for pictures, truth, _ in _batches(images, labels)
+                self._compiled_fgsm(batch, truth, tf.constant(epsilon, tf.float32)).numpy()
+                for batch, truth, _ in _batches(images, labels)
             ]
         )
 
@@ -62,9 +62,9 @@ class Attacker:
         return np.concatenate(
             [
                 self._compiled_pgd(
-                    pictures, truth, tf.constant(epsilon, tf.float32), tf.constant([self._seed, start])
+                    batch, truth, tf.constant(epsilon, tf.float32), tf.constant([self._seed, start])
                 ).numpy()
-                for pictures, truth, start in _batches(images, labels)
+                for batch, truth, start in _batches(images, labels)
             ]
         )
 
@@ -117,20 +117,17 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class CorruptionResult:
-    """Accuracy under one corruption, by severity 1 to 5."""
+    """Accuracy under one corruption, by severity, and the mean."""
 
     name: str
     family: str
     accuracy: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.accuracy))
+    mean: float
 
 
 @dataclasses.dataclass(frozen=True)
 class AttackResult:
-    """Accuracy under one attack, by `EPSILONS`."""
+    """Accuracy under one attack, by strength."""
 
     name: str
     accuracy: tuple[float, ...]
@@ -138,13 +135,16 @@ class AttackResult:
 
 @dataclasses.dataclass(frozen=True)
 class Robustness:
-    """Accuracies on the same images, unspoilt and spoilt.
+    """Accuracies on the same images: clean, corrupted and attacked.
 
     Attributes:
         images: their number; the first of the split, stratified.
         seed: of every random draw.
         clean: the accuracy on them as they are.
+        severities: of the corruptions.
         corruptions: in the paper's order.
+        mean_corrupted: the mean over all corruptions and severities.
+        epsilons_255: the most that an attack changes a value, in 255ths.
         attacks: FGSM and PGD.
         weights_sha256: of the model that was measured.
     """
@@ -152,81 +152,45 @@ class Robustness:
     images: int
     seed: int
     clean: float
+    severities: tuple[int, ...]
     corruptions: tuple[CorruptionResult, ...]
+    mean_corrupted: float
+    epsilons_255: tuple[int, ...]
     attacks: tuple[AttackResult, ...]
     weights_sha256: str
 
-    @property
-    def mean(self) -> float:
-        """The mean over all corruptions and severities."""
-        return float(np.mean([result.accuracy for result in self.corruptions]))
-
-    def to_json(self) -> dict[str, Any]:
-        """The results as a JSON object."""
-        return {
-            **dataclasses.asdict(self),
-            "severities": list(SEVERITIES),
-            "epsilons_255": list(EPSILONS),
-            "mean_corrupted": self.mean,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Robustness":
-        """The results that `to_json` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is none.
-        """
-        return cls(
-            images=int(value["images"]),
-            seed=int(value["seed"]),
-            clean=float(value["clean"]),
-            corruptions=tuple(
-                CorruptionResult(c["name"], c["family"], tuple(map(float, c["accuracy"])))
-                for c in value["corruptions"]
-            ),
-            attacks=tuple(
-                AttackResult(a["name"], tuple(map(float, a["accuracy"]))) for a in value["attacks"]
-            ),
-            weights_sha256=str(value["weights_sha256"]),
-        )
-
 
 def measure_robustness(
-    subject: Subject, count: int, on_progress: Callable[[int, int], None] | None = None
+    subject: Subject, count: int, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Robustness:
     """Measure a model on corrupted and attacked images of its split.
 
     Args:
         subject: the model and the split.
         count: images to take; all, where there are fewer.
-        on_progress: told (done, total) after each measurement.
+        on_progress: called with (done, total) after each measurement.
     """
-    chosen = stratified_limit(subject.labels, min(count, len(subject.labels)))
-    images, labels = np.ascontiguousarray(subject.images[chosen]), subject.labels[chosen]
-    total = sum(map(len, FAMILIES.values())) * len(SEVERITIES) + 2 * len(EPSILONS)
+    split = subject.split
+    chosen = stratified_limit(split.labels, min(count, len(split)))
+    images, labels = np.ascontiguousarray(split.images[chosen]), split.labels[chosen]
+    total = len(CORRUPTIONS) * len(SEVERITIES) + 2 * len(EPSILONS)
     done = 0
 
     def measured(logits: np.ndarray) -> float:
         nonlocal done
         done += 1
-        if on_progress is not None:
-            on_progress(done, total)
+        on_progress(done, total)
         return metrics.accuracy(logits, labels)
 
-    corruptions = tuple(
-        CorruptionResult(
-            name,
-            family,
-            tuple(
-                measured(subject.predictor(corrupt(images, name, severity, SEED))) for severity in SEVERITIES
-            ),
+    corruptions = []
+    for name, corruption in CORRUPTIONS.items():
+        accuracy = tuple(
+            measured(subject.predict_logits(corrupt(images, name, severity, SEED))) for severity in SEVERITIES
         )
-        for family, names in FAMILIES.items()
-        for name in names
-    )
+        mean = float(np.mean(accuracy))
+        corruptions.append(CorruptionResult(name, corruption.family, accuracy, mean))
     # In float32 whatever it was trained in: a step of a quarter of a 255th is lost in bfloat16, and an
-    # attack that stumbles over rounding makes a network look robust.
+    # attack that fails because of rounding makes a network look robust.
     attacker = Attacker(to_float32(subject.model), SEED)
     attacks = tuple(
         AttackResult(name, tuple(measured(attack(images, labels, epsilon / 255)) for epsilon in EPSILONS))
@@ -236,7 +200,10 @@ def measure_robustness(
         images=len(labels),
         seed=SEED,
         clean=metrics.accuracy(subject.logits[chosen], labels),
-        corruptions=corruptions,
+        severities=SEVERITIES,
+        corruptions=tuple(corruptions),
+        mean_corrupted=float(np.mean([result.accuracy for result in corruptions])),
+        epsilons_255=EPSILONS,
         attacks=attacks,
         weights_sha256=subject.weights_sha256,
     )

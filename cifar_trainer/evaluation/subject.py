@@ -1,62 +1,53 @@
-"""What is evaluated: a run's model, a split, and the logits of it."""
+"""A run's model, the images that it is evaluated on, and its logits for them."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
 from cifar_trainer.config import TrainConfig
-from cifar_trainer.data.dataset import Dataset
-from cifar_trainer.data.splits import check_split, evaluated_split
-from cifar_trainer.model import LogitsFunction, load_model, weights_sha256
+from cifar_trainer.data.dataset import Dataset, Split
+from cifar_trainer.data.splits import evaluated_split
+from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run, TrainResult, check_weights
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class HeldOut:
-    """What a model says about training images that it was not trained on.
-
-    Attributes:
-        logits: float32 [N, 10].
-        labels: uint8 [N].
-    """
-
-    logits: np.ndarray
-    labels: np.ndarray
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A run's model, and the images that it is evaluated on.
+    """What a report is about.
 
     Attributes:
-        run, config, dataset: the run, its settings, its data.
-        model: uint8 [N, 32, 32, 3] to float32 logits [N, 10], in the precision of the training.
-        predictor: computes its logits, compiled once.
+        run, config, recipe, dataset: the run, its settings, its recipe, its data.
+        result: how its training ended.
+        history: the rows of history.csv up to the end of the training. Where a longer run was
+            begun and stopped, the file goes on beyond the model.
+        model: uint8 [N, H, W, C] to float32 logits [N, classes], in the precision of the training.
+        predict_logits: images to logits, in batches, compiled once.
         split_name: `test` or `validation`.
-        images: uint8 [N, 32, 32, 3].
-        labels: uint8 [N].
-        split_sha256: of the files that the split was taken from: it tells the order of the images.
-        logits: float32 [N, 10], of the images.
+        split: its images and labels.
+        logits: float32 [N, classes], of those images.
         held_out: the logits and labels of the training images that the run held out, for
             what is fitted after training; None where it held none out.
         weights_sha256: over the model's weights.
-        result: what result.json says of the training.
     """
 
     run: Run
     config: TrainConfig
+    recipe: Recipe
     dataset: Dataset
-    model: keras.Model
-    predictor: LogitsFunction
-    split_name: str
-    images: np.ndarray
-    labels: np.ndarray
-    split_sha256: str
-    logits: np.ndarray
-    held_out: HeldOut | None
-    weights_sha256: str
     result: TrainResult
+    history: Sequence[Mapping[str, float | None]]
+    model: "keras.Model"
+    predict_logits: Callable[[np.ndarray], np.ndarray]
+    split_name: str
+    split: Split
+    logits: np.ndarray
+    held_out: tuple[np.ndarray, np.ndarray] | None
+    weights_sha256: str
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -70,42 +61,44 @@ class Subject:
 
 
 def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
-    """Load a run's model and compute its logits for a split.
+    """Load a run's model and compute its logits for a split that the run has.
 
     Raises:
-        UsageError: the run has no such split.
         RunError: its model is damaged, holds code, or is not the one of its result.json.
     """
-    config = run.read_config()
-    check_split(config, split_name)
+    from cifar_trainer.model import LogitsFunction, load_model, weights_sha256
+
+    config, recipe, result = run.read_config(), run.read_recipe(), run.read_result()
     model = load_model(run.model)
     digest = weights_sha256(model)
-    result = run.read_result()
     check_weights(run, result, digest)
-    predictor = LogitsFunction(model)
+    predict_logits = LogitsFunction(model, recipe.predict)
     split = evaluated_split(dataset, config, split_name)
-    logits = predictor(split.images)
+    logits = predict_logits(split.images)
+    held_out = None
+    if split_name == "validation":
+        held_out = (logits, split.labels)
+    elif config.validation == "holdout":
+        validation = evaluated_split(dataset, config, "validation")
+        held_out = (predict_logits(validation.images), validation.labels)
     return Subject(
         run=run,
         config=config,
+        recipe=recipe,
         dataset=dataset,
-        model=model,
-        predictor=predictor,
-        split_name=split_name,
-        images=split.images,
-        labels=split.labels,
-        split_sha256=split.sha256,
-        logits=logits,
-        held_out=_held_out(config, dataset, predictor, split_name, logits),
-        weights_sha256=digest,
         result=result,
+        history=run.read_history()[: result.epochs],
+        model=model,
+        predict_logits=predict_logits,
+        split_name=split_name,
+        split=split,
+        logits=logits,
+        held_out=held_out,
+        weights_sha256=digest,
     )
 
 
-def _held_out(
-    config: TrainConfig, dataset: Dataset, predictor: LogitsFunction, split_name: str, logits: np.ndarray
-) -> HeldOut | None:
-    if config.validation != "holdout":
-        return None
-    split = evaluated_split(dataset, config, "validation")
-    return HeldOut(logits if split_name == "validation" else predictor(split.images), split.labels)
+def total_energy(history: Sequence[Mapping[str, float | None]]) -> float | None:
+    """The GPU's energy over the epochs of a history in joules; None where it was not measured."""
+    measured = [row["energy_joules"] for row in history if row["energy_joules"] is not None]
+    return float(sum(measured)) if measured else None

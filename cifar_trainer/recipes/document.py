@@ -1,30 +1,26 @@
-"""The listing of the article: a CNN of 122,570 parameters, Adam, ten epochs.
+"""The network of TensorFlow's CNN tutorial, trained as there: Adam, batch 32, ten epochs.
 
-Source: TensorFlow's tutorial "Convolutional Neural Network (CNN)", which the
-article's example follows. Pixels are divided by 255; the network scales them itself,
-so that the saved model takes pictures as they are.
+Source: TensorFlow's tutorial "Convolutional Neural Network (CNN)". It divides pixels by
+255 before training; here the network does, so that the saved model takes images as they
+are. On CIFAR-10 it has 122,570 parameters. Ten seeds reached 70.65 ± 0.45 % on the test set.
 """
 
 from typing import TYPE_CHECKING
 
+from cifar_trainer.recipes.recipe import Expected, Recipe
+
 if TYPE_CHECKING:
     import keras
 
-EPOCHS = 10
-BATCH_SIZE = 32
-LEARNING_RATE = 0.001
-SPLITTABLE = True
-augment = None
 
-
-def build_model() -> "keras.Model":
-    """The network: uint8 [N, 32, 32, 3] named `images` to float32 logits [N, 10]."""
+def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
+    """Three convolutions, two poolings and two dense layers."""
     import keras
     from keras import layers
 
     return keras.Sequential(
         [
-            keras.Input((32, 32, 3), dtype="uint8", name="images"),
+            keras.Input(image_shape, dtype="uint8", name="images"),
             layers.Rescaling(1 / 255, name="scale"),
             layers.Conv2D(32, 3, activation="relu", name="conv1"),
             layers.MaxPooling2D(2, name="pool1"),
@@ -34,14 +30,20 @@ def build_model() -> "keras.Model":
             layers.Flatten(name="flatten"),
             layers.Dense(64, activation="relu", name="dense"),
             # The logits stay float32 under mixed precision: softmax wants the range.
-            layers.Dense(10, dtype="float32", name="logits"),
+            layers.Dense(classes, dtype="float32", name="logits"),
         ],
         name="document",
     )
 
 
-def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """Adam with Keras's defaults (Kingma & Ba 2015); `total_steps` plays no part."""
-    import keras
-
-    return keras.optimizers.Adam(learning_rate)
+DOCUMENT = Recipe(
+    name="document",
+    summary="TensorFlow's CNN tutorial: three convolutions, Adam",
+    epochs=10,
+    batch_size=32,
+    learning_rate=0.001,
+    build_model=build_model,
+    splittable=True,
+    # Seeds 0 to 9 on two cores of an AMD EPYC with AVX-512.
+    expected=Expected(accuracy=0.7065, n=10, low=0.7009, high=0.7167),
+)

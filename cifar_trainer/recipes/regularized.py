@@ -1,4 +1,4 @@
-"""The document's network with the usual remedies for overfitting.
+"""The network of `document` with the usual remedies for overfitting.
 
 Batch normalization after each convolution (Ioffe & Szegedy 2015), dropout before
 the head (Srivastava et al. 2014), flips and crops padded by four pixels (as in He et
@@ -8,19 +8,18 @@ without restarts).
 
 from typing import TYPE_CHECKING
 
+from cifar_trainer.recipes.recipe import Batch, Recipe
+
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-EPOCHS = 20
-BATCH_SIZE = 64
-LEARNING_RATE = 0.002
-SPLITTABLE = False
+#: Pixels of black around an image before it is cropped.
 PADDING = 4
 
 
-def build_model() -> "keras.Model":
-    """The network: uint8 [N, 32, 32, 3] named `images` to float32 logits [N, 10]."""
+def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
+    """Convolutions without bias, each normalized; dropout before the logits."""
     import keras
     from keras import layers
 
@@ -33,7 +32,7 @@ def build_model() -> "keras.Model":
 
     return keras.Sequential(
         [
-            keras.Input((32, 32, 3), dtype="uint8", name="images"),
+            keras.Input(image_shape, dtype="uint8", name="images"),
             layers.Rescaling(1 / 255, name="scale"),
             *block(32, 1),
             layers.MaxPooling2D(2, name="pool1"),
@@ -43,7 +42,7 @@ def build_model() -> "keras.Model":
             layers.Flatten(name="flatten"),
             layers.Dense(64, activation="relu", name="dense"),
             layers.Dropout(0.2, name="dropout"),
-            layers.Dense(10, dtype="float32", name="logits"),
+            layers.Dense(classes, dtype="float32", name="logits"),
         ],
         name="regularized",
     )
@@ -56,33 +55,43 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
     return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, total_steps))
 
 
-def augment(images: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
-    """Flip each picture left to right with probability 1/2 and crop it from a padded one.
-
-    Args:
-        images: uint8 [B, 32, 32, 3].
-        seed: int32 [2]; the same seed gives the same pictures.
+def augment(batch: Batch) -> "tf.Tensor":
+    """Flip each image left to right with probability 1/2 and crop it from a padded one.
 
     Returns:
-        uint8 [B, 32, 32, 3].
+        uint8 [B, H, W, C]; the same seed gives the same images.
     """
     import tensorflow as tf
 
-    count, size = tf.shape(images)[0], 32
+    count, (height, width) = tf.shape(batch.images)[0], batch.images.shape[1:3]
     # Philox by name: left to choose, XLA would draw other numbers than the CPU.
-    draws = tf.random.stateless_uniform([count, 3], seed, 0, 2 * (2 * PADDING + 1), tf.int32, alg="philox")
+    draws = tf.random.stateless_uniform(
+        [count, 3], batch.seed, 0, 2 * (2 * PADDING + 1), tf.int32, alg="philox"
+    )
     flip = draws[:, 0] % 2 == 1
     offsets = draws[:, 1:] // 2
-    padded = tf.pad(images, [[0, 0], [PADDING, PADDING], [PADDING, PADDING], [0, 0]])
-    # One gather of whole pixels serves crop and flip; it needs no loop over the pictures.
-    along = tf.range(size)
-    rows = offsets[:, :1] + along
+    padded = tf.pad(batch.images, [[0, 0], [PADDING, PADDING], [PADDING, PADDING], [0, 0]])
+    # One gather of whole pixels serves crop and flip; it needs no loop over the images.
+    down, along = tf.range(height), tf.range(width)
+    rows = offsets[:, :1] + down
     columns = offsets[:, 1:] + tf.where(flip[:, None], along[::-1], along)
     pixels = tf.stack(
         [
-            tf.broadcast_to(rows[:, :, None], [count, size, size]),
-            tf.broadcast_to(columns[:, None, :], [count, size, size]),
+            tf.broadcast_to(rows[:, :, None], [count, height, width]),
+            tf.broadcast_to(columns[:, None, :], [count, height, width]),
         ],
         axis=-1,
     )
     return tf.gather_nd(padded, pixels, batch_dims=1)
+
+
+REGULARIZED = Recipe(
+    name="regularized",
+    summary="the same with batch normalization, dropout, flips, crops and a cosine schedule",
+    epochs=20,
+    batch_size=64,
+    learning_rate=0.002,
+    build_model=build_model,
+    build_optimizer=build_optimizer,
+    augment=augment,
+)

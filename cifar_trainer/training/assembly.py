@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer import files
+from cifar_trainer import files, ledger
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split, release_pages
 from cifar_trainer.data.splits import split_for
@@ -49,47 +49,50 @@ class Parts:
     loop: StepLoop
 
 
-def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, gpu: bool) -> Parts:
+def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes: int, gpu: bool) -> Parts:
     """Build a run's parts; the first weights follow from its seed.
 
     Args:
         config: the settings.
         train: the whole training split.
         indices: of the images to train on, int64 [N].
+        classes: how many there are.
         gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
     """
     keras.utils.set_random_seed(config.seed)
     recipe = get_recipe(config.recipe)
-    model = build_model(recipe, config.precision)
+    model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     steps = -(-len(indices) // config.batch_size)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
-    model.compile(
-        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
+    model.compile(optimizer, recipe.loss(), metrics=["accuracy"])
     optimizer.build(model.trainable_variables)
     # All images in order need no copy on the host: the map of the file is read once, by the device.
     images = train.images if len(indices) == len(train) else train.images[indices]
+    if recipe.initialize is not None:
+        recipe.initialize(model, images)
     loop = StepLoop(
+        recipe,
         model,
         optimizer,
         images,
         train.labels[indices],
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=recipe.augment,
         xla=gpu if config.xla is None else config.xla,
-        shards=2 if not gpu and recipe.SPLITTABLE else 1,
+        shards=2 if not gpu and recipe.splittable else 1,
     )
     release_pages(train.images)
     return Parts(model, optimizer, loop)
 
 
-def build_model(recipe: Recipe, precision: str) -> keras.Model:
+def build_model(
+    recipe: Recipe, precision: str, image_shape: tuple[int, int, int], classes: int
+) -> keras.Model:
     """A recipe's network whose layers compute in `precision` and keep float32 weights."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
     try:
-        return recipe.build_model()
+        return recipe.build_model(image_shape, classes)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -162,13 +165,18 @@ def train_run(
     )
     try:
         with _memory_named(len(indices) + len(watched), checkpoint):
-            parts = assemble(config, dataset.train, indices, gpu=device.kind == "gpu")
+            parts = assemble(
+                config, dataset.train, indices, classes=len(dataset.classes), gpu=device.kind == "gpu"
+            )
             trainer = Trainer(
                 parts.model, parts.optimizer, parts.loop, watched, run,
                 seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
+                predict=get_recipe(config.recipe).predict,
             )  # fmt: skip
         pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
         callbacks = [events, pictures]
+        if config.validation == "test":
+            callbacks.append(LookRecorder(run))
         if options.histograms:
             callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
         if checkpoint is not None:
@@ -252,7 +260,22 @@ def _result(
         seconds=trainer.seconds,
         images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in trainer.history]),
         weights_sha256=weights_sha256(model),
+        test_looks=len(ledger.read_looks(run)),
     )
+
+
+class LookRecorder(keras.callbacks.Callback):
+    """Records in the run's ledger each validation on the test set, before it begins."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run, self._epoch = run, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._epoch = epoch
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        ledger.record_look(self._run, "train", self._epoch + 1)
 
 
 def _profiler(folder: Path) -> Callable[[bool], None]:

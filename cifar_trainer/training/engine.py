@@ -8,12 +8,13 @@ step by step (tests/test_engine.py holds it to that).
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from cifar_trainer.recipes import Batch, Recipe
 
 #: Names the independent streams that grow from one seed.
 _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
@@ -59,13 +60,13 @@ class StepLoop:
     """Runs training steps of a model over images that it places on the device.
 
     Args:
-        model: takes uint8 [B, 32, 32, 3], gives float32 logits [B, 10].
+        recipe: its loss, augmentation and what it does after a step.
+        model: uint8 [B, H, W, C] to float32 logits [B, classes].
         optimizer: built on the model's trainable variables.
-        images: uint8 [N, 32, 32, 3].
+        images: uint8 [N, H, W, C].
         labels: uint8 [N].
         batch_size: images a step, at most N; an epoch's last step takes what is left.
         seed: the run's seed, for augmentation and for layers that draw.
-        augment: (uint8 images, int32 [2] seed) to uint8 images, without state.
         xla: whether XLA compiles the loop.
         shards: parts of a batch that run side by side; the gradients are added up. Only
             a model whose images do not see each other, and whose layers do not draw, can be split.
@@ -73,6 +74,7 @@ class StepLoop:
 
     def __init__(
         self,
+        recipe: Recipe,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         images: np.ndarray,
@@ -80,7 +82,6 @@ class StepLoop:
         *,
         batch_size: int,
         seed: int,
-        augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         xla: bool = False,
         shards: int = 1,
     ) -> None:
@@ -89,7 +90,7 @@ class StepLoop:
         self.steps = -(-self.count // batch_size)
         self._model = model
         self._optimizer = optimizer
-        self._augment = augment
+        self._recipe = recipe
         self._augmentation_seed = augmentation_seed(seed)
         self._shards = shards
         self._images = tf.constant(images)
@@ -99,7 +100,9 @@ class StepLoop:
         self._order = tf.Variable(tf.zeros([self.count], tf.int64), trainable=False)
         self._seed_states = seed_states(model)
         self._layer_seeds = layer_seeds(seed, len(self._seed_states))
-        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+        self._loss = recipe.loss()
+        # Divided by the images of the batch, which may be computed in parts.
+        self._loss.reduction = "sum"
         self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
 
     def set_order(self, order: np.ndarray) -> None:
@@ -184,8 +187,10 @@ class StepLoop:
     def _step(self, step: tf.Tensor, global_step: tf.Tensor, batch: int) -> tuple[tf.Tensor, tf.Tensor]:
         indices = tf.slice(self._order, [step * self.batch_size], [batch])
         images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
-        if self._augment is not None:
-            images = self._augment(images, tf.stack([self._augmentation_seed, global_step]))
+        if self._recipe.augment is not None:
+            seed = tf.stack([self._augmentation_seed, global_step])
+            epoch = global_step // self.steps
+            images = self._recipe.augment(Batch(images, labels, indices, epoch, global_step, seed))
         for state, seed in zip(self._seed_states, self._layer_seeds, strict=True):
             state.assign(
                 tf.cast(tf.stack([tf.constant(seed, tf.int64), tf.cast(global_step, tf.int64)]), state.dtype)
@@ -199,6 +204,8 @@ class StepLoop:
         self._optimizer.apply(
             [tf.add_n(shards) for shards in zip(*gradients, strict=True)], self._model.trainable_variables
         )
+        if self._recipe.after_step is not None:
+            self._recipe.after_step(self._model, self._optimizer, global_step + 1)
         return tf.add_n(losses), tf.add_n(rights)
 
     def _forward_backward(
@@ -207,6 +214,9 @@ class StepLoop:
         with tf.GradientTape() as tape:
             logits = self._model(images, training=True)
             loss = self._loss(labels, logits) / batch
+            # A layer's loss is that of all weights or the mean over its images, so each part has its share.
+            for added in self._model.losses:
+                loss += added * (images.shape[0] / batch)
             scaled = self._optimizer.scale_loss(loss)
         variables = [variable.value for variable in self._model.trainable_variables]
         gradients = tape.gradient(scaled, variables)

@@ -105,9 +105,9 @@ def train(
     config = TrainConfig(
         recipe=recipe,
         dataset=dataset,
-        epochs=chosen.EPOCHS if epochs is None else epochs,
-        batch_size=chosen.BATCH_SIZE if batch_size is None else batch_size,
-        learning_rate=chosen.LEARNING_RATE if learning_rate is None else learning_rate,
+        epochs=chosen.epochs if epochs is None else epochs,
+        batch_size=chosen.batch_size if batch_size is None else batch_size,
+        learning_rate=chosen.learning_rate if learning_rate is None else learning_rate,
         seed=seed,
         validation=validation,
         precision=precision,

@@ -285,12 +285,19 @@ class EpochImages(keras.callbacks.Callback):
         confidence = probabilities.max(axis=1)
         wrong = np.flatnonzero(predicted != labels)
         surest = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES]]
-        confusion = plots.confusion_matrix_image(matrix, self._classes)
-        gallery = plots.gallery_image(
-            self._watched.images[surest], labels[surest], predicted[surest], confidence[surest], self._classes
-        )
-        self._events.write_images("confusion_matrix", confusion[None], step)
-        self._events.write_images("surest_mistakes", gallery[None], step)
+        figures = {
+            "confusion_matrix": plots.confusion_figure(matrix, self._classes, plots.LIGHT),
+            "surest_mistakes": plots.gallery_figure(
+                self._watched.images[surest],
+                labels[surest],
+                predicted[surest],
+                confidence[surest],
+                self._classes,
+                plots.LIGHT,
+            ),
+        }
+        for name, figure in figures.items():
+            self._events.write_images(name, plots.pixels(figure)[None], step)
 
     def _write_curves(self, probabilities: np.ndarray, step: int) -> None:
         for label, name in enumerate(self._classes):

@@ -89,6 +89,7 @@ class Trainer:
         run: where checkpoints and history go; held by the caller.
         seed: the run's seed.
         identity: kept in each checkpoint, for whoever resumes to compare.
+        predict: the recipe's `predict`, by which the watched split is classified; None is the model alone.
 
     Attributes:
         history: the rows of the complete epochs.
@@ -107,11 +108,12 @@ class Trainer:
         identity: Mapping[str, Any],
         policy: Policy,
         reporter: TrainingReporter,
+        predict: Callable[[keras.Model, tf.Tensor], tf.Tensor] | None = None,
     ) -> None:
         self._model, self._optimizer, self._loop, self._watched = model, optimizer, loop, watched
         self._run, self._seed, self._identity = run, seed, dict(identity)
         self._policy, self._reporter = policy, reporter
-        self._predictor = LogitsFunction(model)
+        self._predictor = LogitsFunction(model, predict)
         self._watched_images = tf.constant(watched.images)
         release_pages(watched.images)
         self._chunk_steps = FIRST_CHUNK

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 class Clockwork:
     """An artefact whose n-th call takes n milliseconds, by a clock of its own."""
 
-    format, classes = "clockwork", ()
+    format, classes, image_shape = "clockwork", (), (28, 28, 1)
 
     def __init__(self) -> None:
         self.now, self.calls, self.shapes = 0.0, 0, set()
@@ -41,10 +42,10 @@ def test_percentiles_and_throughput_are_of_the_calls_after_the_warm_up() -> None
     assert timing.p50_ms == pytest.approx(np.percentile(durations, 50))
     assert timing.p99_ms == pytest.approx(np.percentile(durations, 99))
     assert timing.images_per_second == pytest.approx(8 * LEAST_CALLS / (durations.sum() / 1000))
-    assert made.shapes == {((8, 32, 32, 3), "uint8")}
+    assert made.shapes == {((8, 28, 28, 1), "uint8")}
 
 
-def test_the_picture_has_a_line_for_each_artefact() -> None:
+def test_the_figure_has_a_line_for_each_artefact() -> None:
     timings = tuple(Timing(size, 100, size / 10, size / 9, size / 8, 1000.0 * size) for size in (1, 8, 64))
     paths = ("x/a.onnx", "x/b.onnx", "more/b.onnx", "one/export/c.onnx", "two/export/c.onnx")
     measured = [Latency(path, "onnx", "cpu", 1, timings) for path in paths]
@@ -64,10 +65,10 @@ def test_artefacts_are_measured_at_each_batch_size(
     plot = tmp_path / "latency.png"
     done = run_cli(["benchmark", *paths, *sizes, "--seconds", 0.01, "--plot", plot, "--json"])
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert {"versions", "processor", "device"} <= set(told["environment"])
-    assert [each["artefact"] for each in told["artefacts"]] == [str(path) for path in paths]
-    for each in told["artefacts"]:
+    result = json.loads(done.stdout)
+    assert {"versions", "processor", "device"} <= set(result["environment"])
+    assert [each["artefact"] for each in result["artefacts"]] == [str(path) for path in paths]
+    for each in result["artefacts"]:
         assert [timing["batch_size"] for timing in each["timings"]] == [1, 8]
         for timing in each["timings"]:
             assert 0 < timing["p50_ms"] <= timing["p95_ms"] <= timing["p99_ms"]
@@ -85,18 +86,41 @@ def test_training_a_recipe_is_measured_and_nothing_is_written(run_cli: RunCli, t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--train", "--batch-size", "0"], "from 1 up"),
         (["--seconds", "0"], "above 0"),
+        (["--plot", "x.gif"], "Expected .png, .svg or .pdf"),
+        (["--plot", "x"], "Expected .png, .svg or .pdf"),
         (["--train", "--run", "runs/x"], "leave out ARTEFACT and --run"),
         (["model.onnx", "--run", "runs/x"], "Name one of them"),
         (["--train", "--recipe", "documnet"], "Did you mean 'document'?"),
-        (["--train", "--batch-size", "60000"], "more than 50,000 images"),
+        (["--train", "--batch-size", "60000"], "more than the 50,000 images"),
     ],
 )
-def test_wrong_usage_is_told_before_anything_starts(run_cli: RunCli, arguments: list[str], said: str) -> None:
+def test_usage_errors_are_reported_before_anything_starts(
+    run_cli: RunCli, arguments: list[str], message: str
+) -> None:
     done = run_cli(["benchmark", *arguments])
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stdout == ""
+
+
+def test_a_usage_error_of_train_imports_neither_tensorflow_nor_keras() -> None:
+    script = (
+        "import sys; from cifar_trainer.benchmarking import benchmark_training\n"
+        "try: benchmark_training(batch_size=60000)\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["UsageError", "[]"]
+
+
+def test_training_is_measured_with_tensorflow_whatever_keras_backend_another_project_uses(
+    run_cli: RunCli,
+) -> None:
+    arguments = ["-q", "benchmark", "--train", "--seconds", 0.1, "--device", "cpu", "--json"]
+    done = run_cli(arguments, env={"KERAS_BACKEND": "torch"}, own_process=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,22 +1,25 @@
-"""Which runs belong together, and what is said of each group."""
+"""Which runs can be compared, which belong together, and what is reported about them."""
 
+import json
+import shutil
 import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cifar_trainer.comparison import Evaluated, check_comparable, compare, comparison_figure
+from cifar_trainer.comparison import Evaluated, check_comparable, comparison_figure, summarize
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.errors import UsageError
 from cifar_trainer.plots import LIGHT, pixels
 from cifar_trainer.run import Run
 
-RIGHT = np.array([True, True, False, True])
+CORRECT = np.array([True, True, False, True])
 
 
-def evaluated(name: str, accuracy: float, right: np.ndarray = RIGHT, **settings: Any) -> Evaluated:
+def evaluated(name: str, accuracy: float, correct: np.ndarray = CORRECT, **settings: Any) -> Evaluated:
     values = {
         "recipe": "document",
         "dataset": "cifar10",
@@ -35,7 +38,8 @@ def evaluated(name: str, accuracy: float, right: np.ndarray = RIGHT, **settings:
         seconds=100 * accuracy,
         parameters=122570,
         joules=None,
-        right=right,
+        test_looks=2,
+        correct=correct,
         history=[{"epoch": e, "val_accuracy": accuracy - 0.1 / e} for e in (1.0, 2.0)],
     )
 
@@ -52,7 +56,7 @@ def six() -> list[Evaluated]:
 
 
 def test_seeds_of_one_recipe_are_grouped_as_mean_deviation_and_n(six: list[Evaluated]) -> None:
-    groups = compare("test", six).to_json()["groups"]
+    groups = summarize("test", six).to_json()["groups"]
     assert [group["name"] for group in groups] == ["document", "regularized"]
     assert [group["n"] for group in groups] == [3, 3]
     assert groups[0]["seeds"] == [0, 1, 2]
@@ -67,38 +71,73 @@ def test_runs_that_differ_by_more_than_the_seed_are_apart_and_the_name_says_by_w
         evaluated("b", 0.7, seed=1, batch_size=64),
         evaluated("c", 0.7, device="gpu"),
     ]
-    groups = compare("test", runs).groups
+    groups = summarize("test", runs).groups
     assert [group.name for group in groups] == ["document, batch_size 32", "document, batch_size 64"]
     assert [len(group.runs) for group in groups] == [2, 1]
     assert groups[1].to_json()["accuracy"]["standard_deviation"] is None
 
 
+def test_a_setting_that_a_group_does_not_have_is_not_part_of_its_name() -> None:
+    groups = summarize("test", [evaluated("a", 0.7), evaluated("b", 0.7, limit=1000)]).groups
+    assert [group.name for group in groups] == ["document", "document, limit 1000"]
+
+
 def test_each_run_is_tested_against_the_first() -> None:
-    runs = [evaluated("a", 0.75), evaluated("b", 0.5, ~RIGHT), evaluated("c", 0.75)]
-    tests = compare("test", runs).to_json()["mcnemar"]
+    runs = [evaluated("a", 0.75), evaluated("b", 0.5, ~CORRECT), evaluated("c", 0.75)]
+    tests = summarize("test", runs).to_json()["mcnemar"]
     assert [(test["first"], test["second"]) for test in tests] == [("runs/a", "runs/b"), ("runs/a", "runs/c")]
     assert (tests[0]["only_first"], tests[0]["only_second"]) == (3, 1)
     assert tests[1]["p_value"] == 1
 
 
-def test_runs_that_do_not_compare_are_refused(tmp_path: Path) -> None:
-    a, b = evaluated("a", 0.7), evaluated("b", 0.7, dataset="synthetic")
-    held = evaluated("h", 0.7, validation="holdout")
-    other = evaluated("o", 0.7, validation="holdout", seed=1)
-    for runs, split, expected in [
-        ([a], "test", "two runs or more"),
-        ([a, a], "test", "named twice"),
-        ([a, b], "test", "different data"),
-        ([held, other], "validation", "same images"),
-        ([a, held], "validation", "same images"),
-    ]:
-        with pytest.raises(UsageError, match=expected):
-            check_comparable([(each.run, each.config) for each in runs], split)
-    check_comparable([(each.run, each.config) for each in (held, other)], "test")
+@pytest.fixture
+def make_run(trained_run: Path, tmp_path: Path) -> Callable[..., Run]:
+    """A copy of the finished run under another name; `settings` and `data` change its config.json."""
+
+    def make(name: str, data: Mapping[str, Any] | None = None, **settings: Any) -> Run:
+        shutil.copytree(trained_run, tmp_path / name)
+        path = tmp_path / name / "config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, **settings, "data": {**config["data"], **(data or {})}}))
+        return Run(tmp_path / name)
+
+    return make
 
 
-def test_the_picture_has_a_line_for_each_run_and_one_name_for_each_group(six: list[Evaluated]) -> None:
-    figure = comparison_figure(compare("test", six), LIGHT)
+def test_one_run_alone_cannot_be_compared(make_run: Callable[..., Run]) -> None:
+    with pytest.raises(UsageError, match="two runs or more"):
+        check_comparable([make_run("a")], "test")
+
+
+def test_a_run_cannot_be_compared_with_itself(make_run: Callable[..., Run]) -> None:
+    run = make_run("a")
+    with pytest.raises(UsageError, match="named twice"):
+        check_comparable([run, run], "test")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"name": "flowers", "title": "flowers"},
+        {"test": {"images": 2000, "fingerprint": "0" * 64, "sha256": "0" * 64}},
+    ],
+)
+def test_runs_on_different_data_cannot_be_compared(
+    make_run: Callable[..., Run], data: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="different data"):
+        check_comparable([make_run("a"), make_run("b", data)], "test")
+
+
+def test_runs_with_other_held_out_images_cannot_be_compared_on_them(make_run: Callable[..., Run]) -> None:
+    runs = [make_run(f"seed-{seed}", validation="holdout", seed=seed) for seed in (0, 1)]
+    check_comparable(runs, "test")
+    with pytest.raises(UsageError, match="same images"):
+        check_comparable(runs, "validation")
+
+
+def test_the_figure_has_a_line_for_each_run_and_one_name_for_each_group(six: list[Evaluated]) -> None:
+    figure = comparison_figure(summarize("test", six), LIGHT)
     curves, accuracies = figure.axes
     assert len(curves.lines) == 6
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

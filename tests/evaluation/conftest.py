@@ -9,8 +9,12 @@ import pytest
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
-from cifar_trainer.evaluation.subject import HeldOut, Subject
-from cifar_trainer.run import Run
+from cifar_trainer.evaluation.report import Report, make_report
+from cifar_trainer.evaluation.subject import Subject
+from cifar_trainer.evaluation.unfamiliar import Unfamiliar
+from cifar_trainer.metrics import fit_thresholds
+from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.run import Run, TrainResult
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -30,25 +34,45 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
     """A subject from logits and labels; its model is never called unless given."""
 
     def make(
-        logits: np.ndarray, labels: np.ndarray, held_out: HeldOut | None = None, **others: Any
+        logits: np.ndarray,
+        labels: np.ndarray,
+        held_out: tuple[np.ndarray, np.ndarray] | None = None,
+        images: np.ndarray | None = None,
+        classes: tuple[str, ...] = CLASSES,
+        **others: Any,
     ) -> Subject:
-        images = np.zeros((len(labels), 32, 32, 3), np.uint8)
-        split = Split(images, labels, "f" * 64)
+        pixels = np.zeros((len(labels), 32, 32, 3), np.uint8) if images is None else images
+        split = Split(pixels, labels, "f" * 64, "b" * 64)
         values: dict[str, Any] = {
             "run": Run(tmp_path / "run"),
             "config": TrainConfig("document", "synthetic", 1, 32, 0.001),
-            "dataset": Dataset("synthetic", tmp_path, False, CLASSES, split, split),
+            "recipe": DOCUMENT,
+            "dataset": Dataset("synthetic", tmp_path, False, classes, split, split),
+            "result": TrainResult(
+                run_dir="run", recipe="document", dataset="synthetic", epochs=1, seed=0, parameters=10,
+                device="cpu", precision="float32", train={}, validation={}, seconds=1.0,
+                images_per_second=1.0, weights_sha256="a" * 64,
+            ),
+            "history": [],
             "model": None,
-            "predictor": None,
+            "predict_logits": None,
             "split_name": "test",
-            "images": images,
-            "labels": labels,
-            "split_sha256": "b" * 64,
+            "split": split,
             "logits": logits,
             "held_out": held_out,
             "weights_sha256": "a" * 64,
-            "result": {"epochs": 1},
-        }
+        }  # fmt: skip
         return Subject(**{**values, **others})
+
+    return make
+
+
+@pytest.fixture
+def report_on() -> Callable[[Subject], Report]:
+    """The report on a subject, without what would need its model."""
+
+    def make(subject: Subject) -> Report:
+        unfamiliar = Unfamiliar(fit_thresholds(subject.logits), "test", len(subject.logits), 0.05, ())
+        return make_report(subject, unfamiliar, None, test_looks=0)
 
     return make

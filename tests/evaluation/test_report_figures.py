@@ -1,26 +1,34 @@
 """Each number of a report, against an independent computation on a small case."""
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.optimize import brentq
 
 from cifar_trainer import metrics
+from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.calibration import fit_temperature, reliability
 from cifar_trainer.evaluation.figures import precision_recall_figure
-from cifar_trainer.evaluation.report import Report, make_report, read_robustness
-from cifar_trainer.evaluation.subject import HeldOut, Subject
+from cifar_trainer.evaluation.report import Report
+from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.metrics import precision_recall_curves
 from cifar_trainer.plots import LIGHT
+from cifar_trainer.recipes import EXPECTED_ON, Expected
+from cifar_trainer.recipes.document import DOCUMENT
 
 Logits = tuple[np.ndarray, np.ndarray]
 
 
+ReportOn = Callable[[Subject], Report]
+
+
 @pytest.fixture
-def report(make_subject: Callable[..., Subject], small_logits: Logits) -> Report:
-    return make_report(make_subject(*small_logits))
+def report(make_subject: Callable[..., Subject], report_on: ReportOn, small_logits: Logits) -> Report:
+    return report_on(make_subject(*small_logits))
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> list[list[float]]:
@@ -158,25 +166,25 @@ def test_the_temperature_of_a_model_that_is_ten_times_too_sure_is_ten_times_high
 
 
 def test_the_temperature_comes_from_held_out_images_and_never_from_the_test_set(
-    make_subject: Callable[..., Subject], small_logits: Logits
+    make_subject: Callable[..., Subject], report_on: ReportOn, small_logits: Logits
 ) -> None:
     logits, labels = small_logits
-    held_out = HeldOut(logits[::2] * 3, labels[::2])
-    calibration = make_report(make_subject(logits, labels, held_out)).calibration
+    held_out = (logits[::2] * 3, labels[::2])
+    calibration = report_on(make_subject(logits, labels, held_out)).calibration
     assert calibration.temperature == fit_temperature(logits[::2] * 3, labels[::2])
     assert calibration.fitted_on == 30
     assert calibration.after is not None
     assert not calibration.same_images
-    without = make_report(make_subject(logits, labels)).calibration
+    without = report_on(make_subject(logits, labels)).calibration
     assert (without.temperature, without.after) == (None, None)
 
 
 def test_a_class_without_images_has_no_average_precision_and_spoils_no_mean(
-    make_subject: Callable[..., Subject], small_logits: Logits
+    make_subject: Callable[..., Subject], report_on: ReportOn, small_logits: Logits
 ) -> None:
     logits, labels = small_logits
     some = labels != 2
-    report = make_report(make_subject(logits[some], labels[some]))
+    report = report_on(make_subject(logits[some], labels[some]))
     assert report.per_class[2]["average_precision"] is None
     assert 0 < report.mean_average_precision <= 1
     assert report.per_class[2]["recall_interval"] == (0.0, 1.0)
@@ -185,16 +193,71 @@ def test_a_class_without_images_has_no_average_precision_and_spoils_no_mean(
     assert figure.axes[2].get_title(loc="left") == "cow  –"
 
 
-def test_the_summary_has_the_contracts_keys_and_no_others(report: Report) -> None:
-    summary = report.summary()
-    assert set(summary) == {
+def test_the_json_of_the_command_has_the_contracts_keys_and_no_others(report: Report) -> None:
+    summary = report.to_json()
+    assert list(summary) == [
         "run_dir", "split", "images", "loss", "accuracy", "macro", "per_class", "confusion_matrix",
-    }  # fmt: skip
+    ]  # fmt: skip
     assert set(summary["macro"]) == {"precision", "recall", "f1"}
-    assert all(set(row) == {"class", "precision", "recall", "f1", "support"} for row in summary["per_class"])
+    assert {tuple(row) for row in summary["per_class"]} == {("class", "precision", "recall", "f1", "support")}
 
 
-def test_robustness_of_other_weights_is_not_carried_over(report: Report) -> None:
-    assert read_robustness({"robustness": {"weights_sha256": "b" * 64}}, "a" * 64) is None
-    assert read_robustness({"robustness": {"weights_sha256": "a" * 64}}, "a" * 64) is None
-    assert read_robustness(report.to_json(), "a" * 64) is None
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_have_images(
+    make_subject: Callable[..., Subject], report_on: ReportOn, small_logits: Logits
+) -> None:
+    logits, labels = small_logits
+    kept = np.concatenate([np.flatnonzero(labels == 0)[:3], np.flatnonzero(labels == 1)])
+    report = report_on(make_subject(logits[kept], labels[kept]))
+    predicted = logits[kept].argmax(axis=1)
+    recalls = [(predicted[labels[kept] == label] == label).mean() for label in (0, 1)]
+    assert report.balanced_accuracy == pytest.approx(np.mean(recalls))
+    assert report.accuracy != pytest.approx(report.balanced_accuracy)
+
+
+@pytest.fixture
+def usual(make_subject: Callable[..., Subject], small_logits: Logits) -> Callable[..., Subject]:
+    """A subject with the recipe's own settings on verified CIFAR-10, where a range of accuracies is known."""
+    recipe = dataclasses.replace(DOCUMENT, expected=Expected(0.5, 10, 0.45, 0.55))
+    plain = make_subject(*small_logits)
+    result = dataclasses.replace(plain.result, epochs=recipe.epochs)
+    config = TrainConfig(
+        "document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate, seed=7
+    )
+    dataset = dataclasses.replace(plain.dataset, name=EXPECTED_ON, verified=True)
+
+    def make(**settings: Any) -> Subject:
+        changed = dataclasses.replace(config, **settings)
+        return dataclasses.replace(plain, recipe=recipe, config=changed, dataset=dataset, result=result)
+
+    return make
+
+
+@pytest.mark.parametrize(("accuracy", "place"), [(0.44, "below"), (0.45, "within"), (0.56, "above")])
+def test_the_report_says_where_the_accuracy_lies_among_earlier_runs(
+    usual: Callable[..., Subject], report_on: ReportOn, accuracy: float, place: str
+) -> None:
+    report = dataclasses.replace(report_on(usual()), accuracy=accuracy)
+    assert report.place == place
+
+
+@pytest.mark.parametrize(
+    "settings", [{"limit": 1000}, {"validation": "holdout"}, {"batch_size": 64}, {"precision": "bfloat16"}]
+)
+def test_no_range_is_expected_of_runs_with_other_settings(
+    usual: Callable[..., Subject], report_on: ReportOn, settings: dict[str, Any]
+) -> None:
+    assert report_on(usual(**settings)).expected is None
+
+
+def test_no_range_is_expected_of_a_longer_training(
+    usual: Callable[..., Subject], report_on: ReportOn
+) -> None:
+    subject = usual()
+    longer = dataclasses.replace(subject, result=dataclasses.replace(subject.result, epochs=20))
+    assert report_on(longer).expected is None
+
+
+def test_no_range_is_expected_on_other_data(usual: Callable[..., Subject], report_on: ReportOn) -> None:
+    subject = usual()
+    other = dataclasses.replace(subject, dataset=dataclasses.replace(subject.dataset, verified=False))
+    assert report_on(other).expected is None

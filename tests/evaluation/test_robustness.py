@@ -1,16 +1,19 @@
 """Attacks on networks whose weakest point is known, and the table that is made of them."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 
 import keras
+import msgspec
 import numpy as np
 import pytest
 
 from cifar_trainer.evaluation import robustness
 from cifar_trainer.evaluation.robustness import Attacker, Robustness, measure_robustness
 from cifar_trainer.evaluation.subject import Subject
-from cifar_trainer.model import LogitsFunction, is_float32, predict_logits
-from cifar_trainer.recipes import document
+from cifar_trainer.model import LogitsFunction, is_float32
+from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.training.assembly import build_model
 
 
@@ -43,7 +46,7 @@ def test_on_a_linear_model_an_attack_takes_epsilon_times_the_sum_of_the_weights(
     """No change of at most epsilon can take more (Goodfellow et al. 2015, section 3), and none is clipped."""
     model, difference = linear
     labels = np.array([0, 1, 0, 1, 0, 1])
-    before = predict_logits(model, mid_tones)
+    before = LogitsFunction(model)(mid_tones)
     after = getattr(Attacker(model, seed=0), attack)(mid_tones, labels, epsilon)
     sign = np.where(labels == 0, 1, -1)
     lost = sign * ((before[:, 0] - before[:, 1]) - (after[:, 0] - after[:, 1]))
@@ -54,7 +57,7 @@ def test_a_changed_picture_stays_within_black_and_white(linear) -> None:
     """On a white picture only darkening helps: an attack gains from half of the weights only."""
     model, difference = linear
     white = np.full((1, 32, 32, 3), 255, np.uint8)
-    before, after = predict_logits(model, white), Attacker(model).fgsm(white, np.array([0]), 4 / 255)
+    before, after = LogitsFunction(model)(white), Attacker(model).fgsm(white, np.array([0]), 4 / 255)
     lost = (before[0, 0] - before[0, 1]) - (after[0, 0] - after[0, 1])
     assert lost == pytest.approx(4 / 255 * difference[difference > 0].sum(), rel=1e-3)
 
@@ -62,7 +65,7 @@ def test_a_changed_picture_stays_within_black_and_white(linear) -> None:
 def test_no_strength_leaves_the_answers_as_they_are(linear, mid_tones: np.ndarray) -> None:
     model, _ = linear
     after = Attacker(model).pgd(mid_tones, np.zeros(6, np.int64), 0.0)
-    np.testing.assert_allclose(after, predict_logits(model, mid_tones), atol=1e-5)
+    np.testing.assert_allclose(after, LogitsFunction(model)(mid_tones), atol=1e-5)
 
 
 def test_a_model_of_mixed_precision_is_attacked_in_float32(
@@ -77,10 +80,12 @@ def test_a_model_of_mixed_precision_is_attacked_in_float32(
             super().__init__(model, seed)
 
     monkeypatch.setattr(robustness, "Attacker", Watched)
-    model = build_model(document, "bfloat16")
+    model = build_model(DOCUMENT, "bfloat16", (32, 32, 3), 10)
     predictor = LogitsFunction(model)
     labels = np.arange(6).astype(np.uint8)
-    subject = make_subject(predictor(mid_tones), labels, model=model, predictor=predictor, images=mid_tones)
+    subject = make_subject(
+        predictor(mid_tones), labels, model=model, predict_logits=predictor, images=mid_tones
+    )
     measure_robustness(subject, 6)
     assert not is_float32(model)
     assert is_float32(attacked[0])
@@ -94,13 +99,13 @@ def test_the_table_has_every_corruption_severity_and_attack_and_repeats(
     labels = np.array([0, 1, 0, 1, 0, 1], np.uint8)
     predictor = LogitsFunction(model)
     logits = predictor(mid_tones)
-    subject = make_subject(logits, labels, model=model, predictor=predictor, images=mid_tones)
-    told: list[tuple[int, int]] = []
-    first = measure_robustness(subject, 4, lambda done, total: told.append((done, total)))
+    subject = make_subject(logits, labels, model=model, predict_logits=predictor, images=mid_tones)
+    reported: list[tuple[int, int]] = []
+    first = measure_robustness(subject, 4, lambda done, total: reported.append((done, total)))
     assert first.images == 4
-    assert told == [(i, 83) for i in range(1, 84)]
+    assert reported == [(i, 83) for i in range(1, 84)]
     assert [len(result.accuracy) for result in first.corruptions] == [5] * 15
     assert [(result.name, len(result.accuracy)) for result in first.attacks] == [("FGSM", 4), ("PGD", 4)]
-    assert first.mean == pytest.approx(np.mean([result.accuracy for result in first.corruptions]))
+    assert first.mean_corrupted == pytest.approx(np.mean([result.accuracy for result in first.corruptions]))
     assert measure_robustness(subject, 4) == first
-    assert Robustness.from_json(first.to_json()) == first
+    assert msgspec.convert(json.loads(json.dumps(dataclasses.asdict(first))), Robustness) == first

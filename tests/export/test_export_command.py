@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from cifar_trainer import files
+from cifar_trainer.artefacts.documents import make_manifest
 from cifar_trainer.artefacts.export import export_run, measure_model
 from cifar_trainer.artefacts.formats import FORMATS, Bound, Format, check_packages
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.model import predict_logits
+from cifar_trainer.ledger import read_looks
+from cifar_trainer.model import LogitsFunction
 from cifar_trainer.run import Run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -73,6 +75,37 @@ def test_the_manifest_tells_the_epochs_that_were_trained_and_lists_what_has_its_
     assert [entry["format"] for entry in manifest["artefacts"]] == ["litert"]
 
 
+@pytest.fixture
+def evaluated_run(learned_run: Path, tmp_path: Path) -> Run:
+    """A copy of the run, and a report with thresholds of unfamiliar images."""
+    run = Run(tmp_path / "evaluated")
+    shutil.copytree(learned_run, run.path)
+    thresholds = {"energy": -3.5, "probability": 0.4}
+    report = {"unfamiliar": {"thresholds": thresholds}, "weights_sha256": run.read_result().weights_sha256}
+    files.write_json(run.evaluation("test") / "report.json", report)
+    return run
+
+
+def test_the_manifest_has_the_thresholds_of_unfamiliar_images_that_evaluate_fitted(
+    evaluated_run: Run, data_dir: Path
+) -> None:
+    dataset = load_dataset(data_dir, "synthetic")
+    measured = measure_model(evaluated_run, evaluated_run.read_config(), dataset)
+    manifest = make_manifest(evaluated_run, dataset, measured, [])
+    assert manifest["unfamiliar"] == {"energy": -3.5, "probability": 0.4}
+
+
+def test_the_manifest_of_a_run_that_was_not_evaluated_has_no_thresholds(artefacts: dict[str, Path]) -> None:
+    manifest = json.loads((artefacts["saved_model"].parent / "manifest.json").read_text())
+    assert manifest["unfamiliar"] is None
+
+
+def test_an_export_that_measures_on_the_test_set_is_a_look_at_it(evaluated_run: Run, data_dir: Path) -> None:
+    before = len(read_looks(evaluated_run))
+    measure_model(evaluated_run, evaluated_run.read_config(), load_dataset(data_dir, "synthetic"))
+    assert [look.command for look in read_looks(evaluated_run)[before:]] == ["export"]
+
+
 def test_a_small_split_is_filled_up_to_a_thousand_pictures(
     learned_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -83,7 +116,7 @@ def test_a_small_split_is_filled_up_to_a_thousand_pictures(
     )
     assert measured.accuracy.images == 120
     assert measured.reference.images.shape == (1000, 32, 32, 3)
-    expected = predict_logits(measured.network.model, measured.reference.images)
+    expected = LogitsFunction(measured.network.model)(measured.reference.images)
     np.testing.assert_allclose(measured.reference.logits, expected, atol=1e-5)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from cifar_trainer.artefacts import export
-from cifar_trainer.artefacts.formats import FORMATS, Format, Network, softmax, write_artefact
+from cifar_trainer.artefacts.formats import FORMATS, Format, softmax, write_artefact
+from cifar_trainer.artefacts.network import Network
 from cifar_trainer.artefacts.verification import Reference, compare
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import CheckError
-from cifar_trainer.recipes import document
+from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run
 from cifar_trainer.training.assembly import build_model
 
@@ -112,7 +113,7 @@ def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(1)
-    replace_model(run, build_model(document, precision))
+    replace_model(run, build_model(DOCUMENT, precision, (32, 32, 3), 10))
     (exported,) = export.export_run(Run(run), [form], tmp_path / "out", load_dataset(data_dir, "synthetic"))
     assert exported.proof.agreement == 1
     assert exported.proof.max_abs_difference < 1e-4

@@ -1,0 +1,184 @@
+"""How well a model's scores distinguish its own kind of images from other kinds.
+
+Two scores are used: the energy (Liu et al. 2020) and the largest softmax probability
+(Hendrycks & Gimpel 2017), both of the logits as they are. They see only what reaches the
+logits: an image of no class that looks like one passes, and so does an image that was
+changed to deceive the model.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import sklearn.metrics
+from PIL import Image
+
+from cifar_trainer.data import load_dataset
+from cifar_trainer.data.synthetic import draw_dataset
+from cifar_trainer.errors import DataError, printable
+from cifar_trainer.evaluation.subject import Subject
+from cifar_trainer.images import ImageError, decode_image, is_image, is_leftover, resize_image
+from cifar_trainer.metrics import Thresholds, energy, fit_thresholds, max_probability
+
+#: Images of each other kind, at most.
+IMAGES = 2000
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """How well one score distinguishes other images from those of the split.
+
+    Attributes:
+        auroc: the probability that an image of the split looks more familiar than another one;
+            0.5 is chance.
+        fpr95: the share of the other images that pass where 95 % of the split's images pass.
+    """
+
+    auroc: float
+    fpr95: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherKind:
+    """Images of another kind, and how well they are distinguished from those of the split.
+
+    Attributes:
+        name: what they are.
+        images: their number.
+        flagged: the share of them whose energy is above the threshold.
+        energy, probability: by each score.
+    """
+
+    name: str
+    images: int
+    flagged: float
+    energy: Detection
+    probability: Detection
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfamiliar:
+    """Whether a model recognizes what it was not trained on.
+
+    Attributes:
+        thresholds: beyond which an image is called unfamiliar.
+        fitted_on: `validation`, the held-out training images; or, where the run held none out, `test`.
+        fitted_images: how many images they were fitted on.
+        flagged: the share of the split's images whose energy is above the threshold.
+        kinds: the other kinds of images.
+    """
+
+    thresholds: Thresholds
+    fitted_on: str
+    fitted_images: int
+    flagged: float
+    kinds: tuple[OtherKind, ...]
+
+
+def measure_unfamiliar(
+    subject: Subject, others: dict[str, np.ndarray]
+) -> tuple[Unfamiliar, dict[str, np.ndarray]]:
+    """Fit the thresholds, and measure the scores against images of other kinds.
+
+    Args:
+        subject: the model and the split.
+        others: uint8 [N, H, W, C] by name, of the model's shape.
+
+    Returns:
+        The figures, and the energies by name for a figure, those of the split first.
+    """
+    fitted = subject.logits if subject.held_out is None else subject.held_out[0]
+    thresholds = fit_thresholds(fitted)
+    energies = {f"{subject.split_name} images": energy(subject.logits)}
+    kinds = []
+    for name, images in others.items():
+        logits = subject.predict_logits(images)
+        energies[name] = energy(logits)
+        kinds.append(
+            OtherKind(
+                name=name,
+                images=len(images),
+                flagged=float(thresholds.is_unfamiliar(logits).mean()),
+                energy=_detection(-energy(subject.logits), -energies[name]),
+                probability=_detection(max_probability(subject.logits), max_probability(logits)),
+            )
+        )
+    return Unfamiliar(
+        thresholds=thresholds,
+        fitted_on="test" if subject.held_out is None else "validation",
+        fitted_images=len(fitted),
+        flagged=float(thresholds.is_unfamiliar(subject.logits).mean()),
+        kinds=tuple(kinds),
+    ), energies
+
+
+def _detection(familiar: np.ndarray, other: np.ndarray) -> Detection:
+    """From scores that are higher for what is familiar, float [N] and float [M]."""
+    truth = np.repeat([1, 0], (len(familiar), len(other)))
+    auroc = sklearn.metrics.roc_auc_score(truth, np.concatenate([familiar, other]))
+    passes = np.quantile(familiar, 0.05, method="lower")
+    return Detection(float(auroc), float((other >= passes).mean()))
+
+
+def other_kinds(dataset_name: str, shape: tuple[int, int, int], path: Path | None) -> dict[str, np.ndarray]:
+    """Images that a model was not trained on: drawn shapes, noise, and those in `path`.
+
+    Args:
+        dataset_name: what it was trained on; the drawn shapes are left out where it is them.
+        shape: height, width and channels to bring them to.
+        path: a prepared data set, whose test images are taken, or a folder of image files.
+
+    Returns:
+        uint8 [N, *shape] by name.
+
+    Raises:
+        DataError: there are no images in `path`, or one cannot be read.
+    """
+    kinds = {}
+    if dataset_name != "synthetic":
+        kinds["drawn shapes"] = _reshaped(draw_dataset().test_images[:IMAGES], shape)
+    kinds["noise"] = np.random.default_rng(SEED).integers(0, 256, (IMAGES, *shape), np.uint8)
+    if path is not None:
+        # So named that a folder called `noise` is not taken for the noise.
+        kinds[f"images in {printable(path.resolve().name)}"] = _read(path, shape)
+    return kinds
+
+
+def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    if (path / "dataset.json").is_file():
+        return _reshaped(load_dataset(path.parent, path.name).test.images[:IMAGES], shape)
+    try:
+        found = sorted(_image_files(path))
+    except OSError as error:
+        raise DataError(f"--unfamiliar: {error.filename} cannot be read: {error.strerror}.") from error
+    if not found:
+        raise DataError(f"--unfamiliar {path}: no image is there. Expected a folder of images.")
+    # From all of its folders, which may be classes.
+    chosen = np.random.default_rng(SEED).permutation(len(found))[:IMAGES]
+    decoded = []
+    for file in (found[i] for i in sorted(chosen)):
+        try:
+            decoded.append(decode_image(file.read_bytes(), shape).pixels)
+        except (ImageError, OSError) as error:
+            raise DataError(f"--unfamiliar: {file} cannot be used: {error}") from error
+    return np.stack(decoded)
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    for file in folder.rglob("*"):
+        if file.is_file() and not is_leftover(file.relative_to(folder).as_posix()):
+            with open(file, "rb") as opened:
+                if is_image(opened.read(16)):
+                    yield file
+
+
+def _reshaped(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Images, uint8 [N, H, W, C], brought to another shape."""
+    if images.shape[1:] == shape:
+        return np.asarray(images)
+    mode = "RGB" if shape[2] == 3 else "L"
+    drawn = (Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images)
+    resized = [resize_image(image.convert(mode), shape[:2]) for image in drawn]
+    return np.stack(resized).reshape(-1, *shape)

@@ -1,0 +1,106 @@
+"""What a recipe is: a network and how it is trained, as one value."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """The images of one training step, as a recipe's `augment` sees them.
+
+    Attributes:
+        images: uint8 [B, H, W, C].
+        labels: uint8 [B].
+        indices: int64 [B], the images' places among the training images of the run.
+        epoch: int32 scalar, complete epochs before this step.
+        step: int32 scalar, steps of the whole run before this one.
+        seed: int32 [2], the seed of this step for TensorFlow's stateless random operations.
+    """
+
+    images: "tf.Tensor"
+    labels: "tf.Tensor"
+    indices: "tf.Tensor"
+    epoch: "tf.Tensor"
+    step: "tf.Tensor"
+    seed: "tf.Tensor"
+
+
+#: The data set that `Expected` is about.
+EXPECTED_ON = "cifar10"
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What earlier runs of a recipe reached on CIFAR-10's test set, with the recipe's own settings.
+
+    Attributes:
+        accuracy: the mean.
+        n: how many runs, each with another seed or on other hardware.
+        low, high: the lowest and the highest of them.
+    """
+
+    accuracy: float
+    n: int
+    low: float
+    high: float
+
+
+def adam(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
+    """Adam with Keras's defaults (Kingma & Ba 2015) at a constant rate."""
+    import keras
+
+    return keras.optimizers.Adam(learning_rate)
+
+
+def cross_entropy() -> "keras.losses.Loss":
+    """Cross-entropy of integer labels and logits."""
+    import keras
+
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A network and how it is trained. Its functions import TensorFlow; the value does not.
+
+    Attributes:
+        name: by which it is asked for.
+        summary: one line about it.
+        epochs, batch_size, learning_rate: what a run takes when it is told nothing else.
+        build_model: image shape (height, width, channels) and number of classes to the network:
+            uint8 [N, H, W, C] named `images` to float32 logits [N, classes].
+        build_optimizer: learning rate and the run's total steps to the optimizer, with its schedule.
+        loss: the loss of float32 logits [B, classes] against uint8 labels [B]. The training loop divides
+            its sum over a batch by the images, and adds what the network's layers add (`model.losses`).
+        augment: a batch to the images to train on, uint8 or float [B, H, W, C]; without state, and a
+            function of the batch alone.
+        initialize: sets first weights from the training images, uint8 [N, H, W, C].
+        after_step: called after each optimizer step with the network, its optimizer and the steps done so
+            far (int32 scalar). What it remembers belongs among the optimizer's variables, which
+            checkpoints hold.
+        predict: the network and uint8 images [N, H, W, C] to logits, for augmentation at test time; by
+            default the network alone.
+        splittable: whether a batch may be computed in parts: no layer sees more than one image, or draws.
+        expected: what earlier runs reached; None where none were measured.
+    """
+
+    name: str
+    summary: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    build_model: Callable[[tuple[int, int, int], int], "keras.Model"]
+    build_optimizer: Callable[[float, int], "keras.optimizers.Optimizer"] = adam
+    loss: Callable[[], "keras.losses.Loss"] = cross_entropy
+    augment: "Callable[[Batch], tf.Tensor] | None" = None
+    initialize: "Callable[[keras.Model, np.ndarray], None] | None" = None
+    after_step: "Callable[[keras.Model, keras.optimizers.Optimizer, tf.Tensor], None] | None" = None
+    predict: "Callable[[keras.Model, tf.Tensor], tf.Tensor] | None" = None
+    splittable: bool = False
+    expected: Expected | None = None

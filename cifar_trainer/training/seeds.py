@@ -1,0 +1,183 @@
+"""Several runs that differ only by their seed: trained one after the other, summed up together.
+
+A group is a folder with a run in `seed-N` for each seed and `group.json`, which holds what
+they have in common, so that a group that was stopped goes on with what is missing.
+Imports no TensorFlow.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+from cifar_trainer import files, records
+from cifar_trainer.config import check_seed
+from cifar_trainer.errors import RunError, TrainingStopped, UsageError
+from cifar_trainer.run import Run, TrainResult, check_new, reserve_folder
+from cifar_trainer.training import session
+
+GROUP_FILE = "group.json"
+#: Arguments of `train` that say how a run is carried out, and that a resumed group may change.
+_CARRIED_OUT = (
+    "checkpoint_every", "profile", "histograms", "callbacks", "offline", "reporter", "should_stop", "verbose",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanAccuracy:
+    """The accuracy of several runs.
+
+    Attributes:
+        mean: over the runs.
+        standard_deviation: of one run, from n - 1; None for a single one.
+        n: the number of runs.
+        interval: the 95 % interval of the mean by Student's t; None for a single run.
+    """
+
+    mean: float
+    standard_deviation: float | None
+    n: int
+    interval: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupResult:
+    """What `train --seeds --json` prints.
+
+    Attributes:
+        group_dir: the group's folder.
+        runs: the runs, in the order of their seeds.
+        accuracy: on the validation split after the last epoch.
+    """
+
+    group_dir: str
+    runs: tuple[TrainResult, ...]
+    accuracy: MeanAccuracy
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        runs = [run.to_json() for run in self.runs]
+        return {"group_dir": self.group_dir, "runs": runs, "accuracy": dataclasses.asdict(self.accuracy)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """group.json.
+
+    Attributes:
+        seeds: of the runs.
+        settings: the arguments of `train` that all runs have in common.
+    """
+
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read `5`, which means 0 to 4, or a list such as `1,2,3`.
+
+    Raises:
+        UsageError: it is neither, or a seed is out of range or stands twice.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    seeds = numbers if "," in text else list(range(numbers[0])) if numbers else []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(
+            f"--seeds {text!r} is not known. Expected how many, such as 5, or different seeds, such as 1,2,3."
+        )
+    for seed in seeds:
+        check_seed(seed)
+    return tuple(seeds)
+
+
+def mean_accuracy(accuracies: Sequence[float]) -> MeanAccuracy:
+    """Mean, standard deviation and the mean's 95 % interval, of one accuracy or more."""
+    n, mean = len(accuracies), statistics.fmean(accuracies)
+    if n == 1:
+        return MeanAccuracy(mean, None, n, None)
+    deviation = statistics.stdev(accuracies)
+    half = float(student.ppf(0.975, n - 1)) * deviation / n**0.5
+    return MeanAccuracy(mean, deviation, n, (mean - half, mean + half))
+
+
+def train_seeds(seeds: Sequence[int], *, run_dir: Path | str | None = None, **options: Any) -> GroupResult:
+    """Train the same settings with each of `seeds`.
+
+    Args:
+        seeds: different from each other.
+        run_dir: the group's folder; None is `runs/TIME-RECIPE-seeds`.
+        options: the other arguments of `train`, without `seed`.
+
+    Raises:
+        TrainingStopped: its `run_dir` is the group's; `resume_seeds` goes on.
+        CifarTrainerError: as `train` raises it. The runs before are kept.
+    """
+    if run_dir is None:
+        folder = reserve_folder(f"{options.get('recipe', 'document')}-seeds")
+    else:
+        folder = Path(run_dir).expanduser()
+        check_new(folder)
+    settings = {name: _plain(value) for name, value in options.items() if name not in _CARRIED_OUT}
+    with files.writing(folder, "Choose another --run-dir."):
+        files.write_json(folder / GROUP_FILE, dataclasses.asdict(Group(tuple(seeds), settings)))
+    return _train_missing(folder, Group(tuple(seeds), settings), options)
+
+
+def is_group(path: Path) -> bool:
+    """Whether a folder is a group's."""
+    return (path / GROUP_FILE).is_file()
+
+
+def group_runs(path: Path) -> list[Run]:
+    """The runs of a group that have been begun, in the order of their seeds.
+
+    Raises:
+        RunError: group.json is damaged.
+    """
+    runs = [Run(path / f"seed-{seed}") for seed in records.read(path / GROUP_FILE, Group).seeds]
+    return [run for run in runs if run.config.is_file()]
+
+
+def resume_seeds(group_dir: Path | str, **options: Any) -> GroupResult:
+    """Go on with a group: what was begun is resumed, what is missing is trained, what is finished stays.
+
+    Args:
+        group_dir: the group's folder.
+        options: those of `resume`.
+
+    Raises:
+        RunError: it is not a group.
+        CifarTrainerError: as `resume` and `train` raise it.
+    """
+    folder = Path(group_dir).expanduser()
+    if not is_group(folder):
+        raise RunError(f"{folder} is not a group of runs: it has no {GROUP_FILE}.")
+    return _train_missing(folder, records.read(folder / GROUP_FILE, Group), options)
+
+
+def _train_missing(folder: Path, group: Group, options: Mapping[str, Any]) -> GroupResult:
+    carried_out = {name: value for name, value in options.items() if name in _CARRIED_OUT}
+    changes = {name: options[name] for name in ("epochs", "device") if options.get(name) is not None}
+    results = []
+    for seed in group.seeds:
+        run = Run(folder / f"seed-{seed}")
+        try:
+            if run.config.is_file():
+                results.append(session.resume(run, **changes, **carried_out))
+            else:
+                settings = {**group.settings, **changes}
+                results.append(session.train(seed=seed, run_dir=run.path, **settings, **carried_out))
+        except TrainingStopped as error:
+            raise TrainingStopped(folder) from error
+    accuracy = mean_accuracy([float(result.validation["accuracy"]) for result in results])
+    return GroupResult(str(folder), tuple(results), accuracy)
+
+
+def _plain(value: Any) -> Any:
+    return str(value.absolute()) if isinstance(value, Path) else value

@@ -1,0 +1,70 @@
+# %% [markdown]
+# # cifar-trainer from a notebook
+#
+# Open this file in VS Code, PyCharm or Spyder, or in Jupyter through Jupytext: each `# %%` begins a cell.
+# Each command of the command line has its function here, with arguments named as the options.
+
+# %%
+import os
+
+import cifar_trainer
+
+# A quick look at the built-in synthetic images.
+# For the real thing: DATASET = "cifar10", LIMIT = None, EPOCHS = 10.
+DATASET = os.environ.get("DATASET", "synthetic")
+DATA_DIR = os.environ.get("CIFAR_TRAINER_DATA", "data")
+LIMIT, EPOCHS = 640, 1
+
+# %% [markdown]
+# ## Prepare the data
+
+# %%
+prepared = cifar_trainer.prepare(DATASET, DATA_DIR)
+print(f"{prepared.title}: {prepared.train.images:,} training images of {len(prepared.classes)} classes")
+
+# %% [markdown]
+# ## Train: a run is one function call, so several seeds are a loop
+
+# %%
+results = [
+    cifar_trainer.train(
+        dataset=DATASET,
+        data_dir=DATA_DIR,
+        run_dir=f"runs/notebook-seed-{seed}",
+        epochs=EPOCHS,
+        limit=LIMIT,
+        seed=seed,
+    )
+    for seed in (0, 1)
+]
+for result in results:
+    print(
+        f"seed {result.seed}: {result.validation['accuracy']:.2%}, {result.images_per_second:,.0f} images/s"
+    )
+
+# %% [markdown]
+# ## Go on with a run
+#
+# A run that was stopped goes on from its last checkpoint, and a finished one can be extended.
+
+# %%
+extended = cifar_trainer.resume(results[0].run_dir, epochs=EPOCHS + 1)
+print(f"after {extended.epochs} epochs: {extended.validation['accuracy']:.2%}")
+
+# %% [markdown]
+# ## Evaluate, and look at the curves
+
+# %%
+report = cifar_trainer.evaluate(extended.run_dir)
+low, high = report.accuracy_interval
+print(f"accuracy {report.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})")
+
+for row in cifar_trainer.load_run(extended.run_dir).read_history():
+    print(f"epoch {row['epoch']:.0f}: training {row['accuracy']:.2%}, validation {row['val_accuracy']:.2%}")
+
+# %% [markdown]
+# ## Export a model that needs neither this package nor Keras
+
+# %%
+for export in cifar_trainer.export(extended.run_dir, formats=["saved_model"]).exports:
+    print(f"{export.format}: {export.path}, agreement with Keras {export.agreement:.2%}")
