@@ -347,12 +347,14 @@ def _read(response: requests.Response) -> bytes:
     try:
         chunk: bytes = response.raw.read1(_CHUNK, decode_content=False)
         return chunk
-    except urllib3.exceptions.IncompleteRead:
-        return b""
     except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
         raise FetchError(f"sent nothing for {PATIENCE.seconds:g} seconds", again=True) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise FetchError(f"the connection broke: {_in_words(_root(error))}", again=True) from error
+        cause = _root(error)
+        if isinstance(cause, urllib3.exceptions.IncompleteRead):
+            # Whether that was the end is told by the sizes.
+            return b""
+        raise FetchError(f"the connection broke: {_in_words(cause)}", again=True) from error
 
 
 def _refusal(url: str, response: requests.Response, part: Part) -> FetchError:

@@ -55,7 +55,8 @@ def get(server: BadServer, tmp_path: Path) -> Callable[..., Fetched]:
         reporter = PrepareReporter(
             note=notes.append, on_download=lambda done, total, host: progress.append(done)
         )
-        return Fetched(download_archive(archive, urls, tmp_path, reporter), notes, progress)
+        path = download_archive(archive, urls, tmp_path, reporter, "CIFAR_TRAINER_MIRRORS")
+        return Fetched(path, notes, progress)
 
     return run
 

@@ -47,7 +47,7 @@ def test_the_manifest_and_the_card_say_what_lies_there(
             assert files.sha256_file(folder / name) == digest
     assert manifest["accuracy"]["low"] < manifest["accuracy"]["value"] < manifest["accuracy"]["high"]
     card = (folder / "model_card.md").read_text()
-    assert "synthetic pictures (not CIFAR-10)" in card
+    assert "synthetic images (not CIFAR-10)" in card
     assert "it knows nothing about photographs" in card
     assert all(f"`{path.name}`" in card for path in artefacts.values())
 
