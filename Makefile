@@ -8,7 +8,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
 DEVELOPED = $(VENV)/.installed-dev
 INSTALLED = $(VENV)/.installed
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test check format gpu-check clean
 
 help: ## Show this.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ check: $(DEVELOPED) ## Lint and check types; changes nothing.
 format: $(DEVELOPED) ## Put the code into form.
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+gpu-check: $(INSTALLED) ## Measure an NVIDIA GPU, in 20 minutes at most; needs CIFAR-10 in data/.
+	@$(PIP) install --quiet --editable '.[gpu]'
+	$(VENV)/bin/python benchmarks/gpu_check.py --output gpu-check
 
 clean: ## Delete what was built and cached; .venv, data and runs stay.
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

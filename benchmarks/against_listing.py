@@ -1,4 +1,4 @@
-"""The article's listing as a script against `cifar-trainer train`: time, memory, accuracy.
+"""The script of TensorFlow's CNN tutorial against `cifar-trainer train`: time, memory, accuracy.
 
     python benchmarks/against_listing.py --data-dir data --epochs 10 --repeats 3
     python benchmarks/against_listing.py --device gpu --deterministic
@@ -9,6 +9,7 @@ of the medians to the listing; `--output` keeps them as JSON.
 """
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -18,11 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-#: Multiplications and additions of training on one image with the article's network: forward, and
+from cifar_trainer.environment.cuda import bus_id
+from cifar_trainer.environment.telemetry import GpuTelemetry
+
+#: Multiplications and additions of training on one image with the tutorial's network: forward, and
 #: twice as much backward, but for the first layer, which needs no gradient of its input.
 _FORWARD_MACS = (30 * 30 * 32 * 27, 13 * 13 * 64 * 288, 4 * 4 * 64 * 576, 1024 * 64, 64 * 10)
 FLOPS_PER_IMAGE = 2 * (3 * sum(_FORWARD_MACS) - _FORWARD_MACS[0])
@@ -30,68 +35,103 @@ FLOPS_PER_IMAGE = 2 * (3 * sum(_FORWARD_MACS) - _FORWARD_MACS[0])
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(command: list[str]) -> dict[str, float | str]:
-    """Run a command; its wall time in s, its peak memory in MiB (ru_maxrss), and its output."""
-    with tempfile.TemporaryFile("w+") as output:
+class ContestantError(Exception):
+    """A contestant that ended with an error; its last lines."""
+
+
+def run(command: list[str], device: str) -> dict[str, Any]:
+    """Run a command on a device.
+
+    Returns:
+        Its wall time in s, its peak memory on the host in MiB (ru_maxrss), that of the GPU in MiB as the
+        whole device's (None without one), and its output.
+
+    Raises:
+        ContestantError: it ended with another code than 0.
+    """
+    env = {**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    if device == "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = "-1"
+    with tempfile.TemporaryFile("w+") as output, GpuTelemetry(None if device == "cpu" else bus_id(0)) as gpu:
         began = time.monotonic()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, env=env)
         errors = process.stderr.read() if process.stderr else ""
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
+        gpu_memory = gpu.mark().memory_mib
         output.seek(0)
         text = output.read()
     if process.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed with {process.returncode}:\n{errors[-3000:]}")
-    return {"seconds": seconds, "memory_mib": usage.ru_maxrss / 1024, "output": text}
-
-
-def listing(options: argparse.Namespace) -> dict[str, float]:
-    """One run of the listing, in a process of its own."""
-    command = [sys.executable, str(ROOT / "examples" / "listing.py"), "--data-dir", str(options.data_dir)]
-    command += ["--dataset", options.dataset, "--epochs", str(options.epochs)]
-    done = run(command)
-    accuracy = re.search(r"test accuracy: ([\d.]+)", str(done["output"]))
-    # Keras prints "1563/1563 - 18s - 12ms/step - ..." after each epoch.
-    epochs = [float(s) for s in re.findall(r"^\d+/\d+ - ([\d.]+)s - ", str(done["output"]), re.MULTILINE)]
+        raise ContestantError(f"{' '.join(command)} failed with {process.returncode}:\n{errors[-3000:]}")
     return {
-        "seconds": float(done["seconds"]),
-        "memory_mib": float(done["memory_mib"]),
-        "accuracy": float(accuracy[1]) if accuracy else float("nan"),
-        "epoch_seconds": statistics.median(epochs[: options.epochs]),
+        "seconds": seconds,
+        "memory_mib": usage.ru_maxrss / 1024,
+        "gpu_memory_mib": gpu_memory,
+        "output": text,
     }
 
 
-def ours(options: argparse.Namespace, seed: int, extra: list[str]) -> dict[str, float]:
+def listing(options: argparse.Namespace) -> dict[str, Any]:
+    """One run of the tutorial's script, in a process of its own."""
+    command = [sys.executable, str(ROOT / "examples" / "listing.py"), "--data-dir", str(options.data_dir)]
+    command += ["--dataset", options.dataset, "--epochs", str(options.epochs)]
+    command += [] if options.limit is None else ["--limit", str(options.limit)]
+    done = run(command, options.device)
+    accuracy = re.search(r"test accuracy: ([\d.]+)", done["output"])
+    # Keras prints whole seconds and "12ms/step"; the script's own clock prints each epoch finely.
+    epochs = [float(s) for s in re.findall(r"^epoch seconds: ([\d.]+)$", done["output"], re.MULTILINE)]
+    return {
+        **_measured(done),
+        "accuracy": float(accuracy[1]) if accuracy else float("nan"),
+        # The first holds the compiler's time.
+        "epoch_seconds": statistics.median(epochs[1:] or epochs),
+    }
+
+
+def ours(options: argparse.Namespace, seed: int, extra: list[str]) -> dict[str, Any]:
     """One run of `cifar-trainer train`, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "cifar_trainer", "train", "--json", "--quiet", "--offline"]
         command += ["--data-dir", str(options.data_dir), "--dataset", options.dataset]
         command += ["--epochs", str(options.epochs), "--seed", str(seed), "--run-dir", f"{folder}/run"]
-        done = run([*command, "--device", options.device, *extra])
-    result = json.loads(str(done["output"]))
+        command += [] if options.limit is None else ["--limit", str(options.limit)]
+        done = run([*command, "--device", options.device, *extra], options.device)
+        with open(f"{folder}/run/history.csv", encoding="utf-8") as file:
+            epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
+    result = json.loads(done["output"])
     return {
-        "seconds": float(done["seconds"]),
-        "memory_mib": float(done["memory_mib"]),
+        **_measured(done),
         "accuracy": result["validation"]["accuracy"],
-        "epoch_seconds": result["seconds"] / result["epochs"],
+        "epoch_seconds": statistics.median(epochs[1:] or epochs),
         "images_per_second": result["images_per_second"],
     }
 
 
-def matrix_product_rate() -> float:
-    """The machine's float32 matrix-product rate in TensorFlow, in GFLOP/s: the best of five."""
+def _measured(done: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: done[name] for name in ("seconds", "memory_mib", "gpu_memory_mib")}
+
+
+def matrix_product_rate(device: str) -> float:
+    """The device's float32 matrix-product rate in TensorFlow, in GFLOP/s: the best of five calls."""
+    size, products = (8192, 20) if device == "gpu" else (2048, 3)
     program = (
         "import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\n"
         "import time, tensorflow as tf\n"
-        "n = 2048; a = tf.random.normal([n, n]); multiply = tf.function(tf.matmul)\n"
-        "multiply(a, a); rates = []\n"
+        "tf.config.experimental.enable_tensor_float_32_execution(False)\n"
+        f"n, k = {size}, {products}; a = tf.random.normal([n, n]) / n**.5\n"
+        "@tf.function\n"
+        "def multiply(x):\n"
+        "    for _ in range(k): x = x @ a\n"
+        # One number: to copy the whole product from a GPU would time the bus.
+        "    return tf.reduce_sum(x)\n"
+        "multiply(a).numpy(); rates = []\n"
         "for _ in range(5):\n"
-        "    began = time.perf_counter(); multiply(a, a).numpy()\n"
-        "    rates.append(2 * n**3 / (time.perf_counter() - began) / 1e9)\n"
+        "    began = time.perf_counter(); multiply(a).numpy()\n"
+        "    rates.append(2 * n**3 * k / (time.perf_counter() - began) / 1e9)\n"
         "print(max(rates))\n"
     )
-    return float(str(run([sys.executable, "-c", program])["output"]))
+    return float(run([sys.executable, "-c", program], device)["output"])
 
 
 def main() -> None:
@@ -106,46 +146,73 @@ def main() -> None:
     parser.add_argument(
         "--deterministic", action="store_true", help="also with --deterministic, to see its cost"
     )
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--limit", type=int, help="train on the first so many images: a quick look")
+    parser.add_argument("--output", type=Path, help="keep all of it as JSON, written after each run")
     options = parser.parse_args()
 
     machine: dict[str, Any] = {
         "processor": processor(), "cores": os.cpu_count(), "gpu": gpu(),
         "python": platform.python_version(), "tensorflow": version("tensorflow"), "keras": version("keras"),
-        "matrix_product_gflops": matrix_product_rate(),
+        "matrix_product_gflops": matrix_product_rate(options.device),
     }  # fmt: skip
     print(json.dumps(machine, indent=2))
     contestants: dict[str, list[str] | None] = {"listing": None}
     contestants |= {name: ["--precision", name] for name in options.precisions}
     if options.deterministic:
         contestants["float32 deterministic"] = ["--deterministic"]
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+    failures: dict[str, str] = {}
     for repeat in range(options.repeats):
         for name, extra in contestants.items():
-            done = listing(options) if extra is None else ours(options, repeat, extra)
-            runs[name].append(done)
-            print(name, {key: round(value, 4) for key, value in done.items()}, flush=True)
+            if name in failures:
+                continue
+            try:
+                done = listing(options) if extra is None else ours(options, repeat, extra)
+            except ContestantError as error:
+                # A row of the table, and not the end of the others.
+                failures[name] = str(error)
+                print(f"{name}: {error}", flush=True)
+            else:
+                runs[name].append(done)
+                shown = {key: round(value, 4) for key, value in done.items() if value is not None}
+                print(name, shown, flush=True)
+            if options.output:
+                kept = {"machine": machine, "runs": runs, "failures": failures}
+                options.output.write_text(json.dumps(kept, indent=2) + "\n")
+    print_table(options, machine, runs, failures)
+
+
+def print_table(
+    options: argparse.Namespace,
+    machine: Mapping[str, Any],
+    runs: Mapping[str, list[dict[str, Any]]],
+    failures: Mapping[str, str],
+) -> None:
+    """The medians, and the ratios to the tutorial's script where that has run."""
 
     def median(name: str, key: str) -> float:
-        return statistics.median(done[key] for done in runs[name])
+        values = [done[key] for done in runs[name] if done.get(key) is not None]
+        return statistics.median(values) if values else float("nan")
 
-    print(f"\n{options.epochs} epochs, medians of {options.repeats} runs in turn")
-    print("| | seconds | listing / this | peak MiB | this / listing | s an epoch | accuracy |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
-    for name in contestants:
-        accuracies = ", ".join(f"{done['accuracy']:.2%}" for done in runs[name])
+    print(f"\n{options.epochs} epochs on {options.device}, medians of {options.repeats} runs in turn")
+    print("| | seconds | listing / this | host MiB | this / listing | GPU MiB | s an epoch | accuracy |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+    for name, done in runs.items():
+        if not done:
+            print(f"| {name} | failed: {failures[name].splitlines()[-1]} |")
+            continue
+        accuracies = ", ".join(f"{each['accuracy']:.2%}" for each in done)
         speed = median("listing", "seconds") / median(name, "seconds")
         memory = median(name, "memory_mib") / median("listing", "memory_mib")
         print(
             f"| {name} | {median(name, 'seconds'):.1f} | {speed:.2f} | {median(name, 'memory_mib'):.0f} "
-            f"| {memory:.2f} | {median(name, 'epoch_seconds'):.1f} | {accuracies} |"
+            f"| {memory:.2f} | {median(name, 'gpu_memory_mib'):.0f} | {median(name, 'epoch_seconds'):.2f} "
+            f"| {accuracies} |"
         )
     for name in options.precisions:
         rate = median(name, "images_per_second") * FLOPS_PER_IMAGE / 1e9
         share = rate / machine["matrix_product_gflops"]
-        print(f"{name}: {rate:.0f} GFLOP/s in training, {share:.0%} of the machine's float32 matrix product")
-    if options.output:
-        options.output.write_text(json.dumps({"machine": machine, "runs": runs}, indent=2) + "\n")
+        print(f"{name}: {rate:.0f} GFLOP/s in training, {share:.0%} of the device's float32 matrix product")
 
 
 def processor() -> str:

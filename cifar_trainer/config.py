@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from cifar_trainer.errors import UsageError
 #: Where prepared data sets lie when nobody says otherwise, below the current folder.
 DEFAULT_DATA_DIR = Path("data")
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "gpu")
+#: What other frameworks call a GPU.
+DEVICE_ALIASES = {"cuda": "gpu", "cuda:0": "gpu", "0": "gpu", "mps": "gpu", "GPU:0": "gpu", "/GPU:0": "gpu"}
 VALIDATIONS = ("test", "holdout")
 
 #: Keras and NumPy take more, TensorFlow's stateless operations take 32 bits.
@@ -59,7 +61,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("validation", self.validation, VALIDATIONS)
         check_choice("precision", self.precision, PRECISIONS)
-        check_choice("device", self.device, DEVICES)
+        check_choice("device", self.device, DEVICES, DEVICE_ALIASES)
         check_count("epochs", self.epochs)
         check_count("batch-size", self.batch_size)
         if self.limit is not None:
@@ -78,12 +80,23 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise UsageError, with the choices and the nearest of them, unless `value` is one."""
+def check_choice(
+    name: str, value: str, choices: Sequence[str], aliases: Mapping[str, str] | None = None
+) -> None:
+    """Raise UsageError, with the choices and the nearest of them, unless `value` is one.
+
+    Args:
+        name: of the option, without its dashes.
+        value: as received.
+        choices: what is possible.
+        aliases: names that people know from other tools, and the choice that they mean.
+    """
     if value in choices:
         return
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    meant = (aliases or {}).get(str(value)) or next(
+        iter(difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)), None
+    )
+    hint = f" Did you mean {meant!r}?" if meant else ""
     raise UsageError(f"--{name} {value!r} is not known. Choose from {', '.join(choices)}.{hint}")
 
 

@@ -24,7 +24,7 @@ from cifar_trainer.training.assembly import train_run
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop
 
-CPU = Device("cpu", "a processor", "/CPU:0", 1)
+CPU = Device("cpu", "a processor", 1)
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 

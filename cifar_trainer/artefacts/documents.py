@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import __version__, files
+from cifar_trainer.artefacts.baseline import make_baseline
 from cifar_trainer.artefacts.formats import FORMATS, Format
 from cifar_trainer.artefacts.verification import Proof
 from cifar_trainer.data.dataset import Dataset
@@ -105,6 +106,9 @@ def make_manifest(
         "temperature": network.temperature,
         "unfamiliar": None if measured.thresholds is None else dataclasses.asdict(measured.thresholds),
         "accuracy": dataclasses.asdict(measured.accuracy),
+        "baseline": make_baseline(
+            measured.reference.images, measured.reference.logits, network.temperature
+        ).to_json(),
         "artefacts": [_entry(export) for export in exports],
         "versions": {"cifar-trainer": __version__, "python": platform.python_version(), **_versions()},
     }

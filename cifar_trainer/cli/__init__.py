@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "Measure a model and write a report.",
     "export": "Export a model to SavedModel, Keras, LiteRT or ONNX.",
     "predict": "Classify images.",
+    "serve": "Classify images over HTTP.",
     "runs": "List runs.",
     "compare": "Compare runs.",
     "reproduce": "Train a run again and check that the weights are the same.",

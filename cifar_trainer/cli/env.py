@@ -28,10 +28,10 @@ def command(as_json: bool) -> None:
     from cifar_trainer.cli.console import Output
 
     output = Output(verbosity())
-    environment.load_tensorflow(verbose=verbosity() > 0)
+    device = environment.start(verbose=verbosity() > 0)
     from cifar_trainer.environment.survey import take_survey
 
-    survey = take_survey()
+    survey = take_survey(device)
     if as_json:
         print_json(survey.to_json())
     else:
@@ -53,7 +53,7 @@ def format_survey(survey: "Survey") -> "Group":
     threads = record["threads"]
     facts.add_row("platform", record["platform"])
     facts.add_row("processor", describe_processor(record["processor"]))
-    facts.add_row("threads", f"{threads['inter_op']} side by side, {threads['intra_op']} in each operation")
+    facts.add_row("threads", f"inter-op {threads['inter_op']}, intra-op {threads['intra_op']}")
     facts.add_row("oneDNN", "on" if record["onednn"] else "off")
     facts.add_row("NVIDIA driver", _driver(cuda.driver, cuda.driver_cuda))
     facts.add_row("CUDA", _built_and_found(cuda.cuda_built, cuda.cuda_found))

@@ -5,12 +5,16 @@ Reads the system and loads libraries by name; never imports TensorFlow.
 
 import ctypes
 import dataclasses
+import importlib.util
 import os
 import re
+import shutil
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+Version = tuple[int, ...]
 
 #: What TensorFlow 2.21 asks the system for on a GPU, and the package that brings it, a part of
 #: tensorflow[and-cuda]. The number in a library's name is its binary interface.
@@ -24,7 +28,16 @@ LIBRARIES = {
     "libcudnn.so.9": "nvidia-cudnn-cu12",
 }
 
-_EXTRA = "pip install 'cifar-trainer[gpu]'"
+#: From a clone: the package is on no index.
+_EXTRA = "pip install -e '.[gpu]' in a clone of cifar-trainer"
+#: XLA's convolution with bias fails with older ones, as reported for T4, A10G and L4
+#: (aws/deep-learning-containers#6417, #6418); 9.24 is the one that was reported to cure it.
+CUDNN_NEEDED = (9, 24)
+#: TensorFlow 2.21's elementwise kernels come as PTX 8.5 for compute capability 9.0, which the driver compiles
+#: at first use; drivers know that PTX from CUDA 12.5 on (R555). Above 9.0 the wheel has nothing that runs.
+PTX_CUDA_NEEDED, LAST_CAPABILITY = (12, 5), (9, 0)
+#: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -35,10 +48,12 @@ class Missing:
     Attributes:
         what: the exact file, library or setting, and what the system says of it.
         remedy: what to install or change.
+        blocks: whether nothing can be computed without it; else it is likely to fail, or only a part does.
     """
 
     what: str
     remedy: str
+    blocks: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +69,7 @@ class Cuda:
         cuda_found: the version of the CUDA runtime library that is here.
         cudnn_found: likewise of cuDNN.
         missing: what stands between TensorFlow and a GPU, in the order to mend it.
+        capability: the compute capability of the first GPU, such as `9.0`.
     """
 
     gpu_present: bool
@@ -64,6 +80,12 @@ class Cuda:
     cuda_found: str | None
     cudnn_found: str | None
     missing: tuple[Missing, ...]
+    capability: str | None = None
+
+    @property
+    def obstacles(self) -> tuple[Missing, ...]:
+        """What of `missing` keeps everything from being computed."""
+        return tuple(missing for missing in self.missing if missing.blocks)
 
     def advice(self) -> str:
         """What is missing and what to do about it, as sentences."""
@@ -75,39 +97,176 @@ class Cuda:
         return " ".join(f"{missing.what}. {missing.remedy}." for missing in self.missing)
 
 
-def inspect(build: Mapping[str, Any]) -> Cuda:
-    """Look at driver and libraries.
+def inspect(build: Mapping[str, Any], *, listed: bool = False) -> Cuda:
+    """Look at driver, libraries and compiler.
 
     Args:
         build: `tf.sysconfig.get_build_info()`.
+        listed: TensorFlow lists a GPU, so it has found the driver and its libraries, wherever they lie.
     """
-    present = _gpu_present()
+    present = gpu_present()
     missing: list[Missing] = []
+    cuda_built = build.get("cuda_version")
+    driver = _load("libcuda.so.1")
+    libraries = {name: _load(name) for name in LIBRARIES}
+    if not listed:
+        missing += _keeps_from_listing(build, present, driver, libraries)
+    capability = None if isinstance(driver, OSError) else _compute_capability(driver)
+    runs = None if isinstance(driver, OSError) else _newest_cuda(driver)
+    cudnn = _cudnn_version(libraries["libcudnn.so.9"])
+    if present or listed:
+        missing += [*_check_capability(capability, runs), *_check_compiler(), *_check_cudnn(cudnn)]
+        missing += [*_check_search_path(), *_check_profiler()]
+    return Cuda(
+        gpu_present=present,
+        driver=_driver_version(),
+        driver_cuda=None if runs is None else _joined(runs),
+        cuda_built=cuda_built,
+        cudnn_built=build.get("cudnn_version"),
+        cuda_found=_cuda_version(libraries["libcudart.so.12"]),
+        cudnn_found=None if cudnn is None else _joined(cudnn),
+        missing=tuple(missing),
+        capability=None if capability is None else _joined(capability),
+    )
+
+
+def _keeps_from_listing(
+    build: Mapping[str, Any],
+    present: bool,
+    driver: ctypes.CDLL | OSError,
+    libraries: Mapping[str, ctypes.CDLL | OSError],
+) -> list[Missing]:
+    """What keeps TensorFlow from listing a GPU at all."""
+    missing = []
     if not build.get("is_cuda_build"):
         missing.append(
             Missing("This TensorFlow was built without CUDA", f"Install one with it, on Linux: {_EXTRA}")
         )
-    cuda_built = build.get("cuda_version")
-    driver_cuda = _check_driver(present, cuda_built, missing)
+    missing += _check_driver(driver, present, build.get("cuda_version"))
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
         missing.append(Missing(f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU", "Unset it"))
-    libraries = {name: _load(name) for name in LIBRARIES}
     lacking = [name for name, library in libraries.items() if isinstance(library, OSError)]
     if lacking:
         packages = ", ".join(sorted({LIBRARIES[name] for name in lacking}))
         what = f"{', '.join(lacking)} cannot be loaded"
         missing.append(Missing(what, f"Install {packages}, all of it at once: {_EXTRA}"))
-    return Cuda(
-        gpu_present=present,
-        driver=_driver_version(),
-        driver_cuda=driver_cuda,
-        cuda_built=cuda_built,
-        cudnn_built=build.get("cudnn_version"),
-        cuda_found=_cuda_version(libraries["libcudart.so.12"]),
-        cudnn_found=_cudnn_version(libraries["libcudnn.so.9"]),
-        missing=tuple(missing),
-    )
+    return missing
+
+
+def _check_capability(capability: Version | None, runs: Version | None) -> list[Missing]:
+    if capability is None:
+        return []
+    if capability > LAST_CAPABILITY:
+        return [
+            Missing(
+                f"This GPU has compute capability {_joined(capability)}, for which TensorFlow 2.21 has no "
+                f"kernels: {_joined(LAST_CAPABILITY)} (Hopper) is its last",
+                "Use another GPU, or --device cpu",
+            )
+        ]
+    if capability == LAST_CAPABILITY and runs is not None and runs < PTX_CUDA_NEEDED:
+        return [
+            Missing(
+                f"The NVIDIA driver {_driver_version() or ''} runs CUDA up to {_joined(runs)}; TensorFlow's "
+                f"kernels for compute capability {_joined(capability)} need {_joined(PTX_CUDA_NEEDED)}",
+                "Install driver 555 or newer",
+            )
+        ]
+    return []
+
+
+def _check_compiler() -> list[Missing]:
+    """XLA calls ptxas and links libdevice; TensorFlow's wheel brings neither."""
+    lacking = [
+        name
+        for name, found in (("ptxas", _find_ptxas()), ("libdevice.10.bc", _find_libdevice()))
+        if found is None
+    ]
+    if not lacking:
+        return []
+    return [
+        Missing(
+            f"{' and '.join(lacking)} cannot be found, with which XLA compiles for the GPU",
+            f"Install nvidia-cuda-nvcc-cu12: {_EXTRA}",
+        )
+    ]
+
+
+def _check_cudnn(found: Version | None) -> list[Missing]:
+    if found is None or found >= CUDNN_NEEDED:
+        return []
+    return [
+        Missing(
+            f"cuDNN {_joined(found)} is older than {_joined(CUDNN_NEEDED)}; XLA is known to fail with it on "
+            "convolutions with a bias",
+            f"pip install 'nvidia-cudnn-cu12>={_joined(CUDNN_NEEDED)},<10'",
+            blocks=False,
+        )
+    ]
+
+
+def _check_search_path() -> list[Missing]:
+    """Libraries of pip that others in LD_LIBRARY_PATH come before."""
+    names = {path.name for folder in _package_folders() for path in folder.glob("*.so*")}
+    shadowing = [
+        folder
+        for folder in _search_path()
+        if folder.is_dir() and any((folder / name).exists() for name in names & set(LIBRARIES))
+    ]
+    return [
+        Missing(
+            f"LD_LIBRARY_PATH puts the CUDA libraries in {folder} before those that pip has installed",
+            f"Take {folder} out of LD_LIBRARY_PATH, or unload its module",
+            blocks=False,
+        )
+        for folder in shadowing
+    ]
+
+
+def _check_profiler() -> list[Missing]:
+    if not isinstance(_load("libcupti.so.12"), OSError):
+        return []
+    return [
+        Missing(
+            "libcupti.so.12 cannot be loaded, so --profile sees nothing of the GPU",
+            f"Install nvidia-cuda-cupti-cu12: {_EXTRA}",
+            blocks=False,
+        )
+    ]
+
+
+def _find_ptxas() -> Path | None:
+    beside = [root / "bin" / "ptxas" for root in _toolkits()]
+    on_path = shutil.which("ptxas")
+    return next((path for path in beside if path.is_file()), Path(on_path) if on_path else None)
+
+
+def _find_libdevice() -> Path | None:
+    places = [root / "nvvm" / "libdevice" / "libdevice.10.bc" for root in _toolkits()]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _toolkits() -> list[Path]:
+    """Where XLA looks for a CUDA toolkit."""
+    named = [Path(value) for name in ("CUDA_HOME", "CUDA_DIR") if (value := os.environ.get(name))]
+    return [_packages() / "cuda_nvcc", *named, *sorted(Path("/usr/local").glob("cuda*"), reverse=True)]
+
+
+def _packages() -> Path:
+    """NVIDIA's packages beside TensorFlow, which looks for them at `$ORIGIN/../nvidia`."""
+    found = importlib.util.find_spec("tensorflow")
+    if found is None or found.origin is None:
+        return Path(sysconfig.get_path("purelib")) / "nvidia"
+    return Path(found.origin).parent.parent / "nvidia"
+
+
+def _package_folders() -> list[Path]:
+    return sorted(_packages().glob("*/lib"))
+
+
+def _search_path() -> list[Path]:
+    return [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
 
 
 def bus_id(index: int) -> str | None:
@@ -127,48 +286,61 @@ def bus_id(index: int) -> str | None:
     return place.value.decode()
 
 
-def _gpu_present() -> bool:
+def gpu_present() -> bool:
+    """Whether the kernel shows an NVIDIA GPU, usable or not."""
     # /dev/dxg is the GPU of Windows inside its Linux subsystem.
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
-def _check_driver(present: bool, cuda_built: str | None, missing: list[Missing]) -> str | None:
-    """Add what is wrong with the driver to `missing`; the newest CUDA that it runs."""
-    driver = _load("libcuda.so.1")
+def _check_driver(driver: ctypes.CDLL | OSError, present: bool, cuda_built: str | None) -> list[Missing]:
     if isinstance(driver, OSError):
         node = "" if present else "there is no /dev/nvidia0, and "
-        missing.append(
+        return [
             Missing(
                 f"No NVIDIA driver: {node}libcuda.so.1 cannot be loaded",
                 "Install NVIDIA's driver for the GPU (in a container: start it with --gpus all)",
             )
-        )
-        return None
-    number = ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(number))
-    runs = _dotted(number.value)
-    if cuda_built and number.value // 1000 < int(cuda_built.split(".")[0]):
-        missing.append(
+        ]
+    runs = _newest_cuda(driver)
+    if cuda_built and runs[0] < int(cuda_built.split(".")[0]):
+        return [
             Missing(
-                f"The NVIDIA driver {_driver_version() or ''} is too old: it runs CUDA up to {runs}, "
-                f"TensorFlow was built with {cuda_built}",
+                f"The NVIDIA driver {_driver_version() or ''} is too old: it runs CUDA up to "
+                f"{_joined(runs)}, TensorFlow was built with {cuda_built}",
                 "Install a newer driver",
             )
-        )
-    elif (code := driver.cuInit(0)) != 0:
-        missing.append(
+        ]
+    if (code := driver.cuInit(0)) != 0:
+        return [
             Missing(
                 f"The NVIDIA driver does not start: cuInit says {_error_name(driver, code)}",
                 "Check that nvidia-smi lists a GPU; after an update of the driver, restart the machine",
             )
-        )
-    return runs
+        ]
+    return []
+
+
+def _newest_cuda(driver: ctypes.CDLL) -> Version:
+    number = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def _compute_capability(driver: ctypes.CDLL) -> Version | None:
+    """Of the first GPU that CUDA lists; None if it lists none."""
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    for value, attribute in ((major, _CAPABILITY_MAJOR), (minor, _CAPABILITY_MINOR)):
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
+            return None
+    return major.value, minor.value
 
 
 def _load(name: str) -> ctypes.CDLL | OSError:
-    """Load a library as TensorFlow does: from NVIDIA's packages, else from the system."""
-    packages = Path(sysconfig.get_path("purelib")) / "nvidia"
-    for place in [*map(str, packages.glob(f"*/lib/{name}")), name]:
+    """Load a library as TensorFlow does: by LD_LIBRARY_PATH, from NVIDIA's packages, from the system."""
+    places = [folder / name for folder in (*_search_path(), *_package_folders()) if (folder / name).exists()]
+    for place in [*map(str, places), name]:
         try:
             return ctypes.CDLL(place)
         except OSError as error:
@@ -190,21 +362,20 @@ def _cuda_version(library: ctypes.CDLL | OSError) -> str | None:
         return None
     number = ctypes.c_int()
     library.cudaRuntimeGetVersion(ctypes.byref(number))
-    return _dotted(number.value)
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
 
 
-def _cudnn_version(library: ctypes.CDLL | OSError) -> str | None:
+def _cudnn_version(library: ctypes.CDLL | OSError) -> Version | None:
     if isinstance(library, OSError):
         return None
     library.cudnnGetVersion.restype = ctypes.c_size_t
     number = library.cudnnGetVersion()
     # cuDNN 9 counts 10000, 100, 1; those before it 1000, 100, 1.
-    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    return number // 10000, number // 100 % 100, number % 100
 
 
-def _dotted(number: int) -> str:
-    """CUDA's 12040 as 12.4."""
-    return f"{number // 1000}.{number % 1000 // 10}"
+def _joined(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def _error_name(driver: ctypes.CDLL, code: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cifar_trainer import __version__
 from cifar_trainer.environment import cuda, machine
-from cifar_trainer.environment.start import Device, threads
+from cifar_trainer.environment.start import Device, tf32_enabled, threads
 
 #: The entries that decide the last bits of a result, and what to call them.
 _DECIDING = {
@@ -28,6 +28,7 @@ _DECIDING = {
     ("threads", "inter_op"): "the number of inter-op threads",
     ("threads", "intra_op"): "the number of intra-op threads",
     ("onednn",): "oneDNN",
+    ("tf32",): "TF32",
     ("cuda", "driver"): "the NVIDIA driver",
     ("cuda", "cuda_found"): "CUDA",
     ("cuda", "cudnn_found"): "cuDNN",
@@ -64,6 +65,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
         },
         "threads": {"inter_op": threads().inter_op, "intra_op": threads().intra_op},
         "onednn": onednn_enabled(),
+        "tf32": device.kind == "gpu" and tf32_enabled(),
         "cuda": _cuda(device),
     }
 
@@ -93,7 +95,7 @@ def _cuda(device: Device) -> dict[str, Any]:
     built = {"cuda_built": build.get("cuda_version"), "cudnn_built": build.get("cudnn_version")}
     if device.kind == "cpu":
         return {**built, "driver": None, "cuda_found": None, "cudnn_found": None}
-    found = cuda.inspect(build)
+    found = cuda.inspect(build, listed=True)
     return {
         **built,
         "driver": found.driver,

@@ -6,11 +6,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
-from cifar_trainer.config import DEVICES, TrainConfig, check_choice
+from cifar_trainer.config import DEVICE_ALIASES, DEVICES, TrainConfig, check_choice
 from cifar_trainer.environment import cuda
-from cifar_trainer.environment.machine import processor, usable_cores
+from cifar_trainer.environment.machine import gains_from_onednn, processor, usable_cores
 from cifar_trainer.errors import DeviceError
 
 
@@ -27,15 +28,100 @@ class Threads:
     intra_op: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device, chosen.
+
+    Attributes:
+        kind: `cpu` or `gpu`.
+        description: such as `AMD EPYC, 2 cores` or `NVIDIA H100`.
+        count: how many there are of it.
+        bus_id: a GPU's place on the bus, by which NVML knows it.
+        warning: why a GPU that is there stays unused, or may fail; empty if nothing is to be said.
+    """
+
+    kind: Literal["cpu", "gpu"]
+    description: str
+    count: int
+    bus_id: str | None = None
+    warning: str = ""
+
+
+def start(
+    config: TrainConfig | None = None,
+    *,
+    device: str | None = None,
+    onednn: bool | None = None,
+    verbose: bool = False,
+) -> Device:
+    """Start TensorFlow as a run of these settings does: backend, device, threads, determinism, TF32.
+
+    It takes effect once a process: where TensorFlow computes already, its device and its threads stay
+    as they are. Determinism, once switched on, stays on.
+
+    Args:
+        config: the settings; None has all cores for each operation, in float32.
+        device: one of `DEVICES`; None is that of the settings, or `auto`.
+        onednn: compute with oneDNN's kernels on a CPU, as the run that goes on did. None is what is known
+            to be faster on this processor. The user's own TF_ENABLE_ONEDNN_OPTS wins.
+        verbose: show TensorFlow's own messages.
+
+    Raises:
+        UsageError: `device` is no device.
+        DeviceError: the device is not there, or cannot be used: what is missing.
+    """
+    from cifar_trainer.recipes import get_recipe
+
+    _set_variables(onednn)
+    load_tensorflow(verbose)
+    chosen = choose_device(device or ("auto" if config is None else config.device))
+    configure_threads(split=config is not None and get_recipe(config.recipe).splittable)
+    if config is not None and config.deterministic:
+        enable_determinism()
+    _set_tf32(config is not None and config.precision == "tf32")
+    return chosen
+
+
+def _set_variables(onednn: bool | None) -> None:
+    """Set what TensorFlow, Keras and XLA read once, at their import."""
+    # The training loop is TensorFlow's, whatever other projects use.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    # With it TensorFlow's exporter would look for Keras 2, which is another package.
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    if onednn is None:
+        onednn = gains_from_onednn()
+    if onednn is not None:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", str(int(onednn)))
+    if cuda.gpu_present():
+        os.environ["XLA_FLAGS"] = xla_flags(os.environ.get("XLA_FLAGS", ""))
+
+
+def xla_flags(given: str) -> str:
+    """XLA's flags for a GPU: those that the user has given, and ours where they say nothing else."""
+    ours = {
+        # The convolutions that `training.layers` writes as products are too fragmented for Triton.
+        "--xla_gpu_enable_triton_gemm": "false",
+    }
+    # A second run need not measure the same kernels again, and chooses the same ones.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar-trainer" / "xla"
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        ours["--xla_gpu_per_fusion_autotune_cache_dir"] = str(cache)
+    return " ".join(
+        [given, *(f"{flag}={value}" for flag, value in ours.items() if flag not in given)]
+    ).strip()
+
+
 def load_tensorflow(verbose: bool = False) -> None:
     """Import TensorFlow and Keras, without their chatter unless `verbose`.
 
     TF_CPP_MIN_LOG_LEVEL is not enough: what is logged before TensorFlow has set up its
     log goes to stderr regardless (seen with 2.21). So file descriptor 2 is captured for
     the import and the first listing of the devices; where that fails, it is shown.
+
+    Raises:
+        DeviceError: Keras was imported with another backend before.
     """
-    # Read once, at the import. The training loop is TensorFlow's, whatever other projects use.
-    os.environ["KERAS_BACKEND"] = "tensorflow"
     if verbose:
         _import()
         return
@@ -48,6 +134,11 @@ def _import() -> None:
     import keras
     import tensorflow as tf
 
+    if keras.backend.backend() != "tensorflow":
+        raise DeviceError(
+            f"Keras was imported with the backend {keras.backend.backend()!r} before; this needs TensorFlow. "
+            "Set KERAS_BACKEND=tensorflow before Keras is imported, or use a process of its own."
+        )
     # ~/.keras/keras.json may say otherwise for other projects.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
@@ -109,32 +200,28 @@ def threads() -> Threads:
     )
 
 
+def _set_tf32(enabled: bool) -> None:
+    """Let a GPU round the factors of products to 10 bits, or keep float32's 23, as `float32` says.
+
+    TensorFlow's own default is to round (NVIDIA's Ampere and later; a CPU never does).
+    """
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+
+
+def tf32_enabled() -> bool:
+    """Whether products of float32 may be computed in TF32."""
+    import tensorflow as tf
+
+    return bool(tf.config.experimental.tensor_float_32_execution_enabled())
+
+
 def enable_determinism() -> None:
     """From here on TensorFlow runs only operations that give the same bits each time."""
     import tensorflow as tf
 
     tf.config.experimental.enable_op_determinism()
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """A device, chosen.
-
-    Attributes:
-        kind: `cpu` or `gpu`.
-        description: such as `AMD EPYC, 2 cores` or `NVIDIA H100`.
-        tensorflow_name: the name of the first one for `tf.device`.
-        count: how many there are of it.
-        bus_id: a GPU's place on the bus, by which NVML knows it.
-        warning: why a GPU that is there stays unused; empty if there is none to use.
-    """
-
-    kind: Literal["cpu", "gpu"]
-    description: str
-    tensorflow_name: str
-    count: int
-    bus_id: str | None = None
-    warning: str = ""
 
 
 def choose_device(name: str) -> Device:
@@ -149,22 +236,40 @@ def choose_device(name: str) -> Device:
     """
     import tensorflow as tf
 
-    check_choice("device", name, DEVICES)
+    check_choice("device", name, DEVICES, DEVICE_ALIASES)
     gpus = tf.config.list_physical_devices("GPU")
     if name == "cpu":
         if gpus:
-            tf.config.set_visible_devices([], "GPU")
+            _hide_gpus()
         return _cpu()
-    if gpus:
+    report = cuda.inspect(tf.sysconfig.get_build_info(), listed=bool(gpus))
+    advice = report.advice()
+    if gpus and not report.obstacles:
         for gpu in gpus:
             # Refused once TensorFlow has started; the choice itself still stands.
             with contextlib.suppress(RuntimeError):
                 tf.config.experimental.set_memory_growth(gpu, True)
-        return Device("gpu", describe_gpu(0), "/GPU:0", len(gpus), bus_id=cuda.bus_id(0))
-    report = cuda.inspect(tf.sysconfig.get_build_info())
+        warning = advice if report.missing else ""
+        return Device("gpu", describe_gpu(0), len(gpus), cuda.bus_id(0), warning)
     if name == "gpu":
-        raise DeviceError(f"--device gpu: TensorFlow finds no GPU that it can use. {report.advice()}")
-    return _cpu(report.advice() if report.gpu_present else "")
+        found = "a GPU that it cannot use" if gpus else "no GPU that it can use"
+        raise DeviceError(f"--device gpu: TensorFlow finds {found}. {advice}")
+    if gpus:
+        _hide_gpus()
+    return _cpu(f"There is a GPU, but the CPU computes. {advice}" if gpus or report.gpu_present else "")
+
+
+def _hide_gpus() -> None:
+    import tensorflow as tf
+
+    if not tf.config.get_visible_devices("GPU"):
+        return
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError as error:
+        raise DeviceError(
+            "This process computes on the GPU already and cannot change to the CPU. Use another process."
+        ) from error
 
 
 def describe_gpu(index: int) -> str:
@@ -183,25 +288,4 @@ def describe_cpu() -> str:
 
 
 def _cpu(warning: str = "") -> Device:
-    return Device("cpu", describe_cpu(), "/CPU:0", 1, warning=warning)
-
-
-def start(config: TrainConfig | None = None, *, device: str | None = None, verbose: bool = False) -> Device:
-    """Start TensorFlow as a run of these settings does: backend, device, threads, determinism.
-
-    Args:
-        config: the settings; None has all cores for each operation.
-        device: one of `DEVICES`; None is that of the settings, or `auto`.
-        verbose: show TensorFlow's own messages.
-
-    Raises:
-        DeviceError: the device is not there.
-    """
-    from cifar_trainer.recipes import get_recipe
-
-    load_tensorflow(verbose)
-    chosen = choose_device(device or ("auto" if config is None else config.device))
-    configure_threads(split=config is not None and get_recipe(config.recipe).splittable)
-    if config is not None and config.deterministic:
-        enable_determinism()
-    return chosen
+    return Device("cpu", describe_cpu(), 1, warning=warning)

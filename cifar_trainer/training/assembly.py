@@ -24,6 +24,7 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.layers import choose_forms
 from cifar_trainer.training.tensorboard import (
     SAMPLE_IMAGES,
     EpochHistograms,
@@ -80,6 +81,7 @@ def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes:
         seed=config.seed,
         xla=gpu if config.xla is None else config.xla,
         shards=2 if not gpu and recipe.splittable else 1,
+        forms=choose_forms(model, config.batch_size, gpu=gpu, conv="auto"),
     )
     release_pages(train.images)
     return Parts(model, optimizer, loop)
@@ -90,7 +92,7 @@ def build_model(
 ) -> keras.Model:
     """A recipe's network whose layers compute in `precision` and keep float32 weights."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    keras.config.set_dtype_policy("float32" if precision in ("float32", "tf32") else f"mixed_{precision}")
     try:
         return recipe.build_model(image_shape, classes)
     finally:

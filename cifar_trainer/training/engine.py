@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer.recipes import Batch, Recipe
+from cifar_trainer.training.layers import Forms, computed, summed_loss
 
 #: Names the independent streams that grow from one seed.
 _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
@@ -38,6 +39,8 @@ def augmentation_seed(seed: int) -> int:
 
 #: The most steps that one call can run; the buffers of losses have this length.
 MAX_CHUNK = 1024
+#: Steps between two looks at the losses, where XLA compiles the loop.
+BLOCK = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +72,14 @@ class StepLoop:
         seed: the run's seed, for augmentation and for layers that draw.
         xla: whether XLA compiles the loop.
         shards: parts of a batch that run side by side; the gradients are added up. Only
-            a model whose images do not see each other, and whose layers do not draw, can be split.
+            a recipe that says so (`splittable`) can be split.
+        forms: in which form the layers are computed.
+
+    Attributes:
+        model, optimizer: as given.
+        count: training images, N.
+        batch_size: images a step.
+        steps: of an epoch.
     """
 
     def __init__(
@@ -84,30 +94,44 @@ class StepLoop:
         seed: int,
         xla: bool = False,
         shards: int = 1,
+        forms: Forms = Forms(),  # noqa: B008, frozen
     ) -> None:
+        self.model, self.optimizer = model, optimizer
         self.count = len(labels)
         self.batch_size = batch_size
         self.steps = -(-self.count // batch_size)
-        self._model = model
-        self._optimizer = optimizer
         self._recipe = recipe
         self._augmentation_seed = augmentation_seed(seed)
         self._shards = shards
+        self._forms = forms
+        self._xla = xla
+        # One program less for XLA to compile: the last batch is filled up with images of weight 0. Where
+        # the images of a batch see each other, they would be seen; there it has a program of its own.
+        self._masked = xla and recipe.splittable and self.count % batch_size != 0
         self._images = tf.constant(images)
         self._labels = tf.constant(labels)
         # int64: TensorFlow keeps an int32 variable in the host's memory, where a loop that XLA has
         # compiled for a GPU cannot read it.
-        self._order = tf.Variable(tf.zeros([self.count], tf.int64), trainable=False)
+        places = self.steps * batch_size if self._masked else self.count
+        self._order = tf.Variable(tf.zeros([places], tf.int64), trainable=False)
         self._seed_states = seed_states(model)
         self._layer_seeds = layer_seeds(seed, len(self._seed_states))
-        self._loss = recipe.loss()
-        # Divided by the images of the batch, which may be computed in parts.
-        self._loss.reduction = "sum"
+        self._loss = summed_loss(recipe.loss(), forms)
         self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
+
+    def compile(self) -> None:
+        """Trace and compile all that an epoch runs, by runs of no steps: nothing compiles later."""
+        for batch in {self.batch_size, self._last_batch}:
+            self._call(0, 0, 0, batch)
+
+    def lowered(self, count: int) -> str:
+        """The HLO of `count` whole steps, as TensorFlow gives it to XLA. Nothing is run."""
+        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size)
+        return str(self._run.experimental_get_compiler_ir(*arguments)(stage="hlo"))
 
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images for the steps to come: int64 [N], a permutation."""
-        self._order.assign(order)
+        self._order.assign(np.pad(order, (0, self._order.shape[0] - self.count)))
 
     def batch_sizes(self, start: int, count: int) -> np.ndarray:
         """The number of images in each of `count` steps from `start` on, as int64 [count]."""
@@ -122,7 +146,7 @@ class StepLoop:
             count: how many, at most MAX_CHUNK; start + count is at most `self.steps`.
             global_start: steps of the whole run before the first of these.
         """
-        state = [*self._model.variables, *self._optimizer.variables]
+        state = [*self.model.variables, *self.optimizer.variables]
         before = [tf.identity(variable.value) for variable in state]
         chunk = self._run_chunk(start, count, global_start)
         if chunk.finite or not np.isfinite(chunk.losses).all():
@@ -142,47 +166,70 @@ class StepLoop:
                 return _joined(parts)
         return None
 
+    @property
+    def _last_batch(self) -> int:
+        """The images, real or not, that the program for an epoch's last step takes."""
+        return self.batch_size if self._masked else self.count - (self.steps - 1) * self.batch_size
+
     def _run_chunk(self, start: int, count: int, global_start: int) -> Chunk:
-        whole = min(count, self.count // self.batch_size - start)
+        whole = count if self._masked else min(count, self.count // self.batch_size - start)
         parts = []
         if whole > 0:
             parts.append(self._call(start, whole, global_start, self.batch_size))
         if whole < count and (not parts or parts[-1].finite):
-            rest = self.count - (self.steps - 1) * self.batch_size
-            parts.append(self._call(start + whole, 1, global_start + whole, rest))
+            parts.append(self._call(start + whole, 1, global_start + whole, self._last_batch))
         return _joined(parts)
 
     def _call(self, start: int, count: int, global_start: int, batch: int) -> Chunk:
-        losses, correct, done, finite = self._run(
+        losses, correct, finite = self._run(
             tf.constant(start, tf.int32),
             tf.constant(count, tf.int32),
             tf.constant(global_start, tf.int32),
             batch,
         )
-        steps = int(done)
-        return Chunk(losses.numpy()[:steps], correct.numpy()[:steps], bool(finite))
+        shown = losses.numpy()[:count]
+        faults = np.flatnonzero(~np.isfinite(shown))
+        steps = int(faults[0]) + 1 if len(faults) else count
+        return Chunk(shown[:steps], correct.numpy()[:steps], bool(finite))
 
     def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int) -> Any:
-        def unfinished(i: tf.Tensor, finite: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
-            return tf.logical_and(i < count, finite)
+        State = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # noqa: N806
 
-        def body(i: tf.Tensor, _: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def one(i: tf.Tensor, _: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> State:
             loss, right = self._step(start + i, global_start + i, batch)
             at = tf.reshape(i, [1, 1])
             losses = tf.tensor_scatter_nd_update(losses, at, tf.reshape(loss, [1]))
             correct = tf.tensor_scatter_nd_update(correct, at, tf.reshape(right, [1]))
             return i + 1, tf.math.is_finite(loss), losses, correct
 
-        done, finite, losses, correct = tf.while_loop(
-            unfinished,
-            body,
-            (tf.constant(0), tf.constant(True), tf.zeros([MAX_CHUNK]), tf.zeros([MAX_CHUNK], tf.int32)),
+        def block(i: tf.Tensor, finite: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> State:
+            # A constant number of steps, and no look at the losses between them: to test a condition, a
+            # GPU would wait for the host at each step.
+            _, i, _, losses, correct = tf.while_loop(
+                lambda done, *_: done < BLOCK,
+                lambda done, *state: (done + 1, *one(*state)),
+                (tf.constant(0), i, finite, losses, correct),
+                parallel_iterations=1,
+            )
+            return i, tf.reduce_all(tf.math.is_finite(losses)), losses, correct
+
+        def repeat(body: Any, steps: int, state: State) -> State:
             # One step at a time: the next reads the weights that this one writes.
-            parallel_iterations=1,
-        )
-        for variable in self._model.trainable_variables:
+            done: State = tf.while_loop(
+                lambda i, finite, *_: tf.logical_and(i + steps <= count, finite),
+                body,
+                state,
+                parallel_iterations=1,
+            )
+            return done
+
+        state = (tf.constant(0), tf.constant(True), tf.zeros([MAX_CHUNK]), tf.zeros([MAX_CHUNK], tf.int32))
+        if self._xla and batch == self.batch_size:
+            state = repeat(block, BLOCK, state)
+        _, finite, losses, correct = repeat(one, 1, state)
+        for variable in self.model.trainable_variables:
             finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(variable.value)))
-        return losses, correct, done, finite
+        return losses, correct, finite
 
     def _step(self, step: tf.Tensor, global_step: tf.Tensor, batch: int) -> tuple[tf.Tensor, tf.Tensor]:
         indices = tf.slice(self._order, [step * self.batch_size], [batch])
@@ -196,33 +243,58 @@ class StepLoop:
                 tf.cast(tf.stack([tf.constant(seed, tf.int64), tf.cast(global_step, tf.int64)]), state.dtype)
             )
         cuts = np.linspace(0, batch, min(self._shards, batch) + 1).astype(int)
-        parts = [
-            self._forward_backward(images[low:high], labels[low:high], batch)
-            for low, high in itertools.pairwise(cuts)
-        ]
+        weights, size = self._weights(step, batch)
+        with computed(self.model, self._forms, global_step):
+            parts = [
+                self._forward_backward(
+                    images[low:high],
+                    labels[low:high],
+                    None if weights is None else weights[low:high],
+                    size,
+                    (high - low) / batch,
+                )
+                for low, high in itertools.pairwise(cuts)
+            ]
         losses, rights, gradients = zip(*parts, strict=True)
-        self._optimizer.apply(
-            [tf.add_n(shards) for shards in zip(*gradients, strict=True)], self._model.trainable_variables
+        self.optimizer.apply(
+            [tf.add_n(shards) for shards in zip(*gradients, strict=True)], self.model.trainable_variables
         )
         if self._recipe.after_step is not None:
-            self._recipe.after_step(self._model, self._optimizer, global_step + 1)
+            self._recipe.after_step(self.model, self.optimizer, global_step + 1)
         return tf.add_n(losses), tf.add_n(rights)
 
+    def _weights(self, step: tf.Tensor, batch: int) -> tuple[tf.Tensor | None, Any]:
+        """The weight of each image of a batch, float32 [B] or None where all are 1; and their sum."""
+        if not self._masked:
+            return None, batch
+        weights = tf.cast(tf.range(batch) + step * self.batch_size < self.count, tf.float32)
+        return weights, tf.reduce_sum(weights)
+
     def _forward_backward(
-        self, images: tf.Tensor, labels: tf.Tensor, batch: int
+        self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None, size: Any, share: float
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """The part of a batch's loss, images right and gradients that some of its images give.
+
+        Args:
+            images, labels: of these images.
+            weights: of these images, float32, or None where all are 1.
+            size: of the whole batch, the images of weight 0 left out.
+            share: these images' part of the batch.
+        """
         with tf.GradientTape() as tape:
-            logits = self._model(images, training=True)
-            loss = self._loss(labels, logits) / batch
+            logits = self.model(images, training=True)
+            loss = self._loss(labels, logits, weights) / size
             # A layer's loss is that of all weights or the mean over its images, so each part has its share.
-            for added in self._model.losses:
-                loss += added * (images.shape[0] / batch)
-            scaled = self._optimizer.scale_loss(loss)
-        variables = [variable.value for variable in self._model.trainable_variables]
+            for added in self.model.losses:
+                loss += added * share
+            scaled = self.optimizer.scale_loss(loss)
+        variables = [variable.value for variable in self.model.trainable_variables]
         gradients = tape.gradient(scaled, variables)
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        right = tf.math.count_nonzero(predicted == tf.cast(labels, tf.int32), dtype=tf.int32)
-        return loss, right, gradients
+        right = predicted == tf.cast(labels, tf.int32)
+        if weights is not None:
+            right = tf.logical_and(right, weights > 0)
+        return loss, tf.math.count_nonzero(right, dtype=tf.int32), gradients
 
 
 def _joined(parts: list[Chunk]) -> Chunk:

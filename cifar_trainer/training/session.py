@@ -183,14 +183,21 @@ def resume(
                 reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
                 return result
         data = _data_of(run, None if data_dir is None else Path(data_dir).expanduser(), offline, reporter)
-        started = _start(config, reporter, verbose)
+        before = run.read_environment()
+        # A run keeps the kernels that it began with.
+        started = _start(config, reporter, verbose, onednn=before.get("onednn"))
         from cifar_trainer.training.assembly import find_checkpoint
 
         reporter.begun(run, config, data.title, started)
         with writing(run.path, "Make room, or give write access to it."):
             checkpoint = find_checkpoint(run, config, reporter)
-        now, before = environment.describe_environment(started), run.read_environment()
+        now = environment.describe_environment(started)
         earlier = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}]
+        if started.kind == "gpu" and not config.deterministic:
+            reporter.warn(
+                "Without --deterministic a GPU may choose other kernels in another process: the result will "
+                "not be bit-identical to an uninterrupted run."
+            )
         for difference in environment.compare_environments(before, now):
             reporter.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
         _write_settings(run, config, data, {**now, "earlier": earlier})
@@ -243,10 +250,12 @@ def _data_of(run: Run, data_dir: Path | None, offline: bool, reporter: TrainingR
         return load_data(run, place, ordered=True)
 
 
-def _start(config: TrainConfig, reporter: TrainingReporter, verbose: bool) -> Device:
-    device = environment.start(config, verbose=verbose)
+def _start(
+    config: TrainConfig, reporter: TrainingReporter, verbose: bool, onednn: bool | None = None
+) -> Device:
+    device = environment.start(config, onednn=onednn, verbose=verbose)
     if device.warning:
-        reporter.warn(f"Training on the CPU, although there is a GPU. {device.warning}")
+        reporter.warn(device.warning)
     if device.kind == "cpu" and environment.is_slow(config.precision):
         reporter.warn(
             f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "

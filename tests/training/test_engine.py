@@ -6,7 +6,14 @@ import pytest
 import tensorflow as tf
 
 from cifar_trainer.recipes import RECIPES, Batch, get_recipe
-from cifar_trainer.training.engine import StepLoop, augmentation_seed, epoch_order, layer_seeds, seed_states
+from cifar_trainer.training.engine import (
+    BLOCK,
+    StepLoop,
+    augmentation_seed,
+    epoch_order,
+    layer_seeds,
+    seed_states,
+)
 
 STEPS = 200
 #: The largest difference of a loss that rounding explains, over the first 50 steps and over
@@ -98,7 +105,8 @@ def test_200_losses_are_those_of_keras_train_on_batch(recipe_name: str, shards: 
     difference = np.abs(ours - plain)
     assert difference[:50].max() < early
     assert difference.max() < late
-    for mine, theirs in zip(our_model.weights, plain_model.weights, strict=True):
+    # Batch normalization's moving statistics are our own matter: tests/training/test_layers.py.
+    for mine, theirs in zip(our_model.trainable_weights, plain_model.trainable_weights, strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=late)
 
 
@@ -109,21 +117,137 @@ def test_only_a_model_whose_images_do_not_see_each_other_is_split(recipe_name: s
     assert (not model.non_trainable_variables) == get_recipe(recipe_name).splittable
 
 
-def test_the_cut_into_chunks_changes_nothing() -> None:
-    """200 steps in calls of 7 end with the same bits as in calls of a whole epoch."""
-    images, labels = pictures(100)
+def test_210_steps_in_calls_of_7_end_with_the_same_bits_as_in_calls_of_a_whole_epoch() -> None:
+    images, labels = pictures(328)
 
     def weights_after(chunk: int) -> list[np.ndarray]:
         model, optimizer = build("regularized")
         loop = StepLoop(get_recipe("regularized"), model, optimizer, images, labels, batch_size=16, seed=5)
-        for epoch in range(3):
+        assert loop.steps == 21
+        for epoch in range(10):
             loop.set_order(epoch_order(5, epoch, len(labels)))
             for start in range(0, loop.steps, chunk):
                 loop.run(start, min(chunk, loop.steps - start), epoch * loop.steps + start)
         return [weight.numpy() for weight in model.weights]
 
-    for one, other in zip(weights_after(2), weights_after(7), strict=True):
+    for one, other in zip(weights_after(21), weights_after(7), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_compiling_ahead_changes_nothing_and_leaves_nothing_to_compile() -> None:
+    images, labels = pictures(40)
+    model, optimizer = build("regularized")
+    loop = StepLoop(get_recipe("regularized"), model, optimizer, images, labels, batch_size=16, seed=5)
+    before = model.get_weights()
+    loop.compile()
+    for was, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)
+    traced = loop._run.experimental_get_tracing_count()
+    loop.set_order(epoch_order(5, 0, 40))
+    loop.run(0, loop.steps, 0)
+    assert loop._run.experimental_get_tracing_count() == traced
+
+
+def test_under_xla_an_epoch_of_a_recipe_whose_images_do_not_see_each_other_is_one_program() -> None:
+    """The last batch, of 8, is filled up with images that do not count."""
+    images, labels = pictures(40)
+    chunks = []
+    for xla in (False, True):
+        model, optimizer = build("document")
+        loop = StepLoop(
+            get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla
+        )
+        loop.set_order(epoch_order(5, 0, 40))
+        chunks.append(loop.run(0, loop.steps, 0))
+    assert loop._run.experimental_get_tracing_count() == 1
+    np.testing.assert_allclose(chunks[0].losses, chunks[1].losses, rtol=1e-5)
+    np.testing.assert_array_equal(chunks[0].correct, chunks[1].correct)
+
+
+def test_xla_knows_how_many_steps_a_block_has() -> None:
+    images, labels = pictures(32)
+    model, optimizer = build("document")
+    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=True)
+    step = tf.constant(0)
+    compiled = loop._run.experimental_get_compiler_ir(step, step, step, 16)(stage="optimized_hlo")
+    assert f'"known_trip_count":{{"n":"{BLOCK}"}}' in compiled
+
+
+def test_steps_in_blocks_are_the_steps_one_by_one() -> None:
+    """Under XLA: 40 steps are a block of 32 and 8 more."""
+    images, labels = pictures(640)
+    losses = []
+    for calls in ([40], [1] * 40):
+        model, optimizer = build("document")
+        loop = StepLoop(
+            get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=True
+        )
+        loop.set_order(epoch_order(5, 0, 640))
+        starts = np.cumsum([0, *calls[:-1]])
+        losses.append(np.concatenate([loop.run(s, n, s).losses for s, n in zip(starts, calls, strict=True)]))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_loss_that_is_not_finite_inside_a_block_is_the_last_of_the_chunk(xla: bool) -> None:
+    images, labels = pictures(640)
+    model, optimizer = build("document")
+    apply = optimizer.apply
+
+    def spoiled(gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
+        apply(gradients, variables)
+        bias = variables[-1]
+        bias.assign(tf.where(optimizer.iterations.value >= 5, np.nan, bias.value))
+
+    optimizer.apply = spoiled
+    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
+    loop.set_order(np.arange(640))
+    chunk = loop.run(0, 40, 0)
+    assert (len(chunk.losses), chunk.finite) == (6, False)
+
+
+class Added(keras.layers.Layer):
+    """Adds a loss of its own, the mean over its images of their sums."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        self.add_loss(1e-3 * keras.ops.mean(keras.ops.sum(inputs, axis=1)))
+        return inputs
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_losses_that_layers_add_are_those_of_keras_train_on_batch(shards: int) -> None:
+    images, labels = pictures(48)
+
+    def network() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        return keras.Sequential(
+            [
+                keras.Input((32, 32, 3), dtype="uint8"),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Flatten(),
+                keras.layers.Dense(16, "relu", kernel_regularizer=keras.regularizers.L2(0.1),
+                                   activity_regularizer=keras.regularizers.L2(0.01)),
+                Added(),
+                keras.layers.Dense(10),
+            ]
+        )  # fmt: skip
+
+    plain, ours = network(), network()
+    plain.compile(
+        keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )  # fmt: skip
+    optimizer = keras.optimizers.SGD(0.01)
+    optimizer.build(ours.trainable_variables)
+    loop = StepLoop(
+        get_recipe("document"), ours, optimizer, images, labels, batch_size=16, seed=5, shards=shards
+    )
+    loop.set_order(np.arange(48))
+    expected = []
+    for at in range(0, 48, 16):
+        plain.reset_metrics()
+        expected.append(float(plain.train_on_batch(images[at : at + 16], labels[at : at + 16])))
+    np.testing.assert_allclose(loop.run(0, 3, 0).losses, expected, rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
@@ -171,22 +295,29 @@ def test_a_weight_that_is_not_finite_ends_the_chunk_at_its_step_where_no_loss_sh
     assert (len(chunk.losses), len(chunk.correct), chunk.finite) == (3, 3, False)
 
 
-@pytest.mark.parametrize("recipe_name", ["document", "regularized"])
-def test_xla_compiles_the_same_loop(recipe_name: str) -> None:
-    """What a GPU runs is compiled here for the CPU, part of a batch, augmentation and all.
-
-    Keras's dropout draws other masks under XLA, so only the first recipe's losses must agree.
-    """
+def xla_losses(recipe_name: str, *, xla: bool, rate: float) -> np.ndarray:
+    """The losses of three steps, the last of half a batch, with this rate of dropout."""
     images, labels = pictures(40)
-    losses = []
-    for xla in (False, True):
-        model, optimizer = build(recipe_name)
-        loop = StepLoop(
-            get_recipe(recipe_name), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla
-        )
-        loop.set_order(epoch_order(5, 0, 40))
-        losses.append(loop.run(0, 3, 0).losses)
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4 if recipe_name == "document" else 0.2)
+    model, optimizer = build(recipe_name)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = rate
+    loop = StepLoop(get_recipe(recipe_name), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
+    loop.set_order(epoch_order(5, 0, 40))
+    return loop.run(0, 3, 0).losses
+
+
+@pytest.mark.parametrize("recipe_name", RECIPES)
+def test_xla_computes_the_same_losses_where_nothing_is_dropped(recipe_name: str) -> None:
+    """What a GPU runs is compiled here for the CPU: part of a batch, normalization, augmentation and all."""
+    plain, compiled = (xla_losses(recipe_name, xla=xla, rate=0.0) for xla in (False, True))
+    np.testing.assert_allclose(compiled, plain, rtol=1e-4)
+
+
+def test_xla_drops_units_too() -> None:
+    """Keras's dropout draws other masks under XLA, so the losses are not those without it."""
+    kept, dropped = (xla_losses("regularized", xla=True, rate=rate) for rate in (0.0, 0.2))
+    assert np.abs(dropped - kept).min() > 1e-3
 
 
 @pytest.mark.parametrize("recipe_name", ["document", "regularized"])

@@ -1,0 +1,182 @@
+"""The first hour on a GPU in one command: what it is, how fast, how exact, at what cost.
+
+    make gpu-check                                      # on a machine with an NVIDIA GPU
+    python benchmarks/gpu_check.py --device cpu --tiny  # the same steps in small, anywhere
+
+Each step is a `cifar-trainer` command in a process of its own, in order of importance. What a step gives
+is kept at once in OUTPUT/gpu-check.json; OUTPUT/gpu-check.md is a table for docs/performance.md. A step
+that fails is a row with its error, and not the end of the others.
+"""
+
+import argparse
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class StepError(Exception):
+    """A command of a step ended with another exit code than expected; its last lines."""
+
+
+class Check:
+    """Runs the steps and keeps what they give.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.output: Path = options.output
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.results: dict[str, Any] = {}
+        self.data = ["--data-dir", str(options.data_dir), "--dataset", options.dataset, "--offline"]
+        self.small = ["--limit", "320"] if options.tiny else []
+        self.epochs = 2 if options.tiny else options.epochs
+
+    def step(self, name: str, act: Callable[[], Any]) -> None:
+        """Carry a step out, and keep what it gives, or why it failed."""
+        print(f"{name} ...", flush=True)
+        began = time.monotonic()
+        try:
+            self.results[name] = act()
+        except (StepError, OSError, ValueError, KeyError) as error:
+            self.results[name] = {"error": str(error)}
+            print(f"{name} failed: {error}", flush=True)
+        self.results[name]["step_seconds"] = round(time.monotonic() - began, 1)
+        text = json.dumps(self.results, indent=2) + "\n"
+        (self.output / "gpu-check.json").write_text(text, encoding="utf-8")
+        (self.output / "gpu-check.md").write_text(format_table(self.results), encoding="utf-8")
+
+    def train(self, name: str, *extra: str, epochs: int | None = None) -> dict[str, Any]:
+        """Train `document` into OUTPUT/runs/NAME; its result, joules, and images per joule."""
+        run = self.output / "runs" / name
+        arguments = ["train", *self.data, *self.small, "--device", self.options.device, "--run-dir", str(run)]
+        result = command(*arguments, "--epochs", str(epochs or self.epochs), "--json", *extra)
+        with open(run / "history.csv", encoding="utf-8") as file:
+            joules = [float(row["energy_joules"]) for row in csv.DictReader(file) if row["energy_joules"]]
+        return {
+            **{key: result[key] for key in ("images_per_second", "seconds", "weights_sha256")},
+            "compile_seconds": result.get("compile_seconds"),
+            "accuracy": result["validation"]["accuracy"],
+            "joules": sum(joules) if joules else None,
+        }
+
+    def deterministic(self) -> dict[str, Any]:
+        """Two runs with --deterministic: are they the same to the bit, and what do they cost?"""
+        first, second = (self.train(f"deterministic-{i}", "--deterministic", epochs=2) for i in (1, 2))
+        return {**second, "same_bits": first["weights_sha256"] == second["weights_sha256"]}
+
+    def kill_and_resume(self) -> dict[str, Any]:
+        """Kill a run in its middle and resume it: are the bits those of the run that was left alone?"""
+        run = self.output / "runs" / "killed"
+        arguments = ["train", *self.data, *self.small, "--device", self.options.device, "--deterministic"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cifar_trainer", *arguments, "--epochs", "2", "--run-dir", str(run),
+             "--checkpoint-every", "0.2"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None and not list((run / "checkpoints").glob("step-*[1-9]*")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        resumed = command("train", "--resume", str(run), "--json")
+        return {"same_bits": resumed["weights_sha256"] == self.results["deterministic"]["weights_sha256"]}
+
+    def listing(self) -> dict[str, Any]:
+        """The tutorial's script beside `train`, whole processes."""
+        output = self.output / "against_listing.json"
+        run(
+            str(ROOT / "benchmarks" / "against_listing.py"), *self.data[:4], *self.small,
+            "--device", self.options.device, "--epochs", str(self.epochs), "--repeats", "1",
+            "--precisions", "float32", "--output", str(output),
+        )  # fmt: skip
+        runs = json.loads(output.read_text(encoding="utf-8"))["runs"]
+        theirs, ours = runs["listing"][0], runs["float32"][0]
+        return {
+            "listing_seconds": theirs["seconds"],
+            "seconds": ours["seconds"],
+            "times_as_fast": theirs["seconds"] / ours["seconds"],
+            "epochs_times_as_fast": theirs["epoch_seconds"] / ours["epoch_seconds"],
+        }
+
+    def throughput(self, batch_size: int) -> dict[str, Any]:
+        """Images per second in training at a batch size."""
+        arguments = ["benchmark", "--train", "--batch-size", str(batch_size), "--device", self.options.device]
+        done = command(*arguments, "--seconds", "1" if self.options.tiny else "10", "--json")["training"]
+        return {"images_per_second": done["images_per_second"], "watts": done["watts"]}
+
+
+def run(*arguments: str) -> str:
+    """The output of a Python program.
+
+    Raises:
+        StepError: it ended with another exit code than 0.
+    """
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StepError(f"exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def command(*arguments: str) -> dict[str, Any]:
+    """What `cifar-trainer ARGUMENTS` prints as JSON.
+
+    Raises:
+        StepError: it ended with another exit code than 0.
+    """
+    result: dict[str, Any] = json.loads(run("-m", "cifar_trainer", "-q", *arguments))
+    return result
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """The results as a Markdown table: a row a step, a column a figure that any step has."""
+    columns = ("images_per_second", "seconds", "compile_seconds", "accuracy", "joules", "same_bits",
+               "times_as_fast", "watts")  # fmt: skip
+    lines = ["| step | " + " | ".join(column.replace("_", " ") for column in columns) + " | note |"]
+    lines.append("| --- |" + " ---: |" * len(columns) + " --- |")
+    for name, result in results.items():
+        cells = [format_value(result.get(column)) for column in columns]
+        note = str(result.get("error", "")).splitlines()[-1:] or [""]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {note[0]} |")
+    return "\n".join(lines) + "\n"
+
+
+def format_value(value: Any) -> str:
+    """A cell: four digits of a number, nothing where there is none."""
+    if value is None:
+        return ""
+    return "yes" if value is True else "no" if value is False else f"{value:,.4g}"
+
+
+def main() -> None:
+    """Carry out the steps, in order of importance."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"))
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--tiny", action="store_true", help="two epochs of 320 images, few batch sizes")
+    parser.add_argument("--output", type=Path, default=Path("gpu-check"))
+    check = Check(parser.parse_args())
+    check.step("env", lambda: command("env", "--json"))
+    for precision in ("float32", "tf32", "bfloat16"):
+        check.step(precision, lambda: check.train(precision, "--precision", precision))  # noqa: B023
+    check.step("deterministic", check.deterministic)
+    check.step("kill and resume", check.kill_and_resume)
+    check.step("listing", check.listing)
+    for batch_size in (32, 512) if check.options.tiny else (32, 64, 128, 256, 512, 1024):
+        check.step(f"batch {batch_size}", lambda: check.throughput(batch_size))  # noqa: B023
+    print((check.output / "gpu-check.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

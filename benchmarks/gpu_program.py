@@ -1,0 +1,177 @@
+"""What a training step launches on an H100, counted without a GPU: TensorFlow lowers it, XLA:GPU compiles it.
+
+    pip install -e '.[gpu-program]'      # JAX's XLA for CUDA, a compiler that needs no device
+    python benchmarks/gpu_program.py --recipe document --batch-size 32
+    python benchmarks/gpu_program.py --lower-only step.hlo.txt
+
+jaxlib 0.9.0's XLA is within weeks of TensorFlow 2.21's. Without a device nothing is autotuned, so which
+algorithm a convolution or a product gets is not known; the thunks (launches, copies, library calls) of the
+loop are. `h100_sxm.txtpb` is XLA's own description of an H100 SXM (openxla/xla, Apache-2.0).
+
+Prints a line for each figure, or with --json one object: `thunks_in_the_loop_body`, `by_kind`,
+`cudnn_convolutions`, `host_submissions_a_step` under TensorFlow 2.21's default command buffers,
+`one_cuda_graph_could_hold_the_loop`, `known_trip_count`, `compile_seconds`.
+"""
+
+import argparse
+import collections
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+#: What TensorFlow 2.21's command buffers may hold by default, of what occurs here.
+_CAPTURED = ("kKernel", "kCopy", "kGemm")
+#: Commands in a row that are worth a graph (xla_gpu_graph_min_graph_size).
+_LEAST_COMMANDS = 5
+_STEPS = 32
+
+
+def lower(recipe: str, precision: str, batch_size: int, images: int) -> str:
+    """The HLO of the training loop as it would be compiled for a GPU."""
+    from cifar_trainer import environment
+    from cifar_trainer.config import TrainConfig
+
+    config = TrainConfig(recipe, "cifar10", 1, batch_size, 0.001, precision=precision, device="cpu", xla=True)
+    environment.start(config)
+    import numpy as np
+
+    from cifar_trainer.data.dataset import Split
+    from cifar_trainer.training.assembly import assemble
+
+    draw = np.random.default_rng(0)
+    split = Split(
+        draw.integers(0, 256, (images, 32, 32, 3), np.uint8),
+        draw.integers(0, 10, images).astype(np.uint8),
+        fingerprint="",
+    )
+    parts = assemble(config, split, np.arange(images), classes=10, gpu=True)
+    return parts.loop.lowered(_STEPS)
+
+
+def compile_for_h100(hlo: Path, dump: Path, flags: str) -> float:
+    """Compile HLO by the XLA:GPU of jaxlib into `dump`; the seconds that it took. Without TensorFlow."""
+    import sysconfig
+    import time
+
+    nvcc = Path(sysconfig.get_path("purelib")) / "nvidia" / "cuda_nvcc"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["PATH"] = f"{nvcc / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_dump_to={dump} --xla_dump_hlo_as_text --xla_gpu_cuda_data_dir={nvcc} {flags}"
+    )
+    import jax_plugins.xla_cuda12 as plugin
+    import numpy as np
+    from jax._src.interpreters import mlir as jax_mlir
+    from jax._src.lib import xla_client
+    from jax._src.lib.mlir import ir
+    from jaxlib import _jax
+
+    api = xla_client.load_pjrt_plugin_dynamically("cuda", str(plugin._get_library_path()))
+    xla_client.initialize_pjrt_plugin("cuda")
+    topology = xla_client.make_c_api_device_topology(
+        api, "1x1x1", target_config=(HERE / "h100_sxm.txtpb").read_text(), topology="1x1x1"
+    )
+    (device, *_) = topology._make_compile_only_devices()
+    # A copy that TensorFlow writes has no counterpart in StableHLO.
+    text = re.sub(r" copy\(", " reshape(", hlo.read_text())
+    proto = xla_client._xla.hlo_module_from_text(text).as_serialized_hlo_module_proto()
+    with jax_mlir.make_ir_context():
+        module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(proto))
+    options = xla_client.CompileOptions()
+    options.num_replicas = options.num_partitions = 1
+    options.device_assignment = xla_client.DeviceAssignment.create(np.zeros((1, 1), "int32"))
+    began = time.perf_counter()
+    device.client.compile(module, xla_client.DeviceList((device,)), options)
+    return time.perf_counter() - began
+
+
+def read_bodies(path: Path) -> list[list[str]]:
+    """The kinds of the thunks in each loop's body of a dumped sequence; loops within it count as one."""
+    bodies: list[list[str]] = []
+    # The headers around a line: their indents, and the bodies that they open.
+    around: list[tuple[int, list[str] | None]] = []
+    for line in path.read_text().splitlines():
+        indent = len(line) - len(line.lstrip())
+        around = [each for each in around if each[0] < indent]
+        if thunk := re.match(r"\s*\d+: (k\w+)", line):
+            if around and around[-1][1] is not None:
+                around[-1][1].append(thunk[1])
+        elif header := re.fullmatch(r"(\w+):", line.strip()):
+            body = [] if header[1] == "body" else None
+            around.append((indent, body))
+            bodies += [] if body is None else [body]
+    return bodies
+
+
+def count(dump: Path, compile_seconds: float) -> dict[str, Any]:
+    """The figures of the loop over steps: the one whose body has most thunks."""
+    body = max(
+        read_bodies(max(dump.glob("*thunk_sequence.txt"), key=lambda path: path.stat().st_size)), key=len
+    )
+    optimized = max(dump.glob("*gpu_after_optimizations.txt"), key=lambda path: path.stat().st_size)
+    submissions = run = 0
+    for kind in [*body, ""]:
+        if kind in _CAPTURED:
+            run += 1
+            continue
+        submissions += (1 if run >= _LEAST_COMMANDS else run) + bool(kind)
+        run = 0
+    return {
+        "thunks_in_the_loop_body": len(body),
+        "by_kind": dict(collections.Counter(body)),
+        "cudnn_convolutions": body.count("kConvolution"),
+        "host_submissions_a_step": submissions,
+        "one_cuda_graph_could_hold_the_loop": all(kind in _CAPTURED for kind in body),
+        "known_trip_count": '"known_trip_count"' in optimized.read_text(),
+        "compile_seconds": round(compile_seconds, 1),
+    }
+
+
+def main() -> None:
+    """Lower, compile in a process of its own, and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--recipe", default="document")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--flags", default="--xla_gpu_enable_triton_gemm=false", help="further flags for XLA")
+    parser.add_argument("--lower-only", type=Path, metavar="FILE", help="write the HLO to FILE, and stop")
+    parser.add_argument("--compiler", default=sys.executable, help="the Python that has jaxlib for CUDA")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--compile", nargs=2, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.compile:
+        print(compile_for_h100(*options.compile, options.flags))
+        return
+    here = options.compiler == sys.executable
+    if options.lower_only is None and here and importlib.util.find_spec("jax_plugins") is None:
+        sys.exit("JAX's XLA for CUDA is not installed. Install it with: pip install -e '.[gpu-program]'")
+    text = lower(options.recipe, options.precision, options.batch_size, options.images)
+    if options.lower_only is not None:
+        options.lower_only.write_text(text)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        hlo, dump = Path(folder) / "step.hlo.txt", Path(folder) / "dump"
+        hlo.write_text(text)
+        command = [options.compiler, __file__, "--compile", str(hlo), str(dump), f"--flags={options.flags}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"XLA did not compile it:\n{done.stderr[-3000:]}")
+        counted = count(dump, float(done.stdout))
+    if options.json:
+        print(json.dumps(counted))
+    else:
+        for name, value in counted.items():
+            print(f"{name.replace('_', ' ')}: {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""How fast `cifar-trainer serve` answers: beside the model called in process, and a handler without batching.
+
+    python benchmarks/serving_load.py --model runs/seed-0/export/model.onnx
+    python benchmarks/serving_load.py --model runs/seed-0/export/model.onnx --soak 3600 --rate 20
+
+The load comes over the loopback only, from this process; the server is one of its own. Each client
+keeps one connection and sends its next request when it has its answer. `--soak` sends at a fixed
+rate instead and notes the server's memory once a minute. The handler without batching is FastAPI's
+(`pip install fastapi`), with the same decoding and the same model.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifar_trainer.artefacts.formats import open_artefact
+from cifar_trainer.images import decode_image, encode_png
+
+IMAGES = 64
+
+UNBATCHED = """
+import socket, sys
+from pathlib import Path
+import fastapi, uvicorn
+from cifar_trainer.artefacts.formats import open_artefact
+from cifar_trainer.images import decode_image
+artefact = open_artefact(Path(sys.argv[1]))
+app = fastapi.FastAPI()
+
+def answer(content):
+    predictions = artefact.predict(decode_image(content, artefact.image_shape).pixels[None])
+    return {"class": predictions.class_name[0], "probabilities": predictions.probabilities[0].tolist()}
+
+@app.post("/predict")
+async def predict(request: fastapi.Request):
+    return await fastapi.concurrency.run_in_threadpool(answer, await request.body())
+
+config = uvicorn.Config(app, port=0, log_level="error", http="h11", loop="asyncio", ws="none")
+# As asyncio makes it: only a socket that names TCP gets TCP_NODELAY.
+bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+bound.bind(("127.0.0.1", 0))
+bound.listen(1024)
+print(f"http://127.0.0.1:{bound.getsockname()[1]}/", flush=True)
+uvicorn.Server(config).run(sockets=[bound])
+"""
+
+
+def requests_for(pngs: list[bytes]) -> list[bytes]:
+    """A whole HTTP request for each PNG file."""
+    head = (
+        "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
+    )
+    return [head.format(len(png)).encode() + png for png in pngs]
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> int:
+    """Send a request, read its answer, return the status."""
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(
+        int(line.partition(b":")[2])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
+    )
+    await reader.readexactly(length)
+    return int(head.split(b" ", 2)[1])
+
+
+async def closed_loop(port: int, requests: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
+    """Let each client ask as fast as it is answered; the first fifth of the time is not counted."""
+    latencies: list[float] = []
+    errors = 0
+    begin = time.perf_counter() + seconds / 5
+    end = begin + seconds
+
+    async def client(number: int) -> None:
+        nonlocal errors
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        turn = number
+        while (started := time.perf_counter()) < end:
+            status = await ask(reader, writer, requests[turn % len(requests)])
+            turn += 1
+            if started >= begin:
+                latencies.append(time.perf_counter() - started)
+                errors += status != 200
+        writer.close()
+
+    await asyncio.gather(*(client(i) for i in range(clients)))
+    p50, p95, p99 = np.percentile(latencies, (50, 95, 99)) * 1000
+    return {
+        "clients": clients,
+        "requests_per_second": len(latencies) / (time.perf_counter() - begin),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "errors": errors,
+    }
+
+
+def in_process(model: Path, pngs: list[bytes], seconds: float) -> dict[str, float]:
+    """The same model without a server: decoding and the model together, and the model alone."""
+    artefact = open_artefact(model)
+    images = [decode_image(png, artefact.image_shape).pixels[None] for png in pngs]
+    whole, alone = [], []
+    end = time.perf_counter() + seconds
+    turn = 0
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        artefact.predict(decode_image(pngs[turn % len(pngs)], artefact.image_shape).pixels[None])
+        middle = time.perf_counter()
+        artefact.predict(images[turn % len(pngs)])
+        alone.append(time.perf_counter() - middle)
+        whole.append(middle - started)
+        turn += 1
+    return {
+        "decode_and_model_p50_ms": float(np.median(whole)) * 1000,
+        "model_p50_ms": float(np.median(alone)) * 1000,
+        "requests_per_second": 1 / float(np.mean(whole)),
+    }
+
+
+async def soak(port: int, requests: list[bytes], rate: float, seconds: float, pid: int) -> dict[str, Any]:
+    """Ask at a fixed rate, one request after the other, and note the server's memory once a minute."""
+    memory, errors, sent = [], 0, 0
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    begin = time.perf_counter()
+    while (now := time.perf_counter() - begin) < seconds:
+        if now >= 60 * len(memory):
+            memory.append(resident_mib(pid))
+            print(f"{now:.0f} s: {sent} requests, {errors} errors, {memory[-1]:.1f} MiB", file=sys.stderr)
+        try:
+            errors += await ask(reader, writer, requests[sent % len(requests)]) != 200
+        except (OSError, asyncio.IncompleteReadError):
+            errors += 1
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        sent += 1
+        await asyncio.sleep(max(0.0, begin + sent / rate - time.perf_counter()))
+    memory.append(resident_mib(pid))
+    return {"seconds": seconds, "requests": sent, "errors": errors, "resident_mib": memory}
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process. Linux only."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@contextlib.contextmanager
+def running(command: list[str]) -> Iterator[tuple[int, int]]:
+    """Run a server that prints its address; its port and its process."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline()
+            if not address:
+                sys.exit(f"The server did not start: {' '.join(command[:4])} …")
+            yield int(address.rstrip("/\n").rpartition(":")[2]), process.pid
+        finally:
+            process.terminate()
+
+
+def main() -> None:
+    """Measure, and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="an exported artefact")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement [%(default)s]")
+    parser.add_argument("--soak", type=float, metavar="SECONDS", help="send at a fixed rate for so long")
+    parser.add_argument(
+        "--rate", type=float, default=20.0, help="requests a second of the soak [%(default)s]"
+    )
+    asked = parser.parse_args()
+    draw = np.random.default_rng(0)
+    pngs = [encode_png(image) for image in draw.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)]
+    requests = requests_for(pngs)
+    ours = [sys.executable, "-m", "cifar_trainer", "serve", "--model", str(asked.model), "--port", "0"]
+    if asked.soak:
+        with running(ours) as (port, pid):
+            print(json.dumps(asyncio.run(soak(port, requests, asked.rate, asked.soak, pid))))
+        return
+    result: dict[str, Any] = {"model": str(asked.model), "in_process": in_process(asked.model, pngs, 2.0)}
+    for name, command in (
+        ("serve", ours),
+        ("unbatched", [sys.executable, "-c", UNBATCHED, str(asked.model)]),
+    ):
+        with running(command) as (port, _):
+            result[name] = [
+                asyncio.run(closed_loop(port, requests, clients, asked.seconds)) for clients in asked.clients
+            ]
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

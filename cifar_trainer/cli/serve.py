@@ -1,0 +1,154 @@
+"""`cifar-trainer serve`."""
+
+import importlib.util
+import ipaddress
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cifar_trainer.cli.base import PathType, run_argument, verbosity, verbosity_options
+from cifar_trainer.errors import CifarTrainerError, UsageError
+
+if TYPE_CHECKING:
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.serving.server import Started
+
+#: Modules of the extra `serve`.
+_PACKAGES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
+
+
+@click.command(name="serve")
+@run_argument
+@click.option("--model", type=PathType(), metavar="ARTEFACT", help="Serve an exported artefact.")
+@click.option("--name", help="Name of the model in the paths.  [default: the data set's]")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every network.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8501, help="Port to listen on; 0 takes a free one."
+)
+@click.option("--max-batch-size", type=click.IntRange(1, 4096), default=64, help="Images in one batch.")
+@click.option(
+    "--batch-timeout-ms", type=click.FloatRange(0, 1000), default=0.0, help="How long a batch waits for more."
+)
+@click.option(
+    "--max-enqueued-batches", type=click.IntRange(1, 10_000), default=16,
+    help="Batches that may wait; beyond them requests get 503.",
+)  # fmt: skip
+@click.option(
+    "--deadline", type=click.FloatRange(0.1, 600), default=30.0, help="Seconds a request may take in all."
+)
+@click.option(
+    "--api-key", envvar=["CIFAR_TRAINER_SERVE_API_KEY", "CIFAR_TRAINER_API_KEY"],
+    help="Clients must send this key. Better set by the variable: others see the command line."
+    "  [env: CIFAR_TRAINER_API_KEY]",
+)  # fmt: skip
+@click.option("--watch", is_flag=True, help="Take up a new version of the model when its files change.")
+@click.option("--keep-unfamiliar", type=PathType(), metavar="DIR", help="Store unfamiliar images here.")
+@click.option(
+    "--keep-limit", type=click.IntRange(1, 1_000_000), default=1000, help="Images that DIR holds at most."
+)
+@click.option("--alert-webhook", metavar="URL", help="Address that is told when drift begins, by POST.")
+@verbosity_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: Path | None,
+    model: Path | None,
+    name: str | None,
+    host: str,
+    port: int,
+    max_batch_size: int,
+    batch_timeout_ms: float,
+    max_enqueued_batches: int,
+    deadline: float,
+    api_key: str | None,
+    watch: bool,
+    keep_unfamiliar: Path | None,
+    keep_limit: int,
+    alert_webhook: str | None,
+) -> None:
+    """Classify images over HTTP, with a page to try it.
+
+    Serves the newest run, RUN, or an ARTEFACT; of a run's exports the fastest. Speaks
+    TensorFlow Serving's REST API and the Open Inference Protocol, and takes image files at
+    /predict. /metrics is for Prometheus, /monitoring shows drift.
+
+    \b
+    Examples:
+      cifar-trainer serve
+      cifar-trainer serve --model runs/seed-1/export/model.onnx --port 9000
+      curl -F image=@cat.jpg http://127.0.0.1:8501/predict
+    """
+    from cifar_trainer.cli.console import Output
+
+    if run is not None and model is not None:
+        raise UsageError("RUN and --model were both given. Expected one of them.")
+    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise CifarTrainerError(
+            f"serve needs {', '.join(missing)}, which cannot be imported. "
+            "Install what it needs with: pip install 'cifar-trainer[serve]'"
+        )
+    from cifar_trainer.serving.model import find_source
+    from cifar_trainer.serving.server import serve
+    from cifar_trainer.serving.settings import Limits, Settings
+
+    output = Output(verbosity(ctx))
+    settings = Settings(
+        name=name or find_source(run, model).dataset,
+        host=host,
+        port=port,
+        max_batch_size=max_batch_size,
+        batch_timeout_ms=batch_timeout_ms,
+        max_enqueued_batches=max_enqueued_batches,
+        api_key=api_key,
+        watch=watch,
+        keep_unfamiliar=keep_unfamiliar,
+        keep_limit=keep_limit,
+        alert_webhook=alert_webhook,
+        limits=Limits(request_seconds=deadline),
+    )
+    if not _is_loopback(host):
+        output.warn(
+            f"--host {host} lets other machines in. The connection is not encrypted"
+            + (" and anybody may ask." if api_key is None else ".")
+            + " docs/security.md says what to put in front."
+        )
+    _log_to(output)
+    _start_tensorflow()
+    serve(run, model=model, settings=settings, on_start=lambda started: _announce(output, started))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _announce(output: "Output", started: "Started") -> None:
+    model = started.model
+    output.note(f"{started.name} version {model.version}: {model.source.path} ({model.artefact.format})")
+    output.note(f"Ready: {model.warm_up}. Stop with Ctrl-C.")
+    output.result(started.url)
+
+
+def _log_to(output: "Output") -> None:
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            output.warn(self.format(record))
+
+    for name in ("cifar_trainer.serving", "uvicorn"):
+        log = logging.getLogger(name)
+        log.setLevel(logging.WARNING if name != "uvicorn" else logging.ERROR)
+        log.addHandler(Handler())
+        log.propagate = False
+
+
+def _start_tensorflow() -> None:
+    from cifar_trainer import environment
+
+    # Also for ONNX: its module writes such files too, by TensorFlow.
+    environment.load_tensorflow(verbose=verbosity() > 0)
+    environment.choose_device("cpu")

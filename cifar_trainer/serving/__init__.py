@@ -1,0 +1,1 @@
+"""A server that classifies images: protocols, batching, monitoring, and a page to try it."""

@@ -1,0 +1,223 @@
+"""How the training loop computes some layers otherwise than Keras does, and to the same end.
+
+- Batch normalization's moving statistics are right after any number of steps.
+- On a GPU, max-pooling has a gradient without a scatter, and small convolutions are matrix
+  products, so that XLA can put the whole loop into one CUDA graph and repeat it to the bit.
+
+The layers themselves stay as they are, and so does the model that is saved: what differs
+holds while the training step is traced.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+#: Polynomial-decay averaging's eta: the larger, the more the last steps weigh.
+ETA = 8
+#: A GPU's second-level cache holds patches of this size (an H100's: 50 MB). Beyond it, writing them to
+#: memory and reading them again takes longer than cuDNN.
+PATCH_BYTES = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+    """In which form a network's layers are computed.
+
+    Attributes:
+        own_gradients: max-pooling and the loss by operations whose gradients need no scatter.
+        matmul: convolutions as matrix products of patches.
+    """
+
+    own_gradients: bool = False
+    matmul: bool = False
+
+
+def choose_forms(model: keras.Model, batch_size: int, *, gpu: bool, conv: str) -> Forms:
+    """The forms for a network on a device; the one place where that is decided.
+
+    Args:
+        model: the network.
+        batch_size: images a step.
+        gpu: whether the device is a GPU; on a CPU Keras's own forms are the fastest.
+        conv: `cudnn`, `matmul`, or `auto`: matrix products on a GPU while the patches of each
+            convolution fit into its cache.
+    """
+    fits = all(_patch_bytes(layer, batch_size) <= PATCH_BYTES for layer in _layers(model) if _is_plain(layer))
+    return Forms(own_gradients=gpu, matmul=conv == "matmul" or (conv == "auto" and gpu and fits))
+
+
+@contextlib.contextmanager
+def computed(model: keras.Model, forms: Forms, step: tf.Tensor) -> Iterator[None]:
+    """While this holds, the layers of `model` compute in `forms`.
+
+    Args:
+        model: the network.
+        forms: chosen.
+        step: int32 scalar, steps of the run before this one; it weighs the moving statistics.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in _layers(model):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                momentum = statistics_momentum(layer.momentum, step)
+                stack.enter_context(_attribute(layer, "momentum", momentum))
+            elif forms.own_gradients and _is_halving(layer):
+                stack.enter_context(_attribute(layer, "call", max_pool))
+            elif forms.matmul and _is_plain(layer):
+                stack.enter_context(_attribute(layer, "call", _convolution(layer)))
+        yield
+
+
+def statistics_momentum(momentum: float, step: tf.Tensor) -> tf.Tensor:
+    """The momentum of batch normalization's moving statistics at a step (0-based), float32.
+
+    min(momentum, step / (step + 1 + ETA)): polynomial-decay averaging (Shamir & Zhang 2013, section 4)
+    until the layer's own momentum is reached. The first step's statistics replace the initial 0 and 1
+    altogether, and the average covers about the last ninth of the steps. With Keras's momentum alone, 0.99,
+    it takes some 600 steps until the initial values are forgotten.
+    """
+    done = tf.cast(step, tf.float32)
+    return tf.minimum(tf.constant(momentum, tf.float32), done / (done + (1 + ETA)))
+
+
+@tf.custom_gradient
+def max_pool(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """The maxima of windows of 2×2, float [N, H, W, C] to [N, H // 2, W // 2, C].
+
+    The gradient goes to the first maximum of a window, as in TensorFlow's own. That one has no
+    deterministic kernel under XLA on a GPU (tensorflow/tensorflow#69417); this one needs no scatter.
+    """
+    height, width, channels = images.shape[1:]
+    rows, columns = height // 2, width // 2
+    parts = [images[:, i : 2 * rows : 2, j : 2 * columns : 2] for i in (0, 1) for j in (0, 1)]
+    pooled = tf.maximum(tf.maximum(parts[0], parts[1]), tf.maximum(parts[2], parts[3]))
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        taken = tf.zeros_like(pooled, tf.bool)
+        shares = []
+        for part in parts:
+            hit = (part == pooled) & ~taken
+            taken |= hit
+            shares.append(tf.where(hit, upstream, tf.zeros_like(upstream)))
+        whole = tf.stack([tf.stack(shares[:2], 3), tf.stack(shares[2:], 3)], 2)
+        whole = tf.reshape(whole, [-1, 2 * rows, 2 * columns, channels])
+        return tf.pad(whole, [[0, 0], [0, height - 2 * rows], [0, width - 2 * columns], [0, 0]])
+
+    return pooled, gradient
+
+
+def convolve(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str) -> tf.Tensor:
+    """A convolution as one matrix product of patches (im2col; Chellapilla et al. 2006).
+
+    Args:
+        images: float [N, H, W, C].
+        kernel: float [K, L, C, F].
+        strides: down and along.
+        padding: `valid` or `same`, as TensorFlow's.
+
+    Returns:
+        float [N, H', W', F].
+    """
+    high, wide, channels, filters = kernel.shape
+    if padding == "same":
+        (top, bottom), (left, right) = (
+            _same_padding(size, span, stride)
+            for size, span, stride in zip(images.shape[1:3], (high, wide), strides, strict=True)
+        )
+        images = tf.pad(images, [[0, 0], [top, bottom], [left, right], [0, 0]])
+    rows = (images.shape[1] - high) // strides[0] + 1
+    columns = (images.shape[2] - wide) // strides[1] + 1
+    patches = tf.concat(
+        [
+            images[:, i : i + strides[0] * (rows - 1) + 1 : strides[0],
+                   j : j + strides[1] * (columns - 1) + 1 : strides[1]]
+            for i in range(high)
+            for j in range(wide)
+        ],
+        axis=-1,
+    )  # fmt: skip
+    product = tf.reshape(patches, [-1, high * wide * channels]) @ tf.reshape(kernel, [-1, filters])
+    return tf.reshape(product, [-1, rows, columns, filters])
+
+
+def _same_padding(size: int, span: int, stride: int) -> tuple[int, int]:
+    total = max(0, (-(-size // stride) - 1) * stride + span - size)
+    return total // 2, total - total // 2
+
+
+def summed_loss(loss: keras.losses.Loss, forms: Forms) -> Callable[..., tf.Tensor]:
+    """`loss` as (labels, logits, weights or None) to the sum over the images, a float32 scalar.
+
+    TensorFlow's sparse cross-entropy picks each image's logit, and its gradient scatters it back, one image
+    after the other where the order must be the same each time. A product with one-hot labels does not.
+    """
+    if forms.own_gradients and type(loss) is keras.losses.SparseCategoricalCrossentropy and loss.from_logits:
+
+        def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+            targets = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1], dtype=logits.dtype)
+            if weights is not None:
+                targets *= weights[:, None]
+            return -tf.reduce_sum(targets * tf.nn.log_softmax(logits))
+
+        return cross_entropy
+    loss.reduction = "sum"
+    return lambda labels, logits, weights: loss(labels, logits, sample_weight=weights)
+
+
+def _layers(model: keras.Model) -> list[keras.layers.Layer]:
+    # `Model.layers` holds no layer that is inside of another.
+    return list(model._flatten_layers(include_self=False))
+
+
+def _is_halving(layer: keras.layers.Layer) -> bool:
+    return (
+        isinstance(layer, keras.layers.MaxPooling2D)
+        and tuple(layer.pool_size) == tuple(layer.strides) == (2, 2)
+        and layer.padding == "valid"
+        and layer.data_format == "channels_last"
+    )
+
+
+def _is_plain(layer: keras.layers.Layer) -> bool:
+    return (
+        type(layer) is keras.layers.Conv2D
+        and layer.groups == 1
+        and tuple(layer.dilation_rate) == (1, 1)
+        and layer.padding in ("valid", "same")
+        and layer.data_format == "channels_last"
+    )
+
+
+def _patch_bytes(layer: keras.layers.Conv2D, batch_size: int) -> int:
+    _, rows, columns, _ = layer.output.shape
+    high, wide, channels, _ = layer.kernel.shape
+    return int(batch_size * rows * columns * high * wide * channels * 4)
+
+
+def _convolution(layer: keras.layers.Conv2D) -> Callable[[tf.Tensor], tf.Tensor]:
+    def call(inputs: tf.Tensor) -> tf.Tensor:
+        outputs = convolve(inputs, tf.convert_to_tensor(layer.kernel), tuple(layer.strides), layer.padding)
+        if layer.use_bias:
+            outputs += tf.convert_to_tensor(layer.bias)
+        return outputs if layer.activation is None else layer.activation(outputs)
+
+    return call
+
+
+@contextlib.contextmanager
+def _attribute(layer: keras.layers.Layer, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of the object, past Keras's tracking, and take it back afterwards."""
+    own = vars(layer)
+    absent = object()
+    before = own.get(name, absent)
+    own[name] = value
+    try:
+        yield
+    finally:
+        if before is absent:
+            del own[name]
+        else:
+            own[name] = before

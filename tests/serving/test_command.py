@@ -1,0 +1,182 @@
+"""`cifar-trainer serve` as a process, and that every client gets the class that `predict` gives."""
+
+import importlib.util
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from command_line import RunCli, command, environment
+
+from cifar_trainer.images import encode_png
+
+CLIENT = Path(__file__).resolve().parents[2] / "examples" / "serving" / "client.py"
+
+
+@pytest.fixture(scope="module")
+def model(artefacts: dict[str, Path]) -> Path:
+    return artefacts.get("litert", artefacts["saved_model"])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> list[Path]:
+    """A hundred test images as PNG files."""
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.load(data_dir / "synthetic" / "test_images.npy", mmap_mode="r")[:100]
+    for i, image in enumerate(pixels):
+        (folder / f"{i:03}.png").write_bytes(encode_png(image))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def url(model: Path) -> Iterator[str]:
+    """The address that a server of the artefact prints."""
+    words = command("serve", "--model", model, "--port", 0, "--name", "cifar10")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+
+
+@pytest.fixture(scope="module")
+def expected(run_cli: RunCli, model: Path, images: list[Path]) -> list[str]:
+    """What `predict` says."""
+    done = run_cli(["predict", "--model", model, "--json", *images])
+    return [each["top"][0]["class"] for each in json.loads(done.stdout)["predictions"]]
+
+
+def test_the_form_gives_the_class_that_predict_gives(
+    url: str, images: list[Path], expected: list[str]
+) -> None:
+    with httpx.Client() as client:
+        answers = [client.post(f"{url}predict", files={"image": p.read_bytes()}).json() for p in images]
+    assert [answer["class"] for answer in answers] == expected
+
+
+def test_the_example_client_gives_the_class_that_predict_gives(
+    url: str, images: list[Path], expected: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, CLIENT, *images, "--url", url],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert [line.split(": ")[1].rsplit(" ", 1)[0] for line in done.stdout.splitlines()] == expected
+
+
+def test_tritonclient_gives_the_class_that_predict_gives(
+    url: str, images: list[Path], expected: list[str], data_dir: Path
+) -> None:
+    triton = pytest.importorskip("tritonclient.http")
+    pixels = np.ascontiguousarray(np.load(data_dir / "synthetic" / "test_images.npy", mmap_mode="r")[:100])
+    with triton.InferenceServerClient(url.removeprefix("http://").rstrip("/")) as client:
+        tensor = triton.InferInput("images", list(pixels.shape), "UINT8")
+        tensor.set_data_from_numpy(pixels, binary_data=False)
+        answer = client.infer("cifar10", [tensor]).get_response()
+    outputs = {each["name"]: each["data"] for each in answer["outputs"]}
+    assert outputs["class_name"] == expected
+
+
+def test_curl_gives_the_class_that_predict_gives(url: str, images: list[Path], expected: list[str]) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    words: list[str] = []
+    for path in images:
+        words += ["--next", "-s", "-w", "\\n", "-F", f"image=@{path}", f"{url}predict"]
+    done = subprocess.run(["curl", *words[1:]], capture_output=True, text=True, check=True, timeout=60)
+    assert [json.loads(line)["class"] for line in done.stdout.splitlines()] == expected
+
+
+def test_a_taken_port_is_exit_code_1(run_cli: RunCli, url: str, model: Path) -> None:
+    done = run_cli(["serve", "--model", model, "--port", url.rstrip("/").rpartition(":")[2]])
+    assert done.returncode == 1
+    assert "is taken" in done.stderr
+
+
+def test_a_run_and_a_model_are_wrong_usage(run_cli: RunCli, model: Path) -> None:
+    assert run_cli(["serve", "runs/a", "--model", model]).returncode == 2
+
+
+def test_an_empty_key_is_wrong_usage(run_cli: RunCli, model: Path) -> None:
+    done = run_cli(["serve", "--model", model, "--api-key", ""])
+    assert done.returncode == 2
+
+
+def test_a_model_that_is_not_there_is_exit_code_1(run_cli: RunCli, tmp_path: Path) -> None:
+    done = run_cli(["serve", "--model", tmp_path / "no.onnx", "--port", 0])
+    assert done.returncode == 1
+    assert "cannot be read" in done.stderr
+
+
+def test_the_page_answers_in_a_browser(url: str, images: list[Path], expected: list[str]) -> None:
+    driver = open_browser()
+    try:
+        driver.get(url)
+        driver.find_element("id", "file").send_keys(str(images[0]))
+        verdict = wait_for(driver, "verdict")
+        assert verdict.startswith(expected[0])
+        assert len(driver.find_elements("css selector", "#classes li")) == 10
+    finally:
+        driver.quit()
+
+
+def test_the_page_says_what_is_no_image(url: str, tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_bytes(b"no image")
+    driver = open_browser()
+    try:
+        driver.get(url)
+        driver.find_element("id", "file").send_keys(str(tmp_path / "no.png"))
+        assert "no picture" in wait_for(driver, "problem")
+    finally:
+        driver.quit()
+
+
+def test_the_page_can_be_used_by_keyboard_on_a_phone_and_loads_nothing_from_elsewhere(url: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    driver = open_browser()
+    try:
+        size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        driver.get(url)
+        driver.find_element("tag name", "body").send_keys(Keys.TAB)
+        assert driver.switch_to.active_element.get_attribute("id") == "file"
+        assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+        loaded = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert [name for name in loaded if not name.startswith(url)] == []
+    finally:
+        driver.quit()
+
+
+def open_browser():  # type: ignore[no-untyped-def]
+    """A headless Chromium; skips where there is none."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None or importlib.util.find_spec("selenium") is None:
+        pytest.skip("Chromium, its driver or selenium is not installed")
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    options = ChromeOptions()
+    options.binary_location = browser
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    return Chrome(options=options, service=ChromeService(driver))
+
+
+def wait_for(driver, name: str) -> str:  # type: ignore[no-untyped-def]
+    """The text of an element once it is shown."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return str(
+        WebDriverWait(driver, 20, 0.05).until(
+            lambda d: d.find_element("id", name).is_displayed() and d.find_element("id", name).text
+        )
+    )

@@ -1,0 +1,298 @@
+"""What happens to a server, and what it does about it. Real sockets, on the loopback only."""
+
+import collections
+import concurrent.futures
+import contextlib
+import http.client
+import io
+import resource
+import socket
+import struct
+import threading
+import time
+import zlib
+
+import httpx
+import numpy as np
+import pytest
+from serving_server import SHAPE, Running, images_of, running, until
+
+from cifar_trainer.errors import CifarTrainerError
+from cifar_trainer.serving.ports import listen
+from cifar_trainer.serving.settings import Limits
+
+GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def talk(port: int, request: bytes, seconds: float = 10) -> bytes:
+    """Send bytes and read until the server closes, or the first answer's end."""
+    with socket.create_connection(("127.0.0.1", port), seconds) as connection:
+        connection.sendall(request)
+        return connection.recv(65536)
+
+
+def post(path: str, announced: int, body: bytes = b"") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n\r\n".encode() + body
+
+
+def alive(port: int) -> bool:
+    return b"200 OK" in talk(port, GET)
+
+
+def test_ten_gigabytes_announced_are_refused_before_they_are_sent(server: Running) -> None:
+    assert talk(server.port, post("/predict", 10 * 10**9)).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_without_a_length_is_read_up_to_the_limit() -> None:
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with running(limits=Limits(body_bytes=100_000)) as server:
+        assert talk(server.port, head + chunk * 2).startswith(b"HTTP/1.1 413")
+
+
+def test_bodies_together_are_limited() -> None:
+    with running(limits=Limits(bodies_bytes=100_000)) as server:
+        answer = talk(server.port, post("/predict", 200_000, b"x" * 200_000))
+    assert answer.startswith(b"HTTP/1.1 503")
+
+
+def test_headers_are_limited(server: Running) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000
+    assert talk(server.port, request).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHos", GET + b"GET /"])
+def test_headers_that_never_end_are_given_up(sent: bytes) -> None:
+    with (
+        running(limits=Limits(header_seconds=0.2)) as server,
+        socket.create_connection(("127.0.0.1", server.port), 10) as connection,
+    ):
+        connection.sendall(sent)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+
+
+def test_a_slow_drip_of_headers_is_given_up() -> None:
+    with (
+        running(limits=Limits(header_seconds=0.3)) as server,
+        socket.create_connection(("127.0.0.1", server.port), 10) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            for i in range(200):
+                connection.sendall(f"X-{i}: y\r\n".encode())
+                time.sleep(0.02)
+
+
+def test_half_a_body_is_408_at_the_deadline() -> None:
+    with running(limits=Limits(request_seconds=0.2)) as server:
+        assert talk(server.port, post("/predict", 1000, b"half")).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_counted(server: Running) -> None:
+    before = server.counted("errors_total", cause="client_gone")
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(post("/predict", 1000, b"half"))
+    assert until(lambda: server.counted("errors_total", cause="client_gone") == before + 1)
+
+
+def test_the_images_of_a_client_that_has_left_are_not_classified(png: bytes) -> None:
+    with running(max_batch_size=1) as server:
+        server.model.hold.clear()
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            first = threads.submit(httpx.post, f"{server.url}/predict", content=png, timeout=20)
+            assert server.model.working.wait(10)
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(post("/predict", len(png), png))
+                assert until(lambda: server.counted("queued_images") == 1)
+            assert until(lambda: server.counted("queued_images") == 0)
+            server.model.hold.set()
+            assert first.result().status_code == 200
+        assert server.model.sizes == [1]
+
+
+def bomb() -> bytes:
+    """A small PNG whose header says 30,000 by 30,000 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_picture_bomb_is_refused_by_its_header(client: httpx.Client) -> None:
+    answer = client.post("/predict", content=bomb())
+    assert answer.status_code == 400
+    assert "pixels" in answer.json()["error"]
+
+
+def test_what_is_no_picture_is_refused(client: httpx.Client) -> None:
+    assert client.post("/predict", content=b"hello").status_code == 400
+
+
+def test_a_form_without_a_file_is_refused(client: httpx.Client) -> None:
+    answer = client.post("/predict", data={"a": "b"}, files={"x": (None, b"text")})
+    assert answer.status_code == 400
+
+
+def test_ten_thousand_connections_that_are_left_open_do_not_shut_others_out() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    kept = min(10_000, hard - 1000)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    opened: collections.deque[socket.socket] = collections.deque(maxlen=kept)
+    try:
+        with running(limits=Limits(connections=200)) as server:
+            for _ in range(10_000):
+                opened.append(socket.create_connection(("127.0.0.1", server.port), 10))
+            assert alive(server.port)
+            assert server.counted("connections") <= 200
+    finally:
+        for connection in opened:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_full_queue_is_503_with_a_time_to_try_again(png: bytes) -> None:
+    with running(max_batch_size=1, max_enqueued_batches=2) as server:
+        server.model.hold.clear()
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            ask = lambda: httpx.post(f"{server.url}/predict", content=png, timeout=20)  # noqa: E731
+            accepted = [threads.submit(ask)]
+            assert server.model.working.wait(10)
+            accepted += [threads.submit(ask), threads.submit(ask)]
+            assert until(lambda: server.counted("queued_images") == 2)
+            refused = ask()
+            server.model.hold.set()
+            assert [each.result().status_code for each in accepted] == [200, 200, 200]
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"] == "1"
+
+
+def test_more_images_than_the_queue_holds_are_413() -> None:
+    with running(max_batch_size=2, max_enqueued_batches=1) as server:
+        body = {"instances": images_of(3).tolist()}
+        answer = httpx.post(f"{server.url}/v1/models/colours:predict", json=body)
+    assert answer.status_code == 413
+
+
+def test_an_answer_that_takes_too_long_is_504(png: bytes) -> None:
+    with running(limits=Limits(request_seconds=0.2)) as server:
+        server.model.hold.clear()
+        assert httpx.post(f"{server.url}/predict", content=png).status_code == 504
+
+
+def test_a_model_that_fails_is_500_and_the_next_request_is_answered(png: bytes) -> None:
+    with running() as server:
+        predict = server.model.predict
+        server.model.predict = lambda images: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        failed = httpx.post(f"{server.url}/predict", content=png)
+        server.model.predict = predict  # type: ignore[method-assign]
+        answered = httpx.post(f"{server.url}/predict", content=png)
+    assert failed.status_code == 500
+    assert failed.json() == {"error": "The server failed. Its log says why."}
+    assert answered.status_code == 200
+
+
+def test_requests_that_wait_together_make_one_batch(png: bytes) -> None:
+    with running() as server:
+        server.model.hold.clear()
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            ask = lambda: httpx.post(f"{server.url}/predict", content=png, timeout=20)  # noqa: E731
+            answers = [threads.submit(ask)]
+            assert server.model.working.wait(10)
+            answers += [threads.submit(ask) for _ in range(4)]
+            assert until(lambda: server.counted("queued_images") == 4)
+            server.model.hold.set()
+            assert {each.result().status_code for each in answers} == {200}
+        assert server.model.sizes == [1, 4]
+
+
+def test_a_large_request_is_split_into_batches() -> None:
+    with running(max_batch_size=2) as server:
+        images = images_of(5)
+        answer = httpx.post(f"{server.url}/v1/models/colours:predict", json={"instances": images.tolist()})
+        ids = [row["class_id"] for row in answer.json()["predictions"]]
+        assert server.model.sizes == [2, 2, 1]
+    assert ids == images.mean(axis=(1, 2)).argmax(axis=1).tolist()
+
+
+def test_a_batch_waits_for_more_as_long_as_it_may() -> None:
+    with running(batch_timeout_ms=300) as server:
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            body = {"instances": np.zeros((1, *SHAPE), int).tolist()}
+            ask = lambda: httpx.post(f"{server.url}/v1/models/colours:predict", json=body)  # noqa: E731
+            assert {each.result().status_code for each in [threads.submit(ask) for _ in range(3)]} == {200}
+        assert len(server.model.sizes) < 3
+
+
+def test_no_accepted_request_is_lost_when_the_server_stops(png: bytes) -> None:
+    lost: list[Exception] = []
+    answered = 0
+
+    def ask_on(port: int) -> None:
+        nonlocal answered
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            closes = False
+            while not closes:
+                connection.request("POST", "/predict", png)
+                answer = connection.getresponse()
+                closes = answer.will_close
+                assert answer.read().startswith(b'{"model"')
+                answered += 1
+        except Exception as error:
+            lost.append(error)
+        finally:
+            connection.close()
+
+    with running() as server:
+        threads = [threading.Thread(target=ask_on, args=(server.port,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        assert until(lambda: answered > 50)
+        server.server.should_exit = True
+        for thread in threads:
+            thread.join(20)
+    assert lost == []
+
+
+def test_a_port_that_is_taken_is_named_with_who_has_it(server: Running) -> None:
+    with pytest.raises(CifarTrainerError, match=rf"Port {server.port} .* is taken by process \d+"):
+        listen("127.0.0.1", server.port)
+
+
+@pytest.mark.parametrize("header", [{"Authorization": "Bearer secret"}, {"X-API-Key": "secret"}])
+def test_a_key_lets_in(png: bytes, header: dict[str, str]) -> None:
+    with running(api_key="secret") as server:
+        assert httpx.post(f"{server.url}/predict", content=png, headers=header).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/monitoring", "/v1/models/colours", "/v2/models/colours"])
+def test_without_the_key_nobody_gets_in(path: str) -> None:
+    with running(api_key="secret") as server:
+        answers = [httpx.get(server.url + path, headers=h) for h in ({}, {"X-API-Key": "wrong"})]
+    assert [answer.status_code for answer in answers] == [401, 401]
+
+
+def test_whether_the_server_lives_may_be_asked_without_the_key() -> None:
+    with running(api_key="secret") as server:
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+
+
+def test_an_upload_larger_than_a_megabyte_does_not_touch_the_disk(
+    client: httpx.Client, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    def refuse(self: object) -> None:
+        raise AssertionError("spooled to the disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    large = io.BytesIO(png + b"\0" * 3_000_000)
+    assert client.post("/predict", files={"image": ("a.png", large)}).status_code == 200

@@ -1,0 +1,173 @@
+"""What the loop computes otherwise than Keras comes to the same, and can be lowered for a GPU."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from command_line import run_python
+
+from cifar_trainer.recipes import RECIPES, get_recipe
+from cifar_trainer.training.engine import StepLoop, epoch_order
+from cifar_trainer.training.layers import (
+    Forms,
+    choose_forms,
+    convolve,
+    max_pool,
+    statistics_momentum,
+    summed_loss,
+)
+
+#: Every layer as Keras computes it.
+KERAS = Forms()
+
+
+def learnable(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a pattern for each class, under noise."""
+    draw = np.random.default_rng(0)
+    patterns = np.kron(draw.integers(0, 160, (10, 8, 8, 3)), np.ones((1, 4, 4, 1)))
+    labels = draw.integers(0, 10, count).astype(np.uint8)
+    return (draw.integers(0, 96, (count, 32, 32, 3)) + patterns[labels]).astype(np.uint8), labels
+
+
+def trained(
+    steps: int, forms: Forms = KERAS, recipe_name: str = "regularized"
+) -> tuple[keras.Model, np.ndarray]:
+    keras.utils.set_random_seed(1)
+    recipe = get_recipe(recipe_name)
+    images, labels = learnable(64 * steps)
+    model = recipe.build_model((32, 32, 3), 10)
+    optimizer = keras.optimizers.Adam(recipe.learning_rate)
+    optimizer.build(model.trainable_variables)
+    loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=64, seed=0, forms=forms)
+    loop.set_order(epoch_order(0, 0, len(labels)))
+    return model, loop.run(0, steps, 0).losses
+
+
+def test_after_20_steps_the_statistics_classify_as_well_as_those_estimated_anew() -> None:
+    model, _ = trained(20)
+    images, labels = learnable(1000)
+
+    def accuracy() -> float:
+        return float((model(images, training=False).numpy().argmax(1) == labels).mean())
+
+    found = accuracy()
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images, training=True)
+    assert found > accuracy() - 0.05
+
+
+def test_the_first_steps_statistics_replace_the_initial_ones() -> None:
+    model, _ = trained(1)
+    assert max(np.abs(layer.moving_variance.numpy() - 1).min() for layer in model.layers
+               if isinstance(layer, keras.layers.BatchNormalization)) > 0.1  # fmt: skip
+
+
+def test_after_many_steps_the_momentum_is_the_layers_own() -> None:
+    momenta = [float(statistics_momentum(0.99, tf.constant(step))) for step in (0, 1, 9, 90, 900, 10**6)]
+    np.testing.assert_allclose(momenta, [0, 0.1, 0.5, 90 / 99, 0.99, 0.99], rtol=1e-6)
+
+
+def test_a_traced_network_keeps_its_layers_own_settings() -> None:
+    model, _ = trained(1, Forms(own_gradients=True, matmul=True))
+    assert model.get_layer("norm1").momentum == 0.99
+    assert "call" not in vars(model.get_layer("conv1"))
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_own_max_pooling_and_its_gradient_are_tensorflows_to_the_bit(size: int) -> None:
+    """With ties: of equal values the first has the gradient."""
+    draw = np.random.default_rng(0)
+    images = tf.constant(draw.integers(0, 3, (4, size, size, 5)).astype(np.float32))
+    upstream = tf.constant(draw.normal(size=(4, size // 2, size // 2, 5)).astype(np.float32))
+    found = []
+    for pool in (max_pool, lambda x: tf.nn.max_pool2d(x, 2, 2, "VALID")):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            pooled = pool(images)
+        found.append((pooled.numpy(), tape.gradient(pooled, images, upstream).numpy()))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_as_a_matrix_product_is_a_convolution(padding: str, stride: int) -> None:
+    draw = np.random.default_rng(0)
+    images = tf.constant(draw.normal(size=(3, 9, 8, 4)).astype(np.float32))
+    kernel = tf.constant(draw.normal(size=(3, 2, 4, 5)).astype(np.float32))
+    expected = tf.nn.conv2d(images, kernel, stride, padding.upper())
+    np.testing.assert_allclose(convolve(images, kernel, (stride, stride), padding), expected, atol=1e-5)
+
+
+def test_the_loss_without_a_scatter_is_keras_loss_weights_and_all() -> None:
+    draw = np.random.default_rng(0)
+    labels, logits = draw.integers(0, 10, 6).astype(np.uint8), draw.normal(size=(6, 10)).astype(np.float32)
+    weights = tf.constant([1.0, 1, 1, 1, 0, 0])
+    ours, plain = (
+        summed_loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True), forms)
+        for forms in (Forms(own_gradients=True), Forms())
+    )
+    np.testing.assert_allclose(ours(labels, logits, weights), plain(labels, logits, weights), rtol=1e-6)
+
+
+@pytest.mark.parametrize("recipe_name", RECIPES)
+def test_the_losses_in_a_gpus_forms_are_those_in_keras_forms(recipe_name: str) -> None:
+    _, plain = trained(20, recipe_name=recipe_name)
+    _, ours = trained(20, Forms(own_gradients=True, matmul=True), recipe_name)
+    np.testing.assert_allclose(ours, plain, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "batch_size", "conv", "matmul"),
+    [
+        (False, 32, "auto", False),
+        (True, 32, "auto", True),
+        (True, 4096, "auto", False),
+        (True, 4096, "matmul", True),
+        (True, 32, "cudnn", False),
+    ],
+)
+def test_small_convolutions_on_a_gpu_are_matrix_products_unless_told_otherwise(
+    gpu: bool, batch_size: int, conv: str, matmul: bool
+) -> None:
+    model = get_recipe("document").build_model((32, 32, 3), 10)
+    assert choose_forms(model, batch_size, gpu=gpu, conv=conv).matmul == matmul
+
+
+LOWER = """
+import sys
+import tensorflow as tf, keras
+from cifar_trainer.recipes import get_recipe
+from cifar_trainer.training.layers import choose_forms, computed, summed_loss
+
+tf.config.experimental.enable_op_determinism()
+keras.utils.set_random_seed(0)
+recipe = get_recipe(sys.argv[1])
+model = recipe.build_model((32, 32, 3), 10)
+forms = choose_forms(model, 32, gpu=True, conv="auto")
+loss_of = summed_loss(recipe.loss(), forms)
+trainable = [v.numpy() for v in model.trainable_variables]
+others = [tf.constant(v.numpy()) for v in model.non_trainable_variables]
+
+@tf.function(jit_compile=True, autograph=False)
+def gradients(images, labels, *weights):
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        with computed(model, forms, tf.constant(5)):
+            logits, _ = model.stateless_call(list(weights), others, images, training=True)
+        loss = loss_of(labels, logits, None)
+    return loss, tape.gradient(loss, weights)
+
+images, labels = tf.zeros([32, 32, 32, 3], tf.uint8), tf.zeros([32], tf.uint8)
+ir = gradients.experimental_get_compiler_ir(images, labels, *map(tf.constant, trainable))
+print("scatter" in ir(stage="hlo", platform_name="GPU"))
+"""
+
+
+@pytest.mark.parametrize("recipe_name", RECIPES)
+def test_a_step_can_be_lowered_for_a_gpu_under_determinism_and_holds_no_scatter(recipe_name: str) -> None:
+    """In a process of its own: determinism holds for a whole process. No GPU is needed."""
+    done = run_python(["-c", LOWER, recipe_name])
+    assert done.stdout.split()[-1:] == ["False"], done.stderr[-2000:]
