@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cifar_trainer import errors
 
 if TYPE_CHECKING:
+    from cifar_trainer.artefacts.export import export as export
     from cifar_trainer.data.preparation import prepare as prepare
     from cifar_trainer.evaluation.evaluate import evaluate as evaluate
     from cifar_trainer.prediction import predict as predict

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cifar_trainer.environment import Device
 
 BATCH_SIZES = (1, 8, 64, 512)
-#: Formats whose runtime can use a GPU here; the others run on the CPU.
-_ON_GPU = ("saved_model", "keras")
 #: Calls before any is timed, and the seconds that they take at least.
 WARM_UP_CALLS = 3
 WARM_UP_SECONDS = 0.3
@@ -146,10 +144,14 @@ def _artefacts_of(run: Path | None) -> list[Path]:
 
 def _places(kinds: Mapping[Path, str], device: "Device", wanted: str) -> Iterator[tuple[Path, str, str]]:
     """Each artefact with its kind and a device to measure it on."""
+    from cifar_trainer.artefacts.formats import FORMATS
+
     for path, kind in kinds.items():
-        if wanted != "gpu" or kind not in _ON_GPU:
+        # Of the runtimes that are installed for the formats, only TensorFlow uses a GPU.
+        on_gpu = FORMATS[kind].uses_tensorflow
+        if wanted != "gpu" or not on_gpu:
             yield path, kind, "cpu"
-        if device.kind == "gpu" and kind in _ON_GPU:
+        if device.kind == "gpu" and on_gpu:
             yield path, kind, "gpu"
 
 

@@ -179,6 +179,18 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
+@contextlib.contextmanager
+def plain_link(path: Path) -> Iterator[Path]:
+    """Give another name to a folder, of ASCII letters only, for a library that does not take every name.
+
+    TensorFlow reads `[`, `]`, `*` and `?` in a path as a pattern, and takes none that is not UTF-8.
+    """
+    with tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path.absolute())
+        yield link
+
+
 def remove_partials(folder: Path) -> None:
     """Delete what writes that were killed have left in `folder`. Only for a folder that we hold."""
     for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):

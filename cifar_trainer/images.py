@@ -11,7 +11,8 @@
    BILINEAR): `stretch` gives up its proportions, `crop` keeps the centre, `fit` adds
    white borders.
 
-`artefacts.saved_model` does the same inside a SavedModel, with `stretch`.
+`artefacts.saved_model` does the same inside a SavedModel for PNG and JPEG, with `stretch` and without
+the EXIF orientation.
 """
 
 import dataclasses
@@ -22,8 +23,6 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-#: Height, width and channels of what `decode_image` gives unless another shape is asked for.
-DEFAULT_SHAPE = (32, 32, 3)
 RESIZES = ("stretch", "crop", "fit")
 #: Width times height beyond which an image is refused; 256 MB when decoded with alpha.
 MAX_PIXELS = 64_000_000
@@ -104,9 +103,29 @@ def is_image(head: bytes) -> bool:
     return any(re.match(beginning, head, re.DOTALL) for beginning in _BEGINNINGS.values())
 
 
-def decode_image(
-    content: bytes, shape: tuple[int, int, int] = DEFAULT_SHAPE, *, resize: str = "stretch"
-) -> DecodedImage:
+def name_unread_format(head: bytes) -> str | None:
+    """The name of a format of images that is known but not read, by how the file begins; None for others.
+
+    Phones write HEIC: an ISO base media file (ISO/IEC 14496-12, section 4.3) whose brand tells what it holds.
+    """
+    if head[4:8] == b"ftyp":
+        brands = head[8:64]
+        if any(brand in brands for brand in (b"avif", b"avis")):
+            return "AVIF"
+        if any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")):
+            return "HEIC"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "JPEG XL"
+    if head.startswith(b"\0\0\0\x0cjP  "):
+        return "JPEG 2000"
+    if head.startswith(b"8BPS"):
+        return "Photoshop"
+    if re.match(rb"\s*(<\?xml[^>]*>\s*)?<svg\b", head):
+        return "SVG"
+    return None
+
+
+def decode_image(content: bytes, shape: tuple[int, int, int], *, resize: str = "stretch") -> DecodedImage:
     """Decode the bytes of an image file.
 
     Args:
@@ -131,6 +150,7 @@ def decode_image(
             if name == "PNG":
                 # Pillow's decoder passes over wrong checksums of the pixel data; its verify() does not.
                 _open(content).verify()
+                _scale_transparent_grey(image, content)
             conversions = _conversions(image, content, shape)
             ImageOps.exif_transpose(image, in_place=True)
             rgb = to_rgb(image)
@@ -152,7 +172,17 @@ def _open(content: bytes) -> Image.Image:
         raise ImageError(f"{_what_it_is(content)} {_READ}") from error
 
 
+def _scale_transparent_grey(image: Image.Image, png: bytes) -> None:
+    """Bring the transparent grey of a PNG below 8 bits to 8, as Pillow does with the pixels alone."""
+    key, bits = image.info.get("transparency"), png[24]
+    if isinstance(key, int) and image.mode in ("1", "L") and bits < 8:
+        image.info["transparency"] = key * 255 // (2**bits - 1)
+
+
 def _what_it_is(content: bytes) -> str:
+    other = name_unread_format(content[:64])
+    if other is not None:
+        return f"it is a file of the format {other}, which is not read. Convert it to JPEG or PNG."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -161,7 +191,7 @@ def _what_it_is(content: bytes) -> str:
         for name, beginning in _BEGINNINGS.items():
             if re.match(beginning, content, re.DOTALL):
                 return f"it begins as a {name}, but is truncated or damaged."
-        return f"it is no picture; it begins with {content[:12]!r}."
+        return f"it is no image; it begins with {content[:12]!r}."
 
 
 def _conversions(image: Image.Image, content: bytes, shape: tuple[int, int, int]) -> tuple[str, ...]:

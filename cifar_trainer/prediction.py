@@ -2,67 +2,39 @@
 
 import dataclasses
 import os
+import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cifar_trainer.artefacts.formats import Artefact
-from cifar_trainer.images import MAX_BYTES, DecodedImage, ImageError, decode_image
+from cifar_trainer import environment
+from cifar_trainer.artefacts.formats import Artefact, open_artefact, recognize
+from cifar_trainer.config import check_count
+from cifar_trainer.errors import UsageError
+from cifar_trainer.images import (
+    MAX_BYTES,
+    SUFFIXES,
+    DecodedImage,
+    ImageError,
+    decode_image,
+    is_image,
+    is_leftover,
+    name_unread_format,
+)
+from cifar_trainer.run import Run, check_model, is_run_folder, open_run
 
 STANDARD_INPUT = "-"
-#: What is taken for a picture in a folder, where nobody has named each file.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-
-
-def expand_source(name: str) -> list[str]:
-    """The pictures that `name` stands for: a folder gives those below it, sorted; the rest itself.
-
-    Raises:
-        ImageError: a folder holds no picture, or cannot be listed.
-    """
-    # os.path's test, unlike pathlib's, answers for a name that is too long.
-    return _pictures_below(name) if name != STANDARD_INPUT and os.path.isdir(name) else [name]
-
-
-def _pictures_below(folder: str) -> list[str]:
-    def refuse(error: OSError) -> None:
-        raise ImageError(f"{error.filename} cannot be listed: {error.strerror}.") from error
-
-    files = (Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) for name in names)
-    found = sorted(str(path) for path in files if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
-        raise ImageError(f"it is a folder without pictures ({', '.join(SUFFIXES)}).")
-    return found
-
-
-def read_source(name: str) -> bytes:
-    """The bytes of a file, a FIFO up to its end, or standard input.
-
-    Raises:
-        ImageError: it is absent, unreadable, a device or socket, or larger than MAX_BYTES.
-    """
-    try:
-        if name == STANDARD_INPUT:
-            content = sys.stdin.buffer.read(MAX_BYTES + 1)
-        else:
-            mode = Path(name).stat().st_mode
-            if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
-                raise ImageError("it is a device or a socket; expected a file, a folder, a FIFO, or -.")
-            with open(name, "rb") as file:
-                content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ImageError(f"it cannot be read: {error.strerror}.") from error
-    if len(content) > MAX_BYTES:
-        raise ImageError(f"it has more than {MAX_BYTES:,} bytes.")
-    return content
-
-
-#: Pictures a call of the artefact.
+#: Images a call of the artefact.
 _BATCH_SIZE = 64
+_LEFTOVER = "leftover of an operating system or program"
+_UNREADABLE = "unreadable file"
+_NO_IMAGE = "file that is no image"
+_RUN = "folder of a run"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +52,7 @@ class Guess:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What is said of one picture.
+    """The likeliest classes of one image.
 
     Attributes:
         name: as given, or found in a folder.
@@ -109,7 +81,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A picture that could not be read, and why."""
+    """An image that could not be read, and why."""
 
     name: str
     reason: str
@@ -119,49 +91,243 @@ class Failure:
         return {"image": self.name, "error": self.reason}
 
 
+@dataclasses.dataclass(frozen=True)
+class PredictionReport:
+    """What a model says about images.
+
+    Attributes:
+        model: the path of the artefact, or of the run's model.
+        format: a name of `FORMATS` that its runtime reads, such as `keras`.
+        run_dir: the run's folder; None where an artefact was named.
+        predictions: of the images that could be read, in the order of their names.
+        errors: those that could not.
+        passed_over: how many files in the folders given were no images, by what they are.
+    """
+
+    model: str
+    format: str
+    run_dir: str | None
+    predictions: tuple[Answer, ...]
+    errors: tuple[Failure, ...]
+    passed_over: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `predict --json` prints."""
+        return {
+            "model": self.model,
+            "format": self.format,
+            "predictions": [answer.to_json() for answer in self.predictions],
+            "errors": [failure.to_json() for failure in self.errors],
+            "passed_over": self.passed_over,
+        }
+
+
 def predict(
-    artefact: Artefact,
-    names: Iterable[str],
-    top: int,
+    images: str | Path | Iterable[str | Path],
+    *,
+    run: str | Path | None = None,
+    model: str | Path | None = None,
+    top: int = 3,
+    verbose: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
-) -> tuple[list[Answer], list[Failure]]:
-    """Classify each picture that `names` stand for.
+) -> PredictionReport:
+    """Classify image files with a run's model or an exported artefact.
+
+    An image that cannot be read is among the report's `errors`, and the others are classified.
 
     Args:
-        artefact: opened by `open_artefact`, or a run's model.
-        names: files, folders, FIFOs, or `-`.
-        top: how many classes to give, at most all.
-        on_progress: told how many pictures were read so far.
+        images: files, folders (the images below them, told by content), FIFOs, or `-` for standard input.
+        run: the run's folder; None is the newest run, unless `model` is given.
+        model: an exported artefact.
+        top: how many classes to give for each image, at most all.
+        verbose: show TensorFlow's own messages.
+        on_progress: called with the number of images read so far.
+
+    Raises:
+        UsageError: an argument is not possible, or a run's folder is among the images.
+        RunError: there is no such run or artefact, or it is damaged or holds code.
+        CifarTrainerError: the artefact needs a package that is not installed.
     """
+    names = [os.fspath(name) for name in ([images] if isinstance(images, str | Path) else images)]
+    _check(names, run, model, top)
+    artefact, path, opened = _open(run, model, top, verbose)
+    if top > len(artefact.classes):
+        raise _too_many(top, len(artefact.classes))
+    passed_over: Counter[str] = Counter()
     read: list[tuple[str, DecodedImage]] = []
     failures: list[Failure] = []
-    for name in _expand(names, failures):
+    for name in _expand(names, failures, passed_over):
         try:
-            read.append((name, decode_image(read_source(name))))
+            read.append((name, decode_image(read_source(name), artefact.image_shape)))
         except ImageError as error:
             failures.append(Failure(name, str(error)))
         on_progress(len(read) + len(failures))
-    answers = []
-    for start in range(0, len(read), _BATCH_SIZE):
-        batch = read[start : start + _BATCH_SIZE]
-        predictions = artefact.predict(np.stack([picture.pixels for _, picture in batch]))
-        for (name, picture), probabilities in zip(batch, predictions.probabilities, strict=True):
-            answers.append(_answer(name, picture, probabilities, artefact.classes, top))
-    return answers, failures
+    return PredictionReport(
+        model=str(path),
+        format=artefact.format,
+        run_dir=None if opened is None else str(opened.path),
+        predictions=tuple(_classify(artefact, read, top)),
+        errors=tuple(failures),
+        passed_over=dict(passed_over.most_common()),
+    )
 
 
-def _expand(names: Iterable[str], failures: list[Failure]) -> Iterator[str]:
+def _check(names: Sequence[str], run: str | Path | None, model: str | Path | None, top: int) -> None:
+    if run is not None and model is not None:
+        raise UsageError(f"--run {run} and --model {model} were both given. Name one of them.")
+    if not names:
+        raise UsageError("No image was given. Expected files, folders, or - for standard input.")
+    check_count("top", top)
+    for name in names:
+        if name != STANDARD_INPUT and is_run_folder(Path(name)):
+            raise UsageError(
+                f"{name} is a run's folder, and not one of images; nothing was classified. "
+                f"To use its model: cifar-trainer predict --run {name} IMAGE..."
+            )
+
+
+def _too_many(top: int, classes: int) -> UsageError:
+    return UsageError(f"--top {top} is out of range. The model knows {classes} classes.")
+
+
+def _open(
+    run: str | Path | None, model: str | Path | None, top: int, verbose: bool
+) -> tuple[Artefact, Path, Run | None]:
+    """The artefact, where it lies, and the run that it belongs to unless it was named itself."""
+    # A few images are classified before a GPU has started.
+    if model is not None:
+        path = Path(model)
+        if recognize(path).uses_tensorflow:
+            environment.start(device="cpu", verbose=verbose)
+        return open_artefact(path), path, None
+    opened = open_run(None if run is None else Path(run))
+    check_model(opened)
+    classes = opened.read_data().classes
+    if top > len(classes):
+        raise _too_many(top, len(classes))
+    environment.start(opened.read_config(), device="cpu", verbose=verbose)
+    from cifar_trainer.artefacts.keras import open_run_model
+
+    return open_run_model(opened), opened.model, opened
+
+
+def _expand(names: Iterable[str], failures: list[Failure], passed_over: Counter[str]) -> Iterator[str]:
     for name in names:
         try:
-            yield from expand_source(name)
+            # os.path's test, unlike pathlib's, answers for a name that is too long.
+            if name != STANDARD_INPUT and os.path.isdir(name):
+                yield from images_below(name, passed_over)
+            else:
+                yield name
         except ImageError as error:
             failures.append(Failure(name, str(error)))
 
 
+def images_below(folder: str, passed_over: Counter[str]) -> list[str]:
+    """The images below a folder, sorted. Each is told by its content, or claims to be one by its name.
+
+    Args:
+        folder: its path. Folders of runs below it are passed over whole.
+        passed_over: gains one for each file that is no image, under what it is.
+
+    Raises:
+        ImageError: the folder holds no image, or cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ImageError(f"{error.filename} cannot be listed: {error.strerror}.") from error
+
+    found, here = [], Counter[str]()
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        runs = [each for each in folders if is_run_folder(Path(root, each))]
+        folders[:] = [each for each in folders if each not in runs]
+        here.update({_RUN: len(runs)} if runs else {})
+        for name in names:
+            path = os.path.join(root, name)
+            kind = _kind_of(path, os.path.relpath(path, folder))
+            if kind is None:
+                found.append(path)
+            else:
+                here[kind] += 1
+    passed_over.update(here)
+    if not found:
+        held = f" It holds: {format_counts(here)}." if here else ""
+        raise ImageError(f"it is a folder without images.{held}")
+    return sorted(found)
+
+
+def format_counts(counts: dict[str, int]) -> str:
+    """Counts of things in words, such as `2 HEIC images, 1 file that is no image`."""
+    return ", ".join(f"{count:,} {_plural(what) if count > 1 else what}" for what, count in counts.items())
+
+
+def _plural(what: str) -> str:
+    plural = re.sub(r"\b(leftover|file|folder|image)\b", r"\1s", what, count=1)
+    return plural.replace("that is no image", "that are no images")
+
+
+def _kind_of(path: str, relative: str) -> str | None:
+    """What a file below a folder is; None for an image, and for what has an image's name."""
+    if is_leftover(relative.replace(os.sep, "/")):
+        return _LEFTOVER
+    if Path(path).suffix.lower() in SUFFIXES:
+        return None
+    if not os.path.isfile(path):
+        return _NO_IMAGE
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError:
+        return _UNREADABLE
+    if is_image(head):
+        return None
+    other = name_unread_format(head)
+    return f"{other} image" if other else _NO_IMAGE
+
+
+def read_source(name: str) -> bytes:
+    """The bytes of a file, a FIFO up to its end, or standard input.
+
+    Raises:
+        ImageError: it is absent, unreadable, a device or socket, or larger than MAX_BYTES.
+    """
+    try:
+        if name == STANDARD_INPUT:
+            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            mode = Path(name).stat().st_mode
+            if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
+                raise ImageError("it is a device or a socket; expected a file, a folder, a FIFO, or -.")
+            with open(name, "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"it cannot be read: {error.strerror}.{_hint(name)}") from error
+    if len(content) > MAX_BYTES:
+        raise ImageError(f"it has more than {MAX_BYTES:,} bytes.")
+    return content
+
+
+def _hint(name: str) -> str:
+    """What to do about a name of which there is no file."""
+    if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
+        return f" It is a URL; download it first: curl -sL '{name}' | cifar-trainer predict -"
+    if re.search(r"[*?]|\[.+\]", name):
+        return " It is a pattern that the shell has not expanded, as no file matches it or it is quoted."
+    return ""
+
+
+def _classify(artefact: Artefact, read: Sequence[tuple[str, DecodedImage]], top: int) -> Iterator[Answer]:
+    for start in range(0, len(read), _BATCH_SIZE):
+        batch = read[start : start + _BATCH_SIZE]
+        predictions = artefact.predict(np.stack([image.pixels for _, image in batch]))
+        for (name, image), probabilities in zip(batch, predictions.probabilities, strict=True):
+            yield _answer(name, image, probabilities, artefact.classes, top)
+
+
 def _answer(
-    name: str, picture: DecodedImage, probabilities: np.ndarray, classes: tuple[str, ...], top: int
+    name: str, image: DecodedImage, probabilities: np.ndarray, classes: tuple[str, ...], top: int
 ) -> Answer:
     # A stable sort: of equal probabilities the lower class comes first, in every runtime.
     order = np.argsort(-probabilities, kind="stable")[:top]
     guesses = tuple(Guess(classes[i], int(i), float(probabilities[i])) for i in order)
-    return Answer(name, guesses, picture.format, picture.mode, picture.width, picture.height)
+    return Answer(name, guesses, image.format, image.mode, image.width, image.height)

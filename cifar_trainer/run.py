@@ -264,7 +264,14 @@ class Run:
         return f"cifar-trainer train --resume {self.path}"
 
 
-def open_run(path: Path | None) -> Run:
+def is_run_folder(path: Path) -> bool:
+    """Whether a folder is a run's, or looks like that of one: nothing in it is read."""
+    names = ("history.csv", "result.json", "checkpoints", "model.keras")
+    # os.path's tests, unlike pathlib's, answer for what cannot be read too.
+    return os.path.isfile(path / "config.json") and any(os.path.exists(path / name) for name in names)
+
+
+def open_run(path: str | Path | None) -> Run:
     """The run in `path`, or the newest run below `runs/` where `path` is None.
 
     Raises:
@@ -272,6 +279,7 @@ def open_run(path: Path | None) -> Run:
     """
     if path is None:
         return newest_run(DEFAULT_ROOT)
+    path = Path(path)
     run = Run(path)
     try:
         if not path.is_dir():
@@ -432,7 +440,8 @@ def is_held(run: Run) -> bool:
 
 
 def check_model(run: Run) -> None:
-    """Raise RunError where the run has no model yet."""
+    """Raise RunError where the run has no model yet, or is of a recipe that this version does not know."""
+    run.read_recipe()
     if not run.model.is_file():
         held = ", ".join(sorted(path.name for path in run.path.iterdir())) or "nothing"
         raise RunError(

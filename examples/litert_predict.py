@@ -8,19 +8,22 @@ This file and the model are all that is copied: neither TensorFlow nor cifar-tra
 
 import sys
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageOps
 
 
-def read_picture(path: str) -> np.ndarray:
-    """A picture file as uint8 [1, 32, 32, 3]; the model scales the values itself."""
+def read_picture(path: str, shape: Sequence[int]) -> np.ndarray:
+    """A picture file as uint8 [1, *shape]: height, width, channels. The model scales the values itself."""
+    height, width, channels = shape
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file).convert("RGBA")
     ground = Image.new("RGBA", picture.size, "white")  # Under what is transparent.
-    picture = Image.alpha_composite(ground, picture).convert("RGB")
-    return np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))[np.newaxis]
+    picture = Image.alpha_composite(ground, picture).convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return pixels.reshape(1, height, width, channels)
 
 
 def main(model: str, *pictures: str) -> None:
@@ -29,8 +32,9 @@ def main(model: str, *pictures: str) -> None:
     with zipfile.ZipFile(model) as archive:
         names = archive.read("labels.txt").decode("utf-8").splitlines()
     classify = Interpreter(model_path=model).get_signature_runner("serving_default")
+    shape = classify.get_input_details()["images"]["shape"][1:]
     for path in pictures:
-        probabilities = classify(images=read_picture(path))["probabilities"][0]
+        probabilities = classify(images=read_picture(path, shape))["probabilities"][0]
         likeliest = np.argsort(-probabilities)[:3]
         print(f"{path}: " + ", ".join(f"{names[i]} {probabilities[i]:.1%}" for i in likeliest))
 

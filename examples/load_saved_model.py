@@ -7,6 +7,7 @@ the file's bytes, PNG or JPEG, and does the rest itself.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +15,23 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 
-def read_picture(path: str) -> np.ndarray:
-    """A picture file as uint8 [1, 32, 32, 3]; the model scales the values itself."""
+def read_picture(path: str, shape: Sequence[int]) -> np.ndarray:
+    """A picture file as uint8 [1, *shape]: height, width, channels. The model scales the values itself."""
+    height, width, channels = shape
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file).convert("RGBA")
     ground = Image.new("RGBA", picture.size, "white")  # Under what is transparent.
-    picture = Image.alpha_composite(ground, picture).convert("RGB")
-    return np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))[np.newaxis]
+    picture = Image.alpha_composite(ground, picture).convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return pixels.reshape(1, height, width, channels)
 
 
 def main(folder: str, path: str) -> None:
     """Print for each signature the class and its probability."""
     model = tf.saved_model.load(folder)
+    shape = model.signatures["serving_default"].structured_input_signature[1]["images"].shape[1:]
     inputs = {
-        "serving_default": {"images": tf.constant(read_picture(path))},
+        "serving_default": {"images": tf.constant(read_picture(path, shape))},
         "serving_bytes": {"image_bytes": tf.constant([Path(path).read_bytes()])},
     }
     for signature, tensors in inputs.items():

@@ -6,6 +6,7 @@ interpreter's start or end, limits of a process (`own_process=True`, or `sys.exe
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,11 +71,7 @@ def python(own_process: bool = False) -> str:
 
 def command(*arguments: object, own_process: bool = False) -> list[str]:
     """The words that run `cifar-trainer ARGUMENTS`, for subprocess."""
-    return [python(own_process), "-m", "cifar_trainer", *map(os.fsdecode, map(_word, arguments))]
-
-
-def _word(argument: object) -> Any:
-    return argument if isinstance(argument, bytes) else str(argument)
+    return [python(own_process), "-m", "cifar_trainer", *map(str, arguments)]
 
 
 def run_python(
@@ -87,13 +84,8 @@ def run_python(
     """Run `python ARGUMENTS` without a terminal; `options` are subprocess.run's."""
     # A function that is to run in the new process, such as one that sets a limit, needs one.
     interpreter = python(own_process or "preexec_fn" in options)
-    defaults = {
-        "stdin": subprocess.DEVNULL,
-        "capture_output": True,
-        "text": True,
-        "timeout": 300,
-        "check": False,
-    }
+    defaults: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    defaults |= {"timeout": 300, "check": False}
     if "input" in options:
         del defaults["stdin"]
     return subprocess.run(
@@ -104,3 +96,21 @@ def run_python(
 def run_command(arguments: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `cifar-trainer ARGUMENTS` without a terminal; `options` as of `run_python`."""
     return run_python(["-m", "cifar_trainer", *arguments], **options)
+
+
+def start_command(arguments: Sequence[object], **options: Any) -> subprocess.Popen[str]:
+    """Start `cifar-trainer ARGUMENTS`, its output in pipes, with every signal at its default."""
+    defaults: dict[str, Any] = {"stdin": subprocess.DEVNULL, "text": True}
+    defaults |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        command(*arguments),
+        env=environment(options.pop("env", None)),
+        preexec_fn=default_signals,
+        **{**defaults, **options},
+    )
+
+
+def default_signals() -> None:
+    """For `preexec_fn`: nohup, and a shell that starts a job in the background, ignore some signals."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

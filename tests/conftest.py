@@ -35,6 +35,14 @@ def pytest_unconfigure() -> None:
         _server.stop()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _started() -> None:
+    """Start TensorFlow in this process, so that its threads do not depend on which test comes first."""
+    from cifar_trainer import environment
+
+    environment.start(device="cpu")
+
+
 @pytest.fixture(scope="session")
 def run_cli() -> RunCli:
     """`command_line.run_command`: arguments, by keyword `env`, `own_process`, what subprocess.run takes."""

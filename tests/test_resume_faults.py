@@ -1,12 +1,11 @@
-"""`train --resume` where something is not as it was: rows 48, 49, 52 and 54 of the faults."""
+"""`train --resume` where something is not as it was."""
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import RunCli
 
 from cifar_trainer.comparison import read_evaluated
 from cifar_trainer.data.dataset import RawDataset
@@ -14,8 +13,6 @@ from cifar_trainer.data.store import load_dataset, write_dataset
 from cifar_trainer.run import Run, hold
 from cifar_trainer.training.checkpoint import list_checkpoints
 from cifar_trainer.training.tensorboard import cut_back
-
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture

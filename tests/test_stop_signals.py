@@ -1,21 +1,19 @@
-"""Signals: once to save and stop, twice to stop at once (rows 40 to 42 of the faults)."""
+"""Signals: once to save and stop, twice to stop at once."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import default_signals, environment, start_command
 
 from cifar_trainer.cli.signals import SIGNALS, StopRequest, stop_on_signals
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
-
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 #: Says that it is ready, then works on until it is asked to stop, and never ends by itself after that.
 STUBBORN = """
@@ -34,7 +32,10 @@ print("ended by itself", flush=True)
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_the_first_signal_asks_and_the_second_ends_at_once(number: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True, preexec_fn=default_signals,
+        env=environment(),
+    )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
@@ -83,11 +84,8 @@ def test_a_signal_during_a_save_waits_for_the_save(tmp_path: Path, monkeypatch: 
 def test_a_run_that_is_asked_to_stop_saves_and_prints_how_to_go_on(data_dir: Path, tmp_path: Path) -> None:
     """Ctrl-C. SIGTERM, with what comes after it, is in test_train_command.py; SIGHUP is handled alike."""
     run = tmp_path / "a run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cifar_trainer", "train", "--dataset", "synthetic", "--data-dir", data_dir,
-         "--limit", "2000", "--batch-size", "4", "--epochs", "50", "--run-dir", run],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000]
+    process = start_command(["train", *data, "--batch-size", 4, "--epochs", 50, "--run-dir", run])
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (run / "checkpoints").is_dir():
         time.sleep(0.02)

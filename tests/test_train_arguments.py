@@ -1,16 +1,13 @@
-"""`train` refuses what cannot be, before anything is written (rows 31 to 36 of the faults)."""
+"""`train` refuses what cannot be, before anything is written."""
 
-import subprocess
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from command_line import RunCli
 
 from cifar_trainer.errors import RunError
 from cifar_trainer.run import check_new, new_run
-
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -> str:
@@ -147,7 +144,7 @@ def test_runs_that_begin_in_the_same_second_get_a_folder_each(
 def test_a_run_folder_that_cannot_be_written_is_named(
     run_cli: RunCli, tmp_path: Path, data_dir: Path, where: str
 ) -> None:
-    """A folder that takes no entries, for root neither, and a name that is too long (row 36)."""
+    """A folder that takes no entries, for root neither, and a name that is too long."""
     message = refused(
         run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", where, code=1
     )

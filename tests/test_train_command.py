@@ -3,15 +3,11 @@
 import csv
 import json
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
+from command_line import RunCli, run_python, start_command
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_KEYS = [
@@ -54,10 +50,7 @@ def test_the_model_loads_with_plain_keras_and_scores_what_training_reported(
         "print(model.count_params(), model.evaluate(images, labels, verbose=0)[1])\n"
         "assert not any(name.startswith('cifar_trainer') for name in sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, trained_run / "model.keras", data_dir / "synthetic"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_python(["-c", program, trained_run / "model.keras", data_dir / "synthetic"])
     assert done.returncode == 0, done.stderr
     parameters, accuracy = done.stdout.split()
     assert parameters == "122570"
@@ -106,11 +99,8 @@ def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_bits(
 ) -> None:
     """SIGTERM: exit code 143, the command that resumes, and the uninterrupted run's weights and history."""
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cifar_trainer", "train", *map(str, settings), "--epochs", "3",
-         "--run-dir", str(run), "--checkpoint-every", "0.01"],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    options = ["--epochs", 3, "--run-dir", run, "--checkpoint-every", 0.01]
+    process = start_command(["train", *settings, *options])
     # The first checkpoint inside an epoch tells that the epoch has begun.
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not set(range(1, 75)) & steps(run):
@@ -166,17 +156,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_epoch_and_step(
 
 def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(data_dir: Path) -> None:
     """Twenty SIGKILLs; `benchmarks/kill_and_resume.py` is the same trial for as many as one likes."""
-    trial = [
-        sys.executable,
-        ROOT / "benchmarks" / "kill_and_resume.py",
-        "--kills",
-        "20",
-        "--recipe",
-        "document",
-    ]
-    done = subprocess.run(
-        [*map(str, trial), "--data-dir", str(data_dir)], capture_output=True, text=True, check=False
-    )
+    trial = [ROOT / "benchmarks" / "kill_and_resume.py", "--kills", 20, "--recipe", "document"]
+    done = run_python([*trial, "--data-dir", data_dir])
     print(done.stderr)
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(done.stdout)

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import __version__, files
 from cifar_trainer.artefacts.baseline import make_baseline
-from cifar_trainer.artefacts.formats import FORMATS, Format
-from cifar_trainer.artefacts.verification import Proof
+from cifar_trainer.artefacts.formats import FORMATS, Format, distributions
+from cifar_trainer.artefacts.verification import BATCH_SIZES, Proof
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.run import Run
 
 if TYPE_CHECKING:
-    from cifar_trainer.artefacts.export import MeasuredModel
+    from cifar_trainer.artefacts.measurement import MeasuredModel
 
 MANIFEST_FILE = "manifest.json"
 MODEL_CARD_FILE = "model_card.md"
-_PACKAGES = ("tensorflow", "keras", "numpy", "ai-edge-litert", "onnx", "onnxruntime", "tf2onnx")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +41,16 @@ class Export:
     sha256: str
     proof: Proof
 
+    @property
+    def max_abs_difference(self) -> float:
+        """The largest difference of a logit from Keras's."""
+        return self.proof.max_abs_difference
+
+    @property
+    def agreement(self) -> float:
+        """The share of images with Keras's top class."""
+        return self.proof.agreement
+
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
         return {
@@ -49,8 +58,8 @@ class Export:
             "path": self.path,
             "bytes": self.bytes,
             "sha256": self.sha256,
-            "max_abs_difference": self.proof.max_abs_difference,
-            "agreement": self.proof.agreement,
+            "max_abs_difference": self.max_abs_difference,
+            "agreement": self.agreement,
         }
 
 
@@ -102,7 +111,12 @@ def make_manifest(
         },
         "classes": list(network.classes),
         "parameters": network.model.count_params(),
-        "input": {"name": "images", "dtype": "uint8", "shape": [None, 32, 32, 3], "layout": "NHWC, RGB"},
+        "input": {
+            "name": "images",
+            "dtype": "uint8",
+            "shape": [None, *network.image_shape],
+            "layout": f"NHWC, {'RGB' if network.image_shape[2] == 3 else 'grey'}",
+        },
         "temperature": network.temperature,
         "unfamiliar": None if measured.thresholds is None else dataclasses.asdict(measured.thresholds),
         "accuracy": dataclasses.asdict(measured.accuracy),
@@ -150,7 +164,7 @@ def _digest(path: Path) -> str | None:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in _PACKAGES:
+    for name in ("tensorflow", "keras", "numpy", *distributions()):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -163,9 +177,11 @@ def format_model_card(manifest: Mapping[str, Any]) -> str:
     run, data, accuracy = manifest["run"], manifest["data"], manifest["accuracy"]
     compared, temperature = manifest["artefacts"][0]["proof"]["images"], manifest["temperature"]
     classes = ", ".join(f"{i} {name}" for i, name in enumerate(manifest["classes"]))
+    count, (_, height, width, channels) = len(manifest["classes"]), manifest["input"]["shape"]
+    colours = "colour" if channels == 3 else "grey"
     return f"""# {run["name"]}
 
-A classifier of 32×32 colour pictures into ten classes, trained on {data["title"]}
+A classifier of {height}×{width} {colours} images into {count} classes, trained on {data["title"]}
 by cifar-trainer {manifest["versions"]["cifar-trainer"]}.
 
 ## Figures
@@ -175,12 +191,13 @@ by cifar-trainer {manifest["versions"]["cifar-trainer"]}.
 {_artefact_table(manifest["artefacts"])}
 
 Each artefact was loaded in a clean process by its own runtime and compared with the Keras
-model, picture by picture, at batch sizes 1 and 37, on {compared:,} pictures.
+model, image by image, at batch sizes {" and ".join(map(str, BATCH_SIZES))}, on {compared:,} images.
 
 ## Input and output
 
-- Input `images`: uint8 `[N, 32, 32, 3]`, RGB, 0 to 255, as decoded. Scaling is inside; do not scale.
-- Outputs: `logits` and `probabilities`, float32 `[N, 10]`; `class_id`, `[N]`; the SavedModel also
+- Input `images`: uint8 `[N, {height}, {width}, {channels}]`, \
+{"RGB" if channels == 3 else "grey"}, 0 to 255, as decoded. Scaling is inside; do not scale.
+- Outputs: `logits` and `probabilities`, float32 `[N, {count}]`; `class_id`, int64 `[N]`; the SavedModel also
   gives `class_name` and takes encoded PNG or JPEG by the signature `serving_bytes`.
 - Classes, by `class_id`: {classes}.
 - `probabilities` is softmax(`logits` / {temperature:.4g}){_temperature_note(temperature)}.
@@ -199,7 +216,7 @@ seed {run["seed"]}, {run["precision"]}{_limit_note(run["limit"])} |
 
 ## Limits
 
-{_limits(data, accuracy)}
+{_limits(manifest)}
 """
 
 
@@ -211,7 +228,7 @@ def _accuracy_sentence(accuracy: Mapping[str, Any]) -> str:
     )
     return (
         f"Accuracy {accuracy['value']:.2%} (95 % interval {accuracy['low']:.2%} to {accuracy['high']:.2%}) "
-        f"on {accuracy['images']:,} pictures {where}."
+        f"on {accuracy['images']:,} images {where}."
     )
 
 
@@ -229,30 +246,39 @@ def _artefact_table(artefacts: list[Mapping[str, Any]]) -> str:
 
 
 def _temperature_note(temperature: float) -> str:
-    return "; nothing was calibrated" if temperature == 1 else ", calibrated on pictures that were set aside"
+    return "; nothing was calibrated" if temperature == 1 else ", calibrated on images that were set aside"
 
 
 def _limit_note(limit: int | None) -> str:
     return "" if limit is None else f", the first {limit:,} training images only"
 
 
-def _limits(data: Mapping[str, Any], accuracy: Mapping[str, Any]) -> str:
+def _limits(manifest: Mapping[str, Any]) -> str:
+    data, accuracy = manifest["data"], manifest["accuracy"]
+    _, height, width, _ = manifest["input"]["shape"]
     limits = [
-        f"- It is wrong about {1 - accuracy['value']:.0%} of pictures like those that it was measured on, "
+        f"- It is wrong about {1 - accuracy['value']:.0%} of images like those that it was measured on, "
         "and may be more often about others.",
-        "- It always answers with one of its ten classes, whatever the picture shows, and a high "
-        "probability is no sign that the picture shows any of them.",
-        "- Pictures are reduced to 32×32; what is small in them is lost.",
+        f"- It always answers with one of its {len(manifest['classes'])} classes, whatever the image shows, "
+        "and a high probability is no sign that the image shows any of them.",
+        f"- Images are reduced to {height}×{width}; what is small in them is lost.",
         "- Not for decisions about people, nor where a wrong answer does harm.",
     ]
     if data["name"] == "synthetic":
-        limits.insert(0, "- Trained on drawn pictures: it knows nothing about photographs.")
-    elif data["verified"]:
+        limits.insert(0, "- Trained on drawn images: it knows nothing about photographs.")
+    elif not data["verified"]:
         limits.insert(
-            0,
-            "- CIFAR-10's pictures were collected from the web before 2009 and labelled by students "
-            "(Krizhevsky 2009); about 0.5 % of the test labels are wrong (Northcutt et al. 2021).",
+            0, "- The training data are not those of a published data set; what they show is not known."
         )
-    else:
-        limits.insert(0, "- The data is not CIFAR-10, though it has its shape; what it shows is not known.")
+    elif data["name"] in _KNOWN_LIMITS:
+        limits.insert(0, f"- {_KNOWN_LIMITS[data['name']]}")
     return "\n".join(limits)
+
+
+#: What is known against a published data set.
+_KNOWN_LIMITS = {
+    "cifar10": (
+        "CIFAR-10's images were collected from the web before 2009 and labelled by students "
+        "(Krizhevsky 2009); about 0.5 % of the test labels are wrong (Northcutt et al. 2021)."
+    ),
+}

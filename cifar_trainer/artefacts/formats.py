@@ -1,16 +1,19 @@
 """The formats of an export: one table, and what an opened artefact offers."""
 
 import dataclasses
+import errno
 import importlib
 import importlib.util
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cifar_trainer.config import check_choice
 from cifar_trainer.errors import CifarTrainerError, RunError
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ class Bound:
 
     Attributes:
         difference: of any logit; None where only the classes count.
-        agreement: the least share of pictures with the same top class. Two classes whose
+        agreement: the least share of images with the same top class. Two classes whose
             logits differ by less than twice `difference` are a tie, and either will do.
         accuracy_loss: in points of accuracy; an artefact that loses no more passes even
             below `agreement`. None where that is no excuse.
@@ -36,52 +39,146 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format.
+    """A format. All that the rest of the package knows of formats stands in the table `FORMATS`.
 
     Attributes:
         name: as on the command line.
         file_name: of the artefact, in the export's folder.
+        module: below `cifar_trainer.artefacts`, with `write(network, path, examples, **options)`
+            and `open_artefact(path) -> Artefact`.
+        title: what people call it.
+        recognizes: whether what stands at a path is of this format or of another with the same module.
         bound: what the gate asks for.
+        aliases: what other tools call it.
+        options: of this format, for the module's `write`.
         extra: of this package's extras, the one that brings `packages`.
         packages: modules that must be importable.
-        takes_bytes: whether the artefact decodes pictures too.
+        takes_bytes: whether the artefact decodes images too.
+        uses_tensorflow: whether its runtime is TensorFlow, which must be started first.
     """
 
     name: str
     file_name: str
+    module: str
+    title: str
+    recognizes: Callable[[Path], bool]
     bound: Bound
+    aliases: tuple[str, ...] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extra: str | None = None
     packages: tuple[str, ...] = ()
     takes_bytes: bool = False
+    uses_tensorflow: bool = False
 
     @property
     def is_folder(self) -> bool:
         return "." not in self.file_name
 
+    @property
+    def suffix(self) -> str:
+        """The ending of its file's name; empty for a folder."""
+        return Path(self.file_name).suffix
+
+
+def _is_folder_with(name: str) -> Callable[[Path], bool]:
+    return lambda path: (path / name).is_file()
+
+
+def _is_zip_with(name: str) -> Callable[[Path], bool]:
+    def recognizes(path: Path) -> bool:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return name in archive.namelist()
+        except (OSError, zipfile.BadZipFile):
+            return False
+
+    return recognizes
+
+
+def _has_bytes(content: bytes, at: int) -> Callable[[Path], bool]:
+    def recognizes(path: Path) -> bool:
+        if not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            return file.read(at + len(content))[at:] == content
+
+    return recognizes
+
+
+def _has_suffix(suffix: str) -> Callable[[Path], bool]:
+    return lambda path: path.suffix == suffix and path.is_file()
+
 
 _EXACT = Bound(difference=1e-4, agreement=1.0)
+_IS_LITERT = _has_bytes(b"TFL3", at=4)
+_LITERT_PACKAGES = ("ai_edge_litert",)
+_ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 FORMATS = {
     each.name: each
     for each in (
-        Format("saved_model", "saved_model", _EXACT, takes_bytes=True),
-        Format("keras", "model.keras", _EXACT),
-        Format("litert", "model.tflite", _EXACT, "litert", ("ai_edge_litert",)),
-        Format("litert-float16", "model-float16.tflite", Bound(None, 0.999), "litert", ("ai_edge_litert",)),
-        Format("litert-int8", "model-int8.tflite", Bound(None, 0.99, 0.01), "litert", ("ai_edge_litert",)),
-        Format("onnx", "model.onnx", _EXACT, "onnx", ("onnx", "onnxruntime", "tf2onnx")),
+        Format(
+            "saved_model", "saved_model", "saved_model", "SavedModel", _is_folder_with("saved_model.pb"),
+            _EXACT, aliases=("savedmodel", "saved-model", "tf", "pb"), takes_bytes=True, uses_tensorflow=True,
+        ),
+        Format(
+            "keras", "model.keras", "keras", "Keras", _is_zip_with("config.json"), _EXACT,
+            aliases=("h5", "hdf5", "keras_v3"), uses_tensorflow=True,
+        ),
+        Format(
+            "litert", "model.tflite", "litert", "LiteRT", _IS_LITERT, _EXACT,
+            aliases=("tflite", "lite"), extra="litert", packages=_LITERT_PACKAGES,
+        ),
+        Format(
+            "litert-float16", "model-float16.tflite", "litert", "LiteRT", _IS_LITERT, Bound(None, 0.999),
+            aliases=("tflite-float16", "tflite-fp16", "float16", "fp16"),
+            options={"weights": "float16"}, extra="litert", packages=_LITERT_PACKAGES,
+        ),
+        Format(
+            "litert-int8", "model-int8.tflite", "litert", "LiteRT", _IS_LITERT, Bound(None, 0.99, 0.01),
+            aliases=("tflite-int8", "int8"),
+            options={"weights": "int8"}, extra="litert", packages=_LITERT_PACKAGES,
+        ),
+        Format(
+            "onnx", "model.onnx", "onnx", "ONNX", _has_suffix(".onnx"), _EXACT,
+            extra="onnx", packages=_ONNX_PACKAGES,
+        ),
     )
-}
+}  # fmt: skip
+
+
+def get_format(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        UsageError: there is none; the message names the one that was probably meant.
+    """
+    aliases = {alias: form.name for form in FORMATS.values() for alias in form.aliases}
+    check_choice("format", name, tuple(FORMATS), aliases)
+    return FORMATS[name]
+
+
+def distributions() -> tuple[str, ...]:
+    """The optional packages of all formats, by their names on the package index."""
+    packages = (package for form in FORMATS.values() for package in form.packages)
+    return tuple(dict.fromkeys(package.replace("_", "-") for package in packages))
+
+
+def expected_artefacts() -> str:
+    """What an artefact can be, in words: `a SavedModel's folder, or a .keras or .onnx file`."""
+    folders = dict.fromkeys(f"a {form.title}'s folder" for form in FORMATS.values() if form.is_folder)
+    *suffixes, last = dict.fromkeys(form.suffix for form in FORMATS.values() if not form.is_folder)
+    return f"{', '.join(folders)}, or a {', '.join(suffixes)} or {last} file"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """What an artefact says about N pictures.
+    """What an artefact says about N images.
 
     Attributes:
-        logits: float32 [N, 10], before the temperature.
-        probabilities: float32 [N, 10], softmax(logits / temperature).
-        class_id: int64 [N], 0 to 9.
+        logits: float32 [N, classes], before the temperature.
+        probabilities: float32 [N, classes], softmax(logits / temperature).
+        class_id: int64 [N], from 0.
         class_name: N names.
     """
 
@@ -110,35 +207,27 @@ class Artefact(Protocol):
 
 @runtime_checkable
 class TakesBytes(Protocol):
-    """An artefact that decodes pictures itself."""
+    """An artefact that decodes images itself."""
 
-    def predict_bytes(self, pictures: list[bytes]) -> Predictions:
-        """Classify encoded PNG or JPEG pictures of any size in one batch."""
-
-
-#: The module that opens each kind; each has `open_artefact(path) -> Artefact`.
-_RUNTIMES = {
-    "saved_model": "cifar_trainer.artefacts.saved_model",
-    "keras": "cifar_trainer.artefacts.keras",
-    "litert": "cifar_trainer.artefacts.litert",
-    "onnx": "cifar_trainer.artefacts.onnx",
-}
+    def predict_bytes(self, encoded: Sequence[bytes]) -> Predictions:
+        """Classify PNG or JPEG files of any size in one batch."""
 
 
-def kind_of(path: Path) -> str:
-    """The kind of an artefact, by its content: a key of the runtimes.
+def recognize(path: Path) -> Format:
+    """The format of an artefact, by its content. Of formats that share a module, the first.
 
     Raises:
         RunError: it is absent, cannot be read, or is none of them.
     """
     try:
+        for form in FORMATS.values():
+            if form.recognizes(path):
+                return form
         if path.is_dir():
-            if (path / "saved_model.pb").is_file():
-                return "saved_model"
-            held = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+            held = ", ".join(sorted(map(_describe_entry, path.iterdir()))[:8]) or "nothing"
             raise RunError(
                 f"{path} is a folder without saved_model.pb (it holds {held}). "
-                "Name a SavedModel's folder, or a .keras, .tflite or .onnx file; a run goes to --run."
+                f"Name {expected_artefacts()}; a run goes to --run."
             )
         with open(path, "rb") as file:
             head = file.read(8)
@@ -146,24 +235,20 @@ def kind_of(path: Path) -> str:
         raise RunError(
             f"{path} cannot be read: {error.strerror}. Make it with: cifar-trainer export"
         ) from error
-    if head[4:8] == b"TFL3":
-        return "litert"
-    if head[:4] == b"PK\x03\x04" and _holds_keras_model(path):
-        return "keras"
-    if path.suffix == ".onnx":
-        return "onnx"
     raise RunError(
         f"{path} is none of the artefacts that can be read (it begins with {head!r}). "
-        "Expected a SavedModel's folder, or a .keras, .tflite or .onnx file."
+        f"Expected {expected_artefacts()}."
     )
 
 
-def _holds_keras_model(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "config.json" in archive.namelist()
-    except zipfile.BadZipFile:
-        return False
+def _describe_entry(path: Path) -> str:
+    dangles = path.is_symlink() and not path.exists()
+    return f"{path.name}, a link to what is not there" if dangles else path.name
+
+
+def kind_of(path: Path) -> str:
+    """The name of an artefact's format, as `recognize` finds it; raises as it does."""
+    return recognize(path).name
 
 
 def open_artefact(path: Path) -> Artefact:
@@ -173,13 +258,16 @@ def open_artefact(path: Path) -> Artefact:
         RunError: it is absent, damaged, of an unknown kind, needs a package that is not
             installed, or holds code.
     """
-    module = importlib.import_module(_RUNTIMES[kind_of(path)])
-    artefact: Artefact = module.open_artefact(path)
+    artefact: Artefact = _module_of(recognize(path)).open_artefact(path)
     return artefact
 
 
+def _module_of(form: Format) -> ModuleType:
+    return importlib.import_module(f"cifar_trainer.artefacts.{form.module}")
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, in float32: [N, 10] to [N, 10]."""
+    """Softmax over the last axis, in float32: [N, classes] to the same."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: np.ndarray = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
     return result
@@ -194,6 +282,11 @@ def check_targets(formats: Sequence[Format], output: Path, replace: bool) -> Non
         )
 
 
+def install_command(extra: str | None) -> str:
+    """What installs one of this package's extras."""
+    return f"pip install -e '.[{extra}]' in a clone of cifar-trainer"
+
+
 def check_packages(formats: Sequence[Format]) -> None:
     """Raise CifarTrainerError where a format needs packages that are not installed."""
     for form in formats:
@@ -201,42 +294,43 @@ def check_packages(formats: Sequence[Format]) -> None:
         if missing:
             raise CifarTrainerError(
                 f"--format {form.name} needs {', '.join(missing)}, which cannot be imported. "
-                f"Install what it needs with: pip install 'cifar-trainer[{form.extra}]'"
+                f"Install it with: {install_command(form.extra)}"
             )
-
-
-_LITERT_WEIGHTS: dict[str, Literal["float32", "float16", "int8"]] = {
-    "litert": "float32",
-    "litert-float16": "float16",
-    "litert-int8": "int8",
-}
 
 
 def write_artefact(form: Format, network: "Network", path: Path, examples: np.ndarray) -> None:
     """Write `network` to `path` in the format `form`.
 
     Args:
-        form: one of `formats.FORMATS`.
+        form: one of `FORMATS`.
         network: what to write.
         path: a file's name, or an empty folder.
-        examples: uint8 [N, 32, 32, 3], training images: for warm-up and for int8's ranges.
+        examples: uint8 [N, H, W, C], training images: for warm-up and for int8's ranges.
+
+    Raises:
+        OSError: it cannot be written, such as to a full disk.
+        CifarTrainerError: the format's own tools cannot write this network.
     """
-    match form.name:
-        case "saved_model":
-            from cifar_trainer.artefacts import saved_model
+    module = _module_of(form)
+    try:
+        module.write(network, path, examples, **form.options)
+    except (OSError, CifarTrainerError):
+        raise
+    except Exception as error:  # The converters raise all sorts, TensorFlow's for a full disk too.
+        number = _system_error(str(error))
+        if number is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
+        reason = str(error).strip().split("\n")[0][:500]
+        raise CifarTrainerError(
+            f"The network cannot be written as {form.name}: {type(error).__name__}: {reason} "
+            "Nothing was exported. Choose another --format, or see the whole error with -v."
+        ) from error
 
-            saved_model.write(network, path, examples)
-        case "keras":
-            from cifar_trainer.artefacts import keras
 
-            keras.write(network, path)
-        case "litert" | "litert-float16" | "litert-int8":
-            from cifar_trainer.artefacts import litert
+#: What a file system may answer to a write.
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
-            litert.write(network, path, _LITERT_WEIGHTS[form.name], examples)
-        case "onnx":
-            from cifar_trainer.artefacts import onnx
 
-            onnx.write(network, path)
-        case _:
-            raise ValueError(f"no writer for the format {form.name}")
+def _system_error(text: str) -> int | None:
+    """The number of the system's error that a message of TensorFlow's tells of; None for other messages."""
+    return next((number for number in _WRITE_ERRORS if os.strerror(number) in text), None)

@@ -9,25 +9,21 @@ import numpy as np
 
 from cifar_trainer.artefacts.formats import Artefact, Predictions, softmax
 from cifar_trainer.artefacts.network import Network
-from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from cifar_trainer.errors import RunError
 from cifar_trainer.model import load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run, check_model, read_temperature
 
 #: The member of an exported `.keras` archive with the class names; Keras passes over it.
 CLASSES_MEMBER = "cifar_trainer_classes.json"
-#: What a run's model gives, and an exported one.
-_LOGITS_SHAPE = (None, 10)
-_EXPORT_SHAPES = {"logits": _LOGITS_SHAPE, "probabilities": _LOGITS_SHAPE, "class_id": (None,)}
 
 
 class KerasModel:
-    """A Keras model that takes uint8 pictures and gives logits, or a mapping of this package's outputs.
+    """A Keras model that takes uint8 images and gives logits, or a mapping of this package's outputs.
 
     Args:
-        model: uint8 [N, 32, 32, 3] to float32 logits [N, 10], or to a mapping with `logits`
-            and `probabilities`.
-        classes: the ten names.
+        model: uint8 [N, H, W, C] to float32 logits [N, classes], or to a mapping with `logits`,
+            `probabilities` and `class_id`.
+        classes: the names, by class_id.
         temperature: divides the logits, where the model gives nothing else.
     """
 
@@ -46,41 +42,63 @@ class KerasModel:
         else:
             logits, probabilities = outputs, softmax(outputs / self._temperature)
             ids = np.argmax(outputs, axis=-1)
-        return Predictions(logits, probabilities, ids.astype(np.int64), tuple(self.classes[i] for i in ids))
+        return Predictions(logits, probabilities, ids, tuple(self.classes[i] for i in ids))
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open a `.keras` file; without class names of its own, it is taken to know CIFAR-10's.
+    """Open a `.keras` file.
+
+    One without class names of its own has those of the run in whose folder it lies, or else numbers.
 
     Raises:
-        RunError: it is damaged, holds code, does not take 32x32 pictures of three channels, or
-            gives neither ten logits nor this package's outputs.
+        RunError: it is damaged, holds code, does not take images of one or three channels, or gives
+            neither logits nor this package's outputs.
     """
     model = load_model(path)
-    if tuple(model.input_shape) != (None, 32, 32, 3):
-        raise RunError(f"{path} takes an input of shape {model.input_shape}; expected (None, 32, 32, 3).")
-    # Unlike output_shape, this keeps the outputs' names.
-    shapes = model.compute_output_shape(model.input_shape)
-    if shapes not in (_LOGITS_SHAPE, _EXPORT_SHAPES):
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:] or shape[3] not in (1, 3):
         raise RunError(
-            f"{path} gives outputs of shape {shapes}; expected logits, {_LOGITS_SHAPE}, "
+            f"{path} takes an input of shape {shape}; expected images of one or three channels, "
+            "such as (None, 32, 32, 3)."
+        )
+    # Unlike output_shape, this keeps the outputs' names.
+    outputs = model.compute_output_shape(shape)
+    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs
+    count = logits[1] if isinstance(logits, tuple) and len(logits) == 2 else None
+    if count is None or outputs not in (
+        (None, count),
+        {"logits": (None, count), "probabilities": (None, count), "class_id": (None,)},
+    ):
+        raise RunError(
+            f"{path} gives outputs of shape {outputs}; expected logits of shape (None, classes), "
             "or what cifar-trainer export writes."
         )
+    classes = _read_classes(path, count)
+    if len(classes) != count:
+        raise RunError(f"{path} gives {count} logits, and names {len(classes)} classes.")
+    return KerasModel(model, classes)
+
+
+def _read_classes(path: Path, count: int) -> tuple[str, ...]:
     with zipfile.ZipFile(path) as archive:
         if CLASSES_MEMBER in archive.namelist():
-            return KerasModel(model, tuple(json.loads(archive.read(CLASSES_MEMBER))))
-    return KerasModel(model, CIFAR10_CLASSES)
+            return tuple(json.loads(archive.read(CLASSES_MEMBER)))
+    run = Run(path.parent)
+    if path.name == run.model.name and run.config.is_file():
+        return run.read_data().classes
+    return tuple(map(str, range(count)))
 
 
-def write(network: Network, path: Path) -> None:
+def write(network: Network, path: Path, examples: np.ndarray) -> None:
     """Write a model that gives a mapping of `logits`, `probabilities` and `class_id`."""
-    images = keras.Input((32, 32, 3), dtype="uint8", name="images")
+    images = keras.Input(network.image_shape, dtype="uint8", name="images")
     logits = network.model(images)
     scaled = keras.layers.Rescaling(1 / network.temperature, dtype="float32", name="temperature")(logits)
     outputs = {
         "logits": logits,
         "probabilities": keras.layers.Softmax(dtype="float32", name="probabilities")(scaled),
-        "class_id": keras.ops.argmax(logits, axis=-1),
+        # Keras's own is int32; every format gives the same type.
+        "class_id": keras.ops.cast(keras.ops.argmax(logits, axis=-1), "int64"),
     }
     keras.Model(images, outputs, name="cifar_trainer_export").save(path)
     with zipfile.ZipFile(path, "a") as archive:

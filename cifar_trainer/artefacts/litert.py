@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from cifar_trainer.artefacts.formats import Artefact, Predictions
+from cifar_trainer.artefacts.formats import Artefact, Predictions, install_command
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import CifarTrainerError, RunError
 
@@ -42,7 +42,7 @@ class LiteRTModel:
 
     Args:
         content: the file's bytes.
-        classes: the ten names.
+        classes: the names, by class_id.
     """
 
     format = "litert"
@@ -85,7 +85,7 @@ def open_artefact(path: Path) -> Artefact:
     except ModuleNotFoundError as error:
         raise CifarTrainerError(
             f"{path} needs ai-edge-litert, which is not installed. "
-            "Install it with: pip install 'cifar-trainer[litert]'"
+            f"Install it with: {install_command('litert')}"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise RunError(
@@ -97,18 +97,18 @@ def open_artefact(path: Path) -> Artefact:
 Weights = Literal["float32", "float16", "int8"]
 
 
-def write(network: Network, path: Path, weights: Weights, calibration: np.ndarray) -> None:
+def write(network: Network, path: Path, examples: np.ndarray, weights: Weights = "float32") -> None:
     """Write a `.tflite` file with the signature `serving_default`.
 
     Args:
         network: what to write.
         path: the file.
+        examples: uint8 [N, H, W, C], training images; int8 sets its ranges by them.
         weights: the type in which the weights are stored.
-        calibration: uint8 [N, 32, 32, 3], training images; int8 sets its ranges by them.
     """
     with warnings.catch_warnings(), silence():
         warnings.simplefilter("ignore")  # The converter calibrates with an interpreter that it deprecates.
-        content = _quantize(network, calibration) if weights == "int8" else _convert(network, weights)
+        content = _quantize(network, examples) if weights == "int8" else _convert(network, weights)
     path.write_bytes(content)
     # LiteRT's own place for labels: a zip archive behind the model, which the runtime passes over.
     with zipfile.ZipFile(path, "a") as archive:
@@ -116,7 +116,7 @@ def write(network: Network, path: Path, weights: Weights, calibration: np.ndarra
 
 
 def _converter(network: Network) -> tf.lite.TFLiteConverter:
-    images_spec = tf.TensorSpec([None, 32, 32, 3], tf.uint8, name="images")
+    images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     module = tf.Module()
     module.weights = [weight.value for weight in network.model.weights]
     module.serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)

@@ -11,8 +11,8 @@ class Network:
     """What every format is made from.
 
     Attributes:
-        model: uint8 [N, 32, 32, 3] to float32 logits [N, 10], all layers in float32.
-        classes: the ten names, by class_id.
+        model: uint8 [N, H, W, C] to float32 logits [N, classes], all layers in float32.
+        classes: the names, by class_id.
         temperature: divides the logits before the softmax; 1 where nothing was calibrated
             (Guo et al. 2017, section 4.2).
     """
@@ -21,8 +21,14 @@ class Network:
     classes: tuple[str, ...]
     temperature: float = 1.0
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels (3 or 1) of the images that it takes."""
+        height, width, channels = self.model.input_shape[1:]
+        return height, width, channels
+
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Logits, probabilities [N, 10] float32 and class_id [N] int64 of uint8 [N, 32, 32, 3]."""
+        """Logits, probabilities [N, classes] float32 and class_id [N] int64 of uint8 [N, H, W, C]."""
         logits = self.model(images, training=False)
         return {
             "logits": logits,

@@ -9,7 +9,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from cifar_trainer.artefacts.formats import Artefact, Predictions
+from cifar_trainer.artefacts.formats import Artefact, Predictions, install_command
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import CifarTrainerError, RunError
 
@@ -51,8 +51,7 @@ def open_artefact(path: Path) -> Artefact:
         return OnnxModel(path)
     except ModuleNotFoundError as error:
         raise CifarTrainerError(
-            f"{path} needs onnxruntime, which is not installed. "
-            "Install it with: pip install 'cifar-trainer[onnx]'"
+            f"{path} needs onnxruntime, which is not installed. Install it with: {install_command('onnx')}"
         ) from error
     except Exception as error:  # onnxruntime's exceptions have no common base of their own.
         raise RunError(
@@ -65,10 +64,10 @@ def open_artefact(path: Path) -> Artefact:
 OPSET = 18
 
 
-def write(network: Network, path: Path) -> None:
+def write(network: Network, path: Path, examples: np.ndarray) -> None:
     """Write an `.onnx` file: `images` in; `logits`, `probabilities` and `class_id` out."""
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    images_spec = tf.TensorSpec([None, 32, 32, 3], tf.uint8, name="images")
+    images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)
     model, _ = tf2onnx.convert.from_function(serve, input_signature=[images_spec], opset=OPSET)
     for value in (*model.graph.input, *model.graph.output):

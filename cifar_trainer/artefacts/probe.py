@@ -1,31 +1,45 @@
-"""The clean process of the gate: an artefact in its own runtime, fed pictures of a known answer.
+"""The clean process of the gate: an artefact in its own runtime, fed images of a known answer.
 
     python -m cifar_trainer.artefacts.probe ARTEFACT BATCH_SIZE...
 
-Pictures come by stdin (.npy), answers go to stdout (.npz): nothing of it touches the disk.
+Images come by stdin (.npz of `images`, and of image files as `pack_files` makes it), answers go
+to stdout (.npz): nothing of it touches the disk.
 """
 
 import io
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cifar_trainer.artefacts.formats import Predictions, TakesBytes, open_artefact
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.images import encode_png
 
-#: Pictures that an artefact which can decode is given as PNG.
-ENCODED = 1_000
+
+def pack_files(contents: Sequence[bytes]) -> dict[str, np.ndarray]:
+    """Files as two arrays: `bytes`, uint8, one after the other, and `lengths`, int64 [N]."""
+    return {
+        "bytes": np.frombuffer(b"".join(contents), np.uint8),
+        "lengths": np.array([len(content) for content in contents], np.int64),
+    }
+
+
+def unpack_files(arrays: Mapping[str, np.ndarray]) -> list[bytes]:
+    """What `pack_files` has packed."""
+    ends = np.cumsum(arrays["lengths"])
+    whole = arrays["bytes"].tobytes()
+    return [whole[end - length : end] for end, length in zip(ends, arrays["lengths"], strict=True)]
 
 
 def main(artefact: str, *batch_sizes: str) -> int:
-    """Classify the pictures at each batch size; 1 where the artefact cannot be used."""
+    """Classify the images at each batch size; 1 where the artefact cannot be used."""
     # A runtime's own chatter must not get into the answer.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    images = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
+    given = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
+    images, encoded = given["images"], unpack_files(given)
     try:
         opened = open_artefact(Path(artefact))
         arrays = {}
@@ -33,7 +47,6 @@ def main(artefact: str, *batch_sizes: str) -> int:
             parts = [opened.predict(images[i : i + size]) for i in range(0, len(images), size)]
             arrays.update({f"{name}_{size}": value for name, value in _join(parts).items()})
         if isinstance(opened, TakesBytes):
-            encoded = [encode_png(image) for image in images[:ENCODED]]
             arrays.update({f"{k}_encoded": v for k, v in _join([opened.predict_bytes(encoded)]).items()})
     except CifarTrainerError as error:
         print(error, file=sys.stderr)

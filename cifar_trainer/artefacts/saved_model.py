@@ -1,27 +1,39 @@
 """The SavedModel: written, and opened by TensorFlow without Keras."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from cifar_trainer import files
 from cifar_trainer.artefacts.formats import Artefact, Predictions
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import RunError
-from cifar_trainer.images import DEFAULT_SHAPE, MAX_PIXELS, encode_png
+from cifar_trainer.images import MAX_PIXELS, encode_png
 
 
-def decode_images(encoded: tf.Tensor) -> tf.Tensor:
-    """PNG or JPEG bytes, string [N], to uint8 [N, 32, 32, 3]."""
-    return tf.map_fn(_decode, encoded, fn_output_signature=tf.TensorSpec(DEFAULT_SHAPE, tf.uint8))
+def decode_images(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """PNG or JPEG bytes, string [N], to uint8 [N, *shape]; shape is height, width and 3 or 1 channels."""
+    return tf.map_fn(
+        lambda content: _decode(content, shape), encoded, fn_output_signature=tf.TensorSpec(shape, tf.uint8)
+    )
 
 
-def _decode(encoded: tf.Tensor) -> tf.Tensor:
+def _decode(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     pixels = tf.cond(tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _decode_png(encoded))
-    resized = tf.image.resize(pixels, DEFAULT_SHAPE[:2], method="bilinear", antialias=True)
+    if shape[2] == 1:
+        pixels = _to_grey(pixels)
+    resized = tf.image.resize(pixels, shape[:2], method="bilinear", antialias=True)
     rounded = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-    return tf.ensure_shape(rounded, DEFAULT_SHAPE)
+    return tf.ensure_shape(rounded, shape)
+
+
+def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
+    # Pillow's sums of 16-bit fractions (ITU-R BT.601), so that the graph gives the same bits.
+    weighted = tf.cast(pixels, tf.int32) * tf.constant([19595, 38470, 7471])
+    return tf.cast((tf.reduce_sum(weighted, axis=-1, keepdims=True) + 0x8000) // 0x10000, tf.float32)
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
@@ -32,19 +44,48 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
-    # Width and height stand in the first chunk, big-endian, at bytes 16 to 23 (PNG, section 11.2.2).
-    header = tf.strings.substr(tf.strings.join([encoded, tf.constant(b"\0" * 24)]), 16, 8)
-    size = tf.io.decode_raw(header, tf.int32, little_endian=False)
-    width, height = tf.unstack(tf.cast(size, tf.int64), num=2)
+    # Zeros behind it, so that a header can be read from a file that is cut off.
+    padded = tf.strings.join([encoded, tf.constant(b"\0" * 32)])
+    # Width, height and bits a channel stand in the first chunk, from byte 16 on (PNG, section 11.2.2).
+    width, height = tf.cast(_integer(padded, 16), tf.int64), tf.cast(_integer(padded, 20), tf.int64)
+    bits = tf.cast(tf.io.decode_raw(tf.strings.substr(padded, 24, 1), tf.uint8)[0], tf.int32)
     with tf.control_dependencies([_check_pixels(width * height)]):
         pixels = tf.cast(tf.io.decode_png(encoded, channels=4), tf.float32)
-    alpha = pixels[..., 3:] / 255
+    # Below 8 bits TensorFlow fills the alpha of what has none with the most that these bits hold, as 15.
+    opaque = tf.logical_and(bits < 8, tf.logical_not(_has_transparency(padded)))
+    alpha = tf.where(opaque, 1.0, pixels[..., 3:] / 255)
     return tf.round(pixels[..., :3] * alpha + 255 * (1 - alpha))
+
+
+def _has_transparency(png: tf.Tensor) -> tf.Tensor:
+    """Whether a chunk tRNS stands before the first IDAT, as it must (PNG, section 5.6)."""
+    end = tf.strings.length(png) - 32
+
+    def goes_on(position: tf.Tensor) -> tf.Tensor:
+        name = _chunk_name(png, position)
+        return tf.logical_and(position < end, tf.logical_and(name != b"IDAT", name != b"tRNS"))
+
+    def next_chunk(position: tf.Tensor) -> list[tf.Tensor]:
+        # Length, name and checksum take 4 bytes each. A length beyond the file's end ends the walk.
+        length = tf.clip_by_value(_integer(png, position), 0, end)
+        return [tf.minimum(position + length + 12, end)]
+
+    (position,) = tf.while_loop(goes_on, next_chunk, [tf.constant(8)])
+    return _chunk_name(png, position) == b"tRNS"
+
+
+def _chunk_name(png: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(png, position + 4, 4)
+
+
+def _integer(content: tf.Tensor, position: tf.Tensor | int) -> tf.Tensor:
+    """Four bytes as an int32 scalar, big-endian."""
+    return tf.io.decode_raw(tf.strings.substr(content, position, 4), tf.int32, little_endian=False)[0]
 
 
 def _check_pixels(count: tf.Tensor) -> tf.Operation:
     return tf.debugging.assert_less_equal(
-        count, tf.constant(MAX_PIXELS, tf.int64), f"A picture has more than {MAX_PIXELS} pixels."
+        count, tf.constant(MAX_PIXELS, tf.int64), f"An image has more than {MAX_PIXELS} pixels."
     )
 
 
@@ -58,7 +99,7 @@ def write_warmup(folder: Path, images: np.ndarray) -> None:
 
     Args:
         folder: of the SavedModel.
-        images: uint8 [N, 32, 32, 3], real pictures.
+        images: uint8 [N, H, W, C], real ones.
     """
     encoded = [encode_png(image) for image in images[: max(_BATCH_SIZES)]]
     path = folder / WARMUP_FILE
@@ -71,7 +112,8 @@ def write_warmup(folder: Path, images: np.ndarray) -> None:
 
 def _prediction_log(signature: str, name: str, value: np.ndarray | list[bytes]) -> bytes:
     tensor = tf.make_tensor_proto(value).SerializeToString()
-    model_spec = _field(1, b"cifar10") + _field(3, signature.encode())
+    # Serving knows the model by the folder in which the file lies.
+    model_spec = _field(3, signature.encode())
     inputs = _field(1, name.encode()) + _field(2, tensor)
     request = _field(1, model_spec) + _field(2, inputs)
     predict_log = _field(1, request)
@@ -95,14 +137,14 @@ VERSION = "1"
 def write(network: Network, folder: Path, examples: np.ndarray) -> None:
     """Write a SavedModel into `folder`, which exists and is empty.
 
-    `examples`, uint8 [N, 32, 32, 3], are the real pictures of the warm-up requests.
+    `examples`, uint8 [N, H, W, C], are the real images of the warm-up requests.
 
-    Signatures: `serving_default` takes `images`, uint8 [N, 32, 32, 3]; `serving_bytes`
+    Signatures: `serving_default` takes `images`, uint8 [N, H, W, C]; `serving_bytes`
     takes `image_bytes`, string [N], PNG or JPEG of any size. Both return `logits`,
     `probabilities`, `class_id` and `class_name`.
     """
 
-    images_spec = tf.TensorSpec([None, 32, 32, 3], tf.uint8, name="images")
+    images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     bytes_spec = tf.TensorSpec([None], tf.string, name="image_bytes")
 
     @tf.function(input_signature=[images_spec], autograph=False)
@@ -111,34 +153,38 @@ def write(network: Network, folder: Path, examples: np.ndarray) -> None:
 
     @tf.function(input_signature=[bytes_spec], autograph=False)
     def serve_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return network.named_outputs(decode_images(image_bytes))
+        return network.named_outputs(decode_images(image_bytes, network.image_shape))
 
     module = tf.Module()
     # Bare TensorFlow variables, so that loading needs no Keras.
     module.weights = [weight.value for weight in network.model.weights]
     module.serve = serve
     module.serve_bytes = serve_bytes
-    tf.saved_model.save(
-        module, str(folder), signatures={"serving_default": serve, "serving_bytes": serve_bytes}
-    )
-    write_warmup(folder, examples)
-    (folder / CLASSES_FILE).write_text("\n".join(network.classes) + "\n", encoding="utf-8")
-    _add_version_folder(folder)
-
-
-def _add_version_folder(folder: Path) -> None:
-    """Make `folder/1/` show the same files: one folder for tf.saved_model.load and for TensorFlow Serving."""
     version = folder / VERSION
-    contents = sorted(folder.iterdir())
     version.mkdir()
-    for path in contents:
+    signatures = {"serving_default": serve, "serving_bytes": serve_bytes}
+    with files.plain_link(version) as link:
+        tf.saved_model.save(module, str(link), signatures=signatures)
+        write_warmup(link, examples)
+    (version / CLASSES_FILE).write_text("\n".join(network.classes) + "\n", encoding="utf-8")
+    _show_files_of(version)
+
+
+def _show_files_of(version: Path) -> None:
+    """Show the files of `folder/1` in `folder` too: one for TensorFlow Serving, the other for all else.
+
+    The files themselves lie in the version's folder, which can be copied alone; a copy of the whole
+    folder keeps the links.
+    """
+    for path in sorted(version.iterdir()):
+        shown = version.parent / path.name
         try:
-            (version / path.name).symlink_to(Path("..") / path.name)
+            shown.symlink_to(Path(version.name) / path.name)
         except OSError:  # A file system without links, such as a memory card's.
             if path.is_dir():
-                shutil.copytree(path, version / path.name)
+                shutil.copytree(path, shown)
             else:
-                shutil.copy2(path, version / path.name)
+                shutil.copy2(path, shown)
 
 
 #: Where the class names lie in a SavedModel; TensorFlow leaves assets.extra to its users.
@@ -153,7 +199,8 @@ class SavedModel:
     def __init__(self, path: Path) -> None:
         self.classes = tuple((path / CLASSES_FILE).read_text(encoding="utf-8").splitlines())
         # The loaded object owns the variables: it must live as long as the signature.
-        self._loaded = tf.saved_model.load(str(path))
+        with files.plain_link(path) as link:
+            self._loaded = tf.saved_model.load(str(link))
         self._serve = self._loaded.signatures["serving_default"]
         self._serve_bytes = self._loaded.signatures["serving_bytes"]
         self.image_shape = tuple(self._serve.structured_input_signature[1]["images"].shape[1:])
@@ -161,9 +208,9 @@ class SavedModel:
     def predict(self, images: np.ndarray) -> Predictions:
         return _predictions(self._serve(images=tf.constant(images, tf.uint8)))
 
-    def predict_bytes(self, pictures: list[bytes]) -> Predictions:
-        """Classify encoded PNG or JPEG pictures, decoded and resized in the graph."""
-        return _predictions(self._serve_bytes(image_bytes=tf.constant(pictures, tf.string)))
+    def predict_bytes(self, encoded: Sequence[bytes]) -> Predictions:
+        """Classify PNG or JPEG files, decoded and resized in the graph."""
+        return _predictions(self._serve_bytes(image_bytes=tf.constant(encoded, tf.string)))
 
 
 def _predictions(outputs: dict[str, tf.Tensor]) -> Predictions:

@@ -1,7 +1,8 @@
 """The gate: no artefact is put in place before its own runtime has given the Keras model's answers.
 
-An artefact is loaded in a clean process (`export.probe`) and fed real pictures one by
-one and in batches. What it says is compared with what the Keras model says.
+An artefact is loaded in a clean process (`artefacts.probe`) and fed real images one by
+one and in batches, and as image files of every kind where it decodes them itself. Its
+answers are compared with those of the Keras model.
 """
 
 import dataclasses
@@ -14,15 +15,17 @@ from pathlib import Path
 import numpy as np
 
 import cifar_trainer
+from cifar_trainer.artefacts.encodings import KINDS
 from cifar_trainer.artefacts.formats import Bound, Format, softmax
+from cifar_trainer.artefacts.probe import pack_files
 from cifar_trainer.errors import CheckError
 
 #: One by one, as an application asks, and by a number that divides nothing.
 BATCH_SIZES = (1, 37)
-#: The most pictures. So many, since a share as small as float16's cannot be told from chance on 1,000.
-PICTURES = 10_000
+#: The most images. So many, since a share as small as float16's cannot be told from chance on 1,000.
+IMAGES = 10_000
 #: Where a split has fewer, training images are added.
-LEAST_PICTURES = 1_000
+LEAST_IMAGES = 1_000
 #: Of probabilities against softmax(logits / temperature) of the same artefact.
 _PROBABILITY_TOLERANCE = 1e-4
 _WORST_SHOWN = 5
@@ -30,14 +33,15 @@ _WORST_SHOWN = 5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-    """Pictures, and what the Keras model says about them.
+    """Images, and what the Keras model says about them.
 
     Attributes:
-        images: uint8 [N, 32, 32, 3].
+        images: uint8 [N, H, W, C].
         labels: uint8 [N].
-        logits: float32 [N, 10].
-        classes: the ten names.
+        logits: float32 [N, classes].
+        classes: the names, by class_id.
         temperature: see `Network`.
+        files: N image files whose decoded pixels are `images`; may be empty.
     """
 
     images: np.ndarray
@@ -45,9 +49,10 @@ class Reference:
     logits: np.ndarray
     classes: tuple[str, ...]
     temperature: float
+    files: tuple[bytes, ...] = ()
 
     def first(self, count: int) -> "Reference":
-        """The same of the first `count` pictures."""
+        """The same of the first `count` images."""
         return dataclasses.replace(
             self, images=self.images[:count], labels=self.labels[:count], logits=self.logits[:count]
         )
@@ -58,11 +63,11 @@ class Proof:
     """How an artefact compares with the Keras model.
 
     Attributes:
-        images: pictures compared.
+        images: images compared.
         max_abs_difference: the largest of any logit, at any batch size.
-        agreement: share of pictures with the same top class, at the worse batch size.
-        accuracy: share of pictures that the artefact classifies rightly.
-        reference_accuracy: that of the Keras model on the same pictures.
+        agreement: share of images with the same top class, at the worse batch size.
+        accuracy: share of images that the artefact classifies rightly.
+        reference_accuracy: that of the Keras model on the same images.
     """
 
     images: int
@@ -72,28 +77,34 @@ class Proof:
     reference_accuracy: float
 
 
-def prove(artefact: Path, form: Format, reference: Reference) -> Proof:
+def prove(artefact: Path, form: Format, reference: Reference, encoded: Reference) -> Proof:
     """Compare an artefact with the Keras model, in a clean process.
+
+    Args:
+        artefact: where it lies.
+        form: its format.
+        reference: images for every format.
+        encoded: images with their files, for a format that decodes them itself.
 
     Raises:
         CheckError: it cannot be loaded, its outputs contradict each other, or it is
             further from the Keras model than its format may be.
     """
-    answers = _ask(artefact, form, reference.images)
+    answers = _ask(artefact, form, reference, encoded)
     if tuple(answers["classes"]) != reference.classes:
         raise CheckError(
             f"The {form.name} artefact names the classes {', '.join(answers['classes'])}; "
             f"expected {', '.join(reference.classes)}. It was not put in place."
         )
-    ways = {str(size): f"at batch size {size}" for size in BATCH_SIZES}
+    ways = {str(size): (f"at batch size {size}", reference) for size in BATCH_SIZES}
     if form.takes_bytes:
-        ways["encoded"] = "from encoded pictures"
+        ways["encoded"] = (f"from image files ({', '.join(KINDS)}, in turn)", encoded)
     proofs = [
-        compare({name: answers[f"{name}_{key}"] for name in _OUTPUTS}, way, form, reference)
-        for key, way in ways.items()
+        compare({name: answers[f"{name}_{key}"] for name in _OUTPUTS}, way, form, against)
+        for key, (way, against) in ways.items()
     ]
     return dataclasses.replace(
-        max(proofs, key=lambda proof: proof.images),
+        proofs[0],
         max_abs_difference=max(proof.max_abs_difference for proof in proofs),
         agreement=min(proof.agreement for proof in proofs),
     )
@@ -102,9 +113,9 @@ def prove(artefact: Path, form: Format, reference: Reference) -> Proof:
 _OUTPUTS = ("logits", "probabilities", "class_id", "class_name")
 
 
-def _ask(artefact: Path, form: Format, images: np.ndarray) -> dict[str, np.ndarray]:
+def _ask(artefact: Path, form: Format, reference: Reference, encoded: Reference) -> dict[str, np.ndarray]:
     sent = io.BytesIO()
-    np.save(sent, images)
+    np.savez(sent, allow_pickle=False, images=reference.images, **pack_files(encoded.files))
     package_root = str(Path(cifar_trainer.__file__).parent.parent)
     environment = {
         **os.environ,
@@ -134,16 +145,16 @@ def compare(answer: dict[str, np.ndarray], way: str, form: Format, whole: Refere
     """Compare an artefact's answers with the Keras model's.
 
     Args:
-        answer: `logits`, `probabilities`, `class_id`, `class_name` of the first pictures.
+        answer: `logits`, `probabilities`, `class_id`, `class_name` of the first images.
         way: how the artefact was asked, for the message.
         form: the format, whose bound holds.
-        whole: what the Keras model says, of these pictures and maybe more.
+        whole: what the Keras model says of these images, and maybe of more.
 
     Raises:
         CheckError: they are too far apart, or the outputs contradict each other.
     """
     reference = whole.first(len(answer["class_id"]))
-    _check_shapes(answer, form, len(reference.labels))
+    _check_shapes(answer, form, len(reference.labels), len(reference.classes))
     differences = np.abs(answer["logits"] - reference.logits).max(axis=1)
     _check_consistency(answer, differences, form, reference)
     expected = reference.logits.argmax(axis=1)
@@ -174,10 +185,10 @@ def _share(holds: np.ndarray) -> float:
     return int(holds.sum()) / len(holds)
 
 
-def _check_shapes(answer: dict[str, np.ndarray], form: Format, count: int) -> None:
+def _check_shapes(answer: dict[str, np.ndarray], form: Format, count: int, classes: int) -> None:
     expected = {
-        "logits": (count, 10),
-        "probabilities": (count, 10),
+        "logits": (count, classes),
+        "probabilities": (count, classes),
         "class_id": (count,),
         "class_name": (count,),
     }
@@ -211,7 +222,7 @@ def _check_consistency(
         if where.any():
             raise CheckError(
                 f"The {form.name} artefact contradicts itself: {what}, for {where.sum():,} of {len(where):,} "
-                "pictures. It was not put in place.\n"
+                "images. It was not put in place.\n"
                 + "\n".join(_describe_worst(differences, where, answer, reference))
             )
 
@@ -226,7 +237,7 @@ def _broken_bounds(proof: Proof, agreement_but_ties: float, bound: Bound) -> lis
         lost = proof.reference_accuracy - proof.accuracy
         if bound.accuracy_loss is None or abs(lost) > bound.accuracy_loss:
             broken.append(
-                f"the top class agrees for {agreement_but_ties:.2%} of {proof.images} pictures, "
+                f"the top class agrees for {agreement_but_ties:.2%} of {proof.images} images, "
                 f"and at least {bound.agreement:.1%} is asked for (accuracy {proof.accuracy:.2%}, "
                 f"the Keras model's {proof.reference_accuracy:.2%})"
             )
@@ -236,9 +247,9 @@ def _broken_bounds(proof: Proof, agreement_but_ties: float, bound: Bound) -> lis
 def _describe_worst(
     differences: np.ndarray, wrong: np.ndarray, answer: dict[str, np.ndarray], reference: Reference
 ) -> list[str]:
-    # Pictures with a wrong answer first, then by the difference.
+    # Images with a wrong answer first, then by the difference.
     worst = np.lexsort((-differences, ~wrong))[:_WORST_SHOWN]
-    lines = ["The worst pictures, by their place among those compared:"]
+    lines = ["The worst images, by their place among those compared:"]
     for i in worst:
         expected, chosen = reference.logits[i].argmax(), answer["class_id"][i]
         lines.append(

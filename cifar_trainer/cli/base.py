@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,7 @@ class Group(click.Group):
             sys.exit(f"Error: {UNSUPPORTED}")
         _open_closed_streams()
         _raise_on_signals()
+        _show_warnings()
         try:
             # Click's own standalone mode would exit 1 on Ctrl-C; scripts expect 130.
             result = super().main(args, standalone_mode=False, **extra)
@@ -188,6 +190,16 @@ class PathType(click.Path):
             return path
 
 
+class SourceType(click.ParamType):  # type: ignore[type-arg]
+    """A path, an address, or `-`, as text; `~` is the home folder."""
+
+    name = "text"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
 def data_dir_option(
     name: str,
     help: str = "Folder of the prepared data sets.  [default: the run's own, or data]",
@@ -282,6 +294,14 @@ def _raise_on_signals() -> None:
         # nohup's "ignore" is the user's wish.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, handler)
+
+
+@functools.cache
+def _show_warnings() -> None:
+    """Show what the package logs, such as that a file system has no locks, as the commands' warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("Warning: %(message)s"))
+    logging.getLogger("cifar_trainer").addHandler(handler)
 
 
 def _complain(text: str) -> None:

@@ -29,9 +29,10 @@ def command(as_json: bool) -> None:
 
     output = Output(verbosity())
     device = environment.start(verbose=verbosity() > 0)
+    from cifar_trainer.artefacts.formats import distributions
     from cifar_trainer.environment.survey import take_survey
 
-    survey = take_survey(device)
+    survey = take_survey(device, distributions())
     if as_json:
         print_json(survey.to_json())
     else:

@@ -18,6 +18,8 @@ from cifar_trainer.cli.base import (
 from cifar_trainer.errors import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from cifar_trainer.artefacts.documents import Export
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "names",
-    type=click.Choice(list(FORMATS)),
+    metavar=f"[{'|'.join(FORMATS)}]",
     multiple=True,
     default=["saved_model"],
-    help="What to make; may be given several times.",
+    help="What to write; may be given several times.",
 )
 @click.option("--output", type=PathType(), help="Folder to write into.  [default: RUN/export]")
 @click.option("--force", is_flag=True, show_default=False, help="Replace what is there, whole.")
@@ -48,45 +50,37 @@ def command(
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Export a run's model, proved against it on real pictures.
+    """Export a run's model, verified against the original on real images.
 
-    RUN is a run's folder; the newest run, if left out. Each artefact takes uint8
-    pictures as they are. It is loaded in a clean process, compared with the Keras
-    model, and put in place only if they agree (else exit code 4).
+    RUN is a run's folder, by default the newest run. Each artefact takes uint8 images
+    as they are. A fresh process loads it and compares it with the Keras model; it is
+    put in place only if they agree (exit code 4 otherwise).
 
     \b
     Examples:
       cifar-trainer export
       cifar-trainer export runs/seed-1 --format saved_model --force
     """
-    from cifar_trainer.artefacts.formats import check_packages, check_targets
+    from cifar_trainer.artefacts.export import export
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.run import check_model, load_data, open_run
 
     screen = Output(verbosity(ctx))
-    opened = open_run(run)
-    formats = [FORMATS[name] for name in dict.fromkeys(names)]
-    target = output or opened.export
-    check_model(opened)
-    check_packages(formats)
-    check_targets(formats, target, force)
-    dataset = load_data(opened, data_dir)
-
-    from cifar_trainer import environment
-
-    environment.load_tensorflow(verbose=verbosity(ctx) > 0)
-    # The gate asks for 1e-4 of a logit; a GPU's TF32 alone would be further off.
-    environment.choose_device("cpu")
-    from cifar_trainer.artefacts.export import export_run
-
-    exports = export_run(opened, formats, target, dataset, replace=force, on_progress=screen.note)
+    report = export(
+        run,
+        formats=names,
+        output=output,
+        data_dir=data_dir,
+        force=force,
+        verbose=verbosity(ctx) > 0,
+        on_progress=screen.note,
+    )
     if as_json:
-        print_json({"run_dir": str(opened.path), "exports": [export.to_json() for export in exports]})
+        print_json(report.to_json())
     else:
-        screen.result(format_exports(exports))
+        screen.result(format_exports(report.exports))
 
 
-def format_exports(exports: "list[Export]") -> "Table":
+def format_exports(exports: "Sequence[Export]") -> "Table":
     """The artefacts as a table."""
     from rich.table import Table
 

@@ -10,6 +10,7 @@ import click
 from rich.progress import Progress, TaskID
 
 from cifar_trainer.cli.base import (
+    SourceType,
     data_dir_option,
     json_option,
     print_json,
@@ -84,7 +85,9 @@ class _Display:
     "--dataset", default="cifar10", metavar="cifar10|synthetic",
     help="synthetic: drawn pictures, which need no source.",
 )  # fmt: skip
-@click.option("--source", metavar="PATH|URL", help="Where CIFAR-10 is; without it, it is downloaded.")
+@click.option(
+    "--source", type=SourceType(), metavar="PATH|URL", help="Where CIFAR-10 is; without it, it is downloaded."
+)
 @data_dir_option("prepare", help="Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never open a connection.")
 @click.option("--force", is_flag=True, show_default=False, help="Prepare anew what is prepared already.")

@@ -130,7 +130,7 @@ def _resume_options(ctx: click.Context, run: Path, options: Mapping[str, Any]) -
         name: value for name, value in options.items() if name not in _NOT_SETTINGS and explicit(ctx, name)
     }
     changes: dict[str, Any] = {name: settings.pop(name) for name in ("epochs", "device") if name in settings}
-    others = {name: options[name] for name in _NOT_SETTINGS if name != "run_dir"}
+    others = {name: options[name] for name in _NOT_SETTINGS if name not in ("run_dir", "offline")}
     return {"settings": settings, **changes, **others}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import sys
 import tempfile
@@ -88,12 +89,23 @@ def _set_variables(onednn: bool | None) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     # With it TensorFlow's exporter would look for Keras 2, which is another package.
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    # Keras imports Matplotlib, which fails with a backend that a shell inherits from a notebook's kernel.
+    backend = os.environ.get("MPLBACKEND", "")
+    if backend.startswith("module://") and not _can_import(backend.removeprefix("module://")):
+        os.environ["MPLBACKEND"] = "agg"
     if onednn is None:
         onednn = gains_from_onednn()
     if onednn is not None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", str(int(onednn)))
     if cuda.gpu_present():
         os.environ["XLA_FLAGS"] = xla_flags(os.environ.get("XLA_FLAGS", ""))
+
+
+def _can_import(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def xla_flags(given: str) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -75,17 +76,18 @@ class Survey:
         }
 
 
-def take_survey(device: Device) -> Survey:
+def take_survey(device: Device, packages: Sequence[str] = ()) -> Survey:
     """Look at versions, libraries and devices, and run a convolution on each device.
 
     Args:
         device: what `environment.start()` gave.
+        packages: optional ones to look for besides those of this package's own extras.
     """
     gpus = tf.config.get_visible_devices("GPU")
     trials = [try_device("/CPU:0", "cpu", describe_cpu())]
     trials += [try_device(f"/GPU:{index}", "gpu", describe_gpu(index)) for index in range(len(gpus))]
     found = cuda.inspect(tf.sysconfig.get_build_info(), listed=bool(gpus))
-    extras = _extras()
+    extras = _extras(packages)
     missing = found.missing
     if found.gpu_present and extras["nvidia-ml-py"] is None:
         missing += (
@@ -137,8 +139,8 @@ def _convolve_with_bias(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -
     return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(images, kernel, 1, "VALID"), bias))
 
 
-def _extras() -> dict[str, str | None]:
-    names = ("nvidia-ml-py", "ai-edge-litert", "tf2onnx", "onnx", "onnxruntime", "tensorflow-serving-api")
+def _extras(packages: Sequence[str]) -> dict[str, str | None]:
+    names = ("nvidia-ml-py", *packages, "tensorflow-serving-api")
     found: dict[str, str | None] = {}
     for name in names:
         try:

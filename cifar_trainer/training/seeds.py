@@ -169,7 +169,8 @@ def _train_missing(folder: Path, group: Group, options: Mapping[str, Any]) -> Gr
         run = Run(folder / f"seed-{seed}")
         try:
             if run.config.is_file():
-                results.append(session.resume(run, **changes, **carried_out))
+                resumed = {name: value for name, value in carried_out.items() if name != "offline"}
+                results.append(session.resume(run, **changes, **resumed))
             else:
                 settings = {**group.settings, **changes}
                 results.append(session.train(seed=seed, run_dir=run.path, **settings, **carried_out))

@@ -16,7 +16,7 @@ from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit, split_for
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.environment import Device
-from cifar_trainer.errors import DataNotFoundError, RunError, TrainingStopped, UsageError
+from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import (
@@ -139,7 +139,6 @@ def resume(
     device: str | None = None,
     data_dir: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
-    offline: bool = False,
     checkpoint_every: float = 60.0,
     profile: bool = False,
     histograms: bool = False,
@@ -156,7 +155,7 @@ def resume(
         device: another device than the run's; None is the run's.
         data_dir: the folder of the prepared data sets; None is where the run found its data.
         settings: further settings by name, which must be those of the run.
-        offline, checkpoint_every, profile, histograms, callbacks: as in `train`.
+        checkpoint_every, profile, histograms, callbacks: as in `train`.
         reporter, should_stop, verbose: as in `train`.
 
     Returns:
@@ -172,6 +171,7 @@ def resume(
     run = run if isinstance(run, Run) else open_run(Path(run).expanduser())
     changes = {"epochs": epochs, "device": device}
     given = {**(settings or {}), **{name: value for name, value in changes.items() if value is not None}}
+    run.read_recipe()
     config = resumed_config(run.read_config(), given)
     options = Options(checkpoint_every, profile, histograms, tuple(callbacks), should_stop)
     reporter = reporter or TrainingReporter()
@@ -182,7 +182,7 @@ def resume(
             if result.epochs >= config.epochs:
                 reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
                 return result
-        data = _data_of(run, None if data_dir is None else Path(data_dir).expanduser(), offline, reporter)
+        data = load_data(run, None if data_dir is None else Path(data_dir).expanduser(), ordered=True)
         before = run.read_environment()
         # A run keeps the kernels that it began with.
         started = _start(config, reporter, verbose, onednn=before.get("onednn"))
@@ -235,19 +235,6 @@ def _prepare(name: str, data_dir: Path, offline: bool, reporter: TrainingReporte
     if not report.already:
         reporter.note(f"Prepared {report.title} in {report.folder}.")
     return load_dataset(data_dir, name)
-
-
-def _data_of(run: Run, data_dir: Path | None, offline: bool, reporter: TrainingReporter) -> Dataset:
-    """The run's own data; prepared anew only where that gives the same: the official or the synthetic set."""
-    try:
-        return load_data(run, data_dir, ordered=True)
-    except DataNotFoundError:
-        record = run.read_data()
-        if not (record.verified or record.name == "synthetic"):
-            raise
-        place = data_dir or DEFAULT_DATA_DIR
-        _prepare(record.name, place, offline, reporter)
-        return load_data(run, place, ordered=True)
 
 
 def _start(

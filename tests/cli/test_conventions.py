@@ -1,4 +1,4 @@
-"""What holds for every command: help, exit codes, streams, terminals, locales (rows 64 to 66)."""
+"""What holds for every command: help, exit codes, streams, terminals, locales."""
 
 import json
 import os
@@ -6,17 +6,15 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
+from command_line import RunCli, command, environment, python, run_python
 
 from cifar_trainer import __version__
 from cifar_trainer.cli import COMMANDS, main
 
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 #: Runs the command line in this process, and says whether TensorFlow came with it.
@@ -31,16 +29,14 @@ except SystemExit as end:
 
 
 def watched(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, check=False, cwd=cwd
-    )
+    return run_python(["-c", WATCHED, *arguments], own_process=True, cwd=cwd)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example_and_answers_without_tensorflow(command: str) -> None:
-    done = watched(command, "--help")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_answers_without_tensorflow(name: str) -> None:
+    done = watched(name, "--help")
     assert done.stdout.splitlines()[-1] == "exit 0 []"
-    assert f"  cifar-trainer {command}" in done.stdout
+    assert f"  cifar-trainer {name}" in done.stdout
     assert "Example" in done.stdout
 
 
@@ -77,7 +73,8 @@ def test_every_option_has_the_variable_of_its_own_name(name: str) -> None:
     command = main.get_command(context, name)
     assert command is not None
     options = [each for each in command.params if isinstance(each, click.Option)]
-    assert any("--json" in each.opts for each in options)
+    # serve has no result: it answers until it is stopped.
+    assert name == "serve" or any("--json" in each.opts for each in options)
     for option in options:
         typed = max(option.opts, key=len).removeprefix("--").replace("-", "_").upper()
         variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
@@ -112,7 +109,7 @@ def test_an_unexpected_exception_keeps_its_traceback() -> None:
         "from cifar_trainer.cli import main\n"
         "main(['runs', '.'], prog_name='cifar-trainer')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run_python(["-c", program])
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "a fault of ours" in done.stderr
@@ -134,7 +131,7 @@ def test_a_reader_of_a_pipe_that_is_gone_ends_it_quietly(
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "cifar_trainer", *arguments], cwd=tmp_path,
+        command(*arguments, own_process=True), cwd=tmp_path, env=environment(),
         stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     os.close(writing)
@@ -142,13 +139,11 @@ def test_a_reader_of_a_pipe_that_is_gone_ends_it_quietly(
 
 
 def on_a_terminal(arguments: list[str], **env: str) -> tuple[int, str]:
-    """Run the command on a terminal of its own; its exit code, and all that it showed."""
+    """Run a program on a terminal of its own; its exit code, and all that it showed."""
     ours, theirs = pty.openpty()
-    start = [] if arguments[0] == "-c" else ["-m", "cifar_trainer"]
     process = subprocess.Popen(
-        [sys.executable, *start, *arguments], stdin=subprocess.DEVNULL,
-        stdout=theirs, stderr=theirs, env={**os.environ, **env},
-    )  # fmt: skip
+        arguments, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment(env)
+    )
     os.close(theirs)
     shown = b""
     # Linux gives EIO where the last holder of the other end is gone.
@@ -172,7 +167,9 @@ def small(data_dir: Path, run: Path) -> list[str]:
 
 
 def test_a_terminal_shows_a_live_bar_and_keeps_a_line_an_epoch(data_dir: Path, tmp_path: Path) -> None:
-    code, shown = on_a_terminal(small(data_dir, tmp_path / "run"), TERM="xterm-256color", COLUMNS="100")
+    code, shown = on_a_terminal(
+        command(*small(data_dir, tmp_path / "run")), TERM="xterm-256color", COLUMNS="100"
+    )
     assert code == 0
     assert "\x1b[" in shown
     assert re.search(r"epoch 1/2 .*step \d+/20 .*loss \d\.\d{4} .*accuracy .*images/s .*\d:\d\d left", shown)
@@ -180,7 +177,7 @@ def test_a_terminal_shows_a_live_bar_and_keeps_a_line_an_epoch(data_dir: Path, t
 
 
 def test_a_dumb_terminal_of_20_columns_gets_plain_lines(data_dir: Path, tmp_path: Path) -> None:
-    code, shown = on_a_terminal(small(data_dir, tmp_path / "run"), TERM="dumb", COLUMNS="20")
+    code, shown = on_a_terminal(command(*small(data_dir, tmp_path / "run")), TERM="dumb", COLUMNS="20")
     assert code == 0
     assert not CONTROL.search(shown.replace("\r\n", "\n"))
     assert shown.count("val_accuracy") == 2
@@ -188,7 +185,7 @@ def test_a_dumb_terminal_of_20_columns_gets_plain_lines(data_dir: Path, tmp_path
 
 @pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_no_color_on_a_terminal_gives_no_colour(env: dict[str, str], coloured: bool) -> None:
-    program = ["-c", "from cifar_trainer.cli.console import Output; Output().warn('mind the gap')"]
+    program = [python(), "-c", "from cifar_trainer.cli.console import Output; Output().warn('mind the gap')"]
     _, shown = on_a_terminal(program, TERM="xterm-256color", **env)
     assert "Warning: mind the gap" in shown
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]", shown)) is coloured
@@ -199,21 +196,17 @@ def test_force_color_where_there_is_no_terminal_gives_colour_and_no_bar() -> Non
     program = (
         "from cifar_trainer.cli.console import Output; o = Output(); o.warn('mind the gap'); print(o.live)"
     )
-    env = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    env.pop("NO_COLOR", None)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
-    )
+    done = run_python(["-c", program], env={"FORCE_COLOR": "1", "TERM": "xterm-256color"})
     assert "\x1b[33mWarning: mind the gap" in done.stderr
     assert done.stdout == "False\n"
 
 
 def test_a_command_to_paste_is_one_line_however_narrow_the_terminal() -> None:
-    command = "cifar-trainer train --resume " + "/a/long/way/to" * 8
-    said = f"Output().note('Go on with:\\n  {command}', wrap=False)"
-    program = ["-c", f"from cifar_trainer.cli.console import Output; {said}"]
+    line = "cifar-trainer train --resume " + "/a/long/way/to" * 8
+    said = f"Output().note('Go on with:\\n  {line}', wrap=False)"
+    program = [python(), "-c", f"from cifar_trainer.cli.console import Output; {said}"]
     _, shown = on_a_terminal(program, TERM="xterm-256color", COLUMNS="40")
-    assert f"  {command}\r\n" in shown
+    assert f"  {line}\r\n" in shown
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(
@@ -229,8 +222,8 @@ def test_results_that_cannot_be_written_are_a_failure(arguments: list[str], data
     """Standard output on a full disk: one message, exit code 1, no traceback."""
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "cifar_trainer", *arguments], stdout=full, stderr=subprocess.PIPE,
-            text=True, check=False, env={**os.environ, "CIFAR_TRAINER_DATA": str(data_dir)},
+            command(*arguments, own_process=True), stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False, env=environment({"CIFAR_TRAINER_DATA": str(data_dir)}),
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (
@@ -243,9 +236,9 @@ def test_a_variable_for_a_version_is_nobodys_option(run_cli: RunCli, tmp_path: P
     assert run_cli(["runs", tmp_path], env={"CIFAR_TRAINER_VERSION": "1.2.0"}).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export", "runs"])
-def test_a_name_that_is_too_long_is_one_message(run_cli: RunCli, command: str, tmp_path: Path) -> None:
-    done = run_cli([command, "x" * 300], cwd=tmp_path)
+@pytest.mark.parametrize("name", ["evaluate", "export", "runs"])
+def test_a_name_that_is_too_long_is_one_message(run_cli: RunCli, name: str, tmp_path: Path) -> None:
+    done = run_cli([name, "x" * 300], cwd=tmp_path)
     assert done.returncode == 1
     assert "x" * 300 in done.stderr
     assert "Traceback" not in done.stderr
@@ -257,22 +250,48 @@ def test_a_pipe_gets_one_plain_line_an_epoch(run_cli: RunCli, data_dir: Path, tm
     lines = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert not CONTROL.search(done.stderr)
-    quiet = run_cli([*small(data_dir, tmp_path / "quiet"), "--quiet"])
-    assert (quiet.returncode, quiet.stderr) == (0, "")
 
 
-def test_a_locale_and_paths_that_are_not_utf8_work(data_dir: Path, tmp_path: Path) -> None:
-    """Train, resume and evaluate in a folder whose name is Latin-1, as a POSIX system may have it."""
-    run = os.fsencode(tmp_path) + b"/caf\xe9"
-    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+def test_quiet_training_writes_no_line(run_cli: RunCli, data_dir: Path, tmp_path: Path) -> None:
+    done = run_cli([*small(data_dir, tmp_path / "run"), "--quiet"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+#: A locale of plain ASCII, as containers and cron jobs have it.
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.fixture
+def latin_1(tmp_path: Path) -> bytes:
+    """The path of a run whose name is Latin-1, as a POSIX system may have it."""
+    return os.fsencode(tmp_path) + b"/caf\xe9"
+
+
+def run_bytes(arguments: list[bytes], **env: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line with arguments that need not be UTF-8."""
+    words = [os.fsencode(word) for word in command()] + arguments
+    return subprocess.run(words, capture_output=True, env=environment(env), check=False)
+
+
+def test_a_run_whose_path_is_not_utf8_is_trained_and_listed(
+    data_dir: Path, tmp_path: Path, latin_1: bytes
+) -> None:
     train = [os.fsencode(word) for word in small(data_dir, Path("x"))[:-1]]
+    for arguments in ([*train, latin_1], [b"runs", os.fsencode(tmp_path)]):
+        done = run_bytes(arguments)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert Path(os.fsdecode(latin_1), "model.keras").is_file()
+
+
+def test_in_a_locale_that_is_not_utf8_such_a_run_goes_on_and_is_evaluated(
+    trained_run: Path, data_dir: Path, latin_1: bytes
+) -> None:
+    shutil.copytree(trained_run, os.fsdecode(latin_1))
     data = [b"--data-dir", os.fsencode(data_dir)]
-    resume = [b"train", b"--resume", run, b"--epochs", b"3", *data]
-    for arguments in ([*train, run], resume, [b"evaluate", run, *data], [b"runs", os.fsencode(tmp_path)]):
-        done = subprocess.run(
-            [os.fsencode(sys.executable), b"-m", b"cifar_trainer", *arguments],
-            capture_output=True, env=env, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr.decode("ascii", "replace")
-        assert b"Traceback" not in done.stderr
-    assert Path(os.fsdecode(run), "evaluation", "test", "report.html").is_file()
+    for arguments in (
+        [b"train", b"--resume", latin_1, b"--epochs", b"3", *data],
+        [b"evaluate", latin_1, *data],
+    ):
+        done = run_bytes(arguments, **ASCII_LOCALE)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert Path(os.fsdecode(latin_1), "evaluation", "test", "report.html").is_file()

@@ -1,17 +1,15 @@
 """A disk that is full when a command comes to write: one message, and what was there stays."""
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import RunCli
 from matplotlib.figure import Figure
 
 from cifar_trainer.cli.base import save_plot
 from cifar_trainer.errors import RunError
-
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def fill(folder: Path) -> None:

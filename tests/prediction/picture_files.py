@@ -7,6 +7,16 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from cifar_trainer import images
+
+#: Height, width and channels that the tests decode to.
+SHAPE = (32, 32, 3)
+
+
+def decode_image(content: bytes) -> images.DecodedImage:
+    """Decode to SHAPE."""
+    return images.decode_image(content, SHAPE)
+
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()

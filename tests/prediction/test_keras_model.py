@@ -9,6 +9,8 @@ import pytest
 
 from cifar_trainer.artefacts.keras import open_artefact
 from cifar_trainer.errors import RunError
+from cifar_trainer.model import load_model
+from cifar_trainer.run import Run
 
 
 def test_a_keras_model_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -18,8 +20,32 @@ def test_a_keras_model_of_another_kind_is_refused(tmp_path: Path) -> None:
         return tmp_path / "other.keras"
 
     dense = keras.layers.Dense
-    for outputs in (dense(20), lambda x: {"other": dense(10)(x)}, lambda x: [dense(10)(x), dense(10)(x)]):
+    others = (
+        lambda x: keras.layers.Reshape((2, 5))(dense(10)(x)),
+        lambda x: {"other": dense(10)(x)},
+        lambda x: [dense(10)(x), dense(10)(x)],
+    )
+    for outputs in others:
         with pytest.raises(RunError, match=r"gives outputs of shape .* expected logits"):
             open_artefact(saved((32, 32, 3), outputs))
-    with pytest.raises(RunError, match=r"takes an input of shape \(None, 28, 28\); expected"):
+    with pytest.raises(RunError, match=r"takes an input of shape \(None, 28, 28\); expected images"):
         open_artefact(saved((28, 28), dense(10)))
+
+
+def test_a_keras_model_without_names_has_those_of_its_run(learned_run: Path) -> None:
+    assert open_artefact(learned_run / "model.keras").classes == Run(learned_run).read_data().classes
+
+
+def test_a_keras_model_of_nowhere_numbers_its_classes(tmp_path: Path) -> None:
+    images = keras.Input((28, 28, 1), dtype="uint8")
+    logits = keras.layers.Dense(3)(keras.layers.Flatten()(images))
+    keras.Model(images, logits).save(tmp_path / "other.keras")
+    assert open_artefact(tmp_path / "other.keras").classes == ("0", "1", "2")
+
+
+def test_a_truncated_model_below_a_folder_named_lambda_is_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "lambda").mkdir()
+    path = tmp_path / "lambda" / "model.keras"
+    path.write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(RunError, match="is not a whole Keras model"):
+        load_model(path)

@@ -1,11 +1,9 @@
-"""From any picture to 32x32 RGB pixels (row 60 of the faults). Needs no TensorFlow."""
+"""From any picture to 32x32 RGB pixels. Needs no TensorFlow."""
 
 import numpy as np
 import pytest
-from picture_files import encode, noise, png, rows_of
+from picture_files import decode_image, encode, noise, png, rows_of
 from PIL import Image
-
-from cifar_trainer.images import decode_image
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "WEBP"])

@@ -1,4 +1,4 @@
-"""`predict` as its users run it: what it reads, what it refuses, what it prints (rows 61 to 63)."""
+"""`predict` as its users run it: what it reads, what it refuses, what it prints."""
 
 import io
 import json
@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from cifar_trainer.errors import UsageError
+from cifar_trainer.prediction import predict
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -46,7 +49,7 @@ def test_the_json_is_one_object_with_the_likeliest_classes_first(
     done = run_cli(["predict", folder, "--model", onnx, "--top", 4, "--json"])
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert list(told) == ["model", "format", "predictions", "errors"]
+    assert list(told) == ["model", "format", "predictions", "errors", "passed_over"]
     assert (told["format"], told["errors"]) == ("onnx", [])
     assert [Path(each["image"]).name for each in told["predictions"]] == ["a.png", "b.PNG"]
     for each in told["predictions"]:
@@ -93,7 +96,7 @@ def test_standard_input_a_fifo_and_an_empty_folder(run_cli: RunCli, onnx: Path, 
     (folder / "bare").mkdir()
     none = run_cli(["predict", folder / "bare", "--model", onnx])
     assert none.returncode == 1
-    assert "a folder without pictures" in none.stderr
+    assert "a folder without images" in none.stderr
 
 
 def test_a_keras_file_with_a_lambda_layer_is_refused_and_its_code_does_not_run(
@@ -239,3 +242,33 @@ def test_a_run_without_a_model_says_what_is_there(run_cli: RunCli, learned_run: 
     assert done.returncode == 1
     assert "no model.keras (it holds config.json)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_newest_run_is_named_on_stderr(run_cli: RunCli, learned_run: Path, folder: Path) -> None:
+    project = learned_run.parent / "project"
+    (project / "runs").mkdir(parents=True)
+    (project / "runs" / "this-one").symlink_to(learned_run)
+    done = run_cli(["predict", folder / "a.png"], cwd=project)
+    assert "model: runs/this-one/model.keras (the newest run)" in done.stderr
+
+
+def test_a_runs_folder_among_the_images_is_refused(learned_run: Path, folder: Path) -> None:
+    message = f"{learned_run} is a run's folder.*predict --run {learned_run}"
+    with pytest.raises(UsageError, match=message):
+        predict([learned_run, folder / "a.png"], run=learned_run)
+
+
+def test_more_classes_than_the_model_knows_are_refused(learned_run: Path, folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"--top 11 is out of range. The model knows 10 classes"):
+        predict(folder / "a.png", run=learned_run, top=11)
+
+
+def test_of_many_images_that_cannot_be_read_eight_are_named_and_the_others_counted(
+    run_cli: RunCli, onnx: Path, folder: Path
+) -> None:
+    for i in range(20):
+        (folder / f"cut-{i:02}.png").write_bytes(b"\x89PNG")
+    done = run_cli(["predict", folder, "--model", onnx])
+    named = [line for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert [line.split("/")[-1].split(":")[0] for line in named[:-1]] == [f"cut-{i:02}.png" for i in range(8)]
+    assert named[-1] == "  and 12 more; --json lists them all."

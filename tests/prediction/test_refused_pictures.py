@@ -1,14 +1,14 @@
-"""Pictures that are not decoded, and what is said of them (rows 59 and 61). Needs no TensorFlow."""
+"""Pictures that are not decoded, and what is said of them. Needs no TensorFlow."""
 
 import struct
 import subprocess
 import sys
 
 import pytest
-from picture_files import encode, noise, png
+from picture_files import decode_image, encode, noise, png
 from PIL import Image
 
-from cifar_trainer.images import MAX_PIXELS, ImageError, decode_image
+from cifar_trainer.images import MAX_PIXELS, ImageError
 
 
 def refusal(content: bytes) -> str:
@@ -27,13 +27,27 @@ def test_a_truncated_picture_is_refused_by_its_true_format(form: str, kept: floa
     content = encode(Image.fromarray(noise(60, 40)), form)
     message = refusal(content[: max(16, int(len(content) * kept))])
     assert f"a {form}" in message
-    assert "no picture" not in message
+    assert "no image" not in message
 
 
 def test_a_damaged_picture_is_refused_by_its_true_format() -> None:
     content = bytearray(encode(Image.fromarray(noise(60, 40)), "PNG"))
     content[content.index(b"IDAT") + 40] ^= 0xFF
     assert "it is a PNG that cannot be decoded" in refusal(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "AVIF"),
+        (b"\xff\x0a\0", "JPEG XL"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="">', "SVG"),
+    ],
+)
+def test_a_known_format_that_is_not_read_is_named(head: bytes, name: str) -> None:
+    assert f"it is a file of the format {name}, which is not read. Convert it" in refusal(head)
 
 
 def test_another_format_is_named() -> None:
@@ -43,7 +57,7 @@ def test_another_format_is_named() -> None:
 @pytest.mark.parametrize("content", [b"<html><body>404</body></html>", b"%PDF-1.7\n", b"\0" * 4096, b"\x89"])
 def test_what_is_no_picture_is_refused_with_its_beginning(content: bytes) -> None:
     message = refusal(content)
-    assert f"it is no picture; it begins with {content[:12]!r}" in message
+    assert f"it is no image; it begins with {content[:12]!r}" in message
     assert "Expected PNG, JPEG, WebP, GIF, BMP or TIFF" in message
 
 
@@ -78,7 +92,7 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 content = sys.stdin.buffer.read()
 before = peak()
 try:
-    decode_image(content)
+    decode_image(content, (32, 32, 3))
 except ImageError:
     pass
 print(peak() - before)

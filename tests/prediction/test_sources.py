@@ -1,25 +1,81 @@
-"""Where pictures come from (row 62 of the faults). Needs no TensorFlow."""
+"""Where images come from. Needs no TensorFlow."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from picture_files import encode, noise
+from PIL import Image
 
 from cifar_trainer import prediction
 from cifar_trainer.images import ImageError
 
+#: How a photograph of a phone begins.
+HEIC = b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(64)
 
-def test_a_folder_gives_the_pictures_below_it_sorted(tmp_path: Path) -> None:
+
+def below(folder: Path) -> tuple[list[str], Counter[str]]:
+    passed_over: Counter[str] = Counter()
+    found = prediction.images_below(str(folder), passed_over)
+    return [Path(path).relative_to(folder).as_posix() for path in found], passed_over
+
+
+def test_a_folder_gives_the_images_below_it_sorted(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    for name in ("b.png", "a.JPG", "sub/c.webp", "notes.txt"):
+    for name in ("b.png", "a.JPG", "sub/c.webp"):
         (tmp_path / name).write_bytes(b"")
-    assert prediction.expand_source(str(tmp_path)) == [
-        str(tmp_path / name) for name in ("a.JPG", "b.png", "sub/c.webp")
-    ]
+    assert below(tmp_path)[0] == ["a.JPG", "b.png", "sub/c.webp"]
 
 
-def test_a_folder_without_pictures_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="a folder without pictures"):
-        prediction.expand_source(str(tmp_path))
+def test_an_image_in_a_folder_is_told_by_its_content_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "scan.dat").write_bytes(encode(Image.fromarray(noise()), "TIFF"))
+    (tmp_path / "no ending").write_bytes(encode(Image.fromarray(noise()), "PNG"))
+    assert below(tmp_path)[0] == ["no ending", "scan.dat"]
+
+
+def test_what_is_passed_over_in_a_folder_is_counted_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(Image.fromarray(noise()), "PNG"))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "phone.heic").write_bytes(HEIC)
+    (tmp_path / "phone too").write_bytes(HEIC)
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "._a.png").write_bytes(b"\0")
+    assert below(tmp_path)[1] == {
+        "HEIC image": 2,
+        "leftover of an operating system or program": 2,
+        "file that is no image": 1,
+    }
+
+
+def test_counts_of_what_was_passed_over_are_told_in_words() -> None:
+    counts = {"HEIC image": 2, "file that is no image": 3, "folder of a run": 1}
+    expected = "2 HEIC images, 3 files that are no images, 1 folder of a run"
+    assert prediction.format_counts(counts) == expected
+
+
+def test_runs_below_a_folder_are_passed_over(trained_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(Image.fromarray(noise()), "PNG"))
+    (tmp_path / "run").symlink_to(trained_run)
+    assert below(tmp_path) == (["a.png"], {"folder of a run": 1})
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "phone.heic").write_bytes(HEIC)
+    with pytest.raises(ImageError, match=r"a folder without images\. It holds: 1 HEIC image"):
+        below(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("https://example.org/ship.png", "It is a URL; download it first: curl"),
+        ("photos/*.png", "a pattern that the shell has not expanded"),
+    ],
+)
+def test_what_is_no_file_gets_a_hint(name: str, hint: str) -> None:
+    with pytest.raises(ImageError, match=hint):
+        prediction.read_source(name)
 
 
 def test_a_device_is_refused() -> None:
@@ -32,7 +88,6 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         prediction.read_source(str(tmp_path / "absent.png"))
     with pytest.raises(ImageError, match="File name too long"):
         prediction.read_source("a" * 300)
-    assert prediction.expand_source("a" * 300) == ["a" * 300]
 
 
 def test_an_endless_file_is_read_no_further_than_its_limit(

@@ -1,4 +1,4 @@
-"""Artefacts that were broken on purpose do not pass the gate, and leave nothing behind (row 58)."""
+"""Artefacts that were broken on purpose do not pass the gate, and leave nothing behind."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,15 +7,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from cifar_trainer.artefacts import export
+from cifar_trainer.artefacts import export, saved_model
 from cifar_trainer.artefacts.formats import FORMATS, Format, softmax, write_artefact
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.artefacts.verification import Reference, compare
-from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import CheckError
 from cifar_trainer.recipes.document import DOCUMENT
-from cifar_trainer.run import Run
 from cifar_trainer.training.assembly import build_model
 
 Breaking = Callable[[Format, Network, Path, np.ndarray], None]
@@ -90,15 +89,22 @@ def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
         before.write_bytes(b"an earlier export")
     monkeypatch.setattr(export, "write_artefact", broken)
     with pytest.raises(CheckError, match=said) as caught:
-        export.export_run(
-            Run(learned_run), [form], tmp_path, load_dataset(data_dir, "synthetic"), replace=True
-        )
+        export.export(learned_run, formats=[name], output=tmp_path, data_dir=data_dir, force=True)
     if "does not agree" in str(caught.value):
-        assert "The worst pictures" in str(caught.value)
+        assert "The worst images" in str(caught.value)
         assert "Keras says" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [form.file_name]
     stood = before / "saved_model.pb" if form.is_folder else before
     assert stood.read_bytes() == b"an earlier export"
+
+
+def test_a_saved_model_that_decodes_one_kind_of_file_wrongly_is_refused(
+    learned_run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The opaque pixels of a PNG below 8 bits are taken for nearly transparent ones."""
+    monkeypatch.setattr(saved_model, "_has_transparency", lambda png: tf.constant(True))
+    with pytest.raises(CheckError, match=r"does not agree with the Keras model from image files \(PNG,"):
+        export.export(learned_run, output=tmp_path, data_dir=data_dir)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -109,12 +115,13 @@ def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     """Its weights are those of a float32 model; what runs elsewhere is held to Keras's float32."""
     import shutil
 
-    form = available("onnx")
+    available("onnx")
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(1)
     replace_model(run, build_model(DOCUMENT, precision, (32, 32, 3), 10))
-    (exported,) = export.export_run(Run(run), [form], tmp_path / "out", load_dataset(data_dir, "synthetic"))
+    report = export.export(run, formats=["onnx"], output=tmp_path / "out", data_dir=data_dir)
+    (exported,) = report.exports
     assert exported.proof.agreement == 1
     assert exported.proof.max_abs_difference < 1e-4
 
@@ -182,7 +189,7 @@ def test_float16_may_differ_on_one_picture_of_a_thousand(
     if passes:
         assert compare(given, "", FORMATS["litert-float16"], reference).agreement == 0.999
     else:
-        with pytest.raises(CheckError, match=r"99\.80% of 1000 pictures"):
+        with pytest.raises(CheckError, match=r"99\.80% of 1000 images"):
             compare(given, "", FORMATS["litert-float16"], reference)
 
 

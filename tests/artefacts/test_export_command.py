@@ -1,7 +1,8 @@
-"""`export`: what it makes, and that it makes all of it or nothing (rows 55 to 58 of the faults)."""
+"""`export`: what it makes, and that it makes all of it or nothing."""
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,16 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cifar_trainer import files
+from cifar_trainer.artefacts import keras as artefacts_keras
 from cifar_trainer.artefacts.documents import make_manifest
-from cifar_trainer.artefacts.export import export_run, measure_model
-from cifar_trainer.artefacts.formats import FORMATS, Bound, Format, check_packages
+from cifar_trainer.artefacts.export import export
+from cifar_trainer.artefacts.formats import FORMATS, check_packages, open_artefact, write_artefact
+from cifar_trainer.artefacts.measurement import measure_model
+from cifar_trainer.artefacts.network import Network
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
-from cifar_trainer.errors import CifarTrainerError
+from cifar_trainer.errors import CifarTrainerError, RunError
 from cifar_trainer.ledger import read_looks
-from cifar_trainer.model import LogitsFunction
+from cifar_trainer.model import LogitsFunction, load_model
 from cifar_trainer.run import Run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,16 +65,16 @@ def test_the_manifest_tells_the_epochs_that_were_trained_and_lists_what_has_its_
     shutil.copytree(learned_run, run)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "epochs": 3000}))
-    dataset, result = load_dataset(data_dir, "synthetic"), json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text())
     for package in (*FORMATS["onnx"].packages, *FORMATS["litert"].packages):
         pytest.importorskip(package)
-    export_run(Run(run), [FORMATS["onnx"]], run / "export", dataset)
+    export(run, formats=["onnx"], data_dir=data_dir)
     manifest = json.loads((run / "export" / "manifest.json").read_text())
     assert manifest["run"]["epochs"] == 2
     assert "| training | 2 epochs" in (run / "export" / "model_card.md").read_text()
     report = {"calibration": {"temperature": 1.5}, "weights_sha256": result["weights_sha256"]}
     files.write_json(run / "evaluation" / "test" / "report.json", report)
-    export_run(Run(run), [FORMATS["litert"]], run / "export", dataset)
+    export(run, formats=["litert"], data_dir=data_dir)
     manifest = json.loads((run / "export" / "manifest.json").read_text())
     assert manifest["temperature"] == 1.5
     assert [entry["format"] for entry in manifest["artefacts"]] == ["litert"]
@@ -120,6 +125,21 @@ def test_a_small_split_is_filled_up_to_a_thousand_pictures(
     np.testing.assert_allclose(measured.reference.logits, expected, atol=1e-5)
 
 
+def test_the_logits_of_the_gate_are_those_of_evaluate_to_the_bit(
+    run_cli: RunCli, learned_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(learned_run, run)
+    for command in (["evaluate", run], ["export", run, "--format", "keras"]):
+        done = run_cli([*command, "--data-dir", data_dir])
+        assert done.returncode == 0, done.stderr
+    manifest = json.loads((run / "export" / "manifest.json").read_text())
+    evaluated = np.load(run / "evaluation" / "test" / "logits.npy")
+    order = np.random.default_rng(0).permutation(len(evaluated))
+    answers = [answer["logits"] for answer in manifest["baseline"]["answers"]]
+    np.testing.assert_array_equal(np.array(answers, np.float32), evaluated[order[: len(answers)]])
+
+
 def test_nothing_but_the_artefacts_and_their_description_is_left(artefacts: dict[str, Path]) -> None:
     folder = artefacts["saved_model"].parent
     expected = {path.name for path in artefacts.values()} | {"manifest.json", "model_card.md"}
@@ -158,6 +178,86 @@ def test_what_stands_there_is_refused_and_untouched(
     assert (tmp_path / "saved_model" / "precious").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("tflite", "litert"), ("savedmodel", "saved_model"), ("h5", "keras"), ("int8", "litert-int8")],
+)
+def test_the_name_of_a_format_in_other_tools_gets_a_hint(run_cli: RunCli, name: str, meant: str) -> None:
+    assert f"Did you mean '{meant}'?" in refused(run_cli, "--format", name, code=2)
+
+
+def test_the_versions_folder_of_a_saved_model_can_be_copied_alone(
+    artefacts: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(artefacts["saved_model"] / "1", tmp_path / "alone", symlinks=True)
+    opened = open_artefact(tmp_path / "alone")
+    assert opened.predict(np.zeros((2, *opened.image_shape), np.uint8)).logits.shape == (2, 10)
+
+
+def test_the_files_of_a_saved_model_are_counted_once(exports: dict[str, Any]) -> None:
+    saved = next(each for each in exports["exports"] if each["format"] == "saved_model")
+    version = Path(saved["path"]) / "1"
+    assert saved["bytes"] == sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+
+
+def test_a_folder_of_links_that_lead_nowhere_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").symlink_to("nowhere")
+    with pytest.raises(RunError, match=r"it holds saved_model.pb, a link to what is not there"):
+        open_artefact(tmp_path)
+
+
+def test_the_class_id_of_an_exported_keras_model_is_int64(artefacts: dict[str, Path]) -> None:
+    import keras
+
+    model = keras.models.load_model(artefacts["keras"], compile=False)
+    assert model(np.zeros((1, 32, 32, 3), np.uint8))["class_id"].dtype == np.int64
+
+
+@pytest.mark.parametrize("name", ["run [1]", "a*b?", "caf\udce9", "x\ny"])
+def test_a_saved_model_is_written_and_read_in_a_folder_of_any_name(
+    learned_run: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / name / "saved_model"
+    folder.mkdir(parents=True)
+    network = Network(load_model(learned_run / "model.keras"), tuple("abcdefghij"))
+    write_artefact(FORMATS["saved_model"], network, folder, np.zeros((40, 32, 32, 3), np.uint8))
+    assert open_artefact(folder).classes == network.classes
+
+
+def test_a_fault_of_a_converter_is_told_as_what_it_is(
+    learned_run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise tf.errors.UnimplementedError(None, None, "no such operation here")
+
+    monkeypatch.setattr(artefacts_keras, "write", fail)
+    with pytest.raises(CifarTrainerError, match=r"cannot be written as keras: .*no such operation") as caught:
+        export(learned_run, formats=["keras"], output=tmp_path / "out", data_dir=data_dir)
+    assert "Make room" not in str(caught.value)
+
+
+def test_a_full_disk_is_told_as_such_by_a_converter_too(
+    learned_run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "x/variables; No space left on device")
+
+    monkeypatch.setattr(artefacts_keras, "write", fail)
+    with pytest.raises(RunError, match=r"cannot be written: No space left on device\. Make room"):
+        export(learned_run, formats=["keras"], output=tmp_path / "out", data_dir=data_dir)
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(
+    learned_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    left = tmp_path / ".partial-saved_model-killed"
+    (left / "1").mkdir(parents=True)
+    (left / "1" / "saved_model.pb").write_bytes(b"half")
+    os.utime(left, (0, 0))
+    export(learned_run, formats=["keras"], output=tmp_path, data_dir=data_dir)
+    assert not left.exists()
+
+
 def test_other_data_than_the_runs_is_refused(
     run_cli: RunCli, learned_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -171,8 +271,8 @@ def test_other_data_than_the_runs_is_refused(
 
 
 def test_a_missing_package_is_named_with_its_extra() -> None:
-    form = Format("lite", "lite.bin", Bound(None, 1.0), "litert", ("no_such_package",))
-    with pytest.raises(CifarTrainerError, match=r"no_such_package.*cifar-trainer\[litert\]"):
+    form = dataclasses.replace(FORMATS["litert"], packages=("no_such_package",))
+    with pytest.raises(CifarTrainerError, match=r"no_such_package.*pip install -e '.\[litert\]'"):
         check_packages([form])
 
 
@@ -213,7 +313,7 @@ def test_one_artefact_that_disagrees_leaves_none_behind(
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
     assert "does not agree with the Keras model" in done.stderr
-    assert "The worst pictures" in done.stderr
+    assert "The worst images" in done.stderr
     assert "Traceback" not in done.stderr
     assert not output.exists()
 
@@ -222,6 +322,7 @@ def test_one_artefact_that_disagrees_leaves_none_behind(
 _KILLED = """
 import os, signal
 from cifar_trainer import files
+from cifar_trainer.artefacts import keras as artefacts_keras
 files.flush_tree = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -1,0 +1,30 @@
+"""The one table of formats: what is fed from it agrees with it."""
+
+from pathlib import Path
+
+import pytest
+
+from cifar_trainer.artefacts import formats
+from cifar_trainer.artefacts.formats import FORMATS
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "export.md"
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_the_docs_list_each_format_with_its_file(form: formats.Format) -> None:
+    name = f"{form.file_name}/" if form.is_folder else form.file_name
+    assert f"| `{form.name}` | `{name}` |" in DOCS.read_text()
+
+
+def test_what_an_artefact_can_be_is_told_from_the_table() -> None:
+    assert formats.expected_artefacts() == "a SavedModel's folder, or a .keras, .tflite or .onnx file"
+
+
+def test_the_optional_packages_are_told_by_their_names_on_the_index() -> None:
+    assert formats.distributions() == ("ai-edge-litert", "onnx", "onnxruntime", "tf2onnx")
+
+
+def test_no_two_formats_share_an_alias_or_a_file() -> None:
+    names = [name for form in FORMATS.values() for name in (form.name, form.file_name, *form.aliases)]
+    repeated = {name for name in names if names.count(name) > 1}
+    assert repeated == {"saved_model"}
