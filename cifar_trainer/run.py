@@ -476,7 +476,7 @@ def load_data(run: Run, data_dir: Path | None = None, *, ordered: bool | None = 
         DataError: they are not the run's, or damaged.
         RunError: config.json is damaged.
     """
-    from cifar_trainer.data import load_dataset
+    from cifar_trainer.data.store import load_dataset
 
     record = run.read_data()
     places = [data_dir] if data_dir is not None else [*_recorded(record), DEFAULT_DATA_DIR]

@@ -22,7 +22,9 @@ from cifar_trainer.errors import printable, printable_lines
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import PreparedReport, PrepareReporter, SplitSummary
+    from cifar_trainer.data.dataset import SplitSummary
+    from cifar_trainer.data.download import PrepareReporter
+    from cifar_trainer.data.preparation import PreparedReport
 
 
 #: Without a terminal, a line of a download's progress for each so many bytes.
@@ -32,7 +34,7 @@ _LINE_BYTES = 20_000_000
 @contextlib.contextmanager
 def reporting(output: "Output") -> "Iterator[PrepareReporter]":
     """A reporter that shows on `output` what `prepare` says."""
-    from cifar_trainer.data import PrepareReporter
+    from cifar_trainer.data.download import PrepareReporter
 
     display = _Display(output)
     try:
@@ -114,7 +116,7 @@ def command(
       cifar-trainer prepare --dataset synthetic
     """
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import prepare
+    from cifar_trainer.data.preparation import prepare
 
     output = Output(verbosity())
     with reporting(output) as reporter:

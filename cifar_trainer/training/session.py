@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import environment, files
 from cifar_trainer.config import DEFAULT_DATA_DIR, TrainConfig
-from cifar_trainer.data import Dataset, load_dataset, prepare
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit, split_for
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
