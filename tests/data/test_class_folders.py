@@ -123,7 +123,7 @@ def flipped(content: bytes, at: int) -> bytes:
         (picture(1)[:33], "it begins as a PNG, but is truncated or damaged"),
         (picture(1, kind="JPEG")[:300], "it begins as a JPEG, but is truncated or damaged"),
         (b"", "it is empty"),
-        (b"<html></html>", "it is no picture"),
+        (b"<html></html>", "it is no image"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, says: str) -> None:
