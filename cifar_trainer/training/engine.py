@@ -232,7 +232,8 @@ class StepLoop:
         return losses, correct, finite
 
     def _step(self, step: tf.Tensor, global_step: tf.Tensor, batch: int) -> tuple[tf.Tensor, tf.Tensor]:
-        indices = tf.slice(self._order, [step * self.batch_size], [batch])
+        # Not a slice: XLA would take where it begins for a constant, and compile anew at each call.
+        indices = tf.gather(self._order, step * self.batch_size + tf.range(batch))
         images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
         if self._recipe.augment is not None:
             seed = tf.stack([self._augmentation_seed, global_step])

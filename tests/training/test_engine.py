@@ -173,6 +173,19 @@ def test_xla_knows_how_many_steps_a_block_has() -> None:
     assert f'"known_trip_count":{{"n":"{BLOCK}"}}' in compiled
 
 
+@pytest.mark.parametrize("recipe", ["document", "regularized"])
+def test_xla_compiles_one_program_for_calls_that_begin_anywhere(recipe: str) -> None:
+    """Where a call begins, and how many steps it has, is no constant of the program."""
+    images, labels = pictures(64)
+    model, optimizer = build(recipe)
+    loop = StepLoop(get_recipe(recipe), model, optimizer, images, labels, batch_size=16, seed=5, xla=True)
+    first, later = (
+        loop._run.experimental_get_compiler_ir(tf.constant(start), tf.constant(count), tf.constant(start), 16)
+        for start, count in ((0, 1), (2, 2))
+    )
+    assert first(stage="hlo") == later(stage="hlo")
+
+
 def test_steps_in_blocks_are_the_steps_one_by_one() -> None:
     """Under XLA: 40 steps are a block of 32 and 8 more."""
     images, labels = pictures(80)
