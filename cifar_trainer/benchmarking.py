@@ -134,7 +134,8 @@ def benchmark_artefacts(
 
 def _artefacts_of(run: Path | None) -> list[Path]:
     from cifar_trainer.artefacts.formats import FORMATS
-    from cifar_trainer.run import check_model, open_run
+    from cifar_trainer.run import open_run
+    from cifar_trainer.trained_run import check_model
 
     opened = open_run(run)
     check_model(opened)

@@ -7,7 +7,8 @@ from typing import Any
 
 from cifar_trainer import files
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.run import Run, find_runs, is_held
+from cifar_trainer.run import Run, find_runs
+from cifar_trainer.run_folder import is_held
 
 
 @dataclasses.dataclass(frozen=True)

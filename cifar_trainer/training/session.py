@@ -19,18 +19,9 @@ from cifar_trainer.environment import Device
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.run import (
-    DataRecord,
-    Run,
-    SplitRecord,
-    TrainResult,
-    ValidationRecord,
-    check_new,
-    hold,
-    load_data,
-    new_run,
-    open_run,
-)
+from cifar_trainer.run import DataRecord, Run, SplitRecord, TrainResult, ValidationRecord, open_run
+from cifar_trainer.run_folder import check_new, hold, new_run
+from cifar_trainer.trained_run import load_data
 from cifar_trainer.training.control import Options, TrainingReporter
 
 if TYPE_CHECKING:
