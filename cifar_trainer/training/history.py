@@ -40,7 +40,7 @@ METRICS = (
     Metric("val_accuracy", "validation", "epoch_accuracy", "val_accuracy {:6.2%}".format),
     Metric("learning_rate", "train", "epoch_learning_rate"),
     Metric("images_per_second", "train", "images_per_second", "{:,.0f} images/s".format),
-    Metric("seconds", "train", "epoch_seconds", "{:.1f} s".format),
+    Metric("seconds", "train", "seconds", "{:.1f} s".format),
     Metric("gpu_utilization", "train", "gpu/utilization_percent", "GPU {:.0f} %".format),
     Metric("gpu_memory_mib", "train", "gpu/memory_mib"),
     Metric("power_watts", "train", "gpu/power_watts", "{:.0f} W".format),
