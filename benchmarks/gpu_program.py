@@ -51,8 +51,7 @@ def lower(recipe: str, precision: str, batch_size: int, images: int) -> str:
         draw.integers(0, 10, images).astype(np.uint8),
         fingerprint="",
     )
-    parts = assemble(config, split, np.arange(images), classes=10, gpu=True)
-    return parts.loop.lowered(_STEPS)
+    return assemble(config, split, np.arange(images), classes=10, gpu=True).lowered(_STEPS)
 
 
 def compile_for_h100(hlo: Path, dump: Path, flags: str) -> float:

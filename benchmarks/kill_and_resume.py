@@ -28,8 +28,8 @@ from pathlib import Path
 
 #: Columns of the history that hold times, or readings of a device.
 TIMES = {
-    "images_per_second", "seconds", "compile_seconds",
-    "gpu_utilization", "gpu_memory_mib", "power_watts", "energy_joules",
+    "images_per_second", "seconds", "compile_seconds", "gpu_utilization", "gpu_memory_mib", "power_watts",
+    "energy_joules",
 }  # fmt: skip
 #: Pictures are drawn as often as the time allows; the last epoch's always.
 DRAWN_IN_TIME = {"confusion_matrix", "surest_mistakes"}

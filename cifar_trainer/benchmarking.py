@@ -142,7 +142,8 @@ def benchmark_artefacts(
 
 def _artefacts_of(run: Path | None) -> list[Path]:
     from cifar_trainer.artefacts.formats import FORMATS
-    from cifar_trainer.run import check_model, open_run
+    from cifar_trainer.run import open_run
+    from cifar_trainer.trained_run import check_model
 
     opened = open_run(run)
     check_model(opened)
@@ -299,7 +300,7 @@ def _measure_training(config: TrainConfig, device: "Device", seconds: float) -> 
     draw = np.random.default_rng(config.seed)
     images = draw.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
     split = Split(images, draw.integers(0, 10, IMAGES).astype(np.uint8), "")
-    loop = assemble(config, split, np.arange(IMAGES), classes=10, gpu=device.kind == "gpu").loop
+    loop = assemble(config, split, np.arange(IMAGES), classes=10, gpu=device.kind == "gpu")
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
     # The last step of an epoch may be smaller, and is left out.
     whole = IMAGES // config.batch_size

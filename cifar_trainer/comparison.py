@@ -18,7 +18,8 @@ from cifar_trainer.errors import CifarTrainerError, DataError, DeviceError, RunE
 from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
 from cifar_trainer.evaluation.subject import total_energy
 from cifar_trainer.plots import LINES, Figure, MaxNLocator, PercentFormatter, Theme, new_figure, shorten
-from cifar_trainer.run import Run, check_model, load_data, open_run
+from cifar_trainer.run import Run, open_run
+from cifar_trainer.trained_run import check_model, load_data
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,13 @@ class LogitsFunction:
         self._shards = 1 if gpu else 2
         self._forward = tf.function(self._logits, autograph=False, jit_compile=gpu)
 
+    def compile(self, images: tf.Tensor) -> None:
+        """Trace and compile what a call with so many images needs, on its first and on its last batch."""
+        self(images[: self._batch_size])
+        rest = len(images) % self._batch_size
+        if rest and len(images) > self._batch_size:
+            self(images[len(images) - rest :])
+
     def __call__(self, images: np.ndarray | tf.Tensor) -> np.ndarray:
         """Logits, float32 [N, classes], of uint8 images [N, H, W, C]; a tensor stays on its device."""
         batches = [

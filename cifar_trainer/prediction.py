@@ -26,7 +26,8 @@ from cifar_trainer.images import (
     is_leftover,
     name_unread_format,
 )
-from cifar_trainer.run import Run, check_model, is_run_folder, open_run
+from cifar_trainer.run import Run, is_run_folder, open_run
+from cifar_trainer.trained_run import check_model
 
 STANDARD_INPUT = "-"
 #: Images a call of the artefact.

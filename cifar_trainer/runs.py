@@ -7,7 +7,8 @@ from typing import Any
 
 from cifar_trainer import files
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.run import Run, find_runs, is_held
+from cifar_trainer.run import Run, find_runs
+from cifar_trainer.run_folder import is_held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,5 +95,5 @@ def _state(run: Run, epochs: int) -> tuple[str, str | None]:
     if failure is not None:
         return "failed", failure.message
     # A run that is being extended has the result of fewer epochs.
-    finished = run.result.is_file() and run.read_result().epochs >= epochs
+    finished = run.result.is_file() and run.read_result().is_final(epochs)
     return ("finished" if finished else "stopped"), None

@@ -52,7 +52,7 @@ def run_cli() -> RunCli:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the synthetic set prepared in it. Read it; to change it, copy it first."""
-    from cifar_trainer.data import prepare
+    from cifar_trainer.data.preparation import prepare
 
     folder = tmp_path_factory.mktemp("data")
     prepare("synthetic", folder)

@@ -8,10 +8,10 @@ import pytest
 from command_line import RunCli
 
 from cifar_trainer.comparison import read_evaluated
-from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import RawDataset
-from cifar_trainer.data.store import write_dataset
-from cifar_trainer.run import Run, hold
+from cifar_trainer.data.store import load_dataset, write_dataset
+from cifar_trainer.run import Run
+from cifar_trainer.run_folder import hold
 from cifar_trainer.training.checkpoint import list_checkpoints
 from cifar_trainer.training.tensorboard import cut_back
 

@@ -8,7 +8,8 @@ import pytest
 from command_line import RunCli, start_command
 
 from cifar_trainer.errors import RunError
-from cifar_trainer.run import Run, hold, is_held, new_run
+from cifar_trainer.run import Run
+from cifar_trainer.run_folder import hold, is_held, new_run
 
 
 def small(data_dir: Path, run: Path, *more: object) -> list[object]:

@@ -7,7 +7,7 @@ import pytest
 from command_line import RunCli
 
 from cifar_trainer.errors import RunError
-from cifar_trainer.run import check_new, new_run
+from cifar_trainer.run_folder import check_new, new_run
 
 
 def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -> str:

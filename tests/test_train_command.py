@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT_KEYS = [
     "run_dir", "recipe", "dataset", "epochs", "seed", "parameters", "device", "precision", "train",
     "validation", "seconds", "images_per_second", "weights_sha256",
-    "test_looks",
+    "test_looks", "compile_seconds", "planned_epochs", "chosen_epoch", "chosen_by",
 ]  # fmt: skip
 
 
 def history(run: Path) -> list[dict[str, str]]:
     with open(run / "history.csv", newline="") as file:
-        times = ("images_per_second", "seconds")
+        times = ("images_per_second", "seconds", "compile_seconds")
         return [{k: v for k, v in row.items() if k not in times} for row in csv.DictReader(file)]
 
 

@@ -18,7 +18,8 @@ from cifar_trainer.artefacts.formats import (
     write_artefact,
 )
 from cifar_trainer.artefacts.verification import prove
-from cifar_trainer.run import check_model, load_data, open_run
+from cifar_trainer.run import open_run
+from cifar_trainer.trained_run import check_model, load_data
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.measurement import MeasuredModel

@@ -11,7 +11,8 @@ from cifar_trainer.artefacts.formats import Artefact, Predictions, softmax
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import RunError
 from cifar_trainer.model import load_model, to_float32, weights_sha256
-from cifar_trainer.run import Run, check_model, read_temperature
+from cifar_trainer.run import Run
+from cifar_trainer.trained_run import check_model, read_temperature
 
 #: The member of an exported `.keras` archive with the class names; Keras passes over it.
 CLASSES_MEMBER = "cifar_trainer_classes.json"

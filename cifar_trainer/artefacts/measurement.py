@@ -14,7 +14,8 @@ from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import CheckError
 from cifar_trainer.images import decode_image
 from cifar_trainer.model import LogitsFunction, is_float32, load_model, to_float32, weights_sha256
-from cifar_trainer.run import Run, check_weights, read_temperature, read_thresholds
+from cifar_trainer.run import Run
+from cifar_trainer.trained_run import check_weights, read_temperature, read_thresholds
 
 #: How far float32 arithmetic may move the accuracy of a model that was trained in less.
 _PRECISION_ACCURACY = 0.01

@@ -4,7 +4,7 @@ import contextlib
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import Progress, TaskID
@@ -18,11 +18,13 @@ from cifar_trainer.cli.base import (
     verbosity_options,
 )
 from cifar_trainer.config import DEFAULT_DATA_DIR
-from cifar_trainer.errors import printable, printable_lines
+from cifar_trainer.errors import UsageError, printable, printable_lines
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import PreparedReport, PrepareReporter, SplitSummary
+    from cifar_trainer.data.dataset import SplitSummary
+    from cifar_trainer.data.download import PrepareReporter
+    from cifar_trainer.data.preparation import PreparedReport
 
 
 #: Without a terminal, a line of a download's progress for each so many bytes.
@@ -32,7 +34,7 @@ _LINE_BYTES = 20_000_000
 @contextlib.contextmanager
 def reporting(output: "Output") -> "Iterator[PrepareReporter]":
     """A reporter that shows on `output` what `prepare` says."""
-    from cifar_trainer.data import PrepareReporter
+    from cifar_trainer.data.download import PrepareReporter
 
     display = _Display(output)
     try:
@@ -79,70 +81,79 @@ class _Display:
 
 
 @click.command()
+@click.argument("path", required=False, metavar="", type=SourceType())
 @click.option(
-    "--dataset", default="cifar10", metavar="cifar10|synthetic",
-    help="synthetic: drawn pictures, which need no source.",
+    "--dataset", default="cifar10", metavar="NAME",
+    help="cifar10, synthetic (drawn; no source needed), cifar100, cifar100-coarse, fashion-mnist, svhn, or "
+    "with --source a name for classes of your own.",
 )  # fmt: skip
 @click.option(
-    "--source", type=SourceType(), metavar="PATH|URL", help="Where CIFAR-10 is; without it, it is downloaded."
+    "--source", type=SourceType(), metavar="PATH|URL",
+    help="Folder, archive or table of images.  [default: other programs' caches, then a download]",
+)  # fmt: skip
+@click.option("--size", type=int, metavar="N", help="Own classes: pixels along each side.  [default: 32]")
+@click.option(
+    "--resize", default="stretch", metavar="[stretch|crop|fit]", help="Own classes: how to reach that size."
+)
+@click.option(
+    "--test-fraction",
+    type=float,
+    metavar="X",
+    help="Split off a test set where the source has none (0 to 1).",
+)
+@click.option("--seed", type=int, default=0, help="Decides which images become the test set.")
+@click.option(
+    "--skip-unreadable", is_flag=True, show_default=False, help="Leave out images that cannot be decoded."
 )
 @data_dir_option("prepare", help="Folder of the prepared data sets.  [default: data]")
-@click.option("--offline", is_flag=True, show_default=False, help="Never open a connection.")
-@click.option("--force", is_flag=True, show_default=False, help="Prepare anew what is prepared already.")
+@click.option("--offline", is_flag=True, show_default=False, help="Never download.")
+@click.option("--force", is_flag=True, show_default=False, help="Prepare again even if already done.")
 @click.option("--verify", is_flag=True, show_default=False, help="Read back and check what is prepared.")
 @json_option
 @verbosity_options
-def command(
-    dataset: str,
-    source: str | None,
-    data_dir: Path | None,
-    offline: bool,
-    force: bool,
-    verify: bool,
-    as_json: bool,
-) -> None:
-    """Bring CIFAR-10, or the synthetic set, into the form that training reads.
+def command(path: str | None, data_dir: Path | None, as_json: bool, **options: Any) -> None:
+    """Download or import a data set and verify it by its content.
 
-    A source is the official Python or binary archive, the extracted folder of
-    either, or pictures laid out train/CLASS/*.png|jpg and test/CLASS/* in a folder, a
-    .zip or a .tar[.gz]. Without --source it is downloaded, and goes on where it stopped.
+    A source may be the official archive of a data set in any version (Python, binary, MATLAB), a
+    cache of Keras, torchvision, Hugging Face or TFDS, arrays (.npz, .npy), or images in a folder for
+    each class. It is told apart by content, not by name. A download goes on where it stopped.
 
     \b
     Examples:
       cifar-trainer prepare
       cifar-trainer prepare --source cifar-10-python.tar.gz --data-dir data
       cifar-trainer prepare --dataset synthetic
+      cifar-trainer prepare --dataset pets --source photos/ --size 64 --test-fraction 0.2
     """
+    if path is not None:
+        raise UsageError(f"prepare takes no argument, received {path}. Did you mean --source {path}?")
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data import prepare
+    from cifar_trainer.data.preparation import prepare
 
-    output = Output(verbosity())
+    output, verified = Output(verbosity()), options["verify"]
     with reporting(output) as reporter:
-        report = prepare(
-            dataset,
-            data_dir or DEFAULT_DATA_DIR,
-            source=source,
-            offline=offline,
-            force=force,
-            verify=verify,
-            reporter=reporter,
-        )
+        report = prepare(options.pop("dataset"), data_dir or DEFAULT_DATA_DIR, **options, reporter=reporter)
     if as_json:
         print_json(report.to_json())
     else:
-        output.result(printable_lines(format_report(report, checked=verify)))
+        output.result(printable_lines(format_report(report, checked=verified)))
 
 
 def format_report(report: "PreparedReport", *, checked: bool) -> str:
     """What `prepare` says at its end: what it is, how much, where it lies, what comes next."""
-    verified = "yes: both fingerprints are CIFAR-10's" if report.verified else "no: it is not CIFAR-10"
+    verified = (
+        f"yes: both fingerprints are {report.title}'s"
+        if report.verified
+        else "no: "
+        + ("it is not CIFAR-10" if report.dataset == "cifar10" else "there is no published fingerprint of it")
+    )
     files = "as they were written: every checksum and fingerprint holds" if checked else None
     rows = [
         ("verified", verified),
         ("files", files),
         ("training", _format_split(report.train)),
         ("test", _format_split(report.test)),
-        ("classes", ", ".join(report.classes)),
+        ("classes", _format_classes(report.classes)),
         ("source", report.source),
         ("samples", str(report.folder / "samples.png")),
     ]
@@ -151,6 +162,11 @@ def format_report(report: "PreparedReport", *, checked: bool) -> str:
     lines = [f"{name}: {state} in {report.folder}"]
     lines += [f"  {label:<9} {text}" for label, text in rows if text is not None]
     return "\n".join([*lines, f"Next: {_next_command(report)}"])
+
+
+def _format_classes(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(classes[:10])
+    return shown if len(classes) <= 10 else f"{shown} and {len(classes) - 10} more"
 
 
 def _format_split(split: "SplitSummary") -> str:

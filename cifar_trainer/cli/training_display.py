@@ -10,10 +10,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from cifar_trainer.cli.console import Output
 from cifar_trainer.cli.signals import StopRequest, stop_on_signals
 from cifar_trainer.config import TrainConfig
-from cifar_trainer.data import PrepareReporter
+from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.environment import Device
 from cifar_trainer.run import Run
 from cifar_trainer.training.control import TrainingReporter
+from cifar_trainer.training.history import format_epoch
 
 #: What drawing on a terminal that is gone raises.
 _UNSEEN = contextlib.suppress(OSError, ValueError)
@@ -92,23 +93,3 @@ class TrainingDisplay(TrainingReporter):
             with _UNSEEN:
                 self._bar.stop()
             self._bar = None
-
-
-def format_epoch(row: Mapping[str, Any], epochs: int) -> str:
-    """One line about a complete epoch."""
-    parts = [
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
-        f"loss {row['loss']:.4f}",
-        f"accuracy {row['accuracy']:6.2%}",
-        f"val_loss {row['val_loss']:.4f}",
-        f"val_accuracy {row['val_accuracy']:6.2%}",
-        f"{row['images_per_second']:,.0f} images/s",
-        f"{row['seconds']:.1f} s",
-    ]
-    if row.get("gpu_utilization") is not None:
-        parts.append(f"GPU {row['gpu_utilization']:.0f} %")
-    if row.get("power_watts") is not None:
-        parts.append(f"{row['power_watts']:.0f} W")
-    if row.get("energy_joules") is not None:
-        parts.append(f"{row['energy_joules']:,.0f} J")
-    return "  ".join(parts)

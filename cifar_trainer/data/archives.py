@@ -1,123 +1,123 @@
-"""A folder, a zip or a tar as a list of members that are read in memory, told apart by content."""
+"""A zip, a tar of any compression or a 7z as a source that is read in memory; all told apart by content."""
 
+import bz2
 import contextlib
 import gzip
+import io
 import lzma
-import os
-import re
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
+from cifar_trainer.data.sources import (
+    LARGE_SUFFIXES,
+    MAX_MEMBER_BYTES,
+    MAX_TOTAL_BYTES,
+    FolderSource,
+    Source,
+    check_name,
+    check_size,
+    copied,
+    kind_of,
+    list_members,
+    normal,
+    refused,
+    total_limit,
+)
 from cifar_trainer.errors import DataError, printable
 
-#: CIFAR-10 has 60,000 images; three times as many is still a data set of this shape.
-MAX_MEMBERS = 200_000
-#: The largest member of any accepted source is an official batch, 31 MB.
-MAX_MEMBER_BYTES = 64 << 20
-MAX_TOTAL_BYTES = 1 << 30
+#: What reading a damaged archive raises.
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError,
+    ValueError, MemoryError,
+)  # fmt: skip
+#: Files that are no archives and are read as they are, by how they begin.
+_TABLES = (b"PAR1", b"ARROW1", b"MATLAB 5.0", b"\x93NUMPY", b"\x89HDF")
+_EXPECTED = (
+    "Expected a folder, a .zip, a .tar[.gz|.bz2|.xz|.zst] or a .7z, or arrays in .npz, .npy, .mat, .parquet, "
+    ".arrow or .tfrecord files."
+)
 
-#: What file managers leave behind; it says nothing about the data.
-_DROPPINGS = re.compile(r"(^|/)(__MACOSX(/|$)|\.DS_Store$|\._[^/]*$|Thumbs\.db$|desktop\.ini$)")
 
-
-def list_members(path: Path, entries: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """The size of each member by its name, checked one by one as they come.
+def open_source(path: Path, known_sizes: Mapping[str, int] | None = None) -> Source:
+    """Open a folder, an archive, or a single file that holds arrays.
 
     Args:
-        path: the source, for messages.
-        entries: names as they are stored, and sizes in bytes.
+        path: the folder or file.
+        known_sizes: how many bytes archives have whose first member lies in the folder so named, to say how
+            much of one is missing.
 
     Raises:
-        DataError: a name leads out or is doubled, or there is more than any data set of this shape has.
+        DataError: there is nothing, it is none of these, it is damaged, or it is refused.
     """
-    count: Counter[str] = Counter()
-    members: dict[str, int] = {}
-    total = 0
-    for stored, size in entries:
-        check_name(path, stored)
-        name = normal(stored)
-        if size > MAX_MEMBER_BYTES:
-            raise refused(path, name, f"declares {size:,} bytes; expected at most {MAX_MEMBER_BYTES:,}")
-        total += size
-        count[name] += 1
-        members[name] = size
-        if total > MAX_TOTAL_BYTES or len(members) > MAX_MEMBERS:
-            raise DataError(
-                f"{path} is refused: it holds more than {MAX_TOTAL_BYTES:,} bytes or "
-                f"{MAX_MEMBERS:,} members, "
-                "far more than CIFAR-10 has."
-            )
-    doubled = [name for name, times in count.items() if times > 1]
-    if doubled:
-        raise DataError(f"{path} is refused: it holds more than once {some(doubled)}.")
-    return {name: size for name, size in members.items() if not _DROPPINGS.search(name)}
+    try:
+        if path.is_dir():
+            return FolderSource(path)
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise DataError(f"{path} is a {kind_of(mode)}, expected a folder or an archive.")
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist. Name a folder or an archive with --source, "
+            "or leave --source out to download CIFAR-10."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    if head.startswith(b"PK"):
+        return ZipSource(path)
+    if head.startswith(b"7z\xbc\xaf\x27\x1c"):
+        return SevenZipSource(path)
+    if head.startswith(_TABLES) or ".tfrecord" in path.name or path.suffix == ".csv":
+        return FolderSource(path.parent, [path.name])
+    opener = _decompressor(path, head)
+    if opener is not None or _is_tar(head):
+        return TarSource(path, opener or (lambda: open(path, "rb")), known_sizes or {})
+    raise DataError(f"{path} is no archive: {_describe(head)}. {_EXPECTED}")
 
 
-def some(names: Collection[str], limit: int = 8) -> str:
-    """A list of names for a message: the first few, and how many more."""
-    shown = ", ".join(map(printable, sorted(names)[:limit]))
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
+def _decompressor(path: Path, head: bytes) -> Callable[[], Any] | None:
+    """What opens a compressed file, by how it begins."""
+    if head.startswith(b"\x1f\x8b"):
+        return lambda: gzip.open(path)
+    if head.startswith(b"BZh"):
+        return lambda: bz2.open(path)
+    if head.startswith(b"\xfd7zXZ\0"):
+        return lambda: lzma.open(path)
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return lambda: _open_zstandard(path)
+    return None
 
 
-def normal(name: str) -> str:
-    """A member's name without the `./` that some archivers put before it."""
-    return name[2:] if name.startswith("./") else name
-
-
-def check_name(path: Path, name: str) -> None:
-    """Raise DataError where a member's name leads out of the archive."""
-    parts = re.split(r"[/\\]", name)
-    if not name:
-        raise refused(path, name, "has no name")
-    if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name):
-        raise refused(path, name, "leads out of the archive")
-
-
-def refused(path: Path, name: str, why: str) -> DataError:
-    """The error for an archive that holds what an archive of pictures has no use for."""
-    return DataError(
-        f"{path} is refused: its member {printable(name)} {why}. "
-        "An archive of pictures holds plain files and folders only."
-    )
-
-
-def kind_of(mode: int) -> str:
-    """What a file's mode says it is, in a word."""
-    kinds = {
-        stat.S_IFLNK: "link",
-        stat.S_IFIFO: "FIFO",
-        stat.S_IFSOCK: "socket",
-        stat.S_IFBLK: "device",
-        stat.S_IFCHR: "device",
-        stat.S_IFDIR: "folder",
-    }
-    return kinds.get(stat.S_IFMT(mode), "special file")
-
-
-#: The size of the official archives, by the folder in them: to say how much of one is missing.
-_OFFICIAL_BYTES = {"cifar-10-batches-py": 170_498_071, "cifar-10-batches-bin": 170_052_171}
+def _open_zstandard(path: Path) -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise DataError(
+            f"{path} is compressed with Zstandard, for which the package zstandard is missing. "
+            f"Install it with: pip install zstandard; or unpack {path.name} and name the folder."
+        ) from None
+    # A larger window would have megabytes allocated by a file of a few bytes.
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    return decompressor.stream_reader(open(path, "rb"), closefd=True, read_across_frames=True)
 
 
 class TarSource:
-    """A tar file as a list of members.
+    """A tar file, compressed or not."""
 
-    Attributes:
-        path: the file.
-        members: the size in bytes of each member, by its name.
-    """
-
-    def __init__(self, path: Path, *, compressed: bool) -> None:
+    def __init__(self, path: Path, opener: Callable[[], Any], known_sizes: Mapping[str, int]) -> None:
         self.path = path
-        self._compressed = compressed
+        self._opener = opener
+        self._known_sizes = known_sizes
         with self._opened() as infos:
-            self.members = list_members(path, ((info.name, info.size) for _, info in infos if info.isreg()))
+            entries = ((info.name, info.size) for _, info in infos if info.isreg())
+            self.members = list_members(path, entries, total_limit(path))
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Each of `names` with its content, in the order in which they are stored."""
@@ -127,13 +127,30 @@ class TarSource:
                     yield normal(info.name), cast(BinaryIO, tar.extractfile(info)).read()
 
     @contextlib.contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        """A copy of the member."""
+        with contextlib.ExitStack() as stack:
+            with self._opened() as infos:
+                for tar, info in infos:
+                    if info.isreg() and normal(info.name) == name:
+                        copy = stack.enter_context(copied(cast(BinaryIO, tar.extractfile(info)), name))
+            yield copy
+
+    def describe(self, name: str) -> str:
+        return f"{self.path}: {printable(name)}"
+
+    @contextlib.contextmanager
     def _opened(self) -> Iterator[Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]]:
-        with cast(BinaryIO, gzip.open(self.path) if self._compressed else open(self.path, "rb")) as file:
+        with self._opener() as file:
             stream = _Stream(file)
             try:
                 yield self._walk(stream)
-            except (EOFError, tarfile.TarError, zlib.error, OSError, ValueError) as error:
-                raise DataError(self._damage(stream, error)) from error
+            except DataError:
+                raise
+            except Exception as error:
+                if isinstance(error, _DAMAGE) or type(error).__module__ == "zstd":
+                    raise DataError(self._damage(stream, error)) from error
+                raise
 
     def _walk(self, stream: "_Stream") -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as tar:
@@ -147,11 +164,9 @@ class TarSource:
 
     def _damage(self, stream: "_Stream", error: Exception) -> str:
         actual = self.path.stat().st_size
-        official = _OFFICIAL_BYTES.get(stream.member.split("/")[0])
-        expected = (
-            f"expected {official:,} bytes, it has {actual:,}" if official else f"it has {actual:,} bytes"
-        )
-        if official == actual:
+        known = self._known_sizes.get(stream.member.split("/")[0])
+        expected = f"expected {known:,} bytes, it has {actual:,}" if known else f"it has {actual:,} bytes"
+        if known == actual:
             expected = "it has the expected size, but not the content"
         where = f"at or after member {stream.member}" if stream.member else "at its beginning"
         return f"{self.path} is truncated or damaged {where}: {error} ({expected}). Fetch it again."
@@ -177,9 +192,15 @@ class _Stream:
         return self._last
 
     def seek(self, position: int) -> int:
-        if position - self._file.tell() > 2 * MAX_MEMBER_BYTES:
-            raise ValueError(f"a header leads {position - self._file.tell():,} bytes ahead")
+        ahead = position - self._file.tell()
+        if ahead > self._limit_ahead():
+            raise ValueError(f"a header leads {ahead:,} bytes ahead")
         return self._file.seek(position)
+
+    def _limit_ahead(self) -> int:
+        # The size of a member that is to be copied to the disk has been checked.
+        large = self.member.lower().endswith(LARGE_SUFFIXES)
+        return 2 * (MAX_TOTAL_BYTES if large else MAX_MEMBER_BYTES)
 
     def tell(self) -> int:
         return self._file.tell()
@@ -196,105 +217,14 @@ class _Stream:
 
 
 def _check_member(path: Path, info: tarfile.TarInfo) -> None:
+    # tarfile.data_filter takes a link that stays inside, and makes absolute names relative: both are refused.
     check_name(path, info.name)
     if info.issym() or info.islnk():
         raise refused(path, info.name, f"is a link to {info.linkname}")
     if not (info.isreg() or info.isdir()) or info.issparse():
         kind = "device" if info.ischr() or info.isblk() else "FIFO" if info.isfifo() else "special file"
         raise refused(path, info.name, f"is a {kind}")
-    if info.size > MAX_MEMBER_BYTES:
-        raise refused(path, info.name, f"declares {info.size:,} bytes; expected at most {MAX_MEMBER_BYTES:,}")
-
-
-#: A folder is followed so deep: top/train/class/picture, and one more to notice what is too deep.
-_MAX_DEPTH = 5
-#: What reading a member of a damaged zip raises.
-_ZIP_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError,
-)  # fmt: skip
-
-
-class Source(Protocol):
-    """Where members are read from.
-
-    Attributes:
-        path: the folder or file.
-        members: the size in bytes of each member, by its name with `/` between its parts.
-    """
-
-    path: Path
-    members: dict[str, int]
-
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Each of `names` with its content, in the order in which they are stored."""
-        ...
-
-
-def open_source(path: Path) -> Source:
-    """Open a folder, a zip or a tar, plain or gzip.
-
-    Raises:
-        DataError: there is nothing, it is none of these, it is damaged, or it is refused.
-    """
-    try:
-        if path.is_dir():
-            return FolderSource(path)
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise DataError(f"{path} is a {kind_of(mode)}, expected a folder or an archive.")
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist. Name a folder or an archive with --source, "
-            "or leave --source out to download CIFAR-10."
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    if head.startswith(b"PK"):
-        return ZipSource(path)
-    if head.startswith(b"\x1f\x8b"):
-        return TarSource(path, compressed=True)
-    if _is_tar(head):
-        return TarSource(path, compressed=False)
-    raise DataError(f"{path} is no archive: {_describe(head)}. Expected a folder, a .zip or a .tar[.gz].")
-
-
-class FolderSource:
-    """A folder; links in it are followed, for they are the user's own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.members = list_members(path, self._walk(path, ""))
-
-    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if entry.is_dir():
-                    if name.count("/") < _MAX_DEPTH:
-                        yield from self._walk(folder / entry.name, name + "/")
-                    continue
-                try:
-                    status = entry.stat()
-                except OSError as error:
-                    raise DataError(
-                        f"{folder / printable(entry.name)} cannot be read: {error.strerror}."
-                    ) from error
-                if not stat.S_ISREG(status.st_mode):
-                    kind = kind_of(status.st_mode)
-                    raise DataError(f"{folder / printable(entry.name)} is a {kind}, expected a file.")
-                yield name, status.st_size
-
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Each of `names` with its content."""
-        for name in names:
-            try:
-                with open(self.path / name, "rb") as file:
-                    # One byte more than it had: a file that grows meanwhile is noticed, not followed.
-                    yield name, file.read(self.members[name] + 1)
-            except OSError as error:
-                raise DataError(f"{self.path / printable(name)} cannot be read: {error.strerror}.") from error
+    check_size(path, info.name, info.size)
 
 
 class ZipSource:
@@ -306,8 +236,8 @@ class ZipSource:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise DataError(f"{path} cannot be read as a zip: {error}. {_zip_length(path)}") from error
-        self.members = list_members(path, self._entries())
-        self._infos = {normal(info.filename): info for info in self._zip.infolist()}
+        self.members = list_members(path, self._entries(), total_limit(path))
+        self._infos = {_zip_name(info): info for info in self._zip.infolist()}
 
     def _entries(self) -> Iterator[tuple[str, int]]:
         for info in self._zip.infolist():
@@ -317,19 +247,124 @@ class ZipSource:
             if info.flag_bits & 1:
                 raise refused(self.path, info.filename, "is encrypted")
             check_name(self.path, info.filename)
-            if not info.is_dir():
-                yield info.filename, info.file_size
+            if not (info.is_dir() or info.filename.endswith("\\")):
+                yield _zip_name(info), info.file_size
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Each of `names` with its content."""
         for name in names:
             try:
                 # zipfile reads no more than the listed size, and checks the CRC at its end.
-                yield name, self._zip.read(self._infos[name])
-            except _ZIP_DAMAGE as error:
-                raise DataError(
-                    f"{self.path}: its member {printable(name)} is damaged: {error}. Fetch the archive again."
-                ) from error
+                content = self._zip.read(self._infos[name])
+            except _DAMAGE as error:
+                raise self._damage(name, error) from error
+            yield name, content
+
+    @contextlib.contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        """A copy of the member."""
+        with contextlib.ExitStack() as stack:
+            try:
+                with self._zip.open(self._infos[name]) as file:
+                    copy = stack.enter_context(copied(cast(BinaryIO, file), name))
+            except _DAMAGE as error:
+                raise self._damage(name, error) from error
+            yield copy
+
+    def describe(self, name: str) -> str:
+        return f"{self.path}: {printable(name)}"
+
+    def _damage(self, name: str, error: Exception) -> DataError:
+        return DataError(
+            f"{self.path}: its member {printable(name)} is damaged: {error}. Fetch the archive again."
+        )
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    # Windows programs have written \ where the format asks for /.
+    return normal(info.filename.replace("\\", "/"))
+
+
+class SevenZipSource:
+    """A 7z file, read by py7zr."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            import py7zr
+        except ImportError:
+            raise DataError(
+                f"{path} is a 7z archive, for which the package py7zr is missing. Install it with: "
+                f"pip install py7zr; or unpack {path.name} and name the folder."
+            ) from None
+        self._py7zr = py7zr
+        with self._opened() as archive:
+            self.members = list_members(path, self._entries(archive), total_limit(path))
+
+    def _entries(self, archive: Any) -> Iterator[tuple[str, int]]:
+        if archive.needs_password():
+            raise DataError(f"{self.path} is encrypted. Unpack it, and name the folder.")
+        for info in archive.list():
+            if info.is_symlink:
+                raise refused(self.path, info.filename, "is a link")
+            if not (info.is_file or info.is_directory):
+                raise refused(self.path, info.filename, "is a special file")
+            if not info.is_directory:
+                yield info.filename, info.uncompressed
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with self._py7zr.SevenZipFile(self.path) as archive:
+                yield archive
+        except DataError:
+            raise
+        except Exception as error:  # py7zr raises all sorts at damaged files.
+            reason = str(error) or type(error).__name__
+            raise DataError(
+                f"{self.path} is truncated or damaged: {reason} (it has {self.path.stat().st_size:,} bytes). "
+                "Fetch it again."
+            ) from error
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Each of `names` with its content; all of them are unpacked at once, since 7z has no other way."""
+        buffers = self._unpacked(names)
+        for name in names:
+            yield name, buffers.pop(name).getvalue()
+
+    @contextlib.contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        """A copy of the member."""
+        with copied(self._unpacked([name])[name], name) as copy:
+            yield copy
+
+    def describe(self, name: str) -> str:
+        return f"{self.path}: {printable(name)}"
+
+    def _unpacked(self, names: Collection[str]) -> dict[str, io.BytesIO]:
+        buffers: dict[str, io.BytesIO] = {}
+
+        class Buffer(io.BytesIO):
+            def size(self) -> int:
+                return self.getbuffer().nbytes
+
+            def close(self) -> None:
+                """Kept until it has been read."""
+
+        class Buffers:
+            def create(self, filename: str) -> io.BytesIO:
+                return buffers.setdefault(normal(filename), Buffer())
+
+        limit = sum(self.members[name] for name in names)
+        with self._opened() as archive:
+            stored = [name for name in archive.getnames() if normal(name) in names]
+            archive.extract(targets=stored, factory=Buffers())
+        size = sum(buffer.getbuffer().nbytes for buffer in buffers.values())
+        if size > limit or set(buffers) != set(names):
+            raise DataError(
+                f"{self.path} is damaged: it unpacks to {size:,} bytes, expected {limit:,}. Fetch it again."
+            )
+        return buffers
 
 
 def _is_tar(head: bytes) -> bool:

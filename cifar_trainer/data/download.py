@@ -1,27 +1,26 @@
 """Downloads: resumable, checked against a size and a SHA-256, from one mirror after another."""
 
 import dataclasses
-import email.utils
-import http.client
 import json
+import os
 import re
 import ssl
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Sequence
-from email.message import Message
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-import certifi
+import requests
+import requests.adapters
+import urllib3
+from requests.utils import get_environ_proxies, select_proxy
 
 from cifar_trainer import __version__, files
 from cifar_trainer.data import disk
 from cifar_trainer.data.archives import is_html
-from cifar_trainer.data.cifar10 import ENVIRONMENT_VARIABLE, Archive
-from cifar_trainer.errors import DataError, DataNotFoundError
+from cifar_trainer.data.dataset import Archive
+from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
 
 
 def _ignore(*_: object) -> None:
@@ -71,6 +70,9 @@ class Patience:
     slow: int = 100_000
     crawl: int = 1_000
     longest_wait: float = 30
+
+
+PATIENCE = Patience()
 
 
 class FetchError(Exception):
@@ -126,7 +128,42 @@ class Part:
         return self.path.with_name(self.path.name + ".json")
 
 
-def shown(url: str) -> str:
+def is_url(source: str) -> bool:
+    """Whether `source` is an address that can be downloaded, and not a path."""
+    try:
+        parts = urllib.parse.urlsplit(source)
+        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
+
+
+def mirrors(archive: Archive, variable: str) -> tuple[str, ...]:
+    """The addresses of `archive` to try, in order: those of the environment variable, or the known ones.
+
+    Raises:
+        UsageError: the variable holds what is no address.
+    """
+    given = [url.strip() for url in os.environ.get(variable, "").split(",") if url.strip()]
+    wrong = [url for url in given if not is_url(url)]
+    if wrong:
+        raise UsageError(
+            f"{variable} holds {wrong[0]!r}, which is no address. "
+            "Expected http://HOST/PATH or https://HOST/PATH, separated by commas."
+        )
+    return tuple(given) or archive.mirrors
+
+
+def ways_out(variable: str = "") -> str:
+    """What to do where a data set cannot be downloaded."""
+    others = f"or name other mirrors in {variable}; " if variable else ""
+    return (
+        "Prepare it from a copy that you have, or from another address: cifar-trainer prepare "
+        "--source PATH|URL; "
+        f"{others}or use drawn images instead: --dataset synthetic."
+    )
+
+
+def printable_url(url: str) -> str:
     """An address for messages and records: without a password, and without a query that may hold a key."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -136,11 +173,10 @@ def shown(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def fetch(
+def _fetch(
     url: str,
     part: Part,
     archive: Archive,
-    patience: Patience,
     least_speed: int,
     on_bytes: Callable[[int, int | None], None],
 ) -> None:
@@ -148,17 +184,16 @@ def fetch(
 
     Args:
         url: an http or https address.
-        part: goes on at its end, or begins anew where the server gives another version.
+        part: goes on at its end, or begins again where the server gives another version.
         archive: its size, where known, is the most that is accepted.
-        patience: time-outs.
-        least_speed: bytes a second, over `patience.window`.
+        least_speed: bytes a second, over `PATIENCE.window`.
         on_bytes: told how many bytes are there, and of how many.
 
     Raises:
         FetchError: the file is not whole. What did arrive is kept, if it may be of use.
         OSError: it could not be written.
     """
-    with _open(url, part, archive, patience) as response:
+    with _Session() as session, _open(session, url, part, archive) as response:
         start = _start(url, response, part, archive)
         declared = response.headers.get("Content-Length", "")
         # More digits than any size has say nothing.
@@ -171,17 +206,75 @@ def fetch(
             part.begin(url, etag if etag and not etag.startswith("W/") else None)
         if total is not None:
             disk.check_room(part.path.parent, total - start)
-        have = _append(
-            response, part, start, archive.size or MAX_BYTES, patience, least_speed, total, on_bytes
-        )
+        have = _append(response, part, start, archive.size or MAX_BYTES, least_speed, total, on_bytes)
     expected = archive.size or end
     if expected is not None and have < expected:
         raise FetchError(f"the connection was cut after {have:,} of {expected:,} bytes", again=True)
 
 
-def _open(url: str, part: Part, archive: Archive, patience: Patience) -> http.client.HTTPResponse:
-    # identity: a server must not pack or unpack what is packed already.
-    headers = {"User-Agent": f"cifar-trainer/{__version__}", "Accept-Encoding": "identity"}
+class _Retry(urllib3.Retry):
+    """Asks again where a connection fails or a server is busy, as often and as long as PATIENCE allows."""
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        answer = f"answered {response.status} {response.reason}"
+        try:
+            seconds = super().get_retry_after(response)
+        except urllib3.exceptions.InvalidHeader:
+            raise FetchError(answer) from None
+        if seconds is not None and seconds > PATIENCE.longest_wait:
+            raise FetchError(f"{answer}, and asks to wait for {seconds:,.0f} seconds")
+        return seconds
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Trusts the system's certificates beside those that requests trusts."""
+
+    def __init__(self) -> None:
+        # SSL_CERT_FILE and SSL_CERT_DIR count here, REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE in requests itself.
+        self._context = ssl.create_default_context()
+        super().__init__(
+            max_retries=_Retry(
+                total=PATIENCE.attempts - 1,
+                other=0,
+                status_forcelist=(408, 500, 502, 504),
+                backoff_factor=PATIENCE.pause,
+                raise_on_status=False,
+            )
+        )
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        return super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
+
+
+class _Session(requests.Session):
+    """Follows a few redirects, but never from HTTPS to an address that anybody may read and change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_redirects = 5
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter())
+        # identity: a server must not pack or unpack what is packed already.
+        self.headers.update({"User-Agent": f"cifar-trainer/{__version__}", "Accept-Encoding": "identity"})
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is None:
+            return None
+        absolute = urllib.parse.urljoin(resp.url, target)
+        if resp.url.startswith("https:") and not absolute.startswith("https:"):
+            raise FetchError(f"redirects from HTTPS to {printable_url(absolute)}: refused")
+        if not absolute.startswith(("http:", "https:")):
+            # Nothing here checks what comes by another protocol.
+            raise FetchError(f"answered {resp.status_code}, a redirect to {printable_url(absolute)}: refused")
+        return target
+
+
+def _open(session: _Session, url: str, part: Part, archive: Archive) -> requests.Response:
+    headers = {}
     version = part.version(url)
     # Any mirror may go on with a part whose SHA-256 will tell in the end; without one, only its own version.
     if part.size and (archive.sha256 or version):
@@ -189,24 +282,24 @@ def _open(url: str, part: Part, archive: Archive, patience: Patience) -> http.cl
         if version:
             headers["If-Range"] = version
     try:
-        request = urllib.request.Request(url, headers=headers)
-        opener = urllib.request.build_opener(
-            _SafeRedirects, urllib.request.HTTPSHandler(context=_trusted_certificates())
-        )
-        response: http.client.HTTPResponse = opener.open(request, timeout=patience.seconds)
-        return response
-    except urllib.error.HTTPError as error:
-        with error:
-            raise _refusal(url, error, part, patience) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _connection_error(url, error, patience) from error
+        response = session.get(url, headers=headers, stream=True, timeout=PATIENCE.seconds)
+    except requests.TooManyRedirects as error:
+        found = error.response
+        answer = f"answered {found.status_code}" if found is not None else "redirects"
+        raise FetchError(f"{answer}, more than {session.max_redirects} redirects") from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _connection_error(url, error) from error
+    if response.status_code not in (200, 206):
+        raise _refusal(url, response, part)
+    return response
 
 
-def _start(url: str, response: http.client.HTTPResponse, part: Part, archive: Archive) -> int:
+def _start(url: str, response: requests.Response, part: Part, archive: Archive) -> int:
     """Where the body begins: at the end of the part, or at 0 where the server sends all of it."""
-    if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
         raise FetchError("sent an HTML page instead of the archive")
-    if response.status != 206:
+    if response.status_code != 206:
         return 0
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     version, etag = part.version(url), response.headers.get("ETag")
@@ -220,11 +313,10 @@ def _start(url: str, response: http.client.HTTPResponse, part: Part, archive: Ar
 
 
 def _append(
-    response: http.client.HTTPResponse,
+    response: requests.Response,
     part: Part,
     have: int,
     cap: int,
-    patience: Patience,
     least_speed: int,
     total: int | None,
     on_bytes: Callable[[int, int | None], None],
@@ -232,7 +324,7 @@ def _append(
     """Append the body to the part; returns the bytes that are there then."""
     since, counted = time.monotonic(), 0
     with open(part.path, "ab") as file:
-        while chunk := _read(response, patience):
+        while chunk := _read(response):
             if have == 0 and is_html(chunk):
                 part.discard()
                 raise FetchError("sent an HTML page instead of the archive")
@@ -244,63 +336,69 @@ def _append(
             counted += len(chunk)
             on_bytes(have, total)
             elapsed = time.monotonic() - since
-            if elapsed > patience.window:
+            if elapsed > PATIENCE.window:
                 if counted / elapsed < least_speed:
                     raise FetchError(f"is too slow: {counted / elapsed:,.0f} bytes a second")
                 since, counted = time.monotonic(), 0
     return have
 
 
-def _read(response: http.client.HTTPResponse, patience: Patience) -> bytes:
+def _read(response: requests.Response) -> bytes:
     try:
-        return response.read1(_CHUNK)
-    except TimeoutError as error:
-        raise FetchError(f"sent nothing for {patience.seconds:g} seconds", again=True) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise FetchError(f"the connection broke: {_in_words(error)}", again=True) from error
+        chunk: bytes = response.raw.read1(_CHUNK, decode_content=False)
+        return chunk
+    except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
+        raise FetchError(f"sent nothing for {PATIENCE.seconds:g} seconds", again=True) from error
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        cause = _root(error)
+        if isinstance(cause, urllib3.exceptions.IncompleteRead):
+            # Whether that was the end is told by the sizes.
+            return b""
+        raise FetchError(f"the connection broke: {_in_words(cause)}", again=True) from error
 
 
-def _refusal(url: str, error: urllib.error.HTTPError, part: Part, patience: Patience) -> FetchError:
-    """What an answer of 3xx to 5xx means for the download."""
-    answer = f"answered {error.code} {error.reason}".strip()
-    if error.code == 407:
+def _refusal(url: str, response: requests.Response, part: Part) -> FetchError:
+    """What an answer other than 200 and 206 means for the download."""
+    answer = f"answered {response.status_code} {response.reason}".strip()
+    if response.status_code == 407:
         return FetchError(f"the proxy {_proxy(url)} {answer}: it asks for a name and a password")
-    if error.code == 416:
+    if response.status_code == 416:
         # The server has no more than the part, and had that been the whole, its hash would have told.
         part.discard()
         return FetchError(answer, again=True, wait=0)
-    if error.code in (429, 503):
-        wait = _retry_after(error.headers)
-        if wait is not None and wait > patience.longest_wait:
-            return FetchError(f"{answer}, and asks to wait for {wait:,.0f} seconds")
-        return FetchError(answer, again=wait is not None, wait=wait)
-    return FetchError(answer, again=error.code in (408, 500, 502, 504))
+    return FetchError(answer)
 
 
-def _retry_after(headers: Message) -> float | None:
-    value = str(headers.get("Retry-After", "")).strip()
-    if value.isdecimal() and len(value) < 19:
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+#: What OpenSSL calls a certificate that has expired, or is another host's: no other authority would help.
+_EXPIRED, _OTHER_HOST = 10, 62
 
 
-def _connection_error(url: str, error: Exception, patience: Patience) -> FetchError:
-    if isinstance(error, FetchError):
-        return error
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    through = _proxy(url)
-    via = f" (through the proxy {through})" if through else ""
+def _connection_error(url: str, error: Exception) -> FetchError:
+    cause = _root(error)
+    proxy = _proxy(url)
+    via = f" (through the proxy {proxy})" if proxy else ""
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return FetchError(f"its certificate is refused: {cause.verify_message}{via}")
-    if isinstance(cause, TimeoutError):
-        return FetchError(f"did not answer within {patience.seconds:g} seconds{via}", again=True)
-    return FetchError(f"cannot be reached: {_in_words(cause)}{via}", again=isinstance(cause, ConnectionError))
+        help_ = (
+            ""
+            if cause.verify_code in (_EXPIRED, _OTHER_HOST)
+            else ". Where your network's proxy inspects TLS, name a file with its certificate in "
+            "SSL_CERT_FILE or REQUESTS_CA_BUNDLE"
+        )
+        return FetchError(f"its certificate is refused: {cause.verify_message}{via}{help_}")
+    if "407" in str(cause):
+        return FetchError(f"the proxy {proxy} answered 407: it asks for a name and a password")
+    if isinstance(cause, TimeoutError | requests.Timeout):
+        return FetchError(f"did not answer within {PATIENCE.seconds:g} seconds{via}")
+    return FetchError(f"cannot be reached: {_in_words(cause)}{via}")
 
 
-def _in_words(error: object) -> str:
+def _root(error: BaseException) -> BaseException:
+    """The error of the system or of OpenSSL that requests and urllib3 have wrapped."""
+    inner = error.__cause__ or error.__context__
+    return error if inner is None else _root(inner)
+
+
+def _in_words(error: BaseException) -> str:
     if isinstance(error, OSError):
         return disk.reason(error)
     return str(error) or type(error).__name__
@@ -308,54 +406,19 @@ def _in_words(error: object) -> str:
 
 def _proxy(url: str) -> str | None:
     """The proxy that the environment sets for `url`, without its user's name and password."""
-    parts = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy is None or urllib.request.proxy_bypass(parts.hostname or ""):
+    proxy = select_proxy(url, get_environ_proxies(url))
+    if proxy is None:
         return None
-    return shown(proxy if "://" in proxy else f"http://{proxy}")
+    return printable_url(proxy if "://" in proxy else f"http://{proxy}")
 
-
-def _trusted_certificates() -> ssl.SSLContext:
-    """The system's certificates and Mozilla's, for a Python that came without any."""
-    context = ssl.create_default_context()
-    context.load_verify_locations(cafile=certifi.where())
-    return context
-
-
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a few redirects, but never from HTTPS to an address that anybody may read and change."""
-
-    max_redirections = 5
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
-            raise FetchError(f"redirects from HTTPS to {shown(newurl)}: refused")
-        # urllib would follow to FTP as well; nothing here checks what comes that way.
-        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
-            raise FetchError(f"answered {code}, a redirect to {shown(newurl)}: refused")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-PATIENCE = Patience()
 
 #: An attempt that brought one part in so many was not in vain: the count of attempts begins again.
 _PROGRESS = 100
 
-WAYS_OUT = (
-    "Prepare it from a copy that you have, or from another address: cifar-trainer prepare --source PATH|URL; "
-    f"or name other mirrors in {ENVIRONMENT_VARIABLE}; or use drawn pictures instead: --dataset synthetic."
-)
 
-
-def download(archive: Archive, urls: Sequence[str], folder: Path, reporter: PrepareReporter) -> Path:
+def download(
+    archive: Archive, urls: Sequence[str], folder: Path, reporter: PrepareReporter, variable: str = ""
+) -> Path:
     """Fetch `archive` into `folder`, from the first of `urls` that gives the right bytes.
 
     A part that an earlier call has left is gone on with. The file gets its name only
@@ -366,6 +429,7 @@ def download(archive: Archive, urls: Sequence[str], folder: Path, reporter: Prep
         urls: where from, in the order in which to try.
         folder: it is made where it is missing.
         reporter: told of progress, and of mirrors that failed.
+        variable: the environment variable that names other mirrors, for the message.
 
     Returns:
         The file.
@@ -387,13 +451,13 @@ def download(archive: Archive, urls: Sequence[str], folder: Path, reporter: Prep
                 files.flush_folder(folder)
                 return target
             except FetchError as error:
-                failures.append(f"  {shown(url)}: {error}")
+                failures.append(f"  {printable_url(url)}: {error}")
                 if number < len(urls):
-                    reporter.note(f"{shown(url)}: {error}. Trying the next mirror.")
+                    reporter.note(f"{printable_url(url)}: {error}. Trying the next mirror.")
     except OSError as error:
         raise disk.write_error(part.path, archive.size or part.size, error) from error
     raise DataNotFoundError(
-        f"{archive.name} could not be downloaded:\n" + "\n".join(failures) + f"\n{WAYS_OUT}"
+        f"{archive.name} could not be downloaded:\n" + "\n".join(failures) + f"\n{ways_out(variable)}"
     )
 
 
@@ -423,7 +487,7 @@ def _fetch_whole(url: str, part: Part, archive: Archive, least_speed: int, repor
     Raises:
         FetchError: it did not help.
     """
-    host = shown(url).split("/")[2]
+    host = printable_url(url).split("/")[2]
     if not _is_right(part, archive):
         amount = f" ({archive.size:,} bytes)" if archive.size else ""
         going_on = f", going on after {part.size:,}" if part.size else ""
@@ -434,10 +498,9 @@ def _fetch_whole(url: str, part: Part, archive: Archive, least_speed: int, repor
         if archive.size is not None and before >= archive.size:
             _set_aside(part, archive)
         try:
-            fetch(
-                url, part, archive, PATIENCE, least_speed,
-                lambda done, total: reporter.on_download(done, total, host),
-            )  # fmt: skip
+            _fetch(
+                url, part, archive, least_speed, lambda done, total: reporter.on_download(done, total, host)
+            )
             if archive.sha256 is None:
                 return
             if not _is_right(part, archive):
@@ -459,7 +522,7 @@ def _is_right(part: Part, archive: Archive) -> bool:
 
 
 def _set_aside(part: Part, archive: Archive) -> str:
-    """Give wrong bytes another name, so that the next attempt begins anew; returns what is wrong."""
+    """Give wrong bytes another name, so that the next attempt begins again; returns what is wrong."""
     actual = files.sha256_file(part.path)
     aside = part.path.with_name(f"{archive.name}.wrong")
     part.move(aside)

@@ -44,6 +44,26 @@ def holdout(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.n
     return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 
+def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Set a part of each class aside, chosen by `seed` as in `holdout`, but at least one image of each.
+
+    Args:
+        labels: whole numbers [N], each class with two images or more.
+        fraction: how much of each class, 0 to 1, both excluded.
+        seed: 0 to 2**32 - 1.
+
+    Returns:
+        The indices that are left and those set aside, each int64 and ascending.
+    """
+    keys = np.random.PCG64(seed).random_raw(len(labels))
+    aside = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        share = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        aside[members[np.argsort(keys[members], kind="stable")[:share]]] = True
+    return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
 def _shares(sizes: np.ndarray, count: int) -> list[int]:
     """`count` split in proportion to `sizes` by largest remainder, in whole numbers only."""
     total = int(sizes.sum())

@@ -1,4 +1,4 @@
-"""The synthetic set: ten classes of drawn 32×32 pictures, the same bytes on every machine.
+"""The synthetic set: ten classes of drawn 32×32 images, the same bytes on every machine.
 
 Everything is whole-number arithmetic on the raw words of PCG64, which NumPy promises
 not to change (NEP 19): no floating point, no library of mathematics, nothing that
@@ -9,7 +9,7 @@ all noise. So a small network learns the classes in a few epochs, and none gets 
 
 import numpy as np
 
-from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.dataset import DatasetSpec, RawDataset
 
 CLASSES = ("bar", "checks", "crescent", "cross", "disc", "frame", "ring", "square", "stripes", "triangle")
 TRAIN_IMAGES = 10_000
@@ -25,13 +25,13 @@ _SINE = np.array([*_HALF, *(-value for value in _HALF)], np.int16)
 def draw_dataset() -> RawDataset:
     """Draw the whole set: 10,000 training and 2,000 test images, an equal share of each class in turn."""
     draw = _Draw(SEED)
-    splits = []
+    splits: list[np.ndarray] = []
     for count in (TRAIN_IMAGES, TEST_IMAGES):
         each = count // len(CLASSES)
         drawn = np.stack([_draw_class(name, each, draw) for name in CLASSES], axis=1)
         labels = np.tile(np.arange(len(CLASSES), dtype=np.uint8), each)
         splits += [drawn.reshape(count, 32, 32, 3), labels]
-    return RawDataset(CLASSES, *splits)
+    return RawDataset(CLASSES, splits[0], splits[1], splits[2], splits[3])
 
 
 class _Draw:
@@ -56,7 +56,7 @@ class _Draw:
 
 
 def _draw_class(name: str, count: int, draw: _Draw) -> np.ndarray:
-    """Draw `count` pictures of one class: uint8 [count, 32, 32, 3]."""
+    """Draw `count` images of one class: uint8 [count, 32, 32, 3]."""
     # A gradient from one dim colour to another, in a random direction.
     first, second = draw.between(10, 140, count, 1, 1, 3), draw.between(10, 140, count, 1, 1, 3)
     u, _ = _turned(32, 15, 15, draw.between(0, 63, count))
@@ -76,8 +76,8 @@ def _draw_class(name: str, count: int, draw: _Draw) -> np.ndarray:
     for _ in range(2):
         canvas = np.where(_patch(count, draw)[..., None], draw.between(0, 255, count, 1, 1, 3), canvas)
     noise = draw.noise(count, 32, 32, 3) * draw.between(4, 32, count, 1, 1, 1) // 148
-    pictures: np.ndarray = np.clip(canvas + noise, 0, 255).astype(np.uint8)
-    return pictures
+    images: np.ndarray = np.clip(canvas + noise, 0, 255).astype(np.uint8)
+    return images
 
 
 def _patch(count: int, draw: _Draw) -> np.ndarray:
@@ -133,3 +133,16 @@ def _shape(name: str, r: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray
         case _:
             raise ValueError(f"There is no shape {name!r}.")
     return inside
+
+
+SYNTHETIC = DatasetSpec(
+    name="synthetic",
+    title="synthetic images (not CIFAR-10)",
+    unverified_title="synthetic images (not CIFAR-10)",
+    summary="drawn shapes, which need no source",
+    classes=CLASSES,
+    image_shape=(32, 32, 3),
+    draw=draw_dataset,
+    origin=f"drawn from the seed {SEED}",
+    images=TRAIN_IMAGES + TEST_IMAGES,
+)

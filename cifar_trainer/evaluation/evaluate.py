@@ -11,7 +11,8 @@ from cifar_trainer import environment, files, ledger, records
 from cifar_trainer.config import check_choice, check_count
 from cifar_trainer.data.splits import check_split
 from cifar_trainer.errors import RunError, UsageError
-from cifar_trainer.run import check_model, load_data, open_run
+from cifar_trainer.run import open_run
+from cifar_trainer.trained_run import check_model, load_data
 
 if TYPE_CHECKING:
     from cifar_trainer.evaluation.report import Report

@@ -10,7 +10,8 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import evaluated_split
 from cifar_trainer.recipes import Recipe
-from cifar_trainer.run import Run, TrainResult, check_weights
+from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.trained_run import check_weights
 
 if TYPE_CHECKING:
     import keras

@@ -14,7 +14,7 @@ import numpy as np
 import sklearn.metrics
 from PIL import Image
 
-from cifar_trainer.data import load_dataset
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.data.synthetic import draw_dataset
 from cifar_trainer.errors import DataError, printable
 from cifar_trainer.evaluation.subject import Subject

@@ -16,7 +16,8 @@ from cifar_trainer.artefacts.formats import FORMATS, Artefact, kind_of, open_art
 from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
 from cifar_trainer.images import decode_image
 from cifar_trainer.metrics import Thresholds
-from cifar_trainer.run import Run, check_model, open_run
+from cifar_trainer.run import Run, open_run
+from cifar_trainer.trained_run import check_model
 
 MANIFEST_FILE = "manifest.json"
 #: From the fastest runtime for one image to the slowest, as `cifar-trainer benchmark` measures them on a CPU.
@@ -146,7 +147,7 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
             )
     if source.run is not None and source.path == source.run.model:
         from cifar_trainer.artefacts.keras import open_run_model
-        from cifar_trainer.run import read_thresholds
+        from cifar_trainer.trained_run import read_thresholds
 
         artefact = open_run_model(source.run)
         thresholds = read_thresholds(source.run, source.run.read_result().weights_sha256)

@@ -1,10 +1,8 @@
 """A run's parts, from its settings, and the training of it, from its first step or from a checkpoint."""
 
 import contextlib
-import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -32,26 +30,13 @@ from cifar_trainer.training.tensorboard import (
     EventWriter,
     cut_back,
 )
-from cifar_trainer.training.trainer import Policy, Trainer
+from cifar_trainer.training.trainer import Trainer
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Parts:
-    """What a trainer runs.
+def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes: int, gpu: bool) -> StepLoop:
+    """Build a run's network, optimizer and loop; the first weights follow from its seed.
 
-    Attributes:
-        model: compiled, so that callbacks and the saved model are complete.
-        optimizer: built on the model's trainable variables.
-        loop: its images lie on the device.
-    """
-
-    model: keras.Model
-    optimizer: keras.optimizers.Optimizer
-    loop: StepLoop
-
-
-def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes: int, gpu: bool) -> Parts:
-    """Build a run's parts; the first weights follow from its seed.
+    The model is compiled, so that callbacks and the saved model are complete.
 
     Args:
         config: the settings.
@@ -84,7 +69,7 @@ def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes:
         forms=choose_forms(model, config.batch_size, gpu=gpu, conv="auto"),
     )
     release_pages(train.images)
-    return Parts(model, optimizer, loop)
+    return loop
 
 
 def build_model(
@@ -158,22 +143,17 @@ def train_run(
         warn=reporter.warn,
         begun=checkpoint is not None,
     )
-    policy = Policy(
-        options.should_stop,
-        options.checkpoint_every,
-        events.flush,
-        _profiler(run.tensorboard / "train") if options.profile else None,
-        device.bus_id,
-    )
+    recipe = get_recipe(config.recipe)
+    shares = [float(share) for share in np.bincount(dataset.train.labels[indices]) / len(indices)]
     try:
         with _memory_named(len(indices) + len(watched), checkpoint):
-            parts = assemble(
+            loop = assemble(
                 config, dataset.train, indices, classes=len(dataset.classes), gpu=device.kind == "gpu"
             )
             trainer = Trainer(
-                parts.model, parts.optimizer, parts.loop, watched, run,
-                seed=config.seed, identity=identity(config), policy=policy, reporter=reporter,
-                predict=get_recipe(config.recipe).predict,
+                loop, recipe, watched, run, config=config, identity=identity(config),
+                shares=shares, options=options,
+                reporter=reporter, flush=events.flush, bus_id=device.bus_id,
             )  # fmt: skip
         pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
         callbacks = [events, pictures]
@@ -186,15 +166,18 @@ def train_run(
         complete = trainer.train(config.epochs, [*callbacks, *options.callbacks])
     except TrainingError as error:
         files.write_json(run.failure, {"message": str(error), "epoch": error.epoch, "step": error.step})
+        events.end_session(success=False)
         raise
     finally:
         events.on_train_end()
     if not complete:
         return None
     with files.atomic_path(run.model) as partial:
-        parts.model.save(partial)
-    result = _result(config, dataset, run, trainer, parts.model, device)
+        loop.model.save(partial)
+    result = _result(config, dataset, run, trainer, loop.model, device)
     files.write_json(run.result, result.to_json())
+    events.end_session(success=True)
+    trainer.repeat_warnings()
     return result
 
 
@@ -247,7 +230,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[
 def _result(
     config: TrainConfig, dataset: Dataset, run: Run, trainer: Trainer, model: keras.Model, device: Device
 ) -> TrainResult:
-    last = trainer.history[-1]
+    kept = trainer.kept
     return TrainResult(
         run_dir=str(run.path),
         recipe=config.recipe,
@@ -257,12 +240,16 @@ def _result(
         parameters=model.count_params(),
         device=device.kind,
         precision=config.precision,
-        train={"loss": last["loss"], "accuracy": last["accuracy"]},
-        validation={"split": config.validation, "loss": last["val_loss"], "accuracy": last["val_accuracy"]},
+        train={"loss": kept["loss"], "accuracy": kept["accuracy"]},
+        validation={"split": config.validation, "loss": kept["val_loss"], "accuracy": kept["val_accuracy"]},
         seconds=trainer.seconds,
         images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in trainer.history]),
         weights_sha256=weights_sha256(model),
         test_looks=len(ledger.read_looks(run)),
+        compile_seconds=trainer.compile_seconds,
+        planned_epochs=config.epochs,
+        chosen_epoch=kept["epoch"],
+        chosen_by="last epoch" if kept["epoch"] == len(trainer.history) else "callback",
     )
 
 
@@ -278,13 +265,3 @@ class LookRecorder(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         ledger.record_look(self._run, "train", self._epoch + 1)
-
-
-def _profiler(folder: Path) -> Callable[[bool], None]:
-    def profile(start: bool) -> None:
-        if start:
-            tf.profiler.experimental.start(str(folder))
-        else:
-            tf.profiler.experimental.stop()
-
-    return profile

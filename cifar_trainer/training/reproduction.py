@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cifar_trainer import environment
-from cifar_trainer.run import Run, check_new, load_data, open_run, reserve_folder
+from cifar_trainer.run import Run, open_run
+from cifar_trainer.run_folder import check_new, reserve_folder
+from cifar_trainer.trained_run import load_data
 from cifar_trainer.training.control import TrainingReporter
 from cifar_trainer.training.session import resume, train
 

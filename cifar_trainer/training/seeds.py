@@ -16,7 +16,8 @@ from scipy.stats import t as student
 from cifar_trainer import files, records
 from cifar_trainer.config import check_seed
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
-from cifar_trainer.run import Run, TrainResult, check_new, reserve_folder
+from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.run_folder import check_new, reserve_folder
 from cifar_trainer.training import session
 
 GROUP_FILE = "group.json"

@@ -11,24 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import environment, files
 from cifar_trainer.config import DEFAULT_DATA_DIR, TrainConfig
-from cifar_trainer.data import Dataset, load_dataset, prepare
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit, split_for
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.run import (
-    DataRecord,
-    Run,
-    SplitRecord,
-    TrainResult,
-    ValidationRecord,
-    check_new,
-    hold,
-    load_data,
-    new_run,
-    open_run,
-)
+from cifar_trainer.run import DataRecord, Run, SplitRecord, TrainResult, ValidationRecord, open_run
+from cifar_trainer.run_folder import check_new, hold, new_run
+from cifar_trainer.trained_run import load_data
 from cifar_trainer.training.control import Options, TrainingReporter
 
 if TYPE_CHECKING:
@@ -177,7 +170,7 @@ def resume(
         # Where the model is missing, the last checkpoint gives it again.
         if run.result.is_file() and run.model.is_file():
             result = run.read_result()
-            if result.epochs >= config.epochs:
+            if result.is_final(config.epochs):
                 reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
                 return result
         data = load_data(run, None if data_dir is None else Path(data_dir).expanduser(), ordered=True)

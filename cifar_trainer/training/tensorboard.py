@@ -14,11 +14,14 @@ import tensorflow as tf
 from scipy.special import softmax
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hp
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import summary as hparams_summary
 from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 
 from cifar_trainer import __version__, files, metrics
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split
+from cifar_trainer.training.history import METRICS
 
 
 def cut_back(folder: Path, last_step: int) -> None:
@@ -61,18 +64,6 @@ def _records(path: Path) -> Iterator[bytes]:
         return
 
 
-#: The columns of the history that belong to each split, and their tags.
-TRAIN_SCALARS = {
-    "loss": "epoch_loss",
-    "accuracy": "epoch_accuracy",
-    "learning_rate": "epoch_learning_rate",
-    "images_per_second": "images_per_second",
-    "gpu_utilization": "gpu/utilization_percent",
-    "gpu_memory_mib": "gpu/memory_mib",
-    "power_watts": "gpu/power_watts",
-    "energy_joules": "gpu/energy_joules",
-}
-VALIDATION_SCALARS = {"val_loss": "epoch_loss", "val_accuracy": "epoch_accuracy"}
 SAMPLE_IMAGES = 25
 #: What writing an event can raise.
 WRITE_ERRORS = (OSError, tf.errors.OpError)
@@ -123,6 +114,18 @@ class EventWriter(keras.callbacks.Callback):
     def flush(self) -> None:
         """Hand what was written to the operating system; called before each checkpoint."""
         self._attempt(lambda: [writer.flush() for writer in self._writers.values()])
+
+    def end_session(self, *, success: bool) -> None:
+        """Say that the run is at its end, so that HParams shows it as finished or failed."""
+        status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
+        ending = hparams_summary.session_end_pb(status).SerializeToString()
+
+        def write() -> None:
+            with _writer(self._folder).as_default() as writer:
+                tf.summary.experimental.write_raw_pb(ending, step=0)
+                writer.close()
+
+        self._attempt(write)
 
     def write(self, split: str, write: Callable[[], Any]) -> None:
         """Call what writes summaries about `train` or `validation`; warn once where that fails."""
@@ -199,11 +202,10 @@ class EventWriter(keras.callbacks.Callback):
         return {**values, "dataset": self._description.get("data", self._config.dataset)}
 
     def _write_scalars(self, step: int, row: Mapping[str, Any]) -> None:
-        for split, tags in (("train", TRAIN_SCALARS), ("validation", VALIDATION_SCALARS)):
-            with self._writers[split].as_default():
-                for column, tag in tags.items():
-                    if row.get(column) is not None:
-                        tf.summary.scalar(tag, row[column], step=step)
+        for metric in METRICS:
+            if row.get(metric.name) is not None:
+                with self._writers[metric.split].as_default():
+                    tf.summary.scalar(metric.tag, row[metric.name], step=step)
 
     def _close(self) -> None:
         for writer in self._writers.values():

@@ -1,123 +1,87 @@
 """The run's loop: chunks of steps, epochs, callbacks, checkpoints, history.csv."""
 
 import contextlib
-import csv
-import dataclasses
-import io
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer import files, metrics
+from cifar_trainer import metrics
+from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split, release_pages
 from cifar_trainer.environment.telemetry import GpuTelemetry
 from cifar_trainer.errors import TrainingError
-from cifar_trainer.model import LogitsFunction
+from cifar_trainer.model import LogitsFunction, weights_sha256
+from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
-from cifar_trainer.training.control import TrainingReporter
+from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import MAX_CHUNK, StepLoop, epoch_order
-
-#: The columns, in order. The last four stay empty without an NVIDIA GPU.
-COLUMNS = (
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "images_per_second",
-    "seconds",
-    "gpu_utilization",
-    "gpu_memory_mib",
-    "power_watts",
-    "energy_joules",
-)
-
-
-def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the file by a header and `rows`; None becomes an empty field.
-
-    Raises:
-        OSError: it could not be written; the old file is untouched.
-    """
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, buffer.getvalue())
-
+from cifar_trainer.training.history import PATIENT_STEPS, concerns, write_history
 
 #: Seconds that a chunk of steps is made to take: the longest wait for a signal or the screen.
 CHUNK_SECONDS = 0.5
-#: Steps of the first chunk, which also waits for the compiler and tells the speed.
+#: Steps of the first chunk, which warms up.
 FIRST_CHUNK = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """When to stop, and how often to save.
-
-    Attributes:
-        should_stop: asked between chunks of steps.
-        checkpoint_every: seconds between checkpoints inside an epoch.
-        flush: called before each checkpoint, so that nothing on the disk lags behind it.
-        profile: profiles the second chunk of the run: called with True, then with False.
-        gpu_bus_id: the GPU whose power and utilisation are read; None reads nothing.
-    """
-
-    should_stop: Callable[[], bool]
-    checkpoint_every: float
-    flush: Callable[[], None]
-    profile: Callable[[bool], None] | None = None
-    gpu_bus_id: str | None = None
+#: Seconds that are counted: of the run and of its epoch, without compilation; of the epoch's steps;
+#: of compilation in the epoch and in the run.
+CLOCK = ("total", "epoch", "training", "compile", "compile_total")
 
 
 class Trainer:
     """Runs epochs, from the first step or from a checkpoint on.
 
     Args:
-        model, optimizer: the optimizer is built on the model's trainable variables.
-        loop: the compiled steps over the training images.
+        loop: the steps over the training images, and the model that they train.
+        recipe: by whose `predict` the watched split is classified.
         watched: the split that is classified after each epoch; its images go to the device, once.
         run: where checkpoints and history go; held by the caller.
-        seed: the run's seed.
+        config: the run's settings.
         identity: kept in each checkpoint, for whoever resumes to compare.
-        predict: the recipe's `predict`, by which the watched split is classified; None is the model alone.
+        shares: each class's part of the training images.
+        options: when to stop, and how often to save.
+        reporter: told what happens.
+        flush: called before each checkpoint, so that nothing on the disk lags behind it.
+        bus_id: the GPU whose power and utilisation are read; None reads nothing.
 
     Attributes:
         history: the rows of the complete epochs.
         validation_logits: of the watched images after the last complete epoch, float32 [N, classes].
+        kept: the row of the epoch whose weights the model has once the run is at its end.
     """
 
     def __init__(
         self,
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
         loop: StepLoop,
+        recipe: Recipe,
         watched: Split,
         run: Run,
         *,
-        seed: int,
+        config: TrainConfig,
         identity: Mapping[str, Any],
-        policy: Policy,
+        shares: Sequence[float],
+        options: Options,
         reporter: TrainingReporter,
-        predict: Callable[[keras.Model, tf.Tensor], tf.Tensor] | None = None,
+        flush: Callable[[], None],
+        bus_id: str | None,
     ) -> None:
-        self._model, self._optimizer, self._loop, self._watched = model, optimizer, loop, watched
-        self._run, self._seed, self._identity = run, seed, dict(identity)
-        self._policy, self._reporter = policy, reporter
-        self._predictor = LogitsFunction(model, predict)
+        self._model, self._optimizer, self._loop, self._watched = loop.model, loop.optimizer, loop, watched
+        self._recipe, self._run, self._config, self._identity = recipe, run, config, dict(identity)
+        self._shares, self._options, self._reporter, self._flush = shares, options, reporter, flush
+        self._predictor = LogitsFunction(loop.model, recipe.predict)
         self._watched_images = tf.constant(watched.images)
         release_pages(watched.images)
         self._chunk_steps = FIRST_CHUNK
         self._chunks_run = 0
+        self._compiled = False
+        # By epoch, of the weights that were validated; and what the user has been warned of.
+        self._digests: dict[int, str] = {}
+        self._warned: dict[str, str] = {}
+        self.kept: dict[str, Any] = {}
         self._saved_at = time.monotonic()
         self._saved_position: tuple[int, int] | None = None
         self.validation_logits = np.zeros((0, 0), np.float32)
@@ -125,15 +89,20 @@ class Trainer:
         self._epoch = self._step = self._global_step = 0
         self._losses = np.zeros(0, np.float32)
         self._correct = np.zeros(0, np.int32)
-        self._clock = {"total": 0.0, "epoch": 0.0, "training": 0.0}
-        self._telemetry = GpuTelemetry(policy.gpu_bus_id)
+        self._clock = dict.fromkeys(CLOCK, 0.0)
+        self._telemetry = GpuTelemetry(bus_id)
         # Of this epoch, used by the processes before this one.
         self._earlier_joules = 0.0
 
     @property
     def seconds(self) -> float:
-        """Seconds of training and validation so far, stops left out."""
+        """Seconds of training and validation so far, stops and compilation left out."""
         return self._clock["total"]
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds in which the run's programs were traced and compiled, in all processes of the run."""
+        return self._clock["compile_total"]
 
     @property
     def position(self) -> tuple[int, int]:
@@ -154,7 +123,7 @@ class Trainer:
         self._global_step = checkpoint.global_step
         self._saved_position = self.position
         self._losses, self._correct = checkpoint.losses, checkpoint.correct
-        self.history, self._clock = list(checkpoint.history), dict(checkpoint.clock)
+        self.history, self._clock = list(checkpoint.history), {**self._clock, **checkpoint.clock}
         self._earlier_joules = self._clock.pop("joules", 0.0)
 
     def train(self, epochs: int, callbacks: Sequence[keras.callbacks.Callback]) -> bool:
@@ -178,18 +147,82 @@ class Trainer:
         self._write_history()
         with self._telemetry:
             while self._epoch < epochs and not self._model.stop_training:
-                if self._policy.should_stop() or not self._train_epoch(epochs, callback_list):
+                if self._options.should_stop() or not self._train_epoch(epochs, callback_list):
                     self._save()
                     return False
                 self._finish_epoch(epochs, callback_list)
+        # As Keras's fit does, before the callbacks' end.
+        self._optimizer.finalize_variable_values(self._model.trainable_variables)
         callback_list.on_train_end()
+        self.kept = self._kept_row()
         return True
+
+    def _kept_row(self) -> dict[str, Any]:
+        """The row of the epoch whose weights the model has: a callback may have put others back.
+
+        Weights of no epoch's end are validated anew; that row has no `epoch` of its own but None.
+        """
+        digest = weights_sha256(self._model)
+        last = self.history[-1]
+        if not self._digests:
+            return last
+        for epoch in sorted(self._digests, reverse=True):
+            if self._digests[epoch] == digest:
+                return self.history[epoch - 1]
+        logits = self._predictor(self._watched_images)
+        labels = self._watched.labels
+        figures = {
+            "val_loss": metrics.cross_entropy(logits, labels),
+            "val_accuracy": metrics.accuracy(logits, labels),
+        }
+        return {**last, **figures, "epoch": None}
+
+    def repeat_warnings(self) -> None:
+        """Say once more what still holds of the last epoch."""
+        for text in self._concerns(self.history[-1]).values():
+            self._reporter.warn(text)
+
+    def _concerns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        return concerns(row, self._shares, self._config, self._recipe.learning_rate)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """While this holds, the weights are those that a run which ended here would keep.
+
+        They are others than those that training goes on with where the optimizer averages weights.
+        """
+        inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+        if not inner.use_ema:
+            yield
+            return
+        trainable = self._model.trainable_variables
+        before = read_variables(trainable)
+        self._optimizer.finalize_variable_values(trainable)
+        try:
+            yield
+        finally:
+            assign_variables(trainable, before)
+
+    def _compile(self) -> None:
+        """Compile all that an epoch runs, so that its time is in no other figure."""
+        began = time.monotonic()
+        try:
+            self._loop.compile()
+            self._predictor.compile(self._watched_images)
+        except tf.errors.ResourceExhaustedError as error:
+            raise self._out_of_memory() from error
+        seconds = time.monotonic() - began
+        self._clock["compile"] += seconds
+        self._clock["compile_total"] += seconds
+        self._compiled = True
 
     def _train_epoch(self, epochs: int, callbacks: keras.callbacks.CallbackList) -> bool:
         """Run the steps that are left of this epoch; False where it was asked to stop in between."""
-        self._loop.set_order(epoch_order(self._seed, self._epoch, self._loop.count))
+        self._loop.set_order(epoch_order(self._config.seed, self._epoch, self._loop.count))
         self._reporter.epoch_begun(self._epoch + 1, epochs, self._step, self._loop.steps)
         callbacks.on_epoch_begin(self._epoch)
+        if not self._compiled:
+            self._compile()
         while self._step < self._loop.steps:
             count = min(self._chunk_steps, self._loop.steps - self._step)
             callbacks.on_train_batch_begin(self._step)
@@ -202,16 +235,17 @@ class Trainer:
             rate = int(self._loop.batch_sizes(0, self._step).sum()) / seconds
             steps_left = (epochs - self._epoch) * self._loop.steps - self._step
             self._reporter.progress(self._step, loss, accuracy, rate, steps_left * seconds / self._step)
-            if self._policy.should_stop():
+            if self._options.should_stop():
                 return False
-            if time.monotonic() - self._saved_at >= self._policy.checkpoint_every:
+            if time.monotonic() - self._saved_at >= self._options.checkpoint_every:
                 self._save()
         return True
 
     def _run_chunk(self, count: int) -> None:
-        profile = self._policy.profile if self._chunks_run == 1 else None
+        # The first chunk warms up.
+        profile = self._options.profile and self._chunks_run == 1
         if profile:
-            profile(True)
+            tf.profiler.experimental.start(str(self._run.tensorboard / "train"))
         began = time.monotonic()
         # The profiler's tools count by such marks; a chunk is one call, so it is one mark.
         mark = tf.profiler.experimental.Trace("train", step_num=self._global_step, _r=1)
@@ -221,7 +255,7 @@ class Trainer:
         except tf.errors.ResourceExhaustedError as error:
             raise self._out_of_memory() from error
         if profile:
-            profile(False)
+            tf.profiler.experimental.stop()
         if not chunk.finite:
             shown = np.isfinite(chunk.losses).all()
             what = "A weight" if shown else f"The loss ({chunk.losses[-1]})"
@@ -239,7 +273,9 @@ class Trainer:
         began = time.monotonic()
         callbacks.on_test_begin()
         try:
-            self.validation_logits = self._predictor(self._watched_images)
+            with self._averaged():
+                self.validation_logits = self._predictor(self._watched_images)
+                self._digests[self._epoch + 1] = weights_sha256(self._model)
         except tf.errors.ResourceExhaustedError as error:
             raise self._out_of_memory() from error
         labels = self._watched.labels
@@ -265,13 +301,18 @@ class Trainer:
             "gpu_memory_mib": reading.memory_mib,
             "power_watts": reading.power_watts,
             "energy_joules": self._with_earlier(reading.energy_joules),
+            "compile_seconds": self._clock["compile"],
         }
         self.history.append(row)
         callbacks.on_epoch_end(self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None})
         self._reporter.epoch_ended(row, epochs)
+        if self._global_step >= PATIENT_STEPS and self._epoch + 1 < epochs:
+            for name, text in self._concerns(row).items():
+                if self._warned.setdefault(name, text) is text:
+                    self._reporter.warn(text)
         self._epoch, self._step = self._epoch + 1, 0
         self._losses, self._correct = self._losses[:0], self._correct[:0]
-        self._clock |= {"epoch": 0.0, "training": 0.0}
+        self._clock |= {"epoch": 0.0, "training": 0.0, "compile": 0.0}
         self._earlier_joules = 0.0
         self._write_history()
         self._save()
@@ -300,7 +341,7 @@ class Trainer:
     def _save(self) -> None:
         if self._saved_position == self.position:
             return
-        self._policy.flush()
+        self._flush()
         checkpoints.save(
             self._run.checkpoints,
             Checkpoint(

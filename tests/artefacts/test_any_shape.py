@@ -13,8 +13,8 @@ from PIL import Image
 
 from cifar_trainer.artefacts import export
 from cifar_trainer.artefacts.formats import Artefact, open_artefact
-from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import Split
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.images import decode_image, encode_png
 from cifar_trainer.prediction import PredictionReport, predict
 from cifar_trainer.recipes.document import DOCUMENT

@@ -23,8 +23,8 @@ from cifar_trainer.artefacts.export import export
 from cifar_trainer.artefacts.formats import FORMATS, check_packages, open_artefact, write_artefact
 from cifar_trainer.artefacts.measurement import measure_model
 from cifar_trainer.artefacts.network import Network
-from cifar_trainer.data import load_dataset
 from cifar_trainer.data.dataset import Split
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import CifarTrainerError, RunError
 from cifar_trainer.ledger import read_looks
 from cifar_trainer.model import LogitsFunction, load_model
@@ -53,7 +53,7 @@ def test_the_manifest_and_the_card_say_what_lies_there(
             assert files.sha256_file(folder / name) == digest
     assert manifest["accuracy"]["low"] < manifest["accuracy"]["value"] < manifest["accuracy"]["high"]
     card = (folder / "model_card.md").read_text()
-    assert "synthetic pictures (not CIFAR-10)" in card
+    assert "synthetic images (not CIFAR-10)" in card
     assert "it knows nothing about photographs" in card
     assert all(f"`{path.name}`" in card for path in artefacts.values())
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from cifar_trainer.comparison import evaluate_apart, read_evaluated
-from cifar_trainer.data import load_dataset
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import DataError
-from cifar_trainer.run import Run, hold
+from cifar_trainer.run import Run
+from cifar_trainer.run_folder import hold
 from cifar_trainer.runs import list_runs
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]

@@ -82,14 +82,14 @@ def test_link_in_a_zip(tmp_path: Path, refuse: Refuse) -> None:
 
 def test_control_characters_in_names_are_escaped(tmp_path: Path, refuse: Refuse) -> None:
     done = refuse(
-        write_zip(tmp_path / "a.zip", {"train/\x1b[31mred.txt": b"", **PICTURES}), "\\x1b[31mred.txt"
+        write_zip(tmp_path / "a.zip", {"train/cat/\x1b[31mred.png": b"", **PICTURES}), "\\x1b[31mred.png"
     )
     assert "\x1b" not in done.stderr
 
 
 def test_a_line_end_in_a_name_forges_no_line(tmp_path: Path, refuse: Refuse) -> None:
-    name = "train/x\nCIFAR-10: prepared.txt"
-    done = refuse(write_zip(tmp_path / "a.zip", {name: b"", **PICTURES}), "train/x\\nCIFAR-10: prepared.txt")
+    source = write_zip(tmp_path / "a.zip", {"train/cat/x\nCIFAR-10: prepared.png": b"", **PICTURES})
+    done = refuse(source, "train/cat/x\\nCIFAR-10: prepared.png")
     assert "\nCIFAR-10: prepared" not in done.stderr
 
 
@@ -197,7 +197,7 @@ def test_png_that_declares_a_huge_picture(tmp_path: Path, refuse: Refuse) -> Non
     content[16:24] = struct.pack(">II", 60_000, 60_000)
     content[29:33] = struct.pack(">I", __import__("zlib").crc32(content[12:29]))
     path = write_zip(tmp_path / "a.zip", {**PICTURES, "train/cat/0.png": bytes(content)})
-    refuse(path, "train/cat/0.png is 60000×60000", "expected 32×32", **_small_memory())
+    refuse(path, "train/cat/0.png: it has too many pixels; at most", **_small_memory())
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_png_that_declares_a_huge_picture(tmp_path: Path, refuse: Refuse) -> Non
 def test_what_is_no_archive(tmp_path: Path, refuse: Refuse, content: bytes, says: str) -> None:
     path = tmp_path / "cifar-10-python.tar.gz"
     path.write_bytes(content)
-    refuse(path, says, "Expected a folder, a .zip or a .tar[.gz]")
+    refuse(path, says, "Expected a folder, a .zip, a .tar")
 
 
 def test_the_oldest_kind_of_tar_is_read(tmp_path: Path, run_cli: RunCli) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from bad_server import ETAG, BadServer, serve
 
-from cifar_trainer.data import PrepareReporter, download
-from cifar_trainer.data.cifar10 import Archive
-from cifar_trainer.data.download import MAX_BYTES, Part, Patience
+from cifar_trainer.data import download
+from cifar_trainer.data.dataset import Archive
+from cifar_trainer.data.download import MAX_BYTES, Part, Patience, PrepareReporter
 from cifar_trainer.data.download import download as download_archive
 from cifar_trainer.errors import DataNotFoundError
 from cifar_trainer.files import sha256_bytes
@@ -55,7 +55,8 @@ def get(server: BadServer, tmp_path: Path) -> Callable[..., Fetched]:
         reporter = PrepareReporter(
             note=notes.append, on_download=lambda done, total, host: progress.append(done)
         )
-        return Fetched(download_archive(archive, urls, tmp_path, reporter), notes, progress)
+        path = download_archive(archive, urls, tmp_path, reporter, "CIFAR_TRAINER_MIRRORS")
+        return Fetched(path, notes, progress)
 
     return run
 

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from cifar_trainer.data.store import fingerprint
+from cifar_trainer.data.fingerprints import fingerprint
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12_001, 32, 32, 3), np.uint8)
 LABELS = (np.arange(12_001) % 10).astype(np.uint8)

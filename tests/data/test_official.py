@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from builders import Refuse, write_folder, write_tar
 
-from cifar_trainer.data import CIFAR10_CLASSES, cifar10, load_dataset, prepare
-from cifar_trainer.data.preparation import read_source
+from cifar_trainer.data import cifar10
+from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
+from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.data.unpickler import load_dictionary
 from cifar_trainer.errors import DataError
 
@@ -30,7 +32,7 @@ def test_python_archive_is_read(tmp_path: Path) -> None:
     """Pixels stored by channel come out row by row, RGB interleaved; batches in their order."""
     source = write_tar(tmp_path / "a.zip", builders.under(PYTHON, builders.official_python()))
     images, labels = builders.official_arrays()
-    raw = read_source(source, lambda done, total: None)
+    raw = builders.read(source)
     assert raw.classes == CIFAR10_CLASSES
     np.testing.assert_array_equal(raw.train_images, images[:50_000])
     np.testing.assert_array_equal(raw.train_labels, labels[:50_000])
@@ -143,7 +145,7 @@ def test_numbers_of_thousands_of_digits_are_told_briefly() -> None:
     content = pickle.dumps({b"labels": [10**5000] * 10_000, b"data": 1}, 2)
     labels = load_dictionary(content, "batch")["labels"]
     with pytest.raises(DataError, match="record 0: the label is a number of many digits"):
-        cifar10._checked_labels(labels, "batch")
+        cifar10._checked_labels(labels, "batch", "labels", 10_000, 10)
 
 
 def small_batch(**changes: object) -> bytes:
@@ -175,7 +177,7 @@ def test_python_batch_that_is_not_what_it_should_be(
     members = dict.fromkeys([*builders.batch_names(), "batches.meta"], b"")
     folder = write_folder(tmp_path / PYTHON, {**members, "data_batch_1": content()})
     with pytest.raises(DataError) as caught:
-        read_source(folder, lambda done, total: None)
+        builders.read(folder)
     assert "data_batch_1" in str(caught.value) and says in str(caught.value)
 
 
@@ -200,7 +202,7 @@ def test_missing_and_unknown_members_are_listed(tmp_path: Path, suffix: str) -> 
     meta = "batches.meta.txt" if suffix else "batches.meta"
     says = f"lacks {meta}, data_batch_5{suffix}, test_batch{suffix} and holds surprise.txt"
     with pytest.raises(DataError, match=says.replace(".", r"\.")):
-        read_source(folder, lambda done, total: None)
+        builders.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -209,4 +211,4 @@ def test_missing_and_unknown_members_are_listed(tmp_path: Path, suffix: str) -> 
 )
 def test_cifar100_is_named(tmp_path: Path, refuse: Refuse, names: list[str]) -> None:
     path = write_tar(tmp_path / "a.tar.gz", builders.under("cifar-100", dict.fromkeys(names, b"x")))
-    refuse(path, "holds CIFAR-100", "Expected CIFAR-10")
+    refuse(path, "holds CIFAR-100", "--dataset cifar10 asks for CIFAR-10", "prepare --dataset cifar100")

@@ -11,8 +11,9 @@ import pytest
 from builders import RunCli
 from PIL import Image
 
-from cifar_trainer.data import load_dataset, prepare
-from cifar_trainer.data.store import CIFAR10_TEST, CIFAR10_TRAIN
+from cifar_trainer.data.cifar10 import FINGERPRINTS
+from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import DataError, DataNotFoundError
 
 NAMES = "train_images.npy train_labels.npy test_images.npy test_labels.npy dataset.json samples.png"
@@ -23,7 +24,17 @@ def test_files_and_json_of_the_contract(run_cli: RunCli, small_source: Path, tmp
     done = run_cli(["prepare", "--source", small_source, "--data-dir", tmp_path, "--json"])
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert list(result) == ["dataset", "data_dir", "source", "verified", "train", "test"]
+    assert list(result) == [
+        "dataset",
+        "data_dir",
+        "source",
+        "verified",
+        "classes",
+        "image_shape",
+        "conversions",
+        "train",
+        "test",
+    ]
     for split, images in (("train", 20), ("test", 10)):
         assert list(result[split]) == ["images", "per_class", "fingerprint", "mean", "std"]
         assert result[split]["images"] == images and result[split]["per_class"] == [images // 10] * 10
@@ -133,7 +144,7 @@ def test_a_file_that_is_missing_or_short_is_prepared_anew(
     with pytest.raises(DataError, match=path.name):
         load_dataset(prepared, "cifar10")
     done = run_cli(["prepare", "--data-dir", prepared, "--source", small_source])
-    assert done.returncode == 0 and "Preparing it anew" in done.stderr
+    assert done.returncode == 0 and "Preparing it again" in done.stderr
     assert len(load_dataset(prepared, "cifar10").test) == 10
 
 
@@ -156,11 +167,11 @@ def test_offline_without_an_archive_names_the_ways_out_and_makes_no_folder(
     ("arguments", "says"),
     [
         (["--dataset", "cifar01"], "Did you mean 'cifar10'"),
-        (["--dataset", "synthetic", "--source", "x.zip"], "synthetic is drawn"),
+        (["--dataset", "synthetic", "--source", "x.zip"], "which is drawn, and has no source"),
         (["--source", "https://example.org/x", "--offline"], "--offline forbids"),
-        (["--source", "ftp://example.org/x"], "Expected a path, http or https"),
+        (["--source", "ftp://example.org/x"], "Expected a path, http, https or file"),
         (["--source", "https://user:secret@example.org/x"], "user's name"),
-        (["--source", "http://[::1"], "Expected a path, http or https"),
+        (["--source", "http://[::1"], "Expected a path, http, https or file"),
     ],
 )
 def test_arguments_that_cannot_be(run_cli: RunCli, tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -196,4 +207,4 @@ def real_cifar10() -> Path:
 def test_real_cifar10_is_known_by_its_fingerprints(tmp_path: Path) -> None:
     report = prepare("cifar10", tmp_path, source=str(real_cifar10()))
     assert report.verified and report.title == "CIFAR-10"
-    assert (report.train.fingerprint, report.test.fingerprint) == (CIFAR10_TRAIN, CIFAR10_TEST)
+    assert (report.train.fingerprint, report.test.fingerprint) == (FINGERPRINTS.train, FINGERPRINTS.test)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import builders
-import filelock
 import pytest
 from builders import Refuse, RunCli
 
-from cifar_trainer.data import load_dataset
+from cifar_trainer import locks
+from cifar_trainer.data.store import load_dataset
 
 
 @pytest.mark.parametrize("which", ["data_dir", "folder"])
@@ -120,7 +120,7 @@ def test_mirrors_that_are_no_addresses(run_cli: RunCli, tmp_path: Path, mirrors:
 
 
 def test_second_prepare_waits_and_says_so(tmp_path: Path, small_source: Path) -> None:
-    with filelock.FileLock(tmp_path / ".prepare.lock"):
+    with locks.lock(tmp_path / ".prepare.lock"):
         command = [sys.executable, "-m", "cifar_trainer", "prepare", "--data-dir", tmp_path]
         second = subprocess.Popen([*command, "--source", small_source], stderr=subprocess.PIPE, text=True)
         assert second.stderr is not None

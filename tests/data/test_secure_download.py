@@ -8,9 +8,9 @@ import pytest
 import trustme
 from bad_server import BadServer, serve
 
-from cifar_trainer.data import PrepareReporter, download
-from cifar_trainer.data.cifar10 import Archive
-from cifar_trainer.data.download import Patience
+from cifar_trainer.data import download
+from cifar_trainer.data.dataset import Archive
+from cifar_trainer.data.download import Patience, PrepareReporter
 from cifar_trainer.data.download import download as download_archive
 from cifar_trainer.errors import DataNotFoundError
 from cifar_trainer.files import sha256_bytes

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from cifar_trainer.data import holdout, stratified_limit
+from cifar_trainer.data.splits import holdout, stratified_limit
 
 LABELS = (np.arange(50_000) * 7919 % 10).astype(np.uint8)
 UNEVEN = np.repeat(np.arange(10, dtype=np.uint8), [1, 2, 3, 4, 5, 60, 70, 80, 90, 100])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from builders import RunCli
 
-from cifar_trainer.data import load_dataset
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.data.synthetic import CLASSES
 
 TRAIN = "5f3dcfe11a696befbedb70cb24721efef700e04ceb9fb6f188760efb545e3af4"
@@ -34,8 +34,8 @@ def test_no_picture_twice(data_dir: Path) -> None:
 
 def test_never_called_cifar10(data_dir: Path, run_cli: RunCli) -> None:
     dataset = load_dataset(data_dir, "synthetic")
-    assert not dataset.verified and dataset.title == "synthetic pictures (not CIFAR-10)"
+    assert not dataset.verified and dataset.title == "synthetic images (not CIFAR-10)"
     said = run_cli(["prepare", "--dataset", "synthetic", "--data-dir", data_dir])
-    assert "Synthetic pictures (not CIFAR-10)" in said.stdout
+    assert "Synthetic images (not CIFAR-10)" in said.stdout
     said = run_cli(["prepare", "--dataset", "synthetic", "--data-dir", data_dir, "--json"])
     assert json.loads(said.stdout)["verified"] is False

@@ -47,7 +47,7 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
             "run": Run(tmp_path / "run"),
             "config": TrainConfig("document", "synthetic", 1, 32, 0.001),
             "recipe": DOCUMENT,
-            "dataset": Dataset("synthetic", tmp_path, False, classes, split, split),
+            "dataset": Dataset("synthetic", tmp_path, False, classes, split, split, "drawn images"),
             "result": TrainResult(
                 run_dir="run", recipe="document", dataset="synthetic", epochs=1, seed=0, parameters=10,
                 device="cpu", precision="float32", train={}, validation={}, seconds=1.0,

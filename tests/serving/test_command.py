@@ -135,7 +135,7 @@ def test_the_page_says_what_is_no_image(url: str, tmp_path: Path) -> None:
     try:
         driver.get(url)
         driver.find_element("id", "file").send_keys(str(tmp_path / "no.png"))
-        assert "no picture" in wait_for(driver, "problem")
+        assert "no image" in wait_for(driver, "problem")
     finally:
         driver.quit()
 

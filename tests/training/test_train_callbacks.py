@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_trainer.data import load_dataset
-from cifar_trainer.data.dataset import CIFAR10_CLASSES, Split
+from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
+from cifar_trainer.data.dataset import Split
+from cifar_trainer.data.store import load_dataset
 from cifar_trainer.run import TrainResult
 from cifar_trainer.training.session import train
 from cifar_trainer.training.tensorboard import THRESHOLDS, EpochImages, precision_recall
