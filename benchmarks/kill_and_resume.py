@@ -85,6 +85,9 @@ def scalars(folder: Path) -> list[tuple[str, int, float | None]]:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.util.tensor_util import make_ndarray
 
+    from cifar_trainer.training.history import METRICS
+
+    scores = {metric.tag for metric in METRICS if metric.name not in TIMES}
     found = []
     for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns):
         content, at = path.read_bytes(), 0
@@ -96,8 +99,8 @@ def scalars(folder: Path) -> list[tuple[str, int, float | None]]:
             for value in event.summary.value:
                 if value.tag in DRAWN_IN_TIME:
                     continue
-                is_score = value.tag.startswith("epoch_")
-                found.append((value.tag, event.step, float(make_ndarray(value.tensor)) if is_score else None))
+                score = float(make_ndarray(value.tensor)) if value.tag in scores else None
+                found.append((value.tag, event.step, score))
     return found
 
 

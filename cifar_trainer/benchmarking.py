@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifar_trainer import environment, files
-from cifar_trainer.config import DEVICES, PRECISIONS, TrainConfig, check_choice, check_count, check_seconds
+from cifar_trainer.config import (
+    DEVICE_ALIASES,
+    DEVICES,
+    PRECISIONS,
+    TrainConfig,
+    check_choice,
+    check_count,
+    check_seconds,
+)
 from cifar_trainer.errors import UsageError
 from cifar_trainer.plots import LINES, Figure, Theme, new_figure, shorten
 from cifar_trainer.recipes import get_recipe
@@ -112,7 +120,7 @@ def benchmark_artefacts(
     """
     from cifar_trainer.artefacts.formats import kind_of, open_artefact
 
-    check_choice("device", device, DEVICES)
+    check_choice("device", device, DEVICES, DEVICE_ALIASES)
     check_seconds("seconds", seconds)
     for size in batch_sizes:
         check_count("batch-size", size)
@@ -266,7 +274,7 @@ def benchmark_training(
         UsageError: an argument is not possible.
         DeviceError: there is no such device.
     """
-    check_choice("device", device, DEVICES)
+    check_choice("device", device, DEVICES, DEVICE_ALIASES)
     check_choice("precision", precision, PRECISIONS)
     check_seconds("seconds", seconds)
     chosen = get_recipe(recipe)

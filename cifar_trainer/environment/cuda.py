@@ -249,7 +249,9 @@ def _find_libdevice() -> Path | None:
 
 def _toolkits() -> list[Path]:
     """Where XLA looks for a CUDA toolkit."""
+    flag = re.search(r"--xla_gpu_cuda_data_dir=(\S+)", os.environ.get("XLA_FLAGS", ""))
     named = [Path(value) for name in ("CUDA_HOME", "CUDA_DIR") if (value := os.environ.get(name))]
+    named += [Path(flag[1])] if flag else []
     return [_packages() / "cuda_nvcc", *named, *sorted(Path("/usr/local").glob("cuda*"), reverse=True)]
 
 

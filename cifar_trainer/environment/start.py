@@ -6,9 +6,9 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cifar_trainer.config import DEVICE_ALIASES, DEVICES, TrainConfig, check_choice
 from cifar_trainer.environment import cuda
@@ -58,7 +58,7 @@ def start(
     """Start TensorFlow as a run of these settings does: backend, device, threads, determinism, TF32.
 
     It takes effect once a process: where TensorFlow computes already, its device and its threads stay
-    as they are. Determinism, once switched on, stays on.
+    as they are, and the device that is returned is that one. Determinism, once switched on, stays on.
 
     Args:
         config: the settings; None has all cores for each operation, in float32.
@@ -69,7 +69,8 @@ def start(
 
     Raises:
         UsageError: `device` is no device.
-        DeviceError: the device is not there, or cannot be used: what is missing.
+        DeviceError: the device is not there, or cannot be used: what is missing. Or a GPU was asked for
+            where this process computes on the CPU already.
     """
     from cifar_trainer.recipes import get_recipe
 
@@ -109,19 +110,29 @@ def _can_import(module: str) -> bool:
 
 
 def xla_flags(given: str) -> str:
-    """XLA's flags for a GPU: those that the user has given, and ours where they say nothing else."""
+    """XLA's flags for a GPU: those that the user has given, and ours where they say nothing else.
+
+    Args:
+        given: the value of XLA_FLAGS: flags, or the name of a file of flags, which stays as it is.
+    """
+    if given.strip() and not given.strip().startswith("-"):
+        return given
     ours = {
         # The convolutions that `training.layers` writes as products are too fragmented for Triton.
         "--xla_gpu_enable_triton_gemm": "false",
     }
     # A second run need not measure the same kernels again, and chooses the same ones.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar-trainer" / "xla"
+    # In a home that cannot be written, each process measures anew.
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
-        ours["--xla_gpu_per_fusion_autotune_cache_dir"] = str(cache)
+        # XLA splits its flags at spaces.
+        if " " not in str(cache):
+            ours["--xla_gpu_per_fusion_autotune_cache_dir"] = str(cache)
+    named = {flag.partition("=")[0] for flag in given.split()}
     return " ".join(
-        [given, *(f"{flag}={value}" for flag, value in ours.items() if flag not in given)]
-    ).strip()
+        [*given.split(), *(f"{flag}={value}" for flag, value in ours.items() if flag not in named)]
+    )
 
 
 def load_tensorflow(verbose: bool = False) -> None:
@@ -240,48 +251,59 @@ def choose_device(name: str) -> Device:
     """Choose where to compute; to be called before TensorFlow's first operation.
 
     `auto` takes a GPU where TensorFlow can use one; `cpu` hides the GPUs from
-    TensorFlow. A GPU's memory is taken as it is needed, not all at once.
+    TensorFlow. A GPU's memory is taken as it is needed, not all at once. Where TensorFlow
+    computes already, its device is kept, with a warning if another one was chosen.
 
     Raises:
         UsageError: `name` is no device.
-        DeviceError: `gpu`, and there is none that TensorFlow can use: what is missing.
+        DeviceError: `gpu`, and there is none that TensorFlow can use: what is missing. Or this
+            process computes on the CPU already.
     """
     import tensorflow as tf
 
     check_choice("device", name, DEVICES, DEVICE_ALIASES)
     gpus = tf.config.list_physical_devices("GPU")
     if name == "cpu":
-        if gpus:
-            _hide_gpus()
-        return _cpu()
+        if _make_visible([]):
+            return _cpu()
+        return _gpu(
+            len(gpus),
+            "TensorFlow uses the GPU already in this process. To compute on the CPU, use another process.",
+        )
     report = cuda.inspect(tf.sysconfig.get_build_info(), listed=bool(gpus))
     advice = report.advice()
     if gpus and not report.obstacles:
-        for gpu in gpus:
-            # Refused once TensorFlow has started; the choice itself still stands.
-            with contextlib.suppress(RuntimeError):
-                tf.config.experimental.set_memory_growth(gpu, True)
-        warning = advice if report.missing else ""
-        return Device("gpu", describe_gpu(0), len(gpus), cuda.bus_id(0), warning)
+        if _make_visible(gpus):
+            for gpu in gpus:
+                # Refused once TensorFlow has started; the choice itself still stands.
+                with contextlib.suppress(RuntimeError):
+                    tf.config.experimental.set_memory_growth(gpu, True)
+            return _gpu(len(gpus), advice if report.missing else "")
+        problem = (
+            "TensorFlow uses the CPU already in this process. To compute on the GPU, use another process."
+        )
+        if name == "gpu":
+            raise DeviceError(f"--device gpu: {problem}")
+        return _cpu(problem)
     if name == "gpu":
         found = "a GPU that it cannot use" if gpus else "no GPU that it can use"
         raise DeviceError(f"--device gpu: TensorFlow finds {found}. {advice}")
-    if gpus:
-        _hide_gpus()
+    if not _make_visible([]):
+        return _gpu(len(gpus), advice)
     return _cpu(f"There is a GPU, but the CPU computes. {advice}" if gpus or report.gpu_present else "")
 
 
-def _hide_gpus() -> None:
+def _make_visible(gpus: Sequence[Any]) -> bool:
+    """Let TensorFlow use just these GPUs; False where it has started already with others."""
     import tensorflow as tf
 
-    if not tf.config.get_visible_devices("GPU"):
-        return
+    if list(tf.config.get_visible_devices("GPU")) == list(gpus):
+        return True
     try:
-        tf.config.set_visible_devices([], "GPU")
-    except RuntimeError as error:
-        raise DeviceError(
-            "This process computes on the GPU already and cannot change to the CPU. Use another process."
-        ) from error
+        tf.config.set_visible_devices(gpus, "GPU")
+    except RuntimeError:
+        return False
+    return True
 
 
 def describe_gpu(index: int) -> str:
@@ -297,6 +319,10 @@ def describe_cpu() -> str:
     """The processor's name and its usable cores, such as `AMD EPYC 7543, 2 cores`."""
     cores = usable_cores()
     return f"{processor()}, {cores} core{'' if cores == 1 else 's'}"
+
+
+def _gpu(count: int, warning: str) -> Device:
+    return Device("gpu", describe_gpu(0), count, cuda.bus_id(0), warning)
 
 
 def _cpu(warning: str = "") -> Device:

@@ -148,6 +148,17 @@ def test_what_xla_compiles_with_is_named_where_it_is_missing(
     assert "nvidia-cuda-nvcc-cu12" in obstacle.remedy
 
 
+def test_the_toolkit_that_xlas_flag_names_is_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ptxas = tmp_path / "bin" / "ptxas"
+    ptxas.parent.mkdir()
+    ptxas.touch()
+    monkeypatch.setattr(cuda, "_packages", lambda: tmp_path / "none")
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=d --xla_gpu_cuda_data_dir={tmp_path}")
+    assert cuda._find_ptxas() == ptxas
+
+
 def test_a_search_path_that_shadows_pips_libraries_is_named(
     machine: Callable[..., cuda.Cuda], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
