@@ -5,17 +5,18 @@
 
 Each step is a `cifar-trainer` command in a process of its own, in order of importance. What a step gives
 is kept at once in OUTPUT/gpu-check.json; OUTPUT/gpu-check.md is a table for docs/performance.md. A step
-that fails is a row with its error, and not the end of the others.
+that fails is a row with its error, and not the end of the others. After --minutes no further step begins.
 """
 
 import argparse
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,14 @@ class Check:
         self.data = ["--data-dir", str(options.data_dir), "--dataset", options.dataset, "--offline"]
         self.small = ["--limit", "320"] if options.tiny else []
         self.epochs = 2 if options.tiny else options.epochs
+        self.deadline = time.monotonic() + 60 * options.minutes
 
     def step(self, name: str, act: Callable[[], Any]) -> None:
         """Carry a step out, and keep what it gives, or why it failed."""
+        if time.monotonic() > self.deadline:
+            self.results[name] = {"error": f"not begun: {self.options.minutes:g} minutes were over"}
+            self._keep()
+            return
         print(f"{name} ...", flush=True)
         began = time.monotonic()
         try:
@@ -52,6 +58,9 @@ class Check:
             self.results[name] = {"error": str(error)}
             print(f"{name} failed: {error}", flush=True)
         self.results[name]["step_seconds"] = round(time.monotonic() - began, 1)
+        self._keep()
+
+    def _keep(self) -> None:
         text = json.dumps(self.results, indent=2) + "\n"
         (self.output / "gpu-check.json").write_text(text, encoding="utf-8")
         (self.output / "gpu-check.md").write_text(format_table(self.results), encoding="utf-8")
@@ -87,7 +96,8 @@ class Check:
         while process.poll() is None and not list((run / "checkpoints").glob("step-*[1-9]*")):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        if process.wait() != -signal.SIGKILL:
+            raise StepError("the run ended before it was killed, so this shows nothing")
         resumed = command("train", "--resume", str(run), "--json")
         return {"same_bits": resumed["weights_sha256"] == self.results["deterministic"]["weights_sha256"]}
 
@@ -108,32 +118,57 @@ class Check:
             "epochs_times_as_fast": theirs["epoch_seconds"] / ours["epoch_seconds"],
         }
 
-    def throughput(self, batch_size: int) -> dict[str, Any]:
-        """Images per second in training at a batch size."""
-        arguments = ["benchmark", "--train", "--batch-size", str(batch_size), "--device", self.options.device]
-        done = command(*arguments, "--seconds", "1" if self.options.tiny else "10", "--json")["training"]
+    def throughput(self, batch_size: int, flags: str = "") -> dict[str, Any]:
+        """Images per second in training at a batch size, with further flags for XLA."""
+        done = command(*self._measuring(batch_size), env=with_xla_flags(flags))["training"]
         return {"images_per_second": done["images_per_second"], "watts": done["watts"]}
 
+    def side_by_side(self, count: int) -> dict[str, Any]:
+        """Images per second, summed up, of so many processes that train on one device at once."""
+        arguments = [sys.executable, "-m", "cifar_trainer", "-q", *self._measuring(32)]
+        processes = [
+            subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(count)
+        ]
+        # All of them are waited for before the first error is told.
+        done = [(*process.communicate(), process.returncode) for process in processes]
+        for _, errors, code in done:
+            if code != 0:
+                raise StepError(f"exit code {code}: {errors.strip()[-2000:]}")
+        rates = [json.loads(printed)["training"]["images_per_second"] for printed, _, _ in done]
+        return {"images_per_second": sum(rates)}
 
-def run(*arguments: str) -> str:
-    """The output of a Python program.
+    def _measuring(self, batch_size: int) -> list[str]:
+        seconds = "1" if self.options.tiny else "10"
+        options = ["--batch-size", str(batch_size), "--device", self.options.device, "--seconds", seconds]
+        return ["benchmark", "--train", *options, "--json"]
+
+
+def with_xla_flags(flags: str) -> dict[str, str]:
+    """This process's variables, with further flags for XLA after the user's own."""
+    given = os.environ.get("XLA_FLAGS", "")
+    return {**os.environ, "XLA_FLAGS": f"{given} {flags}".strip()} if flags else dict(os.environ)
+
+
+def run(*arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """The output of a Python program; `env` are its variables, by default this process's.
 
     Raises:
         StepError: it ended with another exit code than 0.
     """
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=env)
     if done.returncode != 0:
         raise StepError(f"exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
     return done.stdout
 
 
-def command(*arguments: str) -> dict[str, Any]:
+def command(*arguments: str, env: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What `cifar-trainer ARGUMENTS` prints as JSON.
 
     Raises:
         StepError: it ended with another exit code than 0.
     """
-    result: dict[str, Any] = json.loads(run("-m", "cifar_trainer", "-q", *arguments))
+    result: dict[str, Any] = json.loads(run("-m", "cifar_trainer", "-q", *arguments, env=env))
     return result
 
 
@@ -164,6 +199,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"))
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--minutes", type=float, default=20.0, help="after which no further step begins")
     parser.add_argument("--tiny", action="store_true", help="two epochs of 320 images, few batch sizes")
     parser.add_argument("--output", type=Path, default=Path("gpu-check"))
     check = Check(parser.parse_args())
@@ -173,6 +209,12 @@ def main() -> None:
     check.step("deterministic", check.deterministic)
     check.step("kill and resume", check.kill_and_resume)
     check.step("listing", check.listing)
+    for count in (2,) if check.options.tiny else (2, 4, 8):
+        check.step(f"{count} processes", lambda: check.side_by_side(count))  # noqa: B023
+    # Off by default: no GPU has run it yet.
+    for name, buffers in (("no command buffers", ""), ("command buffers with loops", "+WHILE")):
+        flags = f"--xla_gpu_enable_command_buffer={buffers}"
+        check.step(name, lambda: check.throughput(32, flags))  # noqa: B023
     for batch_size in (32, 512) if check.options.tiny else (32, 64, 128, 256, 512, 1024):
         check.step(f"batch {batch_size}", lambda: check.throughput(batch_size))  # noqa: B023
     print((check.output / "gpu-check.md").read_text(encoding="utf-8"))

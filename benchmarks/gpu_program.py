@@ -141,6 +141,9 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="runs side by side in one program; so far the loop has just 1"
+    )
     parser.add_argument("--flags", default="--xla_gpu_enable_triton_gemm=false", help="further flags for XLA")
     parser.add_argument("--lower-only", type=Path, metavar="FILE", help="write the HLO to FILE, and stop")
     parser.add_argument("--compiler", default=sys.executable, help="the Python that has jaxlib for CUDA")
@@ -150,6 +153,11 @@ def main() -> None:
     if options.compile:
         print(compile_for_h100(*options.compile, options.flags))
         return
+    if options.seeds != 1:
+        parser.error(
+            f"--seeds {options.seeds}: the training loop runs one seed in a program. `train --seeds` trains "
+            "them one after the other, and each has the counts of --seeds 1."
+        )
     here = options.compiler == sys.executable
     if options.lower_only is None and here and importlib.util.find_spec("jax_plugins") is None:
         sys.exit("JAX's XLA for CUDA is not installed. Install it with: pip install -e '.[gpu-program]'")

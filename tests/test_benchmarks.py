@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from command_line import run_python
 
+from cifar_trainer.environment import cuda
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -32,6 +34,54 @@ def test_a_contestant_that_fails_is_a_row_and_the_others_are_kept(data_dir: Path
     assert done.returncode == 0, done.stderr
     assert "| float128 | failed: " in done.stdout
     assert len(json.loads(kept.read_text())["runs"]["float32"]) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not cuda.gpu_present(), reason="there is no NVIDIA GPU")
+def test_the_gpu_check_carries_out_each_step_on_a_gpu_in_small(data_dir: Path, tmp_path: Path) -> None:
+    command = [BENCHMARKS / "gpu_check.py", "--device", "gpu", "--tiny", "--dataset", "synthetic"]
+    environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        [sys.executable, *map(str, [*command, "--data-dir", data_dir, "--output", tmp_path])],
+        env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert [name for name, result in results.items() if "error" in result] == []
+
+
+def test_the_gpu_check_begins_no_step_after_its_time(tmp_path: Path) -> None:
+    command = [BENCHMARKS / "gpu_check.py", "--device", "cpu", "--tiny", "--minutes", 0, "--output", tmp_path]
+    assert run_python(command).returncode == 0
+    results = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert {result["error"] for result in results.values()} == {"not begun: 0 minutes were over"}
+
+
+def test_a_peer_that_is_not_installed_is_a_row_and_the_others_are_measured(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    options = ["--seconds", 0.1, "--repeats", 1, "--output", kept, "--peers", "torch"]
+    # An interpreter without PyTorch, whether or not it is installed here.
+    program = f'#!/bin/sh\nexec {sys.executable} -S "$@"\n'
+    (tmp_path / "python").write_text(program)
+    (tmp_path / "python").chmod(0o755)
+    options += ["--python", f"torch={tmp_path / 'python'}"]
+    done = run_python([BENCHMARKS / "against_peers.py", *options])
+    assert done.returncode == 0, done.stderr
+    assert "| torch | failed: torch is not installed |" in done.stdout
+    assert len(json.loads(kept.read_text())["images_per_second"]["cifar-trainer"]) == 1
+
+
+def test_the_peers_network_is_that_of_document(tmp_path: Path) -> None:
+    options = ["--child", "keras fit", "--seconds", 0.1, "--batch-size", 500]
+    done = run_python([BENCHMARKS / "against_peers.py", *options])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images_per_second"] > 0
+
+
+def test_a_program_of_several_seeds_is_refused_while_the_loop_has_none() -> None:
+    done = run_python([BENCHMARKS / "gpu_program.py", "--seeds", 16])
+    assert done.returncode == 2
+    assert "one seed in a program" in done.stderr
 
 
 def test_the_training_loop_can_be_lowered_without_a_gpu(tmp_path: Path) -> None:

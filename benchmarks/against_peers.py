@@ -1,0 +1,344 @@
+"""The network of `document` in other frameworks: images per second in training, on the same cores.
+
+    python benchmarks/against_peers.py --batch-size 32 --seconds 10 --repeats 3
+    python benchmarks/against_peers.py --peers torch jax --python torch=VENV/bin/python --output peers.json
+
+Every contestant has the same network of 122,570 parameters, Adam, float32, all usable cores, and 10,000
+random images in memory, from which it gathers its batches. Each runs in a process of its own, in turn,
+so that a machine that slows down slows down for all of them. The clock starts after a warm-up, so it
+holds no compiling. PyTorch and JAX are optional: what is not installed, or fails, is a row of the table
+with its error. `--python NAME=PATH` gives a contestant (or all of a framework's) another interpreter.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+OURS = "cifar-trainer"
+IMAGES, PARAMETERS = 10_000, 122_570
+#: Steps of the network that are run before the clock starts.
+WARM_UP = 50
+#: Steps of a call of `jax scan`.
+SCANNED = 32
+#: Seconds that a contestant has to start, compile and warm up. XLA's convolutions in a loop on a CPU, which
+#: `jax scan` has, can take far longer than outside of one.
+PATIENCE = 120
+
+
+class PeerError(Exception):
+    """A contestant that failed; its last lines."""
+
+
+def draw_data() -> tuple[Any, Any]:
+    """Images, uint8 [N, 32, 32, 3], and labels, int64 [N], of ten classes."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    return draw.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), draw.integers(0, 10, IMAGES)
+
+
+def draw_batches(batch_size: int) -> Iterator[Any]:
+    """Indices of batch after batch, int64 [B], epoch after epoch in another order."""
+    import numpy as np
+
+    draw = np.random.default_rng(1)
+    while True:
+        order = draw.permutation(IMAGES)
+        for start in range(0, IMAGES - batch_size + 1, batch_size):
+            yield order[start : start + batch_size]
+
+
+def check_parameters(count: int) -> None:
+    """Stop where the network is another one."""
+    if count != PARAMETERS:
+        sys.exit(f"The network has {count:,} parameters, expected {PARAMETERS:,}")
+
+
+def measure(
+    step: Callable[[], None], batch_size: int, seconds: float, *, finish: Callable[[], None], steps: int = 1
+) -> float:
+    """Images per second of a function that trains on `steps` batches a call.
+
+    Args:
+        step: may return before the device has finished.
+        batch_size: images a batch.
+        seconds: to go on for, after the warm-up.
+        finish: waits for the device.
+        steps: batches a call.
+    """
+    for _ in range(-(-WARM_UP // steps)):
+        step()
+    finish()
+    calls, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        step()
+        calls += 1
+    finish()
+    return calls * steps * batch_size / (time.perf_counter() - began)
+
+
+def train_torch(
+    batch_size: int, seconds: float, device: str, *, channels_last: bool, fused: bool, compiled: bool
+) -> float:
+    """PyTorch: one step a call, as a training loop in Python has it."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(usable_cores())
+    # Full float32, as `--precision float32` computes on a GPU.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    place = torch.device("cuda" if device == "gpu" else "cpu")
+    model: Any = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 10),
+    ).to(place)  # fmt: skip
+    check_parameters(sum(each.numel() for each in model.parameters()))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7, fused=fused)
+    pixels, classes = draw_data()
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(place)
+    labels = torch.from_numpy(classes).to(place)
+    if compiled:
+        model = torch.compile(model)
+    batches = draw_batches(batch_size)
+
+    def step() -> None:
+        indices = torch.from_numpy(next(batches)).to(place)
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(images[indices].to(torch.float32) / 255)
+        nn.functional.cross_entropy(logits, labels[indices]).backward()
+        optimizer.step()
+
+    def finish() -> None:
+        if device == "gpu":
+            torch.cuda.synchronize()
+
+    return measure(step, batch_size, seconds, finish=finish)
+
+
+def train_jax(batch_size: int, seconds: float, device: str, *, scanned: bool) -> float:
+    """JAX: a compiled step a call, or a compiled loop over `SCANNED` steps."""
+    os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
+    import jax
+    import numpy as np
+    from jax import lax
+    from jax import numpy as jnp
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+    draw = np.random.default_rng(2)
+    shapes = [(3, 3, 3, 32), (3, 3, 32, 64), (3, 3, 64, 64), (1024, 64), (64, 10)]
+    weights = [
+        (
+            jnp.asarray(draw.normal(0, np.prod(shape[:-1]) ** -0.5, shape), jnp.float32),
+            jnp.zeros(shape[-1]),
+        )
+        for shape in shapes
+    ]
+    check_parameters(sum(leaf.size for leaf in jax.tree.leaves(weights)))
+    pixels, classes = draw_data()
+    images, labels = jnp.asarray(pixels), jnp.asarray(classes, jnp.int32)
+
+    def pool(x: Any) -> Any:
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    def loss(weights: Any, x: Any, y: Any) -> Any:
+        for i, (kernel, bias) in enumerate(weights[:3]):
+            layout = ("NHWC", "HWIO", "NHWC")
+            x = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+            x = jax.nn.relu(x + bias)
+            x = pool(x) if i < 2 else x
+        x = jax.nn.relu(x.reshape(x.shape[0], -1) @ weights[3][0] + weights[3][1])
+        logits = x @ weights[4][0] + weights[4][1]
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1))
+
+    def update(state: Any, indices: Any) -> tuple[Any, Any]:
+        weights, first, second, count = state
+        count += 1
+        value, slopes = jax.value_and_grad(loss)(
+            weights, images[indices].astype(jnp.float32) / 255, labels[indices]
+        )
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, slopes)
+        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, slopes)
+        rate = 1e-3 * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        weights = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), weights, first, second)
+        return (weights, first, second, count), value
+
+    # A loop in the compiler over many batches, or a call for each.
+    many = jax.jit(lambda state, indices: lax.scan(update, state, indices)[0], donate_argnums=0)
+    one = jax.jit(lambda state, indices: update(state, indices)[0], donate_argnums=0)
+    zeros = [jax.tree.map(jnp.zeros_like, weights) for _ in range(2)]
+    states = [(weights, *zeros, jnp.zeros((), jnp.float32))]
+    batches = draw_batches(batch_size)
+
+    def step() -> None:
+        if scanned:
+            states[0] = many(states[0], np.stack([next(batches) for _ in range(SCANNED)]).astype(np.int32))
+        else:
+            states[0] = one(states[0], next(batches).astype(np.int32))
+
+    def finish() -> None:
+        jax.block_until_ready(states[0])
+
+    return measure(step, batch_size, seconds, finish=finish, steps=SCANNED if scanned else 1)
+
+
+def train_keras(batch_size: int, seconds: float, device: str) -> float:
+    """Keras `fit` with TensorFlow's defaults, as the tutorial has it: the median epoch after the first."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)), layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(2),
+            layers.Conv2D(64, 3, activation="relu"), layers.MaxPooling2D(2),
+            layers.Conv2D(64, 3, activation="relu"), layers.Flatten(),
+            layers.Dense(64, activation="relu"), layers.Dense(10),
+        ]
+    )  # fmt: skip
+    check_parameters(model.count_params())
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images, labels = draw_data()
+    images = images / 255.0
+
+    def fit() -> float:
+        began = time.perf_counter()
+        model.fit(images, labels, batch_size, verbose=0)
+        return time.perf_counter() - began
+
+    # The first holds the compiler's time.
+    fit()
+    epochs: list[float] = []
+    while sum(epochs) < seconds:
+        epochs.append(fit())
+    return IMAGES / statistics.median(epochs)
+
+
+#: Each peer's name, the package that it needs, and what trains it.
+PEERS: dict[str, tuple[str, Callable[[int, float, str], float]]] = {
+    "keras fit": ("keras", train_keras),
+    "torch": ("torch", lambda *a: train_torch(*a, channels_last=False, fused=False, compiled=False)),
+    "torch channels_last": (
+        "torch",
+        lambda *a: train_torch(*a, channels_last=True, fused=False, compiled=False),
+    ),
+    "torch channels_last fused": (
+        "torch",
+        lambda *a: train_torch(*a, channels_last=True, fused=True, compiled=False),
+    ),
+    "torch compile": ("torch", lambda *a: train_torch(*a, channels_last=True, fused=True, compiled=True)),
+    "jax": ("jax", lambda *a: train_jax(*a, scanned=False)),
+    "jax scan": ("jax", lambda *a: train_jax(*a, scanned=True)),
+}
+
+
+def usable_cores() -> int:
+    """The cores that the scheduler lets this process run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_contestant(name: str, options: argparse.Namespace) -> float:
+    """One contestant's images per second, in a process of its own.
+
+    Raises:
+        PeerError: it is not installed, or failed.
+    """
+    interpreters = dict(each.split("=", 1) for each in options.python)
+    arguments = ["--batch-size", str(options.batch_size), "--seconds", str(options.seconds)]
+    arguments += ["--device", options.device]
+    if name == OURS:
+        python = interpreters.get(name, sys.executable)
+        command = [python, "-m", "cifar_trainer", "-q", "benchmark", "--train", "--json", *arguments]
+    else:
+        python = interpreters.get(name, interpreters.get(PEERS[name][0], sys.executable))
+        command = [python, __file__, "--child", name, *arguments]
+    limit = PATIENCE + 2 * options.seconds
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise PeerError(f"not done after {limit:.0f} s") from error
+    if done.returncode != 0:
+        raise PeerError(done.stderr.strip()[-2000:] or f"exit code {done.returncode}")
+    printed = json.loads(done.stdout)
+    return float((printed["training"] if name == OURS else printed)["images_per_second"])
+
+
+def train_child(name: str, options: argparse.Namespace) -> None:
+    """Train one peer in this process, and print its images per second as JSON."""
+    package, train = PEERS[name]
+    if importlib.util.find_spec(package) is None:
+        sys.exit(f"{package} is not installed")
+    rate = train(options.batch_size, options.seconds, options.device)
+    print(json.dumps({"images_per_second": rate}))
+
+
+def main() -> None:
+    """Run the contestants in turn and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement, after a warm-up")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--python", nargs="*", default=[], metavar="NAME=PATH", help="other interpreters")
+    parser.add_argument("--output", type=Path, help="keep all of it as JSON, written after each run")
+    parser.add_argument("--child", choices=list(PEERS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        train_child(options.child, options)
+        return
+    kept: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(), "cores": usable_cores(),
+        "batch_size": options.batch_size, "device": options.device,
+        "images_per_second": {name: [] for name in [OURS, *options.peers]}, "failures": {},
+    }  # fmt: skip
+    for _ in range(options.repeats):
+        for name in kept["images_per_second"]:
+            if name in kept["failures"]:
+                continue
+            try:
+                kept["images_per_second"][name].append(run_contestant(name, options))
+            except PeerError as error:
+                # A row of the table, and not the end of the others.
+                kept["failures"][name] = str(error)
+            if options.output:
+                options.output.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    print(format_table(kept))
+
+
+def format_table(kept: dict[str, Any]) -> str:
+    """The medians as a Markdown table, and how many times as fast as each `cifar-trainer` is."""
+    lines = [f"| batch {kept['batch_size']}, {kept['device']} | images/s | {OURS} / this |"]
+    lines.append("| --- | ---: | ---: |")
+    rates = kept["images_per_second"]
+    ours = statistics.median(rates[OURS]) if rates[OURS] else float("nan")
+    for name, found in rates.items():
+        if found:
+            rate = statistics.median(found)
+            lines.append(f"| {name} | {rate:,.0f} | {ours / rate:.2f} |")
+        else:
+            lines.append(f"| {name} | failed: {kept['failures'][name].splitlines()[-1]} | |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
