@@ -1,5 +1,6 @@
 """Keras callbacks around the loop, and what training shows in TensorBoard after each epoch."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
-from cifar_trainer.run import TrainResult
+from cifar_trainer.recipes import RECIPES
+from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.training.control import TrainingReporter
+from cifar_trainer.training.engine import StepLoop
 from cifar_trainer.training.session import train
 from cifar_trainer.training.tensorboard import THRESHOLDS, EpochImages, precision_recall
 
@@ -139,3 +143,102 @@ def test_pictures_take_no_more_than_their_share_of_the_time_but_for_the_first_an
             now[0] += seconds
             pictures.on_epoch_end(epoch)
         assert kept.drawn == expected
+
+
+class Restoring(keras.callbacks.Callback):
+    """Ends training after two of three epochs and puts back the first epoch's weights, times a factor."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 0:
+            self.weights = [self.factor * weight for weight in self.model.get_weights()]
+        self.model.stop_training = epoch == 1
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.model.set_weights(self.weights)
+
+
+def validation_accuracy(data_dir: Path, run: Path) -> float:
+    """Of the model in the run's folder, on the test set."""
+    test = load_dataset(data_dir, "synthetic").test
+    logits = keras.models.load_model(run / "model.keras", compile=False).predict(test.images, verbose=0)
+    return float((logits.argmax(axis=1) == test.labels).mean())
+
+
+def test_the_result_of_a_run_that_a_callback_ended_is_that_of_the_weights_it_put_back(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    result = run_with(data_dir, tmp_path / "run", Restoring())
+    first = Run(tmp_path / "run").read_history()[0]
+    assert (result.epochs, result.chosen_epoch, result.chosen_by) == (2, 1, "callback")
+    assert result.train == {"loss": first["loss"], "accuracy": first["accuracy"]}
+    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(data_dir, tmp_path / "run"))
+
+
+def test_weights_of_no_epoch_are_validated_anew(data_dir: Path, tmp_path: Path) -> None:
+    result = run_with(data_dir, tmp_path / "run", Restoring(0.5))
+    assert (result.chosen_epoch, result.chosen_by) == (None, "callback")
+    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(data_dir, tmp_path / "run"))
+
+
+def averaging(learning_rate: float, total_steps: int) -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(learning_rate, use_ema=True, ema_momentum=0.9)
+
+
+def test_a_run_keeps_and_validates_the_averages_of_an_optimizer_that_averages_weights(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(RECIPES["document"], build_optimizer=averaging)
+    monkeypatch.setitem(RECIPES, "document", recipe)
+    seen = keras.callbacks.Callback()
+    result = run_with(data_dir, tmp_path / "run", seen)
+    model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
+    averages = seen.model.optimizer._model_variables_moving_average
+    for weight, average in zip(model.trainable_variables, averages, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), average.numpy())
+    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(data_dir, tmp_path / "run"))
+
+
+def test_averaged_weights_are_those_of_keras_train_on_batch() -> None:
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (48, 32, 32, 3), np.uint8)
+    labels = draw.integers(0, 10, 48).astype(np.uint8)
+    models = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        model = RECIPES["document"].build_model((32, 32, 3), 10)
+        model.compile(averaging(0.01, 3), RECIPES["document"].loss(), jit_compile=False)
+        model.optimizer.build(model.trainable_variables)
+        models.append(model)
+    plain, ours = models
+    for at in range(0, 48, 16):
+        plain.train_on_batch(images[at : at + 16], labels[at : at + 16])
+    loop = StepLoop(RECIPES["document"], ours, ours.optimizer, images, labels, batch_size=16, seed=0)
+    loop.set_order(np.arange(48))
+    loop.run(0, 3, 0)
+    for model in models:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    for mine, theirs in zip(ours.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=1e-6)
+
+
+class Listening(TrainingReporter):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_a_run_that_learned_nothing_says_so_at_the_epoch_and_at_the_end(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    listening = Listening()
+    run_with(data_dir, tmp_path / "run", reporter=listening, learning_rate=100.0, batch_size=3)
+    assert len(listening.warnings) == 2
+    assert "learned nothing by the end of epoch 1" in listening.warnings[0]
+    assert "learned nothing by the end of epoch 3" in listening.warnings[1]
+    assert "Try a lower --learning-rate: it is 100, the recipe's own is 0.001" in listening.warnings[1]
