@@ -88,7 +88,7 @@ def command(
     if missing:
         raise CifarTrainerError(
             f"serve needs {', '.join(missing)}, which cannot be imported. "
-            "Install what it needs with: pip install 'cifar-trainer[serve]'"
+            "Install it with: pip install -e '.[serve]' in a clone of cifar-trainer"
         )
     from cifar_trainer.serving.model import find_source
     from cifar_trainer.serving.server import serve
