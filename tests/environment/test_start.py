@@ -24,7 +24,7 @@ CONFIG = TrainConfig("document", "synthetic", 1, 32, 0.001, device="cpu")
 
 def test_importing_the_environment_imports_no_tensorflow() -> None:
     code = "import cifar_trainer.environment, sys; print('tensorflow' in sys.modules)"
-    assert run_python(["-c", code]).stdout == "False\n"
+    assert run_python(["-c", code], own_process=True).stdout == "False\n"
 
 
 def test_starting_twice_gives_the_same_device() -> None:
