@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Where runs go when nobody says otherwise, below the current folder.
 DEFAULT_ROOT = Path("runs")
+#: What makes a folder a group of runs that differ by their seed (`training.seeds`).
+GROUP_FILE = "group.json"
 _TRAIN_AGAIN = "Train again under another --run-dir, or upgrade cifar-trainer."
 
 

@@ -86,3 +86,11 @@ def test_the_interval_of_the_mean_is_students() -> None:
 
 def test_one_run_has_no_interval() -> None:
     assert mean_accuracy([0.7]).interval is None
+
+
+def test_the_list_of_runs_names_those_of_a_group(run_cli: RunCli, group: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = group
+    done = run_cli(["runs", folder.parent, "--json"])
+    assert {run["path"] for run in json.loads(done.stdout)["runs"]} == {
+        str(folder / "seed-3"), str(folder / "seed-5"),
+    }  # fmt: skip

@@ -42,13 +42,13 @@ def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(folder), "runs": [run.to_json() for run in runs]})
     elif runs:
-        output.result(runs_table(runs))
+        output.result(runs_table(runs, folder))
     else:
         output.note(f"There is no run in {folder} yet. Start one with: cifar-trainer train")
 
 
-def runs_table(runs: "list[Listed]") -> "Table":
-    """The runs as a table."""
+def runs_table(runs: "list[Listed]", folder: Path) -> "Table":
+    """The runs as a table, named by their place below `folder`."""
     from rich.table import Table
 
     from cifar_trainer.runs import age
@@ -62,7 +62,7 @@ def runs_table(runs: "list[Listed]") -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(
-            printable(Path(run.path).name),
+            printable(str(Path(run.path).relative_to(folder))),
             run.recipe or "",
             run.dataset or "",
             run.state,

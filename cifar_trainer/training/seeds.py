@@ -16,11 +16,10 @@ from scipy.stats import t as student
 from cifar_trainer import files, records
 from cifar_trainer.config import check_seed
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
-from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.run import GROUP_FILE, Run, TrainResult
 from cifar_trainer.run_folder import check_new, reserve_folder
 from cifar_trainer.training import session
 
-GROUP_FILE = "group.json"
 #: Arguments of `train` that say how a run is carried out, and that a resumed group may change.
 _CARRIED_OUT = (
     "checkpoint_every", "profile", "histograms", "callbacks", "offline", "reporter", "should_stop", "verbose",
@@ -133,16 +132,6 @@ def train_seeds(seeds: Sequence[int], *, run_dir: Path | str | None = None, **op
 def is_group(path: Path) -> bool:
     """Whether a folder is a group's."""
     return (path / GROUP_FILE).is_file()
-
-
-def group_runs(path: Path) -> list[Run]:
-    """The runs of a group that have been begun, in the order of their seeds.
-
-    Raises:
-        RunError: group.json is damaged.
-    """
-    runs = [Run(path / f"seed-{seed}") for seed in records.read(path / GROUP_FILE, Group).seeds]
-    return [run for run in runs if run.config.is_file()]
 
 
 def resume_seeds(group_dir: Path | str, **options: Any) -> GroupResult:
