@@ -11,6 +11,7 @@ of the medians to the listing; `--output` keeps them as JSON.
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import re
@@ -204,10 +205,11 @@ def print_table(
         accuracies = ", ".join(f"{each['accuracy']:.2%}" for each in done)
         speed = median("listing", "seconds") / median(name, "seconds")
         memory = median(name, "memory_mib") / median("listing", "memory_mib")
+        gpu_mib = median(name, "gpu_memory_mib")
         print(
             f"| {name} | {median(name, 'seconds'):.1f} | {speed:.2f} | {median(name, 'memory_mib'):.0f} "
-            f"| {memory:.2f} | {median(name, 'gpu_memory_mib'):.0f} | {median(name, 'epoch_seconds'):.2f} "
-            f"| {accuracies} |"
+            f"| {memory:.2f} | {'' if math.isnan(gpu_mib) else f'{gpu_mib:.0f}'} "
+            f"| {median(name, 'epoch_seconds'):.2f} | {accuracies} |"
         )
     for name in options.precisions:
         rate = median(name, "images_per_second") * FLOPS_PER_IMAGE / 1e9
