@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 import pytest
 
-from cifar_trainer.benchmarking import Latency, Throughput, Timing
+from cifar_trainer.benchmarking import Latency, Throughput
 from cifar_trainer.cli import COMMANDS, main
 from cifar_trainer.cli.base import EXIT_CODES
 from cifar_trainer.run import TrainResult
 from cifar_trainer.runs import Listed
+from cifar_trainer.training.reproduction import Reproduction
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
@@ -34,14 +35,47 @@ def test_each_command_is_documented_with_its_options_and_no_others(name: str) ->
     assert set(re.findall(r"--[a-z-]+", listed[1])) == {o for o in options if o.startswith("--")} - everywhere
 
 
+def documented_keys(command: str, within: str | None = None) -> set[str]:
+    """The keys that a command's `--json` has, or those in the brackets behind the key `within`."""
+    found = re.search(r"`--json`: (.*?)(?:\.\s|\.?\Z)", section(command), re.DOTALL)
+    assert found is not None, command
+    text = found[1]
+    if within is not None:
+        text = inside(text[text.index(f"`{within}` (") + len(within) + 3 :])
+    return set(re.findall(r"`(\w+)`", without_brackets(text)))
+
+
+def inside(text: str) -> str:
+    """What a text that begins with an opening bracket has in it, up to the closing one."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return text[1:place]
+    raise ValueError(text)
+
+
+def without_brackets(text: str) -> str:
+    """A text without what stands in brackets, and without what a list within it holds."""
+    while (shorter := re.sub(r"\([^()]*\)", "", text)) != text:
+        text = shorter
+    return re.sub(r": a list of.*", "", text, flags=re.DOTALL)
+
+
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("train", TrainResult), ("runs", Listed), ("benchmark", Latency), ("benchmark", Timing),
-     ("benchmark", Throughput)],
-)  # fmt: skip
-def test_the_keys_of_a_result_are_documented(name: str, kind: type) -> None:
-    told = set(re.findall(r"`(\w+)`", section(name)))
-    assert {field.name for field in dataclasses.fields(kind)} <= told
+    ("command", "within", "kind"),
+    [
+        ("train", None, TrainResult),
+        ("runs", "runs", Listed),
+        ("benchmark", "artefacts", Latency),
+        ("benchmark", "training", Throughput),
+        ("reproduce", None, Reproduction),
+    ],
+)
+def test_the_keys_of_a_result_are_documented_and_no_others(
+    command: str, within: str | None, kind: type
+) -> None:
+    assert documented_keys(command, within) == {field.name for field in dataclasses.fields(kind)}
 
 
 def test_every_exit_code_is_documented() -> None:

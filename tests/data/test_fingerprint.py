@@ -4,7 +4,8 @@ import hashlib
 
 import numpy as np
 
-from cifar_trainer.data.fingerprints import fingerprint
+from cifar_trainer.data.dataset import DatasetSpec, RawDataset
+from cifar_trainer.data.fingerprints import fingerprint, fingerprints_of, with_true_classes
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12_001, 32, 32, 3), np.uint8)
 LABELS = (np.arange(12_001) % 10).astype(np.uint8)
@@ -31,3 +32,39 @@ def test_each_label_each_pixel_and_a_doubled_image_matter() -> None:
     labels[49] ^= 1
     images[49, 31, 31, 2] ^= 1
     assert fingerprint(images, labels) != before
+
+
+TRUE = RawDataset(("cat", "dog", "ship"), IMAGES[:90], LABELS[:90] % 3, IMAGES[100:160], LABELS[100:160] % 3)
+SPEC = DatasetSpec(
+    "three", "Three", "images like Three's", "", TRUE.classes, (32, 32, 3), fingerprints_of(TRUE)
+)
+
+
+def renamed(names: tuple[str, ...], order: list[int]) -> RawDataset:
+    """The same images in folders of other names, sorted otherwise: `order` maps true labels to new ones."""
+    table = np.array(order, np.uint8)
+    return RawDataset(
+        names, TRUE.train_images, table[TRUE.train_labels], TRUE.test_images, table[TRUE.test_labels]
+    )
+
+
+def test_the_true_images_under_other_class_names_are_the_data_set() -> None:
+    raw = with_true_classes(renamed(("1", "10", "2"), [1, 2, 0]), SPEC)
+    assert raw.classes == TRUE.classes
+    assert SPEC.is_verified(fingerprint(*raw.split("train")), fingerprint(*raw.split("test")))
+
+
+def test_each_class_that_was_named_otherwise_is_told() -> None:
+    notes = with_true_classes(renamed(("boat", "cat", "hound"), [1, 2, 0]), SPEC).notes
+    assert notes == (
+        "The images are Three's under other class names: boat is ship, hound is dog. "
+        "The true names are used.",
+    )
+
+
+def test_the_true_images_in_wrong_classes_are_not_the_data_set_and_it_is_told() -> None:
+    wrong = renamed(TRUE.classes, [0, 1, 2])
+    wrong.test_labels[:2] = wrong.test_labels[1::-1]
+    raw = with_true_classes(wrong, SPEC)
+    assert not SPEC.is_verified(fingerprint(*raw.split("train")), fingerprint(*raw.split("test")))
+    assert raw.notes[-1].endswith("the labels differ. This is not Three.")

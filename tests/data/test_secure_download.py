@@ -1,4 +1,4 @@
-"""Certificates, redirects out of HTTPS, and proxies: rows 11 to 13 of the faults."""
+"""Certificates, redirects out of HTTPS, and proxies."""
 
 import datetime
 from collections.abc import Iterator
@@ -18,10 +18,15 @@ from cifar_trainer.files import sha256_bytes
 CONTENT = bytes(range(256)) * 40
 ARCHIVE = Archive("cifar.tar.gz", len(CONTENT), sha256_bytes(CONTENT))
 
+#: The variables that name the authorities to trust: OpenSSL's, requests's and curl's.
+AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "PATIENCE", Patience(seconds=5, pause=0.01, longest_wait=0.5))
+    for name in AUTHORITIES:
+        monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -79,6 +84,25 @@ def test_a_wrong_certificate_is_refused_and_the_next_mirror_tried(
         (tmp_path / "downloads" / ARCHIVE.name).unlink()
         with pytest.raises(DataNotFoundError, match="its certificate is refused"):
             get(tmp_path, f"{server.url}/whole")
+
+
+def test_an_unknown_authority_is_answered_with_the_variables_that_name_one(tmp_path: Path) -> None:
+    """As behind a proxy that inspects TLS."""
+    leaf = trustme.CA().issue_cert("localhost")
+    refused = pytest.raises(DataNotFoundError, match="SSL_CERT_FILE or REQUESTS_CA_BUNDLE")
+    with serve(CONTENT, written(leaf, tmp_path)) as server, refused:
+        get(tmp_path, f"{server.url}/whole")
+
+
+@pytest.mark.parametrize("variable", AUTHORITIES)
+def test_the_variables_of_openssl_requests_and_curl_name_authorities_to_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv(variable, str(tmp_path / "authority.pem"))
+    with serve(CONTENT, written(authority.issue_cert("localhost"), tmp_path)) as server:
+        assert get(tmp_path, f"{server.url}/whole")[0] == CONTENT
 
 
 def test_a_redirect_out_of_https_is_refused(authority: trustme.CA, plain: BadServer, tmp_path: Path) -> None:
