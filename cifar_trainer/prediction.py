@@ -8,12 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_trainer import environment
-from cifar_trainer.artefacts.formats import Artefact, open_artefact, recognize
+from cifar_trainer import environment, records
+from cifar_trainer.artefacts.formats import MANIFEST_FILE, Artefact, open_artefact, recognize
 from cifar_trainer.config import check_count
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
@@ -27,7 +27,10 @@ from cifar_trainer.images import (
     name_unread_format,
 )
 from cifar_trainer.run import Run, is_run_folder, open_run
-from cifar_trainer.trained_run import check_model
+from cifar_trainer.trained_run import check_model, read_thresholds
+
+if TYPE_CHECKING:
+    from cifar_trainer.metrics import Thresholds
 
 STANDARD_INPUT = "-"
 #: Images a call of the artefact.
@@ -59,6 +62,8 @@ class Answer:
         name: as given, or found in a folder.
         guesses: the likeliest classes, the likeliest first.
         format, mode, width, height: see `DecodedImage`.
+        unfamiliar: whether it is unlike the images that the model was validated on; None where `evaluate`
+            has fitted no thresholds.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Answer:
     mode: str
     width: int
     height: int
+    unfamiliar: bool | None
 
     def to_json(self) -> dict[str, Any]:
         """The answer as a JSON object."""
@@ -77,6 +83,7 @@ class Answer:
             "width": self.width,
             "height": self.height,
             "top": [guess.to_json() for guess in self.guesses],
+            "unfamiliar": self.unfamiliar,
         }
 
 
@@ -167,7 +174,7 @@ def predict(
         model=str(path),
         format=artefact.format,
         run_dir=None if opened is None else str(opened.path),
-        predictions=tuple(_classify(artefact, read, top)),
+        predictions=tuple(_classify(artefact, read, top, _read_thresholds(path, opened))),
         errors=tuple(failures),
         passed_over=dict(passed_over.most_common()),
     )
@@ -317,18 +324,54 @@ def _hint(name: str) -> str:
     return ""
 
 
-def _classify(artefact: Artefact, read: Sequence[tuple[str, DecodedImage]], top: int) -> Iterator[Answer]:
+@dataclasses.dataclass(frozen=True)
+class _Manifest:
+    """What of an export's manifest tells unfamiliar images."""
+
+    unfamiliar: dict[str, float] | None = None
+
+
+def _read_thresholds(path: Path, run: Run | None) -> "Thresholds | None":
+    """Beyond which an image is unfamiliar to a run's model, or to the artefact in `path`; None if unknown."""
+    if run is not None:
+        return read_thresholds(run, run.read_result().weights_sha256)
+    manifest = path.parent / MANIFEST_FILE
+    fitted = records.read(manifest, _Manifest).unfamiliar if manifest.is_file() else None
+    if fitted is None:
+        return None
+    # scikit-learn, which it imports, is not waited for where there is nothing to tell.
+    from cifar_trainer.metrics import Thresholds
+
+    return Thresholds(**fitted)
+
+
+def _classify(
+    artefact: Artefact,
+    read: Sequence[tuple[str, DecodedImage]],
+    top: int,
+    thresholds: "Thresholds | None",
+) -> Iterator[Answer]:
     for start in range(0, len(read), _BATCH_SIZE):
         batch = read[start : start + _BATCH_SIZE]
         predictions = artefact.predict(np.stack([image.pixels for _, image in batch]))
-        for (name, image), probabilities in zip(batch, predictions.probabilities, strict=True):
-            yield _answer(name, image, probabilities, artefact.classes, top)
+        unfamiliar = (
+            [None] * len(batch) if thresholds is None else thresholds.is_unfamiliar(predictions.logits)
+        )
+        for (name, image), probabilities, flag in zip(
+            batch, predictions.probabilities, unfamiliar, strict=True
+        ):
+            yield Answer(
+                name,
+                _guesses(probabilities, artefact.classes, top),
+                image.format,
+                image.mode,
+                image.width,
+                image.height,
+                None if flag is None else bool(flag),
+            )
 
 
-def _answer(
-    name: str, image: DecodedImage, probabilities: np.ndarray, classes: tuple[str, ...], top: int
-) -> Answer:
+def _guesses(probabilities: np.ndarray, classes: tuple[str, ...], top: int) -> tuple[Guess, ...]:
     # A stable sort: of equal probabilities the lower class comes first, in every runtime.
     order = np.argsort(-probabilities, kind="stable")[:top]
-    guesses = tuple(Guess(classes[i], int(i), float(probabilities[i])) for i in order)
-    return Answer(name, guesses, image.format, image.mode, image.width, image.height)
+    return tuple(Guess(classes[i], int(i), float(probabilities[i])) for i in order)

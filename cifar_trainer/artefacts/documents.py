@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import __version__, files
 from cifar_trainer.artefacts.baseline import make_baseline
-from cifar_trainer.artefacts.formats import FORMATS, Format, distributions
+from cifar_trainer.artefacts.formats import FORMATS, MANIFEST_FILE, Format, distributions
 from cifar_trainer.artefacts.verification import BATCH_SIZES, Proof
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.run import Run
@@ -19,7 +19,6 @@ from cifar_trainer.run import Run
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.measurement import MeasuredModel
 
-MANIFEST_FILE = "manifest.json"
 MODEL_CARD_FILE = "model_card.md"
 
 

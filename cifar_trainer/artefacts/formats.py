@@ -19,6 +19,9 @@ from cifar_trainer.errors import CifarTrainerError, RunError
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.network import Network
 
+#: Beside the artefacts of an export: what they are, what they were verified by, how they answer.
+MANIFEST_FILE = "manifest.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Bound:

@@ -79,9 +79,10 @@ def command(
 
 
 def format_answer(answer: "Answer") -> str:
-    """One line for an image; a name that belies the image's format is noted."""
+    """One line for an image, with a note where it is unfamiliar or its name belies its format."""
     guesses = ", ".join(f"{guess.class_name} {guess.probability:.1%}" for guess in answer.guesses)
-    return f"{printable(answer.name)}: {printable(guesses)}{_format_note(answer)}"
+    unfamiliar = "  (unlike the training images)" if answer.unfamiliar else ""
+    return f"{printable(answer.name)}: {printable(guesses)}{unfamiliar}{_format_note(answer)}"
 
 
 #: Endings of names, and the formats that they promise.

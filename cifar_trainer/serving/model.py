@@ -12,14 +12,13 @@ import numpy as np
 
 from cifar_trainer import files, records
 from cifar_trainer.artefacts.baseline import Baseline
-from cifar_trainer.artefacts.formats import FORMATS, Artefact, kind_of, open_artefact
+from cifar_trainer.artefacts.formats import FORMATS, MANIFEST_FILE, Artefact, kind_of, open_artefact
 from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
 from cifar_trainer.images import decode_image
 from cifar_trainer.metrics import Thresholds
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.trained_run import check_model
 
-MANIFEST_FILE = "manifest.json"
 #: From the fastest runtime for one image to the slowest, as `cifar-trainer benchmark` measures them on a CPU.
 PREFERENCE = ("onnx", "litert", "saved_model", "keras")
 #: Of logits against those of the manifest. The export's gate allows 1e-4 on its own machine.

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_trainer.cli.predict import format_answer
 from cifar_trainer.errors import UsageError
-from cifar_trainer.prediction import predict
+from cifar_trainer.prediction import Answer, Guess, predict
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -53,7 +54,7 @@ def test_the_json_is_one_object_with_the_likeliest_classes_first(
     assert (told["format"], told["errors"]) == ("onnx", [])
     assert [Path(each["image"]).name for each in told["predictions"]] == ["a.png", "b.PNG"]
     for each in told["predictions"]:
-        assert set(each) == {"image", "format", "mode", "width", "height", "top"}
+        assert set(each) == {"image", "format", "mode", "width", "height", "top", "unfamiliar"}
         shares = [guess["probability"] for guess in each["top"]]
         assert len(shares) == 4
         assert shares == sorted(shares, reverse=True)
@@ -272,3 +273,48 @@ def test_of_many_images_that_cannot_be_read_eight_are_named_and_the_others_count
     named = [line for line in done.stderr.splitlines() if line.startswith("  ")]
     assert [line.split("/")[-1].split(":")[0] for line in named[:-1]] == [f"cut-{i:02}.png" for i in range(8)]
     assert named[-1] == "  and 12 more; --json lists them all."
+
+
+@pytest.fixture
+def flagging(onnx: Path, tmp_path: Path) -> Callable[[float], Path]:
+    """A copy of the artefact beside a manifest with that threshold of the energy."""
+
+    def make(energy: float) -> Path:
+        manifest = json.loads((onnx.parent / "manifest.json").read_text())
+        manifest["unfamiliar"] = {"energy": energy, "probability": 0.5}
+        (tmp_path / "export").mkdir(exist_ok=True)
+        (tmp_path / "export" / "manifest.json").write_text(json.dumps(manifest))
+        return Path(shutil.copy(onnx, tmp_path / "export" / onnx.name))
+
+    return make
+
+
+@pytest.mark.parametrize(("energy", "flag"), [(-1e9, True), (1e9, False)])
+def test_an_image_beyond_the_manifests_threshold_is_called_unfamiliar(
+    flagging: Callable[[float], Path], folder: Path, energy: float, flag: bool
+) -> None:
+    report = predict(folder / "a.png", model=flagging(energy))
+    assert [answer.unfamiliar for answer in report.predictions] == [flag]
+
+
+def test_an_image_beyond_the_threshold_that_evaluate_fitted_is_called_unfamiliar(
+    learned_run: Path, folder: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(learned_run, tmp_path / "run"))
+    weights = json.loads((run / "result.json").read_text())["weights_sha256"]
+    fitted = {"thresholds": {"energy": -1e9, "probability": 1.0}}
+    (run / "evaluation" / "test").mkdir(parents=True)
+    report = {"weights_sha256": weights, "unfamiliar": fitted}
+    (run / "evaluation" / "test" / "report.json").write_text(json.dumps(report))
+    assert predict(folder / "a.png", run=run).predictions[0].unfamiliar
+
+
+def test_nothing_is_called_unfamiliar_where_evaluate_has_fitted_no_threshold(
+    learned_run: Path, folder: Path
+) -> None:
+    assert predict(folder / "a.png", run=learned_run).predictions[0].unfamiliar is None
+
+
+def test_an_unfamiliar_image_is_told_on_its_line() -> None:
+    answer = Answer("x.png", (Guess("cat", 3, 0.9),), "PNG", "RGB", 32, 32, True)
+    assert format_answer(answer) == "x.png: cat 90.0%  (unlike the training images)"
