@@ -1,5 +1,6 @@
 """What tests share: the command line as a subprocess, and small data and runs made once."""
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -53,27 +54,52 @@ def run_cli() -> RunCli:
     return run_command
 
 
+#: A folder's name and what fills it, to the folder.
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """Makes a folder that all workers of pytest-xdist share: the first that needs it fills it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = root / "shared" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        made = root / "shared" / f"{name}.made"
+        with open(root / "shared" / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                fill(folder)
+                made.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_dir(made_once: MakeOnce) -> Path:
     """A data folder with the synthetic set prepared in it. Read it; to change it, copy it first."""
     from cifar_trainer.data.preparation import prepare
 
-    folder = tmp_path_factory.mktemp("data")
-    prepare("synthetic", folder)
-    return folder
+    return made_once("data", lambda folder: prepare("synthetic", folder))
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+def trained_run(made_once: MakeOnce, data_dir: Path) -> Path:
     """A finished run's folder: `document`, two epochs of 2,000 synthetic images, on the CPU.
 
     Read it; to change it, copy it first.
     """
-    run = tmp_path_factory.mktemp("runs") / "tiny"
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000]
-    done = run_command(["train", *data, "--run-dir", run, "--epochs", 2, "--device", "cpu"])
-    assert done.returncode == 0, done.stderr
-    return run
+
+    def train(folder: Path) -> None:
+        data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000]
+        done = run_command(["train", *data, "--run-dir", folder / "tiny", "--epochs", 2, "--device", "cpu"])
+        assert done.returncode == 0, done.stderr
+
+    return made_once("trained", train) / "tiny"
 
 
 @pytest.fixture
@@ -111,38 +137,38 @@ def _replace_model() -> Callable[[Path, Any], None]:
 
 
 @pytest.fixture(scope="session")
-def learned_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, data_dir: Path) -> Path:
+def learned_run(made_once: MakeOnce, trained_run: Path, data_dir: Path) -> Path:
     """`trained_run` with a model that knows the synthetic classes well enough for int8."""
     import keras
 
     from cifar_trainer.recipes.document import DOCUMENT
 
-    run = tmp_path_factory.mktemp("runs") / "learned"
-    shutil.copytree(trained_run, run)
-    keras.utils.set_random_seed(0)
-    model = DOCUMENT.build_model((32, 32, 3), 10)
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    images = np.load(data_dir / "synthetic" / "train_images.npy")
-    labels = np.load(data_dir / "synthetic" / "train_labels.npy")
-    model.fit(images, labels, batch_size=64, epochs=2, verbose=0)
-    replace_model(run, model)
-    return run
+    def train(folder: Path) -> None:
+        shutil.copytree(trained_run, folder / "learned")
+        keras.utils.set_random_seed(0)
+        model = DOCUMENT.build_model((32, 32, 3), 10)
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        images = np.load(data_dir / "synthetic" / "train_images.npy")
+        labels = np.load(data_dir / "synthetic" / "train_labels.npy")
+        model.fit(images, labels, batch_size=64, epochs=2, verbose=0)
+        replace_model(folder / "learned", model)
+
+    return made_once("learned", train) / "learned"
 
 
 @pytest.fixture(scope="session")
-def exports(
-    run_cli: RunCli,
-    tmp_path_factory: pytest.TempPathFactory,
-    learned_run: Path,
-    data_dir: Path,
-) -> dict[str, Any]:
+def exports(made_once: MakeOnce, learned_run: Path, data_dir: Path) -> dict[str, Any]:
     """What `export --json` printed for every format that can be made here. Read the files; change copies."""
-    formats = [form.name for form in FORMATS.values() if all(map(importlib.util.find_spec, form.packages))]
-    output = tmp_path_factory.mktemp("exports")
-    options = [option for name in formats for option in ("--format", name)]
-    done = run_cli(["export", learned_run, "--output", output, "--data-dir", data_dir, "--json", *options])
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+
+    def export(folder: Path) -> None:
+        installed = [form for form in FORMATS.values() if all(map(importlib.util.find_spec, form.packages))]
+        options = [option for form in installed for option in ("--format", form.name)]
+        command = ["export", learned_run, "--output", folder / "artefacts", "--data-dir", data_dir, "--json"]
+        done = run_command([*command, *options])
+        assert done.returncode == 0, done.stderr
+        (folder / "printed.json").write_text(done.stdout)
+
+    result: dict[str, Any] = json.loads((made_once("exports", export) / "printed.json").read_text())
     return result
 
 
