@@ -196,7 +196,7 @@ def measure_latency(
     return Timing(batch_size, len(durations), float(p50), float(p95), float(p99), float(rate))
 
 
-#: CIFAR-10's training set; the order of its images is as scattered as an epoch's.
+#: As many as CIFAR-10's training set has; their order is as scattered as an epoch's.
 IMAGES = 50_000
 #: Steps of the chunk that waits for the compiler, and of the one after it, which tells the speed.
 _WARM_UP = (8, 32)
@@ -292,15 +292,17 @@ def benchmark_training(
 
 
 def _measure_training(config: TrainConfig, device: "Device", seconds: float) -> Throughput:
+    from cifar_trainer.data.cifar10 import CIFAR10
     from cifar_trainer.data.dataset import Split
     from cifar_trainer.environment.telemetry import GpuTelemetry
     from cifar_trainer.training.assembly import assemble
     from cifar_trainer.training.engine import MAX_CHUNK
 
     draw = np.random.default_rng(config.seed)
-    images = draw.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
-    split = Split(images, draw.integers(0, 10, IMAGES).astype(np.uint8), "")
-    loop = assemble(config, split, np.arange(IMAGES), classes=10, gpu=device.kind == "gpu")
+    classes = len(CIFAR10.classes)
+    images = draw.integers(0, 256, (IMAGES, *CIFAR10.image_shape), np.uint8)
+    split = Split(images, draw.integers(0, classes, IMAGES).astype(np.uint8), "")
+    loop = assemble(config, split, np.arange(IMAGES), classes=classes, gpu=device.kind == "gpu")
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
     # The last step of an epoch may be smaller, and is left out.
     whole = IMAGES // config.batch_size

@@ -13,6 +13,7 @@ from cifar_trainer import __version__, files
 from cifar_trainer.artefacts.baseline import make_baseline
 from cifar_trainer.artefacts.formats import FORMATS, MANIFEST_FILE, Format, distributions
 from cifar_trainer.artefacts.verification import BATCH_SIZES, Proof
+from cifar_trainer.data import DATASETS
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.run import Run
 
@@ -263,21 +264,11 @@ def _limits(manifest: Mapping[str, Any]) -> str:
         f"- Images are reduced to {height}×{width}; what is small in them is lost.",
         "- Not for decisions about people, nor where a wrong answer does harm.",
     ]
-    if data["name"] == "synthetic":
-        limits.insert(0, "- Trained on drawn images: it knows nothing about photographs.")
+    spec = DATASETS.get(data["name"])
+    if spec is not None and spec.limits and (data["verified"] or spec.draw is not None):
+        limits.insert(0, f"- {spec.limits}")
     elif not data["verified"]:
         limits.insert(
             0, "- The training data are not those of a published data set; what they show is not known."
         )
-    elif data["name"] in _KNOWN_LIMITS:
-        limits.insert(0, f"- {_KNOWN_LIMITS[data['name']]}")
     return "\n".join(limits)
-
-
-#: What is known against a published data set.
-_KNOWN_LIMITS = {
-    "cifar10": (
-        "CIFAR-10's images were collected from the web before 2009 and labelled by students "
-        "(Krizhevsky 2009); about 0.5 % of the test labels are wrong (Northcutt et al. 2021)."
-    ),
-}

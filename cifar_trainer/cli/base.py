@@ -214,8 +214,16 @@ def data_dir_option(
 
 
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the optional argument RUN, a run's folder."""
-    return click.argument("run", type=PathType(), required=False)(command)
+    """Add RUN, a run's folder, which may also be given as --run RUN; the command's `run` is None without."""
+
+    @functools.wraps(command)
+    def with_run(*args: Any, run: Path | None, run_option: Path | None, **options: Any) -> Any:
+        if run is not None and run_option is not None:
+            raise errors.UsageError(f"RUN {run} and --run {run_option} were both given. Name one of them.")
+        return command(*args, run=run if run_option is None else run_option, **options)
+
+    with_option = click.option("--run", "run_option", type=PathType(), help="The same as RUN.")(with_run)
+    return click.argument("run", type=PathType(), required=False)(with_option)
 
 
 def print_json(value: dict[str, Any]) -> None:

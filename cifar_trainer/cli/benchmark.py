@@ -17,6 +17,7 @@ from cifar_trainer.cli.base import (
 from cifar_trainer.config import DEVICES, PRECISIONS
 from cifar_trainer.errors import UsageError, printable
 from cifar_trainer.recipes import RECIPES
+from cifar_trainer.run import is_run_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="benchmark")
-@click.argument("artefacts", metavar="[ARTEFACT]...", nargs=-1, type=PathType())
+@click.argument("artefacts", metavar="[RUN | ARTEFACT...]", nargs=-1, type=PathType())
 @click.option("--run", type=PathType(), help="A run: its model, and what it has exported.")
 @click.option(
     "--batch-size", "batch_sizes", type=int, multiple=True, metavar="N",
@@ -70,11 +71,13 @@ def command(
     """Measure how fast a model answers, or with --train how fast a recipe trains.
 
     Latency is measured in-process, array in to array out, sequential calls after a
-    warm-up. Without an ARTEFACT: the newest run's model, and what it has exported.
+    warm-up. Instead of an ARTEFACT a RUN may be named: its model, and what it has exported;
+    without either, the newest run.
 
     \b
     Examples:
       cifar-trainer benchmark
+      cifar-trainer benchmark runs/seed-1
       cifar-trainer benchmark runs/seed-1/export/model.onnx --batch-size 1
       cifar-trainer benchmark --train --precision bfloat16 --json
     """
@@ -82,6 +85,8 @@ def command(
     from cifar_trainer.cli.console import Output
 
     output = Output(verbosity(ctx))
+    if run is None and len(artefacts) == 1 and is_run_folder(artefacts[0]):
+        artefacts, run = (), artefacts[0]
     if training:
         _check_training(artefacts, run, batch_sizes, plot)
         trained = benchmark_training(

@@ -15,6 +15,7 @@ from cifar_trainer.cli.base import (
     verbosity_options,
 )
 from cifar_trainer.errors import CifarTrainerError, printable
+from cifar_trainer.run import is_run_folder
 
 if TYPE_CHECKING:
     from cifar_trainer.prediction import Answer, PredictionReport
@@ -24,7 +25,7 @@ _NAMED_FAILURES = 8
 
 
 @click.command(name="predict")
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=SourceType())
+@click.argument("images", metavar="[RUN] IMAGE...", nargs=-1, required=True, type=SourceType())
 @click.option("--run", type=PathType(), help="A run's folder.  [default: the newest run]")
 @click.option(
     "--model",
@@ -41,19 +42,23 @@ def command(
 ) -> None:
     """Classify images: PNG, JPEG, WebP, GIF, BMP or TIFF, of any size.
 
-    An IMAGE is a file, a folder (the images below it), or - for standard input. Images
-    are resized to the model's input; every artefact sees the same pixels.
+    An IMAGE is a file, a folder (the images below it), or - for standard input. Images are
+    resized to the model's input; every artefact sees the same pixels. RUN is the run whose
+    model answers; --run names it too.
 
     \b
     Examples:
       cifar-trainer predict cat.jpg
-      cifar-trainer predict --run runs/seed-1 photos/
+      cifar-trainer predict runs/seed-1 photos/
       cifar-trainer predict --model runs/seed-1/export/model.tflite photos/
       curl -s https://example.org/ship.png | cifar-trainer predict --top 1 -
     """
     from cifar_trainer.cli.console import Output
     from cifar_trainer.prediction import format_counts, predict
 
+    # As `evaluate RUN` and `export RUN` name it.
+    if run is None and model is None and len(images) > 1 and is_run_folder(Path(images[0])):
+        run, images = Path(images[0]), images[1:]
     output = Output(verbosity(ctx))
     with output.count_bar() as bar:
         task = bar.add_task("reading", total=None)

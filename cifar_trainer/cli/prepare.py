@@ -141,11 +141,15 @@ def command(path: str | None, data_dir: Path | None, as_json: bool, **options: A
 
 def format_report(report: "PreparedReport", *, checked: bool) -> str:
     """What `prepare` says at its end: what it is, how much, where it lies, what comes next."""
+    from cifar_trainer.data import DATASETS
+
+    spec = DATASETS.get(report.dataset)
+    known = spec if spec is not None and spec.fingerprints is not None else None
     verified = (
         f"yes: both fingerprints are {report.title}'s"
         if report.verified
         else "no: "
-        + ("it is not CIFAR-10" if report.dataset == "cifar10" else "there is no published fingerprint of it")
+        + (f"it is not {known.title}" if known is not None else "there is no published fingerprint of it")
     )
     files = "as they were written: every checksum and fingerprint holds" if checked else None
     rows = [

@@ -10,25 +10,26 @@ from cifar_trainer.cli.base import (
     data_dir_option,
     json_option,
     print_json,
+    run_argument,
     verbosity,
     verbosity_options,
 )
 from cifar_trainer.cli.signals import StopRequest
-from cifar_trainer.errors import CheckError, TrainingStopped
+from cifar_trainer.errors import CheckError, TrainingStopped, UsageError
 
 if TYPE_CHECKING:
     from cifar_trainer.training.reproduction import Reproduction
 
 
 @click.command(name="reproduce")
-@click.argument("run", type=PathType())
+@run_argument
 @click.option("--run-dir", type=PathType(), help="Folder of the new run.  [default: runs/TIME-RUN-again]")
 @data_dir_option("reproduce")
 @json_option
 @verbosity_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, run: Path, run_dir: Path | None, data_dir: Path | None, as_json: bool
+    ctx: click.Context, /, run: Path | None, run_dir: Path | None, data_dir: Path | None, as_json: bool
 ) -> None:
     """Train a finished run again and check that it gives the same weights.
 
@@ -45,6 +46,10 @@ def command(
     from cifar_trainer.cli.training_display import TrainingDisplay
     from cifar_trainer.training.reproduction import reproduce
 
+    if run is None:
+        raise UsageError(
+            "Missing argument 'RUN'. Which run is to be reproduced? `cifar-trainer runs` lists them."
+        )
     output, stop = Output(verbosity(ctx)), StopRequest()
     with reporting(output) as prepare_reporter, TrainingDisplay(output, prepare_reporter, stop) as display:
         try:

@@ -327,4 +327,6 @@ CIFAR10 = DatasetSpec(
     images=60_000,
     # As PyTorch's tutorial and older papers call them.
     other_names={"plane": "airplane", "aeroplane": "airplane", "car": "automobile", "auto": "automobile"},
+    limits="CIFAR-10's images were collected from the web before 2009 and labelled by students "
+    "(Krizhevsky 2009); about 0.5 % of the test labels are wrong (Northcutt et al. 2021).",
 )

@@ -102,6 +102,7 @@ class DatasetSpec:
         origin: where `draw` takes it from, for the record.
         images: how many `draw` makes, or the archives hold.
         other_names: names that people give the classes, each with the right one.
+        limits: what a user of a model that was trained on it should know, in a sentence.
     """
 
     name: str
@@ -120,6 +121,7 @@ class DatasetSpec:
     origin: str = ""
     images: int = 0
     other_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    limits: str = ""
 
     def is_verified(self, train: str, test: str) -> bool:
         """Whether the fingerprints of both splits are this data set's."""

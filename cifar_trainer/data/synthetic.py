@@ -145,4 +145,5 @@ SYNTHETIC = DatasetSpec(
     draw=draw_dataset,
     origin=f"drawn from the seed {SEED}",
     images=TRAIN_IMAGES + TEST_IMAGES,
+    limits="Trained on drawn images: it knows nothing about photographs.",
 )

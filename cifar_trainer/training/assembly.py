@@ -93,7 +93,7 @@ def build_optimizer(recipe: Recipe, config: TrainConfig, steps: int) -> keras.op
 
 
 @contextlib.contextmanager
-def _memory_named(images: int, checkpoint: Checkpoint | None) -> Iterator[None]:
+def _memory_named(images: int, image_bytes: int, checkpoint: Checkpoint | None) -> Iterator[None]:
     """Say what did not fit where the device's memory runs out before the first step.
 
     Raises:
@@ -104,7 +104,7 @@ def _memory_named(images: int, checkpoint: Checkpoint | None) -> Iterator[None]:
     except tf.errors.ResourceExhaustedError as error:
         epoch, step = (checkpoint.epoch, checkpoint.step) if checkpoint is not None else (0, 0)
         raise TrainingError(
-            f"The device has no memory for {images:,} images of 3,072 bytes and the network. "
+            f"The device has no memory for {images:,} images of {image_bytes:,} bytes and the network. "
             "See what else uses it, take fewer images with --limit, or use --device cpu.",
             epoch + 1,
             step + 1,
@@ -146,7 +146,7 @@ def train_run(
     recipe = get_recipe(config.recipe)
     shares = [float(share) for share in np.bincount(dataset.train.labels[indices]) / len(indices)]
     try:
-        with _memory_named(len(indices) + len(watched), checkpoint):
+        with _memory_named(len(indices) + len(watched), watched.images[0].nbytes, checkpoint):
             loop = assemble(
                 config, dataset.train, indices, classes=len(dataset.classes), gpu=device.kind == "gpu"
             )

@@ -76,7 +76,7 @@ class EventWriter(keras.callbacks.Callback):
         folder: the run's tensorboard/ folder.
         config: shown as text and as hparams.
         description: what else belongs to the text, such as the data's name.
-        samples: uint8 [N, 32, 32, 3], training images to show.
+        samples: uint8 [N, H, W, C], training images to show.
         warn: told once when something cannot be written; training then goes on without.
         begun: whether the events before the first epoch are there already.
     """

@@ -60,6 +60,25 @@ def test_the_version_is_the_packages(run_cli: RunCli) -> None:
     assert run_cli(["--version"]).stdout == f"cifar-trainer, version {__version__}\n"
 
 
+@pytest.mark.parametrize("name", ["evaluate", "export", "serve", "reproduce", "benchmark"])
+@pytest.mark.parametrize("option", [[], ["--run"]])
+def test_a_run_is_named_by_its_folder_or_by_an_option_in_every_command(
+    run_cli: RunCli, tmp_path: Path, name: str, option: list[str]
+) -> None:
+    """A run without settings, so that each says which one it has looked at."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "history.csv").touch()
+    done = run_cli([name, *option, tmp_path])
+    assert f"{tmp_path}/" in done.stderr
+    assert done.returncode == 1
+
+
+def test_a_run_that_is_named_twice_is_a_usage_error(run_cli: RunCli) -> None:
+    done = run_cli(["export", "runs/a", "--run", "runs/b"])
+    assert "RUN runs/a and --run runs/b were both given" in done.stderr
+    assert done.returncode == 2
+
+
 def test_an_option_can_be_set_by_the_environment(run_cli: RunCli, tmp_path: Path) -> None:
     done = run_cli(["train"], env={"CIFAR_TRAINER_TRAIN_EPOCHS": "-7"}, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

@@ -253,6 +253,14 @@ def test_the_newest_run_is_named_on_stderr(run_cli: RunCli, learned_run: Path, f
     assert "model: runs/this-one/model.keras (the newest run)" in done.stderr
 
 
+def test_a_run_before_the_images_is_the_one_that_answers(
+    run_cli: RunCli, learned_run: Path, folder: Path
+) -> None:
+    done = run_cli(["predict", learned_run, folder / "a.png"])
+    assert done.stderr == f"model: {learned_run}/model.keras\n"
+    assert done.stdout.startswith(f"{folder}/a.png: ")
+
+
 def test_a_runs_folder_among_the_images_is_refused(learned_run: Path, folder: Path) -> None:
     message = f"{learned_run} is a run's folder.*predict --run {learned_run}"
     with pytest.raises(UsageError, match=message):
