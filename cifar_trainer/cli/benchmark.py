@@ -85,8 +85,9 @@ def command(
     from cifar_trainer.cli.console import Output
 
     output = Output(verbosity(ctx))
-    if run is None and len(artefacts) == 1 and is_run_folder(artefacts[0]):
-        artefacts, run = (), artefacts[0]
+    runs = [path for path in artefacts if is_run_folder(path)]
+    if run is None and len(runs) == len(artefacts) == 1:
+        run, artefacts = runs[0], ()
     if training:
         _check_training(artefacts, run, batch_sizes, plot)
         trained = benchmark_training(
