@@ -3,11 +3,11 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import INTERPRETER
 
 from cifar_trainer.errors import CheckpointError, RunError
 from cifar_trainer.training import checkpoint as checkpoints
@@ -138,7 +138,7 @@ def test_a_write_that_fails_leaves_the_old_ones_and_no_leftovers(tmp_path: Path)
         "checkpoints.save(Path(sys.argv[1]), make(20))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path, Path(__file__).parent],
+        [INTERPRETER, "-c", program, tmp_path, Path(__file__).parent],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "File too large" in done.stderr
