@@ -151,17 +151,16 @@ def test_a_loop_of_looks_keeps_nobody_from_taking_the_lock(tmp_path: Path) -> No
         "path = pathlib.Path(sys.argv[1]); print(flush=True)\n"
         "while True: is_locked(path)"
     )
-    looking = subprocess.Popen([INTERPRETER, "-c", program, path], stdout=subprocess.PIPE)
-    assert looking.stdout is not None
-    looking.stdout.readline()
-    try:
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            with lock(path):
-                pass
-    finally:
-        looking.kill()
-        looking.wait()
+    with subprocess.Popen([INTERPRETER, "-c", program, path], stdout=subprocess.PIPE) as looking:
+        assert looking.stdout is not None
+        looking.stdout.readline()
+        try:
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                with lock(path):
+                    pass
+        finally:
+            looking.kill()
 
 
 def test_who_waits_is_told_once_and_gets_the_lock(held: Path) -> None:
