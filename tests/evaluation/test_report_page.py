@@ -162,7 +162,8 @@ RESULT = TrainResult(
         ({"chosen_by": "callback"}, "The model of a callback."),
         (
             {"ended_by": "time limit", "planned_epochs": 9},
-            "The model of the last epoch, 7; training ended early, at its time limit (9 epochs were planned).",
+            "The model of the last epoch, 7; training ended early, at its time limit (9 epochs were "
+            "planned).",
         ),
     ],
 )  # fmt: skip
