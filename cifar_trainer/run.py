@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = Path("runs")
 #: What makes a folder a group of runs that differ by their seed (`training.seeds`).
 GROUP_FILE = "group.json"
+#: What makes a folder a sweep's, whose runs are its trials (`sweep`).
+SWEEP_FILE = "sweep.json"
 _TRAIN_AGAIN = "Train again under another --run-dir, or upgrade cifar-trainer."
 
 
