@@ -20,7 +20,7 @@ demo: $(INSTALLED) ## Prepare, train, evaluate, export; in minutes. [SOURCE=cifa
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SOURCE="$(SOURCE)" DEMO_EPOCHS="$(DEMO_EPOCHS)" bash examples/demo.sh
 
 test: $(DEVELOPED) ## Run the tests. [PYTEST="-k export -x"]
-	$(VENV)/bin/python -m pytest -n auto $(PYTEST)
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 check: $(DEVELOPED) ## Lint and check types; changes nothing.
 	$(VENV)/bin/ruff check .

@@ -139,7 +139,7 @@ class Check:
         return {"images_per_second": sum(rates)}
 
     def _measuring(self, batch_size: int) -> list[str]:
-        seconds = "1" if self.options.tiny else "10"
+        seconds = "0.1" if self.options.tiny else "10"
         options = ["--batch-size", str(batch_size), "--device", self.options.device, "--seconds", seconds]
         return ["benchmark", "--train", *options, "--json"]
 

@@ -1,6 +1,7 @@
 """Kill training at random moments, resume it, and compare what is left with an uninterrupted run.
 
     python benchmarks/kill_and_resume.py --kills 200
+    python benchmarks/kill_and_resume.py --kills 20 -- --schedule cosine --ema 0.9
 
 A run is begun, killed (SIGKILL) at a random moment, resumed, killed again, until it ends;
 then another is begun, until there have been enough kills. Each finished run must have
@@ -114,6 +115,7 @@ def main() -> int:
     parser.add_argument("--dataset", default="synthetic")
     parser.add_argument("--data-dir", type=Path, default=None, help="prepared there first if left out")
     parser.add_argument("--recipe", default="regularized")
+    parser.add_argument("settings", nargs="*", help="further options of train, behind --")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
     print(f"moments follow from --seed {seed}", file=sys.stderr)
@@ -132,7 +134,7 @@ def main() -> int:
         common = ["train", "--data-dir", str(data_dir), "--checkpoint-every", "0.05", "--quiet"]
         settings = [
             "--dataset", options.dataset, "--recipe", options.recipe, "--epochs", "6", "--limit", "100",
-            "--batch-size", "8", "--offline",
+            "--batch-size", "8", "--offline", *options.settings,
         ]  # fmt: skip
         whole = scratch / "whole"
         began = time.monotonic()

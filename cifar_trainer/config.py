@@ -17,6 +17,8 @@ DEVICES = ("auto", "cpu", "gpu")
 #: What other frameworks call a GPU.
 DEVICE_ALIASES = {"cuda": "gpu", "cuda:0": "gpu", "0": "gpu", "mps": "gpu", "GPU:0": "gpu", "/GPU:0": "gpu"}
 VALIDATIONS = ("test", "holdout")
+SCHEDULES = ("constant", "cosine", "triangular", "plateau")
+KEEPS = ("last", "best")
 
 #: Keras and NumPy take more, TensorFlow's stateless operations take 32 bits.
 MAX_SEED = 2**32 - 1
@@ -40,6 +42,14 @@ class TrainConfig:
         deterministic: refuse operations whose result may differ from run to run.
         xla: whether XLA compiles the step; None is on for a GPU and off for a CPU.
         limit: train on that many images, stratified; None is all.
+        schedule: of the learning rate, one of `SCHEDULES`; None is the recipe's own.
+        warmup: epochs, also fractions, over which the rate rises to its peak; None is the recipe's own.
+        weight_decay: decoupled from the gradient, of all weights but biases and those of normalization; None
+            is the recipe's own.
+        label_smoothing: from 0 to below 1; None is the recipe's own.
+        ema: the momentum of a moving average of the weights, which is then what is validated and kept.
+        patience: epochs without a higher validation accuracy after which training ends; None trains them all.
+        keep: whose epoch's weights the model has, one of `KEEPS`.
 
     Raises:
         UsageError: a value out of its range, named with the range or the choices.
@@ -57,6 +67,13 @@ class TrainConfig:
     deterministic: bool = False
     xla: bool | None = None
     limit: int | None = None
+    schedule: str | None = None
+    warmup: float | None = None
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    ema: float | None = None
+    patience: int | None = None
+    keep: str = "last"
 
     def __post_init__(self) -> None:
         check_choice("validation", self.validation, VALIDATIONS)
@@ -68,6 +85,39 @@ class TrainConfig:
             check_count("limit", self.limit)
         check_learning_rate(self.learning_rate)
         check_seed(self.seed)
+        self._check_controls()
+
+    def _check_controls(self) -> None:
+        check_choice("keep", self.keep, KEEPS)
+        if self.schedule is not None:
+            check_choice("schedule", self.schedule, SCHEDULES)
+        if self.warmup is not None and not 0 <= self.warmup <= self.epochs:
+            raise UsageError(
+                f"--warmup {self.warmup} is out of range. Expected epochs from 0 to --epochs ({self.epochs})."
+            )
+        if self.weight_decay is not None and not (
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0
+        ):
+            raise UsageError(
+                f"--weight-decay {self.weight_decay} is out of range. Expected a number from 0 up."
+            )
+        for name, value in (("label-smoothing", self.label_smoothing), ("ema", self.ema)):
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"--{name} {value} is out of range. Expected a number from 0 to below 1.")
+        if self.patience is not None:
+            check_count("patience", self.patience)
+        if self.schedule == "plateau" and self.warmup is not None:
+            raise UsageError("--warmup does not go with --schedule plateau. Leave one of them out.")
+        for option, chosen in (
+            ("--schedule plateau", self.schedule == "plateau"),
+            ("--patience", self.patience is not None),
+            ("--keep best", self.keep == "best"),
+        ):
+            if chosen and self.validation == "test":
+                raise UsageError(
+                    f"{option} needs --validation holdout. It chooses by the validation images; an accuracy "
+                    "on the images that it was chosen by says nothing about others."
+                )
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide a result: all but the seed, and those of where and how it is computed."""

@@ -88,9 +88,12 @@ class TrainResult:
         weights_sha256: over the raw bytes of the weights, in `model.weights` order.
         test_looks: how often the test set was looked at until then; `cifar_trainer.ledger`.
         compile_seconds: of tracing and compiling, which are in no other figure.
-        planned_epochs: those that were asked for; more than `epochs` where a callback ended training.
+        planned_epochs: those that were asked for; more than `epochs` where training was ended early.
         chosen_epoch: the epoch whose weights the model has; None where a callback has set others.
-        chosen_by: `last epoch`, or `callback` where one has put back an earlier epoch's weights or others.
+        chosen_by: `last epoch`; `best validation accuracy` under --keep best; or `callback` where one has put
+            back an earlier epoch's weights or others.
+        ended_by: why training ended before the planned epochs: `patience`, `time limit`, `end_after` or
+            `callback`; None where it did not.
     """
 
     run_dir: str
@@ -111,6 +114,7 @@ class TrainResult:
     planned_epochs: int | None = None
     chosen_epoch: int | None = None
     chosen_by: str = "last epoch"
+    ended_by: str | None = None
 
     def is_final(self, epochs: int) -> bool:
         """Whether a run for which `epochs` are asked has nothing left to train."""

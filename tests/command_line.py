@@ -1,7 +1,7 @@
 """How tests start `cifar-trainer` and Python programs: forked from one process that has imported TensorFlow.
 
 A process of its own that imports everything anew is for what is about just that: an import, the
-interpreter's start or end, limits of a process (`own_process=True`, or `sys.executable`).
+interpreter's start or end, limits of a process (`own_process=True`, or `INTERPRETER`).
 """
 
 import os
@@ -18,6 +18,10 @@ import cifar_trainer
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
+#: The real one, which imports everything anew. `sys.executable` is the one that is forked, so that what the
+#: package itself starts from a test, such as the proof of an export, is forked too.
+INTERPRETER = sys.executable
+
 _HERE = Path(__file__).resolve().parent
 _PACKAGE_ROOT = Path(cifar_trainer.__file__).resolve().parent.parent
 #: What would change a command's behaviour or looks, and must not leak in from who runs the tests.
@@ -29,13 +33,13 @@ class ForkServer:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fork-"))
-        client = [sys.executable, "-IS", str(_HERE / "fork_client.py"), sys.executable]
+        client = [INTERPRETER, "-IS", str(_HERE / "fork_client.py"), INTERPRETER]
         self._write("python", client)
         self._write("cifar-trainer", [*client, "-m", "cifar_trainer"])
         os.environ["TESTS_FORK_SERVER"] = str(self.folder / "socket")
         os.environ["TESTS_FORK_PYTHON"] = str(self.folder / "python")
         self._process = subprocess.Popen(
-            [sys.executable, _HERE / "fork_server.py", self.folder / "socket"],
+            [INTERPRETER, _HERE / "fork_server.py", self.folder / "socket"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=_PACKAGE_ROOT,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -66,7 +70,7 @@ def environment(changes: Mapping[str, Any] | None = None) -> dict[str, str]:
 
 def python(own_process: bool = False) -> str:
     """The interpreter to start a program with: one that is forked, or the real one."""
-    return sys.executable if own_process else os.environ.get("TESTS_FORK_PYTHON", sys.executable)
+    return INTERPRETER if own_process else os.environ.get("TESTS_FORK_PYTHON", INTERPRETER)
 
 
 def command(*arguments: object, own_process: bool = False) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import ForkServer, RunCli, run_command
+from command_line import ForkServer, RunCli, python, run_command
 
 from cifar_trainer.artefacts.formats import FORMATS
 
@@ -41,6 +41,7 @@ def _started() -> None:
     """Start TensorFlow in this process, so that its threads do not depend on which test comes first."""
     from cifar_trainer import environment
 
+    sys.executable = python()
     environment.start(device="cpu")
     import tensorflow as tf
 

@@ -36,8 +36,12 @@ READ_EARLY = (
     "KERAS_", "TF_", "XLA_", "OMP_", "KMP_", "OPENBLAS_", "MKL_", "MPL", "CUDA_", "LD_", "PYTHON", "LC_",
     "LANG", "HOME", "TZ", "MALLOC_",
 )  # fmt: skip
-#: What the package sets before it imports TensorFlow: a process that it starts in turn has them.
-PRELOADED = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+#: What the package sets before it imports TensorFlow, and what scikit-learn sets when it is imported: a
+#: process that has imported them hands it on, and nothing is different for that.
+PRELOADED = {
+    "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "KMP_DUPLICATE_LIB_OK": "True",
+    "KMP_INIT_AT_FORK": "FALSE",
+}  # fmt: skip
 #: A message is its length, then JSON.
 HEADER = struct.Struct("!I")
 _PR_SET_PDEATHSIG = 1
@@ -84,7 +88,7 @@ def is_program(arguments: list[str]) -> bool:
 
 def preload() -> None:
     """Import what the commands need; nothing of it may start a thread of TensorFlow's."""
-    os.environ.update(PRELOADED)
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
     with open(os.devnull, "w") as nowhere:
         kept = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
@@ -216,7 +220,10 @@ def set_up(request: dict[str, Any], streams: list[int], server: int) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w", buffering=1 if os.isatty(1) else -1)
+    # In a C locale the interpreter lets its streams pass names that are not UTF-8.
+    errors = sys.stdout.errors
+    sys.stdin = os.fdopen(0, errors=errors)
+    sys.stdout = os.fdopen(1, "w", buffering=1 if os.isatty(1) else -1, errors=errors)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace")
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     os.chdir(request["folder"])

@@ -4,11 +4,10 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from command_line import run_python
+from command_line import INTERPRETER, run_python
 
 from cifar_trainer.environment import cuda
 
@@ -42,7 +41,7 @@ def test_the_gpu_check_carries_out_each_step_on_a_gpu_in_small(data_dir: Path, t
     command = [BENCHMARKS / "gpu_check.py", "--device", "gpu", "--tiny", "--dataset", "synthetic"]
     environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     done = subprocess.run(
-        [sys.executable, *map(str, [*command, "--data-dir", data_dir, "--output", tmp_path])],
+        [INTERPRETER, *map(str, [*command, "--data-dir", data_dir, "--output", tmp_path])],
         env=environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -61,7 +60,7 @@ def test_a_peer_that_is_not_installed_is_a_row_and_the_others_are_measured(tmp_p
     kept = tmp_path / "kept.json"
     options = ["--seconds", 0.1, "--repeats", 1, "--output", kept, "--peers", "torch"]
     # An interpreter without PyTorch, whether or not it is installed here.
-    program = f'#!/bin/sh\nexec {sys.executable} -S "$@"\n'
+    program = f'#!/bin/sh\nexec {INTERPRETER} -S "$@"\n'
     (tmp_path / "python").write_text(program)
     (tmp_path / "python").chmod(0o755)
     options += ["--python", f"torch={tmp_path / 'python'}"]
@@ -96,7 +95,7 @@ def test_the_training_loop_can_be_lowered_without_a_gpu(tmp_path: Path) -> None:
 )
 def test_documents_step_is_one_cuda_graph_of_at_most_51_thunks() -> None:
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "gpu_program.py", "--images", "640", "--json"],
+        [INTERPRETER, BENCHMARKS / "gpu_program.py", "--images", "640", "--json"],
         capture_output=True, text=True, check=False, env=dict(os.environ),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

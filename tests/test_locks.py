@@ -7,12 +7,12 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import INTERPRETER
 
 from cifar_trainer import files, locks
 from cifar_trainer.locks import LockedError, is_locked, lock
@@ -47,7 +47,7 @@ def held(tmp_path: Path) -> Iterator[Path]:
         "with lock(pathlib.Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [INTERPRETER, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -151,17 +151,16 @@ def test_a_loop_of_looks_keeps_nobody_from_taking_the_lock(tmp_path: Path) -> No
         "path = pathlib.Path(sys.argv[1]); print(flush=True)\n"
         "while True: is_locked(path)"
     )
-    looking = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE)
-    assert looking.stdout is not None
-    looking.stdout.readline()
-    try:
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            with lock(path):
-                pass
-    finally:
-        looking.kill()
-        looking.wait()
+    with subprocess.Popen([INTERPRETER, "-c", program, path], stdout=subprocess.PIPE) as looking:
+        assert looking.stdout is not None
+        looking.stdout.readline()
+        try:
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                with lock(path):
+                    pass
+        finally:
+            looking.kill()
 
 
 def test_who_waits_is_told_once_and_gets_the_lock(held: Path) -> None:

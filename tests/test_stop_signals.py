@@ -3,13 +3,12 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import default_signals, environment, start_command
+from command_line import INTERPRETER, default_signals, environment, start_command
 
 from cifar_trainer.cli.signals import SIGNALS, StopRequest, stop_on_signals
 from cifar_trainer.training import checkpoint as checkpoints
@@ -33,7 +32,7 @@ print("ended by itself", flush=True)
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_the_first_signal_asks_and_the_second_ends_at_once(number: signal.Signals) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True, preexec_fn=default_signals,
+        [INTERPRETER, "-c", STUBBORN], stdout=subprocess.PIPE, text=True, preexec_fn=default_signals,
         env=environment(),
     )  # fmt: skip
     assert process.stdout is not None

@@ -37,6 +37,14 @@ def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -
         ("--seed", "4294967296", "from 0 to 4294967295"),
         ("--checkpoint-every", "0", "above 0"),
         ("--checkpoint-every", "nan", "above 0"),
+        ("--warmup", "-1", "from 0 to --epochs"),
+        ("--warmup", "11", "from 0 to --epochs (10)"),
+        ("--weight-decay", "-0.1", "from 0 up"),
+        ("--label-smoothing", "1", "from 0 to below 1"),
+        ("--ema", "1.5", "from 0 to below 1"),
+        ("--patience", "0", "from 1 up"),
+        ("--time-limit", "0", "above 0"),
+        ("--time-limit", "soon", "such as 90s, 10m or 2h"),
     ],
 )
 def test_a_number_out_of_range_is_named_with_its_range(
@@ -56,6 +64,8 @@ def test_a_number_out_of_range_is_named_with_its_range(
         ("--device", "gpuu", "gpu"),
         ("--dataset", "cifar-10", "cifar10"),
         ("--validation", "hold-out", "holdout"),
+        ("--schedule", "cosin", "cosine"),
+        ("--keep", "bets", "best"),
     ],
 )
 def test_an_unknown_name_gives_the_list_and_the_nearest(
@@ -156,3 +166,15 @@ def test_resume_of_no_run_says_what_is_there(run_cli: RunCli, tmp_path: Path) ->
     (tmp_path / "notes.txt").write_text("x")
     assert "does not exist" in refused(run_cli, tmp_path, "--resume", tmp_path / "nowhere", code=1)
     assert "notes.txt" in refused(run_cli, tmp_path, "--resume", tmp_path, code=1)
+
+
+@pytest.mark.parametrize("arguments", [["--patience", "3"], ["--keep", "best"], ["--schedule", "plateau"]])
+def test_nothing_is_chosen_by_the_test_set(run_cli: RunCli, tmp_path: Path, arguments: list[str]) -> None:
+    message = refused(run_cli, tmp_path, *arguments)
+    assert f"{' '.join(arguments[:2] if arguments[0] != '--patience' else arguments[:1])} needs" in message
+    assert "--validation holdout" in message
+
+
+def test_a_warmup_before_a_plateau_is_refused(run_cli: RunCli, tmp_path: Path) -> None:
+    options = ["--schedule", "plateau", "--warmup", "1", "--validation", "holdout"]
+    assert "--warmup does not go with --schedule plateau" in refused(run_cli, tmp_path, *options)

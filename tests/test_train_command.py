@@ -14,6 +14,7 @@ RESULT_KEYS = [
     "run_dir", "recipe", "dataset", "epochs", "seed", "parameters", "device", "precision", "train",
     "validation", "seconds", "images_per_second", "weights_sha256",
     "test_looks", "compile_seconds", "planned_epochs", "chosen_epoch", "chosen_by",
+    "ended_by",
 ]  # fmt: skip
 
 

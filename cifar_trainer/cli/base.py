@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -198,6 +199,20 @@ class SourceType(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
         return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+class Duration(click.ParamType[float]):
+    """A number of seconds, or of minutes or hours with `m` or `h` behind it, to seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|)", str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is not a time. Expected a number of seconds, or such as 90s, 10m or 2h.")
+        return float(found[1]) * {"h": 3600.0, "m": 60.0}.get(found[2], 1.0)
 
 
 def data_dir_option(

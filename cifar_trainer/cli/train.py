@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cifar_trainer.cli.base import (
+    Duration,
     PathType,
     data_dir_option,
     explicit,
@@ -17,7 +18,7 @@ from cifar_trainer.cli.base import (
     verbosity_options,
 )
 from cifar_trainer.cli.signals import StopRequest
-from cifar_trainer.config import DEVICES, PRECISIONS, VALIDATIONS
+from cifar_trainer.config import DEVICES, KEEPS, PRECISIONS, SCHEDULES, VALIDATIONS
 from cifar_trainer.errors import TrainingStopped, UsageError
 from cifar_trainer.recipes import RECIPES
 
@@ -60,6 +61,36 @@ def _choices(values: Iterable[str]) -> str:
 @click.option(
     "--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="Also checkpoint within an epoch."
 )
+@click.option(
+    "--schedule",
+    metavar=_choices(SCHEDULES),
+    help="Learning rate over the run; plateau halves it when validation stalls.  [default: the recipe's]",
+)
+@click.option("--warmup", type=float, metavar="EPOCHS", help="Raise the learning rate over these epochs.")
+@click.option(
+    "--weight-decay", type=float, help="Decoupled weight decay of the kernels.  [default: the recipe's]"
+)
+@click.option(
+    "--label-smoothing",
+    type=float,
+    help="Share of the target for all classes, 0 to 1.  [default: the recipe's]",
+)
+@click.option(
+    "--ema", type=float, metavar="MOMENTUM", help="Validate and keep a moving average of the weights."
+)
+@click.option(
+    "--patience",
+    type=int,
+    metavar="EPOCHS",
+    help="End after so many epochs without a better validation accuracy.",
+)
+@click.option("--keep", default="last", metavar=_choices(KEEPS), help="Epoch whose weights the model has.")
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    metavar="TIME",
+    help="End with the last epoch that fits, such as 90s, 10m or 2h.",
+)
 @click.option("--profile", is_flag=True, help="Trace some steps for TensorBoard's profiler.")
 @click.option("--histograms", is_flag=True, help="Log weights and gradient norms to TensorBoard.")
 @click.option("--offline", is_flag=True, help="Never download.")
@@ -77,6 +108,7 @@ def command(
       cifar-trainer train --validation holdout --seed 1 --run-dir runs/seed-1
       cifar-trainer train --resume runs/seed-1 --epochs 20
       cifar-trainer train --seeds 5 --run-dir runs/five
+      cifar-trainer train --epochs 40 --validation holdout --patience 5 --keep best
 
     Ctrl-C finishes the current step, saves a checkpoint, and prints the command that resumes.
     """
@@ -119,7 +151,7 @@ def command(
 
 
 #: What may be chosen anew at a resume, besides what the run has recorded.
-_NOT_SETTINGS = ("data_dir", "run_dir", "checkpoint_every", "profile", "histograms", "offline")
+_NOT_SETTINGS = ("data_dir", "run_dir", "time_limit", "checkpoint_every", "profile", "histograms", "offline")
 
 
 def _resume_options(ctx: click.Context, run: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,10 +175,15 @@ def _resume_command(run_dir: Path, data_dir: Path | None) -> list[str]:
 def format_result(result: "TrainResult") -> str:
     """A finished run in a few lines."""
     train, validation = result.train, result.validation
+    chosen = ""
+    if result.chosen_by != "last epoch":
+        epoch = "" if result.chosen_epoch is None else f" of epoch {result.chosen_epoch}"
+        chosen = f"weights{epoch}, chosen by: {result.chosen_by}\n"
     watched = "test set" if validation["split"] == "test" else "held-out training images"
     return (
         f"{result.epochs} epochs in {result.seconds:.1f} s, "
         f"{result.images_per_second:,.0f} images/s\n"
+        f"{chosen}"
         f"train       loss {train['loss']:.4f}  accuracy {train['accuracy']:.2%}\n"
         f"validation  loss {validation['loss']:.4f}  accuracy {validation['accuracy']:.2%}  ({watched})\n"
         f"weights     sha256 {result.weights_sha256}\n"

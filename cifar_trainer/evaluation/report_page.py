@@ -18,6 +18,7 @@ from cifar_trainer.evaluation.subject import Subject, total_energy
 from cifar_trainer.metrics import FAMILIAR_SHARE, precision_recall_curves
 from cifar_trainer.plots import DARK, LIGHT, NUMBERED_CLASSES, Figure, Theme, confusion_figure, gallery_figure
 from cifar_trainer.plots import render as render_figure
+from cifar_trainer.run import TrainResult
 
 #: Grad-CAM is shown for at most so many classes.
 EXPLAINED_CLASSES = 12
@@ -153,18 +154,39 @@ def provenance(subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
+_ENDED_BY = {
+    "patience": "training ended early, when validation accuracy had stopped rising",
+    "time limit": "training ended early, at its time limit",
+    "end_after": "training ended early, as it was asked to",
+    "callback": "a callback ended training early",
+}
+
+
+def choice(result: TrainResult) -> str:
+    """Whose epoch's weights the model has, what chose it, and why training ended, in a sentence."""
+    if result.chosen_by == "last epoch":
+        chosen = f"The model of the last epoch, {result.epochs}"
+    elif result.chosen_epoch is None:
+        chosen = "The model of a callback"
+    else:
+        by = "its validation accuracy" if result.chosen_by == "best validation accuracy" else "a callback"
+        chosen = f"The model of epoch {result.chosen_epoch} of {result.epochs}, chosen by {by}"
+    if result.ended_by is None:
+        return f"{chosen}."
+    return f"{chosen}; {_ENDED_BY[result.ended_by]} ({result.planned_epochs} epochs were planned)."
+
+
 def selection(subject: Subject) -> str:
     """How the model was chosen, and what was not used for it."""
     if subject.config.validation == "test":
         return (
-            "The test set was evaluated after each epoch, as in TensorFlow's CNN tutorial, and nothing was "
-            "chosen by it: the model is the last epoch's. No training images were held out, so no "
-            "temperature was fitted."
+            "The test set was evaluated after each epoch, as in TensorFlow's CNN tutorial, and cifar-trainer "
+            "chose nothing by it. No training images were held out, so no temperature was fitted."
         )
     held_out = 0 if subject.held_out is None else len(subject.held_out[1])
     return (
-        f"{held_out:,} training images were held out and evaluated after each epoch; the model is the last "
-        "epoch's. The temperature was fitted on them. "
+        f"{held_out:,} training images were held out and evaluated after each epoch. The temperature was "
+        "fitted on them. "
         + (
             "The test set was used neither for training nor for any choice."
             if subject.split_name == "test"
@@ -217,6 +239,7 @@ def render_page(subject: Subject, report: Report, drawn: Mapping[str, ReportFigu
         report=report,
         run_name=_run_name(subject),
         provenance=provenance(subject),
+        choice=choice(subject.result),
         selection=selection(subject),
         figures={name: (_data_uri(each.light), _data_uri(each.dark)) for name, each in drawn.items()},
         classes=subject.classes,

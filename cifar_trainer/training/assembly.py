@@ -1,6 +1,7 @@
 """A run's parts, from its settings, and the training of it, from its first step or from a checkpoint."""
 
 import contextlib
+import dataclasses
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from cifar_trainer.training.checkpoint import Checkpoint
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop
 from cifar_trainer.training.layers import choose_forms
+from cifar_trainer.training.overrides import StatisticsAverage, exclude_from_decay, overridden
 from cifar_trainer.training.tensorboard import (
     SAMPLE_IMAGES,
     EpochHistograms,
@@ -46,12 +48,16 @@ def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes:
         gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
     """
     keras.utils.set_random_seed(config.seed)
-    recipe = get_recipe(config.recipe)
-    model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     steps = -(-len(indices) // config.batch_size)
+    recipe = overridden(get_recipe(config.recipe), config, steps)
+    model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
     model.compile(optimizer, recipe.loss(), metrics=["accuracy"])
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if config.weight_decay is not None:
+        exclude_from_decay(inner, model.trainable_variables)
     optimizer.build(model.trainable_variables)
+    averages = None if config.ema is None else StatisticsAverage(model, inner, config.ema)
     # All images in order need no copy on the host: the map of the file is read once, by the device.
     images = train.images if len(indices) == len(train) else train.images[indices]
     if recipe.initialize is not None:
@@ -67,6 +73,7 @@ def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes:
         xla=gpu if config.xla is None else config.xla,
         shards=2 if not gpu and recipe.splittable else 1,
         forms=choose_forms(model, config.batch_size, gpu=gpu, conv="auto"),
+        statistics=averages,
     )
     release_pages(train.images)
     return loop
@@ -173,12 +180,23 @@ def train_run(
     if not complete:
         return None
     with files.atomic_path(run.model) as partial:
-        loop.model.save(partial)
+        _portable(loop.model).save(partial)
     result = _result(config, dataset, run, trainer, loop.model, device)
     files.write_json(run.result, result.to_json())
     events.end_session(success=True)
     trainer.repeat_warnings()
     return result
+
+
+def _portable(model: keras.Model) -> keras.Model:
+    """The model, or a copy that is not compiled where plain Keras does not know its optimizer or its loss."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    parts = (optimizer, optimizer._learning_rate, model.loss)
+    if all(type(part).__module__.split(".")[0] == "keras" for part in parts):
+        return model
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
@@ -210,10 +228,11 @@ def find_checkpoint(run: Run, config: TrainConfig, reporter: TrainingReporter) -
     files.remove_partials(run.checkpoints)
     found = checkpoints.load_newest(run.checkpoints, reporter.warn)
     checkpoints.set_aside_newer(run.checkpoints, found.global_step)
-    if found.identity != identity(config):
+    differences = list(_differences(found.identity, identity(config)))
+    if differences:
         raise CheckpointError(
             f"The checkpoint in {run.checkpoints} was written under other settings than config.json "
-            f"now says: {', '.join(_differences(found.identity, identity(config)))}."
+            f"now says: {', '.join(differences)}."
         )
     # The settings shown in the table of runs are written anew: the epochs may have been raised.
     for split, last in (("", -1), ("train", found.epoch), ("validation", found.epoch)):
@@ -222,9 +241,12 @@ def find_checkpoint(run: Run, config: TrainConfig, reporter: TrainingReporter) -
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    # What an earlier version did not know had the value that it has by default.
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for name in now:
-        if before.get(name) != now[name]:
-            yield f"{name} was {before.get(name)!r} and is {now[name]!r}"
+        earlier = before.get(name, defaults[name])
+        if earlier != now[name]:
+            yield f"{name} was {earlier!r} and is {now[name]!r}"
 
 
 def _result(
@@ -249,7 +271,8 @@ def _result(
         compile_seconds=trainer.compile_seconds,
         planned_epochs=config.epochs,
         chosen_epoch=kept["epoch"],
-        chosen_by="last epoch" if kept["epoch"] == len(trainer.history) else "callback",
+        chosen_by=trainer.chosen_by,
+        ended_by=trainer.ended_by,
     )
 
 

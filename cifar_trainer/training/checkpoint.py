@@ -71,6 +71,7 @@ class Checkpoint:
         history: one mapping for each complete epoch.
         clock: seconds so far: `total` of the run, `epoch` and `training` of this epoch.
         identity: what must agree for another process to go on (names to values).
+        best: the weights of the best epoch, in the order of `model.weights`; empty where none are kept.
     """
 
     epoch: int
@@ -83,6 +84,7 @@ class Checkpoint:
     history: list[dict[str, Any]]
     clock: dict[str, float]
     identity: dict[str, Any]
+    best: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -97,6 +99,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "correct": checkpoint.correct,
         **{f"variable_{i:04d}": value for i, value in enumerate(checkpoint.variables)},
         **{f"optimizer_{i:04d}": value for i, value in enumerate(checkpoint.optimizer)},
+        **{f"best_{i:04d}": value for i, value in enumerate(checkpoint.best)},
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -163,6 +166,7 @@ def _decode(state_json: bytes, arrays_npz: bytes) -> Checkpoint:
         return Checkpoint(
             variables=[arrays[name] for name in names if name.startswith("variable_")],
             optimizer=[arrays[name] for name in names if name.startswith("optimizer_")],
+            best=[arrays[name] for name in names if name.startswith("best_")],
             losses=arrays["losses"],
             correct=arrays["correct"],
             **state,

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cifar_trainer.config import TrainConfig
+from cifar_trainer.config import TrainConfig, check_seconds
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import UsageError
@@ -66,9 +66,12 @@ class Options:
         histograms: write the weights and the gradient's norm for TensorBoard after each epoch.
         callbacks: Keras callbacks, called at epochs and at chunks of steps.
         should_stop: asked between chunks of steps whether to save and stop.
+        time_limit: seconds of training, over all processes of the run, after which no epoch ends; the run is
+            then finished. None sets no limit.
+        end_after: epochs after which training ends, although the schedule is that of more; None trains all.
 
     Raises:
-        UsageError: `checkpoint_every` is not above 0.
+        UsageError: `checkpoint_every` or `time_limit` is not above 0.
     """
 
     checkpoint_every: float = 60.0
@@ -76,9 +79,13 @@ class Options:
     histograms: bool = False
     callbacks: "tuple[keras.callbacks.Callback, ...]" = ()
     should_stop: Callable[[], bool] = _never
+    time_limit: float | None = None
+    end_after: int | None = None
 
     def __post_init__(self) -> None:
         if not self.checkpoint_every > 0:
             raise UsageError(
                 f"--checkpoint-every {self.checkpoint_every} is out of range. Expected seconds above 0."
             )
+        if self.time_limit is not None:
+            check_seconds("time-limit", self.time_limit)

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from cifar_trainer.recipes import Batch, Recipe
 from cifar_trainer.training.layers import Forms, computed, summed_loss
+from cifar_trainer.training.overrides import StatisticsAverage
 
 #: Names the independent streams that grow from one seed.
 _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
@@ -74,9 +75,10 @@ class StepLoop:
         shards: parts of a batch that run side by side; the gradients are added up. Only
             a recipe that says so (`splittable`) can be split.
         forms: in which form the layers are computed.
+        statistics: their moving average, where the optimizer averages the weights.
 
     Attributes:
-        model, optimizer: as given.
+        model, optimizer, statistics: as given.
         count: training images, N.
         batch_size: images a step.
         steps: of an epoch.
@@ -95,8 +97,9 @@ class StepLoop:
         xla: bool = False,
         shards: int = 1,
         forms: Forms = Forms(),  # noqa: B008, frozen
+        statistics: StatisticsAverage | None = None,
     ) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.statistics = model, optimizer, statistics
         self.count = len(labels)
         self.batch_size = batch_size
         self.steps = -(-self.count // batch_size)
@@ -260,6 +263,8 @@ class StepLoop:
         self.optimizer.apply(
             [tf.add_n(shards) for shards in zip(*gradients, strict=True)], self.model.trainable_variables
         )
+        if self.statistics is not None:
+            self.statistics.update(global_step + 1)
         if self._recipe.after_step is not None:
             self._recipe.after_step(self.model, self.optimizer, global_step + 1)
         return tf.add_n(losses), tf.add_n(rights)

@@ -74,6 +74,12 @@ def format_epoch(row: Mapping[str, Any], epochs: int) -> str:
     return "  ".join([f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}", *filter(None, shown)])
 
 
+def best_epoch(rows: Sequence[Mapping[str, Any]]) -> int:
+    """The first epoch, from 1, with the highest validation accuracy of `rows`, which are at least one."""
+    accuracies = [row["val_accuracy"] for row in rows]
+    return accuracies.index(max(accuracies)) + 1
+
+
 #: A training accuracy no further than this above the largest class's share is chance.
 CHANCE_MARGIN = 0.02
 #: Steps before which a network that has learned nothing yet is nothing strange.

@@ -65,6 +65,8 @@ def reproduce(
     config, expected = run.read_config(), run.read_result()
     data = load_data(run, None if data_dir is None else Path(data_dir).expanduser(), ordered=True)
     common: dict[str, Any] = {"reporter": reporter, "should_stop": should_stop, "verbose": verbose}
+    if expected.ended_by != "patience" and expected.epochs < config.epochs:
+        common["end_after"] = expected.epochs
     folder = None if run_dir is None else Path(run_dir).expanduser()
     if folder is not None and Run(folder).config.is_file():
         settings = {k: v for k, v in config.to_json().items() if k not in ("epochs", "device")}
@@ -74,8 +76,7 @@ def reproduce(
             folder = reserve_folder(f"{run.path.resolve().name}-again")
         else:
             check_new(folder)
-        settings = {**config.to_json(), "epochs": expected.epochs}
-        result = train(run_dir=folder, data_dir=data.folder.parent, **settings, **common)
+        result = train(run_dir=folder, data_dir=data.folder.parent, **config.to_json(), **common)
     repeated = Run(Path(result.run_dir))
     return Reproduction(
         run_dir=str(run.path),

@@ -22,7 +22,8 @@ from cifar_trainer.training import session
 
 #: Arguments of `train` that say how a run is carried out, and that a resumed group may change.
 _CARRIED_OUT = (
-    "checkpoint_every", "profile", "histograms", "callbacks", "offline", "reporter", "should_stop", "verbose",
+    "time_limit", "checkpoint_every", "profile", "histograms", "callbacks", "offline", "reporter",
+    "should_stop", "verbose",
 )  # fmt: skip
 
 

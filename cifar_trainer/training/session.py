@@ -50,6 +50,15 @@ def train(
     deterministic: bool = False,
     xla: bool | None = None,
     limit: int | None = None,
+    schedule: str | None = None,
+    warmup: float | None = None,
+    weight_decay: float | None = None,
+    label_smoothing: float | None = None,
+    ema: float | None = None,
+    patience: int | None = None,
+    keep: str = "last",
+    time_limit: float | None = None,
+    end_after: int | None = None,
     offline: bool = False,
     checkpoint_every: float = 60.0,
     profile: bool = False,
@@ -75,6 +84,14 @@ def train(
         deterministic: use only operations that give the same bits each time.
         xla: whether XLA compiles the training loop; None is on a GPU only.
         limit: train on the first so many images, stratified.
+        schedule: of the learning rate: `constant`, `cosine`, `triangular` or `plateau`; None is the recipe's.
+        warmup: epochs, also fractions, over which the rate rises; None is the recipe's.
+        weight_decay, label_smoothing: None is the recipe's.
+        ema: the momentum of an average of the weights, which is validated and kept; None averages none.
+        patience: epochs without a higher validation accuracy after which training ends.
+        keep: `last` or `best`: the epoch whose weights the model has.
+        time_limit: seconds of training within which the last epoch has to end.
+        end_after: epochs after which training ends, with the schedule of all `epochs`.
         offline: never download.
         checkpoint_every: seconds between checkpoints inside an epoch.
         profile: write a trace of some steps for TensorBoard's profiler.
@@ -106,8 +123,17 @@ def train(
         deterministic=deterministic,
         xla=xla,
         limit=limit,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        ema=ema,
+        patience=patience,
+        keep=keep,
     )
-    options = Options(checkpoint_every, profile, histograms, tuple(callbacks), should_stop)
+    options = Options(
+        checkpoint_every, profile, histograms, tuple(callbacks), should_stop, time_limit, end_after
+    )
     reporter = reporter or TrainingReporter()
     folder = None if run_dir is None else Path(run_dir).expanduser()
     if folder is not None:
@@ -130,6 +156,8 @@ def resume(
     device: str | None = None,
     data_dir: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
+    time_limit: float | None = None,
+    end_after: int | None = None,
     checkpoint_every: float = 60.0,
     profile: bool = False,
     histograms: bool = False,
@@ -146,6 +174,7 @@ def resume(
         device: another device than the run's; None is the run's.
         data_dir: the folder of the prepared data sets; None is where the run found its data.
         settings: further settings by name, which must be those of the run.
+        time_limit, end_after: as in `train`; the time of the processes before counts.
         checkpoint_every, profile, histograms, callbacks: as in `train`.
         reporter, should_stop, verbose: as in `train`.
 
@@ -164,7 +193,9 @@ def resume(
     given = {**(settings or {}), **{name: value for name, value in changes.items() if value is not None}}
     run.read_recipe()
     config = resumed_config(run.read_config(), given)
-    options = Options(checkpoint_every, profile, histograms, tuple(callbacks), should_stop)
+    options = Options(
+        checkpoint_every, profile, histograms, tuple(callbacks), should_stop, time_limit, end_after
+    )
     reporter = reporter or TrainingReporter()
     with hold(run):
         # Where the model is missing, the last checkpoint gives it again.

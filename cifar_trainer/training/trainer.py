@@ -21,7 +21,8 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import MAX_CHUNK, StepLoop, epoch_order
-from cifar_trainer.training.history import PATIENT_STEPS, concerns, write_history
+from cifar_trainer.training.history import PATIENT_STEPS, best_epoch, concerns, write_history
+from cifar_trainer.training.overrides import plateau_factor
 
 #: Seconds that a chunk of steps is made to take: the longest wait for a signal or the screen.
 CHUNK_SECONDS = 0.5
@@ -52,6 +53,7 @@ class Trainer:
         history: the rows of the complete epochs.
         validation_logits: of the watched images after the last complete epoch, float32 [N, classes].
         kept: the row of the epoch whose weights the model has once the run is at its end.
+        chosen_by, ended_by: what chose that epoch, and why training ended early; see `TrainResult`.
     """
 
     def __init__(
@@ -82,6 +84,9 @@ class Trainer:
         self._digests: dict[int, str] = {}
         self._warned: dict[str, str] = {}
         self.kept: dict[str, Any] = {}
+        self.chosen_by = "last epoch"
+        self.ended_by: str | None = None
+        self._best: list[np.ndarray] = []
         self._saved_at = time.monotonic()
         self._saved_position: tuple[int, int] | None = None
         self.validation_logits = np.zeros((0, 0), np.float32)
@@ -123,6 +128,7 @@ class Trainer:
         self._global_step = checkpoint.global_step
         self._saved_position = self.position
         self._losses, self._correct = checkpoint.losses, checkpoint.correct
+        self._best = checkpoint.best
         self.history, self._clock = list(checkpoint.history), {**self._clock, **checkpoint.clock}
         self._earlier_joules = self._clock.pop("joules", 0.0)
 
@@ -147,25 +153,60 @@ class Trainer:
         self._write_history()
         with self._telemetry:
             while self._epoch < epochs and not self._model.stop_training:
+                if self._step == 0 and (reason := self._reason_to_end(epochs)) is not None:
+                    self.ended_by = reason
+                    break
                 if self._options.should_stop() or not self._train_epoch(epochs, callback_list):
                     self._save()
                     return False
                 self._finish_epoch(epochs, callback_list)
         # As Keras's fit does, before the callbacks' end.
-        self._optimizer.finalize_variable_values(self._model.trainable_variables)
+        self._finalize()
+        if self._model.stop_training and self._epoch < epochs:
+            self.ended_by = "callback"
+        if self._config.keep == "best":
+            assign_variables(self._model.weights, self._best)
         callback_list.on_train_end()
         self.kept = self._kept_row()
         return True
+
+    def _reason_to_end(self, epochs: int) -> str | None:
+        """Why no further epoch is to be begun: `patience` or `time limit`; None where there is no reason.
+
+        It follows from the history and the clock, which a checkpoint holds.
+        """
+        if not self.history:
+            return None
+        done, patience, limit = len(self.history), self._config.patience, self._options.time_limit
+        best = best_epoch(self.history)
+        if patience is not None and done - best >= patience:
+            self._reporter.note(
+                f"Training ends after epoch {done} of {epochs}: validation accuracy was highest in epoch "
+                f"{best}, and --patience is {patience}."
+            )
+            return "patience"
+        spent = self._clock["total"] + self._clock["compile_total"]
+        if limit is not None and spent + self.history[-1]["seconds"] > limit:
+            self._reporter.note(
+                f"Training ends after epoch {done} of {epochs}: {spent:.1f} s are spent, and another epoch "
+                f"does not fit into --time-limit ({limit:g} s)."
+            )
+            return "time limit"
+        return "end_after" if self._options.end_after == done else None
 
     def _kept_row(self) -> dict[str, Any]:
         """The row of the epoch whose weights the model has: a callback may have put others back.
 
         Weights of no epoch's end are validated anew; that row has no `epoch` of its own but None.
         """
-        digest = weights_sha256(self._model)
         last = self.history[-1]
-        if not self._digests:
+        if self._config.keep == "best":
+            self.chosen_by = "best validation accuracy"
+            return self.history[best_epoch(self.history) - 1]
+        digest = weights_sha256(self._model)
+        if not self._digests or self._digests.get(len(self.history)) == digest:
             return last
+        self.chosen_by = "callback"
         for epoch in sorted(self._digests, reverse=True):
             if self._digests[epoch] == digest:
                 return self.history[epoch - 1]
@@ -195,13 +236,18 @@ class Trainer:
         if not inner.use_ema:
             yield
             return
-        trainable = self._model.trainable_variables
-        before = read_variables(trainable)
-        self._optimizer.finalize_variable_values(trainable)
+        before = read_variables(self._model.weights)
+        self._finalize()
         try:
             yield
         finally:
-            assign_variables(trainable, before)
+            assign_variables(self._model.weights, before)
+
+    def _finalize(self) -> None:
+        """Give the model the averages, where the optimizer averages weights."""
+        self._optimizer.finalize_variable_values(self._model.trainable_variables)
+        if self._loop.statistics is not None:
+            self._loop.statistics.finalize()
 
     def _compile(self) -> None:
         """Compile all that an epoch runs, so that its time is in no other figure."""
@@ -218,6 +264,9 @@ class Trainer:
 
     def _train_epoch(self, epochs: int, callbacks: keras.callbacks.CallbackList) -> bool:
         """Run the steps that are left of this epoch; False where it was asked to stop in between."""
+        if self._config.schedule == "plateau":
+            factor = plateau_factor([row["val_loss"] for row in self.history])
+            self._optimizer.learning_rate = self._config.learning_rate * factor
         self._loop.set_order(epoch_order(self._config.seed, self._epoch, self._loop.count))
         self._reporter.epoch_begun(self._epoch + 1, epochs, self._step, self._loop.steps)
         callbacks.on_epoch_begin(self._epoch)
@@ -276,6 +325,7 @@ class Trainer:
             with self._averaged():
                 self.validation_logits = self._predictor(self._watched_images)
                 self._digests[self._epoch + 1] = weights_sha256(self._model)
+                weights = read_variables(self._model.weights) if self._config.keep == "best" else []
         except tf.errors.ResourceExhaustedError as error:
             raise self._out_of_memory() from error
         labels = self._watched.labels
@@ -304,6 +354,8 @@ class Trainer:
             "compile_seconds": self._clock["compile"],
         }
         self.history.append(row)
+        if best_epoch(self.history) == len(self.history):
+            self._best = weights
         callbacks.on_epoch_end(self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None})
         self._reporter.epoch_ended(row, epochs)
         if self._global_step >= PATIENT_STEPS and self._epoch + 1 < epochs:
@@ -355,6 +407,7 @@ class Trainer:
                 history=self.history,
                 clock={**self._clock, "joules": self._with_earlier(self._telemetry.joules()) or 0.0},
                 identity=self._identity,
+                best=self._best,
             ),
         )
         self._saved_at, self._saved_position = time.monotonic(), self.position

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from command_line import run_python
+from command_line import INTERPRETER, run_python
 
 from cifar_trainer import files
 from cifar_trainer.artefacts import keras as artefacts_keras
@@ -294,7 +293,7 @@ def run_patched(patch: str, *arguments: object) -> subprocess.CompletedProcess[s
     """Run `export` in a process of its own, after some lines of Python."""
     code = f"{patch}\nfrom cifar_trainer.cli import main\nmain(prog_name='cifar-trainer')"
     return subprocess.run(
-        [sys.executable, "-c", code, "export", *map(str, arguments)],
+        [INTERPRETER, "-c", code, "export", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

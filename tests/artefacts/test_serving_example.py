@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from command_line import INTERPRETER
 from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -36,7 +36,7 @@ finally:
 
 def run(*command: object, banned: str = "cifar_trainer") -> subprocess.CompletedProcess[str]:
     """Run a script with these arguments; it fails if it imports a module in `banned`."""
-    watched = [sys.executable, "-c", WATCH, banned, *map(str, command)]
+    watched = [INTERPRETER, "-c", WATCH, banned, *map(str, command)]
     return subprocess.run(watched, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import INTERPRETER
 
 from cifar_trainer.benchmarking import LEAST_CALLS, Latency, Timing, latency_figure, measure_latency
 from cifar_trainer.plots import LIGHT
@@ -114,7 +114,7 @@ def test_a_usage_error_of_train_imports_neither_tensorflow_nor_keras() -> None:
         "except Exception as error: print(type(error).__name__)\n"
         "print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([INTERPRETER, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["UsageError", "[]"]
 
 

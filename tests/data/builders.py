@@ -5,13 +5,13 @@ import io
 import os
 import pickle
 import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from command_line import INTERPRETER
 from PIL import Image
 
 from cifar_trainer.data import DATASETS
@@ -166,6 +166,6 @@ def run_patched(patch: str, *arguments: object, **options: object) -> subprocess
     """The command line, with something of Python's changed before."""
     code = f"{patch}\nfrom cifar_trainer.cli import main\nmain()"
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [INTERPRETER, "-c", code, *map(str, arguments)],
         **{"capture_output": True, "text": True, "check": False, **options},
     )

@@ -3,12 +3,12 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from bad_server import serve
+from command_line import INTERPRETER
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -17,7 +17,7 @@ def test_a_signal_ends_the_download_of_train_at_once(
 ) -> None:
     with serve(bytes(100_000)) as server:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cifar_trainer", "train", "--data-dir", str(tmp_path / "data")],
+            [INTERPRETER, "-m", "cifar_trainer", "train", "--data-dir", str(tmp_path / "data")],
             cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "CIFAR_TRAINER_MIRRORS": f"{server.url}/hang"},
         )  # fmt: skip

@@ -45,7 +45,8 @@ def test_files_and_json_of_the_contract(run_cli: RunCli, small_source: Path, tmp
     assert {path.name for path in (tmp_path / "cifar10").iterdir()} == FILES
     record = json.loads((tmp_path / "cifar10/dataset.json").read_text())
     assert record["train"] == result["train"] and record["classes"][0] == "airplane"
-    assert Image.open(tmp_path / "cifar10/samples.png").width > 600
+    with Image.open(tmp_path / "cifar10/samples.png") as samples:
+        assert samples.width > 600
 
 
 def test_what_is_prepared_already_answers_at_once(

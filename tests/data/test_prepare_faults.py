@@ -5,13 +5,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import builders
 import pytest
 from builders import Refuse, RunCli
+from command_line import INTERPRETER
 
 from cifar_trainer import locks
 from cifar_trainer.data.store import load_dataset
@@ -121,7 +121,7 @@ def test_mirrors_that_are_no_addresses(run_cli: RunCli, tmp_path: Path, mirrors:
 
 def test_second_prepare_waits_and_says_so(tmp_path: Path, small_source: Path) -> None:
     with locks.lock(tmp_path / ".prepare.lock"):
-        command = [sys.executable, "-m", "cifar_trainer", "prepare", "--data-dir", tmp_path]
+        command = [INTERPRETER, "-m", "cifar_trainer", "prepare", "--data-dir", tmp_path]
         second = subprocess.Popen([*command, "--source", small_source], stderr=subprocess.PIPE, text=True)
         assert second.stderr is not None
         assert "waiting" in second.stderr.readline()

@@ -2,13 +2,13 @@
 
 import io
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import INTERPRETER
 from PIL import Image
 
 from cifar_trainer import metrics, plots
@@ -38,7 +38,7 @@ def test_figures_are_drawn_whatever_backend_the_shell_asks_for(backend: str) -> 
         "print(os.environ['MPLBACKEND'])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], env={"PYTHONPATH": str(PACKAGE.parent), "MPLBACKEND": backend},
+        [INTERPRETER, "-c", script], env={"PYTHONPATH": str(PACKAGE.parent), "MPLBACKEND": backend},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (f"{backend}\n", "")

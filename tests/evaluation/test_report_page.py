@@ -13,7 +13,7 @@ import pytest
 from cifar_trainer import ledger
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.report import make_report
-from cifar_trainer.evaluation.report_page import ReportFigure, draw_figures, render_page
+from cifar_trainer.evaluation.report_page import ReportFigure, choice, draw_figures, render_page
 from cifar_trainer.evaluation.robustness import (
     AttackResult,
     CorruptionResult,
@@ -26,6 +26,7 @@ from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.model import LogitsFunction
 from cifar_trainer.recipes import EXPECTED_ON, Expected
 from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.run import TrainResult
 
 _NAMES = (
     "per_class", "precision_recall", "confusion_matrix", "confusion_matrix_by_row", "mistakes",
@@ -138,3 +139,38 @@ def test_a_report_on_a_hundred_classes_of_grey_images_has_every_figure_that_can_
     assert set(_NAMES) - set(figures) == {"confusion_matrix_by_row"}
     page = render_page(subject, report, figures)
     assert re.findall(r"<tr><td>(class-\d\d)</td>", page) == list(classes)
+
+
+RESULT = TrainResult(
+    run_dir="run", recipe="document", dataset="synthetic", epochs=7, seed=0, parameters=10, device="cpu",
+    precision="float32", train={}, validation={}, seconds=1.0, images_per_second=1.0, weights_sha256="a" * 64,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "The model of the last epoch, 7."),
+        (
+            {
+                "chosen_epoch": 4, "chosen_by": "best validation accuracy", "ended_by": "patience",
+                "planned_epochs": 20,
+            },
+            "The model of epoch 4 of 7, chosen by its validation accuracy; training ended early, when "
+            "validation accuracy had stopped rising (20 epochs were planned).",
+        ),
+        ({"chosen_by": "callback"}, "The model of a callback."),
+        (
+            {"ended_by": "time limit", "planned_epochs": 9},
+            "The model of the last epoch, 7; training ended early, at its time limit (9 epochs were "
+            "planned).",
+        ),
+    ],
+)  # fmt: skip
+def test_the_page_says_which_epoch_was_chosen_and_by_what(changes: dict[str, Any], sentence: str) -> None:
+    assert choice(dataclasses.replace(RESULT, **changes)) == sentence
+
+
+def test_the_choice_stands_on_the_pages_first_lines(render: Callable[..., str]) -> None:
+    header, _, _ = render().partition("</header>")
+    assert "The model of the last epoch, 1." in header

@@ -5,13 +5,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import INTERPRETER, python
 from PIL import Image
 
 from cifar_trainer.cli.predict import format_answer
@@ -82,7 +82,7 @@ def test_one_picture_that_cannot_be_read_is_named_and_the_others_are_done(
 def test_standard_input_a_fifo_and_an_empty_folder(run_cli: RunCli, onnx: Path, folder: Path) -> None:
     content = (folder / "a.png").read_bytes()
     piped = subprocess.run(
-        [sys.executable, "-m", "cifar_trainer", "predict", "-", "--model", str(onnx), "--json"],
+        [python(), "-m", "cifar_trainer", "predict", "-", "--model", str(onnx), "--json"],
         input=content, capture_output=True, check=False,
     )  # fmt: skip
     assert piped.returncode == 0, piped.stderr
@@ -178,7 +178,7 @@ def test_saved_model_cli_shows_and_runs_it_and_bytes_give_the_arrays_answer(
     artefacts: dict[str, Path], images: np.ndarray, tmp_path: Path
 ) -> None:
     """As users look at a SavedModel: TensorFlow's own tool."""
-    tool = Path(sys.executable).with_name("saved_model_cli")
+    tool = Path(INTERPRETER).with_name("saved_model_cli")
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def use(*arguments: object) -> str:
@@ -220,7 +220,7 @@ def test_a_picture_from_a_folder_of_any_name(
     odd = os.fsencode(tmp_path) + b"/caf\xe9.png"
     shutil.copyfile(folder / "a.png", odd)
     done = subprocess.run(
-        [sys.executable.encode(), b"-m", b"cifar_trainer", b"predict", odd, b"--model", os.fsencode(onnx)],
+        [python().encode(), b"-m", b"cifar_trainer", b"predict", odd, b"--model", os.fsencode(onnx)],
         capture_output=True, env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

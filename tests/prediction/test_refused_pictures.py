@@ -2,9 +2,9 @@
 
 import struct
 import subprocess
-import sys
 
 import pytest
+from command_line import INTERPRETER
 from picture_files import decode_image, encode, noise, png
 from PIL import Image
 
@@ -100,7 +100,7 @@ print(peak() - before)
 
 
 def memory_for(content: bytes) -> int:
-    done = subprocess.run([sys.executable, "-c", _MEMORY], input=content, capture_output=True, check=True)
+    done = subprocess.run([INTERPRETER, "-c", _MEMORY], input=content, capture_output=True, check=True)
     return int(done.stdout)
 
 

@@ -5,14 +5,13 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from command_line import RunCli, command, environment
+from command_line import INTERPRETER, RunCli, command, environment
 
 from cifar_trainer.images import encode_png
 
@@ -64,7 +63,7 @@ def test_the_example_client_gives_the_class_that_predict_gives(
     url: str, images: list[Path], expected: list[str]
 ) -> None:
     done = subprocess.run(
-        [sys.executable, CLIENT, *images, "--url", url],
+        [INTERPRETER, CLIENT, *images, "--url", url],
         capture_output=True,
         text=True,
         check=True,

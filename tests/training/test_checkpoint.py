@@ -3,11 +3,11 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import python
 
 from cifar_trainer.errors import CheckpointError, RunError
 from cifar_trainer.training import checkpoint as checkpoints
@@ -130,15 +130,16 @@ def test_a_write_that_fails_leaves_the_old_ones_and_no_leftovers(tmp_path: Path)
     """A limit on the size of files stands in for a full disk: the write fails half way."""
     checkpoints.save(tmp_path, make(10))
     before = sorted(path.name for path in tmp_path.iterdir())
+    here = Path(__file__).parent
     program = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "sys.path.insert(0, sys.argv[2]); from test_checkpoint import make, checkpoints\n"
+        "sys.path[:0] = sys.argv[2:]; from test_checkpoint import make, checkpoints\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))\n"
         "checkpoints.save(Path(sys.argv[1]), make(20))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path, Path(__file__).parent],
+        [python(), "-c", program, tmp_path, here, here.parent],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "File too large" in done.stderr
