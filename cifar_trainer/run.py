@@ -41,7 +41,7 @@ class SplitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRecord:
-    """Which images a run validates on: `split` is `test` or `holdout`, `images` their number."""
+    """Which images a run validates on: `split` is one of `config.VALIDATIONS`, `images` their number."""
 
     split: str
     images: int
@@ -82,7 +82,7 @@ class TrainResult:
         parameters: of the network.
         device: `cpu` or `gpu`.
         train: `loss` and `accuracy` of the epoch whose weights the model has.
-        validation: likewise, and the `split`: `test` or `holdout`.
+        validation: likewise, and the `split`, one of `config.VALIDATIONS`.
         seconds: of training and validation.
         images_per_second: in training.
         weights_sha256: over the raw bytes of the weights, in `model.weights` order.

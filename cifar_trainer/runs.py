@@ -21,7 +21,7 @@ class Listed:
         bytes: of all its files.
         recipe, dataset, seed: as trained; they and what follows are None where that cannot be read.
         epochs_done, epochs: complete ones, and those asked for.
-        split: what `accuracy` is about: `test` or `holdout`.
+        split: what `accuracy` is about: `test`, `holdout` or `train`.
         accuracy: after the last complete epoch; None before the first.
         started: when it was begun or last taken up, with the time zone.
         message: why it failed, or why it cannot be read.

@@ -175,9 +175,7 @@ class Crew:
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
         return worker
 
-    def _give(
-        self, worker: _Worker, claim: Claim, trials: Trials, make_job: Callable[[Claim], Job]
-    ) -> None:
+    def _give(self, worker: _Worker, claim: Claim, trials: Trials, make_job: Callable[[Claim], Job]) -> None:
         worker.claim, worker.job, worker.deaths = claim, make_job(claim), 0
         trials.begun(claim, Path(worker.job.run_dir))
         worker.send({"job": dataclasses.asdict(worker.job)})

@@ -22,7 +22,7 @@ class TrialRecord:
         number: Optuna's, of its first attempt.
         state: `complete`, `pruned`, `failed`, `running` or `waiting`.
         params: the values.
-        value: the accuracy on the held-out images: of the last epoch, or of the last one before it was pruned.
+        value: the accuracy on the held-out images, of the last epoch that it was trained for.
         run_dir: its run's folder.
         message: why it failed.
         attempts: Optuna's numbers of all attempts; more than one where a command died or was stopped.
@@ -124,11 +124,13 @@ def trial_settings(text: str) -> dict[str, Any]:
     """
     found = re.fullmatch(r"(.+):(\d+)", text)
     if found is None:
-        raise UsageError(
-            f"--from-trial {text!r} is not known. Expected SWEEP:NUMBER, such as runs/rates:7."
-        )
+        raise UsageError(f"--from-trial {text!r} is not known. Expected SWEEP:NUMBER, such as runs/rates:7.")
     folder = next(
-        (each for each in (Path(found[1]).expanduser(), DEFAULT_ROOT / found[1]) if (each / SWEEP_FILE).is_file()),
+        (
+            each
+            for each in (Path(found[1]).expanduser(), DEFAULT_ROOT / found[1])
+            if (each / SWEEP_FILE).is_file()
+        ),
         None,
     )
     if folder is None:

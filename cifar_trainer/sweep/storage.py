@@ -20,7 +20,6 @@ from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
 
 if TYPE_CHECKING:
     import optuna
-    import sqlalchemy
 
 #: Seconds to wait for a server that does not answer, and for another command's turn.
 CONNECT_SECONDS, TURN_SECONDS = 10, 120
@@ -45,7 +44,9 @@ class Storage:
 def check_installed() -> None:
     """Raise CifarTrainerError where Optuna is missing."""
     if importlib.util.find_spec("optuna") is None:
-        raise CifarTrainerError(f"sweep needs Optuna, which is not installed. Install it with: {install_command('sweep')}")
+        raise CifarTrainerError(
+            f"sweep needs Optuna, which is not installed. Install it with: {install_command('sweep')}"
+        )
 
 
 def parse_storage(url: str | None, folder: Path) -> Storage:

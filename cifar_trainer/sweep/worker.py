@@ -9,6 +9,7 @@ to each `epoch`, and `stop`. The worker sends `begun`, `epoch`, `note`, `warn`, 
 
 import dataclasses
 import json
+import logging
 import os
 import queue
 import signal
@@ -166,6 +167,8 @@ def main() -> None:
     # A terminal sends Ctrl-C to all its processes; it is for the command to stop its workers.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # A worker traces each trial's loop, which TensorFlow takes for one loop that is traced too often.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     channel = Channel()
     while (job := channel.jobs.get()) is not None:
         train_job(job, channel)
