@@ -42,7 +42,8 @@ def history_figure(trials: Sequence[TrialRecord], theme: Theme) -> Figure:
         axes.set_ylabel("accuracy on held-out images")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axes.legend(loc="lower right")
+        # Above the axes, where no trial stands.
+        figure.legend(loc="outside upper left", ncols=4)
     return figure
 
 
@@ -164,6 +165,6 @@ def _axis(axes: "object", x: int, ticks: Sequence[tuple[float, str]], theme: The
     for height, text in ticks:
         axes.plot([x - 0.012, x], [height, height], color=theme.muted, linewidth=1.0)  # type: ignore[attr-defined]
         axes.text(  # type: ignore[attr-defined]
-            x - 0.025, height, text, ha="right", va="center", size=8.5, color=theme.text,
-            bbox={"facecolor": theme.background, "edgecolor": "none", "alpha": 0.75, "pad": 1.0},
+            x - 0.025, height, text, ha="right", va="center", size=8.5, color=theme.text, zorder=5,
+            bbox={"facecolor": theme.background, "edgecolor": "none", "pad": 1.0},
         )  # fmt: skip
