@@ -16,7 +16,13 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "gpu")
 #: What other frameworks call a GPU.
 DEVICE_ALIASES = {"cuda": "gpu", "cuda:0": "gpu", "0": "gpu", "mps": "gpu", "GPU:0": "gpu", "/GPU:0": "gpu"}
-VALIDATIONS = ("test", "holdout")
+VALIDATIONS = ("test", "holdout", "train")
+#: What each of them is, in words.
+WATCHED = {
+    "test": "test set",
+    "holdout": "held-out training images",
+    "train": "images that it was trained on",
+}
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
 KEEPS = ("last", "best")
 
@@ -109,11 +115,11 @@ class TrainConfig:
         if self.schedule == "plateau" and self.warmup is not None:
             raise UsageError("--warmup does not go with --schedule plateau. Leave one of them out.")
         for option, chosen in (
-            ("--schedule plateau", self.schedule == "plateau"),
+            ("--schedule plateau", self.schedule == "plateau" and self.validation == "test"),
             ("--patience", self.patience is not None),
             ("--keep best", self.keep == "best"),
         ):
-            if chosen and self.validation == "test":
+            if chosen and self.validation != "holdout":
                 raise UsageError(
                     f"{option} needs --validation holdout. It chooses by the validation images; an accuracy "
                     "on the images that it was chosen by says nothing about others."

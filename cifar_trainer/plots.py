@@ -52,6 +52,7 @@ __all__ = [
     "LINES",
     "Figure",
     "LineCollection",
+    "LinearSegmentedColormap",
     "MaxNLocator",
     "PercentFormatter",
     "Theme",

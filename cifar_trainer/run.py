@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = Path("runs")
 #: What makes a folder a group of runs that differ by their seed (`training.seeds`).
 GROUP_FILE = "group.json"
+#: What makes a folder a sweep's, whose runs are its trials (`sweep`).
+SWEEP_FILE = "sweep.json"
 _TRAIN_AGAIN = "Train again under another --run-dir, or upgrade cifar-trainer."
 
 
@@ -39,7 +41,7 @@ class SplitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRecord:
-    """Which images a run validates on: `split` is `test` or `holdout`, `images` their number."""
+    """Which images a run validates on: `split` is one of `config.VALIDATIONS`, `images` their number."""
 
     split: str
     images: int
@@ -80,7 +82,7 @@ class TrainResult:
         parameters: of the network.
         device: `cpu` or `gpu`.
         train: `loss` and `accuracy` of the epoch whose weights the model has.
-        validation: likewise, and the `split`: `test` or `holdout`.
+        validation: likewise, and the `split`, one of `config.VALIDATIONS`.
         seconds: of training and validation.
         images_per_second: in training.
         weights_sha256: over the raw bytes of the weights, in `model.weights` order.

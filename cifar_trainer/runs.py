@@ -7,7 +7,7 @@ from typing import Any
 
 from cifar_trainer import files
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.run import GROUP_FILE, Run, find_runs
+from cifar_trainer.run import GROUP_FILE, SWEEP_FILE, Run, find_runs
 from cifar_trainer.run_folder import is_held
 
 
@@ -21,7 +21,7 @@ class Listed:
         bytes: of all its files.
         recipe, dataset, seed: as trained; they and what follows are None where that cannot be read.
         epochs_done, epochs: complete ones, and those asked for.
-        split: what `accuracy` is about: `test` or `holdout`.
+        split: what `accuracy` is about: `test`, `holdout` or `train`.
         accuracy: after the last complete epoch; None before the first.
         started: when it was begun or last taken up, with the time zone.
         message: why it failed, or why it cannot be read.
@@ -47,14 +47,14 @@ class Listed:
 
 
 def list_runs(root: Path) -> list[Listed]:
-    """The runs below `root`, and in the groups of seeds below it, newest first; damaged ones as such."""
+    """The runs below `root`, and in the groups and sweeps below it, newest first; damaged ones as such."""
     found = [run for folder in (root, *_groups(root)) for run in find_runs(folder)]
     found.sort(key=lambda run: run.config.stat().st_mtime_ns, reverse=True)
     return [_listed(run) for run in found]
 
 
 def _groups(root: Path) -> list[Path]:
-    return sorted(path.parent for path in root.glob(f"*/{GROUP_FILE}"))
+    return sorted({path.parent for name in (GROUP_FILE, SWEEP_FILE) for path in root.glob(f"*/{name}")})
 
 
 def age(started: datetime.datetime | None, now: datetime.datetime) -> str:

@@ -26,7 +26,7 @@ class Accuracy:
     """An accuracy, and what it was measured on.
 
     Attributes:
-        split: `test`, or `holdout`: training images set aside.
+        split: `test`; `holdout`: training images set aside; or `train`: some of those trained on.
         images: their number.
         value: share classified rightly.
         low, high: 95 % interval (Wilson 1927).

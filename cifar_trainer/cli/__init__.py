@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "Export a model to SavedModel, Keras, LiteRT or ONNX.",
     "predict": "Classify images.",
     "serve": "Classify images over HTTP.",
+    "sweep": "Search for good settings with Optuna.",
     "runs": "List runs.",
     "compare": "Compare runs.",
     "reproduce": "Train a run again and check that the weights are the same.",

@@ -18,7 +18,7 @@ from cifar_trainer.cli.base import (
     verbosity_options,
 )
 from cifar_trainer.cli.signals import StopRequest
-from cifar_trainer.config import DEVICES, KEEPS, PRECISIONS, SCHEDULES, VALIDATIONS
+from cifar_trainer.config import DEVICES, KEEPS, PRECISIONS, SCHEDULES, VALIDATIONS, WATCHED
 from cifar_trainer.errors import TrainingStopped, UsageError
 from cifar_trainer.recipes import RECIPES
 
@@ -42,12 +42,18 @@ def _choices(values: Iterable[str]) -> str:
     "--validation",
     default="test",
     metavar=_choices(VALIDATIONS),
-    help="Validate on the test set, as the tutorial does, or hold out a tenth of the training images.",
+    help="Validate on the test set, as the tutorial does; on a tenth of the training images, held out; or on "
+    "a tenth of those trained on, which leaves the test set unseen and holds nothing out.",
 )
 @click.option("--dataset", default="cifar10", metavar="NAME", help="Data set to train on.")
 @data_dir_option("train", help="Folder of the prepared data sets.  [default: data, or a resumed run's own]")
 @click.option("--run-dir", type=PathType(), help="Folder of the new run.  [default: runs/TIME-RECIPE]")
 @click.option("--resume", type=PathType(), metavar="RUN", help="Resume this run.")
+@click.option(
+    "--from-trial",
+    metavar="SWEEP:NUMBER",
+    help="Take the settings of a sweep's trial; others given here win.",
+)
 @click.option("--device", default="auto", metavar=_choices(DEVICES), help="Where to compute.")
 @click.option(
     "--precision",
@@ -98,7 +104,13 @@ def _choices(values: Iterable[str]) -> str:
 @verbosity_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, as_json: bool, resume: Path | None, seeds: str | None, **options: Any
+    ctx: click.Context,
+    /,
+    as_json: bool,
+    resume: Path | None,
+    from_trial: str | None,
+    seeds: str | None,
+    **options: Any,
 ) -> None:
     """Train a model and write a run folder.
 
@@ -121,6 +133,15 @@ def command(
     if seeds is not None and (resume is not None or explicit(ctx, "seed")):
         other = "--resume" if resume is not None else "--seed"
         raise UsageError(f"--seeds {seeds} does not go with {other}. Leave one of them out.")
+    if from_trial is not None:
+        if resume is not None:
+            raise UsageError(
+                "--from-trial begins a new run and --resume goes on with one. Leave one of them out."
+            )
+        # Reads a file: neither Optuna nor the sweep's database is needed.
+        from cifar_trainer.sweep.record import trial_settings
+
+        options |= {k: v for k, v in trial_settings(from_trial).items() if not explicit(ctx, k)}
     output, stop = Output(verbosity(ctx)), StopRequest()
     with reporting(output) as prepare_reporter, TrainingDisplay(output, prepare_reporter, stop) as display:
         common: dict[str, Any] = {
@@ -179,7 +200,7 @@ def format_result(result: "TrainResult") -> str:
     if result.chosen_by != "last epoch":
         epoch = "" if result.chosen_epoch is None else f" of epoch {result.chosen_epoch}"
         chosen = f"weights{epoch}, chosen by: {result.chosen_by}\n"
-    watched = "test set" if validation["split"] == "test" else "held-out training images"
+    watched = WATCHED[str(validation["split"])]
     return (
         f"{result.epochs} epochs in {result.seconds:.1f} s, "
         f"{result.images_per_second:,.0f} images/s\n"

@@ -83,7 +83,8 @@ def split_for(dataset: Dataset, config: TrainConfig) -> tuple[np.ndarray, Split]
     """The indices of the training images of a run, int64 [N], and the split that it watches.
 
     The held-out images are chosen first: a run with --limit and one without hold out
-    the same ones.
+    the same ones. Under --validation train the split is a tenth of the images that are trained on, the
+    first of each class.
     """
     labels = dataset.train.labels
     if config.validation == "holdout":
@@ -94,6 +95,10 @@ def split_for(dataset: Dataset, config: TrainConfig) -> tuple[np.ndarray, Split]
         indices, watched = np.arange(len(labels)), dataset.test
     if config.limit is not None:
         indices = indices[stratified_limit(labels[indices], config.limit)]
+    if config.validation == "train":
+        some = indices[stratified_limit(labels[indices], max(1, len(indices) // HOLDOUT_FRACTION))]
+        whole = dataset.train
+        watched = Split(whole.images[some], labels[some], whole.fingerprint, whole.sha256)
     return indices, watched
 
 
@@ -106,8 +111,8 @@ def check_split(config: TrainConfig, split_name: str) -> None:
     """Raise UsageError where a run has no such split: only `holdout` sets validation images aside."""
     if split_name == "validation" and config.validation != "holdout":
         raise UsageError(
-            "--split validation: this run watched the test set (--validation test) and held no training "
-            "images back. Evaluate it with --split test, or train with --validation holdout."
+            f"--split validation: this run (--validation {config.validation}) held no training images back. "
+            "Evaluate it with --split test, or train with --validation holdout."
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from cifar_trainer import __version__, ledger
+from cifar_trainer.config import WATCHED
 from cifar_trainer.evaluation import figures
 from cifar_trainer.evaluation.gradcam import grad_cam, representative_images
 from cifar_trainer.evaluation.report import Report
@@ -22,7 +23,6 @@ from cifar_trainer.run import TrainResult
 
 #: Grad-CAM is shown for at most so many classes.
 EXPLAINED_CLASSES = 12
-_TEST_SET, _HELD_OUT = "test set", "held-out training images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _drawings(
     curves = precision_recall_curves(subject.logits, subject.split.labels)
     wrong = np.array([mistake.index for mistake in report.mistakes], np.int64)
     confidence = np.array([mistake.confidence for mistake in report.mistakes])
-    validation = _HELD_OUT if subject.config.validation == "holdout" else _TEST_SET
+    validation = WATCHED[subject.config.validation]
     drawings: dict[str, Callable[[Theme], Figure]] = {
         "confusion_matrix": lambda theme: confusion_figure(matrix, classes, theme),
         "per_class": lambda theme: figures.per_class_figure(report.per_class, theme),
@@ -182,6 +182,11 @@ def selection(subject: Subject) -> str:
         return (
             "The test set was evaluated after each epoch, as in TensorFlow's CNN tutorial, and cifar-trainer "
             "chose nothing by it. No training images were held out, so no temperature was fitted."
+        )
+    if subject.config.validation == "train":
+        return (
+            "No training images were held out: after each epoch a tenth of those that it was trained on were "
+            "evaluated, so no temperature was fitted. The test set was not looked at during training."
         )
     held_out = 0 if subject.held_out is None else len(subject.held_out[1])
     return (

@@ -77,8 +77,8 @@ def train(
         run_dir: the run's folder; None is `runs/TIME-RECIPE`.
         epochs, batch_size, learning_rate: None is the recipe's.
         seed: decides the first weights, the order of the images, augmentation and dropout.
-        validation: `test` watches the test set after each epoch, `holdout` a tenth of the training images,
-            which are then set aside.
+        validation: `test` watches the test set after each epoch; `holdout` a tenth of the training images,
+            which are then set aside; `train` a tenth of those that it trains on.
         precision: the type in which the layers compute; weights stay float32.
         device: `auto`, `cpu` or `gpu`.
         deterministic: use only operations that give the same bits each time.

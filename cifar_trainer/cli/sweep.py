@@ -1,0 +1,157 @@
+"""`cifar-trainer sweep`."""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cifar_trainer.cli.base import (
+    PathType,
+    data_dir_option,
+    explicit,
+    json_option,
+    print_json,
+    verbosity,
+    verbosity_options,
+)
+from cifar_trainer.cli.signals import StopRequest
+from cifar_trainer.cli.train import command as train_command
+from cifar_trainer.errors import TrainingStopped
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cifar_trainer.sweep.record import SweepResult
+
+#: Options of `train` that belong to one run, or that a sweep has as its own.
+_OF_ONE_RUN = {
+    "seed", "seeds", "run_dir", "resume", "from_trial", "data_dir", "as_json", "quiet", "verbose",
+    "profile", "histograms", "validation", "time_limit",
+}  # fmt: skip
+#: So many trials are listed at the end; the page has them all.
+_LISTED = 10
+
+
+def _train_options() -> list[click.Parameter]:
+    """The options of `train` that make sense for all trials alike."""
+    options = []
+    for option in train_command.params:
+        if option.name not in _OF_ONE_RUN:
+            option = copy.copy(option)
+            option.envvar = None
+            options.append(option)
+    return options
+
+
+@click.command(name="sweep")
+@click.option("--name", required=True, metavar="NAME", help="Name of the sweep, and of its folder in runs/.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="PARAMETER=RANGE",
+    help="What varies: LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=S or A,B,C. Repeatable.",
+)  # fmt: skip
+@click.option("--space", "space_file", type=PathType(), metavar="FILE", help="The same as a TOML file.")
+@click.option("--trials", type=int, default=40, metavar="N", help="How many, over all commands.")
+@click.option(
+    "--storage", metavar="URL", help="postgresql://... for several machines.  [default: SQLite in the folder]"
+)
+@click.option("--sampler", default="tpe", metavar="[tpe|random|qmc]", help="How values are chosen.")
+@click.option("--pruner", default="median", metavar="[median|hyperband|none]", help="How trials end early.")
+@click.option("--workers", type=int, default=1, metavar="N", help="Processes here; each has its own GPU.")
+@click.option(
+    "--confirm", type=int, default=3, metavar="N",
+    help="Train the N best again on all training images and test each once; 0 for none.",
+)  # fmt: skip
+@click.option("--confirm-seeds", type=int, default=1, metavar="N", help="With so many seeds each.")
+@click.option(
+    "--heartbeat", type=int, default=15, metavar="SECONDS",
+    help="In a shared database: a command without four signs of life loses its trials to others.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, help="Seed of the sampler and of every trial.")
+@click.option(
+    "--validation", default="holdout", metavar="[holdout]", help="Held-out images decide, never the test set."
+)
+@click.option("--run-dir", type=PathType(), help="Folder of the sweep.  [default: runs/NAME]")
+@data_dir_option("sweep", help="Folder of the prepared data sets.  [default: data]")
+@json_option
+@verbosity_options
+@click.pass_context
+def command(ctx: click.Context, /, as_json: bool, data_dir: Path | None, **options: Any) -> None:
+    """Search for good settings: Optuna chooses, held-out images decide.
+
+    Each trial is a run folder like any other. The same command goes on with a sweep that was
+    stopped; more --trials add to it.
+
+    \b
+    Examples:
+      cifar-trainer sweep --name rates --set learning_rate=1e-4..1e-2:log --set batch_size=32,64,128
+      cifar-trainer sweep --name rates --space space.toml --trials 100 --workers 4
+      cifar-trainer sweep --name rates --space space.toml --storage postgresql://me@db/sweeps
+      cifar-trainer train --from-trial rates:7
+    """
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.cli.prepare import reporting
+    from cifar_trainer.cli.sweep_display import SweepDisplay
+    from cifar_trainer.sweep.sweep import sweep
+
+    output, stop = Output(verbosity(ctx)), StopRequest()
+    # What was not given is the recipe's, or train's own default.
+    of_train = {option.name for option in _train_options()}
+    given = {name: value for name, value in options.items() if name not in of_train or explicit(ctx, name)}
+    if data_dir is not None:
+        given["data_dir"] = data_dir
+    with reporting(output) as prepare_reporter, SweepDisplay(output, prepare_reporter, stop) as display:
+        try:
+            result = sweep(
+                **given, reporter=display, should_stop=lambda: bool(stop), verbose=verbosity(ctx) > 0
+            )
+        except TrainingStopped:
+            display.close()
+            output.note("Stopped and saved. The same command goes on.")
+            ctx.exit(128 + int(stop.received or 0))
+    if as_json:
+        print_json(result.to_json())
+    else:
+        output.result(trials_table(result))
+        if result.confirmed:
+            output.result(confirmed_table(result))
+        output.note(f"page: {result.page}")
+
+
+command.params[-7:-7] = _train_options()
+
+
+def trials_table(result: "SweepResult") -> "Table":
+    """The best trials, and how many there are of each kind."""
+    from rich.table import Table
+
+    from cifar_trainer.sweep.page import format_value
+    from cifar_trainer.sweep.record import best_first
+
+    states = [trial.state for trial in result.trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    table = Table(title=f"{result.name}: {counts}", title_justify="left", box=None, pad_edge=False)
+    best = best_first(result.trials)[:_LISTED]
+    names = list(best[0].params) if best else []
+    for name in ("trial", "accuracy", *names):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    for trial in best:
+        values = [format_value(trial.params[name]) for name in names]
+        table.add_row(str(trial.number), f"{trial.value:.2%}", *values, trial.run_dir or "")
+    return table
+
+
+def confirmed_table(result: "SweepResult") -> "Table":
+    """The best trials' accuracy on the test set."""
+    from rich.table import Table
+
+    table = Table(
+        title="trained again on all training images, tested once", title_justify="left", box=None,
+        pad_edge=False,
+    )  # fmt: skip
+    for name in ("trial", "test accuracy", "runs"):
+        table.add_column(name, justify="right")
+    for each in result.confirmed:
+        table.add_row(str(each.number), f"{each.test_accuracy:.2%}", str(len(each.runs)))
+    return table

@@ -1,0 +1,110 @@
+"""How a sweep looks while it runs: a live table of the best trials, or a plain line a trial."""
+
+import contextlib
+from pathlib import Path
+from typing import Any, Self
+
+from rich.live import Live
+from rich.table import Table
+
+from cifar_trainer.cli.console import Output
+from cifar_trainer.cli.signals import StopRequest, stop_on_signals
+from cifar_trainer.data.download import PrepareReporter
+from cifar_trainer.sweep.page import format_value
+from cifar_trainer.sweep.record import TrialRecord, best_first
+from cifar_trainer.sweep.sweep import SweepReporter
+from cifar_trainer.sweep.trials import Claim
+
+#: So many of the best trials stand in the live table.
+_BEST = 8
+#: What drawing on a terminal that is gone raises.
+_UNSEEN = contextlib.suppress(OSError, ValueError)
+
+
+class SweepDisplay(SweepReporter):
+    """Shows on stderr what happens. From the moment the study is open, the first signal asks to stop."""
+
+    def __init__(self, output: Output, prepare: PrepareReporter, stop: StopRequest) -> None:
+        self._output, self.prepare, self._stop = output, prepare, stop
+        self._handlers = contextlib.ExitStack()
+        self._live: Live | None = None
+        self._trials: tuple[TrialRecord, ...] = ()
+        self._running: dict[int, tuple[Claim, str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._handlers.close()
+
+    def close(self) -> None:
+        """Take the live table off the screen."""
+        if self._live is not None:
+            with _UNSEEN:
+                self._live.stop()
+            self._live = None
+
+    def note(self, text: str) -> None:
+        if self._output.verbosity > 0:
+            self._output.note(text)
+
+    def warn(self, text: str) -> None:
+        self._output.warn(text)
+
+    def begun(self, folder: Path, storage: str, trials: tuple[TrialRecord, ...]) -> None:
+        self._handlers.enter_context(stop_on_signals(self._stop))
+        done = sum(trial.state in ("complete", "pruned", "failed") for trial in trials)
+        self._output.note(f"sweep: {folder}, {done} trials done\nstorage: {storage}", wrap=False)
+        self._trials = trials
+        if self._output.live:
+            self._live = Live(console=self._output.notes, transient=True, auto_refresh=False)
+            with _UNSEEN:
+                self._live.start()
+            self._draw()
+
+    def trial_begun(self, claim: Claim, device: str) -> None:
+        self._running[claim.trial.number] = (claim, "starting")
+        self._draw()
+
+    def epoch_ended(self, claim: Claim, epoch: int, accuracy: float) -> None:
+        self._running[claim.trial.number] = (claim, f"epoch {epoch}, {accuracy:.2%}")
+        self._draw()
+
+    def trial_ended(self, claim: Claim, state: str, value: float | None, message: str | None) -> None:
+        self._running.pop(claim.trial.number, None)
+        if self._live is None:
+            accuracy = "" if value is None else f"  accuracy {value:.2%}"
+            reason = "" if message is None else f"  {message}"
+            self._output.note(f"trial {claim.original}  {state}{accuracy}  {_values(claim.values)}{reason}")
+
+    def listed(self, trials: tuple[TrialRecord, ...]) -> None:
+        self._trials = trials
+        self._draw()
+
+    def confirming(self, runs: int) -> None:
+        what = "run" if runs == 1 else "runs"
+        self._output.note(f"The trials are done. Training the best again on all images: {runs} {what}.")
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            with _UNSEEN:
+                self._live.update(self.table(), refresh=True)
+
+    def table(self) -> Table:
+        """The best trials so far, and those that run here."""
+        done = sum(trial.state in ("complete", "pruned", "failed") for trial in self._trials)
+        table = Table(title=f"{done} trials done", title_justify="left", box=None, pad_edge=False)
+        table.add_column("trial", justify="right")
+        table.add_column("state")
+        table.add_column("accuracy", justify="right")
+        table.add_column("values", overflow="ellipsis", no_wrap=True)
+        for trial in best_first(self._trials)[:_BEST]:
+            table.add_row(str(trial.number), "complete", f"{trial.value:.2%}", _values(trial.params))
+        for claim, what in self._running.values():
+            table.add_row(str(claim.original), "running", what, _values(claim.values))
+        return table
+
+
+def _values(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name}={format_value(value)}" for name, value in values.items())

@@ -1,0 +1,1 @@
+"""Sweeps: Optuna chooses settings, workers train them, validation accuracy decides."""

@@ -1,0 +1,170 @@
+"""The figures of a sweep: history, importance, parallel coordinates, slices."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cifar_trainer.plots import (
+    Figure,
+    LinearSegmentedColormap,
+    LineCollection,
+    MaxNLocator,
+    PercentFormatter,
+    Theme,
+    new_figure,
+)
+from cifar_trainer.sweep.record import TrialRecord
+from cifar_trainer.sweep.space import Parameter, Space, Value
+
+#: At most so many slices stand in one row.
+COLUMNS = 3
+
+
+def history_figure(trials: Sequence[TrialRecord], theme: Theme) -> Figure:
+    """Each trial's accuracy by its number, and the best so far."""
+    with new_figure(theme, 6.2, 3.6) as figure:
+        axes = figure.add_subplot()
+        complete = [(t.number, t.value) for t in trials if t.state == "complete" and t.value is not None]
+        pruned = [(t.number, t.value) for t in trials if t.state == "pruned" and t.value is not None]
+        failed = [t.number for t in trials if t.state == "failed"]
+        if complete:
+            numbers, values = map(np.array, zip(*complete, strict=True))
+            axes.step(
+                numbers, np.maximum.accumulate(values), where="post", color=theme.third, label="best so far"
+            )
+            axes.plot(numbers, values, "o", color=theme.first, markersize=5, label="complete")
+        if pruned:
+            axes.plot(*zip(*pruned, strict=True), "x", color=theme.second, markersize=6, label="pruned")
+        if failed:
+            bottom = axes.get_ylim()[0]
+            axes.plot(failed, [bottom] * len(failed), "v", color=theme.muted, label="failed", clip_on=False)
+        axes.set_xlabel("trial")
+        axes.set_ylabel("accuracy on held-out images")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        # Above the axes, where no trial stands.
+        figure.legend(loc="outside upper left", ncols=4)
+    return figure
+
+
+def importance_figure(importance: Mapping[str, float], theme: Theme) -> Figure:
+    """Each parameter's importance as a bar, the largest at the top."""
+    names = sorted(importance, key=lambda name: importance[name])
+    with new_figure(theme, 6.2, max(1.6, 0.6 * len(names) + 1.0)) as figure:
+        axes = figure.add_subplot()
+        bars = axes.barh(names, [importance[name] for name in names], color=theme.first, height=0.55)
+        axes.bar_label(bars, [f"{importance[name]:.0%}" for name in names], padding=4, color=theme.text)
+        axes.set_xlim(0, 1.08)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(False, axis="y")
+        axes.set_xlabel("importance")
+    return figure
+
+
+def parallel_figure(trials: Sequence[TrialRecord], space: Space, theme: Theme) -> Figure:
+    """One line a trial through the values of its parameters; the better, the more colour."""
+    shown = sorted((t for t in trials if t.value is not None), key=lambda trial: trial.value or 0.0)
+    with new_figure(theme, 12.4, 4.2) as figure:
+        axes = figure.add_subplot()
+        columns = [*space, None]
+        if shown:
+            values = np.array([trial.value for trial in shown])
+            # The worst of many would leave all others no room.
+            low, high = float(np.quantile(values, 0.1)), float(values.max())
+            heights = np.array(
+                [
+                    [
+                        *(place(parameter, trial.params[parameter.name]) for parameter in space),
+                        _share(v, low, high),
+                    ]
+                    for trial, v in zip(shown, values, strict=True)
+                ]
+            )
+            ramp = LinearSegmentedColormap.from_list("", [theme.grid, theme.first])
+            lines = [np.column_stack([range(len(columns)), row]) for row in heights]
+            axes.add_collection(LineCollection(lines, colors=ramp(heights[:, -1]), linewidths=1.6))
+            axes.plot(range(len(columns)), heights[-1], color=theme.second, linewidth=2.6)
+            ticks = [(low, f"≤ {low:.1%}"), (high, f"{high:.1%}")] if high > low else [(high, f"{high:.1%}")]
+            _axis(axes, len(space), [(_share(v, low, high), text) for v, text in ticks], theme)
+        for index, parameter in enumerate(space):
+            _axis(axes, index, _ticks(parameter), theme)
+        axes.set_xlim(-0.25, len(space) + 0.35)
+        axes.set_ylim(-0.06, 1.06)
+        axes.set_xticks(range(len(columns)), [*(each.name for each in space), "accuracy"])
+        axes.tick_params(length=0, pad=10)
+        axes.set_yticks([])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def slices_figure(trials: Sequence[TrialRecord], space: Space, theme: Theme) -> Figure:
+    """The accuracy by each parameter alone."""
+    columns = min(COLUMNS, len(space))
+    rows = -(-len(space) // columns)
+    with new_figure(theme, 12.4, 3.4 * rows) as figure:
+        plots = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for parameter, axes in zip(space, plots, strict=False):
+            for state, color, mark in (("complete", theme.first, "o"), ("pruned", theme.second, "x")):
+                chosen = [t for t in trials if t.state == state and t.value is not None]
+                places = [place(parameter, t.params[parameter.name]) for t in chosen]
+                axes.plot(places, [t.value for t in chosen], mark, color=color, markersize=5)
+            axes.set_xlim(-0.05, 1.05)
+            axes.set_xticks(*zip(*_ticks(parameter), strict=True))
+            axes.set_xlabel(parameter.name)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        for axes in plots[len(space) :]:
+            axes.set_visible(False)
+        for axes in plots[::columns]:
+            axes.set_ylabel("accuracy on held-out images")
+    return figure
+
+
+def place(parameter: Parameter, value: Value) -> float:
+    """Where a value stands between its parameter's bounds, or among its choices: 0 to 1."""
+    if parameter.choices:
+        return _share(_ordered(parameter).index(value), 0, len(parameter.choices) - 1)
+    number, low, high = float(value), float(parameter.low), float(parameter.high)
+    if parameter.log:
+        number, low, high = np.log(number), np.log(low), np.log(high)
+    return _share(number, low, high)
+
+
+def _share(number: float, low: float, high: float) -> float:
+    return 0.5 if high <= low else float(np.clip((number - low) / (high - low), 0.0, 1.0))
+
+
+def _ordered(parameter: Parameter) -> list[Value]:
+    """The choices; numbers in their order."""
+    if all(isinstance(choice, int | float) for choice in parameter.choices):
+        return sorted(parameter.choices, key=float)
+    return list(parameter.choices)
+
+
+def _ticks(parameter: Parameter) -> list[tuple[float, str]]:
+    """Places on a parameter's axis, and what to write there."""
+    if parameter.choices:
+        return [(place(parameter, each), str(each)) for each in _ordered(parameter)]
+    low, high = float(parameter.low), float(parameter.high)
+    if parameter.log:
+        powers = range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)
+        between = [10.0**power for power in powers]
+        # One that stands right beside a bound would be written over it.
+        between = [each for each in between if 0.15 < place(parameter, each) < 0.85]
+        values = [low, *between, high]
+    else:
+        values = [low, (low + high) / 2, high]
+        if parameter.whole and not values[1].is_integer():
+            values = [low, high]
+    return [(place(parameter, each), f"{each:g}") for each in dict.fromkeys(values)]
+
+
+def _axis(axes: "object", x: int, ticks: Sequence[tuple[float, str]], theme: Theme) -> None:
+    """A vertical axis of its own with its ticks."""
+    axes.plot([x, x], [0, 1], color=theme.muted, linewidth=1.0)  # type: ignore[attr-defined]
+    for height, text in ticks:
+        axes.plot([x - 0.012, x], [height, height], color=theme.muted, linewidth=1.0)  # type: ignore[attr-defined]
+        axes.text(  # type: ignore[attr-defined]
+            x - 0.025, height, text, ha="right", va="center", size=8.5, color=theme.text, zorder=5,
+            bbox={"facecolor": theme.background, "edgecolor": "none", "pad": 1.0},
+        )  # fmt: skip

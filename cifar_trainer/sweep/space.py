@@ -1,0 +1,216 @@
+"""The space of a sweep: which settings vary, and over what.
+
+A range is written `1e-4..1e-2:log`, `32..256:step=32`, or as choices, `32,64,128`. Imports neither
+Optuna nor TensorFlow.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.errors import UsageError
+
+Value = int | float | str
+
+#: Settings that a sweep must not vary: what is measured, on what, and where.
+FIXED = ("dataset", "seed", "validation", "device", "deterministic", "xla", "limit", "gpus", "class_weights")
+#: A range with more values than this counts as endless.
+MOST_COMBINATIONS = 100_000
+_EXPECTED = "Expected LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=STEP, or choices such as 32,64,128."
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One setting and what it may be.
+
+    Attributes:
+        name: of the setting, as in `TrainConfig`.
+        choices: the values, where they are listed; else empty.
+        low, high: the bounds, both included, where it is a range. With a step, `high` is on the grid.
+        step: between values; None where there is none.
+        log: whether the values are spread evenly over the orders of magnitude.
+    """
+
+    name: str
+    choices: tuple[Value, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+    log: bool = False
+
+    def __str__(self) -> str:
+        if self.choices:
+            return ",".join(map(str, self.choices))
+        ending = ":log" if self.log else "" if self.step in (None, 1) else f":step={self.step}"
+        return f"{self.low}..{self.high}{ending}"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the values of the range are whole numbers."""
+        return isinstance(self.low, int)
+
+    def extremes(self) -> tuple[Value, ...]:
+        """The values which, if they are possible, make all others possible."""
+        return self.choices or (self.low, self.high)
+
+    def values(self) -> Sequence[Value] | None:
+        """All values in order; None where they are endless."""
+        if self.choices:
+            return self.choices
+        if self.whole:
+            return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        if self.step is None:
+            return (self.low,) if self.low == self.high else None
+        return [self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1)]
+
+
+Space = tuple[Parameter, ...]
+
+
+def parse_space(assignments: Iterable[str], file: Path | None = None) -> Space:
+    """Read the assignments of `--set` and a TOML file.
+
+    Args:
+        assignments: such as `learning_rate=1e-4..1e-2:log`.
+        file: TOML: a key for each setting; its value is a range as text, or a list of choices.
+
+    Returns:
+        The parameters, sorted by name.
+
+    Raises:
+        UsageError: one is no setting, no range, or given twice; or there is none.
+    """
+    given: list[tuple[str, Any]] = [] if file is None else list(_read_file(file).items())
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--set {assignment!r} is not known. Expected PARAMETER=RANGE, such as "
+                "learning_rate=1e-4..1e-2:log."
+            )
+        given.append((name.strip(), text.strip()))
+    parameters: dict[str, Parameter] = {}
+    for name, value in given:
+        parameter = parse_parameter(name, value)
+        if parameter.name in parameters:
+            raise UsageError(f"{parameter.name} is given twice: {parameters[parameter.name]} and {value}.")
+        parameters[parameter.name] = parameter
+    if not parameters:
+        raise UsageError(
+            "Nothing to vary. Name at least one setting, such as --set learning_rate=1e-4..1e-2:log."
+        )
+    return tuple(parameters[name] for name in sorted(parameters))
+
+
+def parse_parameter(name: str, value: Any) -> Parameter:
+    """Read one setting's range, or its choices as a list.
+
+    Raises:
+        UsageError: it is no setting that can vary, or no range of its type.
+    """
+    settings = typing.get_type_hints(TrainConfig)
+    known = [each for each in settings if each not in FIXED]
+    field = name.removeprefix("--").replace("-", "_")
+    if field not in known:
+        nearest = next(iter(difflib.get_close_matches(field, known, n=1, cutoff=0.5)), None)
+        what = "is the same for all trials" if field in FIXED else "is not a setting"
+        hint = f" Did you mean {nearest!r}?" if nearest and field not in FIXED else ""
+        raise UsageError(f"{name!r} {what}. Choose from {', '.join(sorted(known))}.{hint}")
+    kind = _kind(settings[field])
+    if isinstance(value, list):
+        return _with_choices(field, kind, [str(each) for each in value], str(value))
+    text = str(value)
+    if ".." in text:
+        return _ranged(field, kind, text)
+    return _with_choices(field, kind, text.split(","), text)
+
+
+def _kind(annotation: Any) -> type:
+    """The type of a setting's values; of `int | None`, int."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
+    return annotation if isinstance(annotation, type) else str
+
+
+def _with_choices(name: str, kind: type, texts: Sequence[str], shown: str) -> Parameter:
+    choices = tuple(_read(name, kind, text.strip(), shown) for text in texts)
+    if len(set(choices)) < len(choices):
+        raise UsageError(f"{name}={shown} names a choice twice.")
+    return Parameter(name, choices=choices)
+
+
+def _ranged(name: str, kind: type, text: str) -> Parameter:
+    if kind not in (int, float):
+        raise UsageError(f"{name}={text} is a range, but {name} is no number. Expected choices: a,b,c.")
+    bounds, _, how = text.partition(":")
+    low_text, _, high_text = bounds.partition("..")
+    low, high = (_read(name, kind, each.strip(), text) for each in (low_text, high_text))
+    assert not isinstance(low, str)
+    assert not isinstance(high, str)
+    step: float | None = 1 if kind is int else None
+    if how.startswith("step="):
+        read = _read(name, kind, how.removeprefix("step="), text)
+        assert not isinstance(read, str)
+        step = read
+    elif how not in ("", "log"):
+        raise UsageError(f"{name}={text} is no range. {_EXPECTED}")
+    if low > high or (step is not None and step <= 0):
+        raise UsageError(f"{name}={text} is empty: it needs LOW up to HIGH and a step above 0.")
+    if how == "log" and low <= 0:
+        raise UsageError(f"{name}={text} cannot be logarithmic: LOW must be above 0.")
+    if step is not None:
+        # The last value that a step reaches; the rounding of 0.1 + 0.2 is not a step less.
+        high = low + math.floor((high - low) / step + 1e-9) * step
+    return Parameter(name, low=low, high=high, step=step, log=how == "log")
+
+
+def _read(name: str, kind: type, text: str, whole: str) -> Value:
+    try:
+        if kind is bool or not text:
+            raise ValueError
+        value: Value = kind(text)
+    except ValueError:
+        what = {int: "a whole number", float: "a number"}.get(kind, "a value")
+        raise UsageError(f"{name}={whole}: {text!r} is not {what}. {_EXPECTED}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name}={whole}: {text!r} is not finite.")
+    return value
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--space {file} cannot be read: {error.strerror}. Expected a TOML file.") from error
+    except ValueError as error:
+        raise UsageError(f"--space {file} is not TOML: {error}.") from error
+
+
+def combinations(space: Space) -> list[dict[str, Value]] | None:
+    """Every combination of values; None where they are endless, or more than `MOST_COMBINATIONS`."""
+    values = [parameter.values() for parameter in space]
+    if any(each is None for each in values):
+        return None
+    listed = [each for each in values if each is not None]
+    if math.prod(map(len, listed)) > MOST_COMBINATIONS:
+        return None
+    names = [parameter.name for parameter in space]
+    return [dict(zip(names, each, strict=True)) for each in itertools.product(*listed)]
+
+
+def describe(space: Space) -> dict[str, str]:
+    """The space as text by name, which `parse_parameter` reads again."""
+    return {parameter.name: str(parameter) for parameter in space}
+
+
+def read_description(described: Mapping[str, str]) -> Space:
+    """The space that `describe` gave."""
+    return tuple(parse_parameter(name, text) for name, text in sorted(described.items()))

@@ -1,0 +1,111 @@
+"""What of a sweep varies: ranges on the command line and in TOML files."""
+
+from pathlib import Path
+
+import pytest
+
+from cifar_trainer.errors import UsageError
+from cifar_trainer.sweep.space import (
+    Parameter,
+    combinations,
+    describe,
+    parse_parameter,
+    parse_space,
+    read_description,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("learning_rate", "1e-4..1e-2:log", Parameter("learning_rate", low=1e-4, high=1e-2, log=True)),
+        ("learning-rate", "0.1..0.3", Parameter("learning_rate", low=0.1, high=0.3)),
+        ("batch_size", "32..256:step=32", Parameter("batch_size", low=32, high=256, step=32)),
+        ("batch_size", "32..200:step=100", Parameter("batch_size", low=32, high=132, step=100)),
+        ("epochs", "2..8", Parameter("epochs", low=2, high=8, step=1)),
+        ("batch_size", "32, 64,128", Parameter("batch_size", choices=(32, 64, 128))),
+        ("recipe", "document,regularized", Parameter("recipe", choices=("document", "regularized"))),
+        ("batch_size", [32, 64], Parameter("batch_size", choices=(32, 64))),
+        ("warmup", "0.5,1", Parameter("warmup", choices=(0.5, 1.0))),
+    ],
+)
+def test_a_range_is_read(name: str, text: object, expected: Parameter) -> None:
+    assert parse_parameter(name, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("learning_rat", "1..2", "Did you mean 'learning_rate'?"),
+        ("seed", "1,2,3", "is the same for all trials"),
+        ("validation", "test,holdout", "is the same for all trials"),
+        ("batch_size", "a,b", "'a' is not a whole number"),
+        ("batch_size", "32..64.5", "'64.5' is not a whole number"),
+        ("learning_rate", "0.1..nan", "is not finite"),
+        ("learning_rate", "0.3..0.1", "is empty"),
+        ("learning_rate", "0..0.1:log", "LOW must be above 0"),
+        ("learning_rate", "0.1..0.2:cubic", "is no range"),
+        ("batch_size", "32..64:step=0", "a step above 0"),
+        ("batch_size", "32,32", "names a choice twice"),
+        ("recipe", "a..b", "is no number"),
+        ("batch_size", "", "'' is not a whole number"),
+    ],
+)
+def test_what_is_no_range_of_a_setting_is_refused(name: str, text: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_parameter(name, text)
+    assert says in str(error.value)
+
+
+def test_a_file_and_the_command_line_add_up(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text('learning_rate = "1e-4..1e-2:log"\nbatch_size = [32, 64]\n')
+    assert [each.name for each in parse_space(["epochs=2..3"], file)] == [
+        "batch_size", "epochs", "learning_rate",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("assignments", "content", "says"),
+    [
+        (["epochs"], None, "Expected PARAMETER=RANGE"),
+        ([], None, "Nothing to vary"),
+        (["epochs=2..3", "epochs=4"], None, "is given twice"),
+        ([], "x = = 1", "is not TOML"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(
+    tmp_path: Path, assignments: list[str], content: str | None, says: str
+) -> None:
+    file = None
+    if content is not None:
+        file = tmp_path / "space.toml"
+        file.write_text(content)
+    with pytest.raises(UsageError) as error:
+        parse_space(assignments, file)
+    assert says in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone\.toml"):
+        parse_space([], tmp_path / "gone.toml")
+
+
+def test_the_combinations_of_a_finite_space_are_counted() -> None:
+    space = parse_space(["batch_size=32,64", "epochs=2..6:step=2"])
+    found = combinations(space)
+    assert found is not None
+    assert {(each["batch_size"], each["epochs"]) for each in found} == {
+        (size, epochs) for size in (32, 64) for epochs in (2, 4, 6)
+    }
+
+
+def test_a_range_of_real_numbers_is_endless() -> None:
+    assert combinations(parse_space(["learning_rate=0.1..0.2"])) is None
+
+
+def test_a_described_space_is_read_again() -> None:
+    space = parse_space(
+        ["learning_rate=1e-4..1e-2:log", "batch_size=32..256:step=32", "epochs=2..4", "ema=0.9,0.99"]
+    )
+    assert read_description(describe(space)) == space
