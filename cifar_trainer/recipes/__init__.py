@@ -2,13 +2,14 @@
 
 from cifar_trainer.config import check_choice
 from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.fast94 import FAST94
 from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Recipe
 from cifar_trainer.recipes.regularized import REGULARIZED
 
 __all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe"]
 
 #: By name, in the order in which they are listed.
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DOCUMENT, REGULARIZED)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DOCUMENT, REGULARIZED, FAST94)}
 
 
 def get_recipe(name: str) -> Recipe:

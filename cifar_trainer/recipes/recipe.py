@@ -81,9 +81,9 @@ class Recipe:
         augment: a batch to the images to train on, uint8 or float [B, H, W, C]; without state, and a
             function of the batch alone.
         initialize: sets first weights from the training images, uint8 [N, H, W, C].
-        after_step: called after each optimizer step with the network, its optimizer and the steps done so
-            far (int32 scalar). What it remembers belongs among the optimizer's variables, which
-            checkpoints hold.
+        after_step: called once with the network and its built optimizer; what it returns is called after each
+            step with the steps done so far (int32 scalar). What it remembers belongs among the optimizer's
+            variables (`add_variable_from_reference`), which checkpoints hold.
         predict: the network and uint8 images [N, H, W, C] to logits, for augmentation at test time; by
             default the network alone.
         splittable: whether a batch may be computed in parts: no layer sees more than one image, or draws.
@@ -100,7 +100,9 @@ class Recipe:
     loss: Callable[[], "keras.losses.Loss"] = cross_entropy
     augment: "Callable[[Batch], tf.Tensor] | None" = None
     initialize: "Callable[[keras.Model, np.ndarray], None] | None" = None
-    after_step: "Callable[[keras.Model, keras.optimizers.Optimizer, tf.Tensor], None] | None" = None
+    after_step: "Callable[[keras.Model, keras.optimizers.Optimizer], Callable[[tf.Tensor], None]] | None" = (
+        None
+    )
     predict: "Callable[[keras.Model, tf.Tensor], tf.Tensor] | None" = None
     splittable: bool = False
     expected: Expected | None = None

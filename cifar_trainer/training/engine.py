@@ -104,6 +104,8 @@ class StepLoop:
         self.batch_size = batch_size
         self.steps = -(-self.count // batch_size)
         self._recipe = recipe
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._augmentation_seed = augmentation_seed(seed)
         self._shards = shards
         self._forms = forms
@@ -265,8 +267,8 @@ class StepLoop:
         )
         if self.statistics is not None:
             self.statistics.update(global_step + 1)
-        if self._recipe.after_step is not None:
-            self._recipe.after_step(self.model, self.optimizer, global_step + 1)
+        if self._after_step is not None:
+            self._after_step(global_step + 1)
         return tf.add_n(losses), tf.add_n(rights)
 
     def _weights(self, step: tf.Tensor, batch: int) -> tuple[tf.Tensor | None, Any]:

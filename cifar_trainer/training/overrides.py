@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.recipes import Recipe
+from cifar_trainer.recipes.losses import SmoothedCrossEntropy
 
 #: Where `triangular` has its peak, as a share of the steps, unless --warmup says it (as in Jordan 2024).
 PEAK = 0.23
@@ -36,7 +37,8 @@ def overridden(recipe: Recipe, config: TrainConfig, steps_per_epoch: int) -> Rec
 
         def build_optimizer(learning_rate: float, total_steps: int) -> keras.optimizers.Optimizer:
             optimizer = recipe.build_optimizer(learning_rate, total_steps)
-            settings = optimizer.get_config()
+            # As an object: `from_config` could not find a recipe's own schedule by its name.
+            settings = {**optimizer.get_config(), "learning_rate": _rate_of(optimizer)}
             if config.schedule is not None:
                 settings["learning_rate"] = learning_rate
             if config.schedule not in (None, "plateau") or config.warmup is not None:
@@ -136,32 +138,6 @@ def plateau_factor(losses: Sequence[float]) -> float:
         if waited == PLATEAU_EPOCHS:
             factor, waited = factor * PLATEAU_FACTOR, 0
     return factor
-
-
-class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of integer labels and logits with label smoothing (Szegedy et al. 2016, section 7).
-
-    The target of the label's class is 1 - smoothing + smoothing / K, that of the K - 1 others smoothing / K.
-
-    Args:
-        smoothing: from 0 to below 1.
-    """
-
-    def __init__(self, smoothing: float) -> None:
-        super().__init__(name="smoothed_cross_entropy")
-        self.smoothing = smoothing
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """float32 [B], of labels, integer [B], and logits, float32 [B, K]."""
-        classes = y_pred.shape[-1]
-        # A product with one-hot labels, since picking each label's logit has a gradient that scatters.
-        targets = tf.one_hot(tf.cast(tf.reshape(y_true, [-1]), tf.int32), classes, dtype=y_pred.dtype)
-        targets = (1.0 - self.smoothing) * targets + self.smoothing / classes
-        return -tf.reduce_sum(targets * tf.nn.log_softmax(y_pred), axis=-1)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {"smoothing": self.smoothing}
 
 
 class StatisticsAverage:

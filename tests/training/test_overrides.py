@@ -14,13 +14,14 @@ from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import TrainingStopped
 from cifar_trainer.recipes import RECIPES
+from cifar_trainer.recipes.losses import SmoothedCrossEntropy
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training import trainer as trainer_module
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.engine import StepLoop
 from cifar_trainer.training.history import best_epoch
-from cifar_trainer.training.overrides import Schedule, SmoothedCrossEntropy, overridden, plateau_factor
+from cifar_trainer.training.overrides import Schedule, overridden, plateau_factor
 from cifar_trainer.training.reproduction import reproduce
 from cifar_trainer.training.session import resume, train
 
