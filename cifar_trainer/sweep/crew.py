@@ -177,7 +177,6 @@ class Crew:
 
     def _give(self, worker: _Worker, claim: Claim, trials: Trials, make_job: Callable[[Claim], Job]) -> None:
         worker.claim, worker.job, worker.deaths = claim, make_job(claim), 0
-        trials.begun(claim, Path(worker.job.run_dir))
         worker.send({"job": dataclasses.asdict(worker.job)})
 
     def _messages(self) -> Iterator[tuple[_Worker, dict[str, Any]]]:
@@ -209,6 +208,7 @@ class Crew:
                     self._warned.add(message["text"])
                     self._reporter.warn(f"trial {claim.original}: {message['text']}")
             case "begun":
+                trials.begun(claim, Path(message["run_dir"]))
                 self._reporter.trial_begun(claim, message["device"])
             case "epoch":
                 go_on = trials.report(claim, message["epoch"], message["accuracy"])

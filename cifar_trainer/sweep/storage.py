@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cifar_trainer import locks
 from cifar_trainer.artefacts.formats import install_command
@@ -115,7 +115,7 @@ def hold_alone(storage: Storage) -> Iterator[None]:
 
 
 class Database:
-    """An opened storage.
+    """An opened storage; a context that closes it.
 
     Args:
         storage: SQLite's is held by the caller (`hold_alone`).
@@ -143,6 +143,13 @@ class Database:
             self.optuna = _rdb_storage(
                 storage.url, options, None if self.alone else heartbeat, None if self.alone else grace
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.optuna.engine.dispose()
+        self._engine.dispose()
 
     @contextlib.contextmanager
     def turn(self, name: str) -> Iterator[None]:

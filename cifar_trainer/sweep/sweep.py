@@ -24,6 +24,7 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import DEFAULT_ROOT, Run
+from cifar_trainer.run_folder import is_held
 from cifar_trainer.sweep.crew import Crew, CrewReporter
 from cifar_trainer.sweep.record import Confirmed, SweepResult, TrialRecord, best_first, write_record
 from cifar_trainer.sweep.space import Space, describe, parse_space
@@ -216,10 +217,12 @@ def sweep(
     fingerprint = _prepare(plan, reporter)
     with files.writing(folder, "Choose another --run-dir."):
         folder.mkdir(parents=True, exist_ok=True)
-    with hold_alone(chosen):
-        database = Database(chosen, heartbeat, MISSED_BEATS * heartbeat)
-        with database.telling_errors():
-            return _Sweep(plan, folder, database, fingerprint, reporter, should_stop, verbose).run()
+    with (
+        hold_alone(chosen),
+        Database(chosen, heartbeat, MISSED_BEATS * heartbeat) as database,
+        database.telling_errors(),
+    ):
+        return _Sweep(plan, folder, database, fingerprint, reporter, should_stop, verbose).run()
 
 
 def _prepare(plan: Plan, reporter: SweepReporter) -> str:
@@ -355,10 +358,12 @@ class _Sweep:
     def _job(self, claim: Any, name: str, settings: dict[str, Any], *, evaluate: bool) -> Any:
         from cifar_trainer.sweep.worker import Job
 
-        begun = claim.run_dir
-        place = (
-            begun if begun is not None and Run(begun).config.is_file() else (self._folder / name).absolute()
-        )
+        place = (self._folder / name).absolute()
+        if claim.run_dir is not None and Run(claim.run_dir).config.is_file():
+            place = claim.run_dir
+        if is_held(Run(place)):
+            # By a command that was taken for dead; it will find that the trial is no longer its own.
+            place = place.with_name(f"{name}-attempt-{claim.trial.number}")
         command_line = ["train"]
         for key, value in settings.items():
             if value is not None:

@@ -126,8 +126,10 @@ def train_job(job: Job, channel: Channel) -> None:
         "verbose": job.verbose,
     }
     try:
-        result = _train(job, carried_out)
-        value = _test_accuracy(job) if job.evaluate else float(result.validation["accuracy"])
+        result = _train(job, Run(Path(job.run_dir)), carried_out)
+        value = float(result.validation["accuracy"])
+        if job.evaluate:
+            value = _test_accuracy(Path(result.run_dir), job.verbose)
         channel.send("done", value=value)
     except errors.TrainingStopped:
         channel.send("stopped")
@@ -141,25 +143,28 @@ def train_job(job: Job, channel: Channel) -> None:
         raise
 
 
-def _train(job: Job, carried_out: dict[str, Any]) -> TrainResult:
-    run = Run(Path(job.run_dir))
+def _train(job: Job, run: Run, carried_out: dict[str, Any]) -> TrainResult:
     if not run.config.is_file():
         return session.train(run_dir=run.path, **job.settings, **carried_out)
     every = {name: job.settings[name] for name in ("checkpoint_every",) if name in job.settings}
-    return session.resume(run, **every, **carried_out)
+    try:
+        return session.resume(run, **every, **carried_out)
+    except errors.CheckpointError as error:
+        carried_out["reporter"].warn(f"{error} It is trained again from its first step, beside it.")
+        return _train(job, Run(run.path.with_name(f"{run.path.name}-again")), carried_out)
 
 
-def _test_accuracy(job: Job) -> float:
+def _test_accuracy(run_dir: Path, verbose: bool) -> float:
     """The accuracy on the test set; where a report tells it already, there is no second look."""
     from cifar_trainer.comparison import read_evaluated
     from cifar_trainer.data.splits import evaluated_split
     from cifar_trainer.evaluation.evaluate import evaluate
     from cifar_trainer.trained_run import load_data
 
-    run = open_run(Path(job.run_dir))
+    run = open_run(run_dir)
     images = evaluated_split(load_data(run, None), run.read_config(), "test")
     found = read_evaluated(run, "test", images)
-    return found.accuracy if found is not None else evaluate(run.path, verbose=job.verbose).accuracy
+    return found.accuracy if found is not None else evaluate(run.path, verbose=verbose).accuracy
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """A study's trials as commands take and end them: none is lost, none counts twice. No training here."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import pytest
@@ -20,14 +21,17 @@ ENDLESS = ("learning_rate=1e-4..1e-2:log",)
 class Commands:
     """Commands that share a study, one after the other, as SQLite has it."""
 
-    def __init__(self, folder: Path, assignments: tuple[str, ...], budget: int, sampler: str) -> None:
-        self._storage = parse_storage(None, folder)
-        self._space: Space = parse_space(assignments)
+    def __init__(
+        self, opened: contextlib.ExitStack, folder: Path, budget: int, space: tuple[str, ...], sampler: str
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self._opened, self._storage = opened, parse_storage(None, folder)
+        self._space: Space = parse_space(space)
         self._budget, self._sampler = budget, sampler
 
     def begin(self, seed: int = 0) -> Trials:
         """Another command: what the one before had taken, it takes for dead."""
-        database = Database(self._storage, 15, 60)
+        database = self._opened.enter_context(Database(self._storage, 15, 60))
         sampler = DistinctSampler(self._sampler, seed, self._space)
         study = optuna.create_study(
             storage=database.optuna, study_name="s", direction="maximize", sampler=sampler,
@@ -39,17 +43,24 @@ class Commands:
         )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
+class MakeCommands(Protocol):
+    def __call__(
+        self, name: str = "s", *, budget: int = 3, space: tuple[str, ...] = ENDLESS, sampler: str = "tpe"
+    ) -> Commands: ...
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[MakeCommands]:
+    """The commands of a sweep, by the name of its folder."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
+    with contextlib.ExitStack() as opened:
 
+        def make(
+            name: str = "s", *, budget: int = 3, space: tuple[str, ...] = ENDLESS, sampler: str = "tpe"
+        ) -> Commands:
+            return Commands(opened, tmp_path / name, budget, space, sampler)
 
-def commands(
-    folder: Path, *, budget: int = 3, space: tuple[str, ...] = ENDLESS, sampler: str = "tpe"
-) -> Commands:
-    folder.mkdir(exist_ok=True)
-    return Commands(folder, space, budget, sampler)
+        yield make
 
 
 def values(trials: Trials, count: int, value: float = 0.5) -> list[dict[str, Any]]:
@@ -62,13 +73,15 @@ def values(trials: Trials, count: int, value: float = 0.5) -> list[dict[str, Any
     return found
 
 
-def test_no_more_trials_are_taken_than_asked_for(tmp_path: Path) -> None:
-    trials = commands(tmp_path, budget=2).begin()
+def test_no_more_trials_are_taken_than_asked_for(commands: MakeCommands) -> None:
+    trials = commands(budget=2).begin()
     assert [trials.claim() is None for _ in range(3)] == [False, False, True]
 
 
-def test_a_trial_whose_command_died_comes_back_with_its_values_and_its_run(tmp_path: Path) -> None:
-    shared = commands(tmp_path)
+def test_a_trial_whose_command_died_comes_back_with_its_values_and_its_run(
+    commands: MakeCommands, tmp_path: Path
+) -> None:
+    shared = commands()
     first = shared.begin()
     lost = first.claim()
     assert lost is not None
@@ -78,8 +91,8 @@ def test_a_trial_whose_command_died_comes_back_with_its_values_and_its_run(tmp_p
     assert (again.original, again.values, again.run_dir) == (0, lost.values, tmp_path / "trial-0")
 
 
-def test_what_was_reported_before_a_death_is_kept(tmp_path: Path) -> None:
-    shared = commands(tmp_path)
+def test_what_was_reported_before_a_death_is_kept(commands: MakeCommands) -> None:
+    shared = commands()
     first = shared.begin()
     lost = first.claim()
     assert lost is not None
@@ -89,8 +102,8 @@ def test_what_was_reported_before_a_death_is_kept(tmp_path: Path) -> None:
     assert second.entries()[0].epochs == {1: 0.25}
 
 
-def test_the_attempts_of_a_trial_are_one_trial(tmp_path: Path) -> None:
-    shared = commands(tmp_path, budget=1)
+def test_the_attempts_of_a_trial_are_one_trial(commands: MakeCommands) -> None:
+    shared = commands(budget=1)
     for _ in range(3):
         assert shared.begin().claim() is not None
     last = shared.begin()
@@ -103,8 +116,8 @@ def test_the_attempts_of_a_trial_are_one_trial(tmp_path: Path) -> None:
     ]
 
 
-def test_a_trial_that_kills_its_command_each_time_fails_in_the_end(tmp_path: Path) -> None:
-    shared = commands(tmp_path, budget=1)
+def test_a_trial_that_kills_its_command_each_time_fails_in_the_end(commands: MakeCommands) -> None:
+    shared = commands(budget=1)
     for _ in range(DEATHS + 1):
         assert shared.begin().claim() is not None
     last = shared.begin()
@@ -114,8 +127,8 @@ def test_a_trial_that_kills_its_command_each_time_fails_in_the_end(tmp_path: Pat
     ]
 
 
-def test_a_stop_that_was_asked_for_is_no_death(tmp_path: Path) -> None:
-    shared = commands(tmp_path, budget=1)
+def test_a_stop_that_was_asked_for_is_no_death(commands: MakeCommands) -> None:
+    shared = commands(budget=1)
     for _ in range(DEATHS + 3):
         trials = shared.begin()
         claim = trials.claim()
@@ -124,8 +137,8 @@ def test_a_stop_that_was_asked_for_is_no_death(tmp_path: Path) -> None:
     assert shared.begin().claim() is not None
 
 
-def test_a_failed_trial_is_not_tried_again(tmp_path: Path) -> None:
-    shared = commands(tmp_path, budget=1)
+def test_a_failed_trial_is_not_tried_again(commands: MakeCommands) -> None:
+    shared = commands(budget=1)
     trials = shared.begin()
     claim = trials.claim()
     assert claim is not None
@@ -136,8 +149,8 @@ def test_a_failed_trial_is_not_tried_again(tmp_path: Path) -> None:
     ]
 
 
-def test_a_trial_that_was_given_away_is_not_told_of(tmp_path: Path) -> None:
-    shared = commands(tmp_path, budget=1)
+def test_a_trial_that_was_given_away_is_not_told_of(commands: MakeCommands) -> None:
+    shared = commands(budget=1)
     first = shared.begin()
     claim = first.claim()
     assert claim is not None
@@ -150,8 +163,8 @@ def test_a_trial_that_was_given_away_is_not_told_of(tmp_path: Path) -> None:
     assert [each.value for each in second.entries()] == [0.6]
 
 
-def test_a_trial_below_the_median_is_to_end(tmp_path: Path) -> None:
-    trials = commands(tmp_path).begin()
+def test_a_trial_below_the_median_is_to_end(commands: MakeCommands) -> None:
+    trials = commands().begin()
     good = trials.claim()
     assert good is not None
     assert trials.report(good, 1, 0.9)
@@ -164,27 +177,29 @@ def test_a_trial_below_the_median_is_to_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
-def test_no_two_trials_have_the_same_values_and_a_finite_space_ends(tmp_path: Path, sampler: str) -> None:
-    trials = commands(tmp_path, budget=50, space=FINITE, sampler=sampler).begin()
+def test_no_two_trials_have_the_same_values_and_a_finite_space_ends(
+    commands: MakeCommands, sampler: str
+) -> None:
+    trials = commands(budget=50, space=FINITE, sampler=sampler).begin()
     found = values(trials, 6)
     assert len({tuple(sorted(each.items())) for each in found}) == 6
     assert trials.claim() is None
 
 
-def test_trials_that_run_side_by_side_have_different_values(tmp_path: Path) -> None:
-    trials = commands(tmp_path, budget=6, space=FINITE).begin()
+def test_trials_that_run_side_by_side_have_different_values(commands: MakeCommands) -> None:
+    trials = commands(budget=6, space=FINITE).begin()
     claims = [trials.claim() for _ in range(6)]
     assert len({tuple(sorted(each.values.items())) for each in claims if each is not None}) == 6
 
 
-def test_the_same_seed_proposes_the_same(tmp_path: Path) -> None:
-    one, other = (values(commands(tmp_path / name, budget=12).begin(), 12) for name in ("one", "other"))
+def test_the_same_seed_proposes_the_same(commands: MakeCommands) -> None:
+    one, other = (values(commands(name, budget=12).begin(), 12) for name in ("one", "other"))
     assert one == other
 
 
-def test_another_seed_proposes_something_else(tmp_path: Path) -> None:
-    one = values(commands(tmp_path / "one").begin(seed=0), 2)
-    assert values(commands(tmp_path / "other").begin(seed=1), 2) != one
+def test_another_seed_proposes_something_else(commands: MakeCommands) -> None:
+    one = values(commands("one").begin(seed=0), 2)
+    assert values(commands("other").begin(seed=1), 2) != one
 
 
 def test_sqlite_lets_one_command_in_at_a_time(tmp_path: Path) -> None:
@@ -195,17 +210,16 @@ def test_sqlite_lets_one_command_in_at_a_time(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("this is no database, but a text " * 100)
-    database = None
     with pytest.raises(RunError, match=r"optuna\.db cannot be used: file is not a database"):
-        database = Database(parse_storage(None, tmp_path), 15, 60)
-    assert database is None
+        Database(parse_storage(None, tmp_path), 15, 60)
 
 
 def test_a_database_of_another_version_of_optuna_says_so(tmp_path: Path) -> None:
     import sqlite3
 
     storage = parse_storage(None, tmp_path)
-    Database(storage, 15, 60)
+    with Database(storage, 15, 60):
+        pass
     with sqlite3.connect(tmp_path / "optuna.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v9.9.9.a'")
     connection.close()

@@ -1,0 +1,127 @@
+"""Sweeps that several commands share through a real PostgreSQL; skipped where none is installed."""
+
+import contextlib
+import functools
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from command_line import run_command, start_command
+
+from cifar_trainer.sweep.samplers import DistinctSampler, distributions
+from cifar_trainer.sweep.space import parse_space
+from cifar_trainer.sweep.storage import Database, parse_storage
+from cifar_trainer.sweep.trials import Trials
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+PATIENCE = 120.0
+
+
+Begin = Callable[..., Trials]
+
+
+@pytest.fixture
+def another_command(postgres: str) -> Iterator[Begin]:
+    """What a command does before it trains: `begin(NAME, budget=N, heartbeat=SECONDS)`."""
+    with contextlib.ExitStack() as opened:
+        yield functools.partial(begin, opened, postgres)
+
+
+def begin(opened: contextlib.ExitStack, url: str, name: str, *, budget: int, heartbeat: int = 1) -> Trials:
+    database = opened.enter_context(Database(parse_storage(url, Path("unused")), heartbeat, 2 * heartbeat))
+    space = parse_space(["batch_size=16..64:step=16", "epochs=1..4"])
+    with database.turn(name):
+        study = optuna.create_study(
+            storage=database.optuna, study_name=name, direction="maximize",
+            sampler=DistinctSampler("tpe", 0, space), pruner=optuna.pruners.NopPruner(), load_if_exists=True,
+        )  # fmt: skip
+    return Trials(database, study, distributions(space), budget=budget)
+
+
+def test_a_trial_without_signs_of_life_is_taken_over(another_command: Begin) -> None:
+    dead = another_command("dead", budget=1).claim()
+    assert dead is not None
+    other = another_command("dead", budget=1)
+    assert other.claim() is None
+    time.sleep(3)
+    again = other.claim()
+    assert again is not None
+    assert (again.original, again.values) == (dead.original, dead.values)
+
+
+def test_a_trial_with_signs_of_life_stays_where_it_is(another_command: Begin) -> None:
+    alive = another_command("alive", budget=1)
+    alive.claim()
+    other = another_command("alive", budget=1)
+    for _ in range(6):
+        time.sleep(0.5)
+        alive.beat()
+    assert other.claim() is None
+
+
+def test_commands_that_ask_at_once_share_the_trials_and_no_values(another_command: Begin) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    found: list[Any] = []
+
+    def work() -> None:
+        trials = another_command("crowd", budget=12, heartbeat=60)
+        while (claim := trials.claim()) is not None:
+            found.append((claim.original, tuple(sorted(claim.values.items()))))
+            trials.complete(claim, 0.5)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(number for number, _ in found) == list(range(12))
+    assert len({values for _, values in found}) == 12
+
+
+@pytest.fixture(scope="module")
+def shared(
+    postgres: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], str]:
+    """A sweep of two commands, one of which was killed: its folder, what the other printed, all output."""
+    folder = tmp_path_factory.mktemp("shared") / "s"
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000, "--device", "cpu"]
+    space = ["--set", "learning_rate=1e-3..1e-2:log", "--pruner", "none", "--confirm", 0, "--epochs", 3]
+    command = ["sweep", "--name", "shared", "--run-dir", folder, *space, *data, "--trials", 3, "--json"]
+    more = {"env": {"CIFAR_TRAINER_SWEEP_STORAGE": postgres, "CIFAR_TRAINER_SWEEP_HEARTBEAT": "1"}}
+    killed = start_command(command, **more)
+    until = time.monotonic() + PATIENCE
+    while not (folder / "trial-0" / "history.csv").is_file():
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    lost = killed.communicate(timeout=PATIENCE)
+    done = run_command(command, **more)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout), "".join([*lost, done.stdout, done.stderr])
+
+
+def test_after_a_death_every_trial_is_complete_once(shared: tuple[Path, dict[str, Any], str]) -> None:
+    trials = shared[1]["trials"]
+    assert [trial["state"] for trial in trials] == ["complete"] * 3
+    assert sorted(len(trial["attempts"]) for trial in trials) == [1, 1, 2]
+
+
+def test_a_trial_that_was_taken_over_went_on_from_its_run(shared: tuple[Path, dict[str, Any], str]) -> None:
+    folder, printed, _ = shared
+    assert printed["trials"][0]["run_dir"] == str(folder / "trial-0")
+    assert len(json.loads((folder / "trial-0" / "environment.json").read_text())["earlier"]) == 1
+
+
+def test_no_file_and_no_output_has_the_password(shared: tuple[Path, dict[str, Any], str]) -> None:
+    folder, printed, output = shared
+    texts = [path for path in folder.rglob("*") if path.suffix in (".json", ".html", ".csv", ".jsonl")]
+    assert [str(path) for path in texts if "secret" in path.read_text(encoding="utf-8")] == []
+    assert ("secret" in output, "me:***@" in printed["storage"]) == (False, True)

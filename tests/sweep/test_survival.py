@@ -1,0 +1,108 @@
+"""Workers and commands that die or are stopped: no trial is lost, and runs go on from their checkpoints."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from command_line import run_command, start_command
+
+#: For whatever a slow machine must have done by then.
+PATIENCE = 120.0
+
+
+def long(data_dir: Path, folder: Path, *options: object) -> list[object]:
+    """A sweep whose trials take long enough to be met in the middle."""
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000, "--device", "cpu"]
+    space = ["--set", "learning_rate=1e-3..1e-2:log", "--pruner", "none", "--confirm", 0, "--epochs", 3]
+    return ["sweep", "--name", "long", "--run-dir", folder, *space, *data, "--json", *options]
+
+
+def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + PATIENCE
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def between_epochs(run: Path) -> bool:
+    """Whether a run has an epoch behind it and others before it."""
+    history = run / "history.csv"
+    return history.is_file() and len(history.read_text().splitlines()) > 1
+
+
+def worker_of(mark: str) -> int:
+    """The process of the worker whose command was started with `mark` in its environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"cifar_trainer.sweep.worker" in words and f"MARK={mark}".encode() in (
+                folder / "environ"
+            ).read_bytes().split(b"\0"):
+                return int(folder.name)
+        except OSError:
+            # It has ended meanwhile.
+            continue
+    raise AssertionError("no worker")
+
+
+def earlier(run: Path) -> int:
+    """How often a run was taken up again."""
+    return len(json.loads((run / "environment.json").read_text()).get("earlier", []))
+
+
+def test_a_killed_workers_trial_goes_on_from_its_checkpoint(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    command = start_command(long(data_dir, folder, "--trials", 1), env={"MARK": str(tmp_path)})
+    for kill in range(3):
+        wait_for(lambda: between_epochs(folder / "trial-0"), command)
+        wait_for(lambda: earlier(folder / "trial-0") == kill, command)  # noqa: B023
+        os.kill(worker_of(str(tmp_path)), signal.SIGKILL)
+    out, err = command.communicate(timeout=PATIENCE)
+    [trial] = json.loads(out)["trials"]
+    assert err.count("its worker died (killed by signal 9)") == 3
+    assert (trial["state"], trial["attempts"]) == ("complete", [0])
+    assert earlier(folder / "trial-0") == 3
+
+
+def test_a_sweep_that_was_stopped_goes_on_where_it_was(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    command = start_command(long(data_dir, folder, "--trials", 2))
+    wait_for(lambda: between_epochs(folder / "trial-0"), command)
+    command.send_signal(signal.SIGINT)
+    out, err = command.communicate(timeout=PATIENCE)
+    assert (command.returncode, out, "The same command goes on" in err) == (130, "", True), err
+    done = run_command(long(data_dir, folder, "--trials", 2))
+    first, second = json.loads(done.stdout)["trials"]
+    assert (first["state"], first["attempts"], second["state"]) == ("complete", [0, 1], "complete")
+    assert earlier(folder / "trial-0") == 1
+
+
+def test_a_sweep_whose_command_was_killed_goes_on_where_it_was(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    command = start_command(long(data_dir, folder, "--trials", 1))
+    wait_for(lambda: between_epochs(folder / "trial-0"), command)
+    command.kill()
+    command.communicate(timeout=PATIENCE)
+    done = run_command(long(data_dir, folder, "--trials", 1))
+    [trial] = json.loads(done.stdout)["trials"]
+    assert (trial["state"], trial["attempts"]) == ("complete", [0, 1])
+
+
+def test_two_workers_train_side_by_side(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    command = start_command(long(data_dir, folder, "--trials", 2, "--workers", 2, "--epochs", 1))
+    wait_for(
+        lambda: (
+            (folder / "trial-1" / "config.json").is_file() and (folder / "trial-0" / "config.json").is_file()
+        ),
+        command,
+    )
+    unfinished = [not (folder / name / "result.json").exists() for name in ("trial-0", "trial-1")]
+    out, _ = command.communicate(timeout=PATIENCE)
+    assert unfinished == [True, True]
+    assert [trial["state"] for trial in json.loads(out)["trials"]] == ["complete", "complete"]
