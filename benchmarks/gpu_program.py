@@ -43,6 +43,7 @@ def lower(recipe: str, precision: str, batch_size: int, images: int) -> str:
     import numpy as np
 
     from cifar_trainer.data.dataset import Split
+    from cifar_trainer.recipes import get_recipe
     from cifar_trainer.training.assembly import assemble
 
     draw = np.random.default_rng(0)
@@ -51,7 +52,9 @@ def lower(recipe: str, precision: str, batch_size: int, images: int) -> str:
         draw.integers(0, 10, images).astype(np.uint8),
         fingerprint="",
     )
-    return assemble(config, split, np.arange(images), classes=10, gpu=True).lowered(_STEPS)
+    return assemble(config, get_recipe(recipe), split, np.arange(images), classes=10, gpu=True).lowered(
+        _STEPS
+    )
 
 
 def compile_for_h100(hlo: Path, dump: Path, flags: str) -> float:

@@ -20,7 +20,7 @@ from cifar_trainer.config import (
 )
 from cifar_trainer.errors import UsageError
 from cifar_trainer.plots import LINES, Figure, Theme, new_figure, shorten
-from cifar_trainer.recipes import get_recipe
+from cifar_trainer.recipes import Recipe, get_recipe
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.formats import Artefact
@@ -283,15 +283,15 @@ def benchmark_training(
     if size > IMAGES:
         raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images of the benchmark.")
     config = TrainConfig(
-        recipe, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla
+        chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla
     )
     started = environment.start(config, verbose=verbose)
     on_start(config, started.description)
-    throughput = _measure_training(config, started, seconds)
+    throughput = _measure_training(config, chosen, started, seconds)
     return TrainingBenchmark(started.description, environment.describe_environment(started), throughput)
 
 
-def _measure_training(config: TrainConfig, device: "Device", seconds: float) -> Throughput:
+def _measure_training(config: TrainConfig, recipe: Recipe, device: "Device", seconds: float) -> Throughput:
     from cifar_trainer.data.cifar10 import CIFAR10
     from cifar_trainer.data.dataset import Split
     from cifar_trainer.environment.telemetry import GpuTelemetry
@@ -302,7 +302,7 @@ def _measure_training(config: TrainConfig, device: "Device", seconds: float) -> 
     classes = len(CIFAR10.classes)
     images = draw.integers(0, 256, (IMAGES, *CIFAR10.image_shape), np.uint8)
     split = Split(images, draw.integers(0, classes, IMAGES).astype(np.uint8), "")
-    loop = assemble(config, split, np.arange(IMAGES), classes=classes, gpu=device.kind == "gpu")
+    loop = assemble(config, recipe, split, np.arange(IMAGES), classes=classes, gpu=device.kind == "gpu")
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
     # The last step of an epoch may be smaller, and is left out.
     whole = IMAGES // config.batch_size

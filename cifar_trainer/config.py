@@ -36,7 +36,7 @@ class TrainConfig:
     """Every setting of a run, resolved: no value is left to a default elsewhere.
 
     Attributes:
-        recipe: the name of a recipe (`cifar_trainer.recipes`).
+        recipe: the name of a recipe (`cifar_trainer.recipes`), or of one's own.
         dataset: the name of a dataset (`cifar_trainer.data`).
         epochs: passes over the training images.
         batch_size: images a step; the last step of an epoch takes what is left.
@@ -56,6 +56,7 @@ class TrainConfig:
         ema: the momentum of a moving average of the weights, which is then what is validated and kept.
         patience: epochs without a higher validation accuracy after which training ends; None trains them all.
         keep: whose epoch's weights the model has, one of `KEEPS`.
+        recipe_sha256: of the file of a recipe of one's own; None for those that come with the package.
 
     Raises:
         UsageError: a value out of its range, named with the range or the choices.
@@ -80,6 +81,7 @@ class TrainConfig:
     ema: float | None = None
     patience: int | None = None
     keep: str = "last"
+    recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("validation", self.validation, VALIDATIONS)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import records
 from cifar_trainer.config import TrainConfig
-from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.errors import RunError
+from cifar_trainer.files import sha256_file
 
 if TYPE_CHECKING:
     from cifar_trainer.recipes import Recipe
@@ -159,6 +160,10 @@ class Run:
         return self.path / "config.json"
 
     @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.py"
+
+    @property
     def environment(self) -> Path:
         return self.path / "environment.json"
 
@@ -203,22 +208,43 @@ class Run:
             raise RunError(f"{self.path} is not a run: it has no config.json.")
         return records.read(self.config, TrainConfig, remedy=_TRAIN_AGAIN)
 
-    def read_recipe(self) -> "Recipe":
-        """The run's recipe.
+    def check_recipe(self) -> None:
+        """Check that the run's recipe is known, without running any file of the run.
 
         Raises:
             RunError: this version does not know it.
         """
-        from cifar_trainer.recipes import get_recipe
+        from cifar_trainer.recipes import RECIPES
 
-        name = self.read_config().recipe
-        try:
-            return get_recipe(name)
-        except UsageError as error:
+        config = self.read_config()
+        if config.recipe_sha256 is None and config.recipe not in RECIPES:
             raise RunError(
-                f"{self.path} was trained by the recipe {name!r}, which this version of cifar-trainer does "
-                "not know. Upgrade it."
-            ) from error
+                f"{self.path} was trained by the recipe {config.recipe!r}, which this version of "
+                "cifar-trainer does not know. Upgrade it."
+            )
+
+    def read_recipe(self) -> "Recipe":
+        """The run's recipe. A recipe of one's own is the run's copy of its file, which is run.
+
+        Raises:
+            RunError: this version does not know it, or the copy is not what the run was begun with.
+            UsageError: the copy fails.
+        """
+        from cifar_trainer.recipes import RECIPES
+        from cifar_trainer.recipes.own import load_recipe
+
+        self.check_recipe()
+        config = self.read_config()
+        if config.recipe_sha256 is None:
+            return RECIPES[config.recipe]
+        # Before it is run.
+        actual = sha256_file(self.recipe) if self.recipe.is_file() else "missing"
+        if actual != config.recipe_sha256:
+            raise RunError(
+                f"{self.recipe} is not the recipe that the run was begun with: its SHA-256 is {actual}, "
+                f"expected {config.recipe_sha256}. Put the original back."
+            )
+        return load_recipe(self.recipe)
 
     def read_data(self) -> DataRecord:
         """What the run was trained on.

@@ -3,18 +3,14 @@
 import contextlib
 import datetime
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cifar_trainer import locks
 from cifar_trainer.errors import RunError
 from cifar_trainer.files import PARTIAL_PREFIX, remove_partials
-
-if TYPE_CHECKING:
-    pass
-
 from cifar_trainer.run import DEFAULT_ROOT, Run
 
 LOCK_NAME = ".lock"
@@ -97,9 +93,19 @@ def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
                 _remove_unbegun(run)
 
 
+def discard_unbegun(run: Run) -> None:
+    """Delete what a run has written, unless an epoch is complete. Only for who holds it, in `new_run`."""
+    if run.history.is_file() and run.read_history():
+        return
+    shutil.rmtree(run.tensorboard, ignore_errors=True)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    for path in (run.history, run.config):
+        path.unlink(missing_ok=True)
+
+
 def _remove_unbegun(run: Run) -> None:
     """Delete the folder of a run that never began. Only for who holds it."""
-    for name in (run.environment.name, LOCK_NAME):
+    for name in (run.recipe.name, run.environment.name, LOCK_NAME):
         (run.path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         run.path.rmdir()

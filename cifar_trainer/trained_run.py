@@ -19,7 +19,7 @@ from cifar_trainer.run import DataRecord, Run, TrainResult
 
 def check_model(run: Run) -> None:
     """Raise RunError where the run has no model yet, or is of a recipe that this version does not know."""
-    run.read_recipe()
+    run.check_recipe()
     if not run.model.is_file():
         held = ", ".join(sorted(path.name for path in run.path.iterdir())) or "nothing"
         raise RunError(

@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "Classify images.",
     "serve": "Classify images over HTTP.",
     "sweep": "Search for good settings with Optuna.",
+    "recipes": "List recipes, and show what one makes of images.",
     "runs": "List runs.",
     "compare": "Compare runs.",
     "reproduce": "Train a run again and check that the weights are the same.",

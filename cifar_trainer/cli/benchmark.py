@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--seconds", type=float, default=2.0, help="Duration of each measurement.")
 @click.option("--train", "training", is_flag=True, help="Measure training a recipe instead.")
 @click.option(
-    "--recipe", default="document", metavar=f"[{'|'.join(RECIPES)}]", help="With --train: the recipe."
+    "--recipe", default="document", metavar=f"[{'|'.join(RECIPES)}|FILE.py]", help="With --train: the recipe."
 )
 @click.option(
     "--precision", default="float32", metavar=f"[{'|'.join(PRECISIONS)}]", help="With --train: compute dtype."

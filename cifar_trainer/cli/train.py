@@ -32,7 +32,12 @@ def _choices(values: Iterable[str]) -> str:
 
 
 @click.command(name="train")
-@click.option("--recipe", default="document", metavar=_choices(RECIPES), help="Network and training.")
+@click.option(
+    "--recipe",
+    default="document",
+    metavar=_choices([*RECIPES, "FILE.py"]),
+    help="Network and training; a FILE.py of your own is run, and copied into the run.",
+)
 @click.option("--epochs", type=int, help="Passes over the training images.  [default: the recipe's]")
 @click.option("--batch-size", type=int, help="Images a step.  [default: the recipe's]")
 @click.option("--learning-rate", type=float, help="Peak learning rate.  [default: the recipe's]")
@@ -120,6 +125,7 @@ def command(
       cifar-trainer train --validation holdout --seed 1 --run-dir runs/seed-1
       cifar-trainer train --resume runs/seed-1 --epochs 20
       cifar-trainer train --seeds 5 --run-dir runs/five
+      cifar-trainer train --recipe ./my_recipe.py
       cifar-trainer train --epochs 40 --validation holdout --patience 5 --keep best
 
     Ctrl-C finishes the current step, saves a checkpoint, and prints the command that resumes.

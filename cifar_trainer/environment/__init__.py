@@ -12,6 +12,7 @@ from cifar_trainer.environment.start import (
     configure_threads,
     enable_determinism,
     load_tensorflow,
+    prepare,
     start,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "enable_determinism",
     "is_slow",
     "load_tensorflow",
+    "prepare",
     "start",
 ]

@@ -72,16 +72,22 @@ def start(
         DeviceError: the device is not there, or cannot be used: what is missing. Or a GPU was asked for
             where this process computes on the CPU already.
     """
-    from cifar_trainer.recipes import get_recipe
+    from cifar_trainer.recipes import RECIPES
 
-    _set_variables(onednn)
-    load_tensorflow(verbose)
+    prepare(onednn=onednn, verbose=verbose)
     chosen = choose_device(device or ("auto" if config is None else config.device))
-    configure_threads(split=config is not None and get_recipe(config.recipe).splittable)
+    recipe = None if config is None or config.recipe_sha256 else RECIPES.get(config.recipe)
+    configure_threads(split=recipe is not None and recipe.splittable)
     if config is not None and config.deterministic:
         enable_determinism()
     _set_tf32(config is not None and config.precision == "tf32")
     return chosen
+
+
+def prepare(*, onednn: bool | None = None, verbose: bool = False) -> None:
+    """Import TensorFlow as `start` does, and leave device and threads for it to choose."""
+    _set_variables(onednn)
+    load_tensorflow(verbose)
 
 
 def _set_variables(onednn: bool | None) -> None:

@@ -1,5 +1,7 @@
 """The recipes: one file each, one line each in the table below. Importing them imports no TensorFlow."""
 
+from pathlib import Path
+
 from cifar_trainer.config import check_choice
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.recipes.fast94 import FAST94
@@ -13,10 +15,14 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DOCUMENT, REGUL
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe called `name`.
+    """The recipe called `name`, or the one that the file `name` defines where that ends in `.py`.
 
     Raises:
-        UsageError: no recipe has that name; the message names the nearest.
+        UsageError: no recipe has that name, and the message names the nearest; or the file is no recipe.
     """
+    if name.endswith(".py"):
+        from cifar_trainer.recipes.own import load_recipe
+
+        return load_recipe(Path(name).expanduser())
     check_choice("recipe", name, tuple(RECIPES))
     return RECIPES[name]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,6 +67,15 @@ def cross_entropy() -> "keras.losses.Loss":
 
 
 @dataclasses.dataclass(frozen=True)
+class RecipeFile:
+    """The file that a recipe of one's own was read from: its path, its content, and the SHA-256 of that."""
+
+    path: Path
+    content: bytes
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A network and how it is trained. Its functions import TensorFlow; the value does not.
 
@@ -88,6 +98,7 @@ class Recipe:
             default the network alone.
         splittable: whether a batch may be computed in parts: no layer sees more than one image, or draws.
         expected: what earlier runs reached; None where none were measured.
+        file: of a recipe of one's own; None for those that come with the package.
     """
 
     name: str
@@ -106,3 +117,12 @@ class Recipe:
     predict: "Callable[[keras.Model, tf.Tensor], tf.Tensor] | None" = None
     splittable: bool = False
     expected: Expected | None = None
+    file: RecipeFile | None = None
+
+    def with_file(self, file: RecipeFile) -> "Recipe":
+        """The same recipe as one that was read from a file.
+
+        Its batches are computed in one part: whether TensorFlow's threads serve that is decided before
+        the file is known.
+        """
+        return dataclasses.replace(self, file=file, splittable=False)

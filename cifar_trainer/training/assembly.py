@@ -17,7 +17,7 @@ from cifar_trainer.data.splits import split_for
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import CheckpointError, TrainingError
 from cifar_trainer.model import weights_sha256
-from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
@@ -35,13 +35,16 @@ from cifar_trainer.training.tensorboard import (
 from cifar_trainer.training.trainer import Trainer
 
 
-def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes: int, gpu: bool) -> StepLoop:
+def assemble(
+    config: TrainConfig, recipe: Recipe, train: Split, indices: np.ndarray, *, classes: int, gpu: bool
+) -> StepLoop:
     """Build a run's network, optimizer and loop; the first weights follow from its seed.
 
     The model is compiled, so that callbacks and the saved model are complete.
 
     Args:
         config: the settings.
+        recipe: that they name.
         train: the whole training split.
         indices: of the images to train on, int64 [N].
         classes: how many there are.
@@ -49,7 +52,7 @@ def assemble(config: TrainConfig, train: Split, indices: np.ndarray, *, classes:
     """
     keras.utils.set_random_seed(config.seed)
     steps = -(-len(indices) // config.batch_size)
-    recipe = overridden(get_recipe(config.recipe), config, steps)
+    recipe = overridden(recipe, config, steps)
     model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
     model.compile(optimizer, recipe.loss(), metrics=["accuracy"])
@@ -120,6 +123,7 @@ def _memory_named(images: int, image_bytes: int, checkpoint: Checkpoint | None) 
 
 def train_run(
     config: TrainConfig,
+    recipe: Recipe,
     dataset: Dataset,
     run: Run,
     checkpoint: Checkpoint | None,
@@ -150,12 +154,11 @@ def train_run(
         warn=reporter.warn,
         begun=checkpoint is not None,
     )
-    recipe = get_recipe(config.recipe)
     shares = [float(share) for share in np.bincount(dataset.train.labels[indices]) / len(indices)]
     try:
         with _memory_named(len(indices) + len(watched), watched.images[0].nbytes, checkpoint):
             loop = assemble(
-                config, dataset.train, indices, classes=len(dataset.classes), gpu=device.kind == "gpu"
+                config, recipe, dataset.train, indices, classes=len(dataset.classes), gpu=device.kind == "gpu"
             )
             trainer = Trainer(
                 loop, recipe, watched, run, config=config, identity=identity(config),

@@ -76,7 +76,11 @@ def reproduce(
             folder = reserve_folder(f"{run.path.resolve().name}-again")
         else:
             check_new(folder)
-        result = train(run_dir=folder, data_dir=data.folder.parent, **config.to_json(), **common)
+        settings = config.to_json()
+        if settings.pop("recipe_sha256") is not None:
+            run.read_recipe()
+            settings["recipe"] = run.recipe
+        result = train(run_dir=folder, data_dir=data.folder.parent, **settings, **common)
     repeated = Run(Path(result.run_dir))
     return Reproduction(
         run_dir=str(run.path),

@@ -16,6 +16,7 @@ from scipy.stats import t as student
 from cifar_trainer import files, records
 from cifar_trainer.config import check_seed
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
+from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import GROUP_FILE, Run, TrainResult
 from cifar_trainer.run_folder import check_new, reserve_folder
 from cifar_trainer.training import session
@@ -119,13 +120,19 @@ def train_seeds(seeds: Sequence[int], *, run_dir: Path | str | None = None, **op
         TrainingStopped: its `run_dir` is the group's; `resume_seeds` goes on.
         CifarTrainerError: as `train` raises it. The runs before are kept.
     """
+    recipe = get_recipe(str(options.get("recipe", "document")))
     if run_dir is None:
-        folder = reserve_folder(f"{options.get('recipe', 'document')}-seeds")
+        folder = reserve_folder(f"{recipe.name}-seeds")
     else:
         folder = Path(run_dir).expanduser()
         check_new(folder)
-    settings = {name: _plain(value) for name, value in options.items() if name not in _CARRIED_OUT}
     with files.writing(folder, "Choose another --run-dir."):
+        if recipe.file is not None:
+            # All runs of the group have the recipe as it is now, also those that are trained later.
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write_bytes(folder / "recipe.py", recipe.file.content)
+            options["recipe"] = folder / "recipe.py"
+        settings = {name: _plain(value) for name, value in options.items() if name not in _CARRIED_OUT}
         files.write_json(folder / GROUP_FILE, dataclasses.asdict(Group(tuple(seeds), settings)))
     return _train_missing(folder, Group(tuple(seeds), settings), options)
 

@@ -18,9 +18,10 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
-from cifar_trainer.recipes import get_recipe
+from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.recipes.own import naming_the_line
 from cifar_trainer.run import DataRecord, Run, SplitRecord, TrainResult, ValidationRecord, open_run
-from cifar_trainer.run_folder import check_new, hold, new_run
+from cifar_trainer.run_folder import check_new, discard_unbegun, hold, new_run
 from cifar_trainer.trained_run import load_data
 from cifar_trainer.training.control import Options, TrainingReporter
 
@@ -36,7 +37,7 @@ _CHANGEABLE = ("epochs", "device")
 
 def train(
     *,
-    recipe: str = "document",
+    recipe: Path | str = "document",
     dataset: str = "cifar10",
     data_dir: Path | str = DEFAULT_DATA_DIR,
     run_dir: Path | str | None = None,
@@ -71,7 +72,8 @@ def train(
     """Train a model in a new run's folder.
 
     Args:
-        recipe: the name of the network and of how it is trained.
+        recipe: the name of the network and of how it is trained, or a file that defines a `Recipe`: it is
+            run, and copied into the run's folder.
         dataset: its name; it is prepared first where it is not there yet.
         data_dir: the folder of the prepared data sets.
         run_dir: the run's folder; None is `runs/TIME-RECIPE`.
@@ -109,9 +111,9 @@ def train(
         TrainingError: a loss or weight is not finite, or memory ran out.
         TrainingStopped: `should_stop` asked for it.
     """
-    chosen = get_recipe(recipe)
+    chosen = get_recipe(str(recipe))
     config = TrainConfig(
-        recipe=recipe,
+        recipe=chosen.name,
         dataset=dataset,
         epochs=chosen.epochs if epochs is None else epochs,
         batch_size=chosen.batch_size if batch_size is None else batch_size,
@@ -130,6 +132,7 @@ def train(
         ema=ema,
         patience=patience,
         keep=keep,
+        recipe_sha256=None if chosen.file is None else chosen.file.sha256,
     )
     options = Options(
         checkpoint_every, profile, histograms, tuple(callbacks), should_stop, time_limit, end_after
@@ -145,8 +148,13 @@ def train(
     started = _start(config, reporter, verbose)
     with new_run(folder, config.recipe) as run:
         reporter.begun(run, config, data.title, started)
-        _write_settings(run, config, data, environment.describe_environment(started))
-        return _train(config, data, run, None, started, reporter, options)
+        _write_settings(run, config, data, environment.describe_environment(started), chosen)
+        try:
+            return _train(config, chosen, data, run, None, started, reporter, options)
+        except UsageError:
+            # A fault in a recipe of one's own: once that is mended, the folder is to be free.
+            discard_unbegun(run)
+            raise
 
 
 def resume(
@@ -191,7 +199,7 @@ def resume(
     run = run if isinstance(run, Run) else open_run(Path(run).expanduser())
     changes = {"epochs": epochs, "device": device}
     given = {**(settings or {}), **{name: value for name, value in changes.items() if value is not None}}
-    run.read_recipe()
+    run.check_recipe()
     config = resumed_config(run.read_config(), given)
     options = Options(
         checkpoint_every, profile, histograms, tuple(callbacks), should_stop, time_limit, end_after
@@ -208,6 +216,7 @@ def resume(
         before = run.read_environment()
         # A run keeps the kernels that it began with.
         started = _start(config, reporter, verbose, onednn=before.get("onednn"))
+        recipe = run.read_recipe()
         from cifar_trainer.training.assembly import find_checkpoint
 
         reporter.begun(run, config, data.title, started)
@@ -222,10 +231,10 @@ def resume(
             )
         for difference in environment.compare_environments(before, now):
             reporter.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
-        _write_settings(run, config, data, {**now, "earlier": earlier})
+        _write_settings(run, config, data, {**now, "earlier": earlier}, recipe)
         if checkpoint is not None:
             reporter.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
-        return _train(config, data, run, checkpoint, started, reporter, options)
+        return _train(config, recipe, data, run, checkpoint, started, reporter, options)
 
 
 def resumed_config(saved: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
@@ -273,8 +282,12 @@ def _start(
     return device
 
 
-def _write_settings(run: Run, config: TrainConfig, dataset: Dataset, described: Mapping[str, Any]) -> None:
+def _write_settings(
+    run: Run, config: TrainConfig, dataset: Dataset, described: Mapping[str, Any], recipe: Recipe
+) -> None:
     with writing(run.path, "Make room, or give write access to it."):
+        if recipe.file is not None:
+            files.write_bytes(run.recipe, recipe.file.content)
         files.write_json(run.environment, described)
         files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config).to_json()})
 
@@ -300,6 +313,7 @@ def describe_data(dataset: Dataset, config: TrainConfig) -> DataRecord:
 
 def _train(
     config: TrainConfig,
+    recipe: Recipe,
     dataset: Dataset,
     run: Run,
     checkpoint: "Checkpoint | None",
@@ -310,7 +324,8 @@ def _train(
     from cifar_trainer.training.assembly import train_run
 
     try:
-        result = train_run(config, dataset, run, checkpoint, device, reporter, options)
+        with naming_the_line(None if recipe.file is None else recipe.file.path):
+            result = train_run(config, recipe, dataset, run, checkpoint, device, reporter, options)
     except OSError as error:
         raise RunError(
             f"{run.path} could not be written: {error.strerror or error}. The last checkpoint is whole; make "

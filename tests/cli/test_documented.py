@@ -11,6 +11,8 @@ from cifar_trainer.benchmarking import Latency, Throughput
 from cifar_trainer.cli import COMMANDS, main
 from cifar_trainer.cli.base import EXIT_CODES
 from cifar_trainer.cli.train import command as train
+from cifar_trainer.recipes import Expected
+from cifar_trainer.recipes.catalogue import RecipeInfo
 from cifar_trainer.run import TrainResult
 from cifar_trainer.runs import Listed
 from cifar_trainer.sweep.record import Confirmed, SweepResult, TrialRecord
@@ -76,6 +78,8 @@ def without_brackets(text: str) -> str:
         ("benchmark", "artefacts", Latency),
         ("benchmark", "training", Throughput),
         ("reproduce", None, Reproduction),
+        ("recipes", "recipes", RecipeInfo),
+        ("recipes", "expected", Expected),
         ("sweep", None, SweepResult),
         ("sweep", "trials", TrialRecord),
         ("sweep", "confirmed", Confirmed),

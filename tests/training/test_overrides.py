@@ -101,7 +101,7 @@ def loop_of(recipe: str, config: TrainConfig, count: int = 64) -> StepLoop:
     images = draw.integers(0, 256, (count, 32, 32, 3), np.uint8)
     split = Split(images, draw.integers(0, 10, count).astype(np.uint8), "")
     config = dataclasses.replace(config, recipe=recipe)
-    loop = assemble(config, split, np.arange(count), classes=10, gpu=False)
+    loop = assemble(config, RECIPES[recipe], split, np.arange(count), classes=10, gpu=False)
     loop.set_order(np.arange(count))
     return loop
 

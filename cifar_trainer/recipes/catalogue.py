@@ -1,0 +1,149 @@
+"""What the recipes are, in numbers: what `cifar-trainer recipes` shows."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifar_trainer.config import DEFAULT_DATA_DIR
+from cifar_trainer.recipes import RECIPES
+from cifar_trainer.recipes.recipe import Expected, Recipe
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from cifar_trainer.plots import Figure
+
+#: CIFAR-10's: what parameters and FLOPs are told for.
+IMAGE_SHAPE, CLASSES = (32, 32, 3), 10
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeInfo:
+    """A recipe in numbers, for images and classes as CIFAR-10 has them.
+
+    Attributes:
+        name, summary: of the recipe.
+        parameters: of the network.
+        flops_per_image: of its convolutions and matrix products, forward, for one image: two for each
+            multiplication and addition. Training takes about three times as many.
+        epochs, batch_size, learning_rate: what a run takes when it is told nothing else.
+        expected: what earlier runs reached; None where none were measured.
+    """
+
+    name: str
+    summary: str
+    parameters: int
+    flops_per_image: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    expected: Expected | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+def list_recipes() -> tuple[RecipeInfo, ...]:
+    """All recipes of the package, in the order of their table. Builds their networks."""
+    return tuple(describe(recipe) for recipe in RECIPES.values())
+
+
+def describe(recipe: Recipe) -> RecipeInfo:
+    """Build a recipe's network, and count."""
+    model = recipe.build_model(IMAGE_SHAPE, CLASSES)
+    return RecipeInfo(
+        name=recipe.name,
+        summary=recipe.summary,
+        parameters=model.count_params(),
+        flops_per_image=count_flops(model),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        expected=recipe.expected,
+    )
+
+
+def count_flops(model: "keras.Model") -> int:
+    """FLOPs of a network's convolutions and dense layers for one image, forward."""
+    from keras import layers
+
+    flops = 0
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense):
+            # Every weight of the kernel is used once at each place of the output.
+            places = math.prod(layer.output.shape[1:-1])
+            flops += 2 * places * math.prod(layer.kernel.shape)
+    return flops
+
+
+def augmented(recipe: Recipe, images: "np.ndarray", epochs: int) -> "list[np.ndarray]":
+    """A batch as the network sees it in each of the first epochs, as uint8 or float [B, H, W, C].
+
+    Args:
+        recipe: whose `augment` is used; without one the images stay as they are.
+        images: uint8 [B, H, W, C].
+        epochs: how many.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from cifar_trainer.recipes.recipe import Batch
+
+    if recipe.augment is None:
+        return [images] * epochs
+    seen = []
+    for epoch in range(epochs):
+        batch = Batch(
+            images=tf.constant(images),
+            labels=tf.zeros(len(images), tf.uint8),
+            indices=tf.range(len(images), dtype=tf.int64),
+            epoch=tf.constant(epoch),
+            step=tf.constant(epoch),
+            seed=tf.constant([0, epoch]),
+        )
+        seen.append(np.asarray(recipe.augment(batch)))
+    return seen
+
+
+#: Images and epochs of the figure.
+_COLUMNS, _EPOCHS = 10, 3
+
+
+def augmentation_figure(recipe: Recipe, data_dir: Path | None) -> "Figure":
+    """Training images, and below them what the network sees of them in the first epochs.
+
+    Args:
+        recipe: whose `augment` is shown.
+        data_dir: the folder of the prepared data sets; where CIFAR-10 is not in it, images are drawn.
+    """
+    import numpy as np
+
+    from cifar_trainer.plots import LIGHT, as_rgb, new_figure
+
+    images = _first_images(data_dir or DEFAULT_DATA_DIR)
+    rows = [images, *augmented(recipe, images, _EPOCHS)]
+    labels = ["image", *(f"epoch {epoch}" for epoch in range(1, _EPOCHS + 1))]
+    with new_figure(LIGHT, 0.9 * _COLUMNS + 0.8, 0.95 * len(rows)) as figure:
+        axes = figure.subplots(len(rows), _COLUMNS)
+        for across, label, row in zip(axes, labels, rows, strict=True):
+            for place, image in zip(across, row, strict=True):
+                if image.dtype != np.uint8:
+                    # Of any range: from its darkest to its brightest.
+                    image = (image - image.min()) / max(float(image.max() - image.min()), 1e-9)
+                place.imshow(as_rgb(image), interpolation="nearest")
+                place.set(xticks=[], yticks=[])
+                place.spines[:].set_visible(False)
+            across[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    return figure
+
+
+def _first_images(data_dir: Path) -> "np.ndarray":
+    from cifar_trainer.data.store import load_dataset
+    from cifar_trainer.data.synthetic import draw_dataset
+
+    if (data_dir / "cifar10").is_dir():
+        return load_dataset(data_dir, "cifar10").train.images[:_COLUMNS]
+    return draw_dataset().train_images[:_COLUMNS]

@@ -1,0 +1,48 @@
+"""What `cifar-trainer recipes` tells of the recipes."""
+
+import json
+from pathlib import Path
+
+import keras
+import pytest
+from command_line import RunCli
+from keras import layers
+from PIL import Image
+
+from cifar_trainer.recipes import RECIPES
+from cifar_trainer.recipes.catalogue import count_flops, describe
+
+
+def test_flops_are_those_counted_by_hand() -> None:
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(5, 3), layers.Flatten(), layers.Dense(7)])
+    assert count_flops(model) == 2 * (6 * 6 * 3 * 3 * 3 * 5 + 6 * 6 * 5 * 7)
+
+
+def test_document_has_the_tutorials_parameters() -> None:
+    assert describe(RECIPES["document"]).parameters == 122_570
+
+
+def test_the_json_has_the_contracts_keys_and_every_recipe(run_cli: RunCli) -> None:
+    done = run_cli(["recipes", "--json"])
+    told = json.loads(done.stdout)["recipes"]
+    assert [each["name"] for each in told] == list(RECIPES)
+    contract = {"name", "parameters", "flops_per_image", "epochs", "batch_size", "expected"}
+    assert contract <= set(told[0])
+
+
+def test_a_recipes_view_of_the_images_is_drawn(run_cli: RunCli, tmp_path: Path) -> None:
+    plot = tmp_path / "view.png"
+    done = run_cli(["recipes", "--show", "regularized", "--plot", plot, "--data-dir", tmp_path])
+    assert done.returncode == 0, done.stderr
+    with Image.open(plot) as image:
+        assert image.width > 600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["--show", "document"], "--show goes with --plot"), (["--plot", "x.png"], "--plot goes with --show")],
+)
+def test_a_recipe_and_its_plot_go_together(run_cli: RunCli, arguments: list[str], says: str) -> None:
+    done = run_cli(["recipes", *arguments])
+    assert says in done.stderr
+    assert done.returncode == 2
