@@ -89,6 +89,9 @@ def command(ctx: click.Context, /, as_json: bool, data_dir: Path | None, **optio
       cifar-trainer sweep --name rates --space space.toml --storage postgresql://me@db/sweeps
       cifar-trainer train --from-trial rates:7
     """
+    from cifar_trainer.sweep.storage import check_installed
+
+    check_installed()
     from cifar_trainer.cli.console import Output
     from cifar_trainer.cli.prepare import reporting
     from cifar_trainer.cli.sweep_display import SweepDisplay

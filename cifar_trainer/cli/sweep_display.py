@@ -76,7 +76,7 @@ class SweepDisplay(SweepReporter):
         if self._live is None:
             accuracy = "" if value is None else f"  accuracy {value:.2%}"
             reason = "" if message is None else f"  {message}"
-            self._output.note(f"trial {claim.original}  {state}{accuracy}  {_values(claim.values)}{reason}")
+            self._output.note(f"{claim.label}  {state}{accuracy}  {_values(claim.values)}{reason}")
 
     def listed(self, trials: tuple[TrialRecord, ...]) -> None:
         self._trials = trials
@@ -102,7 +102,7 @@ class SweepDisplay(SweepReporter):
         for trial in best_first(self._trials)[:_BEST]:
             table.add_row(str(trial.number), "complete", f"{trial.value:.2%}", _values(trial.params))
         for claim, what in self._running.values():
-            table.add_row(str(claim.original), "running", what, _values(claim.values))
+            table.add_row(claim.label.removeprefix("trial "), "running", what, _values(claim.values))
         return table
 
 

@@ -201,12 +201,12 @@ class Crew:
             return None
         match message["kind"]:
             case "note":
-                self._reporter.note(f"trial {claim.original}: {message['text']}")
+                self._reporter.note(f"{claim.label}: {message['text']}")
             case "warn":
                 # Each trial says what holds for all of them, such as that a processor is slow.
                 if message["text"] not in self._warned:
                     self._warned.add(message["text"])
-                    self._reporter.warn(f"trial {claim.original}: {message['text']}")
+                    self._reporter.warn(f"{claim.label}: {message['text']}")
             case "begun":
                 trials.begun(claim, Path(message["run_dir"]))
                 self._reporter.trial_begun(claim, message["device"])
@@ -254,7 +254,7 @@ class Crew:
             trials.fail(claim, message)
             return self._end(worker, "failed", message=message)
         self._reporter.warn(
-            f"trial {claim.original}: its worker died ({how}); another goes on from the last checkpoint."
+            f"{claim.label}: its worker died ({how}); another goes on from the last checkpoint."
         )
         again = self._start(worker.number)
         again.claim, again.job, again.deaths = claim, job, deaths

@@ -43,7 +43,8 @@ def history_figure(trials: Sequence[TrialRecord], theme: Theme) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         # Above the axes, where no trial stands.
-        figure.legend(loc="outside upper left", ncols=4)
+        if complete or pruned or failed:
+            figure.legend(loc="outside upper left", ncols=4)
     return figure
 
 

@@ -56,7 +56,6 @@ def parse_storage(url: str | None, folder: Path) -> Storage:
         UsageError: it is no address of a database that can be used. The message holds no password.
         CifarTrainerError: a package is missing.
     """
-    check_installed()
     import sqlalchemy
 
     if url is None:

@@ -1,45 +1,41 @@
 """A sweep from its settings to its page: trials, then the best ones again on all training images."""
 
-import dataclasses
-import os
-import re
+import statistics
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import optuna
 
 from cifar_trainer import files
 from cifar_trainer.config import (
     DEFAULT_DATA_DIR,
     MAX_SEED,
-    TrainConfig,
-    check_choice,
-    check_count,
-    check_seed,
 )
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
-from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import DEFAULT_ROOT, Run
 from cifar_trainer.run_folder import is_held
 from cifar_trainer.sweep.crew import Crew, CrewReporter
+from cifar_trainer.sweep.page import measure_importance, render_page
+from cifar_trainer.sweep.plan import CARRIED_OUT, FORMAT, Plan, differences, worker_environments
 from cifar_trainer.sweep.record import Confirmed, SweepResult, TrialRecord, best_first, write_record
-from cifar_trainer.sweep.space import Space, describe, parse_space
-from cifar_trainer.sweep.storage import Database, check_installed, hold_alone, parse_storage
+from cifar_trainer.sweep.samplers import DistinctSampler, distributions, make_pruner
+from cifar_trainer.sweep.space import parse_space
+from cifar_trainer.sweep.storage import Database, hold_alone, parse_storage
+from cifar_trainer.sweep.trials import CONFIRMS, Claim, Entry, Trials
+from cifar_trainer.sweep.worker import Job
 
-SAMPLERS = ("tpe", "random", "qmc")
-PRUNERS = ("median", "hyperband", "none")
-#: Signs of life without which a command counts as dead.
-MISSED_BEATS = 4
-#: Where a study keeps what all its commands must agree on; the version of that.
-SETTINGS, FORMAT = "cifar_trainer", 1
-#: Arguments of `train` that say how a run is carried out: each command chooses its own.
-_CARRIED_OUT = ("data_dir", "device", "offline", "checkpoint_every", "profile", "histograms")
 #: Of a trial's settings, those that need held-out images.
 _NEED_HOLDOUT = ("patience", "keep", "validation", "limit")
+#: Signs of life without which a command counts as dead.
+MISSED_BEATS = 4
+#: Where a study keeps what all its commands must agree on.
+SETTINGS = "cifar_trainer"
 PAGE_FILE = "sweep.html"
 
 
@@ -60,87 +56,6 @@ class SweepReporter(CrewReporter):
 
     def confirming(self, runs: int) -> None:
         """The trials are done; the best ones are trained again in so many runs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a sweep does, checked.
-
-    Attributes:
-        name: of the study.
-        space: what varies.
-        trials: how many there are to be, over all commands.
-        sampler, pruner: of `SAMPLERS` and `PRUNERS`.
-        seed: of the sampler, and of all trials.
-        workers: processes of this command.
-        confirm: how many of the best are trained again.
-        confirm_seeds: with how many seeds each.
-        heartbeat: seconds between signs of life, for a database that several commands share.
-        settings: the arguments of `train` that all trials have in common.
-        carried_out: those that this command has chosen for its own.
-
-    Raises:
-        UsageError: a value is out of its range.
-    """
-
-    name: str
-    space: Space
-    trials: int
-    sampler: str
-    pruner: str
-    seed: int
-    workers: int
-    confirm: int
-    confirm_seeds: int
-    heartbeat: int
-    settings: dict[str, Any]
-    carried_out: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", self.name):
-            raise UsageError(
-                f"--name {self.name!r} cannot be used. Expected up to 100 letters, digits, '-', '_', '.'."
-            )
-        check_choice("sampler", self.sampler, SAMPLERS)
-        check_choice("pruner", self.pruner, PRUNERS)
-        check_seed(self.seed)
-        for name in ("trials", "workers", "heartbeat", "confirm_seeds"):
-            check_count(name.replace("_", "-"), getattr(self, name))
-        if self.confirm < 0:
-            raise UsageError(f"--confirm {self.confirm} is out of range. Expected a whole number from 0 up.")
-        validation = self.settings.get("validation", "holdout")
-        if validation != "holdout":
-            raise UsageError(
-                f"--validation {validation}: a sweep chooses by held-out images, so that the test set stays "
-                "an independent check. Leave it out, or give --validation holdout."
-            )
-        for parameter in self.space:
-            if parameter.name in self.settings:
-                raise UsageError(
-                    f"{parameter.name} was given both a value and a range. Leave out one of them."
-                )
-            for value in parameter.extremes():
-                self.config({parameter.name: value})
-
-    def config(self, values: Mapping[str, Any]) -> TrainConfig:
-        """The settings of a trial with these values, the rest as the recipe has them.
-
-        Raises:
-            UsageError: they are not possible.
-        """
-        given = {"dataset": "cifar10", "recipe": "document", **self.settings, **values}
-        recipe = get_recipe(str(given["recipe"]))
-        defaults = {name: getattr(recipe, name) for name in ("epochs", "batch_size", "learning_rate")}
-        return TrainConfig(**{**defaults, **given, "seed": self.seed, "validation": "holdout"})
-
-    def agreed(self, fingerprint: str) -> dict[str, Any]:
-        """What all commands of a study must have in common."""
-        return {
-            "format": FORMAT,
-            "space": describe(self.space),
-            "settings": {**self.settings, "seed": self.seed, "validation": "holdout"},
-            "data": fingerprint,
-        }
 
 
 def sweep(
@@ -195,7 +110,6 @@ def sweep(
         RunError: the database cannot be used, the folder cannot be written, or no trial was completed.
         TrainingStopped: `should_stop` asked for it.
     """
-    check_installed()
     given = {key: value for key, value in settings.items() if value is not None}
     plan = Plan(
         name=name,
@@ -208,8 +122,8 @@ def sweep(
         confirm=confirm,
         confirm_seeds=confirm_seeds,
         heartbeat=heartbeat,
-        settings={key: value for key, value in given.items() if key not in _CARRIED_OUT},
-        carried_out={key: value for key, value in given.items() if key in _CARRIED_OUT},
+        settings={key: value for key, value in given.items() if key not in CARRIED_OUT},
+        carried_out={key: value for key, value in given.items() if key in CARRIED_OUT},
     )
     reporter = reporter or SweepReporter()
     folder = Path(run_dir).expanduser() if run_dir is not None else DEFAULT_ROOT / name
@@ -248,11 +162,6 @@ class _Sweep:
         should_stop: Callable[[], bool],
         verbose: bool,
     ) -> None:
-        import optuna
-
-        from cifar_trainer.sweep.samplers import DistinctSampler, distributions, make_pruner
-        from cifar_trainer.sweep.trials import Trials
-
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan, self._folder, self._database = plan, folder, database
         self._reporter, self._should_stop, self._verbose = reporter, should_stop, verbose
@@ -301,10 +210,10 @@ class _Sweep:
                 f"The sweep {self._plan.name} was begun by a newer version of cifar-trainer. Upgrade this "
                 "one, or choose another --name."
             )
-        differences = _differences(theirs, ours)
-        if differences:
+        others = differences(theirs, ours)
+        if others:
             raise UsageError(
-                f"The sweep {self._plan.name} was begun with other settings: {'; '.join(differences)}. Give "
+                f"The sweep {self._plan.name} was begun with other settings: {'; '.join(others)}. Give "
                 "the same ones to go on with it, or choose another --name."
             )
 
@@ -344,20 +253,18 @@ class _Sweep:
             for each in self._trials.entries()
         )
 
-    def _trial_job(self, claim: Any) -> Any:
+    def _trial_job(self, claim: Claim) -> Job:
         settings = {**self._plan.settings, "seed": self._plan.seed, "validation": "holdout", **claim.values}
         return self._job(claim, f"trial-{claim.original}", settings, evaluate=False)
 
-    def _confirmation_job(self, claim: Any) -> Any:
-        number = claim.trial.user_attrs["confirms"]
+    def _confirmation_job(self, claim: Claim) -> Job:
+        number = claim.trial.user_attrs[CONFIRMS]
         settings = {k: v for k, v in self._plan.settings.items() if k not in _NEED_HOLDOUT}
         settings |= {k: v for k, v in claim.values.items() if k not in _NEED_HOLDOUT}
         settings |= {"validation": "train", "end_after": claim.trial.user_attrs.get("end_after")}
         return self._job(claim, f"confirmed-{number}-seed-{claim.values['seed']}", settings, evaluate=True)
 
-    def _job(self, claim: Any, name: str, settings: dict[str, Any], *, evaluate: bool) -> Any:
-        from cifar_trainer.sweep.worker import Job
-
+    def _job(self, claim: Claim, name: str, settings: dict[str, Any], *, evaluate: bool) -> Job:
         place = (self._folder / name).absolute()
         if claim.run_dir is not None and Run(claim.run_dir).config.is_file():
             place = claim.run_dir
@@ -382,7 +289,7 @@ class _Sweep:
         with self._database.turn(study.study_name):
             known = {
                 (
-                    each.user_attrs.get("confirms"),
+                    each.user_attrs.get(CONFIRMS),
                     (each.system_attrs.get("fixed_params") or each.params)["seed"],
                 )
                 for each in study.get_trials(deepcopy=False)
@@ -393,15 +300,15 @@ class _Sweep:
                     if (trial.number, seed) not in known:
                         study.enqueue_trial(
                             {**trial.params, "seed": seed},
-                            user_attrs={"confirms": trial.number, "end_after": _chosen_epoch(trial)},
+                            user_attrs={CONFIRMS: trial.number, "end_after": _chosen_epoch(trial)},
                         )
 
     def _confirmed(self) -> tuple[Confirmed, ...]:
         numbers = {
-            each.number: each.user_attrs["confirms"]
+            each.number: each.user_attrs[CONFIRMS]
             for each in self._confirmations.study.get_trials(deepcopy=False)
         }
-        runs: dict[int, list[Any]] = {}
+        runs: dict[int, list[Entry]] = {}
         for entry in self._confirmations.entries():
             if entry.state == "complete":
                 runs.setdefault(numbers[entry.number], []).append(entry)
@@ -410,7 +317,7 @@ class _Sweep:
                 number=trial.number,
                 params=trial.params,
                 runs=tuple(str(entry.run_dir) for entry in runs[trial.number]),
-                test_accuracy=sum(entry.value for entry in runs[trial.number]) / len(runs[trial.number]),
+                test_accuracy=statistics.fmean(entry.value or 0.0 for entry in runs[trial.number]),
             )
             for trial in best_first(self._records())
             if trial.number in runs
@@ -443,8 +350,6 @@ class _Sweep:
 
     def _publish(self) -> SweepResult:
         """Write sweep.json and the page."""
-        from cifar_trainer.sweep.page import measure_importance, render_page
-
         result = self._result(measure_importance(self._study))
         self._write(result)
         page = render_page(
@@ -467,7 +372,7 @@ class _Recorder(CrewReporter):
         self.note, self.warn = reporter.note, reporter.warn  # type: ignore[method-assign]
         self.trial_begun, self.epoch_ended = reporter.trial_begun, reporter.epoch_ended  # type: ignore[method-assign]
 
-    def trial_ended(self, claim: Any, state: str, value: float | None, message: str | None) -> None:
+    def trial_ended(self, claim: Claim, state: str, value: float | None, message: str | None) -> None:
         self._owner._reporter.trial_ended(claim, state, value, message)
         self._owner.trial_ended()
 
@@ -481,30 +386,3 @@ def _chosen_epoch(trial: TrialRecord) -> int | None:
         return None
     result = Run(Path(trial.run_dir)).read_result()
     return None if result.chosen_epoch == result.planned_epochs else result.chosen_epoch
-
-
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    found = []
-    for part in ("space", "settings"):
-        before, now = theirs.get(part, {}), ours[part]
-        found += [
-            f"{key} was {before.get(key, 'not given')}, now {now.get(key, 'not given')}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
-    if theirs.get("data") != ours["data"]:
-        found.append("the training images were others")
-    return found
-
-
-def worker_environments(workers: int, device: str) -> list[dict[str, str]]:
-    """Variables that give each worker a GPU of its own, as far as there are any; else they change nothing."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        gpus = [each.strip() for each in given.split(",") if each.strip() and each.strip() != "-1"]
-    else:
-        found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-        gpus = sorted((each[1] for each in found if each), key=int)
-    if device == "cpu" or workers == 1 or len(gpus) < 2:
-        return [{}]
-    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]

@@ -9,15 +9,18 @@ told as failed and comes back as a waiting one with the same values and the same
 
 import copy
 import dataclasses
+import functools
 import os
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import optuna
+import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,8 +28,36 @@ from cifar_trainer.sweep.storage import Database
 
 #: How often the worker or the command of a trial may die before the trial counts as failed.
 DEATHS = 5
+#: Seconds that a server may be away, and between two attempts to reach it.
+OUTAGE_SECONDS, RETRY_SECONDS = 120.0, 1.0
 #: Names of what is kept with a trial: why it failed, its run's folder, who took it, that it was stopped.
 FAILURE, RUN_DIR, TAKEN_BY, STOPPED = "failure", "run_dir", "taken_by", "stopped"
+#: And with a run on all training images: the number of the trial whose values it has.
+CONFIRMS = "confirms"
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _patient(method: Callable[Concatenate["Trials", P], R]) -> Callable[Concatenate["Trials", P], R]:
+    """Let a method wait for a server that is away, such as one that is started anew.
+
+    For methods that may be called again where they have failed in the middle.
+    """
+
+    @functools.wraps(method)
+    def patient(self: "Trials", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        until = time.monotonic() + OUTAGE_SECONDS
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError):
+                if self._database.alone or time.monotonic() > until:
+                    raise
+                time.sleep(RETRY_SECONDS)
+
+    return patient
 
 
 @dataclasses.dataclass
@@ -46,6 +77,12 @@ class Claim:
     values: dict[str, Any]
     run_dir: Path | None
     given_away: bool = False
+
+    @property
+    def label(self) -> str:
+        """What people call it, such as `trial 7`."""
+        confirmed = self.trial.user_attrs.get(CONFIRMS)
+        return f"trial {self.original}" if confirmed is None else f"trial {confirmed} again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +135,7 @@ class Trials:
         self._mine: dict[int, Claim] = {}
         self._lock = threading.Lock()
 
+    @_patient
     def claim(self) -> Claim | None:
         """Take a trial that waits, or a new one; None where nothing is left to take at the moment."""
         with self._database.turn(self.study.study_name):
@@ -124,12 +162,14 @@ class Trials:
             self._mine[trial.number] = claim
         return claim
 
+    @_patient
     def begun(self, claim: Claim, run_dir: Path) -> None:
         """The trial's run is in that folder."""
         claim.run_dir = run_dir
         if self._still_mine(claim):
             claim.trial.set_user_attr(RUN_DIR, str(run_dir.absolute()))
 
+    @_patient
     def report(self, claim: Claim, epoch: int, value: float) -> bool:
         """An epoch, counted from 1, was validated; returns whether the trial is to go on."""
         if not self._still_mine(claim):
@@ -140,20 +180,24 @@ class Trials:
             claim.trial.report(value, epoch)
         return not claim.trial.should_prune()
 
+    @_patient
     def complete(self, claim: Claim, value: float) -> None:
         """The trial was trained to its end."""
         self._tell(claim, TrialState.COMPLETE, value)
 
+    @_patient
     def prune(self, claim: Claim) -> None:
         """The trial was ended early, as `report` asked."""
         self._tell(claim, TrialState.PRUNED)
 
+    @_patient
     def fail(self, claim: Claim, message: str) -> None:
         """The trial cannot be trained; it is not tried again."""
         if self._still_mine(claim):
             claim.trial.set_user_attr(FAILURE, message)
         self._tell(claim, TrialState.FAIL)
 
+    @_patient
     def release(self, claim: Claim) -> None:
         """Let others go on with the trial; its run is stopped."""
         with self._database.turn(self.study.study_name):
@@ -169,11 +213,13 @@ class Trials:
         for number in numbers:
             self._database.optuna.record_heartbeat(number)
 
+    @_patient
     def open(self) -> int:
         """How many trials run or wait, here or elsewhere."""
         states = (TrialState.RUNNING, TrialState.WAITING)
         return len(self.study.get_trials(deepcopy=False, states=states))
 
+    @_patient
     def entries(self) -> list[Entry]:
         """All trials in the order of their numbers, the attempts of each taken together."""
         return read_entries(self.study.get_trials(deepcopy=False))
@@ -191,6 +237,9 @@ class Trials:
     def _take_back(self) -> None:
         """Let trials whose command has died wait again. Only in a turn."""
         study = self.study
+        if not self._database.alone:
+            # Where the server was away, this command's own trials have no fresh sign of life either.
+            self.beat()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
