@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from command_line import INTERPRETER, RunCli, command, environment
+from serving_server import Askers, until
 
 from cifar_trainer.images import encode_png
 
@@ -93,6 +94,20 @@ def test_curl_gives_the_class_that_predict_gives(url: str, images: list[Path], e
         words += ["--next", "-s", "-w", "\\n", "-F", f"image=@{path}", f"{url}predict"]
     done = subprocess.run(["curl", *words[1:]], capture_output=True, text=True, check=True, timeout=60)
     assert [json.loads(line)["class"] for line in done.stdout.splitlines()] == expected
+
+
+def test_no_accepted_request_is_lost_when_the_process_gets_sigterm(model: Path, images: list[Path]) -> None:
+    words = command("serve", "--model", model, "--port", 0)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().strip("/\n").rpartition(":")[2])
+        askers = Askers(port, images[0].read_bytes(), 16)
+        assert until(lambda: askers.answered > 100, 60)
+        process.send_signal(signal.SIGTERM)
+        askers.wait()
+        status = process.wait(30)
+    assert askers.lost == []
+    assert status == 143
 
 
 def test_a_taken_port_is_exit_code_1(run_cli: RunCli, url: str, model: Path) -> None:
