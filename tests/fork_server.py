@@ -92,6 +92,11 @@ def preload() -> None:
     with open(os.devnull, "w") as nowhere:
         kept = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
+        # Of the sweeps' extra, which may be missing.
+        with contextlib.suppress(ImportError):
+            import alembic.migration  # noqa: F401
+            import optuna  # noqa: F401
+            import sqlalchemy.orm  # noqa: F401
         import jinja2  # noqa: F401
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401

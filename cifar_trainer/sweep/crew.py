@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -203,9 +204,11 @@ class Crew:
             case "note":
                 self._reporter.note(f"{claim.label}: {message['text']}")
             case "warn":
-                # Each trial says what holds for all of them, such as that a processor is slow.
-                if message["text"] not in self._warned:
-                    self._warned.add(message["text"])
+                # Each trial says what holds for all of them, such as that a processor is slow, or what many
+                # have in common, such as a rate that is too high.
+                words = re.sub(r"\d[\d.,e+-]*", "#", message["text"])
+                if words not in self._warned:
+                    self._warned.add(words)
                     self._reporter.warn(f"{claim.label}: {message['text']}")
             case "begun":
                 trials.begun(claim, Path(message["run_dir"]))

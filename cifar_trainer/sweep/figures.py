@@ -111,7 +111,10 @@ def slices_figure(trials: Sequence[TrialRecord], space: Space, theme: Theme) -> 
                 places = [place(parameter, t.params[parameter.name]) for t in chosen]
                 axes.plot(places, [t.value for t in chosen], mark, color=color, markersize=5)
             axes.set_xlim(-0.05, 1.05)
-            axes.set_xticks(*zip(*_ticks(parameter), strict=True))
+            labels = axes.set_xticks(*zip(*_ticks(parameter), strict=True))
+            # The outer ones would run into those of the figure beside.
+            for tick, side in ((labels[0], "left"), (labels[-1], "right")):
+                tick.label1.set_horizontalalignment(side if len(labels) > 1 else "center")
             axes.set_xlabel(parameter.name)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         for axes in plots[len(space) :]:

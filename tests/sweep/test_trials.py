@@ -116,6 +116,14 @@ def test_the_attempts_of_a_trial_are_one_trial(commands: MakeCommands) -> None:
     ]
 
 
+def test_a_death_takes_no_trial_away_from_those_that_were_asked_for(commands: MakeCommands) -> None:
+    shared = commands(budget=2)
+    assert shared.begin().claim() is not None
+    trials = shared.begin()
+    values(trials, 2)
+    assert [each.state for each in trials.entries()] == ["complete", "complete"]
+
+
 def test_a_trial_that_kills_its_command_each_time_fails_in_the_end(commands: MakeCommands) -> None:
     shared = commands(budget=1)
     for _ in range(DEATHS + 1):
