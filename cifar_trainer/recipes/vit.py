@@ -7,7 +7,7 @@ flips and crops alone instead of AutoAugment, mixup and CutMix.
 """
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifar_trainer.recipes.recipe import Recipe
 from cifar_trainer.recipes.regularized import augment
@@ -107,7 +107,7 @@ def loss() -> "keras.losses.Loss":
     return SmoothedCrossEntropy(0.1)
 
 
-def _recipe(name: str, summary: str, **size: int) -> Recipe:
+def _recipe(name: str, summary: str, **size: Any) -> Recipe:
     return Recipe(
         name=name,
         summary=summary,
