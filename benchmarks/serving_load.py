@@ -5,7 +5,7 @@
 
 The load comes over the loopback only, from this process; the server is one of its own. Each client
 keeps one connection and sends its next request when it has its answer. `--soak` sends at a fixed
-rate instead and notes the server's memory once a minute. The handler without batching is FastAPI's
+rate instead and notes the server's memory each half minute. The handler without batching is FastAPI's
 (`pip install fastapi`), with the same decoding and the same model.
 """
 
@@ -45,7 +45,7 @@ def answer(content):
 async def predict(request: fastapi.Request):
     return await fastapi.concurrency.run_in_threadpool(answer, await request.body())
 
-config = uvicorn.Config(app, port=0, log_level="error", http="h11", loop="asyncio", ws="none")
+config = uvicorn.Config(app, port=0, log_level="error", http="httptools", loop="asyncio", ws="none")
 # As asyncio makes it: only a socket that names TCP gets TCP_NODELAY.
 bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 bound.bind(("127.0.0.1", 0))
@@ -76,20 +76,24 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reques
     return int(head.split(b" ", 2)[1])
 
 
-async def closed_loop(port: int, requests: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
+async def closed_loop(
+    port: int, pid: int, requests: list[bytes], clients: int, seconds: float
+) -> dict[str, Any]:
     """Let each client ask as fast as it is answered; the first fifth of the time is not counted."""
     latencies: list[float] = []
-    errors = 0
+    errors = answered = 0
+    spent = cpu_seconds(pid)
     begin = time.perf_counter() + seconds / 5
     end = begin + seconds
 
     async def client(number: int) -> None:
-        nonlocal errors
+        nonlocal errors, answered
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         turn = number
         while (started := time.perf_counter()) < end:
             status = await ask(reader, writer, requests[turn % len(requests)])
             turn += 1
+            answered += 1
             if started >= begin:
                 latencies.append(time.perf_counter() - started)
                 errors += status != 200
@@ -100,6 +104,7 @@ async def closed_loop(port: int, requests: list[bytes], clients: int, seconds: f
     return {
         "clients": clients,
         "requests_per_second": len(latencies) / (time.perf_counter() - begin),
+        "server_cpu_ms_per_request": (cpu_seconds(pid) - spent) / answered * 1000,
         "p50_ms": p50,
         "p95_ms": p95,
         "p99_ms": p99,
@@ -130,12 +135,12 @@ def in_process(model: Path, pngs: list[bytes], seconds: float) -> dict[str, floa
 
 
 async def soak(port: int, requests: list[bytes], rate: float, seconds: float, pid: int) -> dict[str, Any]:
-    """Ask at a fixed rate, one request after the other, and note the server's memory once a minute."""
+    """Ask at a fixed rate, one request after the other, and note the server's memory each half minute."""
     memory, errors, sent = [], 0, 0
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     begin = time.perf_counter()
     while (now := time.perf_counter() - begin) < seconds:
-        if now >= 60 * len(memory):
+        if now >= 30 * len(memory):
             memory.append(resident_mib(pid))
             print(f"{now:.0f} s: {sent} requests, {errors} errors, {memory[-1]:.1f} MiB", file=sys.stderr)
         try:
@@ -147,6 +152,12 @@ async def soak(port: int, requests: list[bytes], rate: float, seconds: float, pi
         await asyncio.sleep(max(0.0, begin + sent / rate - time.perf_counter()))
     memory.append(resident_mib(pid))
     return {"seconds": seconds, "requests": sent, "errors": errors, "resident_mib": memory}
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used in all its threads. Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pid: int) -> float:
@@ -193,9 +204,10 @@ def main() -> None:
         ("serve", ours),
         ("unbatched", [sys.executable, "-c", UNBATCHED, str(asked.model)]),
     ):
-        with running(command) as (port, _):
+        with running(command) as (port, pid):
             result[name] = [
-                asyncio.run(closed_loop(port, requests, clients, asked.seconds)) for clients in asked.clients
+                asyncio.run(closed_loop(port, pid, requests, clients, asked.seconds))
+                for clients in asked.clients
             ]
     print(json.dumps(result, indent=1))
 

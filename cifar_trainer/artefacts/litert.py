@@ -1,4 +1,4 @@
-"""LiteRT: written, and opened by its own runtime."""
+"""LiteRT: written by TensorFlow, and opened by its own runtime without it."""
 
 import contextlib
 import os
@@ -6,15 +6,17 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from cifar_trainer.artefacts.formats import Artefact, Predictions, install_command
-from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import CifarTrainerError, RunError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from cifar_trainer.artefacts.network import Network
 
 #: The member with the class names in the zip archive behind the model.
 CLASSES_MEMBER = "labels.txt"
@@ -97,7 +99,7 @@ def open_artefact(path: Path) -> Artefact:
 Weights = Literal["float32", "float16", "int8"]
 
 
-def write(network: Network, path: Path, examples: np.ndarray, weights: Weights = "float32") -> None:
+def write(network: "Network", path: Path, examples: np.ndarray, weights: Weights = "float32") -> None:
     """Write a `.tflite` file with the signature `serving_default`.
 
     Args:
@@ -115,7 +117,9 @@ def write(network: Network, path: Path, examples: np.ndarray, weights: Weights =
         archive.writestr(CLASSES_MEMBER, "\n".join(network.classes) + "\n")
 
 
-def _converter(network: Network) -> tf.lite.TFLiteConverter:
+def _converter(network: "Network") -> "tf.lite.TFLiteConverter":
+    import tensorflow as tf
+
     images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     module = tf.Module()
     module.weights = [weight.value for weight in network.model.weights]
@@ -123,7 +127,9 @@ def _converter(network: Network) -> tf.lite.TFLiteConverter:
     return tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
 
 
-def _convert(network: Network, weights: Weights = "float32") -> bytes:
+def _convert(network: "Network", weights: Weights = "float32") -> bytes:
+    import tensorflow as tf
+
     converter = _converter(network)
     if weights == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -132,7 +138,10 @@ def _convert(network: Network, weights: Weights = "float32") -> bytes:
     return content
 
 
-def _quantize(network: Network, calibration: np.ndarray) -> bytes:
+def _quantize(network: "Network", calibration: np.ndarray) -> bytes:
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
     # The operation that gives the logits is told to the quantizer by the name of its result.
     whole = Interpreter(model_content=_convert(network)).get_signature_runner("serving_default")
     converter = _converter(network)

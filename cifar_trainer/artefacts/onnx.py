@@ -1,17 +1,17 @@
-"""ONNX: written, and opened by ONNX Runtime."""
+"""ONNX: written by TensorFlow, and opened by ONNX Runtime without it."""
 
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-import tensorflow as tf
-import tf2onnx
 
 from cifar_trainer.artefacts.formats import Artefact, Predictions, install_command
-from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import CifarTrainerError, RunError
+
+if TYPE_CHECKING:
+    from cifar_trainer.artefacts.network import Network
 
 #: The key of the class names, a JSON list, among the model's metadata.
 CLASSES_KEY = "classes"
@@ -28,6 +28,8 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Its threads would turn for a millisecond after each call, on the cores that others need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # The bytes and not the path: onnxruntime takes no path that is not UTF-8.
         self._session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
@@ -64,8 +66,12 @@ def open_artefact(path: Path) -> Artefact:
 OPSET = 18
 
 
-def write(network: Network, path: Path, examples: np.ndarray) -> None:
+def write(network: "Network", path: Path, examples: np.ndarray) -> None:
     """Write an `.onnx` file: `images` in; `logits`, `probabilities` and `class_id` out."""
+    import onnx
+    import tensorflow as tf
+    import tf2onnx
+
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cifar_trainer.serving.server import Started
 
 #: Modules of the extra `serve`.
-_PACKAGES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
+_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart")
 
 
 @click.command(name="serve")
@@ -90,13 +90,16 @@ def command(
             f"serve needs {', '.join(missing)}, which cannot be imported. "
             "Install it with: pip install -e '.[serve]' in a clone of cifar-trainer"
         )
+    from cifar_trainer import environment
+    from cifar_trainer.artefacts.formats import recognize
     from cifar_trainer.serving.model import find_source
     from cifar_trainer.serving.server import serve
     from cifar_trainer.serving.settings import Limits, Settings
 
     output = Output(verbosity(ctx))
+    source = find_source(run, model)
     settings = Settings(
-        name=name or find_source(run, model).dataset,
+        name=name or source.dataset,
         host=host,
         port=port,
         max_batch_size=max_batch_size,
@@ -116,7 +119,8 @@ def command(
             + " docs/security.md says what to put in front."
         )
     _log_to(output)
-    _start_tensorflow()
+    if recognize(source.path).uses_tensorflow:
+        environment.start(device="cpu", verbose=verbosity(ctx) > 0)
     serve(run, model=model, settings=settings, on_start=lambda started: _announce(output, started))
 
 
@@ -144,11 +148,3 @@ def _log_to(output: "Output") -> None:
         log.setLevel(logging.WARNING if name != "uvicorn" else logging.ERROR)
         log.addHandler(Handler())
         log.propagate = False
-
-
-def _start_tensorflow() -> None:
-    from cifar_trainer import environment
-
-    # Also for ONNX: its module writes such files too, by TensorFlow.
-    environment.load_tensorflow(verbose=verbosity() > 0)
-    environment.choose_device("cpu")

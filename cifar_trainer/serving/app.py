@@ -50,7 +50,12 @@ def make_app(service: Service, is_stopping: Callable[[], bool]) -> ASGIApp:
         exception_handlers={HTTPException: _http_error, RequestError: refuse, Exception: _failure},
     )
 
+    plain = {route.path for route in routes if not route.param_convertors}
+
     def route_of(scope: Scope) -> str:
+        path: str = scope["path"]
+        if path in plain:
+            return path
         for route in routes:
             if route.matches(scope)[0] is not Match.NONE:
                 return str(route.path)

@@ -1,27 +1,33 @@
-"""Connections that cannot be held open for nothing, on top of uvicorn's HTTP/1.1."""
+"""Connections that cannot be held open for nothing, on top of uvicorn's HTTP/1.1 by httptools."""
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cifar_trainer.serving.settings import Limits
+from cifar_trainer.serving.settings import MIB, Limits
 
 #: How long a connection without a request stays open once the server stops: a request may be under way.
 DRAIN_SECONDS = 0.5
 
 
-def protocol_with(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's protocol with a time limit for headers, and a limit of connections.
+def protocol_with(limits: Limits) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol with limits of a request's headers, in bytes and in time, and of connections.
 
-    uvicorn itself waits forever for the end of a request's headers, and for the first request.
+    uvicorn itself waits forever for the end of a request's headers, and for the first request; and
+    httptools keeps headers and trailers of any length.
     """
     #: Connections without a request, the one that has waited longest first.
-    idle: dict[H11Protocol, None] = {}
+    idle: dict[HttpToolsProtocol, None] = {}
 
-    class LimitedProtocol(H11Protocol):
+    class LimitedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
         _draining = False
+        _in_headers = False
+        #: Of this request: the bytes of its line, headers and trailers; and all bytes, with what frames
+        #: its chunks, but not those of the piece that it began in if the one before it ended there.
+        _header_bytes = _request_bytes = 0
+        _piece_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -40,8 +46,35 @@ def protocol_with(limits: Limits) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             if not self._is_busy() and self._timer is None:
                 self._start_timer()
+            self._piece_bytes = 0 if self._is_busy() else len(data)
+            self._request_bytes += len(data)
             super().data_received(data)
+            allowed = limits.header_bytes + (0 if self._in_headers else limits.body_bytes + MIB)
+            if self._request_bytes > allowed and not self.transport.is_closing():
+                self.send_400_response("The request's headers, or its chunks, are too long.")
             self._note_state()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._in_headers = True
+            self._header_bytes, self._request_bytes = 0, self._piece_bytes
+
+        def on_url(self, url: bytes) -> None:
+            self._count_header(len(url))
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._count_header(len(name) + len(value))
+            super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            self._in_headers = False
+            super().on_headers_complete()
+
+        def _count_header(self, count: int) -> None:
+            self._header_bytes += count
+            if self._header_bytes > limits.header_bytes:
+                raise ValueError(f"headers of more than {limits.header_bytes} bytes")
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -63,7 +96,7 @@ def protocol_with(limits: Limits) -> type[H11Protocol]:
             elif not self.transport.is_closing():
                 idle[self] = None
                 # A further request may have begun before the answer to this one.
-                if self.conn.trailing_data[0] and self._timer is None:
+                if self._in_headers and self._timer is None:
                     self._start_timer()
                 if self._draining:
                     self._end_soon()

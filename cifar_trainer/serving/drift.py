@@ -85,8 +85,8 @@ class DriftMonitor:
         """
         measures = {**measure_images(images), "confidence": confidence, "classes": class_ids}
         with self._lock:
-            for row in zip(*measures.values(), strict=True):
-                self._rows.append(dict(zip(measures, map(float, row), strict=True)))
+            for row in zip(*(values.tolist() for values in measures.values()), strict=True):
+                self._rows.append(dict(zip(measures, row, strict=True)))
 
     def clear(self) -> None:
         """Forget what was noted: another model answers from here on."""

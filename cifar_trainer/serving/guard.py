@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -158,25 +158,30 @@ class Guard:
             done = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        answering = asyncio.ensure_future(_run(self._app, scope, replay, send))
-        watching = asyncio.ensure_future(_run_receive(receive))
+        answering = asyncio.current_task()
+        assert answering is not None
+        over = gone = False
+
+        def give_up(watching: "asyncio.Task[Message]") -> None:
+            nonlocal gone
+            if not over and not watching.cancelled():
+                gone = True
+                answering.cancel()
+
+        # What comes after the body is the news that the client has gone.
+        watching = asyncio.ensure_future(receive())
+        watching.add_done_callback(give_up)
         try:
-            await asyncio.wait((answering, watching), return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
-                return True
+            await self._app(scope, replay, send)
+            return True
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            answering.uncancel()
             return False
         finally:
-            answering.cancel()
+            over = True
             watching.cancel()
-
-
-async def _run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    await app(scope, receive, send)
-
-
-async def _run_receive(receive: Callable[[], Awaitable[Message]]) -> None:
-    await receive()
 
 
 def error_response(problem: RequestError, *, close: bool = False) -> JSONResponse:

@@ -10,9 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_trainer import files, records
+from cifar_trainer import environment, files, records
 from cifar_trainer.artefacts.baseline import Baseline
-from cifar_trainer.artefacts.formats import FORMATS, MANIFEST_FILE, Artefact, kind_of, open_artefact
+from cifar_trainer.artefacts.formats import (
+    FORMATS,
+    MANIFEST_FILE,
+    Artefact,
+    kind_of,
+    open_artefact,
+    recognize,
+)
 from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
 from cifar_trainer.images import decode_image
 from cifar_trainer.metrics import Thresholds
@@ -144,6 +151,8 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
                 f"{source.path} is not what its {MANIFEST_FILE} lists: its SHA-256 is {actual}, expected "
                 f"{entry.sha256}. Make it anew with: cifar-trainer export --force"
             )
+    if recognize(source.path).uses_tensorflow:
+        environment.start(device="cpu")
     if source.run is not None and source.path == source.run.model:
         from cifar_trainer.artefacts.keras import open_run_model
         from cifar_trainer.trained_run import read_thresholds
@@ -258,10 +267,16 @@ def _signature(source: Source) -> tuple[tuple[str, int, int, int], ...]:
 
 
 class Explainer:
-    """Grad-CAM by a run's own Keras model, which is loaded at the first call."""
+    """Grad-CAM by a run's own Keras model, which is loaded at the first call.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        run: whose model explains.
+        on_load: called once it is loaded.
+    """
+
+    def __init__(self, run: Run, on_load: Callable[[], None] = lambda: None) -> None:
         self._run = run
+        self._on_load = on_load
         self._model: object = None
         self._lock = threading.Lock()
 
@@ -270,11 +285,14 @@ class Explainer:
 
         None where the network has no feature map.
         """
-        from cifar_trainer.evaluation.gradcam import grad_cam
-        from cifar_trainer.model import load_model, to_float32
-
         with self._lock:
             if self._model is None:
+                environment.start(device="cpu")
+                from cifar_trainer.model import load_model, to_float32
+
                 self._model = to_float32(load_model(self._run.model))
+                self._on_load()
+            from cifar_trainer.evaluation.gradcam import grad_cam
+
             maps = grad_cam(self._model, image[None], [class_id])
         return None if maps is None else maps[0]

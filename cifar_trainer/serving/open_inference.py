@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cifar_trainer import __version__
-from cifar_trainer.serving.payloads import OUTPUTS, as_bytes, as_images, columns, parse_object
+from cifar_trainer.serving.payloads import OUTPUTS, as_bytes, as_images, columns, json_response, parse_object
 from cifar_trainer.serving.problems import RequestError, bad_request, not_found
 from cifar_trainer.serving.service import Answers, Service
 
@@ -70,7 +70,7 @@ def routes(service: Service) -> list[Route]:
         }
         if isinstance(body.get("id"), str):
             answer["id"] = body["id"]
-        return JSONResponse(answer)
+        return json_response(answer)
 
     found = [Route("/v2", server), Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):

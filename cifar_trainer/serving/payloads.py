@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from starlette.responses import Response
 
 from cifar_trainer.serving.problems import bad_request
 from cifar_trainer.serving.service import Answers
@@ -34,6 +35,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise bad_request(f"JSON Value: the body is {_kind(value)}. Expected an object.")
     return value
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """A value of Python's own types as JSON."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 def as_images(value: Any, shape: tuple[int, int, int], what: str) -> np.ndarray:

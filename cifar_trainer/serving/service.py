@@ -1,6 +1,7 @@
 """What all protocols ask: images in, answers out."""
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import json
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cifar_trainer import files
-from cifar_trainer.images import DecodedImage, ImageError, decode_image, encode_png
+from cifar_trainer.images import DecodedImage, ImageError, decode_image, encode_png, is_small_png
 from cifar_trainer.metrics import energy, max_probability
 from cifar_trainer.serving.batching import Batcher
 from cifar_trainer.serving.drift import DriftMonitor, DriftReport
@@ -94,18 +95,27 @@ def _join(parts: list[Answers]) -> Answers:
 
 
 class Service:
-    """The model, its queue, and what is counted."""
+    """The model, its queue, and what is counted.
 
-    def __init__(self, holder: ModelHolder, settings: Settings) -> None:
+    Args:
+        holder: the model in service.
+        settings: the options of `serve`.
+        on_load: called when a model was loaded beside the requests.
+    """
+
+    def __init__(
+        self, holder: ModelHolder, settings: Settings, on_load: Callable[[], None] = lambda: None
+    ) -> None:
         self.holder = holder
         self.settings = settings
+        self._on_load = on_load
         self.telemetry = Telemetry()
         self.telemetry.version.set(holder.current.version)
         self.telemetry.loads.labels("loaded").inc()
         self.drift = DriftMonitor()
         self.ready = False
         run = holder.current.source.run
-        self.explainer = None if run is None else Explainer(run)
+        self.explainer = None if run is None else Explainer(run, on_load)
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self._slow = ThreadPoolExecutor(2, "slow")
         self._batcher: Batcher[Answers] = Batcher(
@@ -151,6 +161,9 @@ class Service:
         loop = asyncio.get_running_loop()
         shape = self.model.artefact.image_shape
         try:
+            if is_small_png(content):
+                # Another thread would cost more than decoding it.
+                return decode_image(content, shape)
             return await loop.run_in_executor(self._decoders, decode_image, content, shape)
         except ImageError as error:
             raise bad_request(f"The image cannot be used: {error}") from error
@@ -197,9 +210,10 @@ class Service:
 
     def _take_note(self, images: np.ndarray, answers: Answers) -> None:
         confidence = answers.confidence
-        for name, value in zip(answers.class_name, confidence, strict=True):
-            self.telemetry.predictions.labels(name).inc()
-            self.telemetry.confidence.observe(float(value))
+        for name, count in collections.Counter(answers.class_name).items():
+            self.telemetry.predictions.labels(name).inc(count)
+        for value in confidence.tolist():
+            self.telemetry.confidence.observe(value)
         self.drift.add(images, answers.class_id, confidence)
         if answers.unfamiliar is not None and answers.unfamiliar.any():
             self.telemetry.unfamiliar.inc(int(answers.unfamiliar.sum()))
@@ -229,6 +243,7 @@ class Service:
             if failure is not None:
                 logger.warning("The new model was not taken up, the old one goes on. %s", failure)
                 continue
+            await self.in_thread(self._on_load)
             self.drift.clear()
             self.telemetry.version.set(self.model.version)
             logger.warning("Version %d is in service: %s.", self.model.version, self.model.warm_up)

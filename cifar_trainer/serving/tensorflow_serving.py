@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cifar_trainer.serving.payloads import as_bytes, as_images, columns, parse_object
+from cifar_trainer.serving.payloads import as_bytes, as_images, columns, json_response, parse_object
 from cifar_trainer.serving.problems import bad_request, not_found
 from cifar_trainer.serving.service import Answers, Service
 
@@ -53,7 +53,7 @@ def routes(service: Service) -> list[Route]:
             images = np.stack([(await service.decode(content)).pixels for content in contents])
         else:
             images = as_images(rows, service.model.artefact.image_shape, "instances")
-        return JSONResponse(_answer(await service.classify(images), in_rows))
+        return json_response(_answer(await service.classify(images), in_rows))
 
     found = []
     for path in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):

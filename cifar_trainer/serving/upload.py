@@ -8,10 +8,11 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from cifar_trainer.images import DecodedImage, encode_png, resize_image
+from cifar_trainer.serving.payloads import json_response
 from cifar_trainer.serving.problems import bad_request
 from cifar_trainer.serving.service import Answers, Service
 
@@ -27,7 +28,7 @@ def routes(service: Service) -> list[Route]:
         if request.query_params.get("explain", "") not in ("", "0", "false"):
             answer["pixels"] = _data_url(encode_png(decoded.pixels))
             answer["grad_cam"] = await _grad_cam(service, decoded.pixels, int(answers.class_id[0]))
-        return JSONResponse(answer)
+        return json_response(answer)
 
     return [Route("/predict", predict, methods=["POST"])]
 
