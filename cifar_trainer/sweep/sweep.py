@@ -147,7 +147,8 @@ def _prepare(plan: Plan, reporter: SweepReporter) -> str:
     offline = bool(plan.carried_out.get("offline"))
     prepare(config.dataset, data_dir, offline=offline, reporter=reporter.prepare)
     dataset = load_dataset(data_dir, config.dataset)
-    check_fit(dataset, config)
+    for values in [{}, *({each.name: value} for each in plan.space for value in each.extremes())]:
+        check_fit(dataset, plan.config(values))
     return dataset.train.fingerprint
 
 
