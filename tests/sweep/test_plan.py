@@ -55,7 +55,6 @@ def test_a_trials_command_line_is_one_that_train_understands() -> None:
         "deterministic": True,
         "xla": False,
         "limit": None,
-        "end_after": 2,
         "keep": "best",
     }
     words = command_line({**settings, "end_after": 2})
