@@ -103,3 +103,14 @@ def test_documents_step_is_one_cuda_graph_of_at_most_51_thunks() -> None:
     assert counted["thunks_in_the_loop_body"] <= 51
     assert counted["one_cuda_graph_could_hold_the_loop"]
     assert counted["known_trip_count"]
+
+
+def test_whole_trainings_are_timed_from_new_weights_each(data_dir: Path, tmp_path: Path) -> None:
+    command = [BENCHMARKS / "time_to_94.py", "--device", "cpu", "--precision", "float32", "--runs", 2]
+    small = ["--recipe", "regularized", "--epochs", 2, "--images", 300, "--batch-size", 50]
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--output", tmp_path / "runs.json"]
+    done = run_python([*command, *small, *data])
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "runs.json").read_text())["runs"]
+    assert [run["seed"] for run in runs] == [0, 1]
+    assert "accuracy: mean" in done.stdout

@@ -7,11 +7,15 @@ from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.recipes.fast94 import FAST94
 from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Recipe
 from cifar_trainer.recipes.regularized import REGULARIZED
+from cifar_trainer.recipes.resnet18 import RESNET18
+from cifar_trainer.recipes.vit import VIT, VIT_LARGE
 
 __all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe"]
 
 #: By name, in the order in which they are listed.
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DOCUMENT, REGULARIZED, FAST94)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (DOCUMENT, REGULARIZED, RESNET18, VIT, VIT_LARGE, FAST94)
+}
 
 
 def get_recipe(name: str) -> Recipe:

@@ -71,11 +71,16 @@ def count_flops(model: "keras.Model") -> int:
     from keras import layers
 
     flops = 0
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense):
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense | layers.EinsumDense):
             # Every weight of the kernel is used once at each place of the output.
             places = math.prod(layer.output.shape[1:-1])
             flops += 2 * places * math.prod(layer.kernel.shape)
+        elif isinstance(layer, layers.MultiHeadAttention):
+            tokens, _ = layer.output.shape[1:]
+            kernels = sum(math.prod(weight.shape) for weight in layer.weights if weight.name == "kernel")
+            # Queries, keys, values and the output; then every query with every key, and every value.
+            flops += 2 * tokens * kernels + 4 * tokens**2 * layer.num_heads * layer.key_dim
     return flops
 
 

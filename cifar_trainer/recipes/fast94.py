@@ -131,7 +131,8 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
     return Nesterov(
         Triangle(learning_rate, total_steps, start=0.2, peak=0.23, end=0.07),
         momentum=0.85,
-        decay=0.0153 / (1 + 1 / (1 - 0.85)),
+        # Of the decoupled form: a step of the highest rate takes this much, whatever that rate is.
+        decay=0.0153 / (1 + 1 / (1 - 0.85)) / learning_rate,
         scales={"beta": 64.0},
         frozen={"whiten/bias": round(LATE * total_steps)},
     )

@@ -1,6 +1,7 @@
 """Nesterov's momentum with a rate of its own for some variables, and its triangular schedule."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -37,29 +38,28 @@ class Triangle(keras.optimizers.schedules.LearningRateSchedule):
 class Nesterov(keras.optimizers.Optimizer):
     """Nesterov's momentum as PyTorch's SGD computes it.
 
-    With gradient g, momentum m and the rate r of the step: g += decay / highest rate * weight;
-    v = m v + g; weight -= r (g + m v). The rate is outside of v, other than in Keras's own SGD.
+    With gradient g, momentum m and the rate r of the step: g += decay * weight; v = m v + g;
+    weight -= r (g + m v). The rate is outside of v, other than in Keras's own SGD.
 
     Args:
-        learning_rate: a schedule.
+        learning_rate: a number or a schedule.
         momentum: m.
-        decay: of a weight in a step with the highest rate, without momentum. It is the same for all
-            variables, whatever their `scales`.
-        scales: multiples of the rate, by the end of a variable's path.
+        decay: added to the gradient, in weights; an L2 penalty of half of it.
+        scales: multiples of the rate, by the end of a variable's path; `decay` is divided by them.
         frozen: steps after which a variable stays as it is, by the end of its path.
         settings: further ones of Keras's optimizers.
 
     Attributes:
-        total_steps: of the schedule; 0 where it has none.
+        total_steps: of the schedule, if it has a `total`; else 0.
     """
 
     def __init__(
         self,
         learning_rate: Any,
         momentum: float,
-        decay: float,
-        scales: Mapping[str, float],
-        frozen: Mapping[str, int],
+        decay: float = 0.0,
+        scales: Mapping[str, float] = MappingProxyType({}),
+        frozen: Mapping[str, int] = MappingProxyType({}),
         name: str = "nesterov",
         **settings: Any,
     ) -> None:
@@ -67,7 +67,6 @@ class Nesterov(keras.optimizers.Optimizer):
         self.momentum, self.decay = momentum, decay
         self.scales, self.frozen = dict(scales), dict(frozen)
         self.total_steps = int(getattr(learning_rate, "total", 0))
-        self._highest = float(getattr(learning_rate, "highest", 0) or getattr(learning_rate, "peak", 0))
 
     def build(self, variables: Any) -> None:
         """Make the velocities of these variables."""
@@ -85,7 +84,7 @@ class Nesterov(keras.optimizers.Optimizer):
         rate = tf.cast(learning_rate, variable.dtype) * scale
         if last is not None:
             rate *= tf.cast(self.iterations.value < last, rate.dtype)
-        gradient = tf.cast(gradient, variable.dtype) + self.decay / (self._highest * scale) * variable
+        gradient = tf.cast(gradient, variable.dtype) + self.decay / scale * variable
         moved = self.momentum * velocity.value + gradient
         self.assign(velocity, moved)
         self.assign_sub(variable, rate * (gradient + self.momentum * moved))

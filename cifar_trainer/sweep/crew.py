@@ -227,6 +227,8 @@ class Crew:
                 trials.fail(claim, message["text"])
                 return self._end(worker, "failed", message=message["text"])
             case "fatal":
+                trials.release(claim)
+                self._end(worker, "stopped")
                 raise getattr(errors, message["error"])(message["text"])
         return None
 

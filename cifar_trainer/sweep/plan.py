@@ -19,6 +19,9 @@ FORMAT = 1
 #: Arguments of `train` that say how a run is carried out: each command chooses its own.
 CARRIED_OUT = ("data_dir", "device", "offline", "checkpoint_every", "profile", "histograms")
 
+#: Arguments of `train` that the command has no option for.
+_NO_OPTIONS = ("end_after",)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -127,3 +130,17 @@ def worker_environments(workers: int, device: str) -> list[dict[str, str]]:
     if device == "cpu" or workers == 1 or len(gpus) < 2:
         return [{}]
     return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+
+
+def command_line(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The words after `cifar-trainer` that train a run of these arguments of `train`, for its record."""
+    words = ["train"]
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "xla" and value is not None:
+            words.append("--xla" if value else "--no-xla")
+        elif value is True:
+            words.append(option)
+        elif value is not None and value is not False and name not in _NO_OPTIONS:
+            words += [option, str(value)]
+    return tuple(words)

@@ -22,7 +22,14 @@ from cifar_trainer.run import DEFAULT_ROOT, Run
 from cifar_trainer.run_folder import is_held
 from cifar_trainer.sweep.crew import Crew, CrewReporter
 from cifar_trainer.sweep.page import measure_importance, render_page
-from cifar_trainer.sweep.plan import CARRIED_OUT, FORMAT, Plan, differences, worker_environments
+from cifar_trainer.sweep.plan import (
+    CARRIED_OUT,
+    FORMAT,
+    Plan,
+    command_line,
+    differences,
+    worker_environments,
+)
 from cifar_trainer.sweep.record import Confirmed, SweepResult, TrialRecord, best_first, write_record
 from cifar_trainer.sweep.samplers import DistinctSampler, distributions, make_pruner
 from cifar_trainer.sweep.space import parse_space
@@ -147,7 +154,8 @@ def _prepare(plan: Plan, reporter: SweepReporter) -> str:
     offline = bool(plan.carried_out.get("offline"))
     prepare(config.dataset, data_dir, offline=offline, reporter=reporter.prepare)
     dataset = load_dataset(data_dir, config.dataset)
-    check_fit(dataset, config)
+    for values in [{}, *({each.name: value} for each in plan.space for value in each.extremes())]:
+        check_fit(dataset, plan.config(values))
     return dataset.train.fingerprint
 
 
@@ -271,14 +279,10 @@ class _Sweep:
         if is_held(Run(place)):
             # By a command that was taken for dead; it will find that the trial is no longer its own.
             place = place.with_name(f"{name}-attempt-{claim.trial.number}")
-        command_line = ["train"]
-        for key, value in settings.items():
-            if value is not None:
-                command_line += [f"--{key.replace('_', '-')}", str(value)]
         return Job(
             settings={**settings, **self._plan.carried_out},
             run_dir=str(place),
-            command_line=tuple(command_line),
+            command_line=command_line(settings),
             evaluate=evaluate,
             verbose=self._verbose,
         )

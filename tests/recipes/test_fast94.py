@@ -123,7 +123,7 @@ def test_a_step_is_that_of_nesterovs_momentum(path: str, scale: float, last: int
     variable = keras.Variable([1.0], name=path.rpartition("/")[2])
     variable._path = path
     rate = Triangle(0.1, 10, start=1.0, peak=0.5, end=1.0)
-    optimizer = Nesterov(rate, 0.5, 0.01, {"beta": 64.0}, {"whiten/bias": 2})
+    optimizer = Nesterov(rate, 0.5, 0.1, {"beta": 64.0}, {"whiten/bias": 2})
     optimizer.build([variable])
     found = []
     for gradient in (0.3, -0.2, 0.5, 0.1):

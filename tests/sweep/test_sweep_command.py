@@ -159,6 +159,8 @@ def test_another_setting_for_the_same_sweep_is_named(
         (["--trials", "0"], 2, "--trials 0 is out of range"),
         (["--confirm", "-1"], 2, "--confirm -1 is out of range"),
         (["--name", "a/b"], 2, "--name 'a/b' cannot be used"),
+        (["--limit", "50"], 2, "--batch-size 64 is more than the 50 training images"),
+        (["--device", "gpu"], 5, "--device gpu"),
         (["--storage", "mysql://me:secret@h/d"], 2, "Expected postgresql://"),
         (["--storage", "secret"], 2, "--storage is not the address of a database"),
         (["--storage", "sqlite://"], 2, "names no file"),
@@ -181,6 +183,18 @@ def test_a_study_of_another_program_is_left_alone(data_dir: Path, tmp_path: Path
     study.tell(study.ask(), 1.0)
     done = run_cli(small(data_dir, tmp_path / "s"))
     assert (done.returncode, "a study of that name by another program" in done.stderr) == (2, True)
+
+
+def test_a_study_of_a_newer_version_is_not_touched(
+    swept: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    import optuna
+
+    shutil.copytree(swept[0], tmp_path / "s")
+    study = optuna.load_study(storage=f"sqlite:///{tmp_path}/s/optuna.db", study_name="tiny")
+    study.set_user_attr("cifar_trainer", {"format": 99})
+    done = run_cli(small(data_dir, tmp_path / "s"))
+    assert (done.returncode, "by a newer version of cifar-trainer" in done.stderr) == (1, True), done.stderr
 
 
 def test_a_sweep_of_trials_that_all_fail_ends_after_three(

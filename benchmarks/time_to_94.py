@@ -1,0 +1,120 @@
+"""How long `fast94` takes to its accuracy: whole trainings in one process, compiled once before the clock.
+
+    python benchmarks/time_to_94.py --runs 25      # with an NVIDIA GPU, and CIFAR-10 in data/
+
+The clock of a run covers what airbench94's covers: the whitening layer, every training step, and the
+classification of the test images in six views. It does not cover TensorFlow's start, tracing and compiling
+(one run of no steps before), or placing the images on the device. Each run has other first weights and
+another order; augmentation draws the same numbers in each, for other images.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def main() -> None:
+    """Train as often as asked, and print each run and the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--runs", type=int, default=25)
+    parser.add_argument("--recipe", default="fast94")
+    parser.add_argument("--epochs", type=int, help="the recipe's, if left out")
+    parser.add_argument("--batch-size", type=int, help="the recipe's, if left out")
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"))
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--images", type=int, help="of the training and of the test set; all, if left out")
+    parser.add_argument("--output", type=Path, help="keep the figures as JSON, written after each run")
+    options = parser.parse_args()
+
+    from cifar_trainer import environment
+    from cifar_trainer.config import TrainConfig
+    from cifar_trainer.data.store import load_dataset
+    from cifar_trainer.recipes import get_recipe
+
+    recipe = get_recipe(options.recipe)
+    config = TrainConfig(
+        recipe.name,
+        options.dataset,
+        options.epochs or recipe.epochs,
+        options.batch_size or recipe.batch_size,
+        recipe.learning_rate,
+        precision=options.precision,
+        device=options.device,
+    )
+    device = environment.start(config)
+    dataset = load_dataset(options.data_dir, options.dataset)
+    indices = np.arange(options.images or len(dataset.train))
+    from cifar_trainer.model import LogitsFunction
+    from cifar_trainer.training.assembly import assemble
+
+    loop = assemble(
+        config, recipe, dataset.train, indices, classes=len(dataset.classes), gpu=device.kind == "gpu"
+    )
+    test, labels = (array[: options.images] for array in (dataset.test.images, dataset.test.labels))
+    predictor = LogitsFunction(loop.model, recipe.predict)
+    began = time.perf_counter()
+    loop.compile()
+    predictor(test)
+    compiled = time.perf_counter() - began
+    about = {
+        "device": device.description, "recipe": recipe.name, "precision": config.precision,
+        "epochs": config.epochs, "batch_size": config.batch_size, "compile_seconds": compiled,
+    }  # fmt: skip
+    print(json.dumps(about))
+    runs: list[dict[str, Any]] = []
+    for seed in range(options.runs):
+        runs.append(run(loop, recipe, predictor, dataset.train.images[indices], test, labels, config, seed))
+        print(json.dumps(runs[-1]), flush=True)
+        if options.output:
+            options.output.write_text(json.dumps({**about, "runs": runs}, indent=2) + "\n")
+    for name in ("accuracy", "seconds"):
+        values = [each[name] for each in runs]
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        mean = statistics.fmean(values)
+        print(f"{name}: mean {mean:.4f}, standard deviation {deviation:.4f}, n {len(values)}")
+
+
+def run(
+    loop: Any,
+    recipe: Any,
+    predictor: Any,
+    images: np.ndarray,
+    test: np.ndarray,
+    labels: np.ndarray,
+    config: Any,
+    seed: int,
+) -> dict[str, Any]:
+    """One training from new weights on: its seed, seconds and accuracy."""
+    import keras
+
+    from cifar_trainer.training.assembly import build_model
+    from cifar_trainer.training.engine import MAX_CHUNK, epoch_order
+
+    keras.utils.set_random_seed(seed)
+    fresh = build_model(recipe, config.precision, images.shape[1:], loop.model.output_shape[-1])
+    loop.model.set_weights(fresh.get_weights())
+    for variable in loop.optimizer.variables:
+        if "learning_rate" not in variable.path:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+    began = time.perf_counter()
+    if recipe.initialize is not None:
+        recipe.initialize(loop.model, images)
+    for epoch in range(config.epochs):
+        loop.set_order(epoch_order(seed, epoch, loop.count))
+        for start in range(0, loop.steps, MAX_CHUNK):
+            loop.run(start, min(MAX_CHUNK, loop.steps - start), epoch * loop.steps + start)
+    logits = predictor(test)
+    seconds = time.perf_counter() - began
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    return {"seed": seed, "seconds": seconds, "accuracy": accuracy}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Compact Transformers: CCT of Hassani et al. 2021 (arXiv 2104.05704), in two sizes, from Keras's own layers.
+
+Convolutions make the tokens, an encoder of pre-norm blocks follows, and a learned weighting pools the tokens
+(sections 3.2 and 3.3). `vit` is CCT-2/3×2: 2 blocks, 2 convolutions of 3×3, 64 tokens; `vit-large` is
+CCT-7/3×1: 7 blocks, 1 convolution, 256 tokens. Other than there: max-pooling of 2×2 instead of 3×3, and
+flips and crops alone instead of AutoAugment, mixup and CutMix.
+"""
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from cifar_trainer.recipes.recipe import Recipe
+from cifar_trainer.recipes.regularized import augment
+
+if TYPE_CHECKING:
+    import keras
+
+#: Of dropout in the attention, and of leaving out a block's branch for an image in the last block.
+DROPOUT, DROP_PATH = 0.1, 0.1
+#: The share of the steps over which the rate rises.
+WARMUP = 0.1
+
+
+def build_model(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    name: str,
+    convolutions: int,
+    blocks: int,
+    width: int,
+    heads: int,
+    mlp_ratio: int,
+) -> "keras.Model":
+    """A convolutional tokenizer, Transformer blocks, and sequence pooling.
+
+    Args:
+        image_shape, classes: of the data.
+        name: of the model.
+        convolutions: of the tokenizer, each followed by a pooling that halves height and width.
+        blocks: of the encoder.
+        width: of a token.
+        heads: of the attention, each of `width / heads`.
+        mlp_ratio: the hidden width of a block's perceptron, in widths of a token.
+    """
+    import keras
+    from keras import layers
+
+    inputs = keras.Input(image_shape, dtype="uint8", name="images")
+    x = layers.Rescaling(1 / 127.5, -1, name="scale")(inputs)
+    for i in range(1, convolutions + 1):
+        filters = width if i == convolutions else 64
+        x = layers.Conv2D(
+            filters, 3, padding="same", use_bias=False, activation="relu", kernel_initializer="he_normal",
+            name=f"tokenize{i}",
+        )(x)  # fmt: skip
+        x = layers.MaxPooling2D(2, name=f"tokenize{i}_pool")(x)
+    height, columns = x.shape[1:3]
+    x = layers.Reshape((height * columns, width), name="tokens")(x)
+    # Only the bias is trained: one vector for each place, the positional embedding.
+    places = layers.EinsumDense(
+        "btd,de->bte", (height * columns, width), bias_axes="te", kernel_initializer="identity",
+        bias_initializer=keras.initializers.TruncatedNormal(stddev=0.2), name="positions",
+    )  # fmt: skip
+    x = places(x)
+    places.kernel.trainable = False
+    for block in range(blocks):
+        # Deeper blocks are left out more often (Huang et al. 2016, section 3).
+        rate = DROP_PATH * block / max(1, blocks - 1)
+        prefix = f"block{block + 1}"
+        y = layers.LayerNormalization(epsilon=1e-5, name=f"{prefix}_norm1")(x)
+        y = layers.MultiHeadAttention(heads, width // heads, dropout=DROPOUT, name=f"{prefix}_attention")(
+            y, y
+        )
+        y = layers.Dropout(rate, noise_shape=(None, 1, 1), name=f"{prefix}_path1")(y)
+        x = layers.Add(name=f"{prefix}_add1")([x, y])
+        y = layers.LayerNormalization(epsilon=1e-5, name=f"{prefix}_norm2")(x)
+        y = layers.Dense(mlp_ratio * width, activation="gelu", name=f"{prefix}_mlp1")(y)
+        y = layers.Dense(width, name=f"{prefix}_mlp2")(y)
+        y = layers.Dropout(rate, noise_shape=(None, 1, 1), name=f"{prefix}_path2")(y)
+        x = layers.Add(name=f"{prefix}_add2")([x, y])
+    x = layers.LayerNormalization(epsilon=1e-5, name="norm")(x)
+    # As a feature map once, which Grad-CAM reads.
+    x = layers.Reshape((height, columns, width), name="map")(x)
+    x = layers.Reshape((height * columns, width), name="sequence")(x)
+    weights = layers.Softmax(axis=1, name="importance")(layers.Dense(1, name="importance_logits")(x))
+    pooled = layers.Flatten(name="pooled")(layers.Dot((1, 1), name="pool")([weights, x]))
+    outputs = layers.Dense(classes, dtype="float32", name="logits")(pooled)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
+    """AdamW with weight decay of 0.06; the rate rises over a tenth of the steps and falls along a cosine."""
+    import keras
+
+    warmup = max(1, round(WARMUP * total_steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, total_steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay=0.06)
+
+
+def loss() -> "keras.losses.Loss":
+    """Cross-entropy with label smoothing of 0.1."""
+    from cifar_trainer.recipes.losses import SmoothedCrossEntropy
+
+    return SmoothedCrossEntropy(0.1)
+
+
+def _recipe(name: str, summary: str, **size: Any) -> Recipe:
+    return Recipe(
+        name=name,
+        summary=summary,
+        epochs=20,
+        batch_size=128,
+        learning_rate=0.001,
+        build_model=functools.partial(build_model, name=name, **size),
+        build_optimizer=build_optimizer,
+        loss=loss,
+        augment=augment,
+    )
+
+
+VIT = _recipe(
+    "vit", "a compact Transformer, CCT-2/3x2", convolutions=2, blocks=2, width=128, heads=2, mlp_ratio=1
+)
+VIT_LARGE = _recipe(
+    "vit-large", "a compact Transformer, CCT-7/3x1", convolutions=1, blocks=7, width=256, heads=4, mlp_ratio=2
+)
