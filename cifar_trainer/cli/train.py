@@ -168,7 +168,9 @@ def command(
                     del given["seed"]
                     result = train_seeds(parse_seeds(seeds), **given, **common)
         except TrainingStopped as error:
-            command_line = shlex.join(_resume_command(error.run_dir, options["data_dir"]))
+            command_line = shlex.join(
+                _resume_command(error.run_dir, options["data_dir"], options["time_limit"])
+            )
             output.note(f"Stopped and saved. Resume with:\n  {command_line}", wrap=False)
             ctx.exit(128 + int(stop.received or 0))
     if as_json:
@@ -193,10 +195,12 @@ def _resume_options(ctx: click.Context, run: Path, options: Mapping[str, Any]) -
     return {"settings": settings, **changes, **others}
 
 
-def _resume_command(run_dir: Path, data_dir: Path | None) -> list[str]:
-    """The command that resumes a run. The run knows where its data are."""
+def _resume_command(run_dir: Path, data_dir: Path | None, time_limit: float | None) -> list[str]:
+    """The command that resumes a run as it was begun. The run knows where its data are."""
     words = ["cifar-trainer", "train", "--resume", str(run_dir)]
-    return words if data_dir is None else [*words, "--data-dir", str(data_dir)]
+    if data_dir is not None:
+        words += ["--data-dir", str(data_dir)]
+    return words if time_limit is None else [*words, "--time-limit", f"{time_limit:.12g}s"]
 
 
 def format_result(result: "TrainResult") -> str:
