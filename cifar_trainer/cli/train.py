@@ -18,7 +18,7 @@ from cifar_trainer.cli.base import (
     verbosity_options,
 )
 from cifar_trainer.cli.signals import StopRequest
-from cifar_trainer.config import DEVICES, KEEPS, PRECISIONS, SCHEDULES, VALIDATIONS, WATCHED
+from cifar_trainer.config import CLASS_WEIGHTS, DEVICES, KEEPS, PRECISIONS, SCHEDULES, VALIDATIONS, WATCHED
 from cifar_trainer.errors import TrainingStopped, UsageError
 from cifar_trainer.recipes import RECIPES
 
@@ -96,6 +96,7 @@ def _choices(values: Iterable[str]) -> str:
     help="End after so many epochs without a better validation accuracy.",
 )
 @click.option("--keep", default="last", metavar=_choices(KEEPS), help="Epoch whose weights the model has.")
+@click.option("--class-weights", metavar=_choices(CLASS_WEIGHTS), help="Weigh rare classes more.")
 @click.option(
     "--time-limit",
     type=Duration(),

@@ -30,6 +30,8 @@ from cifar_trainer.training.control import TrainingReporter
 
 #: Seconds in which a worker whose command is gone must have saved.
 LAST_SECONDS = 30.0
+#: What a resumed run does not know by itself, or has otherwise on this machine.
+_CHOSEN_ANEW = ("data_dir", "device", "checkpoint_every", "end_after")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +148,9 @@ def train_job(job: Job, channel: Channel) -> None:
 def _train(job: Job, run: Run, carried_out: dict[str, Any]) -> TrainResult:
     if not run.config.is_file():
         return session.train(run_dir=run.path, **job.settings, **carried_out)
-    every = {name: job.settings[name] for name in ("checkpoint_every",) if name in job.settings}
+    chosen = {name: job.settings[name] for name in _CHOSEN_ANEW if name in job.settings}
     try:
-        return session.resume(run, **every, **carried_out)
+        return session.resume(run, **chosen, **carried_out)
     except errors.CheckpointError as error:
         carried_out["reporter"].warn(f"{error} It is trained again from its first step, beside it.")
         return _train(job, Run(run.path.with_name(f"{run.path.name}-again")), carried_out)

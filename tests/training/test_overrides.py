@@ -274,7 +274,10 @@ def test_a_run_that_was_begun_before_there_were_these_settings_goes_on(
     run = Run(tmp_path / "run")
     with pytest.raises(TrainingStopped):
         small(data_dir, run.path, should_stop=StopInside(1))
-    later = {"schedule", "warmup", "weight_decay", "label_smoothing", "ema", "patience", "keep"}
+    later = {
+        "class_weights", "recipe_sha256", "schedule", "warmup", "weight_decay", "label_smoothing", "ema",
+        "patience", "keep",
+    }  # fmt: skip
     config = json.loads(run.config.read_text())
     run.config.write_text(json.dumps({k: v for k, v in config.items() if k not in later}))
     saved = checkpoints.load_newest(run.checkpoints, print)
