@@ -25,6 +25,7 @@ WATCHED = {
 }
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
 KEEPS = ("last", "best")
+CLASS_WEIGHTS = ("balanced",)
 
 #: Keras and NumPy take more, TensorFlow's stateless operations take 32 bits.
 MAX_SEED = 2**32 - 1
@@ -56,6 +57,7 @@ class TrainConfig:
         ema: the momentum of a moving average of the weights, which is then what is validated and kept.
         patience: epochs without a higher validation accuracy after which training ends; None trains them all.
         keep: whose epoch's weights the model has, one of `KEEPS`.
+        class_weights: `balanced` weighs each image's loss by the rarity of its class; None weighs all alike.
         recipe_sha256: of the file of a recipe of one's own; None for those that come with the package.
 
     Raises:
@@ -81,6 +83,7 @@ class TrainConfig:
     ema: float | None = None
     patience: int | None = None
     keep: str = "last"
+    class_weights: str | None = None
     recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -99,6 +102,8 @@ class TrainConfig:
         check_choice("keep", self.keep, KEEPS)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
+        if self.class_weights is not None:
+            check_choice("class-weights", self.class_weights, CLASS_WEIGHTS)
         if self.warmup is not None and not 0 <= self.warmup <= self.epochs:
             raise UsageError(
                 f"--warmup {self.warmup} is out of range. Expected epochs from 0 to --epochs ({self.epochs})."

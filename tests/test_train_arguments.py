@@ -4,10 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from command_line import RunCli
 
-from cifar_trainer.errors import RunError
+from cifar_trainer.cli.train import command
+from cifar_trainer.errors import RunError, TrainingStopped
 from cifar_trainer.run_folder import check_new, new_run
+from cifar_trainer.training import session
 
 
 def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -> str:
@@ -178,3 +181,12 @@ def test_nothing_is_chosen_by_the_test_set(run_cli: RunCli, tmp_path: Path, argu
 def test_a_warmup_before_a_plateau_is_refused(run_cli: RunCli, tmp_path: Path) -> None:
     options = ["--schedule", "plateau", "--warmup", "1", "--validation", "holdout"]
     assert "--warmup does not go with --schedule plateau" in refused(run_cli, tmp_path, *options)
+
+
+def test_the_command_that_resumes_has_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(**options: object) -> None:
+        raise TrainingStopped(Path("runs/one"))
+
+    monkeypatch.setattr(session, "train", stopped)
+    done = CliRunner().invoke(command, ["--time-limit", "1.5m"])
+    assert "cifar-trainer train --resume runs/one --time-limit 90s" in done.stderr

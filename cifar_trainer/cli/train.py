@@ -18,7 +18,7 @@ from cifar_trainer.cli.base import (
     verbosity_options,
 )
 from cifar_trainer.cli.signals import StopRequest
-from cifar_trainer.config import DEVICES, KEEPS, PRECISIONS, SCHEDULES, VALIDATIONS, WATCHED
+from cifar_trainer.config import CLASS_WEIGHTS, DEVICES, KEEPS, PRECISIONS, SCHEDULES, VALIDATIONS, WATCHED
 from cifar_trainer.errors import TrainingStopped, UsageError
 from cifar_trainer.recipes import RECIPES
 
@@ -96,6 +96,7 @@ def _choices(values: Iterable[str]) -> str:
     help="End after so many epochs without a better validation accuracy.",
 )
 @click.option("--keep", default="last", metavar=_choices(KEEPS), help="Epoch whose weights the model has.")
+@click.option("--class-weights", metavar=_choices(CLASS_WEIGHTS), help="Weigh rare classes more.")
 @click.option(
     "--time-limit",
     type=Duration(),
@@ -168,7 +169,9 @@ def command(
                     del given["seed"]
                     result = train_seeds(parse_seeds(seeds), **given, **common)
         except TrainingStopped as error:
-            command_line = shlex.join(_resume_command(error.run_dir, options["data_dir"]))
+            command_line = shlex.join(
+                _resume_command(error.run_dir, options["data_dir"], options["time_limit"])
+            )
             output.note(f"Stopped and saved. Resume with:\n  {command_line}", wrap=False)
             ctx.exit(128 + int(stop.received or 0))
     if as_json:
@@ -193,10 +196,12 @@ def _resume_options(ctx: click.Context, run: Path, options: Mapping[str, Any]) -
     return {"settings": settings, **changes, **others}
 
 
-def _resume_command(run_dir: Path, data_dir: Path | None) -> list[str]:
-    """The command that resumes a run. The run knows where its data are."""
+def _resume_command(run_dir: Path, data_dir: Path | None, time_limit: float | None) -> list[str]:
+    """The command that resumes a run as it was begun. The run knows where its data are."""
     words = ["cifar-trainer", "train", "--resume", str(run_dir)]
-    return words if data_dir is None else [*words, "--data-dir", str(data_dir)]
+    if data_dir is not None:
+        words += ["--data-dir", str(data_dir)]
+    return words if time_limit is None else [*words, "--time-limit", f"{time_limit:.12g}s"]
 
 
 def format_result(result: "TrainResult") -> str:

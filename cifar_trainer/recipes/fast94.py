@@ -135,6 +135,7 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
         decay=0.0153 / (1 + 1 / (1 - 0.85)) / learning_rate,
         scales={"beta": 64.0},
         frozen={"whiten/bias": round(LATE * total_steps)},
+        total_steps=total_steps,
     )
 
 

@@ -47,10 +47,8 @@ class Nesterov(keras.optimizers.Optimizer):
         decay: added to the gradient, in weights; an L2 penalty of half of it.
         scales: multiples of the rate, by the end of a variable's path; `decay` is divided by them.
         frozen: steps after which a variable stays as it is, by the end of its path.
+        total_steps: of the run, for whoever acts late in it; the optimizer itself needs it for nothing.
         settings: further ones of Keras's optimizers.
-
-    Attributes:
-        total_steps: of the schedule, if it has a `total`; else 0.
     """
 
     def __init__(
@@ -60,13 +58,14 @@ class Nesterov(keras.optimizers.Optimizer):
         decay: float = 0.0,
         scales: Mapping[str, float] = MappingProxyType({}),
         frozen: Mapping[str, int] = MappingProxyType({}),
+        total_steps: int = 0,
         name: str = "nesterov",
         **settings: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **settings)
         self.momentum, self.decay = momentum, decay
         self.scales, self.frozen = dict(scales), dict(frozen)
-        self.total_steps = int(getattr(learning_rate, "total", 0))
+        self.total_steps = total_steps
 
     def build(self, variables: Any) -> None:
         """Make the velocities of these variables."""
@@ -91,7 +90,7 @@ class Nesterov(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        own = ("momentum", "decay", "scales", "frozen")
+        own = ("momentum", "decay", "scales", "frozen", "total_steps")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 

@@ -22,7 +22,7 @@ from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
 from cifar_trainer.training.control import Options, TrainingReporter
-from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.engine import StepLoop, balanced_weights
 from cifar_trainer.training.layers import choose_forms
 from cifar_trainer.training.overrides import StatisticsAverage, exclude_from_decay, overridden
 from cifar_trainer.training.tensorboard import (
@@ -63,6 +63,7 @@ def assemble(
     averages = None if config.ema is None else StatisticsAverage(model, inner, config.ema)
     # All images in order need no copy on the host: the map of the file is read once, by the device.
     images = train.images if len(indices) == len(train) else train.images[indices]
+    labels = train.labels[indices]
     if recipe.initialize is not None:
         recipe.initialize(model, images)
     loop = StepLoop(
@@ -70,13 +71,14 @@ def assemble(
         model,
         optimizer,
         images,
-        train.labels[indices],
+        labels,
         batch_size=config.batch_size,
         seed=config.seed,
         xla=gpu if config.xla is None else config.xla,
         shards=2 if not gpu and recipe.splittable else 1,
         forms=choose_forms(model, config.batch_size, gpu=gpu, conv="auto"),
         statistics=averages,
+        class_weights=None if config.class_weights is None else balanced_weights(labels, classes),
     )
     release_pages(train.images)
     return loop

@@ -76,6 +76,7 @@ class StepLoop:
             a recipe that says so (`splittable`) can be split.
         forms: in which form the layers are computed.
         statistics: their moving average, where the optimizer averages the weights.
+        class_weights: what an image's loss is multiplied by, by its label, float [classes]; None is 1.
 
     Attributes:
         model, optimizer, statistics: as given.
@@ -98,12 +99,14 @@ class StepLoop:
         shards: int = 1,
         forms: Forms = Forms(),  # noqa: B008, frozen
         statistics: StatisticsAverage | None = None,
+        class_weights: np.ndarray | None = None,
     ) -> None:
         self.model, self.optimizer, self.statistics = model, optimizer, statistics
         self.count = len(labels)
         self.batch_size = batch_size
         self.steps = -(-self.count // batch_size)
         self._recipe = recipe
+        self._class_weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._augmentation_seed = augmentation_seed(seed)
@@ -278,6 +281,13 @@ class StepLoop:
         weights = tf.cast(tf.range(batch) + step * self.batch_size < self.count, tf.float32)
         return weights, tf.reduce_sum(weights)
 
+    def _weighted(self, labels: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor | None:
+        """The weights of these images, float32 [B] or None, multiplied by those of their classes."""
+        if self._class_weights is None:
+            return weights
+        by_class = tf.gather(self._class_weights, tf.cast(labels, tf.int32))
+        return by_class if weights is None else by_class * weights
+
     def _forward_backward(
         self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None, size: Any, share: float
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
@@ -291,7 +301,7 @@ class StepLoop:
         """
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)
-            loss = self._loss(labels, logits, weights) / size
+            loss = self._loss(labels, logits, self._weighted(labels, weights)) / size
             # A layer's loss is that of all weights or the mean over its images, so each part has its share.
             for added in self.model.losses:
                 loss += added * share
@@ -303,6 +313,18 @@ class StepLoop:
         if weights is not None:
             right = tf.logical_and(right, weights > 0)
         return loss, tf.math.count_nonzero(right, dtype=tf.int32), gradients
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """The weight of each class, float64 [classes]: N / (K times its images), so that all images' mean is 1.
+
+    scikit-learn's `balanced` (King & Zeng 2001). A class without images has 0, and K does not count it.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    present = counts > 0
+    weights = np.zeros(classes)
+    weights[present] = len(labels) / (present.sum() * counts[present])
+    return weights
 
 
 def _joined(parts: list[Chunk]) -> Chunk:

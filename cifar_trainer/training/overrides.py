@@ -52,6 +52,9 @@ def overridden(recipe: Recipe, config: TrainConfig, steps_per_epoch: int) -> Rec
                 )
             if config.weight_decay is not None:
                 settings["weight_decay"] = config.weight_decay
+                if "decay" in settings:
+                    # What a recipe's own optimizer adds to the gradient; the option takes its place.
+                    settings["decay"] = 0.0
             if config.ema is not None:
                 settings |= {"use_ema": True, "ema_momentum": config.ema, "ema_overwrite_frequency": None}
             return type(optimizer).from_config(settings)

@@ -58,6 +58,7 @@ def train(
     ema: float | None = None,
     patience: int | None = None,
     keep: str = "last",
+    class_weights: str | None = None,
     time_limit: float | None = None,
     end_after: int | None = None,
     offline: bool = False,
@@ -92,6 +93,7 @@ def train(
         ema: the momentum of an average of the weights, which is validated and kept; None averages none.
         patience: epochs without a higher validation accuracy after which training ends.
         keep: `last` or `best`: the epoch whose weights the model has.
+        class_weights: `balanced` weighs each image's loss by the rarity of its class.
         time_limit: seconds of training within which the last epoch has to end.
         end_after: epochs after which training ends, with the schedule of all `epochs`.
         offline: never download.
@@ -132,6 +134,7 @@ def train(
         ema=ema,
         patience=patience,
         keep=keep,
+        class_weights=class_weights,
         recipe_sha256=None if chosen.file is None else chosen.file.sha256,
     )
     options = Options(

@@ -174,3 +174,26 @@ def test_the_page_says_which_epoch_was_chosen_and_by_what(changes: dict[str, Any
 def test_the_choice_stands_on_the_pages_first_lines(render: Callable[..., str]) -> None:
     header, _, _ = render().partition("</header>")
     assert "The model of the last epoch, 1." in header
+
+
+OWN = TrainConfig("document", EXPECTED_ON, DOCUMENT.epochs, DOCUMENT.batch_size, DOCUMENT.learning_rate)
+LONGER = dataclasses.replace(OWN, epochs=2 * OWN.epochs)
+
+
+@pytest.mark.parametrize(
+    ("config", "epochs"),
+    [
+        (dataclasses.replace(OWN, schedule="cosine"), OWN.epochs),
+        (dataclasses.replace(OWN, ema=0.9), OWN.epochs),
+        (dataclasses.replace(OWN, warmup=3.0), 1),
+        (OWN, OWN.epochs - 1),
+        (LONGER, OWN.epochs),
+    ],
+    ids=["schedule", "average", "warm-up longer than the run", "ended early", "ended early at the recipe's"],
+)
+def test_the_range_of_earlier_runs_is_for_whole_runs_with_the_recipes_own_settings(
+    render: Callable[..., str], config: TrainConfig, epochs: int
+) -> None:
+    recipe = dataclasses.replace(DOCUMENT, expected=Expected(0.9, 10, 0.85, 0.95))
+    page = render(recipe=recipe, config=config, verified=True, epochs=epochs)
+    assert "85.0" not in page

@@ -4,12 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
 
 from cifar_trainer.recipes import RECIPES, Batch, get_recipe
 from cifar_trainer.training.engine import (
     BLOCK,
     StepLoop,
     augmentation_seed,
+    balanced_weights,
     epoch_order,
     layer_seeds,
     seed_states,
@@ -409,3 +411,40 @@ def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight(xl
     assert float(optimizer.dynamic_scale.numpy()) == 2.0**38
     for was, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(was, now)
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    labels = np.repeat([0, 1, 2], [50, 30, 4]).astype(np.uint8)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert balanced_weights(labels, 3) == pytest.approx(expected)
+
+
+def test_a_class_without_images_has_no_weight_and_changes_no_others() -> None:
+    labels = np.array([0, 0, 2], np.uint8)
+    assert balanced_weights(labels, 3) == pytest.approx([0.75, 0, 1.5])
+
+
+@pytest.mark.parametrize(("shards", "xla"), [(1, False), (2, False), (1, True)])
+def test_losses_with_class_weights_are_those_computed_image_by_image(shards: int, xla: bool) -> None:
+    """In one part, in two, and in XLA's program, which fills up the last batch."""
+    images, labels = pictures(40)
+    weights = np.linspace(0.2, 2, 10)
+    ours, optimizer = build("document")
+    loop = StepLoop(
+        get_recipe("document"), ours, optimizer, images, labels, batch_size=16, seed=5, shards=shards,
+        xla=xla, class_weights=weights,
+    )  # fmt: skip
+    loop.set_order(np.arange(40))
+    found = loop.run(0, 3, 0).losses
+    model, optimizer = build("document")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    expected = []
+    for low in (0, 16, 32):
+        batch, truth = images[low : low + 16], labels[low : low + 16]
+        with tf.GradientTape() as tape:
+            each = loss(truth, model(batch, training=True)) * weights[truth].astype(np.float32)
+            total = tf.reduce_sum(each) / len(truth)
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(total, [v.value for v in variables]), variables)
+        expected.append(float(total))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_trainer.config import TrainConfig
+from cifar_trainer.config import SCHEDULES, TrainConfig
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import TrainingStopped
 from cifar_trainer.recipes import RECIPES
@@ -74,6 +74,40 @@ def test_three_epochs_without_a_lower_loss_halve_the_rate_on_a_plateau(
     losses: list[float], factor: float
 ) -> None:
     assert plateau_factor(losses) == factor
+
+
+SOME_CONTROL = [
+    *({"schedule": schedule, "validation": "holdout"} for schedule in SCHEDULES),
+    {"warmup": 0.5}, {"weight_decay": 0.01}, {"ema": 0.9},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("control", SOME_CONTROL, ids=str)
+def test_a_control_leaves_what_else_a_recipes_optimizer_has(name: str, control: dict[str, Any]) -> None:
+    changed = {
+        "name", "learning_rate", "weight_decay", "decay",
+        "use_ema", "ema_momentum", "ema_overwrite_frequency",
+    }  # fmt: skip
+    config = dataclasses.replace(PLAIN, recipe=name, **control)
+    own = RECIPES[name].build_optimizer(RATE, 20)
+    controlled = overridden(RECIPES[name], config, 10).build_optimizer(RATE, 20)
+    before, after = own.get_config(), controlled.get_config()
+    assert {k: v for k, v in after.items() if k not in changed} == {
+        k: v for k, v in before.items() if k not in changed
+    }
+
+
+def test_lookahead_knows_the_steps_of_the_run_under_any_schedule() -> None:
+    config = dataclasses.replace(PLAIN, schedule="plateau", validation="holdout")
+    assert overridden(RECIPES["fast94"], config, 10).build_optimizer(RATE, 20).total_steps == 20
+
+
+@pytest.mark.parametrize("name", ["fast94", "resnet18"])
+def test_weight_decay_takes_the_place_of_a_recipes_own(name: str) -> None:
+    config = dataclasses.replace(PLAIN, weight_decay=0.01)
+    optimizer = overridden(RECIPES[name], config, 10).build_optimizer(RATE, 20)
+    assert (optimizer.decay, optimizer.weight_decay) == (0.0, 0.01)
 
 
 def test_a_recipe_without_overrides_is_itself() -> None:
@@ -240,7 +274,10 @@ def test_a_run_that_was_begun_before_there_were_these_settings_goes_on(
     run = Run(tmp_path / "run")
     with pytest.raises(TrainingStopped):
         small(data_dir, run.path, should_stop=StopInside(1))
-    later = {"schedule", "warmup", "weight_decay", "label_smoothing", "ema", "patience", "keep"}
+    later = {
+        "class_weights", "recipe_sha256", "schedule", "warmup", "weight_decay", "label_smoothing", "ema",
+        "patience", "keep",
+    }  # fmt: skip
     config = json.loads(run.config.read_text())
     run.config.write_text(json.dumps({k: v for k, v in config.items() if k not in later}))
     saved = checkpoints.load_newest(run.checkpoints, print)
