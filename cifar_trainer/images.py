@@ -133,7 +133,11 @@ def is_small_png(content: bytes) -> bool:
 
     Such a file is decoded in some 0.1 ms, whatever else it holds.
     """
-    if len(content) > _SMALL_BYTES or content[:8] != b"\x89PNG\r\n\x1a\n" or content[12:16] != b"IHDR":
+    if (
+        not 24 <= len(content) <= _SMALL_BYTES
+        or content[:8] != b"\x89PNG\r\n\x1a\n"
+        or content[12:16] != b"IHDR"
+    ):
         return False
     width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
     return width * height <= _SMALL_PIXELS

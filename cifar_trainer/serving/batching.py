@@ -83,13 +83,20 @@ class Batcher(Generic[T]):
         self.queued += len(images)
         self._arrived.set()
         try:
+            if len(parts) == 1:
+                return [await parts[0].answer]
             return list(await asyncio.gather(*(part.answer for part in parts)))
         finally:
             for part in parts:
-                part.answer.cancel()
-                if part in self._waiting:
-                    self._waiting.remove(part)
-                    self.queued -= len(part.images)
+                # One that has an answer waits no more.
+                if part.answer.cancel() or part.answer.cancelled():
+                    self._remove(part)
+
+    def _remove(self, part: _Part[T]) -> None:
+        """Take out of the queue what nobody waits for, where it is still there."""
+        if part in self._waiting:
+            self._waiting.remove(part)
+            self.queued -= len(part.images)
 
     async def run(self) -> None:
         """Answer batches until cancelled."""

@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +15,16 @@ import httpx
 import numpy as np
 import pytest
 from command_line import INTERPRETER, RunCli, command, environment
+from serving_server import Askers, until
 
-from cifar_trainer.images import encode_png
+from cifar_trainer.images import decode_image, encode_png
 
+#: Its PNG files in a zip archive, which the tests of `prepare` read too.
+CIFAR10 = Path(
+    os.environ.get(
+        "CIFAR_TRAINER_TEST_SOURCE", Path(__file__).parents[3] / "shared" / "data" / "cifar-10-png.zip"
+    )
+)
 CLIENT = Path(__file__).resolve().parents[2] / "examples" / "serving" / "client.py"
 
 
@@ -25,11 +35,16 @@ def model(artefacts: dict[str, Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> list[Path]:
-    """A hundred test images as PNG files."""
+    """A hundred test images as PNG files: of CIFAR-10 where it is, else of the synthetic set."""
     folder = tmp_path_factory.mktemp("images")
-    pixels = np.load(data_dir / "synthetic" / "test_images.npy", mmap_mode="r")[:100]
-    for i, image in enumerate(pixels):
-        (folder / f"{i:03}.png").write_bytes(encode_png(image))
+    if CIFAR10.is_file():
+        with zipfile.ZipFile(CIFAR10) as archive:
+            named = [name for name in archive.namelist() if re.fullmatch(r"test/.+/.+\.png", name)]
+            pngs = [archive.read(name) for name in named[:: len(named) // 100][:100]]
+    else:
+        pngs = [encode_png(each) for each in np.load(data_dir / "synthetic" / "test_images.npy")[:100]]
+    for i, png in enumerate(pngs):
+        (folder / f"{i:03}.png").write_bytes(png)
     return sorted(folder.iterdir())
 
 
@@ -73,10 +88,10 @@ def test_the_example_client_gives_the_class_that_predict_gives(
 
 
 def test_tritonclient_gives_the_class_that_predict_gives(
-    url: str, images: list[Path], expected: list[str], data_dir: Path
+    url: str, images: list[Path], expected: list[str]
 ) -> None:
     triton = pytest.importorskip("tritonclient.http")
-    pixels = np.ascontiguousarray(np.load(data_dir / "synthetic" / "test_images.npy", mmap_mode="r")[:100])
+    pixels = np.stack([decode_image(path.read_bytes(), (32, 32, 3)).pixels for path in images])
     with triton.InferenceServerClient(url.removeprefix("http://").rstrip("/")) as client:
         tensor = triton.InferInput("images", list(pixels.shape), "UINT8")
         tensor.set_data_from_numpy(pixels, binary_data=False)
@@ -93,6 +108,20 @@ def test_curl_gives_the_class_that_predict_gives(url: str, images: list[Path], e
         words += ["--next", "-s", "-w", "\\n", "-F", f"image=@{path}", f"{url}predict"]
     done = subprocess.run(["curl", *words[1:]], capture_output=True, text=True, check=True, timeout=60)
     assert [json.loads(line)["class"] for line in done.stdout.splitlines()] == expected
+
+
+def test_no_accepted_request_is_lost_when_the_process_gets_sigterm(model: Path, images: list[Path]) -> None:
+    words = command("serve", "--model", model, "--port", 0)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().strip("/\n").rpartition(":")[2])
+        askers = Askers(port, images[0].read_bytes(), 16)
+        assert until(lambda: askers.answered > 100, 60)
+        process.send_signal(signal.SIGTERM)
+        askers.wait()
+        status = process.wait(30)
+    assert askers.lost == []
+    assert status == 143
 
 
 def test_a_taken_port_is_exit_code_1(run_cli: RunCli, url: str, model: Path) -> None:

@@ -3,12 +3,10 @@
 import collections
 import concurrent.futures
 import contextlib
-import http.client
 import io
 import resource
 import socket
 import struct
-import threading
 import time
 import zlib
 
@@ -18,6 +16,7 @@ import pytest
 from serving_server import SHAPE, Running, images_of, running, until
 
 from cifar_trainer.errors import CifarTrainerError
+from cifar_trainer.images import encode_png, is_small_png
 from cifar_trainer.serving.ports import listen
 from cifar_trainer.serving.settings import Limits
 
@@ -59,6 +58,32 @@ def test_bodies_together_are_limited() -> None:
 def test_headers_are_limited(server: Running) -> None:
     request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000
     assert talk(server.port, request).startswith(b"HTTP/1.1 400")
+
+
+def test_trailers_are_limited(server: Running) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    answer = talk(server.port, head + b"X-Long: " + b"x" * 20_000 + b"\r\n\r\n")
+    assert answer.endswith(b"Invalid HTTP request received.")
+
+
+def test_a_trailer_that_never_ends_is_limited() -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Long: "
+    with running(limits=Limits(body_bytes=1000)) as server:
+        assert talk(server.port, head + b"x" * 1_200_000).endswith(b"are too long.")
+
+
+def test_a_body_with_two_lengths_is_refused(server: Running) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert talk(server.port, head + b"0\r\n\r\n").endswith(b"Invalid HTTP request received.")
+
+
+def test_requests_that_are_sent_without_waiting_are_answered_in_order(server: Running, png: bytes) -> None:
+    last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.sendall(post("/predict", len(png), png) + post("/predict", 2, b"no") + last)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    statuses = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [200, 400, 200]
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHos", GET + b"GET /"])
@@ -130,6 +155,13 @@ def test_a_picture_bomb_is_refused_by_its_header(client: httpx.Client) -> None:
     answer = client.post("/predict", content=bomb())
     assert answer.status_code == 400
     assert "pixels" in answer.json()["error"]
+
+
+def test_only_a_png_of_few_bytes_and_few_pixels_is_decoded_between_the_requests(png: bytes) -> None:
+    large = encode_png(np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8))
+    assert [is_small_png(content) for content in (png, bomb(), large, png[:20], b"")] == [
+        True, False, False, False, False,
+    ]  # fmt: skip
 
 
 def test_what_is_no_picture_is_refused(client: httpx.Client) -> None:
@@ -229,37 +261,6 @@ def test_a_batch_waits_for_more_as_long_as_it_may() -> None:
             ask = lambda: httpx.post(f"{server.url}/v1/models/colours:predict", json=body)  # noqa: E731
             assert {each.result().status_code for each in [threads.submit(ask) for _ in range(3)]} == {200}
         assert len(server.model.sizes) < 3
-
-
-def test_no_accepted_request_is_lost_when_the_server_stops(png: bytes) -> None:
-    lost: list[Exception] = []
-    answered = 0
-
-    def ask_on(port: int) -> None:
-        nonlocal answered
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            closes = False
-            while not closes:
-                connection.request("POST", "/predict", png)
-                answer = connection.getresponse()
-                closes = answer.will_close
-                assert answer.read().startswith(b'{"model"')
-                answered += 1
-        except Exception as error:
-            lost.append(error)
-        finally:
-            connection.close()
-
-    with running() as server:
-        threads = [threading.Thread(target=ask_on, args=(server.port,)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        assert until(lambda: answered > 50)
-        server.server.should_exit = True
-        for thread in threads:
-            thread.join(20)
-    assert lost == []
 
 
 def test_a_port_that_is_taken_is_named_with_who_has_it(server: Running) -> None:

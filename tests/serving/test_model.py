@@ -1,5 +1,6 @@
 """The served model: chosen, proved by known answers, replaced while it serves."""
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -8,12 +9,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
+from command_line import run_python
 from serving_server import running, until
 
 from cifar_trainer import files
 from cifar_trainer.errors import CheckError, RunError
 from cifar_trainer.images import encode_png
 from cifar_trainer.serving.model import ModelHolder, Source, find_source, open_model
+from cifar_trainer.serving.server import serve
+from cifar_trainer.serving.settings import Settings
 
 
 @pytest.fixture
@@ -75,6 +80,35 @@ def test_a_run_is_served_by_its_fastest_export(
 
 def test_a_run_without_an_export_is_served_by_its_own_model(learned_run: Path) -> None:
     assert find_source(learned_run, None).path == learned_run / "model.keras"
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+from pathlib import Path
+from cifar_trainer.serving.model import find_source, open_model
+from cifar_trainer.serving.server import serve
+for path in map(Path, sys.argv[1:]):
+    open_model(find_source(None, path), 1, 2)
+    print(path.suffix, *sorted({"tensorflow", "keras", "tf2onnx"} & set(sys.modules)))
+"""
+
+
+def test_onnx_and_litert_are_served_without_tensorflow(artefacts: dict[str, Path]) -> None:
+    paths = [artefacts[name] for name in ("onnx", "litert") if name in artefacts]
+    if not paths:
+        pytest.skip("neither onnxruntime nor ai-edge-litert is installed")
+    done = run_python(["-c", WITHOUT_TENSORFLOW, *paths], own_process=True)
+    assert done.stdout.splitlines() == [path.suffix for path in paths], done.stderr
+
+
+def test_what_exists_when_the_server_starts_is_never_collected_again(
+    export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(gc, "freeze", lambda: steps.append("freeze"))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: steps.append("run"))
+    serve(model=export, settings=Settings("cifar10", port=0))
+    assert steps == ["freeze", "run"]
 
 
 def test_a_new_version_is_taken_up(export: Path) -> None:

@@ -1,13 +1,20 @@
 """Drift: noticed where there is some, and not where there is none; and what is kept of images."""
 
+import contextlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from serving_server import CLASSES, SHAPE, ColourModel, images_of, running, served
+from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served, until
 
 from cifar_trainer.images import decode_image, encode_png
+from cifar_trainer.serving import service
 from cifar_trainer.serving.drift import LEAST, WINDOW, DriftMonitor, DriftReport
 
 
@@ -65,6 +72,64 @@ def test_monitoring_is_a_page_with_a_plot_for_people() -> None:
         httpx.post(f"{server.url}/v1/models/colours:predict", json=body).raise_for_status()
         page = httpx.get(f"{server.url}/monitoring", headers={"Accept": "text/html"}).text
     assert "<svg" in page
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """An HTTP server's address, and the JSON bodies that were sent to it."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Stay silent."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/alerts", told
+        server.shutdown()
+        thread.join(10)
+
+
+def ask_about(server: Running, images: np.ndarray) -> None:
+    body = {"instances": images.tolist()}
+    httpx.post(f"{server.url}/v1/models/colours:predict", json=body).raise_for_status()
+
+
+def test_the_webhook_is_told_once_when_drift_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_DRIFT_SECONDS", 0.05)
+    with listening() as (address, told), running(alert_webhook=address) as server:
+        ask_about(server, images_of(200, seed=1) // 2)
+        assert until(lambda: told)
+        # Drift that goes on is no news.
+        assert not until(lambda: len(told) > 1, 0.3)
+    assert told[0]["model"] == "colours"
+    drifted = {test["measure"] for test in told[0]["monitoring"]["tests"] if test["drifted"]}
+    assert "brightness" in drifted
+
+
+def test_ordinary_images_are_no_news_for_the_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_DRIFT_SECONDS", 0.05)
+    with listening() as (address, told), running(alert_webhook=address) as server:
+        ask_about(server, images_of(500, seed=1))
+        assert not until(lambda: told, 0.3)
+
+
+def test_a_webhook_that_cannot_be_reached_is_counted_and_the_server_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "_DRIFT_SECONDS", 0.05)
+    with listening() as (address, _):
+        pass
+    with running(alert_webhook=address) as server:
+        ask_about(server, images_of(200, seed=1) // 2)
+        assert until(lambda: server.counted("alert_webhook_failures_total") == 1)
+        ask_about(server, images_of(1))
 
 
 def test_no_image_is_stored_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
