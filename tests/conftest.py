@@ -49,6 +49,15 @@ def _started() -> None:
     tf.constant(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_variables_are_handed_on() -> Iterator[None]:
+    """Take back what a start of TensorFlow in a test has set: the commands of later tests would have it."""
+    before = set(os.environ)
+    yield
+    for name in set(os.environ) - before:
+        del os.environ[name]
+
+
 @pytest.fixture(scope="session")
 def run_cli() -> RunCli:
     """`command_line.run_command`: arguments, by keyword `env`, `own_process`, what subprocess.run takes."""

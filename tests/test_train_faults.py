@@ -17,6 +17,7 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction
+from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training import assembly
 from cifar_trainer.training import checkpoint as checkpoints
@@ -47,7 +48,7 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
         config = TrainConfig("document", "synthetic", 2, 32, 0.001, limit=320)
         options = Options(checkpoint_every=1e-9)
         dataset = load_dataset(data_dir, "synthetic")
-        return train_run(config, dataset, Run(tmp_path / "run"), None, CPU, told, options), told
+        return train_run(config, DOCUMENT, dataset, Run(tmp_path / "run"), None, CPU, told, options), told
 
     return run
 
