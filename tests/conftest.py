@@ -2,6 +2,7 @@
 
 import fcntl
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -186,3 +187,14 @@ def exports(made_once: MakeOnce, learned_run: Path, data_dir: Path) -> dict[str,
 def artefacts(exports: dict[str, Any]) -> dict[str, Path]:
     """The artefacts' paths by format."""
     return {each["format"]: Path(each["path"]) for each in exports["exports"]}
+
+
+@pytest.fixture
+def stop_after() -> Callable[[int], Callable[[], bool]]:
+    """A `should_stop` that asks to stop once it has been asked so many times."""
+
+    def make(count: int) -> Callable[[], bool]:
+        asked = itertools.count()
+        return lambda: next(asked) >= count
+
+    return make

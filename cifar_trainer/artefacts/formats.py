@@ -58,6 +58,8 @@ class Format:
         packages: modules that must be importable.
         takes_bytes: whether the artefact decodes images too.
         uses_tensorflow: whether its runtime is TensorFlow, which must be started first.
+        serving_rank: its place, from 1, among the formats that are served: the fastest runtime for one image
+            first, as `cifar-trainer benchmark` measures them on a CPU. None is not served unasked.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Format:
     packages: tuple[str, ...] = ()
     takes_bytes: bool = False
     uses_tensorflow: bool = False
+    serving_rank: int | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -123,14 +126,15 @@ FORMATS = {
         Format(
             "saved_model", "saved_model", "saved_model", "SavedModel", _is_folder_with("saved_model.pb"),
             _EXACT, aliases=("savedmodel", "saved-model", "tf", "pb"), takes_bytes=True, uses_tensorflow=True,
+            serving_rank=3,
         ),
         Format(
             "keras", "model.keras", "keras", "Keras", _is_zip_with("config.json"), _EXACT,
-            aliases=("h5", "hdf5", "keras_v3"), uses_tensorflow=True,
+            aliases=("h5", "hdf5", "keras_v3"), uses_tensorflow=True, serving_rank=4,
         ),
         Format(
             "litert", "model.tflite", "litert", "LiteRT", _IS_LITERT, _EXACT,
-            aliases=("tflite", "lite"), extra="litert", packages=_LITERT_PACKAGES,
+            aliases=("tflite", "lite"), extra="litert", packages=_LITERT_PACKAGES, serving_rank=2,
         ),
         Format(
             "litert-float16", "model-float16.tflite", "litert", "LiteRT", _IS_LITERT, Bound(None, 0.999),
@@ -144,7 +148,7 @@ FORMATS = {
         ),
         Format(
             "onnx", "model.onnx", "onnx", "ONNX", _has_suffix(".onnx"), _EXACT,
-            extra="onnx", packages=_ONNX_PACKAGES,
+            extra="onnx", packages=_ONNX_PACKAGES, serving_rank=1,
         ),
     )
 }  # fmt: skip
@@ -159,6 +163,12 @@ def get_format(name: str) -> Format:
     aliases = {alias: form.name for form in FORMATS.values() for alias in form.aliases}
     check_choice("format", name, tuple(FORMATS), aliases)
     return FORMATS[name]
+
+
+def served_formats() -> list[Format]:
+    """The formats that are served unasked, the fastest first."""
+    ranked = [(form.serving_rank, form) for form in FORMATS.values() if form.serving_rank is not None]
+    return [form for _, form in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def distributions() -> tuple[str, ...]:

@@ -22,11 +22,11 @@ from cifar_trainer.data.download import (
     is_url,
     local_archive,
     mirrors,
-    printable_url,
     ways_out,
 )
 from cifar_trainer.data.parts import ReadOptions
 from cifar_trainer.data.reading import read_source
+from cifar_trainer.data.transport import printable_url
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
 
 LOCK_NAME = ".prepare.lock"

@@ -16,9 +16,11 @@ from cifar_trainer.artefacts.formats import (
     FORMATS,
     MANIFEST_FILE,
     Artefact,
+    Format,
     kind_of,
     open_artefact,
     recognize,
+    served_formats,
 )
 from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
 from cifar_trainer.images import decode_image
@@ -26,8 +28,6 @@ from cifar_trainer.metrics import Thresholds
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.trained_run import check_model
 
-#: From the fastest runtime for one image to the slowest, as `cifar-trainer benchmark` measures them on a CPU.
-PREFERENCE = ("onnx", "litert", "saved_model", "keras")
 #: Of logits against those of the manifest. The export's gate allows 1e-4 on its own machine.
 _LOGIT_TOLERANCE = 1e-3
 #: The least share of same classes where a format does not keep the logits.
@@ -98,9 +98,10 @@ def find_source(run: Path | None, model: Path | None) -> Source:
     manifest = _read_manifest(opened.export)
     if manifest is not None and manifest.run.weights_sha256 == opened.read_result().weights_sha256:
         exported = {entry.format: opened.export / entry.path for entry in manifest.artefacts}
-        for name in PREFERENCE:
-            if name in exported and exported[name].exists() and _runtime_is_there(name):
-                return Source(exported[name], opened, manifest)
+        for form in served_formats():
+            path = exported.get(form.name)
+            if path is not None and path.exists() and _runtime_is_there(form):
+                return Source(path, opened, manifest)
     return Source(opened.model, opened, None)
 
 
@@ -109,8 +110,8 @@ def _read_manifest(folder: Path) -> Manifest | None:
     return records.read(path, Manifest) if path.is_file() else None
 
 
-def _runtime_is_there(name: str) -> bool:
-    return all(importlib.util.find_spec(package) is not None for package in FORMATS[name].packages)
+def _runtime_is_there(form: Format) -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in form.packages)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from bad_server import ETAG, BadServer, serve
 
-from cifar_trainer.data import download
+from cifar_trainer.data import transport
 from cifar_trainer.data.dataset import Archive
-from cifar_trainer.data.download import MAX_BYTES, Part, Patience, PrepareReporter
+from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.data.download import download as download_archive
+from cifar_trainer.data.transport import MAX_BYTES, Part, Patience
 from cifar_trainer.errors import DataNotFoundError
 from cifar_trainer.files import sha256_bytes
 
@@ -29,7 +30,7 @@ def server() -> Iterator[BadServer]:
 def impatient(monkeypatch: pytest.MonkeyPatch, server: BadServer) -> None:
     server.seen.clear()
     patience = Patience(seconds=0.3, pause=0.01, window=0.3, longest_wait=0.5)
-    monkeypatch.setattr(download, "PATIENCE", patience)
+    monkeypatch.setattr(transport, "PATIENCE", patience)
 
 
 @dataclasses.dataclass
@@ -175,7 +176,7 @@ def test_attempts_are_bounded(get: Get, server: BadServer) -> None:
 
 def test_slow_last_mirror_is_borne_with(get: Get, server: BadServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 bytes a second are too few only where there is another mirror."""
-    monkeypatch.setattr(download, "PATIENCE", dataclasses.replace(download.PATIENCE, window=0.1, crawl=5))
+    monkeypatch.setattr(transport, "PATIENCE", dataclasses.replace(transport.PATIENCE, window=0.1, crawl=5))
     with pytest.raises(DataNotFoundError, match="cut after"):
         get("trickle")
     assert len(server.seen) == Patience.attempts

@@ -1,6 +1,7 @@
 """What holds for the larger networks: their size, what they are made of, and that runs go on to the bit."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +66,13 @@ def test_the_positional_embedding_is_all_that_the_positions_add() -> None:
     assert all(weight is not layer.kernel for weight in model.trainable_weights)
 
 
-class StopInside:
-    """Asks to stop the `count`th time that it is asked."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 @pytest.mark.parametrize("name", ["vit", "fast94"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
-    name: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    data_dir: Path,
+    tmp_path: Path,
+    stop_after: Callable[[int], Callable[[], bool]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(trainer_module, "FIRST_CHUNK", 2)
     # Six views of each validation image would take most of the time, and change no weight.
@@ -92,7 +86,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
 
     whole = small(tmp_path / "whole")
     with pytest.raises(TrainingStopped):
-        small(tmp_path / "stopped", should_stop=StopInside(3))
+        small(tmp_path / "stopped", should_stop=stop_after(3))
     assert resume(tmp_path / "stopped").weights_sha256 == whole
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,17 +182,6 @@ def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
     return train(dataset="synthetic", data_dir=data_dir, run_dir=run, **settings)
 
 
-class StopInside:
-    """Asks to stop the `count`th time that it is asked."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 @pytest.fixture(scope="module")
 def whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     return small(data_dir, tmp_path_factory.mktemp("runs") / "whole", **EVERYTHING)
@@ -199,11 +189,16 @@ def whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResu
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_run_with_every_control_goes_on_to_the_same_bits(
-    data_dir: Path, tmp_path: Path, whole: TrainResult, count: int, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path,
+    tmp_path: Path,
+    whole: TrainResult,
+    count: int,
+    stop_after: Callable[[int], Callable[[], bool]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(trainer_module, "FIRST_CHUNK", 2)
     with pytest.raises(TrainingStopped):
-        small(data_dir, tmp_path / "run", should_stop=StopInside(count), **EVERYTHING)
+        small(data_dir, tmp_path / "run", should_stop=stop_after(count), **EVERYTHING)
     assert resume(tmp_path / "run").weights_sha256 == whole.weights_sha256
 
 
@@ -269,11 +264,11 @@ def test_a_run_that_a_time_limit_ended_is_reproduced(data_dir: Path, tmp_path: P
 
 
 def test_a_run_that_was_begun_before_there_were_these_settings_goes_on(
-    data_dir: Path, tmp_path: Path
+    data_dir: Path, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
     run = Run(tmp_path / "run")
     with pytest.raises(TrainingStopped):
-        small(data_dir, run.path, should_stop=StopInside(1))
+        small(data_dir, run.path, should_stop=stop_after(1))
     later = {
         "class_weights", "recipe_sha256", "schedule", "warmup", "weight_decay", "label_smoothing", "ema",
         "patience", "keep",
