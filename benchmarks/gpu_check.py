@@ -84,6 +84,21 @@ class Check:
         first, second = (self.train(f"deterministic-{i}", "--deterministic", epochs=2) for i in (1, 2))
         return {**second, "same_bits": first["weights_sha256"] == second["weights_sha256"]}
 
+    def kernels(self) -> dict[str, Any]:
+        """What a step launches, by the profiler: to be held against the counts of gpu_program.py."""
+        run = self.output / "runs" / "profiled"
+        self.train("profiled", "--profile", epochs=1)
+        traces = sorted((run / "tensorboard").rglob("*.xplane.pb"))
+        if not traces:
+            raise StepError("the profiler has written no trace")
+        counted = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / "count_kernels.py"), str(traces[-1])],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if counted.returncode != 0:
+            raise StepError(counted.stderr.strip()[-2000:])
+        return dict(json.loads(counted.stdout))
+
     def kill_and_resume(self) -> dict[str, Any]:
         """Kill a run in its middle and resume it: are the bits those of the run that was left alone?"""
         run = self.output / "runs" / "killed"
@@ -118,9 +133,9 @@ class Check:
             "epochs_times_as_fast": theirs["epoch_seconds"] / ours["epoch_seconds"],
         }
 
-    def throughput(self, batch_size: int, flags: str = "") -> dict[str, Any]:
-        """Images per second in training at a batch size, with further flags for XLA."""
-        done = command(*self._measuring(batch_size), env=with_xla_flags(flags))["training"]
+    def throughput(self, batch_size: int, *extra: str, flags: str = "") -> dict[str, Any]:
+        """Images per second in training at a batch size, with further options, and flags for XLA."""
+        done = command(*self._measuring(batch_size), *extra, env=with_xla_flags(flags))["training"]
         return {"images_per_second": done["images_per_second"], "watts": done["watts"]}
 
     def side_by_side(self, count: int) -> dict[str, Any]:
@@ -175,7 +190,7 @@ def command(*arguments: str, env: Mapping[str, str] | None = None) -> dict[str, 
 def format_table(results: dict[str, Any]) -> str:
     """The results as a Markdown table: a row a step, a column a figure that any step has."""
     columns = ("images_per_second", "seconds", "compile_seconds", "accuracy", "joules", "same_bits",
-               "times_as_fast", "watts")  # fmt: skip
+               "times_as_fast", "watts", "kernels_a_step")  # fmt: skip
     lines = ["| step | " + " | ".join(column.replace("_", " ") for column in columns) + " | note |"]
     lines.append("| --- |" + " ---: |" * len(columns) + " --- |")
     for name, result in results.items():
@@ -209,12 +224,15 @@ def main() -> None:
     check.step("deterministic", check.deterministic)
     check.step("kill and resume", check.kill_and_resume)
     check.step("listing", check.listing)
+    check.step("kernels a step", check.kernels)
     for count in (2,) if check.options.tiny else (2, 4, 8):
         check.step(f"{count} processes", lambda: check.side_by_side(count))  # noqa: B023
     # Off by default: no GPU has run it yet.
     for name, buffers in (("no command buffers", ""), ("command buffers with loops", "+WHILE")):
         flags = f"--xla_gpu_enable_command_buffer={buffers}"
-        check.step(name, lambda: check.throughput(32, flags))  # noqa: B023
+        check.step(name, lambda: check.throughput(32, flags=flags))  # noqa: B023
+    for conv in ("cudnn", "matmul"):
+        check.step(f"convolutions by {conv}", lambda: check.throughput(32, "--conv", conv))  # noqa: B023
     for batch_size in (32, 512) if check.options.tiny else (32, 64, 128, 256, 512, 1024):
         check.step(f"batch {batch_size}", lambda: check.throughput(batch_size))  # noqa: B023
     print((check.output / "gpu-check.md").read_text(encoding="utf-8"))

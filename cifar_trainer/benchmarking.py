@@ -253,6 +253,7 @@ def benchmark_training(
     batch_size: int | None = None,
     precision: str = "float32",
     xla: bool | None = None,
+    conv: str = "auto",
     device: str = "auto",
     seconds: float = 2.0,
     verbose: bool = False,
@@ -265,6 +266,7 @@ def benchmark_training(
         batch_size: images a step; None is the recipe's.
         precision: one of `PRECISIONS`.
         xla: whether XLA compiles the step; None is on for a GPU and off for a CPU.
+        conv: one of `CONVOLUTIONS`.
         device: one of `DEVICES`.
         seconds: to go on for, after the warm-up.
         verbose: show TensorFlow's own messages.
@@ -283,8 +285,9 @@ def benchmark_training(
     if size > IMAGES:
         raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images of the benchmark.")
     config = TrainConfig(
-        chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla
-    )
+        chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla,
+        conv=conv,
+    )  # fmt: skip
     started = environment.start(config, verbose=verbose)
     on_start(config, started.description)
     throughput = _measure_training(config, chosen, started, seconds)

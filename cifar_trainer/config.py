@@ -23,6 +23,8 @@ WATCHED = {
     "holdout": "held-out training images",
     "train": "images that it was trained on",
 }
+#: The forms of convolutions, see `training.layers.choose_forms`.
+CONVOLUTIONS = ("auto", "cudnn", "matmul")
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
 KEEPS = ("last", "best")
 CLASS_WEIGHTS = ("balanced",)
@@ -48,6 +50,7 @@ class TrainConfig:
         device: as asked for, one of `DEVICES`; environment.json says what was used.
         deterministic: refuse operations whose result may differ from run to run.
         xla: whether XLA compiles the step; None is on for a GPU and off for a CPU.
+        conv: the form in which convolutions are computed, one of `CONVOLUTIONS`.
         limit: train on that many images, stratified; None is all.
         schedule: of the learning rate, one of `SCHEDULES`; None is the recipe's own.
         warmup: epochs, also fractions, over which the rate rises to its peak; None is the recipe's own.
@@ -75,6 +78,7 @@ class TrainConfig:
     device: str = "auto"
     deterministic: bool = False
     xla: bool | None = None
+    conv: str = "auto"
     limit: int | None = None
     schedule: str | None = None
     warmup: float | None = None
@@ -90,6 +94,7 @@ class TrainConfig:
         check_choice("validation", self.validation, VALIDATIONS)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("device", self.device, DEVICES, DEVICE_ALIASES)
+        check_choice("conv", self.conv, CONVOLUTIONS)
         check_count("epochs", self.epochs)
         check_count("batch-size", self.batch_size)
         if self.limit is not None:
@@ -134,9 +139,8 @@ class TrainConfig:
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide a result: all but the seed, and those of where and how it is computed."""
-        return {
-            k: v for k, v in self.to_json().items() if k not in ("seed", "device", "deterministic", "xla")
-        }
+        how = ("seed", "device", "deterministic", "xla", "conv")
+        return {k: v for k, v in self.to_json().items() if k not in how}
 
     def to_json(self) -> dict[str, Any]:
         """The settings as a flat JSON object, in the order of the attributes."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import INTERPRETER, run_python
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from cifar_trainer.environment import cuda
 
@@ -22,6 +23,8 @@ def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(data_dir: Path, t
     assert [name for name, result in results.items() if "error" in result] == []
     assert results["deterministic"]["same_bits"]
     assert results["kill and resume"]["same_bits"]
+    assert results["kernels a step"]["profiled_steps"] > 0
+    assert results["kernels a step"]["kernels_a_step"] is None
     assert "| float32 |" in (tmp_path / "gpu-check.md").read_text()
 
 
@@ -33,6 +36,24 @@ def test_a_contestant_that_fails_is_a_row_and_the_others_are_kept(data_dir: Path
     assert done.returncode == 0, done.stderr
     assert "| float128 | failed: " in done.stdout
     assert len(json.loads(kept.read_text())["runs"]["float32"]) == 1
+
+
+def test_kernels_of_a_trace_are_those_of_the_gpus_streams_by_its_marked_steps(tmp_path: Path) -> None:
+    space = xplane_pb2.XSpace()
+    host = space.planes.add(name="/host:CPU")
+    host.event_metadata[1].name = "train"
+    host.stat_metadata[2].name = "steps"
+    mark = host.lines.add(name="python").events.add(metadata_id=1)
+    mark.stats.add(metadata_id=2, int64_value=10)
+    gpu = space.planes.add(name="/device:GPU:0")
+    for name, kernels in (("Stream #14(Compute)", 500), ("Stream #15(MemcpyD2H)", 10), ("XLA Ops", 500)):
+        line = gpu.lines.add(name=name)
+        for _ in range(kernels):
+            line.events.add(metadata_id=3)
+    (tmp_path / "a.xplane.pb").write_bytes(space.SerializeToString())
+    done = run_python([BENCHMARKS / "count_kernels.py", tmp_path / "a.xplane.pb"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"profiled_steps": 10, "kernels_a_step": 51.0}
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.config import DEVICES, PRECISIONS
+from cifar_trainer.config import CONVOLUTIONS, DEVICES, PRECISIONS
 from cifar_trainer.errors import UsageError, printable
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.run import is_run_folder
@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     "--xla/--no-xla", default=None, help="With --train: compile with XLA.  [default: on a GPU only]"
 )
 @click.option(
+    "--conv",
+    default="auto",
+    metavar=f"[{'|'.join(CONVOLUTIONS)}]",
+    help="With --train: how convolutions are computed.",
+)
+@click.option(
     "--device",
     default="auto",
     metavar=f"[{'|'.join(DEVICES)}]",
@@ -64,6 +70,7 @@ def command(
     recipe: str,
     precision: str,
     xla: bool | None,
+    conv: str,
     device: str,
     plot: Path | None,
     as_json: bool,
@@ -95,6 +102,7 @@ def command(
             batch_size=batch_sizes[0] if batch_sizes else None,
             precision=precision,
             xla=xla,
+            conv=conv,
             device=device,
             seconds=seconds,
             verbose=verbosity(ctx) > 0,

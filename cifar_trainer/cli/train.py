@@ -18,7 +18,16 @@ from cifar_trainer.cli.base import (
     verbosity_options,
 )
 from cifar_trainer.cli.signals import StopRequest
-from cifar_trainer.config import CLASS_WEIGHTS, DEVICES, KEEPS, PRECISIONS, SCHEDULES, VALIDATIONS, WATCHED
+from cifar_trainer.config import (
+    CLASS_WEIGHTS,
+    CONVOLUTIONS,
+    DEVICES,
+    KEEPS,
+    PRECISIONS,
+    SCHEDULES,
+    VALIDATIONS,
+    WATCHED,
+)
 from cifar_trainer.errors import TrainingStopped, UsageError
 from cifar_trainer.recipes import RECIPES
 
@@ -68,6 +77,12 @@ def _choices(values: Iterable[str]) -> str:
 )
 @click.option("--deterministic", is_flag=True, help="Bit-reproducible on a GPU too.")
 @click.option("--xla/--no-xla", default=None, help="Compile the loop with XLA.  [default: on a GPU only]")
+@click.option(
+    "--conv",
+    default="auto",
+    metavar=_choices(CONVOLUTIONS),
+    help="How convolutions are computed; auto is matmul for small ones on a GPU.",
+)
 @click.option("--limit", type=int, metavar="N", help="Train on the first N images, stratified.")
 @click.option(
     "--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="Also checkpoint within an epoch."

@@ -21,7 +21,18 @@ from cifar_trainer.errors import UsageError
 Value = int | float | str
 
 #: Settings that a sweep must not vary: what is measured, on what, and where.
-FIXED = ("dataset", "seed", "validation", "device", "deterministic", "xla", "limit", "gpus", "class_weights")
+FIXED = (
+    "dataset",
+    "seed",
+    "validation",
+    "device",
+    "deterministic",
+    "xla",
+    "conv",
+    "limit",
+    "gpus",
+    "class_weights",
+)
 #: A range with more values than this counts as endless.
 MOST_COMBINATIONS = 100_000
 _EXPECTED = "Expected LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=STEP, or choices such as 32,64,128."

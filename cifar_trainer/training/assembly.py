@@ -76,7 +76,7 @@ def assemble(
         seed=config.seed,
         xla=gpu if config.xla is None else config.xla,
         shards=2 if not gpu and recipe.splittable else 1,
-        forms=choose_forms(model, config.batch_size, gpu=gpu, conv="auto"),
+        forms=choose_forms(model, config.batch_size, gpu=gpu, conv=config.conv),
         statistics=averages,
         class_weights=None if config.class_weights is None else balanced_weights(labels, classes),
     )

@@ -50,6 +50,7 @@ def train(
     device: str = "auto",
     deterministic: bool = False,
     xla: bool | None = None,
+    conv: str = "auto",
     limit: int | None = None,
     schedule: str | None = None,
     warmup: float | None = None,
@@ -86,6 +87,8 @@ def train(
         device: `auto`, `cpu` or `gpu`.
         deterministic: use only operations that give the same bits each time.
         xla: whether XLA compiles the training loop; None is on a GPU only.
+        conv: how convolutions are computed: by the device's library (`cudnn`), as matrix products (`matmul`),
+            or `auto`: on a GPU as products while these fit into its cache.
         limit: train on the first so many images, stratified.
         schedule: of the learning rate: `constant`, `cosine`, `triangular` or `plateau`; None is the recipe's.
         warmup: epochs, also fractions, over which the rate rises; None is the recipe's.
@@ -126,6 +129,7 @@ def train(
         device=device,
         deterministic=deterministic,
         xla=xla,
+        conv=conv,
         limit=limit,
         schedule=schedule,
         warmup=warmup,

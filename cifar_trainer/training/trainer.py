@@ -297,7 +297,7 @@ class Trainer:
             tf.profiler.experimental.start(str(self._run.tensorboard / "train"))
         began = time.monotonic()
         # The profiler's tools count by such marks; a chunk is one call, so it is one mark.
-        mark = tf.profiler.experimental.Trace("train", step_num=self._global_step, _r=1)
+        mark = tf.profiler.experimental.Trace("train", step_num=self._global_step, _r=1, steps=count)
         try:
             with mark if profile else contextlib.nullcontext():
                 chunk = self._loop.run(self._step, count, self._global_step)

@@ -40,6 +40,12 @@ def test_a_triangle_has_its_corners_at_the_start_at_23_percent_and_at_the_end() 
     assert [found[0], found[23], found[100], found[102]] == pytest.approx([0, RATE, 0, 0], abs=1e-7)
 
 
+def test_convolutions_take_the_form_that_was_asked_for(data_dir: Path, tmp_path: Path) -> None:
+    plain, products = (small(data_dir, tmp_path / conv, epochs=1, conv=conv) for conv in ("auto", "matmul"))
+    assert products.weights_sha256 != plain.weights_sha256
+    assert products.train["loss"] == pytest.approx(plain.train["loss"], abs=1e-4)
+
+
 def test_a_triangle_is_straight_between_its_corners() -> None:
     expected = np.interp(range(101), [0, 23, 100], [0, RATE, 0])
     assert rates("triangular", 100)[:101] == pytest.approx(expected, abs=1e-7)
@@ -271,7 +277,7 @@ def test_a_run_that_was_begun_before_there_were_these_settings_goes_on(
         small(data_dir, run.path, should_stop=stop_after(1))
     later = {
         "class_weights", "recipe_sha256", "schedule", "warmup", "weight_decay", "label_smoothing", "ema",
-        "patience", "keep",
+        "patience", "keep", "conv",
     }  # fmt: skip
     config = json.loads(run.config.read_text())
     run.config.write_text(json.dumps({k: v for k, v in config.items() if k not in later}))

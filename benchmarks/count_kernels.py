@@ -1,0 +1,47 @@
+"""Count what a GPU ran in a training step, from a trace of `cifar-trainer train --profile`.
+
+    python benchmarks/count_kernels.py runs/RUN/tensorboard/train/plugins/profile/TIME/HOST.xplane.pb
+
+Prints JSON: `profiled_steps`, and `kernels_a_step`, kernels and copies of the GPU's streams divided by
+them, null where the trace has no GPU. benchmarks/gpu_program.py counts the same on the compiler.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+
+def count(path: Path) -> dict[str, Any]:
+    """The steps that a trace covers, and the kernels of one of them.
+
+    Raises:
+        ValueError: the trace has no mark of a chunk of steps.
+    """
+    space = xplane_pb2.XSpace()
+    space.ParseFromString(path.read_bytes())
+    steps = sum(steps for plane in space.planes for steps in _marked(plane))
+    if not steps:
+        raise ValueError(f"{path} has no mark of training steps; write it with cifar-trainer train --profile")
+    gpus = [plane for plane in space.planes if plane.name.startswith("/device:GPU")]
+    # Other lines of a GPU's plane sum the same kernels up by step, operation and module.
+    streams = [line for plane in gpus for line in plane.lines if line.name.startswith("Stream")]
+    kernels = sum(len(line.events) for line in streams)
+    return {"profiled_steps": steps, "kernels_a_step": kernels / steps if gpus else None}
+
+
+def _marked(plane: Any) -> Iterator[int]:
+    """The steps of each chunk that is marked in a plane."""
+    for line in plane.lines:
+        for event in line.events:
+            if plane.event_metadata[event.metadata_id].name == "train":
+                for stat in event.stats:
+                    if plane.stat_metadata[stat.metadata_id].name == "steps":
+                        yield stat.int64_value or stat.uint64_value
+
+
+if __name__ == "__main__":
+    print(json.dumps(count(Path(sys.argv[1]))))
