@@ -9,10 +9,48 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cifar_trainer import files
 from cifar_trainer.config import TrainConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cifar_trainer.environment.telemetry import Reading
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CompleteEpoch:
+    """What is known once an epoch is complete; the metrics follow from it.
+
+    Attributes:
+        loss, accuracy: of the training images, as they were trained on.
+        val_loss, val_accuracy: of the validation images, after the epoch.
+        val_logits: of the validation images, float32 [N, classes].
+        val_labels: uint8 [N].
+        learning_rate: of the last step.
+        images: training images.
+        training_seconds: of its steps.
+        seconds: of its steps and of validation.
+        compile_seconds: which are in neither.
+        gpu: what the GPU did meanwhile; its figures are None without one.
+        energy_joules: that the GPU took, in all processes that trained this epoch.
+    """
+
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    val_logits: "np.ndarray"
+    val_labels: "np.ndarray"
+    learning_rate: float
+    images: int
+    training_seconds: float
+    seconds: float
+    compile_seconds: float
+    gpu: "Reading"
+    energy_joules: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,32 +61,49 @@ class Metric:
         name: its column in history.csv and its key in callbacks' logs.
         split: the part of TensorBoard that it belongs to.
         tag: its name there.
+        of: its value, from a complete epoch.
         show: its value to a few words for the screen, or to nothing; None never shows it.
     """
 
     name: str
     split: Literal["train", "validation"]
     tag: str
+    of: Callable[[CompleteEpoch], float | None]
     show: Callable[[float], str] | None = None
 
 
 #: In the order of history.csv's columns, in which `epoch` comes first. A GPU's are None without one.
 METRICS = (
-    Metric("loss", "train", "epoch_loss", "loss {:.4f}".format),
-    Metric("accuracy", "train", "epoch_accuracy", "accuracy {:6.2%}".format),
-    Metric("val_loss", "validation", "epoch_loss", "val_loss {:.4f}".format),
-    Metric("val_accuracy", "validation", "epoch_accuracy", "val_accuracy {:6.2%}".format),
-    Metric("learning_rate", "train", "epoch_learning_rate"),
-    Metric("images_per_second", "train", "images_per_second", "{:,.0f} images/s".format),
-    Metric("seconds", "train", "seconds", "{:.1f} s".format),
-    Metric("gpu_utilization", "train", "gpu/utilization_percent", "GPU {:.0f} %".format),
-    Metric("gpu_memory_mib", "train", "gpu/memory_mib"),
-    Metric("power_watts", "train", "gpu/power_watts", "{:.0f} W".format),
-    Metric("energy_joules", "train", "gpu/energy_joules", "{:,.0f} J".format),
+    Metric("loss", "train", "epoch_loss", lambda e: e.loss, "loss {:.4f}".format),
+    Metric("accuracy", "train", "epoch_accuracy", lambda e: e.accuracy, "accuracy {:6.2%}".format),
+    Metric("val_loss", "validation", "epoch_loss", lambda e: e.val_loss, "val_loss {:.4f}".format),
     Metric(
-        "compile_seconds", "train", "compile_seconds", lambda s: f"compiled in {s:.1f} s" if s >= 0.05 else ""
+        "val_accuracy", "validation", "epoch_accuracy", lambda e: e.val_accuracy,
+        "val_accuracy {:6.2%}".format,
     ),
-)
+    Metric("learning_rate", "train", "epoch_learning_rate", lambda e: e.learning_rate),
+    Metric(
+        "images_per_second", "train", "images_per_second", lambda e: e.images / e.training_seconds,
+        "{:,.0f} images/s".format,
+    ),
+    Metric("seconds", "train", "seconds", lambda e: e.seconds, "{:.1f} s".format),
+    Metric(
+        "gpu_utilization", "train", "gpu/utilization_percent", lambda e: e.gpu.utilization,
+        "GPU {:.0f} %".format,
+    ),
+    Metric("gpu_memory_mib", "train", "gpu/memory_mib", lambda e: e.gpu.memory_mib),
+    Metric("power_watts", "train", "gpu/power_watts", lambda e: e.gpu.power_watts, "{:.0f} W".format),
+    Metric("energy_joules", "train", "gpu/energy_joules", lambda e: e.energy_joules, "{:,.0f} J".format),
+    Metric(
+        "compile_seconds", "train", "compile_seconds", lambda e: e.compile_seconds,
+        lambda s: f"compiled in {s:.1f} s" if s >= 0.05 else "",
+    ),
+)  # fmt: skip
+
+
+def history_row(number: int, epoch: CompleteEpoch) -> dict[str, Any]:
+    """The row of a complete epoch, which is the `number`th, from 1."""
+    return {"epoch": number, **{metric.name: metric.of(epoch) for metric in METRICS}}
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

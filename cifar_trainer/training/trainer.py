@@ -21,7 +21,14 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import MAX_CHUNK, StepLoop, epoch_order
-from cifar_trainer.training.history import PATIENT_STEPS, best_epoch, concerns, write_history
+from cifar_trainer.training.history import (
+    PATIENT_STEPS,
+    CompleteEpoch,
+    best_epoch,
+    concerns,
+    history_row,
+    write_history,
+)
 from cifar_trainer.training.overrides import plateau_factor
 
 #: Seconds that a chunk of steps is made to take: the longest wait for a signal or the screen.
@@ -337,22 +344,23 @@ class Trainer:
         self._add_seconds(time.monotonic() - began, training=False)
         loss, accuracy = self._training_metrics()
         reading = self._telemetry.mark()
-        row = {
-            "epoch": self._epoch + 1,
-            "loss": loss,
-            "accuracy": accuracy,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
+        complete = CompleteEpoch(
+            loss=loss,
+            accuracy=accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            val_logits=self.validation_logits,
+            val_labels=labels,
             # The shortest number that is this float32: 0.001, not 0.0010000000474974513.
-            "learning_rate": float(str(np.float32(self._optimizer.learning_rate))),
-            "images_per_second": self._loop.count / self._clock["training"],
-            "seconds": self._clock["epoch"],
-            "gpu_utilization": reading.utilization,
-            "gpu_memory_mib": reading.memory_mib,
-            "power_watts": reading.power_watts,
-            "energy_joules": self._with_earlier(reading.energy_joules),
-            "compile_seconds": self._clock["compile"],
-        }
+            learning_rate=float(str(np.float32(self._optimizer.learning_rate))),
+            images=self._loop.count,
+            training_seconds=self._clock["training"],
+            seconds=self._clock["epoch"],
+            compile_seconds=self._clock["compile"],
+            gpu=reading,
+            energy_joules=self._with_earlier(reading.energy_joules),
+        )
+        row = history_row(self._epoch + 1, complete)
         self.history.append(row)
         if best_epoch(self.history) == len(self.history):
             self._best = weights
