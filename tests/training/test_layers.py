@@ -11,6 +11,7 @@ from cifar_trainer.training.engine import StepLoop, epoch_order
 from cifar_trainer.training.layers import (
     Forms,
     choose_forms,
+    computed,
     convolve,
     max_pool,
     statistics_momentum,
@@ -68,6 +69,42 @@ def test_the_first_steps_statistics_replace_the_initial_ones() -> None:
 def test_after_many_steps_the_momentum_is_the_layers_own() -> None:
     momenta = [float(statistics_momentum(0.99, tf.constant(step))) for step in (0, 1, 9, 90, 900, 10**6)]
     np.testing.assert_allclose(momenta, [0, 0.1, 0.5, 90 / 99, 0.99, 0.99], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "center"), [(True, True), (False, True), (True, False)])
+def test_batch_normalization_as_one_operation_is_keras_batch_normalization(scale: bool, center: bool) -> None:
+    draw = np.random.default_rng(0)
+    images = tf.constant(draw.normal(3, 2, (6, 5, 5, 4)), tf.float32)
+    upstream = tf.constant(draw.normal(0, 1, images.shape), tf.float32)
+
+    def normalized(forms: Forms) -> dict[str, np.ndarray]:
+        layer = keras.layers.BatchNormalization(scale=scale, center=center)
+        model = keras.Sequential([keras.Input((5, 5, 4)), layer])
+        model.set_weights([0.5 + np.arange(weight.shape[0]) / 4 for weight in model.weights])
+        with computed(model, forms, tf.constant(20)), tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = model(images, training=True)
+        variables = [images, *(weight.value for weight in model.trainable_weights)]
+        gradients = tape.gradient(outputs, variables, output_gradients=upstream)
+        statistics = {"mean": layer.moving_mean.numpy(), "variance": layer.moving_variance.numpy()}
+        return {"outputs": outputs, **statistics, **{str(i): each for i, each in enumerate(gradients)}}
+
+    plain, fused = normalized(KERAS), normalized(Forms(fused_normalization=True))
+    for name, expected in plain.items():
+        np.testing.assert_allclose(fused[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_on_a_cpu_batch_normalization_is_one_operation() -> None:
+    model = get_recipe("regularized").build_model((32, 32, 3), 10)
+    forms = choose_forms(model, 64, gpu=False, conv="auto")
+
+    @tf.function
+    def forward(images: tf.Tensor) -> tf.Tensor:
+        with computed(model, forms, tf.constant(0)):
+            return model(images, training=True)
+
+    graph = forward.get_concrete_function(tf.TensorSpec((64, 32, 32, 3), tf.uint8)).graph
+    assert [op.type for op in graph.get_operations()].count("FusedBatchNormV3") == 3
 
 
 def test_a_traced_network_keeps_its_layers_own_settings() -> None:
