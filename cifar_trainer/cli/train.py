@@ -1,6 +1,7 @@
 """`cifar-trainer train`."""
 
 import shlex
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from cifar_trainer.config import (
     VALIDATIONS,
     WATCHED,
 )
+from cifar_trainer.environment.cluster import find_cluster
 from cifar_trainer.errors import TrainingStopped, UsageError
 from cifar_trainer.recipes import RECIPES
 
@@ -164,7 +166,10 @@ def command(
         from cifar_trainer.sweep.record import trial_settings
 
         options |= {k: v for k, v in trial_settings(from_trial).items() if not explicit(ctx, k)}
-    output, stop = Output(verbosity(ctx)), StopRequest()
+    cluster = find_cluster()
+    follows = cluster is not None and not cluster.is_chief
+    # The first process speaks for all.
+    output, stop = Output(-1 if follows else verbosity(ctx)), StopRequest()
     with reporting(output) as prepare_reporter, TrainingDisplay(output, prepare_reporter, stop) as display:
         common: dict[str, Any] = {
             "reporter": display,
@@ -188,7 +193,10 @@ def command(
                 _resume_command(error.run_dir, options["data_dir"], options["time_limit"])
             )
             output.note(f"Stopped and saved. Resume with:\n  {command_line}", wrap=False)
-            ctx.exit(128 + int(stop.received or 0))
+            # Another process may have had the signal.
+            ctx.exit(128 + int(stop.received or signal.SIGTERM))
+    if follows:
+        return
     if as_json:
         print_json(result.to_json())
     else:

@@ -29,6 +29,7 @@ _DECIDING = {
     ("threads", "intra_op"): "the number of intra-op threads",
     ("onednn",): "oneDNN",
     ("tf32",): "TF32",
+    ("replicas",): "the number of processes",
     ("cuda", "driver"): "the NVIDIA driver",
     ("cuda", "cuda_found"): "CUDA",
     ("cuda", "cudnn_found"): "cuDNN",

@@ -54,6 +54,7 @@ def start(
     device: str | None = None,
     onednn: bool | None = None,
     verbose: bool = False,
+    nth_gpu: int | None = None,
 ) -> Device:
     """Start TensorFlow as a run of these settings does: backend, device, threads, determinism, TF32.
 
@@ -66,6 +67,7 @@ def start(
         onednn: compute with oneDNN's kernels on a CPU, as the run that goes on did. None is what is known
             to be faster on this processor. The user's own TF_ENABLE_ONEDNN_OPTS wins.
         verbose: show TensorFlow's own messages.
+        nth_gpu: the only GPU to use, from 0, where there are several; None sees all of them.
 
     Raises:
         UsageError: `device` is no device.
@@ -75,7 +77,7 @@ def start(
     from cifar_trainer.recipes import RECIPES
 
     prepare(onednn=onednn, verbose=verbose)
-    chosen = choose_device(device or ("auto" if config is None else config.device))
+    chosen = choose_device(device or ("auto" if config is None else config.device), nth_gpu)
     recipe = None if config is None or config.recipe_sha256 else RECIPES.get(config.recipe)
     configure_threads(split=recipe is not None and recipe.splittable)
     if config is not None and config.deterministic:
@@ -253,12 +255,16 @@ def enable_determinism() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def choose_device(name: str) -> Device:
+def choose_device(name: str, nth_gpu: int | None = None) -> Device:
     """Choose where to compute; to be called before TensorFlow's first operation.
 
     `auto` takes a GPU where TensorFlow can use one; `cpu` hides the GPUs from
     TensorFlow. A GPU's memory is taken as it is needed, not all at once. Where TensorFlow
     computes already, its device is kept, with a warning if another one was chosen.
+
+    Args:
+        name: one of `DEVICES`.
+        nth_gpu: as in `start`.
 
     Raises:
         UsageError: `name` is no device.
@@ -269,6 +275,10 @@ def choose_device(name: str) -> Device:
 
     check_choice("device", name, DEVICES, DEVICE_ALIASES)
     gpus = tf.config.list_physical_devices("GPU")
+    first = 0
+    if nth_gpu is not None and len(gpus) > 1:
+        first = nth_gpu % len(gpus)
+        gpus = [gpus[first]]
     if name == "cpu":
         if _make_visible([]):
             return _cpu()
@@ -284,7 +294,7 @@ def choose_device(name: str) -> Device:
                 # Refused once TensorFlow has started; the choice itself still stands.
                 with contextlib.suppress(RuntimeError):
                     tf.config.experimental.set_memory_growth(gpu, True)
-            return _gpu(len(gpus), advice if report.missing else "")
+            return _gpu(len(gpus), advice if report.missing else "", first)
         problem = (
             "TensorFlow uses the CPU already in this process. To compute on the GPU, use another process."
         )
@@ -327,8 +337,8 @@ def describe_cpu() -> str:
     return f"{processor()}, {cores} core{'' if cores == 1 else 's'}"
 
 
-def _gpu(count: int, warning: str) -> Device:
-    return Device("gpu", describe_gpu(0), count, cuda.bus_id(0), warning)
+def _gpu(count: int, warning: str, index: int = 0) -> Device:
+    return Device("gpu", describe_gpu(index), count, cuda.bus_id(index), warning)
 
 
 def _cpu(warning: str = "") -> Device:

@@ -17,6 +17,7 @@ from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit
 from cifar_trainer.data.store import load_dataset
+from cifar_trainer.environment.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.run import DEFAULT_ROOT, Run
 from cifar_trainer.run_folder import is_held
@@ -117,6 +118,7 @@ def sweep(
         RunError: the database cannot be used, the folder cannot be written, or no trial was completed.
         TrainingStopped: `should_stop` asked for it.
     """
+    check_alone("sweep")
     given = {key: value for key, value in settings.items() if value is not None}
     plan = Plan(
         name=name,

@@ -23,8 +23,9 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop, balanced_weights
-from cifar_trainer.training.layers import choose_forms
+from cifar_trainer.training.layers import check_divisible, choose_forms
 from cifar_trainer.training.overrides import StatisticsAverage, exclude_from_decay, overridden
+from cifar_trainer.training.replicas import ALONE, Alone
 from cifar_trainer.training.tensorboard import (
     SAMPLE_IMAGES,
     EpochHistograms,
@@ -36,7 +37,14 @@ from cifar_trainer.training.trainer import Trainer
 
 
 def assemble(
-    config: TrainConfig, recipe: Recipe, train: Split, indices: np.ndarray, *, classes: int, gpu: bool
+    config: TrainConfig,
+    recipe: Recipe,
+    train: Split,
+    indices: np.ndarray,
+    *,
+    classes: int,
+    gpu: bool,
+    replicas: Alone = ALONE,
 ) -> StepLoop:
     """Build a run's network, optimizer and loop; the first weights follow from its seed.
 
@@ -49,12 +57,18 @@ def assemble(
         indices: of the images to train on, int64 [N].
         classes: how many there are.
         gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
+        replicas: the processes that train together.
+
+    Raises:
+        UsageError: the network cannot be trained by several processes.
     """
     keras.utils.set_random_seed(config.seed)
     steps = -(-len(indices) // config.batch_size)
     recipe = overridden(recipe, config, steps)
     model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
+    if replicas is not ALONE:
+        check_divisible(model)
     model.compile(optimizer, recipe.loss(), metrics=["accuracy"])
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if config.weight_decay is not None:
@@ -74,11 +88,13 @@ def assemble(
         labels,
         batch_size=config.batch_size,
         seed=config.seed,
-        xla=gpu if config.xla is None else config.xla,
+        # XLA has no such collective operations.
+        xla=(gpu and replicas is ALONE) if config.xla is None else config.xla,
         shards=2 if not gpu and recipe.splittable else 1,
         forms=choose_forms(model, config.batch_size, gpu=gpu, conv=config.conv),
         statistics=averages,
         class_weights=None if config.class_weights is None else balanced_weights(labels, classes),
+        replicas=replicas,
     )
     release_pages(train.images)
     return loop
@@ -132,6 +148,7 @@ def train_run(
     device: Device,
     reporter: TrainingReporter,
     options: Options,
+    replicas: Alone = ALONE,
 ) -> TrainResult | None:
     """Train a run, from its first step or from `checkpoint` on, and write all its files.
 
@@ -160,12 +177,14 @@ def train_run(
     try:
         with _memory_named(len(indices) + len(watched), watched.images[0].nbytes, checkpoint):
             loop = assemble(
-                config, recipe, dataset.train, indices, classes=len(dataset.classes), gpu=device.kind == "gpu"
-            )
+                config, recipe, dataset.train, indices,
+                classes=len(dataset.classes), gpu=device.kind == "gpu", replicas=replicas,
+            )  # fmt: skip
             trainer = Trainer(
                 loop, recipe, watched, run, config=config, identity=identity(config),
                 shares=shares, options=options,
                 reporter=reporter, flush=events.flush, bus_id=device.bus_id,
+                replicas=replicas,
             )  # fmt: skip
         pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
         callbacks = [events, pictures]

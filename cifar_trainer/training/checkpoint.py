@@ -173,6 +173,15 @@ def _decode(state_json: bytes, arrays_npz: bytes) -> Checkpoint:
         )
 
 
+def load_step(folder: Path, global_step: int) -> Checkpoint:
+    """The checkpoint below `folder` after so many steps.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    return load(folder / f"{_PREFIX}{global_step:08d}")
+
+
 def load_newest(folder: Path, on_damage: Callable[[str], None]) -> Checkpoint:
     """The newest checkpoint below `folder` that is whole.
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from cifar_trainer.recipes import Batch, Recipe
 from cifar_trainer.training.layers import Forms, computed, summed_loss
 from cifar_trainer.training.overrides import StatisticsAverage
+from cifar_trainer.training.replicas import ALONE, Alone, Part
 
 #: Names the independent streams that grow from one seed.
 _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
@@ -77,6 +78,7 @@ class StepLoop:
         forms: in which form the layers are computed.
         statistics: their moving average, where the optimizer averages the weights.
         class_weights: what an image's loss is multiplied by, by its label, float [classes]; None is 1.
+        replicas: the processes that compute a batch together; each has all images, and the same order.
 
     Attributes:
         model, optimizer, statistics: as given.
@@ -100,6 +102,7 @@ class StepLoop:
         forms: Forms = Forms(),  # noqa: B008, frozen
         statistics: StatisticsAverage | None = None,
         class_weights: np.ndarray | None = None,
+        replicas: Alone = ALONE,
     ) -> None:
         self.model, self.optimizer, self.statistics = model, optimizer, statistics
         self.count = len(labels)
@@ -111,6 +114,7 @@ class StepLoop:
         self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._augmentation_seed = augmentation_seed(seed)
         self._shards = shards
+        self._replicas = replicas
         self._forms = forms
         self._xla = xla
         # One program less for XLA to compile: the last batch is filled up with images of weight 0. Where
@@ -251,9 +255,11 @@ class StepLoop:
             state.assign(
                 tf.cast(tf.stack([tf.constant(seed, tf.int64), tf.cast(global_step, tf.int64)]), state.dtype)
             )
-        cuts = np.linspace(0, batch, min(self._shards, batch) + 1).astype(int)
+        low, high = self._replicas.part(batch)
+        cuts = np.linspace(low, high, min(self._shards, batch) + 1).astype(int)
         weights, size = self._weights(step, batch)
-        with computed(self.model, self._forms, global_step):
+        part = None if self._replicas is ALONE else Part(batch, low, high, self._replicas)
+        with computed(self.model, self._forms, global_step, part):
             parts = [
                 self._forward_backward(
                     images[low:high],
@@ -265,14 +271,14 @@ class StepLoop:
                 for low, high in itertools.pairwise(cuts)
             ]
         losses, rights, gradients = zip(*parts, strict=True)
-        self.optimizer.apply(
-            [tf.add_n(shards) for shards in zip(*gradients, strict=True)], self.model.trainable_variables
-        )
+        summed = [tf.add_n(shards) for shards in zip(*gradients, strict=True)]
+        loss, right, *summed = self._replicas.sums([tf.add_n(losses), tf.add_n(rights), *summed])
+        self.optimizer.apply(summed, self.model.trainable_variables)
         if self.statistics is not None:
             self.statistics.update(global_step + 1)
         if self._after_step is not None:
             self._after_step(global_step + 1)
-        return tf.add_n(losses), tf.add_n(rights)
+        return loss, right
 
     def _weights(self, step: tf.Tensor, batch: int) -> tuple[tf.Tensor | None, Any]:
         """The weight of each image of a batch, float32 [B] or None where all are 1; and their sum."""

@@ -11,11 +11,15 @@ holds while the training step is traced.
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from cifar_trainer.errors import UsageError
+from cifar_trainer.training.replicas import Part
 
 #: Polynomial-decay averaging's eta: the larger, the more the last steps weigh.
 ETA = 8
@@ -59,21 +63,27 @@ def choose_forms(model: keras.Model, batch_size: int, *, gpu: bool, conv: str) -
 
 
 @contextlib.contextmanager
-def computed(model: keras.Model, forms: Forms, step: tf.Tensor) -> Iterator[None]:
+def computed(model: keras.Model, forms: Forms, step: tf.Tensor, part: Part | None = None) -> Iterator[None]:
     """While this holds, the layers of `model` compute in `forms`.
 
     Args:
         model: the network.
         forms: chosen.
         step: int32 scalar, steps of the run before this one; it weighs the moving statistics.
+        part: of the batch that other processes compute the rest of; None where it is the whole. Batch
+            normalization then takes the statistics of the whole batch, and dropout its mask.
     """
     with contextlib.ExitStack() as stack:
         for layer in _layers(model):
             if isinstance(layer, keras.layers.BatchNormalization):
                 momentum = statistics_momentum(layer.momentum, step)
                 stack.enter_context(_attribute(layer, "momentum", momentum))
-                if forms.fused_normalization and _is_fusible(layer):
+                if part is not None:
+                    stack.enter_context(_attribute(layer, "_moments", _moments(layer, part)))
+                elif forms.fused_normalization and _is_fusible(layer):
                     stack.enter_context(_attribute(layer, "call", _normalization(layer)))
+            elif part is not None and type(layer) is keras.layers.Dropout:
+                stack.enter_context(_attribute(layer, "call", _dropout(layer, part)))
             elif forms.own_gradients and _is_halving(layer):
                 stack.enter_context(_attribute(layer, "call", max_pool))
             elif forms.matmul and _is_plain(layer):
@@ -200,6 +210,53 @@ def _normalization(layer: keras.layers.BatchNormalization) -> Callable[..., tf.T
         return tf.cast(normalized.y, layer.compute_dtype)
 
     return call
+
+
+def _moments(
+    layer: keras.layers.BatchNormalization, part: Part
+) -> Callable[[tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]:
+    """Mean and variance of the whole batch, of which each process has a part."""
+
+    def moments(inputs: tf.Tensor, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        axes = layer._reduction_axes
+        inner = [inputs.shape[axis] for axis in axes if axis > 0]
+        count = float(part.batch * math.prod(inner))
+        mean = part.replicas.differentiable_sum(tf.reduce_sum(inputs, axes)) / count
+        squares = tf.reduce_sum(tf.math.squared_difference(inputs, mean), axes)
+        return mean, part.replicas.differentiable_sum(squares) / count
+
+    return moments
+
+
+def _dropout(layer: keras.layers.Dropout, part: Part) -> Callable[..., tf.Tensor]:
+    """The layer's `call`: the rows of the mask that it would draw for the whole batch."""
+
+    def call(inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training or layer.rate == 0:
+            return inputs
+        wanted = layer.noise_shape or [None] * len(inputs.shape)
+        inner = [size or inputs.shape[i] for i, size in enumerate(wanted) if i > 0]
+        kept = keras.random.dropout(
+            tf.ones([part.batch, *inner], inputs.dtype), layer.rate, seed=layer.seed_generator
+        )
+        return inputs * kept[part.low : part.high]
+
+    return call
+
+
+def check_divisible(model: keras.Model) -> None:
+    """Raise UsageError where a layer cannot be computed by several processes as by one."""
+    for layer in _layers(model):
+        draws = getattr(layer, "seed_generator", None) is not None
+        normalizes = isinstance(layer, keras.layers.BatchNormalization)
+        if (draws and type(layer) is not keras.layers.Dropout) or (
+            normalizes and (layer.axis not in (-1, len(layer.input.shape) - 1) or layer.renorm)
+        ):
+            raise UsageError(
+                f"The layer {layer.name} ({type(layer).__name__}) cannot be trained by several processes: "
+                "it would draw or average otherwise than in one. Use Dropout and BatchNormalization over the "
+                "last axis, or train in one process."
+            )
 
 
 def _layers(model: keras.Model) -> list[keras.layers.Layer]:

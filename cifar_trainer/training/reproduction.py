@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_trainer import environment
+from cifar_trainer.environment.cluster import check_alone
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.run_folder import check_new, reserve_folder
 from cifar_trainer.trained_run import load_data
@@ -61,6 +62,7 @@ def reproduce(
         DataError: its data are not to be had, or others are there.
         CifarTrainerError: what else `train` raises.
     """
+    check_alone("reproduce")
     run = run if isinstance(run, Run) else open_run(Path(run).expanduser())
     config, expected = run.read_config(), run.read_result()
     data = load_data(run, None if data_dir is None else Path(data_dir).expanduser(), ordered=True)

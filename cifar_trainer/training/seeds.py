@@ -15,6 +15,7 @@ from scipy.stats import t as student
 
 from cifar_trainer import files, records
 from cifar_trainer.config import check_seed
+from cifar_trainer.environment.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import GROUP_FILE, Run, TrainResult
@@ -120,6 +121,7 @@ def train_seeds(seeds: Sequence[int], *, run_dir: Path | str | None = None, **op
         TrainingStopped: its `run_dir` is the group's; `resume_seeds` goes on.
         CifarTrainerError: as `train` raises it. The runs before are kept.
     """
+    check_alone("--seeds")
     recipe = get_recipe(str(options.get("recipe", "document")))
     if run_dir is None:
         folder = reserve_folder(f"{recipe.name}-seeds")
@@ -153,6 +155,7 @@ def resume_seeds(group_dir: Path | str, **options: Any) -> GroupResult:
         RunError: it is not a group.
         CifarTrainerError: as `resume` and `train` raise it.
     """
+    check_alone("The resume of a group")
     folder = Path(group_dir).expanduser()
     if not is_group(folder):
         raise RunError(f"{folder} is not a group of runs: it has no {GROUP_FILE}.")

@@ -4,7 +4,9 @@ Importing this imports no TensorFlow; `train` and `resume` do, once the settings
 folder and the data have been found right.
 """
 
+import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit, split_for
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.environment import Device
-from cifar_trainer.errors import RunError, TrainingStopped, UsageError
+from cifar_trainer.environment.cluster import Cluster, find_cluster
+from cifar_trainer.errors import DataError, RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import Recipe, get_recipe
 from cifar_trainer.recipes.own import naming_the_line
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from cifar_trainer.data.dataset import Split
     from cifar_trainer.training.checkpoint import Checkpoint
+    from cifar_trainer.training.replicas import Alone
 
 #: What a run may change when it goes on: more epochs, another device.
 _CHANGEABLE = ("epochs", "device")
@@ -145,19 +149,22 @@ def train(
         checkpoint_every, profile, histograms, tuple(callbacks), should_stop, time_limit, end_after
     )
     reporter = reporter or TrainingReporter()
+    cluster = _find_cluster(config)
     folder = None if run_dir is None else Path(run_dir).expanduser()
-    if folder is not None:
+    if folder is not None and (cluster is None or cluster.is_chief):
         # Before anything is downloaded.
         check_new(folder)
     data_dir = Path(data_dir).expanduser()
     data = _prepare(config.dataset, data_dir, offline, reporter)
     check_fit(data, config)
-    started = _start(config, reporter, verbose)
-    with new_run(folder, config.recipe) as run:
+    started, replicas = _start(config, reporter, verbose, cluster)
+    if not replicas.is_chief:
+        return _follow(config, chosen, data, None, started, reporter, options, replicas)
+    with replicas.together(), replicas.leading(), new_run(folder, config.recipe) as run:
         reporter.begun(run, config, data.title, started)
-        _write_settings(run, config, data, environment.describe_environment(started), chosen)
+        _write_settings(run, config, data, _describe(started, replicas), chosen)
         try:
-            return _train(config, chosen, data, run, None, started, reporter, options)
+            return _train(config, chosen, data, run, None, started, reporter, options, replicas)
         except UsageError:
             # A fault in a recipe of one's own: once that is mended, the folder is to be free.
             discard_unbegun(run)
@@ -212,7 +219,8 @@ def resume(
         checkpoint_every, profile, histograms, tuple(callbacks), should_stop, time_limit, end_after
     )
     reporter = reporter or TrainingReporter()
-    with hold(run):
+    cluster = _find_cluster(config)
+    with hold(run) if cluster is None or cluster.is_chief else contextlib.nullcontext():
         # Where the model is missing, the last checkpoint gives it again.
         if run.result.is_file() and run.model.is_file():
             result = run.read_result()
@@ -222,14 +230,16 @@ def resume(
         data = load_data(run, None if data_dir is None else Path(data_dir).expanduser(), ordered=True)
         before = run.read_environment()
         # A run keeps the kernels that it began with.
-        started = _start(config, reporter, verbose, onednn=before.get("onednn"))
+        started, replicas = _start(config, reporter, verbose, cluster, onednn=before.get("onednn"))
         recipe = run.read_recipe()
+        if not replicas.is_chief:
+            return _follow(config, recipe, data, run, started, reporter, options, replicas)
         from cifar_trainer.training.assembly import find_checkpoint
 
         reporter.begun(run, config, data.title, started)
-        with writing(run.path, "Make room, or give write access to it."):
+        with replicas.leading(), writing(run.path, "Make room, or give write access to it."):
             checkpoint = find_checkpoint(run, config, reporter)
-        now = environment.describe_environment(started)
+        now = _describe(started, replicas)
         earlier = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}]
         if started.kind == "gpu" and not config.deterministic:
             reporter.warn(
@@ -241,7 +251,8 @@ def resume(
         _write_settings(run, config, data, {**now, "earlier": earlier}, recipe)
         if checkpoint is not None:
             reporter.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
-        return _train(config, recipe, data, run, checkpoint, started, reporter, options)
+        with replicas.together(), replicas.leading():
+            return _train(config, recipe, data, run, checkpoint, started, reporter, options, replicas)
 
 
 def resumed_config(saved: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
@@ -275,10 +286,30 @@ def _prepare(name: str, data_dir: Path, offline: bool, reporter: TrainingReporte
     return load_dataset(data_dir, name)
 
 
+def _find_cluster(config: TrainConfig) -> Cluster | None:
+    cluster = find_cluster()
+    if cluster is not None:
+        if config.batch_size < cluster.count:
+            raise UsageError(
+                f"--batch-size {config.batch_size} is less than the {cluster.count} processes that share it."
+            )
+        if config.xla:
+            raise UsageError(
+                "--xla does not go with several processes: XLA cannot sum over them. Leave it out."
+            )
+    return cluster
+
+
 def _start(
-    config: TrainConfig, reporter: TrainingReporter, verbose: bool, onednn: bool | None = None
-) -> Device:
-    device = environment.start(config, onednn=onednn, verbose=verbose)
+    config: TrainConfig,
+    reporter: TrainingReporter,
+    verbose: bool,
+    cluster: Cluster | None,
+    onednn: bool | None = None,
+) -> "tuple[Device, Alone]":
+    """Start TensorFlow, and meet the other processes of the cluster."""
+    nth = None if cluster is None else cluster.local_rank
+    device = environment.start(config, onednn=onednn, verbose=verbose, nth_gpu=nth)
     if device.warning:
         reporter.warn(device.warning)
     if device.kind == "cpu" and environment.is_slow(config.precision):
@@ -286,7 +317,14 @@ def _start(
             f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "
             "times as long as float32, or far longer."
         )
-    return device
+    from cifar_trainer.training.replicas import join
+
+    return device, join(cluster, gpu=device.kind == "gpu")
+
+
+def _describe(device: Device, replicas: "Alone") -> dict[str, Any]:
+    described = environment.describe_environment(device)
+    return described if replicas.count == 1 else {**described, "replicas": replicas.count}
 
 
 def _write_settings(
@@ -318,6 +356,55 @@ def describe_data(dataset: Dataset, config: TrainConfig) -> DataRecord:
     )
 
 
+def _follow(
+    config: TrainConfig,
+    recipe: Recipe,
+    dataset: Dataset,
+    resumed: Run | None,
+    device: Device,
+    reporter: TrainingReporter,
+    options: Options,
+    replicas: "Alone",
+) -> TrainResult:
+    """Train with a chief whose run it is; what this process would write goes into a folder that is deleted.
+
+    Raises:
+        UsageError: the chief has other settings.
+        DataError: it has other data.
+        RunError: it could not begin, or has gone.
+    """
+    from cifar_trainer.training import checkpoint as checkpoints
+
+    with replicas.together(), tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
+        told = replicas.message(None)
+        if "error" in told:
+            raise RunError(f"The first process could not begin: {told['error']}")
+        mine = _handed_over(config, dataset)
+        if told["config"] != mine["config"]:
+            different = [name for name, value in mine["config"].items() if told["config"].get(name) != value]
+            raise UsageError(
+                f"This process was started with other settings than the first one: {', '.join(different)}."
+            )
+        if told["data"] != mine["data"]:
+            raise DataError(f"{dataset.folder} holds other data than the first process has.")
+        reporter.begun(Run(Path(told["run_dir"])), config, dataset.title, device)
+        checkpoint = None
+        if resumed is not None and told["step"] is not None:
+            checkpoint = checkpoints.load_step(resumed.checkpoints, told["step"])
+        run = Run(Path(folder))
+        try:
+            result = _train(config, recipe, dataset, run, checkpoint, device, reporter, options, replicas)
+        except TrainingStopped as error:
+            raise TrainingStopped(Path(told["run_dir"])) from error
+        return dataclasses.replace(result, run_dir=told["run_dir"])
+
+
+def _handed_over(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """What must be the same in all processes of a cluster, as JSON."""
+    settings = {name: value for name, value in config.to_json().items() if name != "device"}
+    return {"config": settings, "data": {"train": dataset.train.sha256, "test": dataset.test.sha256}}
+
+
 def _train(
     config: TrainConfig,
     recipe: Recipe,
@@ -327,12 +414,16 @@ def _train(
     device: Device,
     reporter: TrainingReporter,
     options: Options,
+    replicas: "Alone",
 ) -> TrainResult:
     from cifar_trainer.training.assembly import train_run
 
+    if replicas.is_chief:
+        step = None if checkpoint is None else checkpoint.global_step
+        replicas.message({**_handed_over(config, dataset), "run_dir": str(run.path), "step": step})
     try:
         with naming_the_line(None if recipe.file is None else recipe.file.path):
-            result = train_run(config, recipe, dataset, run, checkpoint, device, reporter, options)
+            result = train_run(config, recipe, dataset, run, checkpoint, device, reporter, options, replicas)
     except OSError as error:
         raise RunError(
             f"{run.path} could not be written: {error.strerror or error}. The last checkpoint is whole; make "

@@ -30,6 +30,7 @@ from cifar_trainer.training.history import (
     write_history,
 )
 from cifar_trainer.training.overrides import plateau_factor
+from cifar_trainer.training.replicas import Alone
 
 #: Seconds that a chunk of steps is made to take: the longest wait for a signal or the screen.
 CHUNK_SECONDS = 0.5
@@ -55,6 +56,8 @@ class Trainer:
         reporter: told what happens.
         flush: called before each checkpoint, so that nothing on the disk lags behind it.
         bus_id: the GPU whose power and utilisation are read; None reads nothing.
+        replicas: the processes that train together. What depends on a clock, or on figures that another
+            processor may round otherwise, is the chief's.
 
     Attributes:
         history: the rows of the complete epochs.
@@ -77,8 +80,10 @@ class Trainer:
         reporter: TrainingReporter,
         flush: Callable[[], None],
         bus_id: str | None,
+        replicas: Alone,
     ) -> None:
         self._model, self._optimizer, self._loop, self._watched = loop.model, loop.optimizer, loop, watched
+        self._replicas = replicas
         self._recipe, self._run, self._config, self._identity = recipe, run, config, dict(identity)
         self._shares, self._options, self._reporter, self._flush = shares, options, reporter, flush
         self._predictor = LogitsFunction(loop.model, recipe.predict)
@@ -154,16 +159,18 @@ class Trainer:
             list(callbacks), model=self._model, epochs=epochs, steps=self._loop.steps, verbose=0
         )
         self._model.stop_training = False
+        self._replicas.share([*self._model.variables, *self._optimizer.variables])
         callback_list.on_train_begin()
         if self._saved_position is None:
             self._save()
         self._write_history()
         with self._telemetry:
             while self._epoch < epochs and not self._model.stop_training:
-                if self._step == 0 and (reason := self._reason_to_end(epochs)) is not None:
-                    self.ended_by = reason
-                    break
-                if self._options.should_stop() or not self._train_epoch(epochs, callback_list):
+                if self._step == 0:
+                    self.ended_by = self._replicas.message(self._reason_to_end(epochs))
+                    if self.ended_by is not None:
+                        break
+                if not self._goes_on() or not self._train_epoch(epochs, callback_list):
                     self._save()
                     return False
                 self._finish_epoch(epochs, callback_list)
@@ -217,7 +224,7 @@ class Trainer:
         for epoch in sorted(self._digests, reverse=True):
             if self._digests[epoch] == digest:
                 return self.history[epoch - 1]
-        logits = self._predictor(self._watched_images)
+        logits = self._validate()
         labels = self._watched.labels
         figures = {
             "val_loss": metrics.cross_entropy(logits, labels),
@@ -261,7 +268,8 @@ class Trainer:
         began = time.monotonic()
         try:
             self._loop.compile()
-            self._predictor.compile(self._watched_images)
+            if self._replicas.is_chief:
+                self._predictor.compile(self._watched_images)
         except tf.errors.ResourceExhaustedError as error:
             raise self._out_of_memory() from error
         seconds = time.monotonic() - began
@@ -291,11 +299,22 @@ class Trainer:
             rate = int(self._loop.batch_sizes(0, self._step).sum()) / seconds
             steps_left = (epochs - self._epoch) * self._loop.steps - self._step
             self._reporter.progress(self._step, loss, accuracy, rate, steps_left * seconds / self._step)
-            if self._options.should_stop():
+            if not self._goes_on():
                 return False
             if time.monotonic() - self._saved_at >= self._options.checkpoint_every:
                 self._save()
         return True
+
+    def _goes_on(self) -> bool:
+        """Whether no process was asked to stop; and all take chunks of the chief's length from here on."""
+        length = self._chunk_steps if self._replicas.is_chief else 0
+        stops, steps = self._replicas.totals(bool(self._options.should_stop()), length)
+        self._chunk_steps = int(steps)
+        return not stops
+
+    def _validate(self) -> np.ndarray:
+        """The logits of the watched images, float32 [N, classes]."""
+        return self._replicas.of_chief(lambda: self._predictor(self._watched_images))
 
     def _run_chunk(self, count: int) -> None:
         # The first chunk warms up.
@@ -330,7 +349,7 @@ class Trainer:
         callbacks.on_test_begin()
         try:
             with self._averaged():
-                self.validation_logits = self._predictor(self._watched_images)
+                self.validation_logits = self._validate()
                 self._digests[self._epoch + 1] = weights_sha256(self._model)
                 weights = read_variables(self._model.weights) if self._config.keep == "best" else []
         except tf.errors.ResourceExhaustedError as error:
@@ -365,6 +384,7 @@ class Trainer:
         if best_epoch(self.history) == len(self.history):
             self._best = weights
         callbacks.on_epoch_end(self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None})
+        self._model.stop_training = self._replicas.totals(self._model.stop_training)[0] > 0
         self._reporter.epoch_ended(row, epochs)
         if self._global_step >= PATIENT_STEPS and self._epoch + 1 < epochs:
             for name, text in self._concerns(row).items():
