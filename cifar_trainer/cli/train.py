@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
+from cifar_trainer.cli.gpus import choose_gpus, train_together, without_gpus
 from cifar_trainer.cli.signals import StopRequest
 from cifar_trainer.config import (
     CLASS_WEIGHTS,
@@ -71,6 +73,9 @@ def _choices(values: Iterable[str]) -> str:
     help="Take the settings of a sweep's trial; others given here win.",
 )
 @click.option("--device", default="auto", metavar=_choices(DEVICES), help="Where to compute.")
+@click.option(
+    "--gpus", metavar="N|all", help="Share each batch among so many GPUs of this machine, a process each."
+)
 @click.option(
     "--precision",
     default="float32",
@@ -133,6 +138,7 @@ def command(
     resume: Path | None,
     from_trial: str | None,
     seeds: str | None,
+    gpus: str | None,
     **options: Any,
 ) -> None:
     """Train a model and write a run folder.
@@ -166,6 +172,12 @@ def command(
         from cifar_trainer.sweep.record import trial_settings
 
         options |= {k: v for k, v in trial_settings(from_trial).items() if not explicit(ctx, k)}
+    if gpus is not None:
+        if seeds is not None:
+            raise UsageError(f"--gpus {gpus} does not go with --seeds {seeds}. Leave one of them out.")
+        chosen = choose_gpus(gpus, options["device"])
+        if len(chosen) > 1:
+            ctx.exit(train_together(without_gpus(sys.argv[1:]), chosen))
     cluster = find_cluster()
     follows = cluster is not None and not cluster.is_chief
     # The first process speaks for all.

@@ -271,6 +271,15 @@ def _search_path() -> list[Path]:
     return [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that a process started from here would see, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [each.strip() for each in given.split(",") if each.strip() and each.strip() != "-1"]
+    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
+    return sorted((each[1] for each in found if each), key=int)
+
+
 def bus_id(index: int) -> str | None:
     """The place on the bus, such as `0000:65:00.0`, of a GPU by CUDA's number; None if there is none.
 

@@ -1,13 +1,12 @@
 """What a sweep does, as checked before anything is begun."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from cifar_trainer.config import TrainConfig, check_choice, check_count, check_seed
+from cifar_trainer.environment.cuda import visible_gpus
 from cifar_trainer.errors import UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.sweep.space import Space, describe
@@ -121,12 +120,7 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
 
 def worker_environments(workers: int, device: str) -> list[dict[str, str]]:
     """Variables that give each worker a GPU of its own, as far as there are any; else they change nothing."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        gpus = [each.strip() for each in given.split(",") if each.strip() and each.strip() != "-1"]
-    else:
-        found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-        gpus = sorted((each[1] for each in found if each), key=int)
+    gpus = visible_gpus()
     if device == "cpu" or workers == 1 or len(gpus) < 2:
         return [{}]
     return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]

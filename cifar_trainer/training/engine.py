@@ -255,10 +255,12 @@ class StepLoop:
             state.assign(
                 tf.cast(tf.stack([tf.constant(seed, tf.int64), tf.cast(global_step, tf.int64)]), state.dtype)
             )
-        low, high = self._replicas.part(batch)
+        # Fewer images than processes: each computes all of them.
+        replicas = self._replicas if batch >= self._replicas.count else ALONE
+        low, high = replicas.part(batch)
         cuts = np.linspace(low, high, min(self._shards, batch) + 1).astype(int)
         weights, size = self._weights(step, batch)
-        part = None if self._replicas is ALONE else Part(batch, low, high, self._replicas)
+        part = None if replicas is ALONE else Part(batch, low, high, replicas)
         with computed(self.model, self._forms, global_step, part):
             parts = [
                 self._forward_backward(
@@ -272,7 +274,9 @@ class StepLoop:
             ]
         losses, rights, gradients = zip(*parts, strict=True)
         summed = [tf.add_n(shards) for shards in zip(*gradients, strict=True)]
-        loss, right, *summed = self._replicas.sums([tf.add_n(losses), tf.add_n(rights), *summed])
+        loss, right, *summed = self._replicas.sums(
+            [tf.add_n(losses), tf.add_n(rights), *summed], copies=self._replicas.count // replicas.count
+        )
         self.optimizer.apply(summed, self.model.trainable_variables)
         if self.statistics is not None:
             self.statistics.update(global_step + 1)

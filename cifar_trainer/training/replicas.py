@@ -52,8 +52,13 @@ class Alone:
         """Which images of a batch are this process's: from the first to before the second number."""
         return 0, batch
 
-    def sums(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Each tensor's sum over the processes, of the same shape and dtype; in one operation."""
+    def sums(self, tensors: Sequence[tf.Tensor], *, copies: int = 1) -> list[tf.Tensor]:
+        """Each tensor's sum over the processes, of the same shape and dtype; in one operation.
+
+        Args:
+            tensors: of this process, float32 or int32.
+            copies: processes that computed the same, so that the sum is divided by them.
+        """
         return list(tensors)
 
     def differentiable_sum(self, values: tf.Tensor) -> tf.Tensor:
@@ -124,9 +129,9 @@ class Replicas(Alone):
         cuts = np.linspace(0, batch, self.count + 1).astype(int)
         return int(cuts[self._cluster.rank]), int(cuts[self._cluster.rank + 1])
 
-    def sums(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def sums(self, tensors: Sequence[tf.Tensor], *, copies: int = 1) -> list[tf.Tensor]:
         flat = tf.concat([tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in tensors], 0)
-        parts = tf.split(self._sum(flat), [tensor.shape.num_elements() for tensor in tensors])
+        parts = tf.split(self._sum(flat) / copies, [tensor.shape.num_elements() for tensor in tensors])
         return [
             tf.cast(tf.reshape(part, tensor.shape), tensor.dtype)
             for part, tensor in zip(parts, tensors, strict=True)

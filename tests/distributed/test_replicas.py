@@ -1,0 +1,220 @@
+"""Several processes train one run: to the same losses, stopped and resumed like one."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from command_line import environment, python, start_command
+
+from cifar_trainer.cli.gpus import train_together
+from cifar_trainer.environment.cluster import tf_config
+from cifar_trainer.errors import UsageError
+from cifar_trainer.training.checkpoint import list_checkpoints
+from cifar_trainer.training.layers import check_divisible
+
+#: Trains some steps of a recipe as one of several processes, and keeps losses and weights.
+STEPS = """
+import sys, numpy as np
+from cifar_trainer import environment
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Split
+from cifar_trainer.environment.cluster import find_cluster
+from cifar_trainer.recipes import get_recipe
+recipe, batch, steps, data, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+config = TrainConfig(recipe, "synthetic", 1, batch, 1e-4, seed=3, device="cpu")
+environment.start(config)
+from cifar_trainer.training.assembly import assemble
+from cifar_trainer.training.engine import epoch_order
+from cifar_trainer.training.replicas import join
+replicas = join(find_cluster(), gpu=False)
+images, labels = np.load(f"{data}/train_images.npy"), np.load(f"{data}/train_labels.npy")
+count = steps * batch - 5
+split, indices = Split(images, labels, ""), np.arange(count)
+loop = assemble(config, get_recipe(recipe), split, indices, classes=10, gpu=False, replicas=replicas)
+loop.set_order(epoch_order(3, 0, count))
+chunk = loop.run(0, steps, 0)
+weights = np.concatenate([weight.ravel() for weight in loop.model.get_weights()])
+np.savez(out, losses=chunk.losses, correct=chunk.correct, weights=weights)
+"""
+
+
+def free_addresses(count: int) -> tuple[str, ...]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+def variables(count: int) -> list[dict[str, str]]:
+    addresses = free_addresses(count)
+    return [{"TF_CONFIG": tf_config(addresses, rank)} if count > 1 else {} for rank in range(count)]
+
+
+def trained_steps(count: int, recipe: str, batch: int, steps: int, data: Path, out: Path) -> list[Any]:
+    """What each of `count` processes has found."""
+    program = out / "steps.py"
+    program.write_text(STEPS)
+    files = [out / f"{recipe}-{count}-{rank}.npz" for rank in range(count)]
+    processes = [
+        subprocess.Popen(
+            [python(), *map(str, (program, recipe, batch, steps, data / "synthetic", file))],
+            env=environment(changes), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for file, changes in zip(files, variables(count), strict=True)
+    ]  # fmt: skip
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    return [np.load(file) for file in files]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch", "steps", "count"),
+    [("document", 30, 40, 2), ("document", 30, 10, 4), ("regularized", 30, 20, 2), ("vit", 6, 3, 2)],
+)
+def test_several_processes_find_the_losses_of_one(
+    recipe: str, batch: int, steps: int, count: int, data_dir: Path, tmp_path: Path
+) -> None:
+    alone = trained_steps(1, recipe, batch, steps, data_dir, tmp_path)[0]
+    together = trained_steps(count, recipe, batch, steps, data_dir, tmp_path)
+    np.testing.assert_allclose(together[0]["losses"], alone["losses"], atol=2e-4)
+    for other in together[1:]:
+        np.testing.assert_array_equal(other["losses"], together[0]["losses"])
+        np.testing.assert_array_equal(other["weights"], together[0]["weights"])
+
+
+def test_a_layer_that_would_draw_otherwise_in_parts_is_refused() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.GaussianNoise(0.1, name="noise")])
+    with pytest.raises(UsageError, match="The layer noise"):
+        check_divisible(model)
+
+
+class Pair:
+    """Two processes that train one small run.
+
+    Args:
+        run: its folder.
+        data_dir: where the synthetic set lies.
+    """
+
+    def __init__(self, run: Path, data_dir: Path) -> None:
+        self.run = run
+        self.data = ["--data-dir", data_dir]
+
+    def start(self, *options: object) -> None:
+        words = ["train", "--dataset", "synthetic", "--limit", 800, "--epochs", 2, "--batch-size", 8]
+        self._start([*words, "--run-dir", self.run, "--checkpoint-every", 0.05, *options])
+
+    def resume(self) -> None:
+        self._start(["train", "--resume", self.run, "--json"])
+
+    def _start(self, words: list[object]) -> None:
+        self.processes = [
+            start_command([*words, "--device", "cpu", *self.data], env=changes) for changes in variables(2)
+        ]
+
+    def wait_for_a_step(self) -> None:
+        until = time.monotonic() + 120
+        while not [path for path in list_checkpoints(self.run / "checkpoints") if int(path.name[-8:]) > 8]:
+            assert time.monotonic() < until
+            assert self.processes[0].poll() is None, self.processes[0].communicate()
+            time.sleep(0.02)
+
+    def end(self) -> tuple[list[int], list[str], list[str]]:
+        """The exit codes, and what they wrote to stdout and stderr."""
+        pairs = [process.communicate(timeout=200) for process in self.processes]
+        codes = [process.returncode for process in self.processes]
+        return codes, [out for out, _ in pairs], [errors for _, errors in pairs]
+
+
+def finished(pair: Pair) -> dict[str, Any]:
+    codes, out, errors = pair.end()
+    assert codes == [0, 0], errors
+    assert (out[1], errors[1]) == ("", "")
+    result: dict[str, Any] = json.loads(out[0])
+    return result
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dict[str, Any]:
+    pair = Pair(tmp_path_factory.mktemp("pair") / "run", data_dir)
+    pair.start("--json")
+    return finished(pair)
+
+
+def test_the_run_of_two_processes_says_so(undisturbed: dict[str, Any]) -> None:
+    described = json.loads((Path(undisturbed["run_dir"]) / "environment.json").read_text())
+    assert described["replicas"] == 2
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_which_names_it_and_both_go_on_to_the_same_bits(
+    victim: int, undisturbed: dict[str, Any], data_dir: Path, tmp_path: Path
+) -> None:
+    pair = Pair(tmp_path / "run", data_dir)
+    pair.start()
+    pair.wait_for_a_step()
+    pair.processes[victim].kill()
+    codes, _, errors = pair.end()
+    assert codes[1 - victim] == 1
+    assert f"worker {victim} (127.0.0.1:" in errors[1 - victim]
+    pair.resume()
+    assert finished(pair)["weights_sha256"] == undisturbed["weights_sha256"]
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step(
+    undisturbed: dict[str, Any], data_dir: Path, tmp_path: Path
+) -> None:
+    pair = Pair(tmp_path / "run", data_dir)
+    pair.start()
+    pair.wait_for_a_step()
+    pair.processes[1].send_signal(signal.SIGTERM)
+    codes, _, errors = pair.end()
+    assert codes == [143, 143], errors
+    assert f"cifar-trainer train --resume {pair.run}" in errors[0]
+    pair.resume()
+    assert finished(pair)["weights_sha256"] == undisturbed["weights_sha256"]
+
+
+def test_where_the_first_process_cannot_begin_the_other_says_why(data_dir: Path, tmp_path: Path) -> None:
+    first = Pair(tmp_path / "run", data_dir)
+    first.start()
+    first.wait_for_a_step()
+    for process in first.processes:
+        process.kill()
+    first.end()
+    for checkpoint in list_checkpoints(first.run / "checkpoints"):
+        (checkpoint / "arrays.npz").write_bytes(b"")
+    first.resume()
+    codes, _, errors = first.end()
+    assert codes == [1, 1]
+    assert "None of the" in errors[0]
+    assert "The first process could not begin: None of the" in errors[1]
+
+
+def test_a_process_with_other_settings_than_the_first_names_them(data_dir: Path, tmp_path: Path) -> None:
+    words = ["train", "--dataset", "synthetic", "--limit", 80, "--epochs", 1, "--data-dir", data_dir]
+    words += ["--run-dir", tmp_path / "run", "--device", "cpu"]
+    processes = [
+        start_command([*words, "--seed", seed], env=changes)
+        for seed, changes in enumerate(variables(2))
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 2], errors
+    assert "other settings than the first one: seed" in errors[1]
+
+
+def test_gpus_of_one_machine_are_a_process_each(data_dir: Path, tmp_path: Path) -> None:
+    words = ["train", "--dataset", "synthetic", "--limit", "80", "--epochs", "1", "--device", "cpu"]
+    words += ["--data-dir", str(data_dir), "--run-dir", str(tmp_path / "run"), "-q"]
+    # Two that are none: the processes find no GPU and compute on the CPU.
+    assert train_together(words, ["", ""]) == 0
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["replicas"] == 2
