@@ -148,7 +148,8 @@ class TarSource:
             except DataError:
                 raise
             except Exception as error:
-                if isinstance(error, _DAMAGE) or type(error).__module__ == "zstd":
+                # By its name, as the package is optional.
+                if isinstance(error, _DAMAGE) or type(error).__name__ == "ZstdError":
                     raise DataError(self._damage(stream, error)) from error
                 raise
 

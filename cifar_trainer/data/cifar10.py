@@ -115,11 +115,13 @@ def read_matlab_version(source: Source, on_images: OnImages) -> RawDataset:
             batch["labels"].reshape(-1).tolist(), where, "labels", BATCH_IMAGES, len(CLASSES)
         )
         on_images(rows.stop, len(images))
+    where = source.describe(_MATLAB_META)
     with source.on_disk(_MATLAB_META) as path:
-        names = load_mat(path, source.describe(_MATLAB_META), "label_names".__eq__)["label_names"]
-    return _split(
-        source, [str(name.item().item()) for name in names.reshape(-1)], _MATLAB_META, images, labels
-    )
+        meta = load_mat(path, where, "label_names".__eq__)
+    _check_keys(meta, {"label_names"}, where)
+    # A cell of MATLAB is an array of one text, or of none; other programs write the text itself.
+    names = [str(text) for name in meta["label_names"].ravel() for text in np.atleast_1d(name).ravel()]
+    return _split(source, names, _MATLAB_META, images, labels)
 
 
 def _check_members(source: Source, expected: tuple[str, ...]) -> None:

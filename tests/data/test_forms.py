@@ -1,0 +1,338 @@
+"""CIFAR-10 in each form in which people have it: the same images, labels and classes come out."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import builders
+import numpy as np
+import pytest
+from builders import Members
+from PIL import Image
+
+from cifar_trainer.data.cifar10 import CLASSES
+from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.preparation import prepare
+from cifar_trainer.errors import DataError
+
+#: Three images of each class, in the plainest form.
+PLAIN = builders.class_folders()
+
+
+def content(raw: RawDataset) -> list[tuple[str, str, bytes]]:
+    """Each image with its split and the name of its class, in an order of their own."""
+    splits = (("train", raw.train_images, raw.train_labels), ("test", raw.test_images, raw.test_labels))
+    return sorted(
+        (split, raw.classes[label], image.tobytes())
+        for split, images, labels in splits
+        for image, label in zip(images, labels, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, bytes]]:
+    return content(builders.read(builders.write_folder(tmp_path_factory.mktemp("plain"), PLAIN)))
+
+
+def renamed(change: Callable[[str, str, str], str]) -> Members:
+    return {change(*name.split("/")): data for name, data in PLAIN.items()}
+
+
+def arrays() -> dict[str, np.ndarray]:
+    """x_train, y_train, x_test and y_test."""
+    found: dict[str, list[object]] = {"x_train": [], "y_train": [], "x_test": [], "y_test": []}
+    for name, data in PLAIN.items():
+        split, label, _ = name.split("/")
+        found[f"x_{split}"].append(np.asarray(Image.open(io.BytesIO(data))))
+        found[f"y_{split}"].append([CLASSES.index(label)])
+    return {name: np.array(values, np.uint8) for name, values in found.items()}
+
+
+def records(split: str) -> list[tuple[bytes, int]]:
+    """The encoded images of a split, and their labels."""
+    named = [(name.split("/"), data) for name, data in PLAIN.items()]
+    return [(data, CLASSES.index(label)) for (part, label, _), data in named if part == split]
+
+
+SHORT_NAMES = {"airplane": "plane", "automobile": "car"}
+#: Other names and places of the folders.
+LAYOUTS: dict[str, Members] = {
+    "numbered classes": renamed(lambda s, c, f: f"{s}/{CLASSES.index(c)}_{c}/{f}"),
+    "capitals": renamed(lambda s, c, f: f"{s}/{c.title()}/{f}"),
+    "PyTorch's tutorial": renamed(lambda s, c, f: f"{s}/{SHORT_NAMES.get(c, c)}/{f}"),
+    "val for test": renamed(lambda s, c, f: f"{s.replace('test', 'val')}/{c}/{f}"),
+    "valid for test": renamed(lambda s, c, f: f"{s.replace('test', 'valid')}/{c}/{f}"),
+    "validation for test": renamed(lambda s, c, f: f"{s.replace('test', 'validation')}/{c}/{f}"),
+    "Train and Test": renamed(lambda s, c, f: f"{s.title()}/{c}/{f}"),
+    "training and testing": renamed(lambda s, c, f: f"{s}ing/{c}/{f}"),
+    "Roboflow's export": {
+        **PLAIN, "README.roboflow.txt": b"Exported", "README.dataset.txt": b"CIFAR",
+    },
+    "a folder around it": builders.under("CIFAR-10-images-master", PLAIN),
+    "two folders around it": builders.under("archive/cifar10", PLAIN),
+    "fast.ai's archive": {**builders.under("cifar10", PLAIN), "cifar10/labels.txt": b"airplane\n"},
+    "what others leave": {
+        **PLAIN, "__MACOSX/train/airplane/._0.png": b"x", ".DS_Store": b"x", "train/Thumbs.db": b"x",
+        "__pycache__/a.pyc": b"x", "train/.ipynb_checkpoints/0.png": b"x", ".git/HEAD": b"x",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_folders_under_other_names_are_the_same_images(
+    layout: str, packed: bool, expected: object, tmp_path: Path
+) -> None:
+    write = builders.write_zip if packed else builders.write_folder
+    assert content(builders.read(write(tmp_path / "source.zip", LAYOUTS[layout]))) == expected
+
+
+def test_a_validation_part_beside_a_test_set_is_added_to_the_training_images(
+    expected: list[tuple[str, str, bytes]], tmp_path: Path
+) -> None:
+    members = {
+        name.replace("train/", "valid/") if name.endswith("/0.png") else name: data
+        for name, data in PLAIN.items()
+    }
+    assert content(builders.read(builders.write_folder(tmp_path, members))) == expected
+
+
+def test_classes_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
+    members = renamed(lambda s, c, f: f"{s}/{CLASSES.index(c) + 1}/{f}")
+    raw = builders.read(builders.write_folder(tmp_path, members))
+    assert raw.classes == tuple(map(str, range(1, 11)))
+
+
+def test_back_slashes_in_a_zip_separate_folders(expected: object, tmp_path: Path) -> None:
+    members = {name.replace("/", "\\"): data for name, data in PLAIN.items()}
+    assert content(builders.read(builders.write_zip(tmp_path / "windows.zip", members))) == expected
+
+
+def test_a_folder_without_a_split_is_split_by_class_and_seed(tmp_path: Path) -> None:
+    members = renamed(lambda s, c, f: f"{c}/{s}-{f}")
+    raw = builders.read(builders.write_folder(tmp_path, members), test_fraction=0.34, seed=1)
+    assert np.bincount(raw.test_labels).tolist() == [1] * 10
+    assert np.bincount(raw.train_labels).tolist() == [2] * 10
+
+
+def test_a_folder_without_a_split_says_how_to_split_it(tmp_path: Path) -> None:
+    members = renamed(lambda s, c, f: f"{c}/{s}-{f}")
+    with pytest.raises(DataError, match="--test-fraction"):
+        builders.read(builders.write_folder(tmp_path, members))
+
+
+def write_7z(path: Path, members: Members) -> Path:
+    py7zr = pytest.importorskip("py7zr", reason="py7zr is not installed")
+    with py7zr.SevenZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(data, name)
+    return path
+
+
+def write_zst(path: Path, members: Members) -> Path:
+    zstandard = pytest.importorskip("zstandard", reason="zstandard is not installed")
+    plain = builders.write_tar(path.with_suffix(""), members, mode="w")
+    path.write_bytes(zstandard.ZstdCompressor().compress(plain.read_bytes()))
+    return path
+
+
+ARCHIVES: dict[str, Callable[[Path, Members], Path]] = {
+    "cifar10.tgz": builders.write_tar,
+    "cifar10.tar.bz2": lambda path, members: builders.write_tar(path, members, mode="w:bz2"),
+    "cifar10.tar.xz": lambda path, members: builders.write_tar(path, members, mode="w:xz"),
+    "cifar10.tar": lambda path, members: builders.write_tar(path, members, mode="w"),
+    "cifar10.tar.zst": write_zst,
+    "cifar10.7z": write_7z,
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_each_kind_of_archive_is_read(name: str, expected: object, tmp_path: Path) -> None:
+    assert content(builders.read(ARCHIVES[name](tmp_path / name, PLAIN))) == expected
+
+
+@pytest.mark.parametrize("name", ["cifar10.tar.zst", "cifar10.7z"])
+def test_an_archive_whose_package_is_missing_says_what_to_install(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ARCHIVES[name](tmp_path / name, PLAIN)
+    for package in ("py7zr", "zstandard"):
+        monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(DataError, match="pip install"):
+        builders.read(path)
+
+
+def test_an_npz_of_x_and_y_is_read(expected: object, tmp_path: Path) -> None:
+    np.savez(tmp_path / "cifar10.npz", **arrays())  # type: ignore[arg-type]
+    assert content(builders.read(tmp_path / "cifar10.npz")) == expected
+
+
+def test_an_npz_of_images_and_labels_is_split(tmp_path: Path) -> None:
+    found = arrays()
+    np.savez(tmp_path / "all.npz", images=found["x_train"], labels=found["y_train"].ravel())
+    raw = builders.read(tmp_path / "all.npz", test_fraction=0.5, seed=0)
+    assert np.bincount(raw.test_labels).tolist() == [1] * 10
+
+
+def test_pairs_of_npy_are_read(expected: object, tmp_path: Path) -> None:
+    for name, array in arrays().items():
+        np.save(tmp_path / f"{name}.npy", array)
+    assert content(builders.read(tmp_path)) == expected
+
+
+def test_an_npy_that_holds_objects_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x_train.npy", np.array([{}], object))
+    with pytest.raises(DataError, match="is no array"):
+        builders.read(tmp_path)
+
+
+@pytest.mark.parametrize("nested", [True, False], ids=["bytes in a struct", "bytes"])
+def test_hugging_faces_parquet_files_are_read(nested: bool, expected: object, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    (tmp_path / "plain_text").mkdir()
+    for split in ("train", "test"):
+        rows = records(split)
+        images = [{"bytes": data, "path": "0.png"} if nested else data for data, _ in rows]
+        table = pyarrow.table({"img": images, "label": [label for _, label in rows]})
+        parquet.write_table(table, tmp_path / "plain_text" / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "README.md").write_text("---\n")
+    assert content(builders.read(tmp_path)) == expected
+
+
+def test_tensorflow_datasets_records_are_read(expected: object, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def feature(value: bytes | int) -> tf.train.Feature:
+        if isinstance(value, bytes):
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    folder = tmp_path / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        path = folder / f"cifar10-{split}.tfrecord-00000-of-00001"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for data, label in records(split):
+                values = {"image": feature(data), "label": feature(label), "id": feature(b"train_1")}
+                example = tf.train.Example(features=tf.train.Features(feature=values))
+                writer.write(example.SerializeToString())
+    (folder / "label.labels.txt").write_text("\n".join([*CLASSES, ""]))
+    (folder / "dataset_info.json").write_text("{}")
+    assert content(builders.read(folder)) == expected
+    assert content(builders.read(tmp_path / "cifar10")) == expected
+
+
+def kaggle_competition() -> Members:
+    """train/1.png and so on, and trainLabels.csv; the labels of the test images are not public."""
+    train = [(name.split("/")[1], data) for name, data in PLAIN.items() if name.startswith("train/")]
+    images = {f"train/{number}.png": data for number, (_, data) in enumerate(train, 1)}
+    lines = ["id,label", *(f"{number},{label}" for number, (label, _) in enumerate(train, 1))]
+    sample = b"id,label\n1,cat\n"
+    return {**images, "trainLabels.csv": "\n".join(lines).encode(), "sampleSubmission.csv": sample}
+
+
+def test_kaggles_competition_is_split_and_says_that_its_test_labels_are_not_public(tmp_path: Path) -> None:
+    source = builders.write_folder(tmp_path, kaggle_competition())
+    with pytest.raises(DataError, match="does not publish the labels"):
+        builders.read(source)
+    raw = builders.read(source, test_fraction=0.5, seed=0)
+    assert raw.classes == CLASSES
+    assert (len(raw.train_images), len(raw.test_images)) == (10, 10)
+
+
+def test_kaggles_competition_is_read_from_its_packed_images(tmp_path: Path) -> None:
+    members = kaggle_competition()
+    images = {name: data for name, data in members.items() if name.endswith(".png")}
+    write_7z(tmp_path / "train.7z", images)
+    builders.write_folder(tmp_path, {k: v for k, v in members.items() if k not in images})
+    raw = builders.read(tmp_path, test_fraction=0.5, seed=0)
+    assert (len(raw.train_images), len(raw.test_images)) == (10, 10)
+
+
+# The official versions, wherever they lie
+
+
+@pytest.fixture(scope="module")
+def python_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    members = builders.under("cifar-10-batches-py", builders.official_python())
+    return builders.write_tar(tmp_path_factory.mktemp("official") / "cifar-10-python.tar.gz", members)
+
+
+def check_official(raw: RawDataset) -> None:
+    images, labels = builders.official_arrays()
+    np.testing.assert_array_equal(raw.train_images[:20], images[:20])
+    np.testing.assert_array_equal(raw.test_labels, labels[50_000:])
+    assert raw.classes == CLASSES
+
+
+def extracted(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, filter="data")
+    return folder / "cifar-10-batches-py"
+
+
+def test_torchvisions_root_has_the_archive_beside_its_folder(python_archive: Path, tmp_path: Path) -> None:
+    inner = extracted(python_archive, tmp_path)
+    (inner / "__pycache__").mkdir()
+    (inner / "__pycache__" / "loader.pyc").write_bytes(b"x")
+    (tmp_path / "cifar-10-python.tar.gz").symlink_to(python_archive)
+    check_official(builders.read(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py-target", "cifar-10-batches-py_archive"])
+def test_keras_cache_is_read_from_its_parent_too(python_archive: Path, name: str, tmp_path: Path) -> None:
+    cache = tmp_path / "datasets"
+    cache.mkdir()
+    if name.endswith("target"):
+        extracted(python_archive, cache / name)
+    else:
+        (cache / name).symlink_to(python_archive)
+    (cache / "imdb.npz").write_bytes(b"x")
+    check_official(builders.read(cache if name.endswith("target") else cache / name))
+
+
+def test_the_official_archive_in_a_zip_is_opened(python_archive: Path, tmp_path: Path) -> None:
+    members = {"cifar-10-python.tar.gz": python_archive.read_bytes()}
+    check_official(builders.read(builders.write_zip(tmp_path / "kaggle.zip", members)))
+
+
+def test_the_binary_version_in_a_zip_from_windows_is_read(tmp_path: Path) -> None:
+    members = {f"cifar-10-batches-bin\\{k}": v for k, v in builders.official_binary().items()}
+    check_official(builders.read(builders.write_zip(tmp_path / "bin.zip", members)))
+
+
+@pytest.mark.parametrize("cells", [True, False], ids=["as MATLAB writes names", "as others do"])
+def test_the_matlab_version_is_read(cells: bool, tmp_path: Path) -> None:
+    import scipy.io
+
+    images, labels = builders.official_arrays()
+    folder = tmp_path / "cifar-10-batches-mat"
+    folder.mkdir()
+    for number, name in enumerate(builders.batch_names(".mat")):
+        rows = slice(10_000 * number, 10_000 * (number + 1))
+        batch = {"data": builders.by_channel(images[rows]), "labels": labels[rows, None], "batch_label": name}
+        scipy.io.savemat(folder / name, batch, do_compression=True)
+    names = [np.array([name]) if cells else name for name in CLASSES]
+    meta = np.empty((10, 1), object)
+    meta[:, 0] = names
+    scipy.io.savemat(folder / "batches.meta.mat", {"label_names": meta})
+    (folder / "readme.html").write_text("<html>")
+    check_official(builders.read(tmp_path))
+
+
+def test_prepare_takes_the_images_of_a_cache_before_it_downloads(
+    python_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extracted(python_archive, tmp_path / "keras" / "datasets" / "cifar-10-batches-py-target")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    # The images are not CIFAR-10's, so the cache is passed over, and said to be.
+    notes: list[str] = []
+    from cifar_trainer.data.download import PrepareReporter
+
+    with pytest.raises(DataError):
+        prepare("cifar10", tmp_path / "data", offline=True, reporter=PrepareReporter(note=notes.append))
+    assert any("cifar-10-batches-py-target" in note for note in notes)
