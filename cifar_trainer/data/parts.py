@@ -270,6 +270,45 @@ def _drop_duplicates(
     notes.append(f"{doubled:,} test images are training images too: they were left out of the test set.")
 
 
+class ImageStack:
+    """Images of one shape, taken one by one and given as one array, with room for little more than that.
+
+    Args:
+        shape: of each image.
+    """
+
+    #: Images of a block; a block's memory goes back to the system once it has been copied.
+    _BLOCK = 1000
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._shape = shape
+        self._blocks: list[np.ndarray] = []
+        self._latest: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks)) + len(self._latest)
+
+    def append(self, image: np.ndarray) -> None:
+        """Take an image, uint8 [H, W, C]."""
+        self._latest.append(image)
+        if len(self._latest) == self._BLOCK:
+            self._blocks.append(np.stack(self._latest))
+            self._latest = []
+
+    def to_array(self, *, grey: bool) -> np.ndarray:
+        """All of them, uint8 [N, H, W, C], of grey ones a single channel; the stack is empty then."""
+        array = np.empty((len(self), *self._shape[:2], 1 if grey else self._shape[2]), np.uint8)
+        if self._latest:
+            self._blocks.append(np.stack(self._latest))
+            self._latest = []
+        end = len(array)
+        while self._blocks:
+            block = self._blocks.pop()
+            array[end - len(block) : end] = block[..., :1] if grey else block
+            end -= len(block)
+        return array
+
+
 def stacked(images: Sequence[np.ndarray], shape: tuple[int, int, int], *, grey: bool) -> np.ndarray:
     """Images of one shape as one array, uint8 [N, H, W, C]; of grey ones a single channel is kept."""
     array = np.empty((len(images), *shape[:2], 1 if grey else shape[2]), np.uint8)

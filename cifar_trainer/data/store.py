@@ -20,7 +20,7 @@ SPLITS = ("train", "test")
 ARRAYS = tuple(f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels"))
 #: samples.png and dataset.json; the arrays' size is known exactly.
 _OTHER_BYTES = 1 << 20
-_CHUNK = 5000
+_CHUNK = 1_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer.data.dataset import OnImages
-from cifar_trainer.data.parts import Decoder, Parts, ReadOptions, stacked
+from cifar_trainer.data.parts import Decoder, ImageStack, Parts, ReadOptions
 from cifar_trainer.data.sources import MAX_TOTAL_BYTES, Source, abridged
 from cifar_trainer.errors import DataError
 
@@ -233,12 +233,12 @@ def read_records(source: Source, names: list[str], options: ReadOptions, on_imag
         DataError: they are damaged, lack an image or a label, or an image cannot be read.
     """
     decoder = Decoder(options)
-    found: dict[str, tuple[list[np.ndarray], list[Any]]] = {}
+    found: dict[str, tuple[ImageStack, list[Any]]] = {}
     classes: list[str] = _classes_beside(source)
     read = 0
     for name in sorted(names):
         split = _split_of(name)
-        images, labels = found.setdefault(split, ([], []))
+        images, labels = found.setdefault(split, (ImageStack(options.shape), []))
         with source.on_disk(name) as path:
             records = _tfrecords if ".tfrecord" in name.lower() else _rows
             for content, label in records(path, source.describe(name), classes):
@@ -260,7 +260,7 @@ def read_records(source: Source, names: list[str], options: ReadOptions, on_imag
     )
     return Parts(
         names_,
-        {split: stacked(images, options.shape, grey=grey) for split, (images, _) in found.items() if images},
+        {split: images.to_array(grey=grey) for split, (images, labels) in found.items() if labels},
         numbers,
         decoder.conversions(kept_grey=grey),
         decoder.notes(kept_grey=grey),
