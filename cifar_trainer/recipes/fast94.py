@@ -5,7 +5,9 @@ below are the paper's. Other than there: ten whole epochs instead of 9.9, the la
 a smaller one instead of left out, and Lookahead gives its weights back at the end of the run instead of
 at the end of each epoch.
 
-Made for batches of 1024 and half precision on a GPU; nothing has been measured on one.
+Made for batches of 1024 and half precision on a GPU; nothing has been measured on one. On two CPU threads
+in float32 a whole run reached 94.01 % on the test set (n = 1; airbench94 itself 93.99 %, n = 1), and
+a schedule of two epochs 85.55 % (n = 6; airbench94 85.66 %, n = 5).
 """
 
 from collections.abc import Callable
