@@ -2,6 +2,7 @@
 
 import json
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -88,7 +89,7 @@ def _load_npy(path: Path, where: str) -> np.ndarray:
     try:
         # Mapped first: a header that declares more than the file holds is refused before it is allocated.
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise DataError(f"{where} is no array: {error}.") from error
     return array
 
@@ -251,6 +252,8 @@ def read_records(source: Source, names: list[str], options: ReadOptions, on_imag
                     on_images(read, read)
     on_images(read, read)
     decoder.check()
+    if not any(labels for _, labels in found.values()):
+        raise DataError(f"{source.path} holds no images: {abridged(names)} have no records.")
     grey = not options.classes and decoder.all_grey
     names_, numbers = _numbered(
         {split: np.array(labels) for split, (_, labels) in found.items() if labels},

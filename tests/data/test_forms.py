@@ -187,6 +187,20 @@ def test_an_npy_that_holds_objects_is_refused(tmp_path: Path) -> None:
         builders.read(tmp_path)
 
 
+def test_an_npy_whose_header_does_not_end_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x_train.npy", arrays()["x_train"])
+    content = (tmp_path / "x_train.npy").read_bytes()
+    (tmp_path / "x_train.npy").write_bytes(content.replace(b"}", b"(", 1))
+    with pytest.raises(DataError, match="is no array"):
+        builders.read(tmp_path)
+
+
+def test_a_file_of_no_records_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cifar10-train.tfrecord-00000-of-00001").write_bytes(b"")
+    with pytest.raises(DataError, match="holds no images"):
+        builders.read(tmp_path)
+
+
 @pytest.mark.parametrize("nested", [True, False], ids=["bytes in a struct", "bytes"])
 def test_hugging_faces_parquet_files_are_read(nested: bool, expected: object, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
