@@ -6,7 +6,6 @@ folder and the data have been found right.
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,20 +18,19 @@ from cifar_trainer.data.splits import check_fit, split_for
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.environment import Device
 from cifar_trainer.environment.cluster import Cluster, find_cluster
-from cifar_trainer.errors import DataError, RunError, TrainingStopped, UsageError
+from cifar_trainer.errors import UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import Recipe, get_recipe
-from cifar_trainer.recipes.own import naming_the_line
 from cifar_trainer.run import DataRecord, Run, SplitRecord, TrainResult, ValidationRecord, open_run
 from cifar_trainer.run_folder import check_new, discard_unbegun, hold, new_run
 from cifar_trainer.trained_run import load_data
 from cifar_trainer.training.control import Options, TrainingReporter
+from cifar_trainer.training.execution import train_along, train_recorded
 
 if TYPE_CHECKING:
     import keras
 
     from cifar_trainer.data.dataset import Split
-    from cifar_trainer.training.checkpoint import Checkpoint
     from cifar_trainer.training.replicas import Alone
 
 #: What a run may change when it goes on: more epochs, another device.
@@ -159,12 +157,12 @@ def train(
     check_fit(data, config)
     started, replicas = _start(config, reporter, verbose, cluster)
     if not replicas.is_chief:
-        return _follow(config, chosen, data, None, started, reporter, options, replicas)
+        return train_along(config, chosen, data, None, started, reporter, options, replicas)
     with replicas.together(), replicas.leading(), new_run(folder, config.recipe) as run:
         reporter.begun(run, config, data.title, started)
         _write_settings(run, config, data, _describe(started, replicas), chosen)
         try:
-            return _train(config, chosen, data, run, None, started, reporter, options, replicas)
+            return train_recorded(config, chosen, data, run, None, started, reporter, options, replicas)
         except UsageError:
             # A fault in a recipe of one's own: once that is mended, the folder is to be free.
             discard_unbegun(run)
@@ -233,7 +231,7 @@ def resume(
         started, replicas = _start(config, reporter, verbose, cluster, onednn=before.get("onednn"))
         recipe = run.read_recipe()
         if not replicas.is_chief:
-            return _follow(config, recipe, data, run, started, reporter, options, replicas)
+            return train_along(config, recipe, data, run, started, reporter, options, replicas)
         from cifar_trainer.training.assembly import find_checkpoint
 
         reporter.begun(run, config, data.title, started)
@@ -252,7 +250,7 @@ def resume(
         if checkpoint is not None:
             reporter.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
         with replicas.together(), replicas.leading():
-            return _train(config, recipe, data, run, checkpoint, started, reporter, options, replicas)
+            return train_recorded(config, recipe, data, run, checkpoint, started, reporter, options, replicas)
 
 
 def resumed_config(saved: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
@@ -354,81 +352,3 @@ def describe_data(dataset: Dataset, config: TrainConfig) -> DataRecord:
         validation=ValidationRecord(config.validation, len(validation)),
         data_dir=str(dataset.folder.parent.absolute()),
     )
-
-
-def _follow(
-    config: TrainConfig,
-    recipe: Recipe,
-    dataset: Dataset,
-    resumed: Run | None,
-    device: Device,
-    reporter: TrainingReporter,
-    options: Options,
-    replicas: "Alone",
-) -> TrainResult:
-    """Train with a chief whose run it is; what this process would write goes into a folder that is deleted.
-
-    Raises:
-        UsageError: the chief has other settings.
-        DataError: it has other data.
-        RunError: it could not begin, or has gone.
-    """
-    from cifar_trainer.training import checkpoint as checkpoints
-
-    with replicas.together(), tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
-        told = replicas.message(None)
-        if "error" in told:
-            raise RunError(f"The first process could not begin: {told['error']}")
-        mine = _handed_over(config, dataset)
-        if told["config"] != mine["config"]:
-            different = [name for name, value in mine["config"].items() if told["config"].get(name) != value]
-            raise UsageError(
-                f"This process was started with other settings than the first one: {', '.join(different)}."
-            )
-        if told["data"] != mine["data"]:
-            raise DataError(f"{dataset.folder} holds other data than the first process has.")
-        reporter.begun(Run(Path(told["run_dir"])), config, dataset.title, device)
-        checkpoint = None
-        if resumed is not None and told["step"] is not None:
-            checkpoint = checkpoints.load_step(resumed.checkpoints, told["step"])
-        run = Run(Path(folder))
-        try:
-            result = _train(config, recipe, dataset, run, checkpoint, device, reporter, options, replicas)
-        except TrainingStopped as error:
-            raise TrainingStopped(Path(told["run_dir"])) from error
-        return dataclasses.replace(result, run_dir=told["run_dir"])
-
-
-def _handed_over(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """What must be the same in all processes of a cluster, as JSON."""
-    settings = {name: value for name, value in config.to_json().items() if name != "device"}
-    return {"config": settings, "data": {"train": dataset.train.sha256, "test": dataset.test.sha256}}
-
-
-def _train(
-    config: TrainConfig,
-    recipe: Recipe,
-    dataset: Dataset,
-    run: Run,
-    checkpoint: "Checkpoint | None",
-    device: Device,
-    reporter: TrainingReporter,
-    options: Options,
-    replicas: "Alone",
-) -> TrainResult:
-    from cifar_trainer.training.assembly import train_run
-
-    if replicas.is_chief:
-        step = None if checkpoint is None else checkpoint.global_step
-        replicas.message({**_handed_over(config, dataset), "run_dir": str(run.path), "step": step})
-    try:
-        with naming_the_line(None if recipe.file is None else recipe.file.path):
-            result = train_run(config, recipe, dataset, run, checkpoint, device, reporter, options, replicas)
-    except OSError as error:
-        raise RunError(
-            f"{run.path} could not be written: {error.strerror or error}. The last checkpoint is whole; make "
-            f"room, then go on with: cifar-trainer train --resume {run.path}"
-        ) from error
-    if result is None:
-        raise TrainingStopped(run.path)
-    return result

@@ -1,0 +1,111 @@
+"""Carrying a run out: alone or as the first of several processes, or along with the first one.
+
+Importing this imports no TensorFlow.
+"""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.environment import Device
+from cifar_trainer.errors import DataError, RunError, TrainingStopped, UsageError
+from cifar_trainer.recipes import Recipe
+from cifar_trainer.recipes.own import naming_the_line
+from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.training.control import Options, TrainingReporter
+
+if TYPE_CHECKING:
+    from cifar_trainer.training.checkpoint import Checkpoint
+    from cifar_trainer.training.replicas import Alone
+
+
+def train_recorded(
+    config: TrainConfig,
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Run,
+    checkpoint: "Checkpoint | None",
+    device: Device,
+    reporter: TrainingReporter,
+    options: Options,
+    replicas: "Alone",
+) -> TrainResult:
+    """Train a run whose settings are written, from its first step or from `checkpoint` on.
+
+    Where other processes train along, they are told which run it is.
+
+    Raises:
+        RunError: the run's folder cannot be written.
+        TrainingError: a loss or weight is not finite, or memory ran out.
+        TrainingStopped: `options.should_stop` asked for it.
+    """
+    from cifar_trainer.training.assembly import train_run
+
+    if replicas.is_chief:
+        step = None if checkpoint is None else checkpoint.global_step
+        replicas.message({**_handed_over(config, dataset), "run_dir": str(run.path), "step": step})
+    try:
+        with naming_the_line(None if recipe.file is None else recipe.file.path):
+            result = train_run(config, recipe, dataset, run, checkpoint, device, reporter, options, replicas)
+    except OSError as error:
+        raise RunError(
+            f"{run.path} could not be written: {error.strerror or error}. The last checkpoint is whole; make "
+            f"room, then go on with: cifar-trainer train --resume {run.path}"
+        ) from error
+    if result is None:
+        raise TrainingStopped(run.path)
+    return result
+
+
+def train_along(
+    config: TrainConfig,
+    recipe: Recipe,
+    dataset: Dataset,
+    resumed: Run | None,
+    device: Device,
+    reporter: TrainingReporter,
+    options: Options,
+    replicas: "Alone",
+) -> TrainResult:
+    """Train with a chief whose run it is; what this process would write goes into a folder that is deleted.
+
+    Raises:
+        UsageError: the chief has other settings.
+        DataError: it has other data.
+        RunError: it could not begin, or has gone.
+    """
+    from cifar_trainer.training import checkpoint as checkpoints
+
+    with replicas.together(), tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
+        told = replicas.message(None)
+        if "error" in told:
+            raise RunError(f"The first process could not begin: {told['error']}")
+        mine = _handed_over(config, dataset)
+        if told["config"] != mine["config"]:
+            different = [name for name, value in mine["config"].items() if told["config"].get(name) != value]
+            raise UsageError(
+                f"This process was started with other settings than the first one: {', '.join(different)}."
+            )
+        if told["data"] != mine["data"]:
+            raise DataError(f"{dataset.folder} holds other data than the first process has.")
+        reporter.begun(Run(Path(told["run_dir"])), config, dataset.title, device)
+        checkpoint = None
+        if resumed is not None and told["step"] is not None:
+            checkpoint = checkpoints.load_step(resumed.checkpoints, told["step"])
+        run = Run(Path(folder))
+        try:
+            result = train_recorded(
+                config, recipe, dataset, run, checkpoint, device, reporter, options, replicas
+            )
+        except TrainingStopped as error:
+            raise TrainingStopped(Path(told["run_dir"])) from error
+        return dataclasses.replace(result, run_dir=told["run_dir"])
+
+
+def _handed_over(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """What must be the same in all processes of a cluster, as JSON."""
+    settings = {name: value for name, value in config.to_json().items() if name != "device"}
+    return {"config": settings, "data": {"train": dataset.train.sha256, "test": dataset.test.sha256}}
