@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bad_server import serve
-from command_line import INTERPRETER
+from command_line import INTERPRETER, default_signals
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -19,7 +19,7 @@ def test_a_signal_ends_the_download_of_train_at_once(
         process = subprocess.Popen(
             [INTERPRETER, "-m", "cifar_trainer", "train", "--data-dir", str(tmp_path / "data")],
             cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "CIFAR_TRAINER_MIRRORS": f"{server.url}/hang"},
+            env={**os.environ, "CIFAR_TRAINER_MIRRORS": f"{server.url}/hang"}, preexec_fn=default_signals,
         )  # fmt: skip
         part = tmp_path / "data" / "downloads" / "cifar-10-python.tar.gz.part"
         deadline = time.monotonic() + 60

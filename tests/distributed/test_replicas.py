@@ -130,16 +130,18 @@ class Pair:
         self._start([*words, "--run-dir", self.run, "--checkpoint-every", 0.05, *options])
 
     def resume(self) -> None:
-        self._start(["train", "--resume", self.run, "--json"])
+        self._start(["train", "--resume", self.run, "--checkpoint-every", 0.05, "--json"])
 
     def _start(self, words: list[object]) -> None:
         self.processes = [
             start_command([*words, "--device", "cpu", *self.data], env=changes) for changes in variables(2)
         ]
 
-    def wait_for_a_step(self) -> None:
+    def wait_for_a_step(self, after: int = 8) -> None:
         until = time.monotonic() + 120
-        while not [path for path in list_checkpoints(self.run / "checkpoints") if int(path.name[-8:]) > 8]:
+        while not [
+            path for path in list_checkpoints(self.run / "checkpoints") if int(path.name[-8:]) > after
+        ]:
             assert time.monotonic() < until
             assert self.processes[0].poll() is None, self.processes[0].communicate()
             time.sleep(0.02)
@@ -171,21 +173,7 @@ def test_the_run_of_two_processes_says_so(undisturbed: dict[str, Any]) -> None:
     assert described["replicas"] == 2
 
 
-def test_a_killed_process_ends_the_other_which_names_it_and_both_go_on_to_the_same_bits(
-    undisturbed: dict[str, Any], data_dir: Path, tmp_path: Path
-) -> None:
-    pair = Pair(tmp_path / "run", data_dir)
-    pair.start()
-    pair.wait_for_a_step()
-    pair.processes[1].kill()
-    codes, _, errors = pair.end()
-    assert codes[0] == 1
-    assert "worker 1 (127.0.0.1:" in errors[0]
-    pair.resume()
-    assert finished(pair)["weights_sha256"] == undisturbed["weights_sha256"]
-
-
-def test_a_signal_to_one_process_stops_both_at_the_same_step(
+def test_a_signal_or_a_kill_of_one_process_ends_both_and_they_go_on_to_the_same_bits(
     undisturbed: dict[str, Any], data_dir: Path, tmp_path: Path
 ) -> None:
     pair = Pair(tmp_path / "run", data_dir)
@@ -195,6 +183,15 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
     codes, _, errors = pair.end()
     assert codes == [143, 143], errors
     assert f"cifar-trainer train --resume {pair.run}" in errors[0]
+    stopped = list_checkpoints(pair.run / "checkpoints")[0]
+
+    pair.resume()
+    pair.wait_for_a_step(after=int(stopped.name[-8:]))
+    pair.processes[1].kill()
+    codes, _, errors = pair.end()
+    assert codes[0] == 1
+    assert "worker 1 (127.0.0.1:" in errors[0]
+
     pair.resume()
     assert finished(pair)["weights_sha256"] == undisturbed["weights_sha256"]
 
