@@ -39,6 +39,21 @@ def augmentation_seed(seed: int) -> int:
     return int(np.random.SeedSequence([seed, _AUGMENT]).generate_state(1, np.uint32)[0] >> 1)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Streams:
+    """What the steps of one seed draw from it.
+
+    Attributes:
+        order: of the images in this epoch, int64 [N] or longer.
+        augmentation: the first word of augmentation's seed, an int32 scalar.
+        layers: a seed for each random layer, int64 [layers].
+    """
+
+    order: tf.Tensor
+    augmentation: tf.Tensor
+    layers: tf.Tensor
+
+
 #: The most steps that one call can run; the buffers of losses have this length.
 MAX_CHUNK = 1024
 #: Steps between two looks at the losses, where XLA compiles the loop.
@@ -112,11 +127,10 @@ class StepLoop:
         self._class_weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
-        self._augmentation_seed = augmentation_seed(seed)
         self._shards = shards
         self._replicas = replicas
         self._forms = forms
-        self._xla = xla
+        self.xla = xla
         # One program less for XLA to compile: the last batch is filled up with images of weight 0. Where
         # the images of a batch see each other, they would be seen; there it has a program of its own.
         self._masked = xla and recipe.splittable and self.count % batch_size != 0
@@ -127,13 +141,14 @@ class StepLoop:
         places = self.steps * batch_size if self._masked else self.count
         self._order = tf.Variable(tf.zeros([places], tf.int64), trainable=False)
         self._seed_states = seed_states(model)
-        self._layer_seeds = layer_seeds(seed, len(self._seed_states))
+        layers = layer_seeds(seed, len(self._seed_states))
+        self.streams = Streams(self._order, tf.constant(augmentation_seed(seed)), tf.constant(layers, tf.int64))
         self._loss = summed_loss(recipe.loss(), forms)
         self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
 
     def compile(self) -> None:
         """Trace and compile all that an epoch runs, by runs of no steps: nothing compiles later."""
-        for batch in {self.batch_size, self._last_batch}:
+        for batch in {self.batch_size, self.last_batch}:
             self._call(0, 0, 0, batch)
 
     def lowered(self, count: int) -> str:
@@ -179,7 +194,7 @@ class StepLoop:
         return None
 
     @property
-    def _last_batch(self) -> int:
+    def last_batch(self) -> int:
         """The images, real or not, that the program for an epoch's last step takes."""
         return self.batch_size if self._masked else self.count - (self.steps - 1) * self.batch_size
 
@@ -189,7 +204,7 @@ class StepLoop:
         if whole > 0:
             parts.append(self._call(start, whole, global_start, self.batch_size))
         if whole < count and (not parts or parts[-1].finite):
-            parts.append(self._call(start + whole, 1, global_start + whole, self._last_batch))
+            parts.append(self._call(start + whole, 1, global_start + whole, self.last_batch))
         return _joined(parts)
 
     def _call(self, start: int, count: int, global_start: int, batch: int) -> Chunk:
@@ -208,7 +223,7 @@ class StepLoop:
         State = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # noqa: N806
 
         def one(i: tf.Tensor, _: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> State:
-            loss, right = self._step(start + i, global_start + i, batch)
+            loss, right = self._step(start + i, global_start + i, batch, self.streams)
             at = tf.reshape(i, [1, 1])
             losses = tf.tensor_scatter_nd_update(losses, at, tf.reshape(loss, [1]))
             correct = tf.tensor_scatter_nd_update(correct, at, tf.reshape(right, [1]))
@@ -236,25 +251,26 @@ class StepLoop:
             return done
 
         state = (tf.constant(0), tf.constant(True), tf.zeros([MAX_CHUNK]), tf.zeros([MAX_CHUNK], tf.int32))
-        if self._xla and batch == self.batch_size:
+        if self.xla and batch == self.batch_size:
             state = repeat(block, BLOCK, state)
         _, finite, losses, correct = repeat(one, 1, state)
         for variable in self.model.trainable_variables:
             finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(variable.value)))
         return losses, correct, finite
 
-    def _step(self, step: tf.Tensor, global_step: tf.Tensor, batch: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def _step(
+        self, step: tf.Tensor, global_step: tf.Tensor, batch: int, streams: Streams
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         # Not a slice: XLA would take where it begins for a constant, and compile anew at each call.
-        indices = tf.gather(self._order, step * self.batch_size + tf.range(batch))
+        indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
         images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
         if self._recipe.augment is not None:
-            seed = tf.stack([self._augmentation_seed, global_step])
+            seed = tf.stack([streams.augmentation, global_step])
             epoch = global_step // self.steps
             images = self._recipe.augment(Batch(images, labels, indices, epoch, global_step, seed))
-        for state, seed in zip(self._seed_states, self._layer_seeds, strict=True):
-            state.assign(
-                tf.cast(tf.stack([tf.constant(seed, tf.int64), tf.cast(global_step, tf.int64)]), state.dtype)
-            )
+        for i, state in enumerate(self._seed_states):
+            seed = tf.stack([streams.layers[i], tf.cast(global_step, tf.int64)])
+            state.assign(tf.cast(seed, state.dtype))
         # Fewer images than processes: each computes all of them.
         replicas = self._replicas if batch >= self._replicas.count else ALONE
         low, high = replicas.part(batch)
@@ -309,14 +325,16 @@ class StepLoop:
             size: of the whole batch, the images of weight 0 left out.
             share: these images' part of the batch.
         """
+        variables = [variable.value for variable in self.model.trainable_variables]
         with tf.GradientTape() as tape:
+            # Tensors, where many seeds are stacked, are not watched by themselves.
+            tape.watch(variables)
             logits = self.model(images, training=True)
             loss = self._loss(labels, logits, self._weighted(labels, weights)) / size
             # A layer's loss is that of all weights or the mean over its images, so each part has its share.
             for added in self.model.losses:
                 loss += added * share
             scaled = self.optimizer.scale_loss(loss)
-        variables = [variable.value for variable in self.model.trainable_variables]
         gradients = tape.gradient(scaled, variables)
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
         right = predicted == tf.cast(labels, tf.int32)
