@@ -28,6 +28,8 @@ CONVOLUTIONS = ("auto", "cudnn", "matmul")
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
 KEEPS = ("last", "best")
 CLASS_WEIGHTS = ("balanced",)
+#: Several seeds in one program: on a GPU only, also on a CPU, or never.
+STACKS = ("auto", "on", "off")
 
 #: Keras and NumPy take more, TensorFlow's stateless operations take 32 bits.
 MAX_SEED = 2**32 - 1

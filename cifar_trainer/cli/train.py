@@ -28,6 +28,7 @@ from cifar_trainer.config import (
     KEEPS,
     PRECISIONS,
     SCHEDULES,
+    STACKS,
     VALIDATIONS,
     WATCHED,
 )
@@ -56,6 +57,12 @@ def _choices(values: Iterable[str]) -> str:
 @click.option("--learning-rate", type=float, help="Peak learning rate.  [default: the recipe's]")
 @click.option("--seed", type=int, default=0, help="Seed of weights, order, augmentation and dropout.")
 @click.option("--seeds", metavar="N|LIST", help="Train N runs, or one for each seed of a list such as 1,2,3.")
+@click.option(
+    "--stack",
+    default="auto",
+    metavar=_choices(STACKS),
+    help="Train the --seeds side by side in one program; auto does on a GPU.",
+)
 @click.option(
     "--validation",
     default="test",
@@ -139,6 +146,7 @@ def command(
     from_trial: str | None,
     seeds: str | None,
     gpus: str | None,
+    stack: str,
     **options: Any,
 ) -> None:
     """Train a model and write a run folder.
@@ -160,6 +168,8 @@ def command(
     from cifar_trainer.training import session
     from cifar_trainer.training.seeds import GroupResult, is_group, parse_seeds, resume_seeds, train_seeds
 
+    if seeds is None and explicit(ctx, "stack"):
+        raise UsageError(f"--stack {stack} is about several seeds. Give --seeds, or leave it out.")
     if seeds is not None and (resume is not None or explicit(ctx, "seed")):
         other = "--resume" if resume is not None else "--seed"
         raise UsageError(f"--seeds {seeds} does not go with {other}. Leave one of them out.")
@@ -199,7 +209,7 @@ def command(
                     result = session.train(**given, **common)
                 else:
                     del given["seed"]
-                    result = train_seeds(parse_seeds(seeds), **given, **common)
+                    result = train_seeds(parse_seeds(seeds), stack=stack, **given, **common)
         except TrainingStopped as error:
             command_line = shlex.join(
                 _resume_command(error.run_dir, options["data_dir"], options["time_limit"])

@@ -30,6 +30,7 @@ _DECIDING = {
     ("onednn",): "oneDNN",
     ("tf32",): "TF32",
     ("replicas",): "the number of processes",
+    ("side_by_side",): "the number of seeds in one program",
     ("cuda", "driver"): "the NVIDIA driver",
     ("cuda", "cuda_found"): "CUDA",
     ("cuda", "cudnn_found"): "cuDNN",

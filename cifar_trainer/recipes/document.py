@@ -44,6 +44,7 @@ DOCUMENT = Recipe(
     learning_rate=0.001,
     build_model=build_model,
     splittable=True,
+    stackable=True,
     # Seeds 0 to 9 on two cores of an AMD EPYC with AVX-512.
     expected=Expected(accuracy=0.7065, n=10, low=0.7009, high=0.7167),
 )

@@ -97,6 +97,9 @@ class Recipe:
         predict: the network and uint8 images [N, H, W, C] to logits, for augmentation at test time; by
             default the network alone.
         splittable: whether a batch may be computed in parts: no layer sees more than one image, or draws.
+        stackable: whether the steps of several seeds can be computed at once: the layers, the optimizer and
+            `augment` draw by TensorFlow's stateless uniform and normal operations only, branch on no value,
+            and there is no `after_step`.
         expected: what earlier runs reached; None where none were measured.
         file: of a recipe of one's own; None for those that come with the package.
     """
@@ -116,6 +119,7 @@ class Recipe:
     )
     predict: "Callable[[keras.Model, tf.Tensor], tf.Tensor] | None" = None
     splittable: bool = False
+    stackable: bool = False
     expected: Expected | None = None
     file: RecipeFile | None = None
 

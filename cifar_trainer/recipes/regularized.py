@@ -94,4 +94,5 @@ REGULARIZED = Recipe(
     build_model=build_model,
     build_optimizer=build_optimizer,
     augment=augment,
+    stackable=True,
 )

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop, balanced_weights
+from cifar_trainer.training.execution import Done, Steps
 from cifar_trainer.training.layers import check_divisible, choose_forms
 from cifar_trainer.training.overrides import StatisticsAverage, exclude_from_decay, overridden
 from cifar_trainer.training.replicas import ALONE, Alone
@@ -45,6 +46,7 @@ def assemble(
     classes: int,
     gpu: bool,
     replicas: Alone = ALONE,
+    stacked: bool = False,
 ) -> StepLoop:
     """Build a run's network, optimizer and loop; the first weights follow from its seed.
 
@@ -58,6 +60,7 @@ def assemble(
         classes: how many there are.
         gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
         replicas: the processes that train together.
+        stacked: whether the steps of several seeds are computed at once.
 
     Raises:
         UsageError: the network cannot be trained by several processes.
@@ -90,8 +93,8 @@ def assemble(
         seed=config.seed,
         # XLA has no such collective operations.
         xla=(gpu and replicas is ALONE) if config.xla is None else config.xla,
-        shards=2 if not gpu and recipe.splittable else 1,
-        forms=choose_forms(model, config.batch_size, gpu=gpu, conv=config.conv),
+        shards=2 if not gpu and recipe.splittable and not stacked else 1,
+        forms=choose_forms(model, config.batch_size, gpu=gpu, conv=config.conv, stacked=stacked),
         statistics=averages,
         class_weights=None if config.class_weights is None else balanced_weights(labels, classes),
         replicas=replicas,
@@ -149,10 +152,10 @@ def train_run(
     reporter: TrainingReporter,
     options: Options,
     replicas: Alone = ALONE,
-) -> TrainResult | None:
+) -> Generator[Steps, Done, TrainResult | None]:
     """Train a run, from its first step or from `checkpoint` on, and write all its files.
 
-    The caller holds the run, and has written config.json and environment.json.
+    The caller holds the run, has written config.json and environment.json, and runs the steps.
 
     Returns:
         The result; or None where the run was stopped on the way, with a checkpoint.
@@ -179,6 +182,7 @@ def train_run(
             loop = assemble(
                 config, recipe, dataset.train, indices,
                 classes=len(dataset.classes), gpu=device.kind == "gpu", replicas=replicas,
+                stacked=options.side_by_side > 1,
             )  # fmt: skip
             trainer = Trainer(
                 loop, recipe, watched, run, config=config, identity=identity(config),
@@ -194,7 +198,7 @@ def train_run(
             callbacks.append(EpochHistograms(events, dataset.train, indices, config.batch_size))
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        complete = trainer.train(config.epochs, [*callbacks, *options.callbacks])
+        complete = yield from trainer.train(config.epochs, [*callbacks, *options.callbacks])
     except TrainingError as error:
         files.write_json(run.failure, {"message": str(error), "epoch": error.epoch, "step": error.step})
         events.end_session(success=False)

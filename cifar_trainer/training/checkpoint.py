@@ -123,7 +123,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints below `folder`, the newest (by step, not by clock) first."""
     found = [path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[len(_PREFIX) :]), reverse=True)
+    return sorted(found, key=checkpoint_step, reverse=True)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The steps of the whole run after which a checkpoint of this name was saved."""
+    return int(path.name[len(_PREFIX) :])
 
 
 def load(path: Path) -> Checkpoint:
@@ -214,7 +219,7 @@ def set_aside_newer(folder: Path, global_step: int) -> None:
     Under their old names they would count among the newest and push whole ones out.
     """
     for path in list_checkpoints(folder):
-        if int(path.name[len(_PREFIX) :]) > global_step:
+        if checkpoint_step(path) > global_step:
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)

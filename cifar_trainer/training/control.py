@@ -69,6 +69,7 @@ class Options:
         time_limit: seconds of training, over all processes of the run, after which no epoch ends; the run is
             then finished. None sets no limit.
         end_after: epochs after which training ends, although the schedule is that of more; None trains all.
+        side_by_side: runs that are trained in one program, this one included.
 
     Raises:
         UsageError: `checkpoint_every` or `time_limit` is not above 0.
@@ -81,6 +82,7 @@ class Options:
     should_stop: Callable[[], bool] = _never
     time_limit: float | None = None
     end_after: int | None = None
+    side_by_side: int = 1
 
     def __post_init__(self) -> None:
         if not self.checkpoint_every > 0:

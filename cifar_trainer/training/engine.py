@@ -96,7 +96,8 @@ class StepLoop:
         replicas: the processes that compute a batch together; each has all images, and the same order.
 
     Attributes:
-        model, optimizer, statistics: as given.
+        model, optimizer, statistics, xla: as given.
+        streams: what its steps draw from.
         count: training images, N.
         batch_size: images a step.
         steps: of an epoch.
@@ -142,7 +143,9 @@ class StepLoop:
         self._order = tf.Variable(tf.zeros([places], tf.int64), trainable=False)
         self._seed_states = seed_states(model)
         layers = layer_seeds(seed, len(self._seed_states))
-        self.streams = Streams(self._order, tf.constant(augmentation_seed(seed)), tf.constant(layers, tf.int64))
+        self.streams = Streams(
+            self._order, tf.constant(augmentation_seed(seed)), tf.constant(layers, tf.int64)
+        )
         self._loss = summed_loss(recipe.loss(), forms)
         self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
 
@@ -170,9 +173,12 @@ class StepLoop:
 
         Args:
             start: the first step within the epoch.
-            count: how many, at most MAX_CHUNK; start + count is at most `self.steps`.
+            count: how many, at most MAX_CHUNK; start + count is at most `self.steps`. 0 only compiles.
             global_start: steps of the whole run before the first of these.
         """
+        if count == 0:
+            self.compile()
+            return Chunk(np.zeros(0, np.float32), np.zeros(0, np.int32), finite=True)
         state = [*self.model.variables, *self.optimizer.variables]
         before = [tf.identity(variable.value) for variable in state]
         chunk = self._run_chunk(start, count, global_start)
@@ -190,7 +196,7 @@ class StepLoop:
         while len(parts) < count:
             parts.append(self._run_chunk(start + len(parts), 1, global_start + len(parts)))
             if not parts[-1].finite:
-                return _joined(parts)
+                return joined(parts)
         return None
 
     @property
@@ -199,13 +205,17 @@ class StepLoop:
         return self.batch_size if self._masked else self.count - (self.steps - 1) * self.batch_size
 
     def _run_chunk(self, start: int, count: int, global_start: int) -> Chunk:
+        parts: list[Chunk] = []
+        for first, steps, batch in self.calls(start, count):
+            if not parts or parts[-1].finite:
+                parts.append(self._call(first, steps, global_start + first - start, batch))
+        return joined(parts)
+
+    def calls(self, start: int, count: int) -> list[tuple[int, int, int]]:
+        """The calls that steps of an epoch take: the first step, how many, and images a step."""
         whole = count if self._masked else min(count, self.count // self.batch_size - start)
-        parts = []
-        if whole > 0:
-            parts.append(self._call(start, whole, global_start, self.batch_size))
-        if whole < count and (not parts or parts[-1].finite):
-            parts.append(self._call(start + whole, 1, global_start + whole, self.last_batch))
-        return _joined(parts)
+        found = [(start, whole, self.batch_size)] if whole > 0 else []
+        return found if whole == count else [*found, (start + whole, 1, self.last_batch)]
 
     def _call(self, start: int, count: int, global_start: int, batch: int) -> Chunk:
         losses, correct, finite = self._run(
@@ -214,16 +224,13 @@ class StepLoop:
             tf.constant(global_start, tf.int32),
             batch,
         )
-        shown = losses.numpy()[:count]
-        faults = np.flatnonzero(~np.isfinite(shown))
-        steps = int(faults[0]) + 1 if len(faults) else count
-        return Chunk(shown[:steps], correct.numpy()[:steps], bool(finite))
+        return chunk_of(losses.numpy()[:count], correct.numpy()[:count], bool(finite))
 
     def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int) -> Any:
         State = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # noqa: N806
 
         def one(i: tf.Tensor, _: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> State:
-            loss, right = self._step(start + i, global_start + i, batch, self.streams)
+            loss, right = self.step(start + i, global_start + i, batch, self.streams)
             at = tf.reshape(i, [1, 1])
             losses = tf.tensor_scatter_nd_update(losses, at, tf.reshape(loss, [1]))
             correct = tf.tensor_scatter_nd_update(correct, at, tf.reshape(right, [1]))
@@ -258,9 +265,16 @@ class StepLoop:
             finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(variable.value)))
         return losses, correct, finite
 
-    def _step(
+    def step(
         self, step: tf.Tensor, global_step: tf.Tensor, batch: int, streams: Streams
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step, traced: the mean loss of its batch and how many images were classified rightly.
+
+        Args:
+            step, global_step: within the epoch and within the run, int32 scalars.
+            batch: images, real or not.
+            streams: what this seed draws from.
+        """
         # Not a slice: XLA would take where it begins for a constant, and compile anew at each call.
         indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
         images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
@@ -355,7 +369,15 @@ def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return weights
 
 
-def _joined(parts: list[Chunk]) -> Chunk:
+def chunk_of(losses: np.ndarray, correct: np.ndarray, finite: bool) -> Chunk:
+    """The chunk of steps with these losses, up to the first one that is not finite."""
+    faults = np.flatnonzero(~np.isfinite(losses))
+    steps = int(faults[0]) + 1 if len(faults) else len(losses)
+    return Chunk(losses[:steps], correct[:steps], finite)
+
+
+def joined(parts: list[Chunk]) -> Chunk:
+    """Chunks that follow on each other, as one."""
     return Chunk(
         losses=np.concatenate([part.losses for part in parts]),
         correct=np.concatenate([part.correct for part in parts]),

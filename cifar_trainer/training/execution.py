@@ -1,12 +1,18 @@
 """Carrying a run out: alone or as the first of several processes, or along with the first one.
 
+What trains a run is a generator: it yields the `Steps` that it wants to be run next, and is sent what they
+gave. So whoever drives it may run the steps of one run, or those of several at once.
+
 Importing this imports no TensorFlow.
 """
 
 import dataclasses
+import functools
 import tempfile
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset
@@ -19,7 +25,91 @@ from cifar_trainer.training.control import Options, TrainingReporter
 
 if TYPE_CHECKING:
     from cifar_trainer.training.checkpoint import Checkpoint
+    from cifar_trainer.training.engine import Chunk, StepLoop
     from cifar_trainer.training.replicas import Alone
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steps:
+    """Steps that a run wants to be run.
+
+    Attributes:
+        loop: of the run.
+        start: the first one within its epoch.
+        count: how many; 0 asks for no more than that all which an epoch needs is compiled.
+        global_start: steps of the whole run before the first of these.
+    """
+
+    loop: "StepLoop"
+    start: int
+    count: int
+    global_start: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Done:
+    """What steps gave, and the seconds that they took.
+
+    Attributes:
+        chunk: of as many steps as were asked for, or fewer.
+        seconds: of the steps alone.
+    """
+
+    chunk: "Chunk"
+    seconds: float
+
+
+#: Trains a run.
+Work = Generator[Steps, Done, T]
+
+
+def proceed(work: Work[T], compute: Callable[[], Done]) -> Steps:
+    """Send `work` what `compute` gives, or the exception that it raises; the steps that are wanted next.
+
+    Raises:
+        StopIteration: the run is at its end; its `value` is the result.
+    """
+    try:
+        done = compute()
+    except BaseException as error:
+        return work.throw(error)
+    return work.send(done)
+
+
+def run_alone(steps: Steps) -> Done:
+    """Run the steps of one run."""
+    began = time.monotonic()
+    chunk = steps.loop.run(steps.start, steps.count, steps.global_start)
+    return Done(chunk, time.monotonic() - began)
+
+
+def finish_alone(work: Work[T], steps: Steps) -> T:
+    """Drive `work` to its end, from the `steps` on that it wants next."""
+    while True:
+        try:
+            steps = proceed(work, functools.partial(run_alone, steps))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def alone(work: Callable[P, Work[T]]) -> Callable[P, T]:
+    """The function that begins `work`, as one that carries it out."""
+
+    @functools.wraps(work)
+    def carried_out(*args: P.args, **kwargs: P.kwargs) -> T:
+        begun = work(*args, **kwargs)
+        try:
+            steps = next(begun)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        return finish_alone(begun, steps)
+
+    return carried_out
 
 
 def train_recorded(
@@ -32,7 +122,7 @@ def train_recorded(
     reporter: TrainingReporter,
     options: Options,
     replicas: "Alone",
-) -> TrainResult:
+) -> Work[TrainResult]:
     """Train a run whose settings are written, from its first step or from `checkpoint` on.
 
     Where other processes train along, they are told which run it is.
@@ -49,7 +139,9 @@ def train_recorded(
         replicas.message({**_handed_over(config, dataset), "run_dir": str(run.path), "step": step})
     try:
         with naming_the_line(None if recipe.file is None else recipe.file.path):
-            result = train_run(config, recipe, dataset, run, checkpoint, device, reporter, options, replicas)
+            result = yield from train_run(
+                config, recipe, dataset, run, checkpoint, device, reporter, options, replicas
+            )
     except OSError as error:
         raise RunError(
             f"{run.path} could not be written: {error.strerror or error}. The last checkpoint is whole; make "
@@ -69,7 +161,7 @@ def train_along(
     reporter: TrainingReporter,
     options: Options,
     replicas: "Alone",
-) -> TrainResult:
+) -> Work[TrainResult]:
     """Train with a chief whose run it is; what this process would write goes into a folder that is deleted.
 
     Raises:
@@ -97,7 +189,7 @@ def train_along(
             checkpoint = checkpoints.load_step(resumed.checkpoints, told["step"])
         run = Run(Path(folder))
         try:
-            result = train_recorded(
+            result = yield from train_recorded(
                 config, recipe, dataset, run, checkpoint, device, reporter, options, replicas
             )
         except TrainingStopped as error:

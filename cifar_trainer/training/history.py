@@ -120,13 +120,14 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def format_epoch(row: Mapping[str, Any], epochs: int) -> str:
-    """One line about a complete epoch."""
+    """One line about a complete epoch; a `seed` in the row comes first."""
     shown = [
         metric.show(row[metric.name])
         for metric in METRICS
         if metric.show is not None and row.get(metric.name) is not None
     ]
-    return "  ".join([f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}", *filter(None, shown)])
+    seed = [f"seed {row['seed']:<4}"] if "seed" in row else []
+    return "  ".join([*seed, f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}", *filter(None, shown)])
 
 
 def best_epoch(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -43,7 +43,9 @@ class Forms:
     fused_normalization: bool = False
 
 
-def choose_forms(model: keras.Model, batch_size: int, *, gpu: bool, conv: str) -> Forms:
+def choose_forms(
+    model: keras.Model, batch_size: int, *, gpu: bool, conv: str, stacked: bool = False
+) -> Forms:
     """The forms for a network on a device; the one place where that is decided.
 
     Args:
@@ -53,7 +55,10 @@ def choose_forms(model: keras.Model, batch_size: int, *, gpu: bool, conv: str) -
             normalization, whose twenty operations took half of a step of `regularized`.
         conv: `cudnn`, `matmul`, or `auto`: matrix products on a GPU while the patches of each
             convolution fit into its cache.
+        stacked: whether several seeds are computed at once: by forms that have a leading axis of seeds.
     """
+    if stacked:
+        return Forms(own_gradients=True, matmul=True)
     fits = all(_patch_bytes(layer, batch_size) <= PATCH_BYTES for layer in _layers(model) if _is_plain(layer))
     return Forms(
         own_gradients=gpu,

@@ -1,4 +1,4 @@
-"""Several runs that differ only by their seed: trained one after the other, summed up together.
+"""Several runs that differ only by their seed: trained side by side or in turn, summed up together.
 
 A group is a folder with a run in `seed-N` for each seed and `group.json`, which holds what
 they have in common, so that a group that was stopped goes on with what is missing.
@@ -6,6 +6,7 @@ Imports no TensorFlow.
 """
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,16 @@ from typing import Any
 from scipy.stats import t as student
 
 from cifar_trainer import files, records
-from cifar_trainer.config import check_seed
+from cifar_trainer.config import STACKS, check_choice, check_seed
 from cifar_trainer.environment.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import GROUP_FILE, Run, TrainResult
 from cifar_trainer.run_folder import check_new, reserve_folder
 from cifar_trainer.training import session
+from cifar_trainer.training.control import TrainingReporter
+from cifar_trainer.training.execution import Work
+from cifar_trainer.training.side_by_side import GroupReporter, SideBySide, align, finish_together
 
 #: Arguments of `train` that say how a run is carried out, and that a resumed group may change.
 _CARRIED_OUT = (
@@ -109,12 +113,16 @@ def mean_accuracy(accuracies: Sequence[float]) -> MeanAccuracy:
     return MeanAccuracy(mean, deviation, n, (mean - half, mean + half))
 
 
-def train_seeds(seeds: Sequence[int], *, run_dir: Path | str | None = None, **options: Any) -> GroupResult:
+def train_seeds(
+    seeds: Sequence[int], *, run_dir: Path | str | None = None, stack: str = "auto", **options: Any
+) -> GroupResult:
     """Train the same settings with each of `seeds`.
 
     Args:
         seeds: different from each other.
         run_dir: the group's folder; None is `runs/TIME-RECIPE-seeds`.
+        stack: `auto` trains the seeds side by side in one program on a GPU, `on` on a CPU too, `off` in
+            turn. So does every setting with which that is not possible, and it is said why.
         options: the other arguments of `train`, without `seed`.
 
     Raises:
@@ -122,6 +130,7 @@ def train_seeds(seeds: Sequence[int], *, run_dir: Path | str | None = None, **op
         CifarTrainerError: as `train` raises it. The runs before are kept.
     """
     check_alone("--seeds")
+    check_choice("stack", stack, STACKS)
     recipe = get_recipe(str(options.get("recipe", "document")))
     if run_dir is None:
         folder = reserve_folder(f"{recipe.name}-seeds")
@@ -135,6 +144,7 @@ def train_seeds(seeds: Sequence[int], *, run_dir: Path | str | None = None, **op
             files.write_bytes(folder / "recipe.py", recipe.file.content)
             options["recipe"] = folder / "recipe.py"
         settings = {name: _plain(value) for name, value in options.items() if name not in _CARRIED_OUT}
+        settings["stack"] = stack
         files.write_json(folder / GROUP_FILE, dataclasses.asdict(Group(tuple(seeds), settings)))
     return _train_missing(folder, Group(tuple(seeds), settings), options)
 
@@ -165,18 +175,30 @@ def resume_seeds(group_dir: Path | str, **options: Any) -> GroupResult:
 def _train_missing(folder: Path, group: Group, options: Mapping[str, Any]) -> GroupResult:
     carried_out = {name: value for name, value in options.items() if name in _CARRIED_OUT}
     changes = {name: options[name] for name in ("epochs", "device") if options.get(name) is not None}
-    results = []
-    for seed in group.seeds:
-        run = Run(folder / f"seed-{seed}")
-        try:
-            if run.config.is_file():
-                resumed = {name: value for name, value in carried_out.items() if name != "offline"}
-                results.append(session.resume(run, **changes, **resumed))
-            else:
-                settings = {**group.settings, **changes}
-                results.append(session.train(seed=seed, run_dir=run.path, **settings, **carried_out))
-        except TrainingStopped as error:
-            raise TrainingStopped(folder) from error
+    settings = {**group.settings, **changes}
+    side_by_side = SideBySide(
+        len(group.seeds), settings.pop("stack", "off"), carried_out.pop("should_stop", lambda: False)
+    )
+    reporter = carried_out.pop("reporter", None) or TrainingReporter()
+    common = {**carried_out, "should_stop": side_by_side.should_stop, "side_by_side": side_by_side}
+    runs = {seed: Run(folder / f"seed-{seed}") for seed in group.seeds}
+    align(list(runs.values()))
+
+    def begin(seed: int, run: Run) -> Work[TrainResult]:
+        told = GroupReporter(reporter, seed, side_by_side, leads=seed == group.seeds[0])
+        if run.config.is_file():
+            resumed = {name: value for name, value in common.items() if name != "offline"}
+            return session.go_on(run, **changes, **resumed, reporter=told)
+        return session.begin(seed=seed, run_dir=run.path, **settings, **common, reporter=told)
+
+    found = finish_together([functools.partial(begin, *item) for item in runs.items()], side_by_side)
+    failed = [result for result in found if isinstance(result, Exception)]
+    for error in failed:
+        if not isinstance(error, TrainingStopped):
+            raise error
+    if failed:
+        raise TrainingStopped(folder) from failed[0]
+    results = [result for result in found if isinstance(result, TrainResult)]
     accuracy = mean_accuracy([float(result.validation["accuracy"]) for result in results])
     return GroupResult(str(folder), tuple(results), accuracy)
 

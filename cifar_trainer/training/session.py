@@ -25,7 +25,8 @@ from cifar_trainer.run import DataRecord, Run, SplitRecord, TrainResult, Validat
 from cifar_trainer.run_folder import check_new, discard_unbegun, hold, new_run
 from cifar_trainer.trained_run import load_data
 from cifar_trainer.training.control import Options, TrainingReporter
-from cifar_trainer.training.execution import train_along, train_recorded
+from cifar_trainer.training.execution import Work, alone, train_along, train_recorded
+from cifar_trainer.training.side_by_side import SideBySide
 
 if TYPE_CHECKING:
     import keras
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _CHANGEABLE = ("epochs", "device")
 
 
-def train(
+def begin(
     *,
     recipe: Path | str = "document",
     dataset: str = "cifar10",
@@ -72,7 +73,8 @@ def train(
     reporter: TrainingReporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     verbose: bool = False,
-) -> TrainResult:
+    side_by_side: SideBySide | None = None,
+) -> Work[TrainResult]:
     """Train a model in a new run's folder.
 
     Args:
@@ -109,6 +111,7 @@ def train(
         reporter: told what happens; None tells nobody.
         should_stop: asked between chunks of steps whether to save and stop.
         verbose: show TensorFlow's own messages.
+        side_by_side: the runs of the same program; None where this is a program's only one.
 
     Raises:
         UsageError: a setting is out of its range, or does not fit the data.
@@ -157,19 +160,28 @@ def train(
     check_fit(data, config)
     started, replicas = _start(config, reporter, verbose, cluster)
     if not replicas.is_chief:
-        return train_along(config, chosen, data, None, started, reporter, options, replicas)
+        return (yield from train_along(config, chosen, data, None, started, reporter, options, replicas))
+    options, described = _described(config, chosen, started, replicas, reporter, options, side_by_side)
     with replicas.together(), replicas.leading(), new_run(folder, config.recipe) as run:
         reporter.begun(run, config, data.title, started)
-        _write_settings(run, config, data, _describe(started, replicas), chosen)
+        _write_settings(run, config, data, described, chosen)
         try:
-            return train_recorded(config, chosen, data, run, None, started, reporter, options, replicas)
+            return (
+                yield from train_recorded(
+                    config, chosen, data, run, None, started, reporter, options, replicas
+                )
+            )
         except UsageError:
             # A fault in a recipe of one's own: once that is mended, the folder is to be free.
             discard_unbegun(run)
             raise
 
 
-def resume(
+train = alone(begin)
+train.__name__ = "train"
+
+
+def go_on(
     run: Run | Path | str,
     *,
     epochs: int | None = None,
@@ -185,7 +197,8 @@ def resume(
     reporter: TrainingReporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     verbose: bool = False,
-) -> TrainResult:
+    side_by_side: SideBySide | None = None,
+) -> Work[TrainResult]:
     """Go on with a run from its newest whole checkpoint, to the same bits as if it had not been stopped.
 
     Args:
@@ -196,7 +209,7 @@ def resume(
         settings: further settings by name, which must be those of the run.
         time_limit, end_after: as in `train`; the time of the processes before counts.
         checkpoint_every, profile, histograms, callbacks: as in `train`.
-        reporter, should_stop, verbose: as in `train`.
+        reporter, should_stop, verbose, side_by_side: as in `train`.
 
     Returns:
         The result; of a run that is finished already, the one that it has.
@@ -231,13 +244,13 @@ def resume(
         started, replicas = _start(config, reporter, verbose, cluster, onednn=before.get("onednn"))
         recipe = run.read_recipe()
         if not replicas.is_chief:
-            return train_along(config, recipe, data, run, started, reporter, options, replicas)
+            return (yield from train_along(config, recipe, data, run, started, reporter, options, replicas))
         from cifar_trainer.training.assembly import find_checkpoint
 
         reporter.begun(run, config, data.title, started)
         with replicas.leading(), writing(run.path, "Make room, or give write access to it."):
             checkpoint = find_checkpoint(run, config, reporter)
-        now = _describe(started, replicas)
+        options, now = _described(config, recipe, started, replicas, reporter, options, side_by_side)
         earlier = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}]
         if started.kind == "gpu" and not config.deterministic:
             reporter.warn(
@@ -250,7 +263,15 @@ def resume(
         if checkpoint is not None:
             reporter.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
         with replicas.together(), replicas.leading():
-            return train_recorded(config, recipe, data, run, checkpoint, started, reporter, options, replicas)
+            return (
+                yield from train_recorded(
+                    config, recipe, data, run, checkpoint, started, reporter, options, replicas
+                )
+            )
+
+
+resume = alone(go_on)
+resume.__name__ = "resume"
 
 
 def resumed_config(saved: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
@@ -320,9 +341,23 @@ def _start(
     return device, join(cluster, gpu=device.kind == "gpu")
 
 
-def _describe(device: Device, replicas: "Alone") -> dict[str, Any]:
+def _described(
+    config: TrainConfig,
+    recipe: Recipe,
+    device: Device,
+    replicas: "Alone",
+    reporter: TrainingReporter,
+    options: Options,
+    side_by_side: SideBySide | None,
+) -> tuple[Options, dict[str, Any]]:
+    """The options, and what environment.json says, once it is known who trains along."""
     described = environment.describe_environment(device)
-    return described if replicas.count == 1 else {**described, "replicas": replicas.count}
+    if replicas.count > 1:
+        described["replicas"] = replicas.count
+    count = 1 if side_by_side is None else side_by_side.decide(config, recipe, device, options, reporter)
+    if count > 1:
+        described["side_by_side"] = count
+    return dataclasses.replace(options, side_by_side=count), described
 
 
 def _write_settings(

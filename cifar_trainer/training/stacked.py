@@ -1,21 +1,31 @@
 """Many seeds in one program: their steps side by side, in the launches that one of them takes.
 
-A small network leaves a GPU idle most of the time. Here each operation of a step has a leading axis of seeds:
-`tf.vectorized_map` writes the step of one seed for all of them. The seeds' models and optimizers stay ordinary
-ones. A call stacks their variables, runs its steps, and gives each seed its own back, so that all that
-happens between two calls (validation, checkpoints, callbacks, a schedule's plateau) is that of a single run.
+A small network leaves a GPU idle most of the time. Here each operation of a step has a leading axis of
+seeds: `tf.vectorized_map` writes the step of one seed for all of them. The seeds' models and optimizers stay
+ordinary ones. A call stacks their variables, runs its steps, and gives each seed its own back, so that all
+that happens between two calls (validation, checkpoints, a schedule's plateau) is that of a single run.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.optimizers.base_optimizer import BaseOptimizer
 from tensorflow.python.ops.parallel_for import pfor
 
-from cifar_trainer.training.engine import BLOCK, MAX_CHUNK, Chunk, StepLoop, Streams
+from cifar_trainer.training.engine import (
+    BLOCK,
+    MAX_CHUNK,
+    Chunk,
+    StepLoop,
+    Streams,
+    chunk_of,
+    joined,
+)
 
 #: Operations that draw, of which TensorFlow knows no stacked form.
 _DRAWING = (
@@ -32,56 +42,78 @@ class StackedLoop:
     """Runs the same steps of several loops that differ by their seeds only.
 
     Args:
-        loops: of the seeds, on images of the same number. The first one's recipe, forms and shapes hold for all.
-
-    Attributes:
-        loops: as given.
+        loops: of the seeds, over the same images. The first one's recipe and forms hold for all.
+        width: seeds that the program computes, at least as many as `loops`; the rest repeat the first. So
+            a group of which some runs have ended goes on with the program that it had.
     """
 
-    def __init__(self, loops: Sequence[StepLoop]) -> None:
-        self.loops = tuple(loops)
+    def __init__(self, loops: Sequence[StepLoop], width: int) -> None:
+        self._loops = tuple(loops)
+        self._slots = (*loops, *[loops[0]] * (width - len(loops)))
         self._first = loops[0]
-        self._run = tf.function(self._run_steps, autograph=False, jit_compile=self._first.xla, reduce_retracing=False)
-
-    def compile(self) -> None:
-        """Trace and compile all that an epoch runs, by runs of no steps."""
-        for batch in {self._first.batch_size, self._first.last_batch}:
-            self._call(0, 0, 0, batch)
+        self._run = tf.function(
+            self._run_steps, autograph=False, jit_compile=self._first.xla, reduce_retracing=False
+        )
 
     def lowered(self, count: int) -> str:
         """The HLO of `count` whole steps, as TensorFlow gives it to XLA. Nothing is run."""
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self._first.batch_size)
         return str(self._run.experimental_get_compiler_ir(*arguments)(stage="hlo"))
 
+    def run(self, members: Sequence[int], start: int, count: int, global_start: int) -> list[Chunk]:
+        """Run steps of the epoch for all loops.
+
+        Args:
+            members: places of the loops whose runs go on; what becomes of the others' state means nothing.
+            start, count, global_start: as for `StepLoop.run`.
+
+        Returns:
+            A chunk for each member.
+        """
+        if count == 0:
+            for batch in {self._first.batch_size, self._first.last_batch}:
+                self._call(0, 0, 0, batch)
+            nothing = Chunk(np.zeros(0, np.float32), np.zeros(0, np.int32), finite=True)
+            return [nothing] * len(members)
+        parts: dict[int, list[Chunk]] = {i: [] for i in members}
+        for first, steps, batch in self._first.calls(start, count):
+            chunks = self._call(first, steps, global_start + first - start, batch)
+            for i, mine in parts.items():
+                if mine and not mine[-1].finite:
+                    continue
+                chunk = chunks[i]
+                if not chunk.finite:
+                    # Its state is that from before the call. Which step it was is found as in a single run.
+                    chunk = self._loops[i].run(first, steps, global_start + first - start)
+                mine.append(chunk)
+        return [joined(mine) for mine in parts.values()]
+
     def _call(self, start: int, count: int, global_start: int, batch: int) -> list[Chunk]:
         losses, correct, finite = self._run(
-            tf.constant(start, tf.int32), tf.constant(count, tf.int32), tf.constant(global_start, tf.int32), batch
+            tf.constant(start, tf.int32),
+            tf.constant(count, tf.int32),
+            tf.constant(global_start, tf.int32),
+            batch,
         )
-        chunks = []
-        for i in range(len(self.loops)):
-            shown = losses.numpy()[:count, i]
-            faults = np.flatnonzero(~np.isfinite(shown))
-            steps = int(faults[0]) + 1 if len(faults) else count
-            chunks.append(Chunk(shown[:steps], correct.numpy()[:steps, i], bool(finite.numpy()[i])))
-        return chunks
+        columns = zip(losses.numpy()[:count].T, correct.numpy()[:count].T, finite.numpy(), strict=True)
+        return [chunk_of(*column) for column in columns]
 
     def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int) -> Any:
-        seeds = len(self.loops)
-        streams = [
-            tf.stack([getattr(loop.streams, name) for loop in self.loops])
-            for name in ("order", "augmentation", "layers")
-        ]
-        states = [_state(loop) for loop in self.loops]
-        values = [tf.stack([state[i].value for state in states]) for i in range(len(states[0]))]
+        seeds = len(self._slots)
+        streams = tuple(
+            tf.stack([tf.convert_to_tensor(getattr(loop.streams, field.name)) for loop in self._slots])
+            for field in dataclasses.fields(Streams)
+        )
+        before = [tf.stack([v.value for v in same]) for same in zip(*map(_state, self._slots), strict=True)]
 
-        def one(i: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor, *values: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def one(i: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor, *values: tf.Tensor) -> Any:
             loss, right, values = self._step(start + i, global_start + i, batch, streams, values)
             at = tf.reshape(i, [1, 1])
             losses = tf.tensor_scatter_nd_update(losses, at, loss[None])
             correct = tf.tensor_scatter_nd_update(correct, at, right[None])
             return i + 1, losses, correct, *values
 
-        def block(*state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def block(*state: tf.Tensor) -> Any:
             _, *state = tf.while_loop(
                 lambda done, *_: done < BLOCK,
                 lambda done, *state: (done + 1, *one(*state)),
@@ -90,33 +122,44 @@ class StackedLoop:
             )
             return tuple(state)
 
-        def repeat(body: Any, steps: int, state: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        def repeat(body: Any, steps: int, state: Any) -> Any:
             return tf.while_loop(lambda i, *_: i + steps <= count, body, state, parallel_iterations=1)
 
-        state = (tf.constant(0), tf.zeros([MAX_CHUNK, seeds]), tf.zeros([MAX_CHUNK, seeds], tf.int32), *values)
+        buffers = (tf.zeros([MAX_CHUNK, seeds]), tf.zeros([MAX_CHUNK, seeds], tf.int32))
+        state = (tf.constant(0), *buffers, *before)
         if self._first.xla and batch == self._first.batch_size:
             state = repeat(block, BLOCK, state)
-        _, losses, correct, *values = repeat(one, 1, state)
-        for variables in zip(*states, strict=True):
-            pass
-        finite = tf.ones([seeds], tf.bool)
-        trained = len(self._first.model.trainable_variables)
-        for i, stacked in enumerate(values):
-            for s, own in enumerate(tf.unstack(stacked)):
-                states[s][i].assign(own)
+        _, losses, correct, *after = repeat(one, 1, state)
+        finite = tf.reduce_all(tf.math.is_finite(losses), axis=0)
+        for variable, values in zip(_state(self._first), after, strict=True):
+            if any(variable is trained for trained in self._first.model.trainable_variables):
+                rest = tf.reshape(values, [seeds, -1])
+                finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(rest), axis=1))
+        for i, (old, new) in enumerate(zip(before, after, strict=True)):
+            for j, loop in enumerate(self._loops):
+                _state(loop)[i].assign(tf.where(finite[j], new[j], old[j]))
         return losses, correct, finite
 
-    def _step(self, step, global_step, batch, streams, values):
+    def _step(
+        self,
+        step: tf.Tensor,
+        global_step: tf.Tensor,
+        batch: int,
+        streams: tuple[tf.Tensor, ...],
+        values: Sequence[tf.Tensor],
+    ) -> Any:
+        """One step of all seeds: losses and images right, [seeds], and the state after it."""
         variables = _state(self._first)
 
-        def of_one(mine):
-            (order, augmentation, layers), values = mine
-            with _functional(self._first.optimizer), keras.StatelessScope(zip(variables, values, strict=True)) as scope:
-                loss, right = self._first._step(step, global_step, batch, Streams(order, augmentation, layers))
+        def of_one(mine: Any) -> Any:
+            drawn_from, values = mine
+            scope = keras.StatelessScope(zip(variables, values, strict=True))
+            with _functional(self._first.optimizer), scope:
+                loss, right = self._first.step(step, global_step, batch, Streams(*drawn_from))
                 after = [scope.get_current_value(variable) for variable in variables]
             return loss, right, after
 
-        return tf.vectorized_map(of_one, (tuple(streams), list(values)), fallback_to_while_loop=False)
+        return tf.vectorized_map(of_one, (streams, list(values)), fallback_to_while_loop=False)
 
 
 def _state(loop: StepLoop) -> list[keras.Variable]:
@@ -124,9 +167,9 @@ def _state(loop: StepLoop) -> list[keras.Variable]:
 
 
 @contextlib.contextmanager
-def _functional(optimizer):
-    """While this holds, the optimizer computes on tensors, as Keras's `BaseOptimizer` does."""
-    base = keras.src.optimizers.base_optimizer.BaseOptimizer
+def _functional(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """While this holds, the optimizer updates Keras's variables, not TensorFlow's: in a scope, tensors."""
+    base = BaseOptimizer
     own = vars(optimizer)
     names = ("assign", "assign_add", "assign_sub", "_apply_weight_decay", "_backend_update_step")
     for name in names:
@@ -139,7 +182,7 @@ def _functional(optimizer):
             del own[name]
 
 
-def _drawn_by_each(pfor_input):
+def _drawn_by_each(pfor_input: Any) -> list[Any]:
     """An operation that draws, of each seed by itself."""
     inputs = [pfor_input.input(i) for i in range(pfor_input.num_inputs)]
     count = next(int(each.t.shape[0]) for each in inputs if each.is_stacked)

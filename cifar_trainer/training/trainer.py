@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,6 +21,7 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import MAX_CHUNK, StepLoop, epoch_order
+from cifar_trainer.training.execution import Done, Steps
 from cifar_trainer.training.history import (
     PATIENT_STEPS,
     CompleteEpoch,
@@ -144,8 +145,13 @@ class Trainer:
         self.history, self._clock = list(checkpoint.history), {**self._clock, **checkpoint.clock}
         self._earlier_joules = self._clock.pop("joules", 0.0)
 
-    def train(self, epochs: int, callbacks: Sequence[keras.callbacks.Callback]) -> bool:
+    def train(
+        self, epochs: int, callbacks: Sequence[keras.callbacks.Callback]
+    ) -> Generator[Steps, Done, bool]:
         """Train until `epochs` epochs are complete, or somebody asks to stop.
+
+        Yields:
+            The steps that are to be run next; what they gave is sent back.
 
         Returns:
             Whether the run is at its end (also when a callback set `stop_training`),
@@ -170,7 +176,7 @@ class Trainer:
                     self.ended_by = self._replicas.message(self._reason_to_end(epochs))
                     if self.ended_by is not None:
                         break
-                if not self._goes_on() or not self._train_epoch(epochs, callback_list):
+                if not self._goes_on() or not (yield from self._train_epoch(epochs, callback_list)):
                     self._save()
                     return False
                 self._finish_epoch(epochs, callback_list)
@@ -263,21 +269,23 @@ class Trainer:
         if self._loop.statistics is not None:
             self._loop.statistics.finalize()
 
-    def _compile(self) -> None:
+    def _compile(self) -> Generator[Steps, Done, None]:
         """Compile all that an epoch runs, so that its time is in no other figure."""
-        began = time.monotonic()
         try:
-            self._loop.compile()
+            done = yield Steps(self._loop, self._step, 0, self._global_step)
+            began = time.monotonic()
             if self._replicas.is_chief:
                 self._predictor.compile(self._watched_images)
         except tf.errors.ResourceExhaustedError as error:
             raise self._out_of_memory() from error
-        seconds = time.monotonic() - began
+        seconds = done.seconds + time.monotonic() - began
         self._clock["compile"] += seconds
         self._clock["compile_total"] += seconds
         self._compiled = True
 
-    def _train_epoch(self, epochs: int, callbacks: keras.callbacks.CallbackList) -> bool:
+    def _train_epoch(
+        self, epochs: int, callbacks: keras.callbacks.CallbackList
+    ) -> Generator[Steps, Done, bool]:
         """Run the steps that are left of this epoch; False where it was asked to stop in between."""
         if self._config.schedule == "plateau":
             factor = plateau_factor([row["val_loss"] for row in self.history])
@@ -286,13 +294,11 @@ class Trainer:
         self._reporter.epoch_begun(self._epoch + 1, epochs, self._step, self._loop.steps)
         callbacks.on_epoch_begin(self._epoch)
         if not self._compiled:
-            self._compile()
+            yield from self._compile()
         while self._step < self._loop.steps:
             count = min(self._chunk_steps, self._loop.steps - self._step)
             callbacks.on_train_batch_begin(self._step)
-            began = time.monotonic()
-            self._run_chunk(count)
-            self._add_seconds(time.monotonic() - began, training=True)
+            yield from self._run_chunk(count)
             loss, accuracy = self._training_metrics()
             callbacks.on_train_batch_end(self._step - 1, {"loss": loss, "accuracy": accuracy})
             seconds = self._clock["training"]
@@ -316,33 +322,36 @@ class Trainer:
         """The logits of the watched images, float32 [N, classes]."""
         return self._replicas.of_chief(lambda: self._predictor(self._watched_images))
 
-    def _run_chunk(self, count: int) -> None:
+    def _run_chunk(self, count: int) -> Generator[Steps, Done, None]:
         # The first chunk warms up.
         profile = self._options.profile and self._chunks_run == 1
         if profile:
             tf.profiler.experimental.start(str(self._run.tensorboard / "train"))
-        began = time.monotonic()
         # The profiler's tools count by such marks; a chunk is one call, so it is one mark.
         mark = tf.profiler.experimental.Trace("train", step_num=self._global_step, _r=1, steps=count)
         try:
             with mark if profile else contextlib.nullcontext():
-                chunk = self._loop.run(self._step, count, self._global_step)
+                done = yield Steps(self._loop, self._step, count, self._global_step)
         except tf.errors.ResourceExhaustedError as error:
             raise self._out_of_memory() from error
         if profile:
             tf.profiler.experimental.stop()
+        chunk = done.chunk
         if not chunk.finite:
             shown = np.isfinite(chunk.losses).all()
             what = "A weight" if shown else f"The loss ({chunk.losses[-1]})"
             raise self._not_finite(what, self._step + len(chunk.losses))
+        # Other runs of the same program may have asked for fewer.
+        count = len(chunk.losses)
         if self._chunks_run > 0:
-            per_step = (time.monotonic() - began) / count
+            per_step = done.seconds / count
             self._chunk_steps = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS / per_step)))
         self._chunks_run += 1
         self._losses = np.concatenate([self._losses, chunk.losses])
         self._correct = np.concatenate([self._correct, chunk.correct])
         self._step += count
         self._global_step += count
+        self._add_seconds(done.seconds, training=True)
 
     def _finish_epoch(self, epochs: int, callbacks: keras.callbacks.CallbackList) -> None:
         began = time.monotonic()
@@ -404,7 +413,8 @@ class Trainer:
         return float(self._losses.astype(np.float64) @ sizes) / images, int(self._correct.sum()) / images
 
     def _with_earlier(self, joules: float | None) -> float | None:
-        return None if joules is None else self._earlier_joules + joules
+        # Runs of one program share what the GPU takes.
+        return None if joules is None else self._earlier_joules + joules / self._options.side_by_side
 
     def _add_seconds(self, seconds: float, *, training: bool) -> None:
         self._clock["total"] += seconds
