@@ -138,6 +138,28 @@ class Check:
         done = command(*self._measuring(batch_size), *extra, env=with_xla_flags(flags))["training"]
         return {"images_per_second": done["images_per_second"], "watts": done["watts"]}
 
+    def seeds(self, count: int) -> dict[str, Any]:
+        """So many seeds of `document` in one program; images per second are summed up."""
+        group = self.output / "runs" / f"{count}-seeds"
+        arguments = [
+            "train",
+            *self.data,
+            *self.small,
+            "--device",
+            self.options.device,
+            "--run-dir",
+            str(group),
+        ]
+        printed = command(*arguments, "--epochs", "2", "--seeds", str(count), "--stack", "on", "--json")
+        runs = printed["runs"]
+        return {
+            # Of the second epoch: the first one's chunks are short.
+            "images_per_second": sum(_last_rate(Path(run["run_dir"])) for run in runs),
+            "seconds": max(run["seconds"] for run in runs),
+            "compile_seconds": max(run["compile_seconds"] for run in runs),
+            "accuracy": printed["accuracy"]["mean"],
+        }
+
     def side_by_side(self, count: int) -> dict[str, Any]:
         """Images per second, summed up, of so many processes that train on one device at once."""
         arguments = [sys.executable, "-m", "cifar_trainer", "-q", *self._measuring(32)]
@@ -157,6 +179,11 @@ class Check:
         seconds = "0.1" if self.options.tiny else "10"
         options = ["--batch-size", str(batch_size), "--device", self.options.device, "--seconds", seconds]
         return ["benchmark", "--train", *options, "--json"]
+
+
+def _last_rate(run: Path) -> float:
+    with open(run / "history.csv", encoding="utf-8") as file:
+        return float(list(csv.DictReader(file))[-1]["images_per_second"])
 
 
 def with_xla_flags(flags: str) -> dict[str, str]:
@@ -225,6 +252,8 @@ def main() -> None:
     check.step("kill and resume", check.kill_and_resume)
     check.step("listing", check.listing)
     check.step("kernels a step", check.kernels)
+    for count in (2,) if check.options.tiny else (1, 4, 16, 64):
+        check.step(f"{count} seeds at once", lambda: check.seeds(count))  # noqa: B023
     for count in (2,) if check.options.tiny else (2, 4, 8):
         check.step(f"{count} processes", lambda: check.side_by_side(count))  # noqa: B023
     # Off by default: no GPU has run it yet.

@@ -33,18 +33,24 @@ _LEAST_COMMANDS = 5
 _STEPS = 32
 
 
-def lower(recipe: str, precision: str, batch_size: int, images: int) -> str:
-    """The HLO of the training loop as it would be compiled for a GPU."""
+def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int) -> str:
+    """The HLO of the training loop of these seeds side by side, as it would be compiled for a GPU."""
     from cifar_trainer import environment
     from cifar_trainer.config import TrainConfig
 
-    config = TrainConfig(recipe, "cifar10", 1, batch_size, 0.001, precision=precision, device="cpu", xla=True)
-    environment.start(config)
+    configs = [
+        TrainConfig(
+            recipe, "cifar10", 1, batch_size, 0.001, seed, precision=precision, device="cpu", xla=True
+        )
+        for seed in range(seeds)
+    ]
+    environment.start(configs[0])
     import numpy as np
 
     from cifar_trainer.data.dataset import Split
     from cifar_trainer.recipes import get_recipe
     from cifar_trainer.training.assembly import assemble
+    from cifar_trainer.training.stacked import StackedLoop
 
     draw = np.random.default_rng(0)
     split = Split(
@@ -52,9 +58,13 @@ def lower(recipe: str, precision: str, batch_size: int, images: int) -> str:
         draw.integers(0, 10, images).astype(np.uint8),
         fingerprint="",
     )
-    return assemble(config, get_recipe(recipe), split, np.arange(images), classes=10, gpu=True).lowered(
-        _STEPS
-    )
+    loops = [
+        assemble(
+            config, get_recipe(recipe), split, np.arange(images), classes=10, gpu=True, stacked=seeds > 1
+        )
+        for config in configs
+    ]
+    return (loops[0] if seeds == 1 else StackedLoop(loops, seeds)).lowered(_STEPS)
 
 
 def compile_for_h100(hlo: Path, dump: Path, flags: str) -> float:
@@ -144,9 +154,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=50_000)
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="runs side by side in one program; so far the loop has just 1"
-    )
+    parser.add_argument("--seeds", type=int, default=1, help="runs side by side in one program")
     parser.add_argument("--flags", default="--xla_gpu_enable_triton_gemm=false", help="further flags for XLA")
     parser.add_argument("--lower-only", type=Path, metavar="FILE", help="write the HLO to FILE, and stop")
     parser.add_argument("--compiler", default=sys.executable, help="the Python that has jaxlib for CUDA")
@@ -156,15 +164,10 @@ def main() -> None:
     if options.compile:
         print(compile_for_h100(*options.compile, options.flags))
         return
-    if options.seeds != 1:
-        parser.error(
-            f"--seeds {options.seeds}: the training loop runs one seed in a program. `train --seeds` trains "
-            "them one after the other, and each has the counts of --seeds 1."
-        )
     here = options.compiler == sys.executable
     if options.lower_only is None and here and importlib.util.find_spec("jax_plugins") is None:
         sys.exit("JAX's XLA for CUDA is not installed. Install it with: pip install -e '.[gpu-program]'")
-    text = lower(options.recipe, options.precision, options.batch_size, options.images)
+    text = lower(options.recipe, options.precision, options.batch_size, options.images, options.seeds)
     if options.lower_only is not None:
         options.lower_only.write_text(text)
         return

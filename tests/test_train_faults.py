@@ -24,6 +24,7 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.assembly import train_run
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.execution import alone
 
 CPU = Device("cpu", "a processor", 1)
 
@@ -48,7 +49,9 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
         config = TrainConfig("document", "synthetic", 2, 32, 0.001, limit=320)
         options = Options(checkpoint_every=1e-9)
         dataset = load_dataset(data_dir, "synthetic")
-        return train_run(config, DOCUMENT, dataset, Run(tmp_path / "run"), None, CPU, told, options), told
+        return alone(train_run)(
+            config, DOCUMENT, dataset, Run(tmp_path / "run"), None, CPU, told, options
+        ), told
 
     return run
 

@@ -173,12 +173,9 @@ class StepLoop:
 
         Args:
             start: the first step within the epoch.
-            count: how many, at most MAX_CHUNK; start + count is at most `self.steps`. 0 only compiles.
+            count: how many, at most MAX_CHUNK; start + count is at most `self.steps`.
             global_start: steps of the whole run before the first of these.
         """
-        if count == 0:
-            self.compile()
-            return Chunk(np.zeros(0, np.float32), np.zeros(0, np.int32), finite=True)
         state = [*self.model.variables, *self.optimizer.variables]
         before = [tf.identity(variable.value) for variable in state]
         chunk = self._run_chunk(start, count, global_start)

@@ -54,11 +54,11 @@ class Done:
     """What steps gave, and the seconds that they took.
 
     Attributes:
-        chunk: of as many steps as were asked for, or fewer.
+        chunk: of as many steps as were asked for, or fewer; None where none were.
         seconds: of the steps alone.
     """
 
-    chunk: "Chunk"
+    chunk: "Chunk | None"
     seconds: float
 
 
@@ -82,7 +82,11 @@ def proceed(work: Work[T], compute: Callable[[], Done]) -> Steps:
 def run_alone(steps: Steps) -> Done:
     """Run the steps of one run."""
     began = time.monotonic()
-    chunk = steps.loop.run(steps.start, steps.count, steps.global_start)
+    chunk = None
+    if steps.count == 0:
+        steps.loop.compile()
+    else:
+        chunk = steps.loop.run(steps.start, steps.count, steps.global_start)
     return Done(chunk, time.monotonic() - began)
 
 

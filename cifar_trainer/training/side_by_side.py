@@ -19,6 +19,7 @@ from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.execution import Done, Steps, Work, finish_alone, proceed
 
 if TYPE_CHECKING:
+    from cifar_trainer.training.engine import Chunk
     from cifar_trainer.training.stacked import StackedLoop
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class SideBySide:
     Args:
         count: runs of the group.
         stack: one of `config.STACKS`.
-        should_stop: asked once before each call of the program, so that all runs stop at the same step.
+        should_stop: asked once after each call of the program, so that all runs stop at the same step.
 
     Attributes:
         decided: how many runs are trained in one program; None until the first of them has begun.
@@ -63,7 +64,7 @@ class SideBySide:
         self._stops = self._stops if self.decided not in (None, 1) else bool(self._should_stop())
         return self._stops
 
-    def begin_round(self) -> None:
+    def ask(self) -> None:
         """Ask again whether to stop."""
         self._stops = bool(self._should_stop())
 
@@ -175,8 +176,8 @@ def _run_rounds(
             for i, steps in wanted.items():
                 _keep_result(i, functools.partial(finish_alone, works[i], steps), results)
             return
-        side_by_side.begin_round()
         answers = _run_round(stack, places, wanted)
+        side_by_side.ask()
         asked = list(wanted)
         wanted.clear()
         for i in asked:
@@ -192,8 +193,12 @@ def _run_round(
     count = min(steps.count for steps in wanted.values())
     began = time.monotonic()
     try:
-        members = [places.index(i) for i in wanted]
-        chunks = stack.run(members, first.start, count, first.global_start)
+        if count == 0:
+            stack.compile()
+            chunks: Sequence[Chunk | None] = [None] * len(wanted)
+        else:
+            members = [places.index(i) for i in wanted]
+            chunks = stack.run(members, first.start, count, first.global_start)
     except BaseException as error:
         return error
     seconds = time.monotonic() - began

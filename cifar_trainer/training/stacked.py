@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from tensorflow.python.ops.parallel_for import pfor
@@ -55,6 +54,11 @@ class StackedLoop:
             self._run_steps, autograph=False, jit_compile=self._first.xla, reduce_retracing=False
         )
 
+    def compile(self) -> None:
+        """Trace and compile all that an epoch runs, by runs of no steps."""
+        for batch in {self._first.batch_size, self._first.last_batch}:
+            self._call(0, 0, 0, batch)
+
     def lowered(self, count: int) -> str:
         """The HLO of `count` whole steps, as TensorFlow gives it to XLA. Nothing is run."""
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self._first.batch_size)
@@ -70,11 +74,6 @@ class StackedLoop:
         Returns:
             A chunk for each member.
         """
-        if count == 0:
-            for batch in {self._first.batch_size, self._first.last_batch}:
-                self._call(0, 0, 0, batch)
-            nothing = Chunk(np.zeros(0, np.float32), np.zeros(0, np.int32), finite=True)
-            return [nothing] * len(members)
         parts: dict[int, list[Chunk]] = {i: [] for i in members}
         for first, steps, batch in self._first.calls(start, count):
             chunks = self._call(first, steps, global_start + first - start, batch)

@@ -337,6 +337,7 @@ class Trainer:
         if profile:
             tf.profiler.experimental.stop()
         chunk = done.chunk
+        assert chunk is not None, "steps were asked for"
         if not chunk.finite:
             shown = np.isfinite(chunk.losses).all()
             what = "A weight" if shown else f"The loss ({chunk.losses[-1]})"

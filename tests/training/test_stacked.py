@@ -1,0 +1,188 @@
+"""Seeds that are trained side by side in one program are the runs that they would be alone."""
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cifar_trainer.config import TrainConfig
+from cifar_trainer.data.dataset import Split
+from cifar_trainer.errors import TrainingError, TrainingStopped
+from cifar_trainer.recipes import get_recipe
+from cifar_trainer.run import Run
+from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.assembly import assemble
+from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
+from cifar_trainer.training.control import TrainingReporter
+from cifar_trainer.training.engine import StepLoop, epoch_order
+from cifar_trainer.training.seeds import GroupResult, resume_seeds, train_seeds
+from cifar_trainer.training.stacked import StackedLoop
+
+SEEDS = (3, 5)
+STEPS = 21
+#: What rounding explains: the largest difference of a loss over these steps, as in tests/training/test_engine.py.
+#: Another mask, image or order shows in the first decimals.
+BOUNDS = {"document": 1e-5, "regularized": 1e-4}
+LEARNING_RATES = {"document": 1e-3, "regularized": 1e-4}
+
+
+class Notes(TrainingReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def loop_of(seed: int, recipe: str, *, stacked: bool, **settings: Any) -> StepLoop:
+    """The loop over 328 images, a pattern for each class under noise; the last batch is a part of one."""
+    rate = LEARNING_RATES[recipe]
+    config = TrainConfig(recipe, "cifar10", 2, 16, rate, seed, device="cpu", **settings)
+    draw = np.random.default_rng(0)
+    patterns = np.kron(draw.integers(0, 160, (10, 8, 8, 3)), np.ones((1, 4, 4, 1)))
+    labels = draw.integers(0, 10, 328)
+    images = draw.integers(0, 96, (328, 32, 32, 3)) + patterns[labels]
+    split = Split(images.astype(np.uint8), labels.astype(np.uint8), fingerprint="")
+    loop = assemble(config, get_recipe(recipe), split, np.arange(328), classes=10, gpu=False, stacked=stacked)
+    loop.set_order(epoch_order(seed, 0, 328))
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        ("document", {"ema": 0.9, "class_weights": "balanced", "label_smoothing": 0.1}),
+        ("regularized", {"weight_decay": 0.01, "schedule": "cosine", "warmup": 0.5}),
+    ],
+)
+def test_losses_and_hits_are_those_of_each_seed_alone_within_rounding(
+    recipe: str, settings: dict[str, Any]
+) -> None:
+    """A whole epoch, its smaller last batch included; batch normalization, dropout and augmentation."""
+    stacked = StackedLoop([loop_of(seed, recipe, stacked=True, **settings) for seed in SEEDS], 2)
+    found = stacked.run([0, 1], 0, STEPS, 0)
+    for seed, chunk in zip(SEEDS, found, strict=True):
+        alone = loop_of(seed, recipe, stacked=False, **settings).run(0, STEPS, 0)
+        assert np.abs(chunk.losses - alone.losses).max() < BOUNDS[recipe]
+        assert np.abs(chunk.correct - alone.correct).max() <= 1
+
+
+def train(data_dir: Path, folder: Path, **options: Any) -> GroupResult:
+    settings: dict[str, Any] = {"epochs": 2, "limit": 320, "device": "cpu", "stack": "on", **options}
+    return train_seeds(SEEDS, dataset="synthetic", data_dir=data_dir, run_dir=folder, **settings)
+
+
+def hashes(group: GroupResult) -> list[str]:
+    return [run.weights_sha256 for run in group.runs]
+
+
+@pytest.fixture(scope="module")
+def group(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> GroupResult:
+    """A group of two seeds, trained side by side without a stop."""
+    return train(data_dir, tmp_path_factory.mktemp("groups") / "whole")
+
+
+def test_each_seed_has_the_validation_loss_of_its_own_run_within_rounding(
+    group: GroupResult, data_dir: Path, tmp_path: Path
+) -> None:
+    in_turn = train(data_dir, tmp_path / "in-turn", stack="off")
+    for together, alone in zip(group.runs, in_turn.runs, strict=True):
+        assert together.validation["loss"] == pytest.approx(alone.validation["loss"], abs=1e-3)
+
+
+def test_each_seed_is_a_whole_run_that_says_how_it_was_trained(group: GroupResult) -> None:
+    run = Run(Path(group.runs[1].run_dir))
+    assert run.read_environment()["side_by_side"] == 2
+    assert [row["epoch"] for row in run.read_history()] == [1, 2]
+    assert run.model.is_file()
+
+
+class StopAfter:
+    """Asks to stop from the given question on."""
+
+    def __init__(self, questions: int) -> None:
+        self._left = questions
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+def test_a_group_that_was_stopped_in_an_epoch_goes_on_to_the_same_bits(
+    group: GroupResult, data_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingStopped, match="half"):
+        train(data_dir, tmp_path / "half", should_stop=StopAfter(1))
+    steps = {
+        checkpoint_step(list_checkpoints(run / "checkpoints")[0])
+        for run in (tmp_path / "half").glob("seed-*")
+    }
+    assert steps == {8}
+    assert hashes(resume_seeds(tmp_path / "half")) == hashes(group)
+
+
+def test_a_group_that_was_killed_between_two_saves_goes_on_to_the_same_bits(
+    group: GroupResult, data_dir: Path, tmp_path: Path
+) -> None:
+    """One seed is a checkpoint ahead; it goes back to the newest step that both have."""
+    folder = tmp_path / "killed"
+    with pytest.raises(TrainingStopped):
+        train(data_dir, folder, should_stop=StopAfter(1))
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    with contextlib.suppress(TrainingStopped):
+        resume_seeds(other, should_stop=StopAfter(1))
+    shutil.rmtree(folder / "seed-3")
+    shutil.copytree(other / "seed-3", folder / "seed-3")
+    assert hashes(resume_seeds(folder)) == hashes(group)
+
+
+def test_a_seed_whose_run_has_ended_early_leaves_the_others_bits(
+    group: GroupResult, data_dir: Path, tmp_path: Path
+) -> None:
+    """A loss that is not finite ends one run; the other is trained to its end, and the error is told then."""
+    folder = tmp_path / "one"
+    with pytest.raises(TrainingStopped):
+        train(data_dir, folder, should_stop=StopAfter(1))
+    spoil(Run(folder / "seed-3"))
+    with pytest.raises(TrainingError, match="not finite"):
+        resume_seeds(folder)
+    assert Run(folder / "seed-5").read_result().weights_sha256 == hashes(group)[1]
+    assert Run(folder / "seed-3").failure.is_file()
+
+
+def spoil(run: Run) -> None:
+    """Make a weight of the newest checkpoint not a number."""
+    path = list_checkpoints(run.checkpoints)[0]
+    found = checkpoints.load(path)
+    found.variables[0][0] = np.nan
+    shutil.rmtree(path)
+    checkpoints.save(run.checkpoints, found)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"recipe": "vit"}, "the recipe vit cannot be stacked"),
+        ({"validation": "holdout"}, "--validation holdout"),
+        ({"precision": "float16"}, "--precision float16"),
+    ],
+)
+def test_what_cannot_be_stacked_is_trained_in_turn_and_it_is_said_why(
+    options: dict[str, Any], reason: str, data_dir: Path, tmp_path: Path
+) -> None:
+    told = Notes()
+    with pytest.raises(TrainingStopped):
+        train(data_dir, tmp_path / "group", reporter=told, should_stop=lambda: True, **options)
+    assert any("one after the other" in text and reason in text for text in told.texts)
+
+
+def test_on_a_cpu_seeds_are_trained_in_turn_unless_asked_otherwise(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped):
+        train(data_dir, tmp_path / "group", stack="auto", should_stop=lambda: True)
+    assert not (tmp_path / "group" / "seed-5").exists()
