@@ -88,7 +88,8 @@ def _load(path: Path, name: str, where: str) -> Iterator[tuple[str, np.ndarray]]
 def _load_npy(path: Path, where: str) -> np.ndarray:
     try:
         # Mapped first: a header that declares more than the file holds is refused before it is allocated.
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not by np.load, which would take a file that begins as a zip does for an .npz.
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise DataError(f"{where} is no array: {error}.") from error
     return array

@@ -195,6 +195,15 @@ def test_an_npy_whose_header_does_not_end_is_refused(tmp_path: Path) -> None:
         builders.read(tmp_path)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["an .npz", "the first bytes of one"])
+def test_an_npy_that_is_an_npz_is_refused(whole: bool, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    np.savez(file, np.zeros(3))
+    (tmp_path / "x_train.npy").write_bytes(file.getvalue() if whole else file.getvalue()[:40])
+    with pytest.raises(DataError, match=r"x_train\.npy is no array"):
+        builders.read(tmp_path, "mine")
+
+
 def test_a_file_of_no_records_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar10-train.tfrecord-00000-of-00001").write_bytes(b"")
     with pytest.raises(DataError, match="holds no images"):

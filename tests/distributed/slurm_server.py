@@ -5,6 +5,7 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -73,10 +74,24 @@ def running_slurm() -> Iterator[dict[str, str]]:
         _wait_for_the_node(variables, folder)
         yield variables
     finally:
-        for pid in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
+        for file in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
             with contextlib.suppress(OSError, ValueError):
-                os.kill(int((folder / pid).read_text()), 15)
+                _end(int((folder / file).read_text()))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(pid: int) -> None:
+    """Stop a daemon and wait: it writes its state as it ends, and would create its folder anew.
+
+    Raises:
+        ProcessLookupError: it has ended, or had already.
+    """
+    os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        os.kill(pid, 0)
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
 
 
 def _wait_for_the_node(variables: dict[str, str], folder: Path) -> None:

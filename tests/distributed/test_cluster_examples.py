@@ -35,6 +35,12 @@ def test_a_manifest_with_another_key_is_noticed() -> None:
         kubernetes_validate.validate(job, KUBERNETES, strict=True)
 
 
+def test_no_argument_of_a_manifest_holds_the_password() -> None:
+    job = yaml.safe_load((EXAMPLES / "sweep_job.yaml").read_text())
+    (worker,) = job["spec"]["template"]["spec"]["containers"]
+    assert "$(" not in " ".join([*worker["command"], *worker["args"]])
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables of a Slurm whose jobs find `cifar-trainer`."""
@@ -74,3 +80,8 @@ def test_the_tasks_of_a_job_train_one_run(slurm: dict[str, str], data_dir: Path,
     described = json.loads((tmp_path / "runs" / "large" / "environment.json").read_text())
     assert described["replicas"] == 2
     assert written.count("weights     sha256") == 1
+
+
+def test_a_job_of_a_sweep_without_a_database_is_refused(slurm: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="CIFAR_TRAINER_SWEEP_STORAGE: expected the address"):
+        submit(slurm, tmp_path, "--array=0", EXAMPLES / "sweep.sbatch", "--name", "rates")
