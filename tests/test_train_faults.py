@@ -49,7 +49,7 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
         config = TrainConfig("document", "synthetic", 2, 32, 0.001, limit=320)
         options = Options(checkpoint_every=1e-9)
         dataset = load_dataset(data_dir, "synthetic")
-        return alone(train_run)(
+        return alone(train_run, "train_run")(
             config, DOCUMENT, dataset, Run(tmp_path / "run"), None, CPU, told, options
         ), told
 

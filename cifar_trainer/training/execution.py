@@ -8,11 +8,12 @@ Importing this imports no TensorFlow.
 
 import dataclasses
 import functools
+import inspect
 import tempfile
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset
@@ -100,8 +101,8 @@ def finish_alone(work: Work[T], steps: Steps) -> T:
             return result
 
 
-def alone(work: Callable[P, Work[T]]) -> Callable[P, T]:
-    """The function that begins `work`, as one that carries it out."""
+def alone(work: Callable[P, Work[T]], name: str) -> Callable[P, T]:
+    """The function `name` that carries out the `work` which another one begins."""
 
     @functools.wraps(work)
     def carried_out(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -113,6 +114,11 @@ def alone(work: Callable[P, Work[T]]) -> Callable[P, T]:
             return result
         return finish_alone(begun, steps)
 
+    # What help() shows: the name, and the result instead of the generator.
+    signature = inspect.signature(work)
+    result_type = get_args(signature.return_annotation)[-1]
+    carried_out.__signature__ = signature.replace(return_annotation=result_type)  # type: ignore[attr-defined]
+    carried_out.__name__ = carried_out.__qualname__ = name
     return carried_out
 
 

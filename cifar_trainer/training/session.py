@@ -177,8 +177,7 @@ def begin(
             raise
 
 
-train = alone(begin)
-train.__name__ = "train"
+train = alone(begin, "train")
 
 
 def go_on(
@@ -270,8 +269,7 @@ def go_on(
             )
 
 
-resume = alone(go_on)
-resume.__name__ = "resume"
+resume = alone(go_on, "resume")
 
 
 def resumed_config(saved: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
