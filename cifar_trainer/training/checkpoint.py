@@ -9,6 +9,8 @@ A checkpoint is a folder, `checkpoints/step-00001563/`, that holds
 It is written under another name, flushed to the disk and renamed, so what bears the
 name of a checkpoint is whole unless the disk has failed or someone has changed it; that
 is what the hashes are for. The newest two are kept.
+
+Importing this imports no TensorFlow: a group of runs looks at their checkpoints before it starts.
 """
 
 import dataclasses
@@ -18,28 +20,30 @@ import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from cifar_trainer import files
 from cifar_trainer.errors import CheckpointError, RunError
 
+if TYPE_CHECKING:
+    import keras
 
-def read_variables(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+
+def read_variables(variables: "Sequence[keras.Variable]") -> list[np.ndarray]:
     """The values of `variables`, copied to the host."""
     return [np.asarray(variable.numpy()) for variable in variables]
 
 
-def assign_variables(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
+def assign_variables(variables: "Sequence[keras.Variable]", values: Sequence[np.ndarray]) -> None:
     """Set `variables` to `values`, one by one.
 
     Raises:
         CheckpointError: their number, a shape or a dtype is not the variables'; nothing
             is assigned then.
     """
-    expected = [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
+    expected = [(tuple(v.shape), v.dtype) for v in variables]
     received = [(value.shape, str(value.dtype)) for value in values]
     if expected != received:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from cifar_trainer.environment import Device
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run
 from cifar_trainer.run_folder import hold
+from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.execution import Done, Steps, Work, finish_alone, proceed
 
@@ -239,8 +240,6 @@ def align(runs: Sequence[Run]) -> None:
     They save one after the other, so a process that was killed in between has left some one checkpoint
     ahead of others. Runs that are finished, or have no checkpoint in common, are left as they are.
     """
-    from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
-
     open_runs = [run for run in runs if run.config.is_file() and not run.result.is_file()]
     if not all(run.read_environment().get("side_by_side") for run in open_runs):
         return

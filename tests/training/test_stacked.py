@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_python
 
 from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split
@@ -103,6 +104,17 @@ def test_each_seed_is_a_whole_run_that_says_how_it_was_trained(group: GroupResul
     assert run.read_environment()["side_by_side"] == 2
     assert [row["epoch"] for row in run.read_history()] == [1, 2]
     assert run.model.is_file()
+
+
+def test_a_groups_checkpoints_are_looked_at_without_tensorflow(group: GroupResult) -> None:
+    """It is not started yet then: its messages and its choice of a device would be the default ones."""
+    runs = [run.run_dir for run in group.runs]
+    code = (
+        "import sys; from pathlib import Path; from cifar_trainer.run import Run\n"
+        f"from cifar_trainer.training.side_by_side import align; align([Run(Path(run)) for run in {runs}])\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    assert run_python(["-c", code], own_process=True).stdout == "False\n"
 
 
 class StopAfter:
