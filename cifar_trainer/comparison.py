@@ -127,7 +127,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs beside each other.
+    """Runs that are compared.
 
     Attributes:
         split: what they were evaluated on.

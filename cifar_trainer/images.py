@@ -44,7 +44,7 @@ _BEGINNINGS = {
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 #: Pixels that are laid on white at a time: their 32-bit copies are several times as large as they are.
 _BAND_PIXELS = 2**20
-#: Exif's tag of how a picture is to be turned.
+#: Exif's tag of how an image is to be turned.
 _ORIENTATION = 0x0112
 _SMALL_BYTES, _SMALL_PIXELS = 2**14, 2**14
 _WHITE = (255, 255, 255)

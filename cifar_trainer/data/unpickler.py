@@ -132,7 +132,7 @@ def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
             return {k.decode("latin-1") if isinstance(k, bytes) else str(k): v for k, v in value.items()}
     except _RefusedError as error:
         raise DataError(
-            f"{where} is refused: its pickle asks for {error}, which reading pictures does not need. "
+            f"{where} is refused: its pickle asks for {error}, which reading images does not need. "
             "Nothing of it was run. Fetch the archive again, from a source that you trust."
         ) from None
     except Exception as error:  # A damaged pickle raises whatever its opcodes run into.

@@ -190,8 +190,8 @@ def train_run(
                 reporter=reporter, flush=events.flush, bus_id=device.bus_id,
                 replicas=replicas,
             )  # fmt: skip
-        pictures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
-        callbacks = [events, pictures]
+        figures = EpochImages(events, lambda: trainer.validation_logits, watched, dataset.classes)
+        callbacks = [events, figures]
         if config.validation == "test":
             callbacks.append(LookRecorder(run))
         if options.histograms:

@@ -137,7 +137,7 @@ class EventWriter(keras.callbacks.Callback):
         self._attempt(within)
 
     def write_images(self, tag: str, images: np.ndarray, step: int) -> None:
-        """Write pictures about the watched split: uint8 [K, H, W, 3]."""
+        """Write figures about the watched split: uint8 [K, H, W, 3]."""
         self.write("validation", lambda: tf.summary.image(tag, images, step=step, max_outputs=len(images)))
 
     def _attempt(self, write: Callable[[], Any]) -> None:
@@ -231,7 +231,7 @@ THRESHOLDS = 101
 
 
 class EpochImages(keras.callbacks.Callback):
-    """Writes the confusion matrix, the surest mistakes and precision-recall curves.
+    """Writes the confusion matrix, the most confident errors and precision-recall curves.
 
     Args:
         events: where they go.

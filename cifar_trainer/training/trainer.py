@@ -463,9 +463,13 @@ class Trainer:
 
     def _out_of_memory(self) -> TrainingError:
         size, step = self._loop.batch_size, min(self._step + 1, self._loop.steps)
+        seeds = self._options.side_by_side
+        asked, advice = f"--batch-size {size}", f"--batch-size {max(1, size // 2)}"
+        if seeds > 1:
+            asked, advice = f"{asked} and {seeds} seeds at once", "fewer --seeds, or --stack off"
         return TrainingError(
-            f"The device ran out of memory with --batch-size {size}, at epoch {self._epoch + 1}, step "
-            f"{step}. Try --batch-size {max(1, size // 2)}. The last checkpoint is kept.",
+            f"The device ran out of memory with {asked}, at epoch {self._epoch + 1}, step {step}. "
+            f"Try {advice}. The last checkpoint is kept.",
             self._epoch + 1,
             step,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import run_python
 
 from cifar_trainer.config import TrainConfig
@@ -178,6 +179,17 @@ def spoil(run: Run) -> None:
     found.variables[0][0] = np.nan
     shutil.rmtree(path)
     checkpoints.save(run.checkpoints, found)
+
+
+def test_too_many_seeds_for_the_devices_memory_are_named(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(StackedLoop, "compile", exhaust)
+    with pytest.raises(TrainingError, match=r"2 seeds at once.* Try fewer --seeds, or --stack off"):
+        train(data_dir, tmp_path / "group")
 
 
 @pytest.mark.parametrize(
