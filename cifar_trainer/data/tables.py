@@ -302,7 +302,8 @@ def _rows(path: Path, where: str, classes: list[str]) -> Iterator[tuple[bytes, A
             with pyarrow.parquet.ParquetFile(path) as table:
                 batches = table.iter_batches(batch_size=1000)
                 yield from _batches(table.schema_arrow, batches, where, classes)
-    except (pyarrow.ArrowException, OSError, MemoryError) as error:
+    # UnicodeDecodeError: pyarrow decodes the columns' names by itself.
+    except (pyarrow.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise DataError(f"{where} is damaged, or no table of images: {error}.") from error
 
 

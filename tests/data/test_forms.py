@@ -224,6 +224,16 @@ def test_hugging_faces_parquet_files_are_read(nested: bool, expected: object, tm
     assert content(builders.read(tmp_path)) == expected
 
 
+def test_a_parquet_file_with_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pyarrow.table({"image": [b""], "label": [0]}), path)
+    path.write_bytes(path.read_bytes().replace(b"label", b"\x80abel"))
+    with pytest.raises(DataError, match="is damaged"):
+        builders.read(path, "mine")
+
+
 def test_tensorflow_datasets_records_are_read(expected: object, tmp_path: Path) -> None:
     import tensorflow as tf
 
