@@ -4,6 +4,9 @@ Convolutions make the tokens, an encoder of pre-norm blocks follows, and a learn
 (sections 3.2 and 3.3). `vit` is CCT-2/3×2: 2 blocks, 2 convolutions of 3×3, 64 tokens; `vit-large` is
 CCT-7/3×1: 7 blocks, 1 convolution, 256 tokens. Other than there: max-pooling of 2×2 instead of 3×3, and
 flips and crops alone instead of AutoAugment, mixup and CutMix.
+
+Twenty epochs of `vit` in float32 reached 78.53 % on CIFAR-10's test set (seed 0, n = 1, two threads of an AMD
+EPYC). `vit-large` was not measured.
 """
 
 import functools
