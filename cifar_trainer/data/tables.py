@@ -1,6 +1,7 @@
 """Images in files of arrays or records: .npz, .npy, .mat, .parquet, .arrow and TensorFlow's .tfrecord."""
 
 import json
+import math
 import re
 import tokenize
 from collections import Counter
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer.data.dataset import OnImages
-from cifar_trainer.data.parts import Decoder, ImageStack, Parts, ReadOptions
-from cifar_trainer.data.sources import MAX_TOTAL_BYTES, Source, abridged
+from cifar_trainer.data.parts import MAX_CLASSES, Decoder, ImageStack, Parts, ReadOptions
+from cifar_trainer.data.sources import MAX_TOTAL_BYTES, Source, abridged, total_limit
 from cifar_trainer.errors import DataError
 
 _PARTS = (("validation", ("validation", "valid", "val")), ("train", ("train",)), ("test", ("test",)))
@@ -204,7 +205,9 @@ def _numbered(
         numbers[split] = whole
     low = min(int(values.min()) for values in numbers.values())
     high = max(int(values.max()) for values in numbers.values())
-    classes = tuple(given) or options.classes or tuple(str(label) for label in range(high + 1))
+    # No more than there may be: one label may be any number.
+    found = (str(label) for label in range(min(high + 1, MAX_CLASSES)))
+    classes = tuple(given) or options.classes or tuple(found)
     if low == 1 and high == len(classes):
         # MATLAB counts from 1.
         numbers, low, high = {split: values - 1 for split, values in numbers.items()}, 0, high - 1
@@ -243,7 +246,14 @@ def read_records(source: Source, names: list[str], options: ReadOptions, on_imag
         images, labels = found.setdefault(split, (ImageStack(options.shape), []))
         with source.on_disk(name) as path:
             records = _tfrecords if ".tfrecord" in name.lower() else _rows
+            # A table names an image a million times in a few bytes.
+            before, most = read, total_limit(path) // math.prod(options.shape)
             for content, label in records(path, source.describe(name), classes):
+                if read - before >= most:
+                    raise DataError(
+                        f"{source.describe(name)} is refused: it holds more than {most:,} images, far more "
+                        "than its bytes explain."
+                    )
                 image = decoder.decode(content, f"{source.describe(name)}, record {len(images)}")
                 read += 1
                 if image is not None:

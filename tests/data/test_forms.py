@@ -11,6 +11,7 @@ import pytest
 from builders import Members
 from PIL import Image
 
+from cifar_trainer.data import sources
 from cifar_trainer.data.cifar10 import CLASSES
 from cifar_trainer.data.dataset import RawDataset
 from cifar_trainer.data.preparation import prepare
@@ -175,6 +176,17 @@ def test_an_npz_of_images_and_labels_is_split(tmp_path: Path) -> None:
     assert np.bincount(raw.test_labels).tolist() == [1] * 10
 
 
+@pytest.mark.parametrize("label", [1000, 10**18])
+def test_a_label_beyond_all_classes_is_refused(label: int, tmp_path: Path) -> None:
+    """It was once taken for the number of the classes, and their names filled the memory."""
+    found = arrays()
+    found["y_train"] = found["y_train"].astype(np.int64)
+    found["y_train"][3] = label
+    np.savez(tmp_path / "mine.npz", **found)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=f"the labels are 0 to {label}, expected 0 to 999"):
+        builders.read(tmp_path / "mine.npz", "mine")
+
+
 def test_pairs_of_npy_are_read(expected: object, tmp_path: Path) -> None:
     for name, array in arrays().items():
         np.save(tmp_path / f"{name}.npy", array)
@@ -232,6 +244,20 @@ def test_a_parquet_file_with_a_column_whose_name_is_no_text_is_refused(tmp_path:
     path.write_bytes(path.read_bytes().replace(b"label", b"\x80abel"))
     with pytest.raises(DataError, match="is damaged"):
         builders.read(path, "mine")
+
+
+def test_a_parquet_file_that_repeats_an_image_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    image = records("train")[0][0]
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pyarrow.table({"image": [image] * 5000, "label": [0, 1] * 2500}), path)
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr(sources, "MAX_TOTAL_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="holds more than 341 images, far more than its bytes explain"):
+        builders.read(path, "mine", test_fraction=0.5, seed=0)
 
 
 def test_tensorflow_datasets_records_are_read(expected: object, tmp_path: Path) -> None:
