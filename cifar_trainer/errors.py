@@ -24,6 +24,8 @@ def printable(text: str) -> str:
 
     Names come from archives and disks; none of them may steer a terminal or forge a line.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

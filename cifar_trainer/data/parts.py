@@ -102,9 +102,10 @@ class Decoder:
             self._unreadable.append(f"{where}: {error}")
             return None
         self._read += 1
-        self._conversions.update(image.conversions)
-        if "resized" in image.conversions:
-            self._sizes[image.width, image.height] += 1
+        if image.conversions:
+            self._conversions.update(image.conversions)
+            if "resized" in image.conversions:
+                self._sizes[image.width, image.height] += 1
         return image.pixels
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
 """Which form a source has, and its images as arrays."""
 
 import contextlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cifar_trainer.data import DATASETS
 from cifar_trainer.data.archives import open_source
@@ -15,7 +15,7 @@ from cifar_trainer.data.class_folders import (
 from cifar_trainer.data.dataset import DatasetSpec, OnImages, RawDataset
 from cifar_trainer.data.fingerprints import with_true_classes
 from cifar_trainer.data.parts import Parts, ReadOptions, to_raw
-from cifar_trainer.data.sources import JoinedSource, RenamedSource, Source, abridged, below
+from cifar_trainer.data.sources import JoinedSource, RenamedSource, Source, abridged
 from cifar_trainer.data.tables import is_array, is_record_file, read_arrays, read_records
 from cifar_trainer.errors import DataError, UsageError
 
@@ -100,12 +100,10 @@ def _official(
     source: Source, spec: DatasetSpec | None, options: ReadOptions, on_images: OnImages
 ) -> RawDataset | None:
     """The source read in an official form of `spec`, if a folder in it has one."""
-    for prefix in _folders(source):
-        inner = below(source, prefix)
-        beside = {name for name in inner.members if "/" not in name}
+    for files in _files_by_folder(source):
         for each in DATASETS.values():
             for form in each.forms:
-                if not form.recognizes(beside):
+                if not form.recognizes(set(files)):
                     continue
                 if spec is None or each.name != spec.name:
                     wanted = f"--dataset {spec.name} asks for {spec.title}" if spec else "it has a name here"
@@ -118,19 +116,17 @@ def _official(
                         f"--test-fraction {options.test_fraction} is for a source without a test set; "
                         f"{source.path} is {each.title}, which has one. Leave the option out."
                     )
-                plain = RenamedSource(inner, {name: name for name in beside})
-                return form.read(plain, on_images)
+                return form.read(RenamedSource(source, files), on_images)
     return None
 
 
-def _folders(source: Source) -> list[str]:
-    """The folders of a source as prefixes, the outermost first."""
-    found = {"": None}
+def _files_by_folder(source: Source) -> list[dict[str, str]]:
+    """For each folder with files, the outermost first, the member behind each file's name."""
+    found: dict[str, dict[str, str]] = {}
     for name in source.members:
-        for parent in PurePosixPath(name).parents:
-            if parent != PurePosixPath("."):
-                found[f"{parent.as_posix()}/"] = None
-    return sorted(found, key=lambda prefix: (prefix.count("/"), prefix))
+        folder, slash, file = name.rpartition("/")
+        found.setdefault(folder + slash, {})[file] = name
+    return [files for _, files in sorted(found.items(), key=lambda item: (item[0].count("/"), item[0]))]
 
 
 def _opened(

@@ -158,14 +158,6 @@ class RenamedSource:
         return self._source.describe(self._names[name])
 
 
-def below(source: Source, prefix: str) -> Source:
-    """The members of `source` whose names begin with `prefix`, without it."""
-    if not prefix:
-        return source
-    names = {name.removeprefix(prefix): name for name in source.members if name.startswith(prefix)}
-    return RenamedSource(source, names)
-
-
 def list_members(path: Path, entries: Iterable[tuple[str, int]], max_total: int | None) -> dict[str, int]:
     """The size of each member by its name, checked one by one as they come; leftovers are left out.
 

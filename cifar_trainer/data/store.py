@@ -132,9 +132,10 @@ def summarize(images: np.ndarray, labels: np.ndarray, classes: int) -> SplitSumm
     pixels = int(np.prod(images.shape[:3]))
     total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
     for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK].astype(np.int64)
-        total += chunk.sum((0, 1, 2))
-        squares += (chunk * chunk).sum((0, 1, 2))
+        chunk = images[start : start + _CHUNK]
+        # Over the images first: NumPy adds up long rows, not three channels at a time.
+        total += chunk.sum(0, dtype=np.int64).sum((0, 1))
+        squares += np.square(chunk, dtype=np.uint16).sum(0, dtype=np.int64).sum((0, 1))
     mean = [int(t) / pixels / 255 for t in total]
     variance = [
         (pixels * int(q) - int(t) * int(t)) / (pixels * pixels) for t, q in zip(total, squares, strict=True)
