@@ -20,6 +20,7 @@ from cifar_trainer.run import Run
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
 from cifar_trainer.training.control import Options, TrainingReporter
+from cifar_trainer.training.ending import kept_epoch, not_finite, out_of_memory, reason_to_end
 from cifar_trainer.training.engine import MAX_CHUNK, StepLoop, epoch_order
 from cifar_trainer.training.execution import Done, Steps
 from cifar_trainer.training.history import (
@@ -191,52 +192,35 @@ class Trainer:
         return True
 
     def _reason_to_end(self, epochs: int) -> str | None:
-        """Why no further epoch is to be begun: `patience` or `time limit`; None where there is no reason.
-
-        It follows from the history and the clock, which a checkpoint holds.
-        """
-        if not self.history:
-            return None
-        done, patience, limit = len(self.history), self._config.patience, self._options.time_limit
-        best = best_epoch(self.history)
-        if patience is not None and done - best >= patience:
-            self._reporter.note(
-                f"Training ends after epoch {done} of {epochs}: validation accuracy was highest in epoch "
-                f"{best}, and --patience is {patience}."
-            )
-            return "patience"
-        spent = self._clock["total"] + self._clock["compile_total"]
-        if limit is not None and spent + self.history[-1]["seconds"] > limit:
-            self._reporter.note(
-                f"Training ends after epoch {done} of {epochs}: {spent:.1f} s are spent, and another epoch "
-                f"does not fit into --time-limit ({limit:g} s)."
-            )
-            return "time limit"
-        return "end_after" if self._options.end_after == done else None
+        return reason_to_end(
+            self.history,
+            self._clock["total"] + self._clock["compile_total"],
+            epochs,
+            config=self._config,
+            options=self._options,
+            note=self._reporter.note,
+        )
 
     def _kept_row(self) -> dict[str, Any]:
         """The row of the epoch whose weights the model has: a callback may have put others back.
 
         Weights of no epoch's end are validated anew; that row has no `epoch` of its own but None.
         """
-        last = self.history[-1]
+        last = len(self.history)
         if self._config.keep == "best":
             self.chosen_by = "best validation accuracy"
             return self.history[best_epoch(self.history) - 1]
-        digest = weights_sha256(self._model)
-        if not self._digests or self._digests.get(len(self.history)) == digest:
-            return last
-        self.chosen_by = "callback"
-        for epoch in sorted(self._digests, reverse=True):
-            if self._digests[epoch] == digest:
-                return self.history[epoch - 1]
-        logits = self._validate()
-        labels = self._watched.labels
+        epoch = kept_epoch(self._digests, weights_sha256(self._model), last)
+        if epoch != last:
+            self.chosen_by = "callback"
+        if epoch is not None:
+            return self.history[epoch - 1]
+        logits, labels = self._validate(), self._watched.labels
         figures = {
             "val_loss": metrics.cross_entropy(logits, labels),
             "val_accuracy": metrics.accuracy(logits, labels),
         }
-        return {**last, **figures, "epoch": None}
+        return {**self.history[-1], **figures, "epoch": None}
 
     def repeat_warnings(self) -> None:
         """Say once more what still holds of the last epoch."""
@@ -452,24 +436,8 @@ class Trainer:
         self._saved_at, self._saved_position = time.monotonic(), self.position
 
     def _not_finite(self, what: str, step: int) -> TrainingError:
-        other = ", or with --precision bfloat16" if self._model.dtype_policy.name == "mixed_float16" else ""
-        return TrainingError(
-            f"{what} is not finite at epoch {self._epoch + 1}, step {step} of {self._loop.steps}. "
-            "Nothing of it was saved; the last checkpoint is from before. "
-            f"Train anew with a lower --learning-rate{other}.",
-            self._epoch + 1,
-            step,
-        )
+        return not_finite(what, self._epoch + 1, step, self._loop.steps, self._config.precision)
 
     def _out_of_memory(self) -> TrainingError:
-        size, step = self._loop.batch_size, min(self._step + 1, self._loop.steps)
-        seeds = self._options.side_by_side
-        asked, advice = f"--batch-size {size}", f"--batch-size {max(1, size // 2)}"
-        if seeds > 1:
-            asked, advice = f"{asked} and {seeds} seeds at once", "fewer --seeds, or --stack off"
-        return TrainingError(
-            f"The device ran out of memory with {asked}, at epoch {self._epoch + 1}, step {step}. "
-            f"Try {advice}. The last checkpoint is kept.",
-            self._epoch + 1,
-            step,
-        )
+        step = min(self._step + 1, self._loop.steps)
+        return out_of_memory(self._loop.batch_size, self._epoch + 1, step, self._options.side_by_side)
