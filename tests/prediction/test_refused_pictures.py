@@ -36,6 +36,17 @@ def test_a_damaged_picture_is_refused_by_its_true_format() -> None:
     assert "it is a PNG that cannot be decoded" in refusal(bytes(content))
 
 
+def test_a_png_with_a_wrong_checksum_of_its_pixels_is_refused() -> None:
+    content = bytearray(encode(Image.fromarray(noise()), "PNG"))
+    content[content.index(b"IEND") - 5] ^= 1
+    assert "the checksum of its chunk IDAT is wrong" in refusal(bytes(content))
+
+
+def test_a_png_without_its_last_chunk_is_refused() -> None:
+    content = encode(Image.fromarray(noise()), "PNG")
+    assert "without its last chunk" in refusal(content[: content.index(b"IEND") - 4])
+
+
 @pytest.mark.parametrize(
     ("head", "name"),
     [
