@@ -27,6 +27,8 @@ LARGE_SUFFIXES = (
 )  # fmt: skip
 #: A folder is followed so deep, which suffices for the caches of Hugging Face and TensorFlow Datasets.
 _MAX_DEPTH = 8
+#: An absolute path, also of Windows, or one with `..` among its parts.
+_LEADS_OUT = re.compile(r"^(?:[A-Za-z]:)?[/\\]|(?:^|[/\\])\.\.(?:$|[/\\])")
 
 
 class Source(Protocol):
@@ -211,10 +213,9 @@ def normal(name: str) -> str:
 
 def check_name(path: Path, name: str) -> None:
     """Raise DataError where a member's name leads out of the archive."""
-    parts = re.split(r"[/\\]", name)
     if not name:
         raise refused(path, name, "has no name")
-    if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name):
+    if _LEADS_OUT.search(name):
         raise refused(path, name, "leads out of the archive")
 
 
