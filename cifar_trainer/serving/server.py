@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import logging
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,8 @@ def serve(
     with listen(settings.host, settings.port) as bound:
         holder = ModelHolder(lambda: find_source(run, model), settings.max_batch_size)
         server = make_server(Service(holder, settings, on_load=settle))
+        # A second Ctrl-C cuts everything off, which uvicorn reports with a traceback.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)
         # Who reads the address may connect at once; the kernel keeps the connection until it is accepted.
         bound.listen(_BACKLOG)
         host, port = bound.getsockname()[:2]
