@@ -19,9 +19,8 @@ install: $(INSTALLED) ## Install cifar-trainer into .venv.
 demo: $(INSTALLED) ## Prepare, train, evaluate, export; in minutes. [SOURCE=cifar-10-python.tar.gz] [DEMO_EPOCHS=4]
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SOURCE="$(SOURCE)" DEMO_EPOCHS="$(DEMO_EPOCHS)" bash examples/demo.sh
 
-# In the order of the files: sorted by how many tests each has, the few long ones would be left to one worker.
 test: $(DEVELOPED) ## Run the tests. [PYTEST="-k export -x"]
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 check: $(DEVELOPED) ## Lint and check types; changes nothing.
 	$(VENV)/bin/ruff check .

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from command_line import INTERPRETER, RunCli, command, environment
+from command_line import INTERPRETER, RunCli, command, environment, start_command
 from serving_server import Askers, until
 
 from cifar_trainer.images import decode_image, encode_png
@@ -126,20 +126,21 @@ def test_no_accepted_request_is_lost_when_the_process_gets_sigterm(model: Path, 
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once_and_without_a_traceback(model: Path) -> None:
-    words = command("serve", "--model", model, "--port", 0)
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment()) as process:
+    with start_command(["serve", "--model", model, "--port", 0]) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().strip("/\n").rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
-            # Who came later is answered: the half request has been taken up.
-            assert httpx.get(f"http://127.0.0.1:{port}/metrics").is_success
-            process.send_signal(signal.SIGINT)
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(1)
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+                # Who came later is answered: the half request has been taken up.
+                assert httpx.get(f"http://127.0.0.1:{port}/metrics").is_success
+                process.send_signal(signal.SIGINT)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(1)
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert errors.endswith("Interrupted.\n")
