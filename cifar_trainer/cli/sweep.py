@@ -22,7 +22,7 @@ from cifar_trainer.errors import TrainingStopped
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.sweep.record import SweepResult
+    from cifar_trainer.sweeps.record import SweepResult
 
 #: Options of `train` that belong to one run, or that a sweep has as its own.
 _OF_ONE_RUN = {
@@ -89,13 +89,13 @@ def command(ctx: click.Context, /, as_json: bool, data_dir: Path | None, **optio
       cifar-trainer sweep --name rates --space space.toml --storage postgresql://me@db/sweeps
       cifar-trainer train --from-trial rates:7
     """
-    from cifar_trainer.sweep.storage import check_installed
+    from cifar_trainer.sweeps.storage import check_installed
 
     check_installed()
     from cifar_trainer.cli.console import Output
     from cifar_trainer.cli.prepare import reporting
     from cifar_trainer.cli.sweep_display import SweepDisplay
-    from cifar_trainer.sweep.sweep import sweep
+    from cifar_trainer.sweeps.sweep import sweep
 
     output, stop = Output(verbosity(ctx)), StopRequest()
     # What was not given is the recipe's, or train's own default.
@@ -128,8 +128,8 @@ def trials_table(result: "SweepResult") -> "Table":
     """The best trials, and how many there are of each kind."""
     from rich.table import Table
 
-    from cifar_trainer.sweep.page import format_value
-    from cifar_trainer.sweep.record import best_first
+    from cifar_trainer.sweeps.page import format_value
+    from cifar_trainer.sweeps.record import best_first
 
     states = [trial.state for trial in result.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

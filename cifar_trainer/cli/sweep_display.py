@@ -10,10 +10,10 @@ from rich.table import Table
 from cifar_trainer.cli.console import Output
 from cifar_trainer.cli.signals import StopRequest, stop_on_signals
 from cifar_trainer.data.download import PrepareReporter
-from cifar_trainer.sweep.page import format_value
-from cifar_trainer.sweep.record import TrialRecord, best_first
-from cifar_trainer.sweep.sweep import SweepReporter
-from cifar_trainer.sweep.trials import Claim
+from cifar_trainer.sweeps.page import format_value
+from cifar_trainer.sweeps.record import TrialRecord, best_first
+from cifar_trainer.sweeps.sweep import SweepReporter
+from cifar_trainer.sweeps.trials import Claim
 
 #: So many of the best trials stand in the live table.
 _BEST = 8

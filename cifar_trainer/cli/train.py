@@ -179,7 +179,7 @@ def command(
                 "--from-trial begins a new run and --resume goes on with one. Leave one of them out."
             )
         # Reads a file: neither Optuna nor the sweep's database is needed.
-        from cifar_trainer.sweep.record import trial_settings
+        from cifar_trainer.sweeps.record import trial_settings
 
         options |= {k: v for k, v in trial_settings(from_trial).items() if not explicit(ctx, k)}
     if gpus is not None:

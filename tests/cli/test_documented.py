@@ -15,7 +15,7 @@ from cifar_trainer.recipes import Expected
 from cifar_trainer.recipes.catalogue import RecipeInfo
 from cifar_trainer.run import TrainResult
 from cifar_trainer.runs import Listed
-from cifar_trainer.sweep.record import Confirmed, SweepResult, TrialRecord
+from cifar_trainer.sweeps.record import Confirmed, SweepResult, TrialRecord
 from cifar_trainer.training.reproduction import Reproduction
 
 ROOT = Path(__file__).resolve().parents[2]

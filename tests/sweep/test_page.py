@@ -10,11 +10,11 @@ from cifar_trainer.cli.signals import StopRequest
 from cifar_trainer.cli.sweep_display import SweepDisplay
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.plots import DARK, LIGHT, pixels
-from cifar_trainer.sweep import figures
-from cifar_trainer.sweep.page import measure_importance, render_page
-from cifar_trainer.sweep.record import Confirmed, SweepResult, TrialRecord
-from cifar_trainer.sweep.space import describe, parse_space
-from cifar_trainer.sweep.trials import Entry
+from cifar_trainer.sweeps import figures
+from cifar_trainer.sweeps.page import measure_importance, render_page
+from cifar_trainer.sweeps.record import Confirmed, SweepResult, TrialRecord
+from cifar_trainer.sweeps.space import describe, parse_space
+from cifar_trainer.sweeps.trials import Entry
 
 SPACE = parse_space(["learning_rate=1e-4..1e-2:log", "batch_size=128,32,64", "recipe=document,regularized"])
 

@@ -7,8 +7,8 @@ import pytest
 
 from cifar_trainer.cli.train import command as train
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.sweep.plan import command_line, differences, worker_environments
-from cifar_trainer.sweep.storage import check_installed, parse_storage
+from cifar_trainer.sweeps.plan import command_line, differences, worker_environments
+from cifar_trainer.sweeps.storage import check_installed, parse_storage
 
 AGREED = {"format": 1, "space": {"a": "1,2"}, "settings": {"epochs": 3}, "data": "f"}
 

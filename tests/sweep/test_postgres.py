@@ -16,10 +16,10 @@ import pytest
 from command_line import run_command, start_command
 from postgres_server import Server
 
-from cifar_trainer.sweep.samplers import DistinctSampler, distributions
-from cifar_trainer.sweep.space import parse_space
-from cifar_trainer.sweep.storage import Database, parse_storage
-from cifar_trainer.sweep.trials import Trials
+from cifar_trainer.sweeps.samplers import DistinctSampler, distributions
+from cifar_trainer.sweeps.space import parse_space
+from cifar_trainer.sweeps.storage import Database, parse_storage
+from cifar_trainer.sweeps.trials import Trials
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 PATIENCE = 120.0

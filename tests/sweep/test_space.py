@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cifar_trainer.errors import UsageError
-from cifar_trainer.sweep.space import (
+from cifar_trainer.sweeps.space import (
     Parameter,
     combinations,
     describe,

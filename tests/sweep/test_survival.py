@@ -40,7 +40,7 @@ def worker_of(mark: str) -> int:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"cifar_trainer.sweep.worker" in words and f"MARK={mark}".encode() in (
+            if b"cifar_trainer.sweeps.worker" in words and f"MARK={mark}".encode() in (
                 folder / "environ"
             ).read_bytes().split(b"\0"):
                 return int(folder.name)

@@ -9,10 +9,10 @@ import optuna
 import pytest
 
 from cifar_trainer.errors import RunError
-from cifar_trainer.sweep.samplers import DistinctSampler, distributions
-from cifar_trainer.sweep.space import Space, parse_space
-from cifar_trainer.sweep.storage import Database, hold_alone, parse_storage
-from cifar_trainer.sweep.trials import DEATHS, Trials
+from cifar_trainer.sweeps.samplers import DistinctSampler, distributions
+from cifar_trainer.sweeps.space import Space, parse_space
+from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
+from cifar_trainer.sweeps.trials import DEATHS, Trials
 
 FINITE = ("batch_size=32,64", "epochs=2..4")
 ENDLESS = ("learning_rate=1e-4..1e-2:log",)

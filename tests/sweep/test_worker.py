@@ -8,9 +8,9 @@ import pytest
 
 from cifar_trainer import errors
 from cifar_trainer.run import Run
-from cifar_trainer.sweep import worker
-from cifar_trainer.sweep.record import TrialRecord
-from cifar_trainer.sweep.sweep import _chosen_epoch
+from cifar_trainer.sweeps import worker
+from cifar_trainer.sweeps.record import TrialRecord
+from cifar_trainer.sweeps.sweep import _chosen_epoch
 from cifar_trainer.training.control import TrainingReporter
 
 SETTINGS = {"epochs": 3, "seed": 0, "data_dir": "/data", "device": "cpu", "end_after": 2}

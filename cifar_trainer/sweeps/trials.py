@@ -24,7 +24,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_trainer.sweep.storage import Database
+from cifar_trainer.sweeps.storage import Database
 
 #: How often the worker or the command of a trial may die before the trial counts as failed.
 DEATHS = 5

@@ -21,9 +21,9 @@ from cifar_trainer.environment.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.run import DEFAULT_ROOT, Run
 from cifar_trainer.run_folder import is_held
-from cifar_trainer.sweep.crew import Crew, CrewReporter
-from cifar_trainer.sweep.page import measure_importance, render_page
-from cifar_trainer.sweep.plan import (
+from cifar_trainer.sweeps.crew import Crew, CrewReporter
+from cifar_trainer.sweeps.page import measure_importance, render_page
+from cifar_trainer.sweeps.plan import (
     CARRIED_OUT,
     FORMAT,
     Plan,
@@ -31,12 +31,12 @@ from cifar_trainer.sweep.plan import (
     differences,
     worker_environments,
 )
-from cifar_trainer.sweep.record import Confirmed, SweepResult, TrialRecord, best_first, write_record
-from cifar_trainer.sweep.samplers import DistinctSampler, distributions, make_pruner
-from cifar_trainer.sweep.space import parse_space
-from cifar_trainer.sweep.storage import Database, hold_alone, parse_storage
-from cifar_trainer.sweep.trials import CONFIRMS, Claim, Entry, Trials
-from cifar_trainer.sweep.worker import Job
+from cifar_trainer.sweeps.record import Confirmed, SweepResult, TrialRecord, best_first, write_record
+from cifar_trainer.sweeps.samplers import DistinctSampler, distributions, make_pruner
+from cifar_trainer.sweeps.space import parse_space
+from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
+from cifar_trainer.sweeps.trials import CONFIRMS, Claim, Entry, Trials
+from cifar_trainer.sweeps.worker import Job
 
 #: Of a trial's settings, those that need held-out images.
 _NEED_HOLDOUT = ("patience", "keep", "validation", "limit")

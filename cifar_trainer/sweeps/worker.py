@@ -1,6 +1,6 @@
 """A sweep's worker: a process that trains one trial after the other, as its `sweep` command tells it.
 
-    python -m cifar_trainer.sweep.worker      (started by `crew`)
+    python -m cifar_trainer.sweeps.worker      (started by `crew`)
 
 Both speak in lines of JSON, through standard input and output. The command sends `job`, `go_on` as the answer
 to each `epoch`, and `stop`. The worker sends `begun`, `epoch`, `note`, `warn`, and one of `done`, `stopped`,

@@ -16,8 +16,8 @@ from typing import Any
 
 from cifar_trainer import errors
 from cifar_trainer.errors import RunError
-from cifar_trainer.sweep.trials import DEATHS, Claim, Trials
-from cifar_trainer.sweep.worker import Job
+from cifar_trainer.sweeps.trials import DEATHS, Claim, Trials
+from cifar_trainer.sweeps.worker import Job
 
 #: Seconds between two looks at signals, and at trials of other commands.
 LOOK_SECONDS, OTHERS_SECONDS = 0.2, 2.0
@@ -162,7 +162,7 @@ class Crew:
 
     def _start(self, number: int) -> _Worker:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cifar_trainer.sweep.worker"],
+            [sys.executable, "-m", "cifar_trainer.sweeps.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **self._environments[number % len(self._environments)]},

@@ -10,10 +10,10 @@ import jinja2
 from cifar_trainer import __version__
 from cifar_trainer.plots import DARK, LIGHT, Figure, Theme
 from cifar_trainer.plots import render as render_figure
-from cifar_trainer.sweep import figures
-from cifar_trainer.sweep.record import SweepResult
-from cifar_trainer.sweep.space import read_description
-from cifar_trainer.sweep.trials import Entry
+from cifar_trainer.sweeps import figures
+from cifar_trainer.sweeps.record import SweepResult
+from cifar_trainer.sweeps.space import read_description
+from cifar_trainer.sweeps.trials import Entry
 
 if TYPE_CHECKING:
     import optuna
@@ -62,7 +62,7 @@ def render_page(
         for name, draw in drawings.items()
     }
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifar_trainer.sweep"),
+        loader=jinja2.PackageLoader("cifar_trainer.sweeps"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -13,8 +13,8 @@ from cifar_trainer.plots import (
     Theme,
     new_figure,
 )
-from cifar_trainer.sweep.record import TrialRecord
-from cifar_trainer.sweep.space import Parameter, Space, Value
+from cifar_trainer.sweeps.record import TrialRecord
+from cifar_trainer.sweeps.space import Parameter, Space, Value
 
 #: At most so many slices stand in one row.
 COLUMNS = 3

@@ -9,7 +9,7 @@ from typing import Any
 from cifar_trainer import files, records
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
-from cifar_trainer.sweep.space import Value
+from cifar_trainer.sweeps.space import Value
 
 _SWEEP_AGAIN = "The same sweep command writes it again."
 

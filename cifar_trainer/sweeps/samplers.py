@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from cifar_trainer.sweep.space import Parameter, Space, Value, combinations
+from cifar_trainer.sweeps.space import Parameter, Space, Value, combinations
 
 #: How often a sampler is asked again where it proposes what was tried already.
 ATTEMPTS = 20

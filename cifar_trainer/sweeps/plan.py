@@ -9,7 +9,7 @@ from cifar_trainer.config import TrainConfig, check_choice, check_count, check_s
 from cifar_trainer.environment.cuda import visible_gpus
 from cifar_trainer.errors import UsageError
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.sweep.space import Space, describe
+from cifar_trainer.sweeps.space import Space, describe
 
 SAMPLERS = ("tpe", "random", "qmc")
 PRUNERS = ("median", "hyperband", "none")
