@@ -34,12 +34,12 @@ def main() -> None:
     options = parser.parse_args()
 
     from cifar_trainer import environment
-    from cifar_trainer.config import TrainConfig
     from cifar_trainer.data.store import load_dataset
     from cifar_trainer.recipes import get_recipe
+    from cifar_trainer.settings import Settings
 
     recipe = get_recipe(options.recipe)
-    config = TrainConfig(
+    config = Settings(
         recipe.name,
         options.dataset,
         options.epochs or recipe.epochs,

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifar_trainer import environment, files
-from cifar_trainer.config import (
+from cifar_trainer.errors import UsageError
+from cifar_trainer.plots import LINES, Figure, Theme, new_figure, shorten
+from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.settings import (
     DEVICE_ALIASES,
     DEVICES,
     PRECISIONS,
-    TrainConfig,
+    Settings,
     check_choice,
     check_count,
     check_seconds,
 )
-from cifar_trainer.errors import UsageError
-from cifar_trainer.plots import LINES, Figure, Theme, new_figure, shorten
-from cifar_trainer.recipes import Recipe, get_recipe
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.formats import Artefact
@@ -257,7 +257,7 @@ def benchmark_training(
     device: str = "auto",
     seconds: float = 2.0,
     verbose: bool = False,
-    on_start: Callable[[TrainConfig, str], None] = lambda config, device: None,
+    on_start: Callable[[Settings, str], None] = lambda config, device: None,
 ) -> TrainingBenchmark:
     """Train a recipe on random images for a while; nothing is written.
 
@@ -284,7 +284,7 @@ def benchmark_training(
     check_count("batch-size", size)
     if size > IMAGES:
         raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images of the benchmark.")
-    config = TrainConfig(
+    config = Settings(
         chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla,
         conv=conv,
     )  # fmt: skip
@@ -294,7 +294,7 @@ def benchmark_training(
     return TrainingBenchmark(started.description, environment.describe_environment(started), throughput)
 
 
-def _measure_training(config: TrainConfig, recipe: Recipe, device: "Device", seconds: float) -> Throughput:
+def _measure_training(config: Settings, recipe: Recipe, device: "Device", seconds: float) -> Throughput:
     from cifar_trainer.data.cifar10 import CIFAR10
     from cifar_trainer.data.dataset import Split
     from cifar_trainer.environment.telemetry import GpuTelemetry

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer import ledger, records
-from cifar_trainer.config import TrainConfig, check_choice
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.splits import check_split, evaluated_split
 from cifar_trainer.errors import CifarTrainerError, DataError, DeviceError, RunError, UsageError
@@ -19,6 +18,7 @@ from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
 from cifar_trainer.evaluation.subject import total_energy
 from cifar_trainer.plots import LINES, Figure, MaxNLocator, PercentFormatter, Theme, new_figure, shorten
 from cifar_trainer.run import Run, open_run
+from cifar_trainer.settings import Settings, check_choice
 from cifar_trainer.trained_run import check_model, load_data
 
 
@@ -69,7 +69,7 @@ class Evaluated:
     """
 
     run: Run
-    config: TrainConfig
+    config: Settings
     accuracy: float
     interval: tuple[float, float]
     loss: float

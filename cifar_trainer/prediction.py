@@ -14,7 +14,6 @@ import numpy as np
 
 from cifar_trainer import environment, records
 from cifar_trainer.artefacts.formats import MANIFEST_FILE, Artefact, open_artefact, recognize
-from cifar_trainer.config import check_count
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
     MAX_BYTES,
@@ -27,6 +26,7 @@ from cifar_trainer.images import (
     name_unread_format,
 )
 from cifar_trainer.run import Run, is_run_folder, open_run
+from cifar_trainer.settings import check_count
 from cifar_trainer.trained_run import check_model, read_thresholds
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import records
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.errors import RunError
 from cifar_trainer.files import sha256_file
+from cifar_trainer.settings import Settings
 
 if TYPE_CHECKING:
     from cifar_trainer.recipes import Recipe
@@ -42,7 +42,7 @@ class SplitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRecord:
-    """Which images a run validates on: `split` is one of `config.VALIDATIONS`, `images` their number."""
+    """Which images a run validates on: `split` is one of `settings.VALIDATIONS`, `images` their number."""
 
     split: str
     images: int
@@ -83,7 +83,7 @@ class TrainResult:
         parameters: of the network.
         device: `cpu` or `gpu`.
         train: `loss` and `accuracy` of the epoch whose weights the model has.
-        validation: likewise, and the `split`, one of `config.VALIDATIONS`.
+        validation: likewise, and the `split`, one of `settings.VALIDATIONS`.
         seconds: of training and validation.
         images_per_second: in training.
         weights_sha256: over the raw bytes of the weights, in `model.weights` order.
@@ -198,7 +198,7 @@ class Run:
     def evaluation(self, split: str) -> Path:
         return self.path / "evaluation" / split
 
-    def read_config(self) -> TrainConfig:
+    def read_config(self) -> Settings:
         """The run's settings.
 
         Raises:
@@ -206,7 +206,7 @@ class Run:
         """
         if not self.config.is_file():
             raise RunError(f"{self.path} is not a run: it has no config.json.")
-        return records.read(self.config, TrainConfig, remedy=_TRAIN_AGAIN)
+        return records.read(self.config, Settings, remedy=_TRAIN_AGAIN)
 
     def check_recipe(self) -> None:
         """Check that the run's recipe is known, without running any file of the run.

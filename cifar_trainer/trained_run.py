@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_trainer import records
-from cifar_trainer.config import DEFAULT_DATA_DIR
 from cifar_trainer.errors import DataError, DataNotFoundError, RunError
+from cifar_trainer.settings import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from cifar_trainer.data.dataset import Dataset

@@ -12,13 +12,13 @@ import pytest
 import tensorflow as tf
 from command_line import RunCli, command, environment
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.settings import Settings
 from cifar_trainer.training import assembly
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.assembly import train_run
@@ -46,7 +46,7 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
     def run(told: Told | None = None) -> tuple[TrainResult | None, Told]:
         told = told or Told()
         (tmp_path / "run").mkdir(exist_ok=True)
-        config = TrainConfig("document", "synthetic", 2, 32, 0.001, limit=320)
+        config = Settings("document", "synthetic", 2, 32, 0.001, limit=320)
         options = Options(checkpoint_every=1e-9)
         dataset = load_dataset(data_dir, "synthetic")
         return alone(train_run, "train_run")(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cifar_trainer.config import check_choice
 from cifar_trainer.errors import CifarTrainerError, RunError
+from cifar_trainer.settings import check_choice
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.network import Network

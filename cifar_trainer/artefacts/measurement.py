@@ -8,13 +8,13 @@ from cifar_trainer import ledger, metrics
 from cifar_trainer.artefacts.encodings import encode_in_turn
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.artefacts.verification import IMAGES, LEAST_IMAGES, Reference
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import CheckError
 from cifar_trainer.images import decode_image
 from cifar_trainer.model import LogitsFunction, is_float32, load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run
+from cifar_trainer.settings import Settings
 from cifar_trainer.trained_run import check_weights, read_temperature, read_thresholds
 
 #: How far float32 arithmetic may move the accuracy of a model that was trained in less.
@@ -62,7 +62,7 @@ class MeasuredModel:
     thresholds: metrics.Thresholds | None
 
 
-def measure_model(run: Run, config: TrainConfig, dataset: Dataset) -> MeasuredModel:
+def measure_model(run: Run, config: Settings, dataset: Dataset) -> MeasuredModel:
     """Load a run's network and let Keras classify the split that the run watched.
 
     Under --validation holdout that is the held-out images: the test set stays sealed. Else it

@@ -14,10 +14,10 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.config import CONVOLUTIONS, DEVICES, PRECISIONS
 from cifar_trainer.errors import UsageError, printable
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.run import is_run_folder
+from cifar_trainer.settings import CONVOLUTIONS, DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,8 +17,8 @@ from cifar_trainer.cli.base import (
     verbosity,
     verbosity_options,
 )
-from cifar_trainer.config import DEFAULT_DATA_DIR
 from cifar_trainer.errors import UsageError, printable, printable_lines
+from cifar_trainer.settings import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output

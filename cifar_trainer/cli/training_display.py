@@ -9,10 +9,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cifar_trainer.cli.console import Output
 from cifar_trainer.cli.signals import StopRequest, stop_on_signals
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.environment import Device
 from cifar_trainer.run import Run
+from cifar_trainer.settings import Settings
 from cifar_trainer.training.control import TrainingReporter
 from cifar_trainer.training.history import format_epoch
 
@@ -46,7 +46,7 @@ class TrainingDisplay(TrainingReporter):
         self.close()
         self._handlers.close()
 
-    def begun(self, run: Run, config: TrainConfig, title: str, device: Device) -> None:
+    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
         self._handlers.enter_context(stop_on_signals(self._stop))
         self.note(
             f"{config.recipe} on {title}, {config.epochs} epochs, batch {config.batch_size}, "

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer import files, locks
-from cifar_trainer.config import check_seed
 from cifar_trainer.data import DATASETS, disk, get_spec, store
 from cifar_trainer.data.caches import find_cached
 from cifar_trainer.data.dataset import Archive, DatasetSpec, RawDataset, SplitSummary
@@ -28,6 +27,7 @@ from cifar_trainer.data.parts import ReadOptions
 from cifar_trainer.data.reading import read_source
 from cifar_trainer.data.transport import printable_url
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
+from cifar_trainer.settings import check_seed
 
 LOCK_NAME = ".prepare.lock"
 DOWNLOADS = "downloads"

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.errors import UsageError
+from cifar_trainer.settings import Settings
 
 
 def stratified_limit(labels: np.ndarray, count: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def _shares(sizes: np.ndarray, count: int) -> list[int]:
 HOLDOUT_FRACTION = 10
 
 
-def split_for(dataset: Dataset, config: TrainConfig) -> tuple[np.ndarray, Split]:
+def split_for(dataset: Dataset, config: Settings) -> tuple[np.ndarray, Split]:
     """The indices of the training images of a run, int64 [N], and the split that it watches.
 
     The held-out images are chosen first: a run with --limit and one without hold out
@@ -102,12 +102,12 @@ def split_for(dataset: Dataset, config: TrainConfig) -> tuple[np.ndarray, Split]
     return indices, watched
 
 
-def evaluated_split(dataset: Dataset, config: TrainConfig, name: str) -> Split:
+def evaluated_split(dataset: Dataset, config: Settings, name: str) -> Split:
     """The images of `test`, or those that the run held out as `validation`."""
     return dataset.test if name == "test" else split_for(dataset, config)[1]
 
 
-def check_split(config: TrainConfig, split_name: str) -> None:
+def check_split(config: Settings, split_name: str) -> None:
     """Raise UsageError where a run has no such split: only `holdout` sets validation images aside."""
     if split_name == "validation" and config.validation != "holdout":
         raise UsageError(
@@ -116,7 +116,7 @@ def check_split(config: TrainConfig, split_name: str) -> None:
         )
 
 
-def check_fit(dataset: Dataset, config: TrainConfig) -> None:
+def check_fit(dataset: Dataset, config: Settings) -> None:
     """Raise UsageError, with the largest value possible, where the settings ask for more than there is."""
     available = len(dataset.train)
     if config.validation == "holdout":

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cifar_trainer.config import DEVICE_ALIASES, DEVICES, TrainConfig, check_choice
 from cifar_trainer.environment import cuda
 from cifar_trainer.environment.machine import gains_from_onednn, processor, usable_cores
 from cifar_trainer.errors import DeviceError
+from cifar_trainer.settings import DEVICE_ALIASES, DEVICES, Settings, check_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Device:
 
 
 def start(
-    config: TrainConfig | None = None,
+    config: Settings | None = None,
     *,
     device: str | None = None,
     onednn: bool | None = None,

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from cifar_trainer import environment, files, ledger, records
-from cifar_trainer.config import check_choice, check_count
 from cifar_trainer.data.splits import check_split
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import open_run
+from cifar_trainer.settings import check_choice, check_count
 from cifar_trainer.trained_run import check_model, load_data
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer import metrics
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.calibration import Calibration, calibrate
 from cifar_trainer.evaluation.robustness import Robustness
 from cifar_trainer.evaluation.subject import Subject
@@ -20,6 +19,7 @@ from cifar_trainer.metrics import (
     top_confusions,
 )
 from cifar_trainer.recipes import EXPECTED_ON, Expected
+from cifar_trainer.settings import Settings
 
 #: Mistakes in the gallery, and pairs of classes in the list.
 MISTAKES = 20
@@ -143,7 +143,7 @@ def make_report(
 def _expected(subject: Subject) -> Expected | None:
     """What the recipe is expected to reach, where the run has the settings and the data of that."""
     config, recipe = subject.config, subject.recipe
-    usual = TrainConfig(recipe.name, EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
+    usual = Settings(recipe.name, EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
     # A run that was ended early has not seen the end of its schedule.
     whole = subject.result.epochs == config.epochs
     same = whole and config.decisive() == usual.decisive() and subject.dataset.verified

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.special import softmax
 
 from cifar_trainer import __version__, ledger
-from cifar_trainer.config import WATCHED
 from cifar_trainer.evaluation import figures
 from cifar_trainer.evaluation.gradcam import grad_cam, representative_images
 from cifar_trainer.evaluation.report import Report
@@ -20,6 +19,7 @@ from cifar_trainer.metrics import FAMILIAR_SHARE, precision_recall_curves
 from cifar_trainer.plots import DARK, LIGHT, NUMBERED_CLASSES, Figure, Theme, confusion_figure, gallery_figure
 from cifar_trainer.plots import render as render_figure
 from cifar_trainer.run import TrainResult
+from cifar_trainer.settings import WATCHED
 
 #: Grad-CAM is shown for at most so many classes.
 EXPLAINED_CLASSES = 12

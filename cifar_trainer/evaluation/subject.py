@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import evaluated_split
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.settings import Settings
 from cifar_trainer.trained_run import check_weights
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Subject:
     """
 
     run: Run
-    config: TrainConfig
+    config: Settings
     recipe: Recipe
     dataset: Dataset
     result: TrainResult

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from cifar_trainer.config import check_choice
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.recipes.fast94 import FAST94
 from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Recipe
 from cifar_trainer.recipes.regularized import REGULARIZED
 from cifar_trainer.recipes.resnet18 import RESNET18
 from cifar_trainer.recipes.vit import VIT, VIT_LARGE
+from cifar_trainer.settings import check_choice
 
 __all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe"]
 

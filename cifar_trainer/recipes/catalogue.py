@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar_trainer.config import DEFAULT_DATA_DIR
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.recipes.recipe import Expected, Recipe
+from cifar_trainer.settings import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     import keras

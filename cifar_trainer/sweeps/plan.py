@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cifar_trainer.config import TrainConfig, check_choice, check_count, check_seed
 from cifar_trainer.environment.cuda import visible_gpus
 from cifar_trainer.errors import UsageError
 from cifar_trainer.recipes import get_recipe
+from cifar_trainer.settings import Settings, check_choice, check_count, check_seed
 from cifar_trainer.sweeps.space import Space, describe
 
 SAMPLERS = ("tpe", "random", "qmc")
@@ -82,7 +82,7 @@ class Plan:
             for value in parameter.extremes():
                 self.config({parameter.name: value})
 
-    def config(self, values: Mapping[str, Any]) -> TrainConfig:
+    def config(self, values: Mapping[str, Any]) -> Settings:
         """The settings of a trial with these values, the rest as the recipe has them.
 
         Raises:
@@ -91,7 +91,7 @@ class Plan:
         given = {"dataset": "cifar10", "recipe": "document", **self.settings, **values}
         recipe = get_recipe(str(given["recipe"]))
         defaults = {name: getattr(recipe, name) for name in ("epochs", "batch_size", "learning_rate")}
-        return TrainConfig(**{**defaults, **given, "seed": self.seed, "validation": "holdout"})
+        return Settings(**{**defaults, **given, "seed": self.seed, "validation": "holdout"})
 
     def agreed(self, fingerprint: str) -> dict[str, Any]:
         """What all commands of a study must have in common."""

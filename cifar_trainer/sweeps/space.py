@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.errors import UsageError
+from cifar_trainer.settings import Settings
 
 Value = int | float | str
 
@@ -43,7 +43,7 @@ class Parameter:
     """One setting and what it may be.
 
     Attributes:
-        name: of the setting, as in `TrainConfig`.
+        name: of the setting, as in `Settings`.
         choices: the values, where they are listed; else empty.
         low, high: the bounds, both included, where it is a range. With a step, `high` is on the grid.
         step: between values; None where there is none.
@@ -127,7 +127,7 @@ def parse_parameter(name: str, value: Any) -> Parameter:
     Raises:
         UsageError: it is no setting that can vary, or no range of its type.
     """
-    settings = typing.get_type_hints(TrainConfig)
+    settings = typing.get_type_hints(Settings)
     known = [each for each in settings if each not in FIXED]
     field = name.removeprefix("--").replace("-", "_")
     if field not in known:

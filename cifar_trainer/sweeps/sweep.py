@@ -9,10 +9,6 @@ from typing import Any
 import optuna
 
 from cifar_trainer import files
-from cifar_trainer.config import (
-    DEFAULT_DATA_DIR,
-    MAX_SEED,
-)
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit
@@ -21,6 +17,10 @@ from cifar_trainer.environment.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.run import DEFAULT_ROOT, Run
 from cifar_trainer.run_folder import is_held
+from cifar_trainer.settings import (
+    DEFAULT_DATA_DIR,
+    MAX_SEED,
+)
 from cifar_trainer.sweeps.crew import Crew, CrewReporter
 from cifar_trainer.sweeps.page import measure_importance, render_page
 from cifar_trainer.sweeps.plan import (

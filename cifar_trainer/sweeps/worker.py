@@ -22,9 +22,9 @@ from typing import Any
 import msgspec
 
 from cifar_trainer import errors
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.environment import Device
 from cifar_trainer.run import Run, TrainResult, open_run
+from cifar_trainer.settings import Settings
 from cifar_trainer.training import session
 from cifar_trainer.training.control import TrainingReporter
 
@@ -110,7 +110,7 @@ class _Reporter(TrainingReporter):
     def warn(self, text: str) -> None:
         self._channel.send("warn", text=text)
 
-    def begun(self, run: Run, config: TrainConfig, title: str, device: Device) -> None:
+    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
         self._channel.send("begun", run_dir=str(run.path), device=device.description)
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer import files, ledger
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split, release_pages
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.environment import Device
@@ -19,6 +18,7 @@ from cifar_trainer.errors import CheckpointError, TrainingError
 from cifar_trainer.model import weights_sha256
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.settings import Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint
 from cifar_trainer.training.control import Options, TrainingReporter
@@ -38,7 +38,7 @@ from cifar_trainer.training.trainer import Trainer
 
 
 def assemble(
-    config: TrainConfig,
+    config: Settings,
     recipe: Recipe,
     train: Split,
     indices: np.ndarray,
@@ -115,7 +115,7 @@ def build_model(
         keras.config.set_dtype_policy(before)
 
 
-def build_optimizer(recipe: Recipe, config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
+def build_optimizer(recipe: Recipe, config: Settings, steps: int) -> keras.optimizers.Optimizer:
     """A recipe's optimizer; under float16 it scales the loss (Micikevicius et al. 2018, 3.2)."""
     optimizer = recipe.build_optimizer(config.learning_rate, steps)
     if config.precision == "float16":
@@ -143,7 +143,7 @@ def _memory_named(images: int, image_bytes: int, checkpoint: Checkpoint | None) 
 
 
 def train_run(
-    config: TrainConfig,
+    config: Settings,
     recipe: Recipe,
     dataset: Dataset,
     run: Run,
@@ -227,12 +227,12 @@ def _portable(model: keras.Model) -> keras.Model:
     return copy
 
 
-def identity(config: TrainConfig) -> dict[str, Any]:
+def identity(config: Settings) -> dict[str, Any]:
     """The settings that must be the same for a run to go on; epochs may be raised."""
     return {k: v for k, v in config.to_json().items() if k not in ("epochs", "device")}
 
 
-def find_checkpoint(run: Run, config: TrainConfig, reporter: TrainingReporter) -> Checkpoint | None:
+def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> Checkpoint | None:
     """The checkpoint from which a run goes on, everything later than it cut away.
 
     1. Leftovers of interrupted writes go.
@@ -270,7 +270,7 @@ def find_checkpoint(run: Run, config: TrainConfig, reporter: TrainingReporter) -
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
     # What an earlier version did not know had the value that it has by default.
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     for name in now:
         earlier = before.get(name, defaults[name])
         if earlier != now[name]:
@@ -278,7 +278,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[
 
 
 def _result(
-    config: TrainConfig, dataset: Dataset, run: Run, trainer: Trainer, model: keras.Model, device: Device
+    config: Settings, dataset: Dataset, run: Run, trainer: Trainer, model: keras.Model, device: Device
 ) -> TrainResult:
     kept = trainer.kept
     return TrainResult(

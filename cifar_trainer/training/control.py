@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cifar_trainer.config import TrainConfig, check_seconds
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import UsageError
 from cifar_trainer.run import Run
+from cifar_trainer.settings import Settings, check_seconds
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +34,7 @@ class TrainingReporter:
     def warn(self, text: str) -> None:
         """Something that the user should know, and that does not end the run."""
 
-    def begun(self, run: Run, config: TrainConfig, title: str, device: Device) -> None:
+    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
         """The run is held by this process; its data are called `title`. It trains in a moment."""
 
     def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:

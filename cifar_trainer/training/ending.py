@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.errors import TrainingError
+from cifar_trainer.settings import Settings
 from cifar_trainer.training.control import Options
 from cifar_trainer.training.history import best_epoch
 
@@ -14,7 +14,7 @@ def reason_to_end(
     seconds: float,
     epochs: int,
     *,
-    config: TrainConfig,
+    config: Settings,
     options: Options,
     note: Callable[[str], None],
 ) -> str | None:

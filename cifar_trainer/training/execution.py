@@ -15,13 +15,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.environment import Device
 from cifar_trainer.errors import DataError, RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.recipes.own import naming_the_line
 from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.settings import Settings
 from cifar_trainer.training.control import Options, TrainingReporter
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def alone(work: Callable[P, Work[T]], name: str) -> Callable[P, T]:
 
 
 def train_recorded(
-    config: TrainConfig,
+    config: Settings,
     recipe: Recipe,
     dataset: Dataset,
     run: Run,
@@ -163,7 +163,7 @@ def train_recorded(
 
 
 def train_along(
-    config: TrainConfig,
+    config: Settings,
     recipe: Recipe,
     dataset: Dataset,
     resumed: Run | None,
@@ -207,7 +207,7 @@ def train_along(
         return dataclasses.replace(result, run_dir=told["run_dir"])
 
 
-def _handed_over(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+def _handed_over(config: Settings, dataset: Dataset) -> dict[str, Any]:
     """What must be the same in all processes of a cluster, as JSON."""
     settings = {name: value for name, value in config.to_json().items() if name != "device"}
     return {"config": settings, "data": {"train": dataset.train.sha256, "test": dataset.test.sha256}}

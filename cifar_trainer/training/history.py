@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cifar_trainer import files
-from cifar_trainer.config import TrainConfig
+from cifar_trainer.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +145,7 @@ GAP, EARLY_EPOCHS = 0.2, 3
 
 
 def concerns(
-    row: Mapping[str, Any], shares: Sequence[float], config: TrainConfig, default_rate: float
+    row: Mapping[str, Any], shares: Sequence[float], config: Settings, default_rate: float
 ) -> dict[str, str]:
     """What a user should know about an epoch that went wrong without an error; name to message.
 

@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.recipes.losses import SmoothedCrossEntropy
+from cifar_trainer.settings import Settings
 
 #: Where `triangular` has its peak, as a share of the steps, unless --warmup says it (as in Jordan 2024).
 PEAK = 0.23
@@ -21,7 +21,7 @@ PEAK = 0.23
 PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.5, 3
 
 
-def overridden(recipe: Recipe, config: TrainConfig, steps_per_epoch: int) -> Recipe:
+def overridden(recipe: Recipe, config: Settings, steps_per_epoch: int) -> Recipe:
     """`recipe` with what the settings say about its optimizer and its loss.
 
     Args:

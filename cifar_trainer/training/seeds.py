@@ -15,12 +15,12 @@ from typing import Any
 from scipy.stats import t as student
 
 from cifar_trainer import files, records
-from cifar_trainer.config import STACKS, check_choice, check_seed
 from cifar_trainer.environment.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import GROUP_FILE, Run, TrainResult
 from cifar_trainer.run_folder import check_new, reserve_folder
+from cifar_trainer.settings import STACKS, check_choice, check_seed
 from cifar_trainer.training import session
 from cifar_trainer.training.control import TrainingReporter
 from cifar_trainer.training.execution import Work

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import environment, files
-from cifar_trainer.config import DEFAULT_DATA_DIR, TrainConfig
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit, split_for
@@ -23,6 +22,7 @@ from cifar_trainer.files import writing
 from cifar_trainer.recipes import Recipe, get_recipe
 from cifar_trainer.run import DataRecord, Run, SplitRecord, TrainResult, ValidationRecord, open_run
 from cifar_trainer.run_folder import check_new, discard_unbegun, hold, new_run
+from cifar_trainer.settings import DEFAULT_DATA_DIR, Settings
 from cifar_trainer.trained_run import load_data
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.execution import Work, alone, train_along, train_recorded
@@ -122,7 +122,7 @@ def begin(
         TrainingStopped: `should_stop` asked for it.
     """
     chosen = get_recipe(str(recipe))
-    config = TrainConfig(
+    config = Settings(
         recipe=chosen.name,
         dataset=dataset,
         epochs=chosen.epochs if epochs is None else epochs,
@@ -272,7 +272,7 @@ def go_on(
 resume = alone(go_on, "resume")
 
 
-def resumed_config(saved: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+def resumed_config(saved: Settings, given: Mapping[str, Any]) -> Settings:
     """The settings of a run that goes on: the saved ones; epochs may be raised, the device chosen anew.
 
     Raises:
@@ -303,7 +303,7 @@ def _prepare(name: str, data_dir: Path, offline: bool, reporter: TrainingReporte
     return load_dataset(data_dir, name)
 
 
-def _find_cluster(config: TrainConfig) -> Cluster | None:
+def _find_cluster(config: Settings) -> Cluster | None:
     cluster = find_cluster()
     if cluster is not None:
         if config.batch_size < cluster.count:
@@ -318,7 +318,7 @@ def _find_cluster(config: TrainConfig) -> Cluster | None:
 
 
 def _start(
-    config: TrainConfig,
+    config: Settings,
     reporter: TrainingReporter,
     verbose: bool,
     cluster: Cluster | None,
@@ -340,7 +340,7 @@ def _start(
 
 
 def _described(
-    config: TrainConfig,
+    config: Settings,
     recipe: Recipe,
     device: Device,
     replicas: "Alone",
@@ -359,7 +359,7 @@ def _described(
 
 
 def _write_settings(
-    run: Run, config: TrainConfig, dataset: Dataset, described: Mapping[str, Any], recipe: Recipe
+    run: Run, config: Settings, dataset: Dataset, described: Mapping[str, Any], recipe: Recipe
 ) -> None:
     with writing(run.path, "Make room, or give write access to it."):
         if recipe.file is not None:
@@ -368,7 +368,7 @@ def _write_settings(
         files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config).to_json()})
 
 
-def describe_data(dataset: Dataset, config: TrainConfig) -> DataRecord:
+def describe_data(dataset: Dataset, config: Settings) -> DataRecord:
     """What config.json keeps about the data of a run."""
     indices, validation = split_for(dataset, config)
 

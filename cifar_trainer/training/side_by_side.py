@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.environment import Device
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run
 from cifar_trainer.run_folder import hold
+from cifar_trainer.settings import Settings
 from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.execution import Done, Steps, Work, finish_alone, proceed
@@ -31,7 +31,7 @@ class SideBySide:
 
     Args:
         count: runs of the group.
-        stack: one of `config.STACKS`.
+        stack: one of `settings.STACKS`.
         should_stop: asked once after each call of the program, so that all runs stop at the same step.
 
     Attributes:
@@ -45,7 +45,7 @@ class SideBySide:
 
     def decide(
         self,
-        config: TrainConfig,
+        config: Settings,
         recipe: Recipe,
         device: Device,
         options: Options,
@@ -70,7 +70,7 @@ class SideBySide:
         self._stops = bool(self._should_stop())
 
 
-def obstacle(config: TrainConfig, recipe: Recipe, options: Options) -> str | None:
+def obstacle(config: Settings, recipe: Recipe, options: Options) -> str | None:
     """Why these settings cannot be trained for several seeds in one program; None where they can."""
     if not recipe.stackable:
         return f"the recipe {recipe.name} cannot be stacked"
@@ -114,7 +114,7 @@ class GroupReporter(TrainingReporter):
     def warn(self, text: str) -> None:
         self._reporter.warn(self._with_seed(text))
 
-    def begun(self, run: Run, config: TrainConfig, title: str, device: Device) -> None:
+    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
         self._reporter.begun(run, config, title, device)
 
     def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:

@@ -19,8 +19,8 @@ from tensorboard.plugins.hparams import summary as hparams_summary
 from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 
 from cifar_trainer import __version__, files, metrics
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split
+from cifar_trainer.settings import Settings
 from cifar_trainer.training.history import METRICS
 
 
@@ -84,7 +84,7 @@ class EventWriter(keras.callbacks.Callback):
     def __init__(
         self,
         folder: Path,
-        config: TrainConfig,
+        config: Settings,
         description: Mapping[str, Any],
         samples: np.ndarray,
         *,

@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer import metrics
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split, release_pages
 from cifar_trainer.environment.telemetry import GpuTelemetry
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction, weights_sha256
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run
+from cifar_trainer.settings import Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
 from cifar_trainer.training.control import Options, TrainingReporter
@@ -75,7 +75,7 @@ class Trainer:
         watched: Split,
         run: Run,
         *,
-        config: TrainConfig,
+        config: Settings,
         identity: Mapping[str, Any],
         shares: Sequence[float],
         options: Options,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from cifar_trainer.comparison import Evaluated, check_comparable, comparison_figure, summarize
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.errors import UsageError
 from cifar_trainer.plots import LIGHT, pixels
 from cifar_trainer.run import Run
+from cifar_trainer.settings import Settings
 
 CORRECT = np.array([True, True, False, True])
 
@@ -29,7 +29,7 @@ def evaluated(name: str, accuracy: float, correct: np.ndarray = CORRECT, **setti
     }
     return Evaluated(
         run=Run(Path("runs") / name),
-        config=TrainConfig(**{**values, **settings}),
+        config=Settings(**{**values, **settings}),
         accuracy=accuracy,
         interval=(accuracy - 0.01, accuracy + 0.01),
         loss=1 - accuracy,

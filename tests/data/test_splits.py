@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.splits import holdout, split_for, stratified_limit
 from cifar_trainer.data.store import load_dataset
+from cifar_trainer.settings import Settings
 
 LABELS = (np.arange(50_000) * 7919 % 10).astype(np.uint8)
 UNEVEN = np.repeat(np.arange(10, dtype=np.uint8), [1, 2, 3, 4, 5, 60, 70, 80, 90, 100])
@@ -56,7 +56,7 @@ def test_a_run_that_validates_on_training_images_watches_a_tenth_of_those_it_tra
     data_dir: Path,
 ) -> None:
     dataset = load_dataset(data_dir, "synthetic")
-    config = TrainConfig("document", "synthetic", 1, 32, 0.001, validation="train", limit=500)
+    config = Settings("document", "synthetic", 1, 32, 0.001, validation="train", limit=500)
     indices, watched = split_for(dataset, config)
     trained_on = {image.tobytes() for image in dataset.train.images[indices]}
     assert [len(watched), {image.tobytes() for image in watched.images} <= trained_on] == [50, True]
@@ -64,5 +64,5 @@ def test_a_run_that_validates_on_training_images_watches_a_tenth_of_those_it_tra
 
 def test_a_run_that_validates_on_training_images_trains_on_all_of_them(data_dir: Path) -> None:
     dataset = load_dataset(data_dir, "synthetic")
-    config = TrainConfig("document", "synthetic", 1, 32, 0.001, validation="train")
+    config = Settings("document", "synthetic", 1, 32, 0.001, validation="train")
     np.testing.assert_array_equal(split_for(dataset, config)[0], np.arange(len(dataset.train)))

@@ -25,12 +25,12 @@ from cifar_trainer.training.replicas import ALONE, Part
 STEPS = """
 import sys, numpy as np
 from cifar_trainer import environment
-from cifar_trainer.config import TrainConfig
+from cifar_trainer.settings import Settings
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.environment.cluster import find_cluster
 from cifar_trainer.recipes import get_recipe
 recipe, batch, steps, data, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
-config = TrainConfig(recipe, "synthetic", 1, batch, 1e-4, seed=3, device="cpu")
+config = Settings(recipe, "synthetic", 1, batch, 1e-4, seed=3, device="cpu")
 environment.start(config)
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.engine import epoch_order

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.evaluation.report import Report, make_report
 from cifar_trainer.evaluation.subject import Subject
@@ -15,6 +14,7 @@ from cifar_trainer.evaluation.unfamiliar import Unfamiliar
 from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.settings import Settings
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -45,7 +45,7 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
         split = Split(pixels, labels, "f" * 64, "b" * 64)
         values: dict[str, Any] = {
             "run": Run(tmp_path / "run"),
-            "config": TrainConfig("document", "synthetic", 1, 32, 0.001),
+            "config": Settings("document", "synthetic", 1, 32, 0.001),
             "recipe": DOCUMENT,
             "dataset": Dataset("synthetic", tmp_path, False, classes, split, split, "drawn images"),
             "result": TrainResult(

@@ -10,7 +10,6 @@ import pytest
 from scipy.optimize import brentq
 
 from cifar_trainer import metrics
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.calibration import fit_temperature, reliability
 from cifar_trainer.evaluation.figures import precision_recall_figure
 from cifar_trainer.evaluation.report import Report
@@ -19,6 +18,7 @@ from cifar_trainer.metrics import precision_recall_curves
 from cifar_trainer.plots import LIGHT
 from cifar_trainer.recipes import EXPECTED_ON, Expected
 from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.settings import Settings
 
 Logits = tuple[np.ndarray, np.ndarray]
 
@@ -220,9 +220,7 @@ def usual(make_subject: Callable[..., Subject], small_logits: Logits) -> Callabl
     recipe = dataclasses.replace(DOCUMENT, expected=Expected(0.5, 10, 0.45, 0.55))
     plain = make_subject(*small_logits)
     result = dataclasses.replace(plain.result, epochs=recipe.epochs)
-    config = TrainConfig(
-        "document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate, seed=7
-    )
+    config = Settings("document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate, seed=7)
     dataset = dataclasses.replace(plain.dataset, name=EXPECTED_ON, verified=True)
 
     def make(**settings: Any) -> Subject:

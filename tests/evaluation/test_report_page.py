@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from cifar_trainer import ledger
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.evaluation.report import make_report
 from cifar_trainer.evaluation.report_page import ReportFigure, choice, draw_figures, render_page
 from cifar_trainer.evaluation.robustness import (
@@ -27,6 +26,7 @@ from cifar_trainer.model import LogitsFunction
 from cifar_trainer.recipes import EXPECTED_ON, Expected
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import TrainResult
+from cifar_trainer.settings import Settings
 
 _NAMES = (
     "per_class", "precision_recall", "confusion_matrix", "confusion_matrix_by_row", "mistakes",
@@ -106,7 +106,7 @@ def test_balanced_accuracy_is_shown_where_classes_differ_in_size(render: Callabl
 
 def test_the_page_names_the_range_of_earlier_runs(render: Callable[..., str]) -> None:
     recipe = dataclasses.replace(DOCUMENT, expected=Expected(0.9, 10, 0.85, 0.95))
-    config = TrainConfig("document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
+    config = Settings("document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
     page = " ".join(render(recipe=recipe, config=config, verified=True, epochs=recipe.epochs).split())
     assert "below the range of 10 earlier runs of this recipe, 85.0 % to 95.0 %" in page
 
@@ -176,7 +176,7 @@ def test_the_choice_stands_on_the_pages_first_lines(render: Callable[..., str]) 
     assert "The model of the last epoch, 1." in header
 
 
-OWN = TrainConfig("document", EXPECTED_ON, DOCUMENT.epochs, DOCUMENT.batch_size, DOCUMENT.learning_rate)
+OWN = Settings("document", EXPECTED_ON, DOCUMENT.epochs, DOCUMENT.batch_size, DOCUMENT.learning_rate)
 LONGER = dataclasses.replace(OWN, epochs=2 * OWN.epochs)
 
 
@@ -192,7 +192,7 @@ LONGER = dataclasses.replace(OWN, epochs=2 * OWN.epochs)
     ids=["schedule", "average", "warm-up longer than the run", "ended early", "ended early at the recipe's"],
 )
 def test_the_range_of_earlier_runs_is_for_whole_runs_with_the_recipes_own_settings(
-    render: Callable[..., str], config: TrainConfig, epochs: int
+    render: Callable[..., str], config: Settings, epochs: int
 ) -> None:
     recipe = dataclasses.replace(DOCUMENT, expected=Expected(0.9, 10, 0.85, 0.95))
     page = render(recipe=recipe, config=config, verified=True, epochs=epochs)

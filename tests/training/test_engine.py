@@ -370,12 +370,12 @@ def test_augmentation_flips_and_shifts_whole_pictures_and_follows_from_its_seed(
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: str) -> None:
-    from cifar_trainer.config import TrainConfig
+    from cifar_trainer.settings import Settings
     from cifar_trainer.training.assembly import build_model, build_optimizer
 
     images, labels = pictures(64)
     recipe = get_recipe("document")
-    config = TrainConfig("document", "synthetic", 1, 16, 0.001, precision=precision)
+    config = Settings("document", "synthetic", 1, 16, 0.001, precision=precision)
     keras.utils.set_random_seed(0)
     model = build_model(recipe, precision, (32, 32, 3), 10)
     optimizer = build_optimizer(recipe, config, 10)

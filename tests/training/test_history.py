@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cifar_trainer.config import TrainConfig
+from cifar_trainer.settings import Settings
 from cifar_trainer.training.history import METRICS, concerns, format_epoch, write_history
 
 SHARES = [0.1] * 10
-CONFIG = TrainConfig("document", "synthetic", 10, 32, 0.001)
+CONFIG = Settings("document", "synthetic", 10, 32, 0.001)
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_an_ordinary_epoch_is_no_concern() -> None:
     ("rate", "remedy"), [(0.1, "a lower --learning-rate"), (1e-7, "a higher --learning-rate"), (1e-3, "more")]
 )
 def test_where_nothing_was_learned_the_remedy_depends_on_the_learning_rate(rate: float, remedy: str) -> None:
-    config = TrainConfig("document", "synthetic", 10, 32, rate)
+    config = Settings("document", "synthetic", 10, 32, rate)
     found = concerns(row(loss=2.31, accuracy=0.1, val_accuracy=0.1), SHARES, config, 0.001)
     assert f"Try {remedy}" in found["nothing learned"]
 

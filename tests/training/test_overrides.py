@@ -11,12 +11,12 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_trainer.config import SCHEDULES, TrainConfig
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import TrainingStopped
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.recipes.losses import SmoothedCrossEntropy
 from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.settings import SCHEDULES, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training import trainer as trainer_module
 from cifar_trainer.training.assembly import assemble
@@ -26,7 +26,7 @@ from cifar_trainer.training.overrides import Schedule, overridden, plateau_facto
 from cifar_trainer.training.reproduction import reproduce
 from cifar_trainer.training.session import resume, train
 
-PLAIN = TrainConfig("document", "synthetic", 2, 16, 0.1)
+PLAIN = Settings("document", "synthetic", 2, 16, 0.1)
 RATE = 0.1
 
 
@@ -137,7 +137,7 @@ def test_smoothing_is_that_of_keras_on_one_hot_labels() -> None:
     assert float(SmoothedCrossEntropy(0.2)(labels, logits)) == pytest.approx(float(theirs), rel=1e-6)
 
 
-def loop_of(recipe: str, config: TrainConfig, count: int = 64) -> StepLoop:
+def loop_of(recipe: str, config: Settings, count: int = 64) -> StepLoop:
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (count, 32, 32, 3), np.uint8)
     split = Split(images, draw.integers(0, 10, count).astype(np.uint8), "")

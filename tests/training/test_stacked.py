@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from command_line import run_python
 
-from cifar_trainer.config import TrainConfig
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import TrainingError, TrainingStopped
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import Run
+from cifar_trainer.settings import Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
@@ -45,7 +45,7 @@ class Notes(TrainingReporter):
 
 def loop_of(seed: int, recipe: str, *, stacked: bool, **settings: Any) -> StepLoop:
     """The loop over 328 images, a pattern for each class under noise; the last batch is a part of one."""
-    config = TrainConfig(recipe, "cifar10", 2, 16, LEARNING_RATE, seed, device="cpu", **settings)
+    config = Settings(recipe, "cifar10", 2, 16, LEARNING_RATE, seed, device="cpu", **settings)
     draw = np.random.default_rng(0)
     patterns = np.kron(draw.integers(0, 160, (10, 8, 8, 3)), np.ones((1, 4, 4, 1)))
     labels = draw.integers(0, 10, 328)

@@ -37,7 +37,7 @@ MAX_COUNT = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class Settings:
     """Every setting of a run, resolved: no value is left to a default elsewhere.
 
     Attributes:
