@@ -25,8 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cifar_trainer.environment.cuda import bus_id
-from cifar_trainer.environment.telemetry import GpuTelemetry
+from cifar_trainer.devices.cuda import bus_id
+from cifar_trainer.devices.telemetry import GpuTelemetry
 
 #: Multiplications and additions of training on one image with the tutorial's network: forward, and
 #: twice as much backward, but for the first layer, which needs no gradient of its input.

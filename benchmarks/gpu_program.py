@@ -35,14 +35,14 @@ _STEPS = 32
 
 def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int) -> str:
     """The HLO of the training loop of these seeds side by side, as it would be compiled for a GPU."""
-    from cifar_trainer import environment
+    from cifar_trainer import devices
     from cifar_trainer.settings import Settings
 
     configs = [
         Settings(recipe, "cifar10", 1, batch_size, 0.001, seed, precision=precision, device="cpu", xla=True)
         for seed in range(seeds)
     ]
-    environment.start(configs[0])
+    devices.start(configs[0])
     import numpy as np
 
     from cifar_trainer.data.dataset import Split

@@ -173,9 +173,9 @@ def main() -> int:
 
 def preload() -> None:
     """Import what every start needs; nothing that starts TensorFlow's threads."""
-    from cifar_trainer import environment
+    from cifar_trainer import devices
 
-    environment.load_tensorflow()
+    devices.load_tensorflow()
     import cifar_trainer.training.session  # noqa: F401
 
 

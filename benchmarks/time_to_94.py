@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="keep the figures as JSON, written after each run")
     options = parser.parse_args()
 
-    from cifar_trainer import environment
+    from cifar_trainer import devices
     from cifar_trainer.data.store import load_dataset
     from cifar_trainer.recipes import get_recipe
     from cifar_trainer.settings import Settings
@@ -48,7 +48,7 @@ def main() -> None:
         precision=options.precision,
         device=options.device,
     )
-    device = environment.start(config)
+    device = devices.start(config)
     dataset = load_dataset(options.data_dir, options.dataset)
     indices = np.arange(options.images or len(dataset.train))
     from cifar_trainer.model import LogitsFunction

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_trainer import environment, files
+from cifar_trainer import devices, files
 from cifar_trainer.errors import UsageError
 from cifar_trainer.plots import LINES, Figure, Theme, new_figure, shorten
 from cifar_trainer.recipes import Recipe, get_recipe
@@ -24,7 +24,7 @@ from cifar_trainer.settings import (
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.formats import Artefact
-    from cifar_trainer.environment import Device
+    from cifar_trainer.devices import Device
 
 BATCH_SIZES = (1, 8, 64, 512)
 #: Calls before any is timed, and the seconds that they take at least.
@@ -127,7 +127,7 @@ def benchmark_artefacts(
     if artefacts and run is not None:
         raise UsageError(f"--run {run} and {artefacts[0]} were both given. Name one of them.")
     kinds = {path: kind_of(path) for path in artefacts or _artefacts_of(run)}
-    started = environment.start(device=device, verbose=verbose)
+    started = devices.start(device=device, verbose=verbose)
     import tensorflow as tf
 
     measured = []
@@ -137,7 +137,7 @@ def benchmark_artefacts(
             artefact = open_artefact(path)
             timings = [measure_latency(artefact, size, seconds) for size in batch_sizes]
         measured.append(Latency(str(path), kind, place, files.size_of(path), tuple(timings)))
-    return LatencyBenchmark(started.description, environment.describe_environment(started), tuple(measured))
+    return LatencyBenchmark(started.description, devices.describe_environment(started), tuple(measured))
 
 
 def _artefacts_of(run: Path | None) -> list[Path]:
@@ -288,16 +288,16 @@ def benchmark_training(
         chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla,
         conv=conv,
     )  # fmt: skip
-    started = environment.start(config, verbose=verbose)
+    started = devices.start(config, verbose=verbose)
     on_start(config, started.description)
     throughput = _measure_training(config, chosen, started, seconds)
-    return TrainingBenchmark(started.description, environment.describe_environment(started), throughput)
+    return TrainingBenchmark(started.description, devices.describe_environment(started), throughput)
 
 
 def _measure_training(config: Settings, recipe: Recipe, device: "Device", seconds: float) -> Throughput:
     from cifar_trainer.data.cifar10 import CIFAR10
     from cifar_trainer.data.dataset import Split
-    from cifar_trainer.environment.telemetry import GpuTelemetry
+    from cifar_trainer.devices.telemetry import GpuTelemetry
     from cifar_trainer.training.assembly import assemble
     from cifar_trainer.training.engine import MAX_CHUNK
 

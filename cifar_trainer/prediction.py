@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_trainer import environment, records
+from cifar_trainer import devices, records
 from cifar_trainer.artefacts.formats import MANIFEST_FILE, Artefact, open_artefact, recognize
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
@@ -206,14 +206,14 @@ def _open(
     if model is not None:
         path = Path(model)
         if recognize(path).uses_tensorflow:
-            environment.start(device="cpu", verbose=verbose)
+            devices.start(device="cpu", verbose=verbose)
         return open_artefact(path), path, None
     opened = open_run(None if run is None else Path(run))
     check_model(opened)
     classes = opened.read_data().classes
     if top > len(classes):
         raise _too_many(top, len(classes))
-    environment.start(opened.read_config(), device="cpu", verbose=verbose)
+    devices.start(opened.read_config(), device="cpu", verbose=verbose)
     from cifar_trainer.artefacts.keras import open_run_model
 
     return open_run_model(opened), opened.model, opened

@@ -40,10 +40,10 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _started() -> None:
     """Start TensorFlow in this process, so that its threads do not depend on which test comes first."""
-    from cifar_trainer import environment
+    from cifar_trainer import devices
 
     sys.executable = python()
-    environment.start(device="cpu")
+    devices.start(device="cpu")
     import tensorflow as tf
 
     # Until something is computed, another start may still change the threads, and with them the rounding.

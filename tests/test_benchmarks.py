@@ -10,7 +10,7 @@ import pytest
 from command_line import INTERPRETER, run_python
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from cifar_trainer.environment import cuda
+from cifar_trainer.devices import cuda
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

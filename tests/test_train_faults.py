@@ -13,7 +13,7 @@ import tensorflow as tf
 from command_line import RunCli, command, environment
 
 from cifar_trainer.data.store import load_dataset
-from cifar_trainer.environment import Device
+from cifar_trainer.devices import Device
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction
 from cifar_trainer.recipes.document import DOCUMENT

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_trainer import environment, files
+from cifar_trainer import devices, files
 from cifar_trainer.artefacts.documents import Export, describe_export, write_documents
 from cifar_trainer.artefacts.formats import (
     Format,
@@ -88,7 +88,7 @@ def export(
     config = opened.read_config()
     dataset = load_data(opened, None if data_dir is None else Path(data_dir))
     # The gate asks for 1e-4 of a logit; a GPU's TF32 alone would be further off.
-    environment.start(config, device="cpu", verbose=verbose)
+    devices.start(config, device="cpu", verbose=verbose)
     # TensorFlow is imported by it, and must be set up before.
     from cifar_trainer.artefacts.measurement import measure_model, spread
 

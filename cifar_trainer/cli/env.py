@@ -9,7 +9,7 @@ from cifar_trainer.cli.base import json_option, print_json, verbosity, verbosity
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from cifar_trainer.environment.survey import Survey, Trial
+    from cifar_trainer.devices.survey import Survey, Trial
 
 
 @click.command(name="env")
@@ -24,13 +24,13 @@ def command(as_json: bool) -> None:
       cifar-trainer env --json
       cifar-trainer env -v
     """
-    from cifar_trainer import environment
+    from cifar_trainer import devices
     from cifar_trainer.cli.console import Output
 
     output = Output(verbosity())
-    device = environment.start(verbose=verbosity() > 0)
+    device = devices.start(verbose=verbosity() > 0)
     from cifar_trainer.artefacts.formats import distributions
-    from cifar_trainer.environment.survey import take_survey
+    from cifar_trainer.devices.survey import take_survey
 
     survey = take_survey(device, distributions())
     if as_json:

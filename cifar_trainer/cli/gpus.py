@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 from cifar_trainer.cli.signals import SIGNALS
-from cifar_trainer.environment.cluster import find_cluster, tf_config
-from cifar_trainer.environment.cuda import visible_gpus
+from cifar_trainer.devices.cluster import find_cluster, tf_config
+from cifar_trainer.devices.cuda import visible_gpus
 from cifar_trainer.errors import DeviceError, UsageError
 
 

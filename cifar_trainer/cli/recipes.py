@@ -43,7 +43,7 @@ def command(
       cifar-trainer recipes
       cifar-trainer recipes --show regularized --plot augmented.png
     """
-    from cifar_trainer import environment
+    from cifar_trainer import devices
     from cifar_trainer.cli.console import Output
     from cifar_trainer.recipes import get_recipe
 
@@ -52,7 +52,7 @@ def command(
         raise UsageError(f"{given} goes with {missing}.")
     recipe = None if show is None else get_recipe(show)
     output = Output(verbosity(ctx))
-    environment.start(device="cpu", verbose=verbosity(ctx) > 0)
+    devices.start(device="cpu", verbose=verbosity(ctx) > 0)
     from cifar_trainer.recipes import catalogue
 
     if recipe is not None and plot is not None:

@@ -90,7 +90,7 @@ def command(
             f"serve needs {', '.join(missing)}, which cannot be imported. "
             "Install it with: pip install -e '.[serve]' in a clone of cifar-trainer"
         )
-    from cifar_trainer import environment
+    from cifar_trainer import devices
     from cifar_trainer.artefacts.formats import recognize
     from cifar_trainer.serving.model import find_source
     from cifar_trainer.serving.server import serve
@@ -120,7 +120,7 @@ def command(
         )
     _log_to(output)
     if recognize(source.path).uses_tensorflow:
-        environment.start(device="cpu", verbose=verbosity(ctx) > 0)
+        devices.start(device="cpu", verbose=verbosity(ctx) > 0)
     serve(run, model=model, settings=settings, on_start=lambda started: _announce(output, started))
 
 

@@ -21,7 +21,7 @@ from cifar_trainer.cli.base import (
 )
 from cifar_trainer.cli.gpus import choose_gpus, train_together, without_gpus
 from cifar_trainer.cli.signals import StopRequest
-from cifar_trainer.environment.cluster import find_cluster
+from cifar_trainer.devices.cluster import find_cluster
 from cifar_trainer.errors import TrainingStopped, UsageError
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.settings import (

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from cifar_trainer.cli.console import Output
 from cifar_trainer.cli.signals import StopRequest, stop_on_signals
 from cifar_trainer.data.download import PrepareReporter
-from cifar_trainer.environment import Device
+from cifar_trainer.devices import Device
 from cifar_trainer.run import Run
 from cifar_trainer.settings import Settings
 from cifar_trainer.training.control import TrainingReporter

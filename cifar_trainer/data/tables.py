@@ -345,9 +345,9 @@ def _hugging_face_classes(metadata: Mapping[bytes, bytes], label: str) -> list[s
 
 
 def _tfrecords(path: Path, where: str, classes: list[str]) -> Iterator[tuple[bytes, Any]]:
-    from cifar_trainer import environment
+    from cifar_trainer import devices
 
-    environment.load_tensorflow(verbose=False)
+    devices.load_tensorflow(verbose=False)
     import tensorflow as tf
 
     wanted = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}

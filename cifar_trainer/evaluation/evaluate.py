@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from cifar_trainer import environment, files, ledger, records
+from cifar_trainer import devices, files, ledger, records
 from cifar_trainer.data.splits import check_split
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import open_run
@@ -69,7 +69,7 @@ def evaluate(
     check_split(config, split)
     dataset = load_data(opened, data_dir)
     # A run that was trained on a GPU can be evaluated where there is none.
-    environment.start(config, device="cpu" if config.device == "cpu" else "auto", verbose=verbose)
+    devices.start(config, device="cpu" if config.device == "cpu" else "auto", verbose=verbose)
     # TensorFlow is imported by these, and must be set up before.
     from cifar_trainer.evaluation.report import make_report
     from cifar_trainer.evaluation.report_page import draw_figures, render_page

@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
-from cifar_trainer import environment
+from cifar_trainer import devices
 from cifar_trainer.errors import CifarTrainerError, UsageError
 from cifar_trainer.files import sha256_bytes
 from cifar_trainer.recipes.recipe import Recipe, RecipeFile
@@ -30,7 +30,7 @@ def load_recipe(path: Path) -> Recipe:
             "file that defines one."
         ) from error
     # It will import Keras, which has to be the one that runs are trained with.
-    environment.prepare()
+    devices.prepare()
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     with naming_the_line(path):

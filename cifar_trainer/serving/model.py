@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_trainer import environment, files, records
+from cifar_trainer import devices, files, records
 from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.artefacts.formats import (
     FORMATS,
@@ -153,7 +153,7 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
                 f"{entry.sha256}. Make it anew with: cifar-trainer export --force"
             )
     if recognize(source.path).uses_tensorflow:
-        environment.start(device="cpu")
+        devices.start(device="cpu")
     if source.run is not None and source.path == source.run.model:
         from cifar_trainer.artefacts.keras import open_run_model
         from cifar_trainer.trained_run import read_thresholds
@@ -288,7 +288,7 @@ class Explainer:
         """
         with self._lock:
             if self._model is None:
-                environment.start(device="cpu")
+                devices.start(device="cpu")
                 from cifar_trainer.model import load_model, to_float32
 
                 self._model = to_float32(load_model(self._run.model))

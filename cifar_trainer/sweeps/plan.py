@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cifar_trainer.environment.cuda import visible_gpus
+from cifar_trainer.devices.cuda import visible_gpus
 from cifar_trainer.errors import UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.settings import Settings, check_choice, check_count, check_seed

@@ -13,7 +13,7 @@ from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit
 from cifar_trainer.data.store import load_dataset
-from cifar_trainer.environment.cluster import check_alone
+from cifar_trainer.devices.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.run import DEFAULT_ROOT, Run
 from cifar_trainer.run_folder import is_held

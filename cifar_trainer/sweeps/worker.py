@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from cifar_trainer import errors
-from cifar_trainer.environment import Device
+from cifar_trainer.devices import Device
 from cifar_trainer.run import Run, TrainResult, open_run
 from cifar_trainer.settings import Settings
 from cifar_trainer.training import session

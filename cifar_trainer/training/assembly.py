@@ -13,7 +13,7 @@ import tensorflow as tf
 from cifar_trainer import files, ledger
 from cifar_trainer.data.dataset import Dataset, Split, release_pages
 from cifar_trainer.data.splits import split_for
-from cifar_trainer.environment import Device
+from cifar_trainer.devices import Device
 from cifar_trainer.errors import CheckpointError, TrainingError
 from cifar_trainer.model import weights_sha256
 from cifar_trainer.recipes import Recipe

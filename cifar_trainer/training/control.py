@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cifar_trainer.data.download import PrepareReporter
-from cifar_trainer.environment import Device
+from cifar_trainer.devices import Device
 from cifar_trainer.errors import UsageError
 from cifar_trainer.run import Run
 from cifar_trainer.settings import Settings, check_seconds

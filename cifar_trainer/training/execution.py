@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 from cifar_trainer.data.dataset import Dataset
-from cifar_trainer.environment import Device
+from cifar_trainer.devices import Device
 from cifar_trainer.errors import DataError, RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.recipes.own import naming_the_line

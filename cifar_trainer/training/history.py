@@ -17,7 +17,7 @@ from cifar_trainer.settings import Settings
 if TYPE_CHECKING:
     import numpy as np
 
-    from cifar_trainer.environment.telemetry import Reading
+    from cifar_trainer.devices.telemetry import Reading
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer.environment.cluster import Cluster
+from cifar_trainer.devices.cluster import Cluster
 from cifar_trainer.errors import RunError
 
 #: Seconds that the others have to start.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cifar_trainer import environment
-from cifar_trainer.environment.cluster import check_alone
+from cifar_trainer import devices
+from cifar_trainer.devices.cluster import check_alone
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.run_folder import check_new, reserve_folder
 from cifar_trainer.trained_run import load_data
@@ -90,7 +90,5 @@ def reproduce(
         same=result.weights_sha256 == expected.weights_sha256,
         weights_sha256=result.weights_sha256,
         expected_sha256=expected.weights_sha256,
-        differences=tuple(
-            environment.compare_environments(run.read_environment(), repeated.read_environment())
-        ),
+        differences=tuple(devices.compare_environments(run.read_environment(), repeated.read_environment())),
     )

@@ -15,7 +15,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from cifar_trainer import files, records
-from cifar_trainer.environment.cluster import check_alone
+from cifar_trainer.devices.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import GROUP_FILE, Run, TrainResult

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar_trainer import environment, files
+from cifar_trainer import devices, files
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.preparation import prepare
 from cifar_trainer.data.splits import check_fit, split_for
 from cifar_trainer.data.store import load_dataset
-from cifar_trainer.environment import Device
-from cifar_trainer.environment.cluster import Cluster, find_cluster
+from cifar_trainer.devices import Device
+from cifar_trainer.devices.cluster import Cluster, find_cluster
 from cifar_trainer.errors import UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import Recipe, get_recipe
@@ -256,7 +256,7 @@ def go_on(
                 "Without --deterministic a GPU may choose other kernels in another process: the result will "
                 "not be bit-identical to an uninterrupted run."
             )
-        for difference in environment.compare_environments(before, now):
+        for difference in devices.compare_environments(before, now):
             reporter.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
         _write_settings(run, config, data, {**now, "earlier": earlier}, recipe)
         if checkpoint is not None:
@@ -326,10 +326,10 @@ def _start(
 ) -> "tuple[Device, Alone]":
     """Start TensorFlow, and meet the other processes of the cluster."""
     nth = None if cluster is None else cluster.local_rank
-    device = environment.start(config, onednn=onednn, verbose=verbose, nth_gpu=nth)
+    device = devices.start(config, onednn=onednn, verbose=verbose, nth_gpu=nth)
     if device.warning:
         reporter.warn(device.warning)
-    if device.kind == "cpu" and environment.is_slow(config.precision):
+    if device.kind == "cpu" and devices.is_slow(config.precision):
         reporter.warn(
             f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "
             "times as long as float32, or far longer."
@@ -349,7 +349,7 @@ def _described(
     side_by_side: SideBySide | None,
 ) -> tuple[Options, dict[str, Any]]:
     """The options, and what environment.json says, once it is known who trains along."""
-    described = environment.describe_environment(device)
+    described = devices.describe_environment(device)
     if replicas.count > 1:
         described["replicas"] = replicas.count
     count = 1 if side_by_side is None else side_by_side.decide(config, recipe, device, options, reporter)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cifar_trainer.environment import Device
+from cifar_trainer.devices import Device
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run
 from cifar_trainer.run_folder import hold

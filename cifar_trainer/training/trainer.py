@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from cifar_trainer import metrics
 from cifar_trainer.data.dataset import Split, release_pages
-from cifar_trainer.environment.telemetry import GpuTelemetry
+from cifar_trainer.devices.telemetry import GpuTelemetry
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction, weights_sha256
 from cifar_trainer.recipes import Recipe

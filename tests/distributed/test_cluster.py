@@ -7,7 +7,7 @@ import pytest
 from command_line import RunCli
 
 from cifar_trainer.cli.gpus import choose_gpus, without_gpus
-from cifar_trainer.environment.cluster import Cluster, find_cluster, tasks_per_node, tf_config
+from cifar_trainer.devices.cluster import Cluster, find_cluster, tasks_per_node, tf_config
 from cifar_trainer.errors import DeviceError, UsageError
 
 TWO = ("a:1", "b:2")

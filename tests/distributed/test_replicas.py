@@ -15,7 +15,7 @@ import tensorflow as tf
 from command_line import environment, python, start_command
 
 from cifar_trainer.cli.gpus import train_together
-from cifar_trainer.environment.cluster import tf_config
+from cifar_trainer.devices.cluster import tf_config
 from cifar_trainer.errors import UsageError
 from cifar_trainer.training.checkpoint import list_checkpoints
 from cifar_trainer.training.layers import Forms, check_divisible, computed
@@ -24,14 +24,14 @@ from cifar_trainer.training.replicas import ALONE, Part
 #: Trains some steps of a recipe as one of several processes, and keeps losses and weights.
 STEPS = """
 import sys, numpy as np
-from cifar_trainer import environment
+from cifar_trainer import devices
 from cifar_trainer.settings import Settings
 from cifar_trainer.data.dataset import Split
-from cifar_trainer.environment.cluster import find_cluster
+from cifar_trainer.devices.cluster import find_cluster
 from cifar_trainer.recipes import get_recipe
 recipe, batch, steps, data, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 config = Settings(recipe, "synthetic", 1, batch, 1e-4, seed=3, device="cpu")
-environment.start(config)
+devices.start(config)
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.engine import epoch_order
 from cifar_trainer.training.replicas import join

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cifar_trainer.environment import cuda
-from cifar_trainer.environment.machine import gains_from_onednn, processor, usable_cores
+from cifar_trainer.devices import cuda
+from cifar_trainer.devices.machine import gains_from_onednn, processor, usable_cores
 from cifar_trainer.errors import DeviceError
 from cifar_trainer.settings import DEVICE_ALIASES, DEVICES, Settings, check_choice
 

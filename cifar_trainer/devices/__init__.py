@@ -3,9 +3,9 @@
 Importing this package imports no TensorFlow; `load_tensorflow` does.
 """
 
-from cifar_trainer.environment.machine import is_slow
-from cifar_trainer.environment.record import compare_environments, describe_environment
-from cifar_trainer.environment.start import (
+from cifar_trainer.devices.machine import is_slow
+from cifar_trainer.devices.record import compare_environments, describe_environment
+from cifar_trainer.devices.start import (
     Device,
     Threads,
     choose_device,

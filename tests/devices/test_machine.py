@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_trainer.environment import machine
+from cifar_trainer.devices import machine
 
 ZEN3 = "flags\t\t: fpu sse2 fma avx avx2\n"
 SAPPHIRE_RAPIDS = "flags\t\t: fpu avx512_bf16 avx512_fp16 amx_bf16\n"

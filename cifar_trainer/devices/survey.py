@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer.environment import cuda
-from cifar_trainer.environment.cuda import Missing
-from cifar_trainer.environment.record import describe_environment
-from cifar_trainer.environment.start import Device, describe_cpu, describe_gpu
+from cifar_trainer.devices import cuda
+from cifar_trainer.devices.cuda import Missing
+from cifar_trainer.devices.record import describe_environment
+from cifar_trainer.devices.start import Device, describe_cpu, describe_gpu
 
 #: The convolution: a batch of 32 images of 32×32×64, 3×3 to 64 channels, which gives 30×30.
 SHAPE, FILTER = (32, 32, 32, 64), (3, 3, 64, 64)
@@ -80,7 +80,7 @@ def take_survey(device: Device, packages: Sequence[str] = ()) -> Survey:
     """Look at versions, libraries and devices, and run a convolution on each device.
 
     Args:
-        device: what `environment.start()` gave.
+        device: what `devices.start()` gave.
         packages: optional ones to look for besides those of this package's own extras.
     """
     gpus = tf.config.get_visible_devices("GPU")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cifar_trainer.environment import cuda
+from cifar_trainer.devices import cuda
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 BUILD = {"is_cuda_build": True, "cuda_version": "12.5.1", "cudnn_version": "9"}

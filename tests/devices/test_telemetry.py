@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cifar_trainer.environment.telemetry import INTERVAL, GpuTelemetry, Reading
+from cifar_trainer.devices.telemetry import INTERVAL, GpuTelemetry, Reading
 
 MIB = 2**20
 

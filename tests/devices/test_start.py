@@ -11,19 +11,19 @@ import tensorflow as tf
 from command_line import run_python
 
 from cifar_trainer.benchmarking import benchmark_artefacts, benchmark_training
-from cifar_trainer.environment import compare_environments, cuda, machine, start
-from cifar_trainer.environment.start import choose_device, xla_flags
-from cifar_trainer.environment.survey import FLOPS
+from cifar_trainer.devices import compare_environments, cuda, machine, start
+from cifar_trainer.devices.start import choose_device, xla_flags
+from cifar_trainer.devices.survey import FLOPS
 from cifar_trainer.errors import DeviceError, UsageError
 from cifar_trainer.settings import Settings
 
-start_module = sys.modules["cifar_trainer.environment.start"]
+start_module = sys.modules["cifar_trainer.devices.start"]
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 CONFIG = Settings("document", "synthetic", 1, 32, 0.001, device="cpu")
 
 
 def test_importing_the_environment_imports_no_tensorflow() -> None:
-    code = "import cifar_trainer.environment, sys; print('tensorflow' in sys.modules)"
+    code = "import cifar_trainer.devices, sys; print('tensorflow' in sys.modules)"
     assert run_python(["-c", code], own_process=True).stdout == "False\n"
 
 
@@ -89,7 +89,7 @@ def test_onednn_is_turned_on_where_tensorflow_leaves_it_off_though_it_is_faster(
 @pytest.mark.parametrize("own", ["0", "1"])
 def test_the_users_own_variable_for_onednn_wins(own: str) -> None:
     code = (
-        "import os; from cifar_trainer.environment import start; start(onednn=True);"
+        "import os; from cifar_trainer.devices import start; start(onednn=True);"
         "print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
     )
     assert run_python(["-c", code], env={"TF_ENABLE_ONEDNN_OPTS": own}).stdout == f"{own}\n"
@@ -203,7 +203,7 @@ def test_a_gpu_that_cannot_work_is_refused_where_it_was_asked_for(gpu: Gpu) -> N
 def test_determinism_can_be_switched_on_by_a_later_start() -> None:
     code = (
         "from dataclasses import replace; from cifar_trainer.settings import Settings\n"
-        "from cifar_trainer.environment import start\n"
+        "from cifar_trainer.devices import start\n"
         "config = Settings('document', 'synthetic', 1, 32, 0.001, device='cpu')\n"
         "start(config); import tensorflow as tf; tf.ones(1) + 1; start(replace(config, deterministic=True))\n"
         "from tensorflow.python.framework.config import is_op_determinism_enabled as on; print(on())"
@@ -214,7 +214,7 @@ def test_determinism_can_be_switched_on_by_a_later_start() -> None:
 def test_the_threads_of_a_process_that_computes_stay_as_they_are() -> None:
     code = (
         "from dataclasses import replace; from cifar_trainer.settings import Settings\n"
-        "from cifar_trainer.environment import start; from cifar_trainer.environment.start import threads\n"
+        "from cifar_trainer.devices import start; from cifar_trainer.devices.start import threads\n"
         "config = Settings('document', 'synthetic', 1, 32, 0.001, device='cpu')\n"
         "start(config); import tensorflow as tf; tf.ones(1) + 1; before = threads()\n"
         "start(replace(config, recipe='regularized')); print(threads() == before)"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cifar_trainer import __version__
-from cifar_trainer.environment import cuda, machine
-from cifar_trainer.environment.start import Device, tf32_enabled, threads
+from cifar_trainer.devices import cuda, machine
+from cifar_trainer.devices.start import Device, tf32_enabled, threads
 
 #: The entries that decide the last bits of a result, and what to call them.
 _DECIDING = {
