@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from cifar_trainer.errors import CifarTrainerError, DataError, DeviceError, RunE
 from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
 from cifar_trainer.evaluation.subject import total_energy
 from cifar_trainer.plots import LINES, Figure, MaxNLocator, PercentFormatter, Theme, new_figure, shorten
+from cifar_trainer.process import module_command
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.settings import Settings, check_choice
 from cifar_trainer.trained_run import check_model, load_data
@@ -301,7 +301,7 @@ def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
         CifarTrainerError: the process failed; the message and the kind of error are its own.
     """
     where = [] if data_dir is None else ["--data-dir", str(data_dir)]
-    command = [sys.executable, "-m", "cifar_trainer", "evaluate", "--quiet", "--json", "--split", split]
+    command = module_command("cifar_trainer", "evaluate", "--quiet", "--json", "--split", split)
     # The variables are for the user's own `evaluate`: a required accuracy is no concern of this one.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("CIFAR_TRAINER_EVALUATE_")}
     with subprocess.Popen(

@@ -83,7 +83,7 @@ def read_early(environment: Mapping[str, str]) -> dict[str, str]:
 
 def is_program(arguments: list[str]) -> bool:
     """Whether these are a module, code or a file, and no other options of the interpreter's."""
-    return bool(arguments) and (arguments[0] in ("-m", "-c") or not arguments[0].startswith("-"))
+    return bool(arguments) and (arguments[0] in ("-P", "-m", "-c") or not arguments[0].startswith("-"))
 
 
 def preload() -> None:
@@ -243,11 +243,12 @@ def set_up(request: dict[str, Any], streams: list[int], server: int) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """`-m MODULE ...`, `-c CODE ...` or `FILE ...`; returns the exit code."""
-    kind, *rest = arguments
+    """`-m MODULE ...`, `-P -m MODULE ...`, `-c CODE ...` or `FILE ...`; returns the exit code."""
+    safe = arguments[0] == "-P"
+    kind, *rest = arguments[1:] if safe else arguments
     try:
         if kind == "-m":
-            sys.argv, sys.path[0:0] = rest, [str(Path.cwd())]
+            sys.argv, sys.path[0:0] = rest, [] if safe else [str(Path.cwd())]
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         elif kind == "-c":
             sys.argv, sys.path[0:0] = ["-c", *rest[1:]], [""]

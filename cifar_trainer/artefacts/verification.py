@@ -9,7 +9,6 @@ import dataclasses
 import io
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from cifar_trainer.artefacts.encodings import KINDS
 from cifar_trainer.artefacts.formats import Bound, Format, softmax
 from cifar_trainer.artefacts.probe import pack_files
 from cifar_trainer.errors import CheckError
+from cifar_trainer.process import module_command
 
 #: One by one, as an application asks, and by a number that divides nothing.
 BATCH_SIZES = (1, 37)
@@ -125,7 +125,7 @@ def _ask(artefact: Path, form: Format, reference: Reference, encoded: Reference)
         "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "cifar_trainer.artefacts.probe", str(artefact), *map(str, BATCH_SIZES)],
+        module_command("cifar_trainer.artefacts.probe", artefact, *BATCH_SIZES),
         input=sent.getbuffer(),
         capture_output=True,
         env=environment,

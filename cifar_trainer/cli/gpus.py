@@ -14,6 +14,7 @@ from cifar_trainer.cli.signals import SIGNALS
 from cifar_trainer.devices.cluster import find_cluster, tf_config
 from cifar_trainer.devices.cuda import visible_gpus
 from cifar_trainer.errors import DeviceError, UsageError
+from cifar_trainer.process import module_command
 
 
 def choose_gpus(wanted: str, device: str) -> list[str]:
@@ -54,7 +55,7 @@ def train_together(arguments: Sequence[str], gpus: Sequence[str]) -> int:
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in gpus[1:]]
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "cifar_trainer", *arguments],
+                module_command("cifar_trainer", *arguments),
                 env={**os.environ, "TF_CONFIG": tf_config(addresses, rank), "CUDA_VISIBLE_DEVICES": gpu},
                 stdout=None if rank == 0 else subprocess.DEVNULL,
                 stderr=None if rank == 0 else logs[rank - 1],

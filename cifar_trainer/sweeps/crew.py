@@ -7,7 +7,6 @@ import os
 import re
 import selectors
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from cifar_trainer import errors
 from cifar_trainer.errors import RunError
+from cifar_trainer.process import module_command
 from cifar_trainer.sweeps.trials import DEATHS, Claim, Trials
 from cifar_trainer.sweeps.worker import Job
 
@@ -162,7 +162,7 @@ class Crew:
 
     def _start(self, number: int) -> _Worker:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cifar_trainer.sweeps.worker"],
+            module_command("cifar_trainer.sweeps.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **self._environments[number % len(self._environments)]},
