@@ -18,7 +18,7 @@ from cifar_trainer import errors
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.export import export as export
-    from cifar_trainer.data.preparation import prepare as prepare
+    from cifar_trainer.data.prepare import prepare as prepare
     from cifar_trainer.evaluation.evaluate import evaluate as evaluate
     from cifar_trainer.prediction import predict as predict
     from cifar_trainer.run import open_run as load_run  # noqa: F401
@@ -36,7 +36,7 @@ _FUNCTIONS = {
     "export": ("artefacts.export", "export"),
     "load_run": ("run", "open_run"),
     "predict": ("prediction", "predict"),
-    "prepare": ("data.preparation", "prepare"),
+    "prepare": ("data.prepare", "prepare"),
     "resume": ("training.session", "resume"),
     "train": ("training.session", "train"),
 }

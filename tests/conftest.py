@@ -93,7 +93,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
 @pytest.fixture(scope="session")
 def data_dir(made_once: MakeOnce) -> Path:
     """A data folder with the synthetic set prepared in it. Read it; to change it, copy it first."""
-    from cifar_trainer.data.preparation import prepare
+    from cifar_trainer.data.prepare import prepare
 
     return made_once("data", lambda folder: prepare("synthetic", folder))
 

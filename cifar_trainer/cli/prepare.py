@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
     from cifar_trainer.data.dataset import SplitSummary
     from cifar_trainer.data.download import PrepareReporter
-    from cifar_trainer.data.preparation import PreparedReport
+    from cifar_trainer.data.prepare import PreparedReport
 
 
 #: Without a terminal, a line of a download's progress for each so many bytes.
@@ -128,7 +128,7 @@ def command(path: str | None, data_dir: Path | None, as_json: bool, **options: A
     if path is not None:
         raise UsageError(f"prepare takes no argument, received {path}. Did you mean --source {path}?")
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data.preparation import prepare
+    from cifar_trainer.data.prepare import prepare
 
     output, verified = Output(verbosity()), options["verify"]
     with reporting(output) as reporter:

@@ -10,7 +10,7 @@ import optuna
 
 from cifar_trainer import files
 from cifar_trainer.data.download import PrepareReporter
-from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.splits import check_fit
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices.cluster import check_alone

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import devices, files
 from cifar_trainer.data.dataset import Dataset
-from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.splits import check_fit, split_for
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices import Device

@@ -8,7 +8,7 @@ import builders
 import pytest
 from builders import Refuse, RunCli
 
-from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.prepare import prepare
 
 
 @pytest.fixture(scope="session")

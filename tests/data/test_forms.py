@@ -14,7 +14,7 @@ from PIL import Image
 from cifar_trainer.data import sources
 from cifar_trainer.data.cifar10 import CLASSES
 from cifar_trainer.data.dataset import RawDataset
-from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.prepare import prepare
 from cifar_trainer.errors import DataError
 
 #: Three images of each class, in the plainest form.

@@ -11,7 +11,7 @@ from builders import Refuse, write_folder, write_tar
 
 from cifar_trainer.data import cifar10
 from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
-from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.data.unpickler import load_dictionary
 from cifar_trainer.errors import DataError

@@ -12,7 +12,7 @@ from builders import RunCli
 from PIL import Image
 
 from cifar_trainer.data.cifar10 import FINGERPRINTS
-from cifar_trainer.data.preparation import prepare
+from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import DataError, DataNotFoundError
 
