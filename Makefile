@@ -50,5 +50,6 @@ $(INSTALLED): pyproject.toml | $(VENV)/bin/python
 
 $(DEVELOPED): pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV), with what the tests need; the first time takes some minutes."
-	@$(PIP) install --quiet --editable '.[dev]'
+	@$(PIP) install --quiet --upgrade 'pip>=25.1'  # Older ones know no dependency groups.
+	@$(PIP) install --quiet --editable '.[all]' --group dev
 	@touch $@ $(INSTALLED)
