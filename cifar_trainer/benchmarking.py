@@ -143,10 +143,8 @@ def benchmark_artefacts(
 def _artefacts_of(run: Path | None) -> list[Path]:
     from cifar_trainer.artefacts.formats import FORMATS
     from cifar_trainer.run import open_run
-    from cifar_trainer.trained_run import check_model
 
-    opened = open_run(run)
-    check_model(opened)
+    opened = open_run(run, with_model=True)
     exported = [opened.export / form.file_name for form in FORMATS.values()]
     return [opened.model, *(path for path in exported if path.exists())]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_trainer import ledger, records
+from cifar_trainer import files
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.splits import check_split, evaluated_split
 from cifar_trainer.errors import CifarTrainerError, DataError, DeviceError, RunError, UsageError
@@ -19,7 +19,6 @@ from cifar_trainer.plots import LINES, Figure, MaxNLocator, PercentFormatter, Th
 from cifar_trainer.process import module_command
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.settings import Settings, check_choice
-from cifar_trainer.trained_run import check_model, load_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,8 +184,8 @@ def compare(
     opened = [open_run(path) for path in runs]
     check_comparable(opened, split)
     for run in opened:
-        check_model(run)
-    splits = [evaluated_split(load_data(run, data_dir), run.read_config(), split) for run in opened]
+        run.check_model()
+    splits = [evaluated_split(run.load_data(data_dir), run.read_config(), split) for run in opened]
     if any(images.sha256 != splits[0].sha256 for images in splits):
         raise UsageError(
             "The runs have the same images in another order, in data folders that were prepared from other "
@@ -267,7 +266,7 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
     if not (folder / REPORT_FILE).is_file() or not (folder / LOGITS_FILE).is_file():
         return None
     remedy = f"Write it again with: cifar-trainer evaluate {run.path} --split {split}"
-    report, result = records.read(folder / REPORT_FILE, _Reported, remedy=remedy), run.read_result()
+    report, result = files.read_json(folder / REPORT_FILE, _Reported, remedy=remedy), run.read_result()
     if report.weights_sha256 != result.weights_sha256 or report.split_sha256 != images.sha256:
         return None
     try:
@@ -288,7 +287,7 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
         seconds=result.seconds,
         parameters=result.parameters,
         joules=total_energy(history),
-        test_looks=len(ledger.read_looks(run)),
+        test_looks=len(run.read_looks()),
         correct=correct,
         history=history,
     )

@@ -13,15 +13,20 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+import msgspec
 
 from cifar_trainer import locks
-from cifar_trainer.errors import RunError
+from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +107,47 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as indented JSON; NaN and infinity are refused, being no JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, kind: type[T], *, error: type[CifarTrainerError] = RunError, remedy: str = "") -> T:
+    """Read a JSON file as a dataclass; unknown keys are ignored.
+
+    Args:
+        path: the file.
+        kind: a dataclass, or another type that msgspec converts to.
+        error: class of the exceptions.
+        remedy: what to do about it, as a sentence.
+
+    Raises:
+        CifarTrainerError: of the class `error`: the file cannot be read, is not JSON, or a value is missing
+            or has the wrong type. The message names the file, the key, its value, and what was expected.
+    """
+    advice = f" {remedy}" if remedy else ""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise error(f"{path} cannot be read: {cause.strerror}.{advice}") from cause
+    except ValueError as cause:
+        raise error(f"{path} is not JSON: {cause}.{advice}") from cause
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, UsageError) as cause:
+        reason = _describe_mismatch(cause, value)
+        raise error(f"{path} is damaged or from another version: {reason}.{advice}") from cause
+
+
+def _describe_mismatch(cause: Exception, value: Any) -> str:
+    """What is wrong, such as `Expected `int`, got `str` at `epochs`, which is "2"`."""
+    # A check of the settings names options, which nobody has typed here.
+    reason, _, place = str(cause).removeprefix("--").rstrip(".").partition(" - at `$")
+    if not place:
+        return reason
+    keys = re.findall(r"\.(\w+)|\[(\d+)\]", place)
+    for key, index in keys:
+        value = value[key] if key else value[int(index)]
+    shown = json.dumps(value, ensure_ascii=False)
+    shown = shown if len(shown) <= 80 else f"{shown[:76]} ..."
+    return f"{reason} at `{place.rstrip('`').removeprefix('.') or 'the top'}`, which is {shown}"
 
 
 @contextlib.contextmanager

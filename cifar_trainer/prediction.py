@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_trainer import devices, records
+from cifar_trainer import devices, files
 from cifar_trainer.artefacts.formats import MANIFEST_FILE, Artefact, open_artefact, recognize
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
@@ -27,7 +27,6 @@ from cifar_trainer.images import (
 )
 from cifar_trainer.run import Run, is_run_folder, open_run
 from cifar_trainer.settings import check_count
-from cifar_trainer.trained_run import check_model, read_thresholds
 
 if TYPE_CHECKING:
     from cifar_trainer.metrics import Thresholds
@@ -208,8 +207,7 @@ def _open(
         if recognize(path).uses_tensorflow:
             devices.start(device="cpu", verbose=verbose)
         return open_artefact(path), path, None
-    opened = open_run(None if run is None else Path(run))
-    check_model(opened)
+    opened = open_run(run, with_model=True)
     classes = opened.read_data().classes
     if top > len(classes):
         raise _too_many(top, len(classes))
@@ -334,9 +332,9 @@ class _Manifest:
 def _read_thresholds(path: Path, run: Run | None) -> "Thresholds | None":
     """Beyond which an image is unfamiliar to a run's model, or to the artefact in `path`; None if unknown."""
     if run is not None:
-        return read_thresholds(run, run.read_result().weights_sha256)
+        return run.read_thresholds(run.read_result().weights_sha256)
     manifest = path.parent / MANIFEST_FILE
-    fitted = records.read(manifest, _Manifest).unfamiliar if manifest.is_file() else None
+    fitted = files.read_json(manifest, _Manifest).unfamiliar if manifest.is_file() else None
     if fitted is None:
         return None
     # scikit-learn, which it imports, is not waited for where there is nothing to tell.

@@ -1,38 +1,48 @@
-"""A run's folder: what lies where, what its files hold, how it is made, found and held."""
+"""Run folders: their files, how to make, lock, find and list them. Reads files only; no TensorFlow."""
 
+import contextlib
 import csv
 import dataclasses
 import datetime
+import json
+import math
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar_trainer import records
-from cifar_trainer.errors import RunError
-from cifar_trainer.files import sha256_file
-from cifar_trainer.settings import Settings
+import msgspec
+
+from cifar_trainer import files, locks
+from cifar_trainer.errors import CifarTrainerError, DataError, DataNotFoundError, RunError
+from cifar_trainer.results import Result
+from cifar_trainer.settings import DEFAULT_DATA_DIR, Settings
 
 if TYPE_CHECKING:
+    from cifar_trainer.data.dataset import Dataset
+    from cifar_trainer.metrics import Thresholds
     from cifar_trainer.recipes import Recipe
 
-#: Where runs go when nobody says otherwise, below the current folder.
+#: The default folder of all runs, below the current folder.
 DEFAULT_ROOT = Path("runs")
-#: What makes a folder a group of runs that differ by their seed (`training.seeds`).
+#: Marks the folder of a group: runs that differ only in their seed.
 GROUP_FILE = "group.json"
-#: What makes a folder a sweep's, whose runs are its trials (`sweep`).
+#: Marks the folder of a sweep, whose runs are its trials.
 SWEEP_FILE = "sweep.json"
-_TRAIN_AGAIN = "Train again under another --run-dir, or upgrade cifar-trainer."
+LOCK_NAME = ".lock"
+_TRAIN_AGAIN = "Train again with another --run-dir, or upgrade cifar-trainer."
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitRecord:
-    """What a run knows of a split of its data.
+    """A split of the data set that a run was trained on.
 
     Attributes:
-        images: how many the run uses.
-        fingerprint: the content fingerprint of the whole split.
-        sha256: over the files of the whole split, so that it tells the order of the images too.
+        images: number of images that the run uses.
+        fingerprint: content fingerprint of the whole split, independent of the order.
+        sha256: hash of the files of the whole split, which depends on the order.
     """
 
     images: int
@@ -42,20 +52,20 @@ class SplitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRecord:
-    """Which images a run validates on: `split` is one of `settings.VALIDATIONS`, `images` their number."""
+    """The validation split: `split` is one of `settings.VALIDATIONS`, `images` their number."""
 
     split: str
     images: int
 
 
 @dataclasses.dataclass(frozen=True)
-class DataRecord:
-    """The data of a run, as config.json keeps it under `data`.
+class DataRecord(Result):
+    """The data set of a run: the key `data` of config.json.
 
     Attributes:
-        name, title, verified, classes: of the dataset.
-        train, test, validation: its splits.
-        data_dir: the absolute path of the data folder that the run was trained from.
+        name, title, verified, classes: as in dataset.json.
+        train, test, validation: the splits.
+        data_dir: absolute path of the data folder that the run was trained from.
     """
 
     name: str
@@ -67,34 +77,50 @@ class DataRecord:
     validation: ValidationRecord
     data_dir: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The record as a JSON object."""
-        return dataclasses.asdict(self)
+    def difference_to(self, dataset: "Dataset", *, ordered: bool) -> str | None:
+        """How `dataset` differs from the run's data, as the end of a sentence; None if it does not.
+
+        Args:
+            dataset: the data set that is there now.
+            ordered: whether the training images must be in the same order.
+        """
+        for name, was, now in (("train", self.train, dataset.train), ("test", self.test, dataset.test)):
+            if was.fingerprint != now.fingerprint:
+                return (
+                    f"was trained on other data: its {name} split has the fingerprint {was.fingerprint}, the "
+                    f"one in {dataset.folder} has {now.fingerprint}. Pass the right folder with --data-dir."
+                )
+        if ordered and self.train.sha256 != dataset.train.sha256:
+            return (
+                f"was trained on the same images in another order than in {dataset.folder}, which was "
+                "prepared from another source. Prepare the run's own source into another --data-dir, and "
+                "pass that."
+            )
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """A finished run, as result.json keeps it and `train --json` prints it.
+class TrainResult(Result):
+    """The result of a finished run: result.json, and what `train --json` prints.
 
     Attributes:
         run_dir: the run's folder.
         recipe, dataset, seed, precision: as trained.
-        epochs: complete ones.
-        parameters: of the network.
+        epochs: number of completed epochs.
+        parameters: number of the network's parameters.
         device: `cpu` or `gpu`.
         train: `loss` and `accuracy` of the epoch whose weights the model has.
-        validation: likewise, and the `split`, one of `settings.VALIDATIONS`.
-        seconds: of training and validation.
-        images_per_second: in training.
-        weights_sha256: over the raw bytes of the weights, in `model.weights` order.
-        test_looks: how often the test set was looked at until then; `cifar_trainer.ledger`.
-        compile_seconds: of tracing and compiling, which are in no other figure.
-        planned_epochs: those that were asked for; more than `epochs` where training was ended early.
-        chosen_epoch: the epoch whose weights the model has; None where a callback has set others.
-        chosen_by: `last epoch`; `best validation accuracy` under --keep best; or `callback` where one has put
-            back an earlier epoch's weights or others.
-        ended_by: why training ended before the planned epochs: `patience`, `time limit`, `end_after` or
-            `callback`; None where it did not.
+        validation: the same on the validation split, and `split`, one of `settings.VALIDATIONS`.
+        seconds: duration of training and validation.
+        images_per_second: training speed.
+        weights_sha256: hash of the raw bytes of the weights, in `model.weights` order.
+        test_looks: number of looks at the test set until then; see `Look`.
+        compile_seconds: duration of tracing and compiling, which no other figure contains.
+        planned_epochs: number of epochs asked for; more than `epochs` if training ended early.
+        chosen_epoch: epoch whose weights the model has; None if a callback has set other weights.
+        chosen_by: `last epoch`; `best validation accuracy` with --keep best; or `callback` if one has
+            restored an earlier epoch's weights or set others.
+        ended_by: why training ended early: `patience`, `time limit`, `end_after` or `callback`; else None.
     """
 
     run_dir: str
@@ -118,17 +144,13 @@ class TrainResult:
     ended_by: str | None = None
 
     def is_final(self, epochs: int) -> bool:
-        """Whether a run for which `epochs` are asked has nothing left to train."""
+        """Whether nothing is left to train if `epochs` are asked for."""
         return max(self.epochs, self.planned_epochs or 0) >= epochs
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as a JSON object."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a run could not go on, and where: epoch and step count from 1."""
+    """Why a run failed (failure.json). `epoch` and `step` count from 1."""
 
     message: str
     epoch: int
@@ -136,22 +158,65 @@ class Failure:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
-    """What of config.json is not a setting."""
+class Look:
+    """One look at the test set: a line of the run's test_looks.jsonl.
+
+    A test set that was looked at often is no longer an independent check. So each look is recorded
+    before its figures are, and no line is ever removed.
+
+    Attributes:
+        at: time, ISO 8601 with the time zone.
+        command: such as `train` or `evaluate`.
+        epoch: number of epochs that the model had been trained for.
+    """
+
+    at: str
+    command: str
+    epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _DataOfConfig:
+    """The part of config.json besides the settings."""
 
     data: DataRecord
 
 
 @dataclasses.dataclass(frozen=True)
-class _Start:
-    """What of environment.json a list of runs shows."""
+class _StartOfEnvironment:
+    """The part of environment.json that a list of runs shows."""
 
     started_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True)
+class _Calibration:
+    temperature: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Thresholds:
+    energy: float
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unfamiliar:
+    thresholds: _Thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluated:
+    """The part of an evaluation's report.json that an export needs."""
+
+    weights_sha256: str
+    calibration: _Calibration | None = None
+    unfamiliar: _Unfamiliar | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
-    """The paths of a run's folder. Making one touches nothing on the disk."""
+    """A run's folder. Creating this object does not touch the disk."""
 
     path: Path
 
@@ -180,6 +245,10 @@ class Run:
         return self.path / "failure.json"
 
     @property
+    def test_looks(self) -> Path:
+        return self.path / "test_looks.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -198,36 +267,88 @@ class Run:
     def evaluation(self, split: str) -> Path:
         return self.path / "evaluation" / split
 
-    def read_config(self) -> Settings:
-        """The run's settings.
+    # What its files hold. Each method raises RunError if the file is missing or damaged.
 
-        Raises:
-            RunError: config.json is absent or damaged.
-        """
+    def read_config(self) -> Settings:
+        """The run's settings."""
         if not self.config.is_file():
             raise RunError(f"{self.path} is not a run: it has no config.json.")
-        return records.read(self.config, Settings, remedy=_TRAIN_AGAIN)
+        return files.read_json(self.config, Settings, remedy=_TRAIN_AGAIN)
 
-    def check_recipe(self) -> None:
-        """Check that the run's recipe is known, without running any file of the run.
+    def read_data(self) -> DataRecord:
+        """The data set that the run was trained on."""
+        return files.read_json(self.config, _DataOfConfig, remedy=_TRAIN_AGAIN).data
+
+    def read_environment(self) -> dict[str, Any]:
+        """Versions, device and command line of the training."""
+        return files.read_json(self.environment, dict[str, Any])
+
+    def read_start(self) -> datetime.datetime:
+        """When the run was started or last resumed, with the time zone."""
+        moment = files.read_json(self.environment, _StartOfEnvironment).started_at
+        return moment if moment.tzinfo is not None else moment.astimezone()
+
+    def read_result(self) -> TrainResult:
+        """The result of the finished run."""
+        remedy = f"cifar-trainer train --resume {self.path} writes it again."
+        return files.read_json(self.result, TrainResult, remedy=remedy)
+
+    def read_failure(self) -> Failure | None:
+        """Why the run failed; None if it did not."""
+        return files.read_json(self.failure, Failure) if self.failure.is_file() else None
+
+    def read_history(self) -> list[dict[str, float | None]]:
+        """The rows of history.csv; None for an empty field."""
+        try:
+            with open(self.history, encoding="utf-8", newline="") as file:
+                return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{self.history} cannot be read: {error}.") from error
+
+    def read_looks(self) -> tuple[Look, ...]:
+        """The recorded looks at the test set, in order."""
+        try:
+            lines = self.test_looks.read_bytes().splitlines()
+            return tuple(msgspec.json.decode(line, type=Look) for line in lines)
+        except FileNotFoundError:
+            return ()
+        except (OSError, msgspec.MsgspecError) as error:
+            raise RunError(
+                f"{self.test_looks} cannot be read: {error}. Each line is one look at the test set."
+            ) from error
+
+    def record_look(self, command: str, epoch: int) -> None:
+        """Record a look at the test set; it is on the disk when this returns.
 
         Raises:
-            RunError: this version does not know it.
+            OSError: the file cannot be written.
         """
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        line = json.dumps(dataclasses.asdict(Look(now, command, epoch))) + "\n"
+        # A single short append: lines of concurrent processes do not mix.
+        descriptor = os.open(self.test_looks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            os.write(descriptor, line.encode("ascii"))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def check_recipe(self) -> None:
+        """Raise RunError if this version does not know the run's recipe. Runs no code of the run."""
         from cifar_trainer.recipes import RECIPES
 
         config = self.read_config()
         if config.recipe_sha256 is None and config.recipe not in RECIPES:
             raise RunError(
-                f"{self.path} was trained by the recipe {config.recipe!r}, which this version of "
+                f"{self.path} was trained with the recipe {config.recipe!r}, which this version of "
                 "cifar-trainer does not know. Upgrade it."
             )
 
     def read_recipe(self) -> "Recipe":
-        """The run's recipe. A recipe of one's own is the run's copy of its file, which is run.
+        """The run's recipe. A user's own recipe is the run's copy of the file, which is executed.
 
         Raises:
-            RunError: this version does not know it, or the copy is not what the run was begun with.
+            RunError: this version does not know the recipe, or the copy has changed.
             UsageError: the copy fails.
         """
         from cifar_trainer.recipes import RECIPES
@@ -237,133 +358,407 @@ class Run:
         config = self.read_config()
         if config.recipe_sha256 is None:
             return RECIPES[config.recipe]
-        # Before it is run.
-        actual = sha256_file(self.recipe) if self.recipe.is_file() else "missing"
+        # Check the hash before executing the file.
+        actual = files.sha256_file(self.recipe) if self.recipe.is_file() else "missing"
         if actual != config.recipe_sha256:
             raise RunError(
-                f"{self.recipe} is not the recipe that the run was begun with: its SHA-256 is {actual}, "
-                f"expected {config.recipe_sha256}. Put the original back."
+                f"{self.recipe} is not the recipe that the run was started with: its SHA-256 is {actual}, "
+                f"expected {config.recipe_sha256}. Restore the original."
             )
         return load_recipe(self.recipe)
 
-    def read_data(self) -> DataRecord:
-        """What the run was trained on.
+    # What others need of a finished run.
+
+    def check_model(self) -> None:
+        """Raise RunError if the run has no model yet, or this version does not know its recipe."""
+        self.check_recipe()
+        if not self.model.is_file():
+            raise RunError(
+                f"{self.path} has no model.keras (it holds {_names(self.path.iterdir())}). "
+                f"Finish the training first: cifar-trainer train --resume {self.path}"
+            )
+
+    def check_weights(self, result: TrainResult, weights_sha256: str) -> None:
+        """Raise RunError unless `result` describes a model with these weights."""
+        if result.weights_sha256 != weights_sha256:
+            raise RunError(
+                f"The model of {self.path} is not the one that its result.json describes. "
+                f"Finish the training first: cifar-trainer train --resume {self.path}"
+            )
+
+    def load_data(self, data_dir: str | Path | None = None, *, ordered: bool | None = None) -> "Dataset":
+        """Load the data set that the run was trained on.
+
+        Args:
+            data_dir: the data folder. None: the one that the run was trained from if it is still there,
+                else `data/`.
+            ordered: whether the images must be in the same order. None: only if the run held some out,
+                which it selects by their index.
 
         Raises:
-            RunError: config.json is absent or damaged.
+            DataNotFoundError: no data set is prepared there.
+            DataError: it is not the run's, or it is damaged.
+            RunError: config.json is damaged.
         """
-        return records.read(self.config, _Settings, remedy=_TRAIN_AGAIN).data
+        from cifar_trainer.data.store import load_dataset
 
-    def read_environment(self) -> dict[str, Any]:
-        """What the run was trained with.
+        record = self.read_data()
+        recorded = [] if record.data_dir is None else [Path(record.data_dir)]
+        folders = [Path(data_dir).expanduser()] if data_dir is not None else [*recorded, DEFAULT_DATA_DIR]
+        folder = next((folder for folder in folders if (folder / record.name).is_dir()), folders[0])
+        try:
+            dataset = load_dataset(folder, record.name)
+        except DataNotFoundError as error:
+            was = f" It was trained on data in {record.data_dir}." if record.data_dir else ""
+            raise DataNotFoundError(f"The data of {self.path} are not in {folder}.{was} {error}") from error
+        in_order = self.read_config().validation == "holdout" if ordered is None else ordered
+        difference = record.difference_to(dataset, ordered=in_order)
+        if difference is not None:
+            raise DataError(f"{self.path} {difference}")
+        return dataset
+
+    def read_temperature(self, weights_sha256: str) -> float:
+        """The temperature that `evaluate` has fitted on held-out images for these weights, else 1.
+
+        Both splits' reports hold the same temperature; reports on other weights are ignored.
 
         Raises:
-            RunError: environment.json is absent or damaged.
+            RunError: a report cannot be read, or its temperature is not a positive number.
         """
-        return records.read(self.environment, dict[str, Any])
+        for path, report in self._reports(weights_sha256):
+            temperature = report.calibration.temperature if report.calibration else None
+            if temperature is None:
+                continue
+            if not (math.isfinite(temperature) and temperature > 0):
+                raise RunError(
+                    f"{path} holds the temperature {temperature}; expected a number above 0. "
+                    f"{self._evaluate_again()}"
+                )
+            return temperature
+        return 1.0
 
-    def read_start(self) -> datetime.datetime:
-        """When the run was begun or last resumed, with the time zone.
+    def read_thresholds(self, weights_sha256: str) -> "Thresholds | None":
+        """The thresholds for unfamiliar images that `evaluate` has fitted for these weights, else None.
 
         Raises:
-            RunError: environment.json is absent or damaged.
+            RunError: a report cannot be read.
         """
-        moment = records.read(self.environment, _Start).started_at
-        return moment if moment.tzinfo is not None else moment.astimezone()
+        from cifar_trainer.metrics import Thresholds
 
-    def read_result(self) -> TrainResult:
-        """What the finished run has to show.
+        for _, report in self._reports(weights_sha256):
+            if report.unfamiliar is not None:
+                return Thresholds(**dataclasses.asdict(report.unfamiliar.thresholds))
+        return None
+
+    def _reports(self, weights_sha256: str) -> Iterator[tuple[Path, _Evaluated]]:
+        """The run's reports on a model with these weights, and their paths."""
+        for split in ("validation", "test"):
+            path = self.evaluation(split) / "report.json"
+            if path.is_file():
+                report = files.read_json(path, _Evaluated, remedy=self._evaluate_again())
+                if report.weights_sha256 == weights_sha256:
+                    yield path, report
+
+    def _evaluate_again(self) -> str:
+        return f"Write it again with: cifar-trainer evaluate {self.path}"
+
+    # Locking: one process at a time trains a run.
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the run's lock while the block runs.
 
         Raises:
-            RunError: result.json is absent or damaged.
-        """
-        return records.read(self.result, TrainResult, remedy=f"{self._resume_command()} writes it again.")
-
-    def read_failure(self) -> Failure | None:
-        """Why the run could not go on; None where it could.
-
-        Raises:
-            RunError: failure.json is damaged.
-        """
-        return records.read(self.failure, Failure) if self.failure.is_file() else None
-
-    def read_history(self) -> list[dict[str, float | None]]:
-        """The rows of history.csv; None where a field is empty.
-
-        Raises:
-            RunError: the file is absent, or not one of numbers.
+            RunError: another process holds it.
         """
         try:
-            with open(self.history, encoding="utf-8", newline="") as file:
-                return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"{self.history} cannot be read: {error}.") from error
+            with locks.lock(self.path / LOCK_NAME):
+                yield
+        except locks.LockedError as error:
+            by = f" by {error.holder}" if error.holder else " by another process"
+            raise RunError(f"{self.path} is in use{by}. Wait for it, or choose another --run-dir.") from error
 
-    def _resume_command(self) -> str:
-        return f"cifar-trainer train --resume {self.path}"
+    def is_held(self) -> bool:
+        """Whether a process holds the run's lock. Does not disturb that process."""
+        return locks.is_locked(self.path / LOCK_NAME)
+
+    def discard_unbegun(self) -> None:
+        """Delete what the run has written, unless an epoch is complete. Call only while holding the lock."""
+        if self.history.is_file() and self.read_history():
+            return
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for path in (self.history, self.config):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
+    """Make a run's folder, `path` or `runs/TIME-RECIPE` if that is None, and hold its lock.
+
+    If the block fails before config.json is written, what was made here is deleted again.
+
+    Raises:
+        RunError: the folder is not empty, is in use, or cannot be made or written.
+    """
+    try:
+        chosen = path or reserve_folder(recipe)
+        existed = path is not None and path.is_dir()
+        # Check before making anything: a folder with other contents stays as it is.
+        if not (existed and Run(chosen).is_held()):
+            check_new(chosen)
+        chosen.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path or DEFAULT_ROOT, error) from error
+    run = Run(chosen)
+    with run.hold():
+        # Another process may have made a run here since.
+        check_new(chosen)
+        files.remove_partials(chosen)
+        try:
+            yield run
+        finally:
+            if not run.config.exists():
+                for name in (run.recipe.name, run.environment.name, LOCK_NAME):
+                    (chosen / name).unlink(missing_ok=True)
+                if not existed:
+                    with contextlib.suppress(OSError):
+                        chosen.rmdir()
+
+
+def check_new(path: Path) -> None:
+    """Raise RunError unless a new run can be made at `path`. Leaves nothing behind."""
+    try:
+        if os.path.lexists(path) and not path.is_dir():
+            raise RunError(f"{path} exists and is not a folder. Choose another --run-dir.")
+        if path.is_dir():
+            if (path / "config.json").is_file():
+                raise RunError(
+                    f"{path} already holds a run. Resume it (--resume {path}), or choose another --run-dir."
+                )
+            if not all(map(_is_leftover, path.iterdir())):
+                raise RunError(f"{path} exists and is not an empty folder. Choose another --run-dir.")
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+        # Write a file: permissions do not reveal a read-only file system.
+        descriptor, name = tempfile.mkstemp(prefix=files.PARTIAL_PREFIX, dir=existing)
+        os.close(descriptor)
+        Path(name).unlink()
+        # Detect a path that is too long now, not after the training.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path / "evaluation" / "validation" / "report.html")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"The run folder {path} cannot be written: {error.strerror}. Choose another --run-dir.")
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a run that was killed before it started has left this file, so that we may overwrite it."""
+    names = (LOCK_NAME, f"{LOCK_NAME}.holder", "environment.json")
+    return path.name in names or path.name.startswith(files.PARTIAL_PREFIX)
+
+
+def reserve_folder(name: str) -> Path:
+    """Make an empty folder `runs/TIME-NAME`; a number is added if the name is taken."""
+    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
+    DEFAULT_ROOT.mkdir(parents=True, exist_ok=True)
+    path, count = DEFAULT_ROOT / stem, 1
+    while True:
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            count += 1
+            path = DEFAULT_ROOT / f"{stem}-{count}"
+
+
+# Finding runs. os.path's tests, unlike pathlib's, return False for what cannot be read.
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a folder is a run's, or looks like that of one: nothing in it is read."""
+    """Whether a folder is a run's, or looks like one. Reads no file."""
     names = ("history.csv", "result.json", "checkpoints", "model.keras")
-    # os.path's tests, unlike pathlib's, answer for what cannot be read too.
     return os.path.isfile(path / "config.json") and any(os.path.exists(path / name) for name in names)
 
 
-def open_run(path: str | Path | None) -> Run:
-    """The run in `path`, or the newest run below `runs/` where `path` is None.
+def find_runs(root: Path) -> list[Run]:
+    """The runs in `root` and in its groups and sweeps, newest first by the time config.json was written.
 
     Raises:
-        RunError: there is no such folder, it is no run, or there is no run at all.
+        RunError: `root` cannot be listed. Folders in it that cannot be read are skipped.
     """
-    if path is None:
-        return newest_run(DEFAULT_ROOT)
-    path = Path(path)
-    run = Run(path)
+    if not os.path.isdir(root):
+        return []
+    try:
+        below = sorted(root.iterdir())
+    except OSError as error:
+        raise RunError(f"{root} cannot be read: {error.strerror}.") from error
+    for folder in list(below):
+        if any(os.path.isfile(folder / name) for name in (GROUP_FILE, SWEEP_FILE)):
+            with contextlib.suppress(OSError):
+                below += sorted(folder.iterdir())
+    found = []
+    for path in below:
+        # A run that is deleted meanwhile is not a run.
+        with contextlib.suppress(OSError):
+            found.append(((path / "config.json").stat().st_mtime_ns, str(path), Run(path)))
+    return [run for _, _, run in sorted(found, key=lambda entry: entry[:2], reverse=True)]
+
+
+def newest_run(root: Path = DEFAULT_ROOT, *, with_model: bool = False) -> Run:
+    """The run below `root` that was started last; with `with_model`, the last that has a model.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    runs = find_runs(root)
+    if not runs:
+        raise RunError(f"There is no run in {root}/ yet. Start one with: cifar-trainer train")
+    for run in runs:
+        if not with_model or os.path.isfile(run.model):
+            return run
+    raise RunError(
+        f"No run in {root}/ has a model.keras yet. "
+        f"Finish the training first: cifar-trainer train --resume {runs[0].path}"
+    )
+
+
+def open_run(path: str | Path | None = None, *, with_model: bool = False) -> Run:
+    """The run in the folder `path`; the newest run below `runs/` if `path` is None.
+
+    Args:
+        path: the run's folder.
+        with_model: require a model.
+
+    Raises:
+        RunError: there is no such folder, it is not a run, or the run has no model.
+    """
+    run = newest_run(with_model=with_model) if path is None else _open(Path(path).expanduser())
+    if with_model:
+        run.check_model()
+    return run
+
+
+def _open(path: Path) -> Run:
     try:
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
             raise RunError(f"{path} {what}; expected a run's folder. {_known_runs(path.parent)}")
-        if not run.config.is_file():
-            held = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+        if not (path / "config.json").is_file():
+            held = _names(path.iterdir())
             raise RunError(
                 f"{path} is not a run: it has no config.json (it holds {held}). {_known_runs(path)}"
             )
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}. Expected a run's folder.") from error
-    return run
+    return Run(path)
 
 
-def newest_run(root: Path) -> Run:
-    """The run below `root` that was started last.
-
-    Raises:
-        RunError: no run is there.
-    """
-    runs = find_runs(root)
-    if not runs:
-        raise RunError(f"There is no run in {root}/ yet. Start one with: cifar-trainer train")
-    return runs[0]
-
-
-def find_runs(root: Path) -> list[Run]:
-    """The runs directly below `root`, newest first by the time config.json was written.
-
-    Raises:
-        RunError: the folder cannot be listed. What cannot be read in it is passed over.
-    """
-    # os.path's tests, unlike pathlib's, answer for what cannot be read too.
-    if not os.path.isdir(root):
-        return []
-    try:
-        found = [Run(path) for path in root.iterdir() if os.path.isfile(path / "config.json")]
-    except OSError as error:
-        raise RunError(f"{root} cannot be read: {error.strerror}.") from error
-    return sorted(found, key=lambda run: (run.config.stat().st_mtime_ns, run.path.name), reverse=True)
+def _names(paths: Iterable[Path]) -> str:
+    return ", ".join(sorted(path.name for path in paths)[:8]) or "nothing"
 
 
 def _known_runs(root: Path) -> str:
     runs = find_runs(root) or find_runs(DEFAULT_ROOT)
     if not runs:
         return "Start a run with: cifar-trainer train"
-    return "Runs that are there: " + ", ".join(str(run.path) for run in runs[:5]) + "."
+    return "Existing runs: " + ", ".join(str(run.path) for run in runs[:5]) + "."
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedRun(Result):
+    """One run in a list.
+
+    Attributes:
+        path: the run's folder.
+        state: `finished`, `running`, `stopped`, `failed`, or `damaged`.
+        bytes: size of all its files.
+        recipe, dataset, seed: as trained; these and the following are None if they cannot be read.
+        epochs_done, epochs: number of completed epochs, and of those asked for.
+        split: the validation split that `accuracy` is measured on: `test`, `holdout` or `train`.
+        accuracy: after the last completed epoch; None before the first.
+        started: when it was started or last resumed, with the time zone.
+        message: why it failed, or why it cannot be read.
+    """
+
+    path: str
+    state: str
+    bytes: int
+    recipe: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    epochs_done: int = 0
+    epochs: int | None = None
+    split: str | None = None
+    accuracy: float | None = None
+    started: datetime.datetime | None = None
+    message: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as a JSON object."""
+        started = None if self.started is None else self.started.isoformat(timespec="seconds")
+        return {**super().to_json(), "started": started}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunList(Result):
+    """The runs in a folder, newest first."""
+
+    folder: str
+    runs: tuple[ListedRun, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `runs --json` prints."""
+        return {"folder": self.folder, "runs": [run.to_json() for run in self.runs]}
+
+
+def list_runs(folder: str | Path = DEFAULT_ROOT) -> RunList:
+    """List the runs in a folder, and in the groups and sweeps in it, newest first.
+
+    Raises:
+        RunError: there is no such folder, or it cannot be listed. A damaged run is listed as such.
+    """
+    root = Path(folder).expanduser()
+    if not os.path.isdir(root):
+        what = "is a file" if os.path.exists(root) else "does not exist"
+        raise RunError(f"{root} {what}; expected a folder of runs. Start one with: cifar-trainer train")
+    return RunList(str(root), tuple(map(_listed, find_runs(root))))
+
+
+def _listed(run: Run) -> ListedRun:
+    size = 0
+    try:
+        size = files.size_of(run.path)
+        config = run.read_config()
+        history = run.read_history() if run.history.exists() else []
+        started = run.read_start()
+        state, message = _state(run, config.epochs)
+    except (CifarTrainerError, OSError) as error:
+        return ListedRun(path=str(run.path), state="damaged", bytes=size, message=str(error))
+    return ListedRun(
+        path=str(run.path),
+        state=state,
+        bytes=size,
+        recipe=config.recipe,
+        dataset=config.dataset,
+        seed=config.seed,
+        epochs_done=len(history),
+        epochs=config.epochs,
+        split=config.validation,
+        accuracy=history[-1]["val_accuracy"] if history else None,
+        started=started,
+        message=message,
+    )
+
+
+def _state(run: Run, epochs: int) -> tuple[str, str | None]:
+    if run.is_held():
+        return "running", None
+    failure = run.read_failure()
+    if failure is not None:
+        return "failed", failure.message
+    # While a run is extended, result.json is still the one of fewer epochs.
+    finished = run.result.is_file() and run.read_result().is_final(epochs)
+    return ("finished" if finished else "stopped"), None

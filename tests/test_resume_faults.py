@@ -11,7 +11,6 @@ from cifar_trainer.comparison import read_evaluated
 from cifar_trainer.data.dataset import RawDataset
 from cifar_trainer.data.store import load_dataset, write_dataset
 from cifar_trainer.run import Run
-from cifar_trainer.run_folder import hold
 from cifar_trainer.training.checkpoint import list_checkpoints
 from cifar_trainer.training.tensorboard import cut_back
 
@@ -108,7 +107,7 @@ def test_events_that_a_kill_has_left_in_the_old_files_and_the_new_one_are_kept_o
 
 
 def test_a_run_that_another_process_holds_is_left_to_it(run_cli: RunCli, run: Path, data_dir: Path) -> None:
-    with hold(Run(run)):
+    with Run(run).hold():
         done = run_cli(["train", "--resume", run, "--data-dir", data_dir, "--epochs", 3])
     assert done.returncode == 1
     assert f"{run} is in use by another process" in done.stderr

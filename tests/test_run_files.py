@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from command_line import RunCli
 
-from cifar_trainer.runs import list_runs
+from cifar_trainer.run import list_runs
 
 #: What another hand may have written: the file, the key, and a value of another type.
 DAMAGE = [
@@ -40,7 +40,7 @@ def test_a_value_of_another_type_is_listed_as_damage_with_its_file_and_key(
     run: Path, name: str, key: str, value: Any
 ) -> None:
     change(run / name, key, value)
-    (listed,) = list_runs(run.parent)
+    (listed,) = list_runs(run.parent).runs
     assert listed.state == "damaged"
     assert listed.message is not None
     assert name in listed.message

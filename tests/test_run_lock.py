@@ -8,8 +8,7 @@ import pytest
 from command_line import RunCli, start_command
 
 from cifar_trainer.errors import RunError
-from cifar_trainer.run import Run
-from cifar_trainer.run_folder import hold, is_held, new_run
+from cifar_trainer.run import Run, new_run
 
 
 def small(data_dir: Path, run: Path, *more: object) -> list[object]:
@@ -58,19 +57,19 @@ def test_a_run_that_fails_before_its_settings_are_written_leaves_no_folder(tmp_p
 
 
 def test_a_held_run_is_seen_as_held(tmp_path: Path) -> None:
-    with hold(Run(tmp_path)):
-        assert is_held(Run(tmp_path))
-    assert not is_held(Run(tmp_path))
+    with Run(tmp_path).hold():
+        assert Run(tmp_path).is_held()
+    assert not Run(tmp_path).is_held()
 
 
 def test_looking_whether_a_run_is_held_refuses_no_hold(tmp_path: Path) -> None:
     run, done = Run(tmp_path), threading.Event()
-    with hold(run):
+    with run.hold():
         pass
 
     def look() -> None:
         while not done.is_set():
-            is_held(run)
+            run.is_held()
 
     looks = [threading.Thread(target=look) for _ in range(2)]
     for thread in looks:
@@ -79,7 +78,7 @@ def test_looking_whether_a_run_is_held_refuses_no_hold(tmp_path: Path) -> None:
     try:
         for _ in range(300):
             try:
-                with hold(run):
+                with run.hold():
                     pass
             except RunError:
                 refused += 1

@@ -9,7 +9,7 @@ from command_line import RunCli
 
 from cifar_trainer.cli.train import command
 from cifar_trainer.errors import RunError, TrainingStopped
-from cifar_trainer.run_folder import check_new, new_run
+from cifar_trainer.run import check_new, new_run
 from cifar_trainer.training import session
 
 

@@ -19,7 +19,6 @@ from cifar_trainer.artefacts.formats import (
 )
 from cifar_trainer.artefacts.verification import prove
 from cifar_trainer.run import open_run
-from cifar_trainer.trained_run import check_model, load_data
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.measurement import MeasuredModel
@@ -80,13 +79,12 @@ def export(
         CheckError: an artefact does not agree with the Keras model. Nothing is put in place.
     """
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
-    opened = open_run(None if run is None else Path(run))
+    opened = open_run(run, with_model=True)
     folder = opened.export if output is None else Path(output)
-    check_model(opened)
     check_packages(chosen)
     check_targets(chosen, folder, force)
     config = opened.read_config()
-    dataset = load_data(opened, None if data_dir is None else Path(data_dir))
+    dataset = opened.load_data(data_dir)
     # The gate asks for 1e-4 of a logit; a GPU's TF32 alone would be further off.
     devices.start(config, device="cpu", verbose=verbose)
     # TensorFlow is imported by it, and must be set up before.

@@ -12,7 +12,6 @@ from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import RunError
 from cifar_trainer.model import load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run
-from cifar_trainer.trained_run import check_model, read_temperature
 
 #: The member of an exported `.keras` archive with the class names; Keras passes over it.
 CLASSES_MEMBER = "cifar_trainer_classes.json"
@@ -112,8 +111,6 @@ def open_run_model(run: Run) -> Artefact:
     Raises:
         RunError: the run has no model, or one that cannot be read.
     """
-    check_model(run)
+    run.check_model()
     model = load_model(run.model)
-    return KerasModel(
-        to_float32(model), run.read_data().classes, read_temperature(run, weights_sha256(model))
-    )
+    return KerasModel(to_float32(model), run.read_data().classes, run.read_temperature(weights_sha256(model)))

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from cifar_trainer import ledger, metrics
+from cifar_trainer import metrics
 from cifar_trainer.artefacts.encodings import encode_in_turn
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.artefacts.verification import IMAGES, LEAST_IMAGES, Reference
@@ -15,7 +15,6 @@ from cifar_trainer.images import decode_image
 from cifar_trainer.model import LogitsFunction, is_float32, load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run
 from cifar_trainer.settings import Settings
-from cifar_trainer.trained_run import check_weights, read_temperature, read_thresholds
 
 #: How far float32 arithmetic may move the accuracy of a model that was trained in less.
 _PRECISION_ACCURACY = 0.01
@@ -77,10 +76,10 @@ def measure_model(run: Run, config: Settings, dataset: Dataset) -> MeasuredModel
     trained = load_model(run.model)
     digest = weights_sha256(trained)
     result = run.read_result()
-    check_weights(run, result, digest)
+    run.check_weights(result, digest)
     if config.validation == "test":
-        ledger.record_look(run, "export", result.epochs)
-    network = Network(to_float32(trained), dataset.classes, read_temperature(run, digest))
+        run.record_look("export", result.epochs)
+    network = Network(to_float32(trained), dataset.classes, run.read_temperature(digest))
     predict_logits = LogitsFunction(network.model)
     logits = predict_logits(split.images)
     if not is_float32(trained):
@@ -93,7 +92,7 @@ def measure_model(run: Run, config: Settings, dataset: Dataset) -> MeasuredModel
         reference,
         _encoded_reference(reference, predict_logits),
         _accuracy(config.validation, logits, split),
-        read_thresholds(run, digest),
+        run.read_thresholds(digest),
     )
 
 

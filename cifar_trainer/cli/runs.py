@@ -1,19 +1,18 @@
 """`cifar-trainer runs`."""
 
 import datetime
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cifar_trainer.cli.base import PathType, json_option, print_json, verbosity, verbosity_options
-from cifar_trainer.errors import RunError, printable
+from cifar_trainer.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.runs import Listed
+    from cifar_trainer.run import RunList
 
 
 @click.command(name="runs")
@@ -32,26 +31,21 @@ def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
       cifar-trainer runs experiments --json
     """
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.runs import list_runs
+    from cifar_trainer.run import list_runs
 
     output = Output(verbosity(ctx))
-    if not os.path.isdir(folder):
-        what = "is a file" if os.path.exists(folder) else "does not exist"
-        raise RunError(f"{folder} {what}; expected a folder of runs. Start one with: cifar-trainer train")
-    runs = list_runs(folder)
+    listed = list_runs(folder)
     if as_json:
-        print_json({"folder": str(folder), "runs": [run.to_json() for run in runs]})
-    elif runs:
-        output.result(runs_table(runs, folder))
+        print_json(listed.to_json())
+    elif listed.runs:
+        output.result(runs_table(listed))
     else:
         output.note(f"There is no run in {folder} yet. Start one with: cifar-trainer train")
 
 
-def runs_table(runs: "list[Listed]", folder: Path) -> "Table":
-    """The runs as a table, named by their place below `folder`."""
+def runs_table(listed: "RunList") -> "Table":
+    """The runs, named by their path below the folder."""
     from rich.table import Table
-
-    from cifar_trainer.runs import age
 
     now = datetime.datetime.now().astimezone()
     table = Table(box=None, pad_edge=False)
@@ -60,15 +54,26 @@ def runs_table(runs: "list[Listed]", folder: Path) -> "Table":
         table.add_column(name, no_wrap=True)
     for name in ("epochs", "accuracy", "age", "size"):
         table.add_column(name, justify="right", no_wrap=True)
-    for run in runs:
+    for run in listed.runs:
         table.add_row(
-            printable(str(Path(run.path).relative_to(folder))),
+            printable(str(Path(run.path).relative_to(listed.folder))),
             run.recipe or "",
             run.dataset or "",
             run.state,
             "" if run.epochs is None else f"{run.epochs_done} of {run.epochs}",
             "" if run.accuracy is None else f"{run.accuracy:.2%}",
-            age(run.started, now),
+            _age(run.started, now),
             f"{run.bytes / 1e6:.1f} MB",
         )
     return table
+
+
+def _age(started: datetime.datetime | None, now: datetime.datetime) -> str:
+    """Time since then in the largest unit that fits, such as `3 h`."""
+    if started is None:
+        return "unknown"
+    seconds = (now - started).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"

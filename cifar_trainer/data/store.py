@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cifar_trainer import files, records
+from cifar_trainer import files
 from cifar_trainer.data import DATASETS
 from cifar_trainer.data.dataset import Dataset, RawDataset, Split, SplitSummary
 from cifar_trainer.data.fingerprints import fingerprint
@@ -159,13 +159,13 @@ def read_record(folder: Path) -> Record:
     path = folder / RECORD_NAME
     if not path.exists():
         raise DataNotFoundError(_not_prepared(folder))
-    found = records.read(path, _Format, error=DataError, remedy=_anew(folder))
+    found = files.read_json(path, _Format, error=DataError, remedy=_anew(folder))
     if found.format > FORMAT:
         raise DataError(
             f"{path} has format {found.format}, this version of cifar-trainer knows {FORMAT}. Upgrade "
             "cifar-trainer, or prepare the data anew with: cifar-trainer prepare --force"
         )
-    record = records.read(path, Record, error=DataError, remedy=_anew(folder))
+    record = files.read_json(path, Record, error=DataError, remedy=_anew(folder))
     missing = set(ARRAYS) - set(record.files)
     if missing:
         raise DataError(f"{path} lacks the files {', '.join(sorted(missing))}. {_anew(folder)}")

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from cifar_trainer import devices, files, ledger, records
+from cifar_trainer import devices, files
 from cifar_trainer.data.splits import check_split
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import open_run
 from cifar_trainer.settings import check_choice, check_count
-from cifar_trainer.trained_run import check_model, load_data
 
 if TYPE_CHECKING:
     from cifar_trainer.evaluation.report import Report
@@ -63,11 +62,10 @@ def evaluate(
         check_count("robustness-images", robustness_images)
     if unfamiliar is not None and not unfamiliar.is_dir():
         raise UsageError(f"--unfamiliar {unfamiliar} is not a folder. Expected a folder of images.")
-    opened = open_run(run)
-    check_model(opened)
+    opened = open_run(run, with_model=True)
     config = opened.read_config()
     check_split(config, split)
-    dataset = load_data(opened, data_dir)
+    dataset = opened.load_data(data_dir)
     # A run that was trained on a GPU can be evaluated where there is none.
     devices.start(config, device="cpu" if config.device == "cpu" else "auto", verbose=verbose)
     # TensorFlow is imported by these, and must be set up before.
@@ -80,7 +78,7 @@ def evaluate(
     folder = opened.evaluation(split)
     if split == "test":
         with files.writing(opened.path, _REMEDY):
-            ledger.record_look(opened, "evaluate", opened.read_result().epochs)
+            opened.record_look("evaluate", opened.read_result().epochs)
     subject = load_subject(opened, dataset, split)
     if robustness_images is None:
         robustness = _earlier_robustness(folder / REPORT_FILE, subject.weights_sha256)
@@ -90,7 +88,7 @@ def evaluate(
         )
     others = other_kinds(dataset.name, subject.split.images.shape[1:], unfamiliar)
     measured, energies = measure_unfamiliar(subject, others)
-    report = make_report(subject, measured, robustness, len(ledger.read_looks(opened)))
+    report = make_report(subject, measured, robustness, len(opened.read_looks()))
     figures = draw_figures(subject, report, energies, lambda done, total: on_progress("figures", done, total))
     page = render_page(subject, report, figures)
     with files.writing(folder, _REMEDY), files.atomic_folder(folder, replace=True) as partial:
@@ -109,7 +107,7 @@ def _earlier_robustness(path: Path, weights_sha256: str) -> "Robustness | None":
     from cifar_trainer.evaluation.robustness import Robustness
 
     try:
-        earlier = records.read(path, dict[str, object]).get("robustness")
+        earlier = files.read_json(path, dict[str, object]).get("robustness")
         robustness = msgspec.convert(earlier, Robustness)
     except (RunError, msgspec.ValidationError):
         # There is none, or the report is damaged or by another version: this one takes its place.

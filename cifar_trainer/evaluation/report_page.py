@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 from scipy.special import softmax
 
-from cifar_trainer import __version__, ledger
+from cifar_trainer import __version__
 from cifar_trainer.evaluation import figures
 from cifar_trainer.evaluation.gradcam import grad_cam, representative_images
 from cifar_trainer.evaluation.report import Report
@@ -202,7 +202,7 @@ def selection(subject: Subject) -> str:
 
 def _looks(subject: Subject) -> str:
     """How often, and by which commands, such as `11 times (train 10, evaluate 1)`."""
-    commands = [look.command for look in ledger.read_looks(subject.run)]
+    commands = [look.command for look in subject.run.read_looks()]
     if not commands:
         return "never"
     by_command = ", ".join(f"{name} {commands.count(name)}" for name in dict.fromkeys(commands))

@@ -11,7 +11,6 @@ from cifar_trainer.data.splits import evaluated_split
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import Settings
-from cifar_trainer.trained_run import check_weights
 
 if TYPE_CHECKING:
     import keras
@@ -72,7 +71,7 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     config, recipe, result = run.read_config(), run.read_recipe(), run.read_result()
     model = load_model(run.model)
     digest = weights_sha256(model)
-    check_weights(run, result, digest)
+    run.check_weights(result, digest)
     predict_logits = LogitsFunction(model, recipe.predict)
     split = evaluated_split(dataset, config, split_name)
     logits = predict_logits(split.images)

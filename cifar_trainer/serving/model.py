@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_trainer import devices, files, records
+from cifar_trainer import devices, files
 from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.artefacts.formats import (
     FORMATS,
@@ -26,7 +26,6 @@ from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
 from cifar_trainer.images import decode_image
 from cifar_trainer.metrics import Thresholds
 from cifar_trainer.run import Run, open_run
-from cifar_trainer.trained_run import check_model
 
 #: Of logits against those of the manifest. The export's gate allows 1e-4 on its own machine.
 _LOGIT_TOLERANCE = 1e-3
@@ -93,8 +92,7 @@ def find_source(run: Path | None, model: Path | None) -> Source:
     if model is not None:
         kind_of(model)
         return Source(model, None, _read_manifest(model.parent))
-    opened = open_run(run)
-    check_model(opened)
+    opened = open_run(run, with_model=True)
     manifest = _read_manifest(opened.export)
     if manifest is not None and manifest.run.weights_sha256 == opened.read_result().weights_sha256:
         exported = {entry.format: opened.export / entry.path for entry in manifest.artefacts}
@@ -107,7 +105,7 @@ def find_source(run: Path | None, model: Path | None) -> Source:
 
 def _read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST_FILE
-    return records.read(path, Manifest) if path.is_file() else None
+    return files.read_json(path, Manifest) if path.is_file() else None
 
 
 def _runtime_is_there(form: Format) -> bool:
@@ -156,10 +154,9 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
         devices.start(device="cpu")
     if source.run is not None and source.path == source.run.model:
         from cifar_trainer.artefacts.keras import open_run_model
-        from cifar_trainer.trained_run import read_thresholds
 
         artefact = open_run_model(source.run)
-        thresholds = read_thresholds(source.run, source.run.read_result().weights_sha256)
+        thresholds = source.run.read_thresholds(source.run.read_result().weights_sha256)
     else:
         artefact = open_artefact(source.path)
         thresholds = source.manifest.unfamiliar if source.manifest else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_trainer import files, records
+from cifar_trainer import files
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
 from cifar_trainer.sweeps.space import Value
@@ -135,7 +135,7 @@ def trial_settings(text: str) -> dict[str, Any]:
     )
     if folder is None:
         raise RunError(f"{found[1]} is not a sweep: it has no {SWEEP_FILE}. Expected a sweep's folder.")
-    record = records.read(folder / SWEEP_FILE, SweepRecord, remedy=_SWEEP_AGAIN)
+    record = files.read_json(folder / SWEEP_FILE, SweepRecord, remedy=_SWEEP_AGAIN)
     number = int(found[2])
     trial = next((each for each in record.trials if number in (each.number, *each.attempts)), None)
     if trial is None:

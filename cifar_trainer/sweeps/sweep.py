@@ -16,7 +16,6 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.run import DEFAULT_ROOT, Run
-from cifar_trainer.run_folder import is_held
 from cifar_trainer.settings import (
     DEFAULT_DATA_DIR,
     MAX_SEED,
@@ -278,7 +277,7 @@ class _Sweep:
         place = (self._folder / name).absolute()
         if claim.run_dir is not None and Run(claim.run_dir).config.is_file():
             place = claim.run_dir
-        if is_held(Run(place)):
+        if Run(place).is_held():
             # By a command that was taken for dead; it will find that the trial is no longer its own.
             place = place.with_name(f"{name}-attempt-{claim.trial.number}")
         return Job(

@@ -161,10 +161,9 @@ def _test_accuracy(run_dir: Path, verbose: bool) -> float:
     from cifar_trainer.comparison import read_evaluated
     from cifar_trainer.data.splits import evaluated_split
     from cifar_trainer.evaluation.evaluate import evaluate
-    from cifar_trainer.trained_run import load_data
 
     run = open_run(run_dir)
-    images = evaluated_split(load_data(run, None), run.read_config(), "test")
+    images = evaluated_split(run.load_data(None), run.read_config(), "test")
     found = read_evaluated(run, "test", images)
     return found.accuracy if found is not None else evaluate(run.path, verbose=verbose).accuracy
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer import files, ledger
+from cifar_trainer import files
 from cifar_trainer.data.dataset import Dataset, Split, release_pages
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.devices import Device
@@ -295,7 +295,7 @@ def _result(
         seconds=trainer.seconds,
         images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in trainer.history]),
         weights_sha256=weights_sha256(model),
-        test_looks=len(ledger.read_looks(run)),
+        test_looks=len(run.read_looks()),
         compile_seconds=trainer.compile_seconds,
         planned_epochs=config.epochs,
         chosen_epoch=kept["epoch"],
@@ -315,4 +315,4 @@ class LookRecorder(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        ledger.record_look(self._run, "train", self._epoch + 1)
+        self._run.record_look("train", self._epoch + 1)

@@ -7,9 +7,7 @@ from typing import Any
 
 from cifar_trainer import devices
 from cifar_trainer.devices.cluster import check_alone
-from cifar_trainer.run import Run, open_run
-from cifar_trainer.run_folder import check_new, reserve_folder
-from cifar_trainer.trained_run import load_data
+from cifar_trainer.run import Run, check_new, open_run, reserve_folder
 from cifar_trainer.training.control import TrainingReporter
 from cifar_trainer.training.session import resume, train
 
@@ -63,9 +61,9 @@ def reproduce(
         CifarTrainerError: what else `train` raises.
     """
     check_alone("reproduce")
-    run = run if isinstance(run, Run) else open_run(Path(run).expanduser())
+    run = run if isinstance(run, Run) else open_run(run)
     config, expected = run.read_config(), run.read_result()
-    data = load_data(run, None if data_dir is None else Path(data_dir).expanduser(), ordered=True)
+    data = run.load_data(data_dir, ordered=True)
     common: dict[str, Any] = {"reporter": reporter, "should_stop": should_stop, "verbose": verbose}
     if expected.ended_by != "patience" and expected.epochs < config.epochs:
         common["end_after"] = expected.epochs

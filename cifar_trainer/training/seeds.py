@@ -14,12 +14,11 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from cifar_trainer import files, records
+from cifar_trainer import files
 from cifar_trainer.devices.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.run import GROUP_FILE, Run, TrainResult
-from cifar_trainer.run_folder import check_new, reserve_folder
+from cifar_trainer.run import GROUP_FILE, Run, TrainResult, check_new, reserve_folder
 from cifar_trainer.settings import STACKS, check_choice, check_seed
 from cifar_trainer.training import session
 from cifar_trainer.training.control import TrainingReporter
@@ -169,7 +168,7 @@ def resume_seeds(group_dir: Path | str, **options: Any) -> GroupResult:
     folder = Path(group_dir).expanduser()
     if not is_group(folder):
         raise RunError(f"{folder} is not a group of runs: it has no {GROUP_FILE}.")
-    return _train_missing(folder, records.read(folder / GROUP_FILE, Group), options)
+    return _train_missing(folder, files.read_json(folder / GROUP_FILE, Group), options)
 
 
 def _train_missing(folder: Path, group: Group, options: Mapping[str, Any]) -> GroupResult:

@@ -20,10 +20,17 @@ from cifar_trainer.devices.cluster import Cluster, find_cluster
 from cifar_trainer.errors import UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import Recipe, get_recipe
-from cifar_trainer.run import DataRecord, Run, SplitRecord, TrainResult, ValidationRecord, open_run
-from cifar_trainer.run_folder import check_new, discard_unbegun, hold, new_run
+from cifar_trainer.run import (
+    DataRecord,
+    Run,
+    SplitRecord,
+    TrainResult,
+    ValidationRecord,
+    check_new,
+    new_run,
+    open_run,
+)
 from cifar_trainer.settings import DEFAULT_DATA_DIR, Settings
-from cifar_trainer.trained_run import load_data
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.execution import Work, alone, train_along, train_recorded
 from cifar_trainer.training.side_by_side import SideBySide
@@ -173,7 +180,7 @@ def begin(
             )
         except UsageError:
             # A fault in a recipe of one's own: once that is mended, the folder is to be free.
-            discard_unbegun(run)
+            run.discard_unbegun()
             raise
 
 
@@ -220,7 +227,7 @@ def go_on(
         CheckpointError: no checkpoint is whole.
         DeviceError, TrainingError, TrainingStopped: as in `train`.
     """
-    run = run if isinstance(run, Run) else open_run(Path(run).expanduser())
+    run = run if isinstance(run, Run) else open_run(run)
     changes = {"epochs": epochs, "device": device}
     given = {**(settings or {}), **{name: value for name, value in changes.items() if value is not None}}
     run.check_recipe()
@@ -230,14 +237,14 @@ def go_on(
     )
     reporter = reporter or TrainingReporter()
     cluster = _find_cluster(config)
-    with hold(run) if cluster is None or cluster.is_chief else contextlib.nullcontext():
+    with run.hold() if cluster is None or cluster.is_chief else contextlib.nullcontext():
         # Where the model is missing, the last checkpoint gives it again.
         if run.result.is_file() and run.model.is_file():
             result = run.read_result()
             if result.is_final(config.epochs):
                 reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
                 return result
-        data = load_data(run, None if data_dir is None else Path(data_dir).expanduser(), ordered=True)
+        data = run.load_data(data_dir, ordered=True)
         before = run.read_environment()
         # A run keeps the kernels that it began with.
         started, replicas = _start(config, reporter, verbose, cluster, onednn=before.get("onednn"))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cifar_trainer.devices import Device
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run
-from cifar_trainer.run_folder import hold
 from cifar_trainer.settings import Settings
 from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 from cifar_trainer.training.control import Options, TrainingReporter
@@ -249,5 +248,5 @@ def align(runs: Sequence[Run]) -> None:
     for run, steps in zip(open_runs, saved, strict=True):
         for step, path in steps.items():
             if common and step > max(common):
-                with hold(run):
+                with run.hold():
                     shutil.rmtree(path)

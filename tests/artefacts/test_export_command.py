@@ -25,7 +25,6 @@ from cifar_trainer.artefacts.network import Network
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import CifarTrainerError, RunError
-from cifar_trainer.ledger import read_looks
 from cifar_trainer.model import LogitsFunction, load_model
 from cifar_trainer.run import Run
 
@@ -106,9 +105,9 @@ def test_the_manifest_of_a_run_that_was_not_evaluated_has_no_thresholds(artefact
 
 
 def test_an_export_that_measures_on_the_test_set_is_a_look_at_it(evaluated_run: Run, data_dir: Path) -> None:
-    before = len(read_looks(evaluated_run))
+    before = len(evaluated_run.read_looks())
     measure_model(evaluated_run, evaluated_run.read_config(), load_dataset(data_dir, "synthetic"))
-    assert [look.command for look in read_looks(evaluated_run)[before:]] == ["export"]
+    assert [look.command for look in evaluated_run.read_looks()[before:]] == ["export"]
 
 
 def test_a_small_split_is_filled_up_to_a_thousand_pictures(

@@ -122,7 +122,7 @@ def test_cifar_trainer_data_names_the_data_folder_of_every_command(
 
 def test_an_unexpected_exception_keeps_its_traceback() -> None:
     program = (
-        "import cifar_trainer.runs as listing\n"
+        "import cifar_trainer.run as listing\n"
         "def broken(root): raise ZeroDivisionError('a fault of ours')\n"
         "listing.list_runs = broken\n"
         "from cifar_trainer.cli import main\n"

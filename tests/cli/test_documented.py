@@ -13,8 +13,7 @@ from cifar_trainer.cli.base import EXIT_CODES
 from cifar_trainer.cli.train import command as train
 from cifar_trainer.recipes import Expected
 from cifar_trainer.recipes.catalogue import RecipeInfo
-from cifar_trainer.run import TrainResult
-from cifar_trainer.runs import Listed
+from cifar_trainer.run import ListedRun, TrainResult
 from cifar_trainer.sweeps.record import Confirmed, SweepResult, TrialRecord
 from cifar_trainer.training.reproduction import Reproduction
 
@@ -74,7 +73,7 @@ def without_brackets(text: str) -> str:
     ("command", "within", "kind"),
     [
         ("train", None, TrainResult),
-        ("runs", "runs", Listed),
+        ("runs", "runs", ListedRun),
         ("benchmark", "artefacts", Latency),
         ("benchmark", "training", Throughput),
         ("reproduce", None, Reproduction),

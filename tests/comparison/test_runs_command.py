@@ -15,9 +15,7 @@ import pytest
 from cifar_trainer.comparison import evaluate_apart, read_evaluated
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import DataError
-from cifar_trainer.run import Run
-from cifar_trainer.run_folder import hold
-from cifar_trainer.runs import list_runs
+from cifar_trainer.run import Run, list_runs
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -39,7 +37,7 @@ def folder(trained_run: Path, tmp_path: Path) -> Path:
 
 
 def test_runs_are_listed_with_what_became_of_them(run_cli: RunCli, folder: Path, trained_run: Path) -> None:
-    with hold(Run(folder / "running")):
+    with Run(folder / "running").hold():
         done = run_cli(["runs", folder, "--json"])
         shown = run_cli(["runs", folder])
     assert done.returncode == 0, done.stderr
@@ -87,14 +85,14 @@ def test_a_value_of_another_type_makes_a_run_damaged_and_no_other(
     for run in ("whole", "damaged"):
         shutil.copytree(trained_run, tmp_path / run)
     damage(tmp_path / "damaged", name, **values)
-    states = {Path(run.path).name: run.state for run in list_runs(tmp_path)}
+    states = {Path(run.path).name: run.state for run in list_runs(tmp_path).runs}
     assert states == {"whole": "finished", "damaged": "damaged"}
 
 
 def test_the_message_of_a_damaged_run_names_the_file_and_the_key(trained_run: Path, tmp_path: Path) -> None:
     shutil.copytree(trained_run, tmp_path / "run")
     damage(tmp_path / "run", "config.json", epochs="2")
-    (run,) = list_runs(tmp_path)
+    (run,) = list_runs(tmp_path).runs
     assert re.search(r"config\.json.*epochs", run.message or "")
 
 
@@ -111,7 +109,7 @@ def test_listing_runs_never_keeps_a_run_from_being_held(trained_run: Path, tmp_p
     thread.start()
     try:
         for _ in range(200):
-            with hold(Run(tmp_path / "run")):
+            with Run(tmp_path / "run").hold():
                 pass
     finally:
         ended.set()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cifar_trainer import ledger
 from cifar_trainer.errors import RunError
 from cifar_trainer.run import Run
 
@@ -17,7 +16,7 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def looks(run: Path) -> list[tuple[str, int]]:
-    return [(look.command, look.epoch) for look in ledger.read_looks(Run(run))]
+    return [(look.command, look.epoch) for look in Run(run).read_looks()]
 
 
 def test_training_that_validates_on_the_test_set_looks_at_it_after_each_epoch(trained_run: Path) -> None:
@@ -46,7 +45,7 @@ def test_a_run_that_held_images_out_has_no_look_until_the_test_set_is_evaluated(
 def test_processes_that_look_at_once_lose_no_look(tmp_path: Path) -> None:
     def look(command: str) -> None:
         for epoch in range(50):
-            ledger.record_look(Run(tmp_path), command, epoch)
+            Run(tmp_path).record_look(command, epoch)
 
     threads = [threading.Thread(target=look, args=(name,)) for name in ("train", "evaluate")]
     for thread in threads:
@@ -58,8 +57,8 @@ def test_processes_that_look_at_once_lose_no_look(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["[]", '{"at": 1, "command": "train", "epoch": 1}', "{"])
 def test_a_damaged_ledger_is_refused_by_name(trained_run: Path, tmp_path: Path, line: str) -> None:
-    shutil.copy(trained_run / ledger.FILE_NAME, tmp_path)
-    with open(tmp_path / ledger.FILE_NAME, "a") as file:
+    shutil.copy(trained_run / "test_looks.jsonl", tmp_path)
+    with open(tmp_path / "test_looks.jsonl", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(RunError, match=ledger.FILE_NAME):
-        ledger.read_looks(Run(tmp_path))
+    with pytest.raises(RunError, match=r"test_looks\.jsonl"):
+        Run(tmp_path).read_looks()

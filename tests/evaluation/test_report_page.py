@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_trainer import ledger
 from cifar_trainer.evaluation.report import make_report
 from cifar_trainer.evaluation.report_page import ReportFigure, choice, draw_figures, render_page
 from cifar_trainer.evaluation.robustness import (
@@ -69,8 +68,8 @@ def render(
         subject.run.path.mkdir()
         subject.run.environment.write_text(json.dumps(environment or {}))
         for _ in range(3):
-            ledger.record_look(subject.run, "train", 1)
-        ledger.record_look(subject.run, "evaluate", 1)
+            subject.run.record_look("train", 1)
+        subject.run.record_look("evaluate", 1)
         unfamiliar = Unfamiliar(fit_thresholds(subject.logits), "test", 60, 0.05, ())
         report = make_report(subject, unfamiliar, robustness, test_looks=4)
         return render_page(subject, report, {name: ReportFigure(b"", b"") for name in _NAMES})

@@ -8,8 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_trainer.model import load_model, weights_sha256
-from cifar_trainer.run import Run, TrainResult
-from cifar_trainer.runs import list_runs
+from cifar_trainer.run import Run, TrainResult, list_runs
 from cifar_trainer.training.control import TrainingReporter
 from cifar_trainer.training.session import resume, train
 
@@ -42,7 +41,7 @@ def ended_early(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def test_a_run_that_a_callback_has_ended_is_finished(ended_early: tuple[Path, TrainResult]) -> None:
     run, _ = ended_early
-    assert [each.state for each in list_runs(run.parent)] == ["finished"]
+    assert [each.state for each in list_runs(run.parent).runs] == ["finished"]
 
 
 def test_the_model_of_a_run_that_a_callback_has_ended_is_the_one_of_its_result(
