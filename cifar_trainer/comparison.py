@@ -339,7 +339,7 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
     """Group the runs that have the same settings apart from the seed."""
     groups: dict[tuple[tuple[str, Any], ...], list[Evaluated]] = {}
     for each in runs:
-        settings = {**each.config.decisive(), "epochs": each.epochs}
+        settings = {**each.config.affecting_result(), "epochs": each.epochs}
         groups.setdefault(tuple(settings.items()), []).append(each)
     varied = {
         name for key in groups for name, value in key if any(dict(other)[name] != value for other in groups)

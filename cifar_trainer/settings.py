@@ -1,152 +1,367 @@
-"""The settings of a training run: checked before any work starts, kept with the run."""
+"""Each setting of a run, and each runtime option, declared once.
+
+A setting belongs to the run: config.json keeps it, and a resume must not change it unless its declaration
+says so. A runtime option changes how a run is carried out, and nothing that it computes.
+
+The options of `train`, the arguments of `cifar_trainer.train`, their checks, what `sweep` may vary, what
+`--resume` may change and the table in docs/training.md all follow from these declarations.
+"""
 
 import dataclasses
 import difflib
+import functools
 import math
-from collections.abc import Mapping, Sequence
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_trainer.errors import UsageError
 
-#: Where prepared data sets lie when nobody says otherwise, below the current folder.
+if TYPE_CHECKING:
+    import keras
+
+#: The default folder of the prepared data sets.
 DEFAULT_DATA_DIR = Path("data")
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "gpu")
-#: What other frameworks call a GPU.
+#: What other frameworks call a device.
 DEVICE_ALIASES = {"cuda": "gpu", "cuda:0": "gpu", "0": "gpu", "mps": "gpu", "GPU:0": "gpu", "/GPU:0": "gpu"}
 VALIDATIONS = ("test", "holdout", "train")
-#: What each of them is, in words.
+#: The validation splits, in words.
 WATCHED = {
     "test": "test set",
     "holdout": "held-out training images",
     "train": "images that it was trained on",
 }
-#: The forms of convolutions, see `training.layers.choose_forms`.
+#: How convolutions are computed; see `training.layers.choose_forms`.
 CONVOLUTIONS = ("auto", "cudnn", "matmul")
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
 KEEPS = ("last", "best")
 CLASS_WEIGHTS = ("balanced",)
-#: Several seeds in one program: on a GPU only, also on a CPU, or never.
+#: Whether several seeds train in one program: on a GPU only, also on a CPU, or never.
 STACKS = ("auto", "on", "off")
 
-#: Keras and NumPy take more, TensorFlow's stateless operations take 32 bits.
+#: Keras and NumPy accept larger ones; TensorFlow's stateless operations take 32 bits.
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Every setting of a run, resolved: no value is left to a default elsewhere.
+class Declaration:
+    """What is known of one setting or runtime option.
 
     Attributes:
-        recipe: the name of a recipe (`cifar_trainer.recipes`), or of one's own.
-        dataset: the name of a dataset (`cifar_trainer.data`).
-        epochs: passes over the training images.
-        batch_size: images a step; the last step of an epoch takes what is left.
-        learning_rate: the peak, where the recipe has a schedule.
-        seed: decides the first weights, the order, augmentation and dropout.
-        validation: the split that is watched, one of `VALIDATIONS`.
-        precision: the type in which the layers compute; weights stay float32.
-        device: as asked for, one of `DEVICES`; environment.json says what was used.
-        deterministic: refuse operations whose result may differ from run to run.
-        xla: whether XLA compiles the step; None is on for a GPU and off for a CPU.
-        conv: the form in which convolutions are computed, one of `CONVOLUTIONS`.
-        limit: train on that many images, stratified; None is all.
-        schedule: of the learning rate, one of `SCHEDULES`; None is the recipe's own.
-        warmup: epochs, also fractions, over which the rate rises to its peak; None is the recipe's own.
-        weight_decay: decoupled from the gradient, of all weights but biases and those of normalization; None
-            is the recipe's own.
-        label_smoothing: from 0 to below 1; None is the recipe's own.
-        ema: the momentum of a moving average of the weights, which is then what is validated and kept.
-        patience: epochs without a higher validation accuracy after which training ends; None trains them all.
-        keep: whose epoch's weights the model has, one of `KEEPS`.
-        class_weights: `balanced` weighs each image's loss by the rarity of its class; None weighs all alike.
-        recipe_sha256: of the file of a recipe of one's own; None for those that come with the package.
-
-    Raises:
-        UsageError: a value out of its range, named with the range or the choices.
+        name: of the field.
+        type: of its values: int, float, bool or str.
+        optional: whether None is a value: not set.
+        default: of the option; None leaves it to the recipe where `of_recipe`, and is "not set" elsewhere.
+        help: one sentence.
+        of_recipe: whether every recipe has a value for it.
+        default_text: the default in words, if it is not `default`.
+        choices, aliases: the possible texts, and what other tools call them.
+        at_least, above, below, at_most: the range of a number.
+        example: a value for the message.
+        seconds: whether it is a duration.
+        metavar: of the value in `--help`; None is the choices or the type.
+        affects_result: whether another value gives other weights.
+        vary: whether a sweep may vary it.
+        resumable: whether a resume may change it.
+        needs_holdout: whether it chooses by the validation images, which must then be held out.
+        in_sweep: whether `sweep` has it as an option of its own.
     """
 
-    recipe: str
-    dataset: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int = 0
-    validation: str = "test"
-    precision: str = "float32"
-    device: str = "auto"
-    deterministic: bool = False
-    xla: bool | None = None
-    conv: str = "auto"
-    limit: int | None = None
-    schedule: str | None = None
-    warmup: float | None = None
-    weight_decay: float | None = None
-    label_smoothing: float | None = None
-    ema: float | None = None
-    patience: int | None = None
-    keep: str = "last"
-    class_weights: str | None = None
+    name: str
+    type: type
+    optional: bool
+    default: Any
+    help: str
+    of_recipe: bool = False
+    default_text: str = ""
+    choices: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    example: str | None = None
+    seconds: bool = False
+    metavar: str | None = None
+    affects_result: bool = True
+    vary: bool = False
+    resumable: bool = False
+    needs_holdout: bool = False
+    in_sweep: bool = True
+
+    @property
+    def option(self) -> str:
+        """The option of the command line."""
+        return option_name(self.name)
+
+    @property
+    def shown_default(self) -> str:
+        """The default as help texts and the docs show it; empty if there is none."""
+        if self.default is None or self.default is False:
+            return "the recipe's" if self.of_recipe else self.default_text
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    @property
+    def expected(self) -> str:
+        """The possible values, in words."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.type is bool:
+            return "True or False"
+        if self.type is str:
+            return "a text"
+        noun = "a whole number" if self.type is int else "a number"
+        noun = "a number of seconds" if self.seconds else noun
+        low = f"above {self.above}" if self.above is not None else f"from {self.at_least}"
+        high = "" if self.above is not None else " up"
+        if self.below is not None:
+            high = f" to below {self.below}"
+        elif self.at_most is not None:
+            high = f" to {self.at_most}"
+        example = f", such as {self.example}" if self.example else ""
+        return f"{noun} {low}{high}{example}"
+
+    def check(self, value: Any) -> None:
+        """Raise UsageError, with what was expected, unless `value` is possible."""
+        if value is None and self.optional:
+            return
+        # A bool is an int to Python, but nobody means 1 epoch by True.
+        kinds = {int: int, float: int | float, bool: bool, str: str}[self.type]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
+            raise UsageError(f"{self.option} {value!r} is {_a_type(value)}. Expected {self.expected}.")
+        if isinstance(value, str):
+            if self.choices:
+                check_choice(self.name, value, self.choices, self.aliases)
+        elif not isinstance(value, bool):
+            self._check_range(value)
+
+    def _check_range(self, value: float) -> None:
+        fits = (
+            math.isfinite(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+        if not fits:
+            raise UsageError(f"{self.option} {value} is out of range. Expected {self.expected}.")
+        if self.type is int and value > MAX_COUNT and self.at_most is None:
+            raise UsageError(f"{self.option} {value} is out of range. Expected at most {MAX_COUNT}.")
+
+
+def _a_type(value: Any) -> str:
+    names = {str: "a text", bool: "True or False", int: "a number", float: "a fraction"}
+    return "not set" if value is None else names.get(type(value), f"of type {type(value).__name__}")
+
+
+def setting(default: Any = None, *, required: bool = False, **declaration: Any) -> Any:
+    """A declared field of `Settings` or `RuntimeOptions`.
+
+    Args:
+        default: what `train` takes if nothing is given.
+        required: whether the dataclass itself has no default, so that a run's settings are complete.
+        declaration: attributes of `Declaration`.
+    """
+    metadata = {"declaration": {"default": default, **declaration}}
+    if required or declaration.get("of_recipe"):
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@functools.cache
+def declared(cls: type) -> dict[str, Declaration]:
+    """The declarations of `Settings` or `RuntimeOptions`, by name, in their order."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        if "declaration" in field.metadata:
+            kind, optional = _type_of(field.type)
+            found[field.name] = Declaration(field.name, kind, optional, **field.metadata["declaration"])
+    return found
+
+
+def _type_of(hint: Any) -> tuple[type, bool]:
+    """The type of `int` or `int | None`, and whether None is possible."""
+    if isinstance(hint, types.UnionType):
+        (kind,) = (each for each in typing.get_args(hint) if each is not type(None))
+        return kind, True
+    return hint, False
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of a run, resolved: no value is left to a default elsewhere.
+
+    Attributes:
+        recipe_sha256: the SHA-256 of the file of a user's own recipe; None for the package's recipes.
+
+    Raises:
+        UsageError: a value is out of its range, named with the range or the choices.
+    """
+
+    recipe: str = setting(
+        "document", required=True, vary=True,
+        help="Network and training: a name, or a FILE.py of your own, which is run and copied into the run.",
+    )  # fmt: skip
+    dataset: str = setting("cifar10", required=True, metavar="NAME", help="Data set to train on.")
+    epochs: int = setting(
+        of_recipe=True, at_least=1, vary=True, resumable=True, help="Passes over the training images."
+    )
+    batch_size: int = setting(of_recipe=True, at_least=1, vary=True, help="Images per step.")
+    learning_rate: float = setting(
+        of_recipe=True, above=0, example="0.001", vary=True, help="Peak learning rate."
+    )
+    seed: int = setting(
+        0, at_least=0, at_most=MAX_SEED, help="Seed of weights, image order, augmentation and dropout."
+    )
+    validation: str = setting(
+        "test", choices=VALIDATIONS,
+        help="Validate on the test set, as the tutorial does; on a tenth of the training images, held out; "
+        "or on a tenth of the images trained on, which leaves the test set unseen and holds nothing out.",
+    )  # fmt: skip
+    precision: str = setting(
+        "float32", choices=PRECISIONS, vary=True, help="Compute dtype of the layers; weights stay float32."
+    )
+    device: str = setting(
+        "auto", choices=DEVICES, aliases=DEVICE_ALIASES, affects_result=False, resumable=True,
+        help="Where to compute.",
+    )  # fmt: skip
+    deterministic: bool = setting(False, affects_result=False, help="Bit-reproducible on a GPU too.")
+    xla: bool | None = setting(
+        None, affects_result=False, default_text="on a GPU only", help="Compile the training loop with XLA."
+    )
+    conv: str = setting(
+        "auto", choices=CONVOLUTIONS, affects_result=False,
+        help="How convolutions are computed; auto is matmul for small ones on a GPU.",
+    )  # fmt: skip
+    limit: int | None = setting(
+        None, at_least=1, metavar="N", help="Train on the first N images, stratified."
+    )
+    schedule: str | None = setting(
+        None, choices=SCHEDULES, default_text="the recipe's", vary=True,
+        help="Learning rate over the run; plateau halves it when validation stalls.",
+    )  # fmt: skip
+    warmup: float | None = setting(
+        None, at_least=0, metavar="EPOCHS", vary=True, help="Raise the learning rate over these epochs."
+    )
+    weight_decay: float | None = setting(
+        None,
+        at_least=0,
+        default_text="the recipe's",
+        vary=True,
+        help="Decoupled weight decay of the kernels.",
+    )
+    label_smoothing: float | None = setting(
+        None, at_least=0, below=1, default_text="the recipe's", vary=True,
+        help="Share of the target that is spread over all classes.",
+    )  # fmt: skip
+    ema: float | None = setting(
+        None, at_least=0, below=1, metavar="MOMENTUM", vary=True,
+        help="Validate and keep a moving average of the weights.",
+    )  # fmt: skip
+    patience: int | None = setting(
+        None, at_least=1, metavar="EPOCHS", vary=True, needs_holdout=True,
+        help="Stop after this many epochs without a better validation accuracy.",
+    )  # fmt: skip
+    keep: str = setting(
+        "last", choices=KEEPS, vary=True, needs_holdout=True, help="Epoch whose weights the model gets."
+    )
+    class_weights: str | None = setting(
+        None, choices=CLASS_WEIGHTS, help="Weight each image's loss by the rarity of its class."
+    )
     recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("validation", self.validation, VALIDATIONS)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("device", self.device, DEVICES, DEVICE_ALIASES)
-        check_choice("conv", self.conv, CONVOLUTIONS)
-        check_count("epochs", self.epochs)
-        check_count("batch-size", self.batch_size)
-        if self.limit is not None:
-            check_count("limit", self.limit)
-        check_learning_rate(self.learning_rate)
-        check_seed(self.seed)
-        self._check_controls()
-
-    def _check_controls(self) -> None:
-        check_choice("keep", self.keep, KEEPS)
-        if self.schedule is not None:
-            check_choice("schedule", self.schedule, SCHEDULES)
-        if self.class_weights is not None:
-            check_choice("class-weights", self.class_weights, CLASS_WEIGHTS)
-        if self.warmup is not None and not 0 <= self.warmup <= self.epochs:
+        for name, declaration in declared(Settings).items():
+            declaration.check(getattr(self, name))
+        if self.warmup is not None and self.warmup > self.epochs:
             raise UsageError(
-                f"--warmup {self.warmup} is out of range. Expected epochs from 0 to --epochs ({self.epochs})."
+                f"--warmup {self.warmup} is out of range. Expected a number from 0 to --epochs "
+                f"({self.epochs})."
             )
-        if self.weight_decay is not None and not (
-            math.isfinite(self.weight_decay) and self.weight_decay >= 0
-        ):
-            raise UsageError(
-                f"--weight-decay {self.weight_decay} is out of range. Expected a number from 0 up."
-            )
-        for name, value in (("label-smoothing", self.label_smoothing), ("ema", self.ema)):
-            if value is not None and not 0 <= value < 1:
-                raise UsageError(f"--{name} {value} is out of range. Expected a number from 0 to below 1.")
-        if self.patience is not None:
-            check_count("patience", self.patience)
         if self.schedule == "plateau" and self.warmup is not None:
             raise UsageError("--warmup does not go with --schedule plateau. Leave one of them out.")
-        for option, chosen in (
-            ("--schedule plateau", self.schedule == "plateau" and self.validation == "test"),
-            ("--patience", self.patience is not None),
-            ("--keep best", self.keep == "best"),
-        ):
-            if chosen and self.validation != "holdout":
-                raise UsageError(
-                    f"{option} needs --validation holdout. It chooses by the validation images; an accuracy "
-                    "on the images that it was chosen by says nothing about others."
-                )
+        if self.schedule == "plateau" and self.validation == "test":
+            raise _needs_holdout("--schedule plateau")
+        for name, declaration in declared(Settings).items():
+            if not declaration.needs_holdout or self.validation == "holdout":
+                continue
+            value = getattr(self, name)
+            if value != declaration.default:
+                shown = f" {value}" if declaration.choices else ""
+                raise _needs_holdout(f"{declaration.option}{shown}")
 
-    def decisive(self) -> dict[str, Any]:
-        """The settings that decide a result: all but the seed, and those of where and how it is computed."""
-        how = ("seed", "device", "deterministic", "xla", "conv")
-        return {k: v for k, v in self.to_json().items() if k not in how}
+    def identity(self) -> dict[str, Any]:
+        """The settings that a resume must not change."""
+        return {k: v for k, v in self.to_json().items() if not _is(k, "resumable")}
+
+    def affecting_result(self) -> dict[str, Any]:
+        """The settings that determine a result, except the seed."""
+        return {k: v for k, v in self.to_json().items() if k != "seed" and _is(k, "affects_result", True)}
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as a flat JSON object, in the order of the attributes."""
+        """The settings as a flat JSON object, in the order of their declaration."""
         return dataclasses.asdict(self)
+
+
+def _is(name: str, property: str, undeclared: bool = False) -> bool:
+    declaration = declared(Settings).get(name)
+    return undeclared if declaration is None else bool(getattr(declaration, property))
+
+
+def _needs_holdout(option: str) -> UsageError:
+    return UsageError(
+        f"{option} needs --validation holdout. It chooses by the validation images; an accuracy "
+        "on the images that it was chosen by says nothing about others."
+    )
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeOptions:
+    """How a run is carried out: nothing here changes what it computes, and each resume may choose anew.
+
+    Attributes:
+        callbacks: Keras callbacks, called at epochs and at chunks of steps.
+        should_stop: asked between chunks of steps whether to save and stop.
+        end_after: epochs after which training ends, with the schedule of all epochs; None trains all.
+        side_by_side: the number of runs that train in one program, this one included.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    checkpoint_every: float = setting(
+        60.0, above=0, seconds=True, metavar="TIME", help="Time between checkpoints within an epoch."
+    )
+    time_limit: float | None = setting(
+        None, above=0, seconds=True, metavar="TIME", in_sweep=False,
+        help="Stop after the last epoch that fits, such as 90s, 10m or 2h.",
+    )  # fmt: skip
+    profile: bool = setting(False, in_sweep=False, help="Trace some steps for TensorBoard's profiler.")
+    histograms: bool = setting(False, in_sweep=False, help="Log weights and gradient norms to TensorBoard.")
+    offline: bool = setting(False, help="Never download.")
+    callbacks: "tuple[keras.callbacks.Callback, ...]" = ()
+    should_stop: Callable[[], bool] = _never
+    end_after: int | None = None
+    side_by_side: int = 1
+
+    def __post_init__(self) -> None:
+        for name, declaration in declared(RuntimeOptions).items():
+            declaration.check(getattr(self, name))
+
+
+def option_name(name: str) -> str:
+    """The command-line option of a setting: `--batch-size` for `batch_size`."""
+    return f"--{name.replace('_', '-')}"
 
 
 def check_choice(
@@ -155,10 +370,10 @@ def check_choice(
     """Raise UsageError, with the choices and the nearest of them, unless `value` is one.
 
     Args:
-        name: of the option, without its dashes.
+        name: of the option, with or without its dashes.
         value: as received.
-        choices: what is possible.
-        aliases: names that people know from other tools, and the choice that they mean.
+        choices: the possible values.
+        aliases: names from other tools, and the choice that they mean.
     """
     if value in choices:
         return
@@ -166,30 +381,19 @@ def check_choice(
         iter(difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)), None
     )
     hint = f" Did you mean {meant!r}?" if meant else ""
-    raise UsageError(f"--{name} {value!r} is not known. Choose from {', '.join(choices)}.{hint}")
+    raise UsageError(f"{option_name(name)} {value!r} is not known. Choose from {', '.join(choices)}.{hint}")
 
 
 def check_count(name: str, value: int) -> None:
     """Raise UsageError unless 1 <= value <= MAX_COUNT."""
-    if not 1 <= value <= MAX_COUNT:
-        raise UsageError(f"--{name} {value} is out of range. Expected a whole number from 1 up.")
+    Declaration(name, int, False, None, "", at_least=1).check(value)
 
 
 def check_seconds(name: str, value: float) -> None:
     """Raise UsageError unless 0 < value < infinity."""
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(f"--{name} {value} is out of range. Expected a number of seconds above 0.")
-
-
-def check_learning_rate(value: float) -> None:
-    """Raise UsageError unless 0 < value < infinity."""
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(
-            f"--learning-rate {value} is out of range. Expected a finite number above 0, such as 0.001."
-        )
+    Declaration(name, float, False, None, "", above=0, seconds=True).check(value)
 
 
 def check_seed(value: int) -> None:
     """Raise UsageError unless 0 <= value <= MAX_SEED."""
-    if not 0 <= value <= MAX_SEED:
-        raise UsageError(f"--seed {value} is out of range. Expected a whole number from 0 to {MAX_SEED}.")
+    declared(Settings)["seed"].check(value)

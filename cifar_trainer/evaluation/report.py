@@ -146,7 +146,7 @@ def _expected(subject: Subject) -> Expected | None:
     usual = Settings(recipe.name, EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
     # A run that was ended early has not seen the end of its schedule.
     whole = subject.result.epochs == config.epochs
-    same = whole and config.decisive() == usual.decisive() and subject.dataset.verified
+    same = whole and config.affecting_result() == usual.affecting_result() and subject.dataset.verified
     return recipe.expected if same and subject.split_name == "test" else None
 
 

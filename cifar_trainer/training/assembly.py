@@ -185,7 +185,7 @@ def train_run(
                 stacked=options.side_by_side > 1,
             )  # fmt: skip
             trainer = Trainer(
-                loop, recipe, watched, run, config=config, identity=identity(config),
+                loop, recipe, watched, run, config=config, identity=config.identity(),
                 shares=shares, options=options,
                 reporter=reporter, flush=events.flush, bus_id=device.bus_id,
                 replicas=replicas,
@@ -227,11 +227,6 @@ def _portable(model: keras.Model) -> keras.Model:
     return copy
 
 
-def identity(config: Settings) -> dict[str, Any]:
-    """The settings that must be the same for a run to go on; epochs may be raised."""
-    return {k: v for k, v in config.to_json().items() if k not in ("epochs", "device")}
-
-
 def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> Checkpoint | None:
     """The checkpoint from which a run goes on, everything later than it cut away.
 
@@ -256,7 +251,7 @@ def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> C
     files.remove_partials(run.checkpoints)
     found = checkpoints.load_newest(run.checkpoints, reporter.warn)
     checkpoints.set_aside_newer(run.checkpoints, found.global_step)
-    differences = list(_differences(found.identity, identity(config)))
+    differences = list(_differences(found.identity, config.identity()))
     if differences:
         raise CheckpointError(
             f"The checkpoint in {run.checkpoints} was written under other settings than config.json "

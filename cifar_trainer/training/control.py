@@ -1,20 +1,15 @@
-"""What a caller has to do with a run while it trains: what it is told, and what it may ask for.
+"""What a training run reports while it trains. Imports no TensorFlow."""
 
-Imports no TensorFlow.
-"""
-
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.devices import Device
-from cifar_trainer.errors import UsageError
 from cifar_trainer.run import Run
-from cifar_trainer.settings import Settings, check_seconds
+from cifar_trainer.settings import RuntimeOptions as Options
+from cifar_trainer.settings import Settings
 
-if TYPE_CHECKING:
-    import keras
+__all__ = ["Options", "TrainingReporter"]
 
 
 class TrainingReporter:
@@ -50,44 +45,3 @@ class TrainingReporter:
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         """An epoch is complete; `row` is its row of the history."""
-
-
-def _never() -> bool:
-    return False
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What changes how a run is carried out, and nothing that it computes.
-
-    Attributes:
-        checkpoint_every: seconds between checkpoints inside an epoch.
-        profile: write a trace of some steps for TensorBoard's profiler.
-        histograms: write the weights and the gradient's norm for TensorBoard after each epoch.
-        callbacks: Keras callbacks, called at epochs and at chunks of steps.
-        should_stop: asked between chunks of steps whether to save and stop.
-        time_limit: seconds of training, over all processes of the run, after which no epoch ends; the run is
-            then finished. None sets no limit.
-        end_after: epochs after which training ends, although the schedule is that of more; None trains all.
-        side_by_side: runs that are trained in one program, this one included.
-
-    Raises:
-        UsageError: `checkpoint_every` or `time_limit` is not above 0.
-    """
-
-    checkpoint_every: float = 60.0
-    profile: bool = False
-    histograms: bool = False
-    callbacks: "tuple[keras.callbacks.Callback, ...]" = ()
-    should_stop: Callable[[], bool] = _never
-    time_limit: float | None = None
-    end_after: int | None = None
-    side_by_side: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.checkpoint_every > 0:
-            raise UsageError(
-                f"--checkpoint-every {self.checkpoint_every} is out of range. Expected seconds above 0."
-            )
-        if self.time_limit is not None:
-            check_seconds("time-limit", self.time_limit)

@@ -154,7 +154,13 @@ def begin(
         recipe_sha256=None if chosen.file is None else chosen.file.sha256,
     )
     options = Options(
-        checkpoint_every, profile, histograms, tuple(callbacks), should_stop, time_limit, end_after
+        checkpoint_every=checkpoint_every,
+        profile=profile,
+        histograms=histograms,
+        callbacks=tuple(callbacks),
+        should_stop=should_stop,
+        time_limit=time_limit,
+        end_after=end_after,
     )
     reporter = reporter or TrainingReporter()
     cluster = _find_cluster(config)
@@ -233,7 +239,13 @@ def go_on(
     run.check_recipe()
     config = resumed_config(run.read_config(), given)
     options = Options(
-        checkpoint_every, profile, histograms, tuple(callbacks), should_stop, time_limit, end_after
+        checkpoint_every=checkpoint_every,
+        profile=profile,
+        histograms=histograms,
+        callbacks=tuple(callbacks),
+        should_stop=should_stop,
+        time_limit=time_limit,
+        end_after=end_after,
     )
     reporter = reporter or TrainingReporter()
     cluster = _find_cluster(config)

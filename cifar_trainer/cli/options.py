@@ -1,0 +1,58 @@
+"""The options of `train` and `sweep` that follow from the declarations in `settings`."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import click
+
+from cifar_trainer.cli.base import Duration
+from cifar_trainer.recipes import RECIPES
+from cifar_trainer.settings import Declaration
+
+Command = Callable[..., Any]
+
+
+def choices(values: Iterable[str]) -> str:
+    """Choices as `--help` shows them, for values that `settings` checks."""
+    return f"[{'|'.join(values)}]"
+
+
+def setting_options(declarations: Iterable[Declaration]) -> Callable[[Command], Command]:
+    """Add an option for each declaration, in their order; its value is None if it was not given."""
+
+    def decorate(command: Command) -> Command:
+        for declaration in reversed(list(declarations)):
+            command = setting_option(declaration)(command)
+        return command
+
+    return decorate
+
+
+def setting_option(declaration: Declaration) -> Callable[[Command], Command]:
+    """Add the option of one declaration."""
+    default = f"  [default: {declaration.shown_default}]" if declaration.shown_default else ""
+    kind: Mapping[str, Any]
+    if declaration.type is bool:
+        kind = {"is_flag": True}
+    else:
+        kind = {
+            "type": Duration() if declaration.seconds else declaration.type,
+            "metavar": _metavar(declaration),
+        }
+    name = declaration.option
+    if declaration.type is bool and declaration.optional:
+        name, kind = f"{name}/--no-{name.removeprefix('--')}", {}
+    return click.option(
+        name, declaration.name, default=None, show_default=False, help=declaration.help + default, **kind
+    )
+
+
+def _metavar(declaration: Declaration) -> str | None:
+    if declaration.name == "recipe":
+        return choices([*RECIPES, "FILE.py"])
+    return declaration.metavar or (choices(declaration.choices) if declaration.choices else None)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, on the command line or by the environment."""
+    return {name: value for name, value in options.items() if value is not None}
