@@ -397,3 +397,29 @@ def check_seconds(name: str, value: float) -> None:
 def check_seed(value: int) -> None:
     """Raise UsageError unless 0 <= value <= MAX_SEED."""
     declared(Settings)["seed"].check(value)
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, float) and float(f"{value:g}") == value
+
+
+def command_words(arguments: Mapping[str, Any]) -> list[str]:
+    """The options of the command line that give these arguments of `train`; None gives none.
+
+    Fields of `RuntimeOptions` that are not declared have no option.
+    """
+    words = []
+    without_option = {field.name for field in dataclasses.fields(RuntimeOptions)} - {
+        *declared(RuntimeOptions)
+    }
+    for name, value in arguments.items():
+        declaration = declared(Settings).get(name)
+        if name in without_option:
+            continue
+        if value is True:
+            words.append(option_name(name))
+        elif value is False and declaration is not None and declaration.optional:
+            words.append(f"--no-{option_name(name).removeprefix('--')}")
+        elif value is not None and value is not False:
+            words += [option_name(name), f"{value:g}" if _is_short(value) else str(value)]
+    return words

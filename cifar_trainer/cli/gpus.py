@@ -51,12 +51,14 @@ def train_together(arguments: Sequence[str], gpus: Sequence[str]) -> int:
         The first one's exit code, or that of another one which failed.
     """
     addresses = _free_addresses(len(gpus))
+    # Each process has one GPU: the number is this process's.
+    environment = {name: value for name, value in os.environ.items() if name != "CIFAR_TRAINER_TRAIN_GPUS"}
     with contextlib.ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in gpus[1:]]
         processes = [
             subprocess.Popen(
                 module_command("cifar_trainer", *arguments),
-                env={**os.environ, "TF_CONFIG": tf_config(addresses, rank), "CUDA_VISIBLE_DEVICES": gpu},
+                env={**environment, "TF_CONFIG": tf_config(addresses, rank), "CUDA_VISIBLE_DEVICES": gpu},
                 stdout=None if rank == 0 else subprocess.DEVNULL,
                 stderr=None if rank == 0 else logs[rank - 1],
                 # Ctrl-C in a terminal would reach all of them, and this process's hand-over come second.
@@ -78,19 +80,6 @@ def train_together(arguments: Sequence[str], gpus: Sequence[str]) -> int:
                 sys.stderr.write(f"worker {rank}: {log.read().decode(errors='replace').strip()[-2000:]}\n")
     code = next((code for code in codes if code != 0), 0)
     return 128 - code if code < 0 else code
-
-
-def without_gpus(arguments: Sequence[str]) -> list[str]:
-    """The command line that each process has: `arguments` without `--gpus`."""
-    kept, skip = [], False
-    for argument in arguments:
-        if skip or argument.startswith("--gpus="):
-            skip = False
-        elif argument == "--gpus":
-            skip = True
-        else:
-            kept.append(argument)
-    return kept
 
 
 def _free_addresses(count: int) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """`cifar-trainer sweep`."""
 
-import copy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,39 +7,29 @@ import click
 from cifar_trainer.cli.base import (
     PathType,
     data_dir_option,
-    explicit,
     json_option,
     print_json,
     verbosity,
     verbosity_options,
 )
+from cifar_trainer.cli.options import given, setting_options
 from cifar_trainer.cli.signals import StopRequest
-from cifar_trainer.cli.train import command as train_command
 from cifar_trainer.errors import TrainingStopped
+from cifar_trainer.settings import RuntimeOptions, Settings, declared
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cifar_trainer.sweeps.record import SweepResult
 
-#: Options of `train` that belong to one run, or that a sweep has as its own.
-_OF_ONE_RUN = {
-    "seed", "seeds", "run_dir", "resume", "from_trial", "data_dir", "as_json", "quiet", "verbose",
-    "profile", "histograms", "validation", "time_limit",
-}  # fmt: skip
+#: The options of `train` that apply to all trials; a sweep has its own seed and validation split.
+_OF_TRAIN = [
+    declaration
+    for name, declaration in {**declared(Settings), **declared(RuntimeOptions)}.items()
+    if declaration.in_sweep and name not in ("seed", "validation")
+]
 #: So many trials are listed at the end; the page has them all.
 _LISTED = 10
-
-
-def _train_options() -> list[click.Parameter]:
-    """The options of `train` that make sense for all trials alike."""
-    options = []
-    for option in train_command.params:
-        if option.name not in _OF_ONE_RUN:
-            option = copy.copy(option)
-            option.envvar = None
-            options.append(option)
-    return options
 
 
 @click.command(name="sweep")
@@ -71,12 +59,13 @@ def _train_options() -> list[click.Parameter]:
 @click.option(
     "--validation", default="holdout", metavar="[holdout]", help="Held-out images decide, never the test set."
 )
+@setting_options(_OF_TRAIN)
 @click.option("--run-dir", type=PathType(), help="Folder of the sweep.  [default: runs/NAME]")
 @data_dir_option("sweep", help="Folder of the prepared data sets.  [default: data]")
 @json_option
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, /, as_json: bool, data_dir: Path | None, **options: Any) -> None:
+def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     """Search for good settings: Optuna chooses, held-out images decide.
 
     Each trial is a run folder like any other. The same command goes on with a sweep that was
@@ -98,15 +87,10 @@ def command(ctx: click.Context, /, as_json: bool, data_dir: Path | None, **optio
     from cifar_trainer.sweeps.sweep import sweep
 
     output, stop = Output(verbosity(ctx)), StopRequest()
-    # What was not given is the recipe's, or train's own default.
-    of_train = {option.name for option in _train_options()}
-    given = {name: value for name, value in options.items() if name not in of_train or explicit(ctx, name)}
-    if data_dir is not None:
-        given["data_dir"] = data_dir
     with reporting(output) as prepare_reporter, SweepDisplay(output, prepare_reporter, stop) as display:
         try:
             result = sweep(
-                **given, reporter=display, should_stop=lambda: bool(stop), verbose=verbosity(ctx) > 0
+                **given(options), reporter=display, should_stop=lambda: bool(stop), verbose=verbosity(ctx) > 0
             )
         except TrainingStopped:
             display.close()
@@ -119,9 +103,6 @@ def command(ctx: click.Context, /, as_json: bool, data_dir: Path | None, **optio
         if result.confirmed:
             output.result(confirmed_table(result))
         output.note(f"page: {result.page}")
-
-
-command.params[-7:-7] = _train_options()
 
 
 def trials_table(result: "SweepResult") -> "Table":

@@ -8,18 +8,15 @@ from typing import Any
 from cifar_trainer.devices.cuda import visible_gpus
 from cifar_trainer.errors import UsageError
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.settings import Settings, check_choice, check_count, check_seed
+from cifar_trainer.settings import RuntimeOptions, Settings, check_choice, check_count, check_seed, declared
 from cifar_trainer.sweeps.space import Space, describe
 
 SAMPLERS = ("tpe", "random", "qmc")
 PRUNERS = ("median", "hyperband", "none")
 #: The version of what all commands of a study must agree on.
 FORMAT = 1
-#: Arguments of `train` that say how a run is carried out: each command chooses its own.
-CARRIED_OUT = ("data_dir", "device", "offline", "checkpoint_every", "profile", "histograms")
-
-#: Arguments of `train` that the command has no option for.
-_NO_OPTIONS = ("end_after",)
+#: Arguments of `train` that each command chooses for itself.
+CARRIED_OUT = ("data_dir", "device", *declared(RuntimeOptions))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +121,3 @@ def worker_environments(workers: int, device: str) -> list[dict[str, str]]:
     if device == "cpu" or workers == 1 or len(gpus) < 2:
         return [{}]
     return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
-
-
-def command_line(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The words after `cifar-trainer` that train a run of these arguments of `train`, for its record."""
-    words = ["train"]
-    for name, value in settings.items():
-        option = f"--{name.replace('_', '-')}"
-        if name == "xla" and value is not None:
-            words.append("--xla" if value else "--no-xla")
-        elif value is True:
-            words.append(option)
-        elif value is not None and value is not False and name not in _NO_OPTIONS:
-            words += [option, str(value)]
-    return tuple(words)

@@ -9,30 +9,15 @@ import difflib
 import itertools
 import math
 import tomllib
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cifar_trainer.errors import UsageError
-from cifar_trainer.settings import Settings
+from cifar_trainer.settings import Settings, declared
 
 Value = int | float | str
 
-#: Settings that a sweep must not vary: what is measured, on what, and where.
-FIXED = (
-    "dataset",
-    "seed",
-    "validation",
-    "device",
-    "deterministic",
-    "xla",
-    "conv",
-    "limit",
-    "gpus",
-    "class_weights",
-)
 #: A range with more values than this counts as endless.
 MOST_COMBINATIONS = 100_000
 _EXPECTED = "Expected LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=STEP, or choices such as 32,64,128."
@@ -127,28 +112,21 @@ def parse_parameter(name: str, value: Any) -> Parameter:
     Raises:
         UsageError: it is no setting that can vary, or no range of its type.
     """
-    settings = typing.get_type_hints(Settings)
-    known = [each for each in settings if each not in FIXED]
+    settings = declared(Settings)
+    known = sorted(each for each, declaration in settings.items() if declaration.vary)
     field = name.removeprefix("--").replace("-", "_")
     if field not in known:
         nearest = next(iter(difflib.get_close_matches(field, known, n=1, cutoff=0.5)), None)
-        what = "is the same for all trials" if field in FIXED else "is not a setting"
-        hint = f" Did you mean {nearest!r}?" if nearest and field not in FIXED else ""
-        raise UsageError(f"{name!r} {what}. Choose from {', '.join(sorted(known))}.{hint}")
-    kind = _kind(settings[field])
+        what = "is the same for all trials" if field in settings else "is not a setting"
+        hint = f" Did you mean {nearest!r}?" if nearest and field not in settings else ""
+        raise UsageError(f"{name!r} {what}. Choose from {', '.join(known)}.{hint}")
+    kind = settings[field].type
     if isinstance(value, list):
         return _with_choices(field, kind, [str(each) for each in value], str(value))
     text = str(value)
     if ".." in text:
         return _ranged(field, kind, text)
     return _with_choices(field, kind, text.split(","), text)
-
-
-def _kind(annotation: Any) -> type:
-    """The type of a setting's values; of `int | None`, int."""
-    if isinstance(annotation, types.UnionType):
-        annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
-    return annotation if isinstance(annotation, type) else str
 
 
 def _with_choices(name: str, kind: type, texts: Sequence[str], shown: str) -> Parameter:

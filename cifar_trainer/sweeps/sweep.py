@@ -19,6 +19,9 @@ from cifar_trainer.run import DEFAULT_ROOT, Run
 from cifar_trainer.settings import (
     DEFAULT_DATA_DIR,
     MAX_SEED,
+    Settings,
+    command_words,
+    declared,
 )
 from cifar_trainer.sweeps.crew import Crew, CrewReporter
 from cifar_trainer.sweeps.page import measure_importance, render_page
@@ -26,7 +29,6 @@ from cifar_trainer.sweeps.plan import (
     CARRIED_OUT,
     FORMAT,
     Plan,
-    command_line,
     differences,
     worker_environments,
 )
@@ -38,7 +40,11 @@ from cifar_trainer.sweeps.trials import CONFIRMS, Claim, Entry, Trials
 from cifar_trainer.sweeps.worker import Job
 
 #: Of a trial's settings, those that need held-out images.
-_NEED_HOLDOUT = ("patience", "keep", "validation", "limit")
+_NEED_HOLDOUT = (
+    "validation",
+    "limit",
+    *(name for name, declaration in declared(Settings).items() if declaration.needs_holdout),
+)
 #: Signs of life without which a command counts as dead.
 MISSED_BEATS = 4
 #: Where a study keeps what all its commands must agree on.
@@ -283,7 +289,7 @@ class _Sweep:
         return Job(
             settings={**settings, **self._plan.carried_out},
             run_dir=str(place),
-            command_line=command_line(settings),
+            command_line=("train", *command_words(settings)),
             evaluate=evaluate,
             verbose=self._verbose,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import RunCli
 
-from cifar_trainer.cli.gpus import choose_gpus, without_gpus
+from cifar_trainer.cli.gpus import choose_gpus
 from cifar_trainer.devices.cluster import Cluster, find_cluster, tasks_per_node, tf_config
 from cifar_trainer.errors import DeviceError, UsageError
 
@@ -127,8 +127,3 @@ def test_more_gpus_than_there_are_is_a_device_error(monkeypatch: pytest.MonkeyPa
 def test_a_number_of_gpus_that_cannot_be_is_refused(wanted: str, device: str) -> None:
     with pytest.raises(UsageError, match=f"--gpus '?{wanted}"):
         choose_gpus(wanted, device)
-
-
-def test_each_process_has_the_command_line_without_the_number_of_gpus() -> None:
-    assert without_gpus(["train", "--gpus", "2", "--seed", "1"]) == ["train", "--seed", "1"]
-    assert without_gpus(["train", "--gpus=all", "--xla"]) == ["train", "--xla"]

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_trainer.cli.train import command as train
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.sweeps.plan import command_line, differences, worker_environments
+from cifar_trainer.sweeps.plan import differences, worker_environments
 from cifar_trainer.sweeps.storage import check_installed, parse_storage
 
 AGREED = {"format": 1, "space": {"a": "1,2"}, "settings": {"epochs": 3}, "data": "f"}
@@ -47,20 +46,6 @@ def test_each_worker_has_a_gpu_of_its_own_where_there_are_several(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = worker_environments(workers, device)
     assert [each.get("CUDA_VISIBLE_DEVICES") for each in found] == expected
-
-
-def test_a_trials_command_line_is_one_that_train_understands() -> None:
-    settings = {
-        "epochs": 3,
-        "deterministic": True,
-        "xla": False,
-        "limit": None,
-        "keep": "best",
-    }
-    words = command_line({**settings, "end_after": 2})
-    assert words == ("train", "--epochs", "3", "--deterministic", "--no-xla", "--keep", "best")
-    context = train.make_context("train", list(words[1:]))
-    assert {name: context.params[name] for name in settings} == settings
 
 
 def test_without_optuna_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,8 @@ def test_a_range_is_read(name: str, text: object, expected: Parameter) -> None:
     [
         ("learning_rat", "1..2", "Did you mean 'learning_rate'?"),
         ("seed", "1,2,3", "is the same for all trials"),
+        ("recipe_sha256", "a,b", "is not a setting"),
+        ("gpus", "1,2", "is not a setting"),
         ("validation", "test,holdout", "is the same for all trials"),
         ("batch_size", "a,b", "'a' is not a whole number"),
         ("batch_size", "32..64.5", "'64.5' is not a whole number"),
