@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import importlib
-import importlib.util
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from cifar_trainer.errors import CifarTrainerError, RunError
+from cifar_trainer.extras import check_extra
 from cifar_trainer.settings import check_choice
 
 if TYPE_CHECKING:
@@ -295,20 +295,11 @@ def check_targets(formats: Sequence[Format], output: Path, replace: bool) -> Non
         )
 
 
-def install_command(extra: str | None) -> str:
-    """What installs one of this package's extras."""
-    return f"pip install -e '.[{extra}]' in a clone of cifar-trainer"
-
-
 def check_packages(formats: Sequence[Format]) -> None:
     """Raise CifarTrainerError where a format needs packages that are not installed."""
     for form in formats:
-        missing = [name for name in form.packages if importlib.util.find_spec(name) is None]
-        if missing:
-            raise CifarTrainerError(
-                f"--format {form.name} needs {', '.join(missing)}, which cannot be imported. "
-                f"Install it with: {install_command(form.extra)}"
-            )
+        if form.extra is not None:
+            check_extra(f"--format {form.name}", form.extra, form.packages)
 
 
 def write_artefact(form: Format, network: "Network", path: Path, examples: np.ndarray) -> None:

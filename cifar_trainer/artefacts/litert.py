@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cifar_trainer.artefacts.formats import Artefact, Predictions, install_command
+from cifar_trainer.artefacts.formats import Artefact, Predictions
 from cifar_trainer.errors import CifarTrainerError, RunError
+from cifar_trainer.extras import install_command
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -1,6 +1,5 @@
 """`cifar-trainer serve`."""
 
-import importlib.util
 import ipaddress
 import logging
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.cli.base import PathType, run_argument, verbosity, verbosity_options
-from cifar_trainer.errors import CifarTrainerError, UsageError
+from cifar_trainer.errors import UsageError
+from cifar_trainer.extras import check_extra
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
@@ -84,12 +84,7 @@ def command(
 
     if run is not None and model is not None:
         raise UsageError("RUN and --model were both given. Expected one of them.")
-    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        raise CifarTrainerError(
-            f"serve needs {', '.join(missing)}, which cannot be imported. "
-            "Install it with: pip install -e '.[serve]' in a clone of cifar-trainer"
-        )
+    check_extra("serve", "serve", _PACKAGES)
     from cifar_trainer import devices
     from cifar_trainer.artefacts.formats import recognize
     from cifar_trainer.serving.model import find_source

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cifar_trainer.extras import install_command
+
 Version = tuple[int, ...]
 
 #: What TensorFlow 2.21 asks the system for on a GPU, and the package that brings it, a part of
@@ -28,8 +30,6 @@ LIBRARIES = {
     "libcudnn.so.9": "nvidia-cudnn-cu12",
 }
 
-#: From a clone: the package is on no index.
-_EXTRA = "pip install -e '.[gpu]' in a clone of cifar-trainer"
 #: XLA's convolution with bias fails with older ones, as reported for T4, A10G and L4
 #: (aws/deep-learning-containers#6417, #6418); 9.24 is the one that was reported to cure it.
 CUDNN_NEEDED = (9, 24)
@@ -140,7 +140,10 @@ def _keeps_from_listing(
     missing = []
     if not build.get("is_cuda_build"):
         missing.append(
-            Missing("This TensorFlow was built without CUDA", f"Install one with it, on Linux: {_EXTRA}")
+            Missing(
+                "This TensorFlow was built without CUDA",
+                f"Install one with it, on Linux: {install_command('gpu')}",
+            )
         )
     missing += _check_driver(driver, present, build.get("cuda_version"))
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -150,7 +153,7 @@ def _keeps_from_listing(
     if lacking:
         packages = ", ".join(sorted({LIBRARIES[name] for name in lacking}))
         what = f"{', '.join(lacking)} cannot be loaded"
-        missing.append(Missing(what, f"Install {packages}, all of it at once: {_EXTRA}"))
+        missing.append(Missing(what, f"Install {packages}, all of it at once: {install_command('gpu')}"))
     return missing
 
 
@@ -188,7 +191,7 @@ def _check_compiler() -> list[Missing]:
     return [
         Missing(
             f"{' and '.join(lacking)} cannot be found, with which XLA compiles for the GPU",
-            f"Install nvidia-cuda-nvcc-cu12: {_EXTRA}",
+            f"Install nvidia-cuda-nvcc-cu12: {install_command('gpu')}",
         )
     ]
 
@@ -230,7 +233,7 @@ def _check_profiler() -> list[Missing]:
     return [
         Missing(
             "libcupti.so.12 cannot be loaded, so --profile sees nothing of the GPU",
-            f"Install nvidia-cuda-cupti-cu12: {_EXTRA}",
+            f"Install nvidia-cuda-cupti-cu12: {install_command('gpu')}",
             blocks=False,
         )
     ]

@@ -7,7 +7,6 @@ of PostgreSQL's, which ends with the connection of whoever held it.
 
 import contextlib
 import dataclasses
-import importlib.util
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cifar_trainer import locks
-from cifar_trainer.artefacts.formats import install_command
-from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
+from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.extras import check_extra
 
 if TYPE_CHECKING:
     import optuna
@@ -43,10 +42,7 @@ class Storage:
 
 def check_installed() -> None:
     """Raise CifarTrainerError where Optuna is missing."""
-    if importlib.util.find_spec("optuna") is None:
-        raise CifarTrainerError(
-            f"sweep needs Optuna, which is not installed. Install it with: {install_command('sweep')}"
-        )
+    check_extra("sweep", "sweep", ["optuna"])
 
 
 def parse_storage(url: str | None, folder: Path) -> Storage:
@@ -79,10 +75,7 @@ def parse_storage(url: str | None, folder: Path) -> Storage:
         return Storage(url, label, Path(str(parsed.database)))
     if kind != "postgresql":
         raise UsageError(f"--storage {label} is of another kind. {kinds}")
-    if importlib.util.find_spec("psycopg") is None:
-        raise CifarTrainerError(
-            f"--storage {label} needs the driver psycopg. Install it with: {install_command('sweep')}"
-        )
+    check_extra(f"--storage {label}", "sweep", ["psycopg"])
     return Storage(
         parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False), label, None
     )
