@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer.artefacts.formats import open_artefact
-from cifar_trainer.images import decode_image, encode_png
+from cifar_trainer.images import encode_png
 
 IMAGES = 64
 
@@ -37,12 +37,11 @@ import socket, sys
 from pathlib import Path
 import fastapi, uvicorn
 from cifar_trainer.artefacts.formats import open_artefact
-from cifar_trainer.images import decode_image
 artefact = open_artefact(Path(sys.argv[1]))
 app = fastapi.FastAPI()
 
 def answer(content):
-    predictions = artefact.predict(decode_image(content, artefact.image_shape).pixels[None])
+    predictions = artefact.predict(artefact.preprocessing.decode(content).pixels[None])
     return {"class": predictions.class_name[0], "probabilities": predictions.probabilities[0].tolist()}
 
 @app.post("/predict")
@@ -151,13 +150,13 @@ async def closed_loop(
 def in_process(model: Path, pngs: list[bytes], seconds: float) -> dict[str, float]:
     """The same model without a server: decoding and the model together, and the model alone."""
     artefact = open_artefact(model)
-    images = [decode_image(png, artefact.image_shape).pixels[None] for png in pngs]
+    images = [artefact.preprocessing.decode(png).pixels[None] for png in pngs]
     whole, alone = [], []
     end = time.perf_counter() + seconds
     turn = 0
     while time.perf_counter() < end:
         started = time.perf_counter()
-        artefact.predict(decode_image(pngs[turn % len(pngs)], artefact.image_shape).pixels[None])
+        artefact.predict(artefact.preprocessing.decode(pngs[turn % len(pngs)]).pixels[None])
         middle = time.perf_counter()
         artefact.predict(images[turn % len(pngs)])
         alone.append(time.perf_counter() - middle)

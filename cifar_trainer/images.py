@@ -1,18 +1,17 @@
-"""From an image file to uint8 pixels, in the one way in which training and predictions see it.
+"""From an image file to uint8 pixels, the same way in training and in every prediction.
 
-1. The format is told by content; width and height are read from the header, and
-   more than MAX_PIXELS are refused before anything is decoded.
-2. Of an animation, the first frame. An EXIF orientation is applied.
-3. Palette, greyscale, bilevel, CMYK and YCbCr become RGB (Pillow's conversions; colour
-   profiles are ignored). Of 16 bits the upper 8 are kept. For a data set with one
-   channel, colours become greyscale (ITU-R BT.601's luma).
-4. What is transparent is laid on white.
-5. The image is resized with a triangle filter that widens when it shrinks (Pillow's
-   BILINEAR): `stretch` gives up its proportions, `crop` keeps the centre, `fit` adds
-   white borders.
+1. The format is recognized by content. Width and height are read from the header; more than
+   MAX_PIXELS are refused before anything is decoded.
+2. The first frame of an animation is taken. An EXIF orientation is applied.
+3. Palette, greyscale, bilevel, CMYK and YCbCr images become RGB (Pillow's conversions, but
+   TensorFlow's for CMYK; colour profiles are ignored). Of 16 bits the upper 8 are kept. For a
+   data set with one channel, colours become greyscale (ITU-R BT.601's luma).
+4. Transparent parts become white.
+5. The image is resized with a triangle filter that widens when it shrinks (Pillow's BILINEAR),
+   first along its rows, then along its columns: see `RESIZES`.
 
-`artefacts.saved_model` does the same inside a SavedModel for PNG and JPEG, with `stretch` and without
-the EXIF orientation.
+A `Preprocessing` holds what may differ from one data set to another. It is recorded with the data,
+the run and every artefact. `artefacts.decoding` does the same in TensorFlow's graph.
 """
 
 import dataclasses
@@ -20,22 +19,24 @@ import io
 import re
 import warnings
 import zlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from cifar_trainer.errors import printable
+from cifar_trainer.errors import UsageError, printable
 
-RESIZES = ("stretch", "crop", "fit")
 #: Width times height beyond which an image is refused; 256 MB when decoded with alpha.
 MAX_PIXELS = 64_000_000
-#: Bytes beyond which a file or stream is not read on.
+#: Larger files and streams are not read to the end.
 MAX_BYTES = 256 * 2**20
-#: Pillow's names of what is read. Its JPEG reader calls what some cameras write MPO.
+#: Pillow's names of the formats that are supported. Its JPEG reader calls some cameras' files MPO.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-_READ = "Expected PNG, JPEG, WebP, GIF, BMP or TIFF."
-#: How files of these formats begin; a `.` stands for any byte.
-_BEGINNINGS = {
+_EXPECTED = "Expected PNG, JPEG, WebP, GIF, BMP or TIFF."
+#: How files of these formats start; a `.` stands for any byte.
+_SIGNATURES = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
     "WEBP": rb"RIFF....WEBP",
@@ -43,16 +44,14 @@ _BEGINNINGS = {
     "BMP": rb"BM....\0\0\0\0",
     "TIFF": rb"II\*\0|MM\0\*",
 }
-#: Suffixes that are common for these formats.
+#: Common file name suffixes of these formats.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-#: Pixels that are laid on white at a time: their 32-bit copies are several times as large as they are.
+#: Blend this many pixels at a time: their float32 copies are several times as large.
 _BAND_PIXELS = 2**20
-#: Exif's tag of how an image is to be turned.
-_ORIENTATION = 0x0112
+_EXIF_ORIENTATION = 0x0112
 _SMALL_BYTES, _SMALL_PIXELS = 2**14, 2**14
-_WHITE = (255, 255, 255)
 
-#: What `decode_image` may have to change, and what to say of the images so changed.
+#: What decoding may change about an image, and how to report it.
 CONVERSIONS = {
     "first_frame": "animated: the first frame was taken",
     "turned": "turned as their EXIF orientation says",
@@ -65,7 +64,7 @@ CONVERSIONS = {
     "resized": "resized",
 }
 
-#: What operating systems and programs leave in folders; it says nothing about the images.
+#: Files that operating systems and programs leave in folders.
 _LEFTOVERS = re.compile(
     r"(^|/)(__MACOSX|__pycache__|\.ipynb_checkpoints|\.git|\.cache|\.Trashes|\.fseventsd|\.Spotlight-V100"
     r"|@eaDir|\$RECYCLE\.BIN|System Volume Information)(/|$)"
@@ -76,7 +75,32 @@ _LEFTOVERS = re.compile(
 
 
 class ImageError(Exception):
-    """An image that cannot be used, and why."""
+    """An image cannot be used; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Sizes along one axis of an image and of the input, in pixels, and those along the other axis.
+
+    The image's are numbers, or TensorFlow's scalars of the same values.
+    """
+
+    size: Any
+    target: int
+    other_size: Any
+    other_target: int
+
+
+#: Each mode gives, for an axis, the length of the centre of the image that is used, and the length that this
+#: part has in the input. What it does not fill stays white. `xp` is numpy or tensorflow.
+RESIZES: dict[str, Callable[[Axis, ModuleType], tuple[Any, Any]]] = {
+    "stretch": lambda a, xp: (a.size, a.target),
+    "crop": lambda a, xp: (xp.minimum(a.size, a.other_size / (a.other_target / a.target)), a.target),
+    "fit": lambda a, xp: (
+        a.size,
+        xp.maximum(xp.minimum(xp.round(a.size / a.other_size * a.other_target), a.target), 1),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,11 +108,11 @@ class DecodedImage:
     """A decoded image.
 
     Attributes:
-        pixels: uint8 [H, W, C] of the shape that was asked for; RGB, or one channel of grey.
+        pixels: uint8 [H, W, C]; RGB, or one greyscale channel.
         format: as its content says, such as `JPEG`.
-        mode: Pillow's name of how its pixels were stored, such as `RGB`.
+        mode: Pillow's name for how its pixels were stored, such as `RGB`.
         width, height: as stored, before an EXIF orientation.
-        conversions: what had to be changed, keys of `CONVERSIONS`.
+        conversions: what was changed, keys of `CONVERSIONS`.
     """
 
     pixels: np.ndarray
@@ -99,20 +123,122 @@ class DecodedImage:
     conversions: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How any image becomes the input of a network.
+
+    Attributes:
+        image_shape: height, width and channels (3: RGB, 1: greyscale) of the input.
+        resize: how images of other sizes are resized, one of `RESIZES`.
+
+    Raises:
+        UsageError: the mode is not known.
+    """
+
+    image_shape: tuple[int, int, int]
+    resize: str = "stretch"
+
+    def __post_init__(self) -> None:
+        if self.resize not in RESIZES:
+            raise UsageError(f"--resize {self.resize!r} is not known. Choose from {', '.join(RESIZES)}.")
+
+    def decode(self, content: bytes) -> DecodedImage:
+        """Decode the bytes of an image file.
+
+        Raises:
+            ImageError: it is empty, truncated, damaged, not an image, or larger than MAX_PIXELS.
+        """
+        if not content:
+            raise ImageError(f"it is empty. {_EXPECTED}")
+        with warnings.catch_warnings():
+            # MAX_PIXELS is checked here; damaged metadata alone does not matter.
+            warnings.simplefilter("ignore")
+            image = _open(content)
+            name, mode, width, height = image.format or "", image.mode, image.width, image.height
+            if width * height > MAX_PIXELS:
+                raise ImageError(
+                    f"it has {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded. Reduce it."
+                )
+            try:
+                if name == "PNG":
+                    _check_crcs(content)
+                    _scale_transparent_grey(image, content)
+                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+                conversions = self._conversions(image, content, orientation)
+                if orientation != 1:
+                    ImageOps.exif_transpose(image, in_place=True)
+                pixels = self.convert(image)
+            except Exception as error:  # Pillow's decoders raise all kinds of exceptions for damaged files.
+                raise ImageError(f"it is a {name} that cannot be decoded: {error}.") from error
+        return DecodedImage(pixels, name, mode, width, height, conversions)
+
+    def convert(self, image: Image.Image) -> np.ndarray:
+        """Turn an opened image of any mode and size into the input, uint8 [H, W, C].
+
+        Raises:
+            ValueError: its pixels have no known range.
+        """
+        rgb = to_rgb(image)
+        return self.resize_image(rgb if self.image_shape[2] == 3 else rgb.convert("L"))
+
+    def resize_image(self, image: Image.Image) -> np.ndarray:
+        """Resize an image of mode RGB, or L for one channel, to uint8 [H, W, C]."""
+        height, width, _ = self.image_shape
+        left, right, inner_width, x = self.place(Axis(image.width, width, image.height, height))
+        top, bottom, inner_height, y = self.place(Axis(image.height, height, image.width, width))
+        # One axis after the other: the order in which Pillow takes them depends on its version.
+        rows = image.resize((inner_width, image.height), _FILTER, (left, 0, right, image.height))
+        part = rows.resize((inner_width, inner_height), _FILTER, (0, top, inner_width, bottom))
+        if part.size != (width, height):
+            whole = Image.new(part.mode, (width, height), "white")
+            whole.paste(part, (x, y))
+            part = whole
+        return np.asarray(part, np.uint8).reshape(self.image_shape)
+
+    def place(self, axis: Axis) -> tuple[float, float, int, int]:
+        """The start and end of the part of the image that is used, and its length and start in the input."""
+        length, inner = RESIZES[self.resize](axis, np)
+        start = (axis.size - length) * 0.5
+        return float(start), float(start + length), int(inner), round((axis.target - int(inner)) * 0.5)
+
+    def _conversions(self, image: Image.Image, content: bytes, orientation: int) -> tuple[str, ...]:
+        """What is to be changed about an image, in the order of `CONVERSIONS`."""
+        mode, channels = image.mode, self.image_shape[2]
+        grey = mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
+        # Pillow gives RGB of 16 bits as 8: only the header of a PNG still tells.
+        sixteen = mode.startswith("I") or (image.format == "PNG" and len(content) > 24 and content[24] == 16)
+        height, width = (image.width, image.height) if orientation > 4 else image.size[::-1]
+        applies = {
+            "first_frame": getattr(image, "n_frames", 1) > 1,
+            "turned": orientation != 1,
+            "greyscale": grey and channels == 3,
+            "palette": mode in ("P", "PA"),
+            "cmyk": mode in ("CMYK", "YCbCr", "LAB", "HSV"),
+            "sixteen_bits": sixteen,
+            "transparent": _has_alpha(image),
+            "to_greyscale": not grey and channels == 1,
+            "resized": (height, width) != self.image_shape[:2],
+        }
+        return tuple(name for name in CONVERSIONS if applies[name])
+
+
+_FILTER = Image.Resampling.BILINEAR
+
+
 def is_leftover(name: str) -> bool:
     """Whether a path with `/` between its parts is what operating systems leave behind (`.DS_Store`)."""
     return _LEFTOVERS.search(name) is not None
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that begins with `head` (16 bytes will do) says that it is of a format that is read."""
-    return any(re.match(beginning, head, re.DOTALL) for beginning in _BEGINNINGS.values())
+    """Whether a file that starts with `head` (16 bytes suffice) claims to be of a supported format."""
+    return any(re.match(signature, head, re.DOTALL) for signature in _SIGNATURES.values())
 
 
 def name_unread_format(head: bytes) -> str | None:
-    """The name of a format of images that is known but not read, by how the file begins; None for others.
+    """The name of a known image format that is not supported, by how the file starts; None for others.
 
-    Phones write HEIC: an ISO base media file (ISO/IEC 14496-12, section 4.3) whose brand tells what it holds.
+    Phones write HEIC: an ISO base media file (ISO/IEC 14496-12, section 4.3) whose brand names its content.
     """
     if head[4:8] == b"ftyp":
         brands = head[8:64]
@@ -132,10 +258,7 @@ def name_unread_format(head: bytes) -> str | None:
 
 
 def is_small_png(content: bytes) -> bool:
-    """Whether a file's header says that it is a PNG of few pixels, and the file is short.
-
-    Such a file is decoded in some 0.1 ms, whatever else it holds.
-    """
+    """Whether a file's header says that it is a PNG of few pixels, and the file is short."""
     if (
         not 24 <= len(content) <= _SMALL_BYTES
         or content[:8] != b"\x89PNG\r\n\x1a\n"
@@ -146,56 +269,19 @@ def is_small_png(content: bytes) -> bool:
     return width * height <= _SMALL_PIXELS
 
 
-def decode_image(content: bytes, shape: tuple[int, int, int], *, resize: str = "stretch") -> DecodedImage:
-    """Decode the bytes of an image file.
-
-    Args:
-        content: the file's bytes.
-        shape: height, width and channels (3 or 1) to bring it to.
-        resize: one of `RESIZES`.
-
-    Raises:
-        ImageError: it is empty, truncated, damaged, no image, or larger than MAX_PIXELS.
-    """
-    if not content:
-        raise ImageError(f"it is empty. {_READ}")
-    with warnings.catch_warnings():
-        # MAX_PIXELS is checked here; faults of the metadata alone do not matter.
-        warnings.simplefilter("ignore")
-        image = _open(content)
-        name, mode, width, height = image.format or "", image.mode, image.width, image.height
-        if width * height > MAX_PIXELS:
-            raise ImageError(
-                f"it has {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded. Reduce it."
-            )
-        try:
-            if name == "PNG":
-                _check_sums(content)
-                _scale_transparent_grey(image, content)
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            conversions = _conversions(image, content, shape, orientation)
-            if orientation != 1:
-                ImageOps.exif_transpose(image, in_place=True)
-            rgb = to_rgb(image)
-            pixels = resize_image(rgb if shape[2] == 3 else rgb.convert("L"), shape[:2], resize)
-        except Exception as error:  # Pillow's decoders raise all sorts at damaged files.
-            raise ImageError(f"it is a {name} that cannot be decoded: {error}.") from error
-    return DecodedImage(pixels.reshape(shape), name, mode, width, height, conversions)
-
-
 def _open(content: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"it has too many pixels; at most {MAX_PIXELS:,} are decoded.") from error
     except Exception as error:  # Pillow's decoders, as above, already at the header.
-        raise ImageError(f"{_what_it_is(content)} {_READ}") from error
+        raise ImageError(f"{_identify(content)} {_EXPECTED}") from error
 
 
-def _check_sums(png: bytes) -> None:
+def _check_crcs(png: bytes) -> None:
     """Check the CRC of each chunk of a PNG (ISO/IEC 15948, section 5.3), up to its end.
 
-    Pillow's decoder passes over those of the pixel data. Its `verify()` does not, but the image must then be
+    Pillow's decoder ignores those of the pixel data. Its `verify()` does not, but the image must then be
     opened a second time: for 60,000 of them that made `prepare` slower.
     """
     position, kind = 8, b""
@@ -210,45 +296,23 @@ def _check_sums(png: bytes) -> None:
 
 
 def _scale_transparent_grey(image: Image.Image, png: bytes) -> None:
-    """Bring the transparent grey of a PNG below 8 bits to 8, as Pillow does with the pixels alone."""
+    """Scale the transparent grey of a PNG below 8 bits to 8 bits; Pillow scales the pixels alone."""
     key, bits = image.info.get("transparency"), png[24]
     if isinstance(key, int) and image.mode in ("1", "L") and bits < 8:
         image.info["transparency"] = key * 255 // (2**bits - 1)
 
 
-def _what_it_is(content: bytes) -> str:
+def _identify(content: bytes) -> str:
     other = name_unread_format(content[:64])
     if other is not None:
-        return f"it is a file of the format {other}, which is not read. Convert it to JPEG or PNG."
+        return f"it is a {other} file, which is not supported. Convert it to JPEG or PNG."
     try:
-        return f"it is a {Image.open(io.BytesIO(content)).format}, which is not read."
+        return f"it is a {Image.open(io.BytesIO(content)).format} file, which is not supported."
     except Exception:
-        for name, beginning in _BEGINNINGS.items():
-            if re.match(beginning, content, re.DOTALL):
-                return f"it begins as a {name}, but is truncated or damaged."
-        return f"it is no image; it begins with {content[:12]!r}."
-
-
-def _conversions(
-    image: Image.Image, content: bytes, shape: tuple[int, int, int], orientation: int
-) -> tuple[str, ...]:
-    """What has to be changed about an image, in the order of `CONVERSIONS`."""
-    mode, grey = image.mode, image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-    # Pillow gives RGB of 16 bits as 8: only the header of a PNG still tells.
-    sixteen = mode.startswith("I") or (image.format == "PNG" and len(content) > 24 and content[24] == 16)
-    height, width = (image.width, image.height) if orientation > 4 else image.size[::-1]
-    found = {
-        "first_frame": getattr(image, "n_frames", 1) > 1,
-        "turned": orientation != 1,
-        "greyscale": grey and shape[2] == 3,
-        "palette": mode in ("P", "PA"),
-        "cmyk": mode in ("CMYK", "YCbCr", "LAB", "HSV"),
-        "sixteen_bits": sixteen,
-        "transparent": _has_alpha(image),
-        "to_greyscale": not grey and shape[2] == 1,
-        "resized": (height, width) != shape[:2],
-    }
-    return tuple(name for name, applies in found.items() if applies)
+        for name, signature in _SIGNATURES.items():
+            if re.match(signature, content, re.DOTALL):
+                return f"it starts as a {name}, but is truncated or damaged."
+        return f"it is not an image (it starts with {content[:12]!r})."
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -256,9 +320,9 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB, on white where it is transparent."""
+    """Convert an image of any mode to 8-bit RGB, white where it is transparent."""
     if image.mode == "F":
-        raise ValueError("its pixels are fractions, of which nobody knows the range")
+        raise ValueError("floating-point images are not supported: their range is unknown")
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
     if _has_alpha(image):
@@ -287,31 +351,8 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.fromarray(rgb)
 
 
-def resize_image(image: Image.Image, size: tuple[int, int], resize: str = "stretch") -> np.ndarray:
-    """An RGB or greyscale image as uint8 [H, W, 3] or [H, W]; one of that size is left as it is.
-
-    Args:
-        image: of mode RGB or L.
-        size: height and width.
-        resize: one of `RESIZES`.
-    """
-    target = (size[1], size[0])
-    if image.size != target:
-        match resize:
-            case "stretch":
-                image = image.resize(target, Image.Resampling.BILINEAR)
-            case "crop":
-                image = ImageOps.fit(image, target, Image.Resampling.BILINEAR)
-            case "fit":
-                white = _WHITE if image.mode == "RGB" else 255
-                image = ImageOps.pad(image, target, Image.Resampling.BILINEAR, color=white)
-            case _:
-                raise ValueError(f"There is no way of resizing called {resize!r}.")
-    return np.asarray(image, np.uint8)
-
-
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Pixels, uint8 [H, W, 3] or [H, W, 1], as a PNG file's bytes."""
+    """Encode pixels, uint8 [H, W, 3] or [H, W, 1], as a PNG file's bytes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
     return buffer.getvalue()

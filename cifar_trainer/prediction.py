@@ -20,7 +20,6 @@ from cifar_trainer.images import (
     SUFFIXES,
     DecodedImage,
     ImageError,
-    decode_image,
     is_image,
     is_leftover,
     name_unread_format,
@@ -165,7 +164,7 @@ def predict(
     failures: list[Failure] = []
     for name in _expand(names, failures, passed_over):
         try:
-            read.append((name, decode_image(read_source(name), artefact.image_shape)))
+            read.append((name, artefact.preprocessing.decode(read_source(name))))
         except ImageError as error:
             failures.append(Failure(name, str(error)))
         on_progress(len(read) + len(failures))

@@ -17,6 +17,7 @@ import msgspec
 
 from cifar_trainer import files, locks
 from cifar_trainer.errors import CifarTrainerError, DataError, DataNotFoundError, RunError
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.results import Result
 from cifar_trainer.settings import DEFAULT_DATA_DIR, Settings
 
@@ -66,6 +67,7 @@ class DataRecord(Result):
         name, title, verified, classes: as in dataset.json.
         train, test, validation: the splits.
         data_dir: absolute path of the data folder that the run was trained from.
+        preprocessing: how any image becomes the input; None in a run from before it was recorded.
     """
 
     name: str
@@ -76,6 +78,7 @@ class DataRecord(Result):
     test: SplitRecord
     validation: ValidationRecord
     data_dir: str | None = None
+    preprocessing: Preprocessing | None = None
 
     def difference_to(self, dataset: "Dataset", *, ordered: bool) -> str | None:
         """How `dataset` differs from the run's data, as the end of a sentence; None if it does not.

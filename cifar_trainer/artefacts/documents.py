@@ -117,6 +117,7 @@ def make_manifest(
             "shape": [None, *network.image_shape],
             "layout": f"NHWC, {'RGB' if network.image_shape[2] == 3 else 'grey'}",
         },
+        "preprocessing": dataclasses.asdict(network.preprocessing),
         "temperature": network.temperature,
         "unfamiliar": None if measured.thresholds is None else dataclasses.asdict(measured.thresholds),
         "accuracy": dataclasses.asdict(measured.accuracy),

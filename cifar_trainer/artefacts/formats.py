@@ -1,5 +1,6 @@
 """The formats of an export: one table, and what an opened artefact offers."""
 
+import abc
 import dataclasses
 import errno
 import importlib
@@ -10,10 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 
-from cifar_trainer.errors import CifarTrainerError, RunError
+from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
 from cifar_trainer.extras import check_extra
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.settings import check_choice
 
 if TYPE_CHECKING:
@@ -201,19 +204,25 @@ class Predictions:
     class_name: tuple[str, ...]
 
 
-class Artefact(Protocol):
+class Artefact(abc.ABC):
     """An opened artefact.
 
     Attributes:
         format: such as `saved_model`; what its runtime can tell.
         classes: the names, by class_id.
-        image_shape: height, width and channels of the images that it takes.
+        preprocessing: how any image becomes its input.
     """
 
     format: str
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    preprocessing: Preprocessing
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of its input."""
+        return self.preprocessing.image_shape
+
+    @abc.abstractmethod
     def predict(self, images: np.ndarray) -> Predictions:
         """Classify uint8 [N, *image_shape] in one batch."""
 
@@ -224,6 +233,25 @@ class TakesBytes(Protocol):
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> Predictions:
         """Classify PNG or JPEG files of any size in one batch."""
+
+
+def read_preprocessing(recorded: bytes | None, image_shape: Sequence[int]) -> Preprocessing:
+    """The preprocessing that an artefact records as JSON; without it, images are stretched to its shape.
+
+    Raises:
+        ValueError: it cannot be read, or is for images of another shape.
+    """
+    height, width, channels = image_shape
+    plain = Preprocessing((height, width, channels))
+    if recorded is None:
+        return plain
+    try:
+        found = msgspec.json.decode(recorded, type=Preprocessing)
+    except (msgspec.DecodeError, UsageError) as error:
+        raise ValueError(f"its preprocessing cannot be read: {error}") from error
+    if found.image_shape != plain.image_shape:
+        raise ValueError(f"its preprocessing is for images of {found.image_shape}, not {plain.image_shape}")
+    return found
 
 
 def recognize(path: Path) -> Format:

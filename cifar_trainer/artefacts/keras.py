@@ -5,33 +5,43 @@ import zipfile
 from pathlib import Path
 
 import keras
+import msgspec
 import numpy as np
 
-from cifar_trainer.artefacts.formats import Artefact, Predictions, softmax
+from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing, softmax
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import RunError
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.model import load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run
 
-#: The member of an exported `.keras` archive with the class names; Keras passes over it.
+#: Members of an exported `.keras` archive, which Keras ignores.
 CLASSES_MEMBER = "cifar_trainer_classes.json"
+PREPROCESSING_MEMBER = "cifar_trainer_preprocessing.json"
 
 
-class KerasModel:
+class KerasModel(Artefact):
     """A Keras model that takes uint8 images and gives logits, or a mapping of this package's outputs.
 
     Args:
         model: uint8 [N, H, W, C] to float32 logits [N, classes], or to a mapping with `logits`,
             `probabilities` and `class_id`.
         classes: the names, by class_id.
+        preprocessing: how any image becomes its input.
         temperature: divides the logits, where the model gives nothing else.
     """
 
     format = "keras"
 
-    def __init__(self, model: keras.Model, classes: tuple[str, ...], temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        classes: tuple[str, ...],
+        preprocessing: Preprocessing,
+        temperature: float = 1.0,
+    ) -> None:
         self.classes = classes
-        self.image_shape = model.input_shape[1:]
+        self.preprocessing = preprocessing
         self._model = model
         self._temperature = temperature
 
@@ -74,9 +84,15 @@ def open_artefact(path: Path) -> Artefact:
             "or what cifar-trainer export writes."
         )
     classes = _read_classes(path, count)
+    with zipfile.ZipFile(path) as archive:
+        recorded = PREPROCESSING_MEMBER in archive.namelist() and archive.read(PREPROCESSING_MEMBER)
+    try:
+        preprocessing = read_preprocessing(recorded or None, shape[1:])
+    except ValueError as error:
+        raise RunError(f"{path} cannot be used: {error}.") from error
     if len(classes) != count:
         raise RunError(f"{path} gives {count} logits, and names {len(classes)} classes.")
-    return KerasModel(model, classes)
+    return KerasModel(model, classes, preprocessing)
 
 
 def _read_classes(path: Path, count: int) -> tuple[str, ...]:
@@ -103,6 +119,7 @@ def write(network: Network, path: Path, examples: np.ndarray) -> None:
     keras.Model(images, outputs, name="cifar_trainer_export").save(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(CLASSES_MEMBER, json.dumps(network.classes))
+        archive.writestr(PREPROCESSING_MEMBER, msgspec.json.encode(network.preprocessing))
 
 
 def open_run_model(run: Run) -> Artefact:
@@ -113,4 +130,10 @@ def open_run_model(run: Run) -> Artefact:
     """
     run.check_model()
     model = load_model(run.model)
-    return KerasModel(to_float32(model), run.read_data().classes, run.read_temperature(weights_sha256(model)))
+    data = run.read_data()
+    return KerasModel(
+        to_float32(model),
+        data.classes,
+        data.preprocessing or Preprocessing(model.input_shape[1:]),
+        run.read_temperature(weights_sha256(model)),
+    )

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
 import numpy as np
 
-from cifar_trainer.artefacts.formats import Artefact, Predictions
+from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing
 from cifar_trainer.errors import CifarTrainerError, RunError
 from cifar_trainer.extras import install_command
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
     from cifar_trainer.artefacts.network import Network
 
-#: The member with the class names in the zip archive behind the model.
+#: Members of the zip archive behind the model.
 CLASSES_MEMBER = "labels.txt"
+PREPROCESSING_MEMBER = "preprocessing.json"
 
 
 @contextlib.contextmanager
@@ -40,17 +42,18 @@ def silence() -> Iterator[None]:
                 os.close(descriptor)
 
 
-class LiteRTModel:
+class LiteRTModel(Artefact):
     """A `.tflite` file with the signature `serving_default`.
 
     Args:
         content: the file's bytes.
         classes: the names, by class_id.
+        preprocessing: JSON, how any image becomes its input; None if it is not recorded.
     """
 
     format = "litert"
 
-    def __init__(self, content: bytes, classes: tuple[str, ...]) -> None:
+    def __init__(self, content: bytes, classes: tuple[str, ...], preprocessing: bytes | None) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self.classes = classes
@@ -58,8 +61,8 @@ class LiteRTModel:
             self._interpreter = Interpreter(model_content=content)
             self._serve = self._interpreter.get_signature_runner("serving_default")
             # The first call makes LiteRT's kernels, and tells the terminal about it.
-            height, width, channels = self._serve.get_input_details()["images"]["shape"][1:].tolist()
-            self.image_shape = (height, width, channels)
+            shape = self._serve.get_input_details()["images"]["shape"][1:].tolist()
+            self.preprocessing = read_preprocessing(preprocessing, shape)
             self._serve(images=np.zeros((1, *self.image_shape), np.uint8))
 
     def predict(self, images: np.ndarray) -> Predictions:
@@ -84,7 +87,8 @@ def open_artefact(path: Path) -> Artefact:
     try:
         with zipfile.ZipFile(path) as archive:
             classes = tuple(archive.read(CLASSES_MEMBER).decode("utf-8").splitlines())
-        return LiteRTModel(path.read_bytes(), classes)
+            recorded = PREPROCESSING_MEMBER in archive.namelist() and archive.read(PREPROCESSING_MEMBER)
+        return LiteRTModel(path.read_bytes(), classes, recorded or None)
     except ModuleNotFoundError as error:
         raise CifarTrainerError(
             f"{path} needs ai-edge-litert, which is not installed. "
@@ -116,6 +120,7 @@ def write(network: "Network", path: Path, examples: np.ndarray, weights: Weights
     # LiteRT's own place for labels: a zip archive behind the model, which the runtime passes over.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(CLASSES_MEMBER, "\n".join(network.classes) + "\n")
+        archive.writestr(PREPROCESSING_MEMBER, msgspec.json.encode(network.preprocessing))
 
 
 def _converter(network: "Network") -> "tf.lite.TFLiteConverter":

@@ -11,7 +11,7 @@ from cifar_trainer.artefacts.verification import IMAGES, LEAST_IMAGES, Reference
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import CheckError
-from cifar_trainer.images import decode_image
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.model import LogitsFunction, is_float32, load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run
 from cifar_trainer.settings import Settings
@@ -79,7 +79,8 @@ def measure_model(run: Run, config: Settings, dataset: Dataset) -> MeasuredModel
     run.check_weights(result, digest)
     if config.validation == "test":
         run.record_look("export", result.epochs)
-    network = Network(to_float32(trained), dataset.classes, run.read_temperature(digest))
+    preprocessing = run.read_data().preprocessing or Preprocessing(dataset.image_shape)
+    network = Network(to_float32(trained), dataset.classes, preprocessing, run.read_temperature(digest))
     predict_logits = LogitsFunction(network.model)
     logits = predict_logits(split.images)
     if not is_float32(trained):
@@ -90,7 +91,7 @@ def measure_model(run: Run, config: Settings, dataset: Dataset) -> MeasuredModel
         result.epochs,
         digest,
         reference,
-        _encoded_reference(reference, predict_logits),
+        _encoded_reference(reference, preprocessing, predict_logits),
         _accuracy(config.validation, logits, split),
         run.read_thresholds(digest),
     )
@@ -121,11 +122,13 @@ def _reference(
 _FILES = 1_000
 
 
-def _encoded_reference(reference: Reference, predict_logits: LogitsFunction) -> Reference:
+def _encoded_reference(
+    reference: Reference, preprocessing: Preprocessing, predict_logits: LogitsFunction
+) -> Reference:
     """The first images as files of every kind, with Keras's answers to the pixels that Pillow decodes."""
     first = reference.first(_FILES)
     files = encode_in_turn(first.images)
-    images = np.stack([decode_image(content, first.images.shape[1:]).pixels for content in files])
+    images = np.stack([preprocessing.decode(content).pixels for content in files])
     return dataclasses.replace(first, images=images, logits=predict_logits(images), files=tuple(files))
 
 

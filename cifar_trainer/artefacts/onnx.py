@@ -5,21 +5,22 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
-from cifar_trainer.artefacts.formats import Artefact, Predictions
+from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing
 from cifar_trainer.errors import CifarTrainerError, RunError
 from cifar_trainer.extras import install_command
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.network import Network
 
-#: The key of the class names, a JSON list, among the model's metadata.
-CLASSES_KEY = "classes"
+#: Keys of the model's metadata, both with JSON.
+CLASSES_KEY, PREPROCESSING_KEY = "classes", "preprocessing"
 _OUTPUTS = ["logits", "probabilities", "class_id"]
 
 
-class OnnxModel:
+class OnnxModel(Artefact):
     """An `.onnx` file that takes `images` and gives `logits`, `probabilities` and `class_id`."""
 
     format = "onnx"
@@ -35,8 +36,11 @@ class OnnxModel:
         self._session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
-        self.classes = tuple(json.loads(self._session.get_modelmeta().custom_metadata_map[CLASSES_KEY]))
-        self.image_shape = tuple(self._session.get_inputs()[0].shape[1:])
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.classes = tuple(json.loads(metadata[CLASSES_KEY]))
+        recorded = metadata.get(PREPROCESSING_KEY)
+        shape = self._session.get_inputs()[0].shape[1:]
+        self.preprocessing = read_preprocessing(recorded.encode() if recorded else None, shape)
 
     def predict(self, images: np.ndarray) -> Predictions:
         logits, probabilities, ids = self._session.run(_OUTPUTS, {"images": images})
@@ -79,6 +83,9 @@ def write(network: "Network", path: Path, examples: np.ndarray) -> None:
     model, _ = tf2onnx.convert.from_function(serve, input_signature=[images_spec], opset=OPSET)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
-    onnx.helper.set_model_props(model, {CLASSES_KEY: json.dumps(network.classes)})
+    preprocessing = msgspec.json.encode(network.preprocessing).decode()
+    onnx.helper.set_model_props(
+        model, {CLASSES_KEY: json.dumps(network.classes), PREPROCESSING_KEY: preprocessing}
+    )
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())

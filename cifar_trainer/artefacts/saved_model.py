@@ -4,90 +4,16 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import tensorflow as tf
 
 from cifar_trainer import files
-from cifar_trainer.artefacts.formats import Artefact, Predictions
+from cifar_trainer.artefacts.decoding import decode_images
+from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing
 from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import RunError
-from cifar_trainer.images import MAX_PIXELS, encode_png
-
-
-def decode_images(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
-    """PNG or JPEG bytes, string [N], to uint8 [N, *shape]; shape is height, width and 3 or 1 channels."""
-    return tf.map_fn(
-        lambda content: _decode(content, shape), encoded, fn_output_signature=tf.TensorSpec(shape, tf.uint8)
-    )
-
-
-def _decode(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
-    pixels = tf.cond(tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _decode_png(encoded))
-    if shape[2] == 1:
-        pixels = _to_grey(pixels)
-    resized = tf.image.resize(pixels, shape[:2], method="bilinear", antialias=True)
-    rounded = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-    return tf.ensure_shape(rounded, shape)
-
-
-def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
-    # Pillow's sums of 16-bit fractions (ITU-R BT.601), so that the graph gives the same bits.
-    weighted = tf.cast(pixels, tf.int32) * tf.constant([19595, 38470, 7471])
-    return tf.cast((tf.reduce_sum(weighted, axis=-1, keepdims=True) + 0x8000) // 0x10000, tf.float32)
-
-
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    shape = tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64)
-    with tf.control_dependencies([_check_pixels(shape[0] * shape[1])]):
-        pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-    return tf.cast(pixels, tf.float32)
-
-
-def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
-    # Zeros behind it, so that a header can be read from a file that is cut off.
-    padded = tf.strings.join([encoded, tf.constant(b"\0" * 32)])
-    # Width, height and bits a channel stand in the first chunk, from byte 16 on (PNG, section 11.2.2).
-    width, height = tf.cast(_integer(padded, 16), tf.int64), tf.cast(_integer(padded, 20), tf.int64)
-    bits = tf.cast(tf.io.decode_raw(tf.strings.substr(padded, 24, 1), tf.uint8)[0], tf.int32)
-    with tf.control_dependencies([_check_pixels(width * height)]):
-        pixels = tf.cast(tf.io.decode_png(encoded, channels=4), tf.float32)
-    # Below 8 bits TensorFlow fills the alpha of what has none with the most that these bits hold, as 15.
-    opaque = tf.logical_and(bits < 8, tf.logical_not(_has_transparency(padded)))
-    alpha = tf.where(opaque, 1.0, pixels[..., 3:] / 255)
-    return tf.round(pixels[..., :3] * alpha + 255 * (1 - alpha))
-
-
-def _has_transparency(png: tf.Tensor) -> tf.Tensor:
-    """Whether a chunk tRNS stands before the first IDAT, as it must (PNG, section 5.6)."""
-    end = tf.strings.length(png) - 32
-
-    def goes_on(position: tf.Tensor) -> tf.Tensor:
-        name = _chunk_name(png, position)
-        return tf.logical_and(position < end, tf.logical_and(name != b"IDAT", name != b"tRNS"))
-
-    def next_chunk(position: tf.Tensor) -> list[tf.Tensor]:
-        # Length, name and checksum take 4 bytes each. A length beyond the file's end ends the walk.
-        length = tf.clip_by_value(_integer(png, position), 0, end)
-        return [tf.minimum(position + length + 12, end)]
-
-    (position,) = tf.while_loop(goes_on, next_chunk, [tf.constant(8)])
-    return _chunk_name(png, position) == b"tRNS"
-
-
-def _chunk_name(png: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    return tf.strings.substr(png, position + 4, 4)
-
-
-def _integer(content: tf.Tensor, position: tf.Tensor | int) -> tf.Tensor:
-    """Four bytes as an int32 scalar, big-endian."""
-    return tf.io.decode_raw(tf.strings.substr(content, position, 4), tf.int32, little_endian=False)[0]
-
-
-def _check_pixels(count: tf.Tensor) -> tf.Operation:
-    return tf.debugging.assert_less_equal(
-        count, tf.constant(MAX_PIXELS, tf.int64), f"An image has more than {MAX_PIXELS} pixels."
-    )
-
+from cifar_trainer.images import encode_png
 
 #: TensorFlow Serving reads this file and no other.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -153,7 +79,7 @@ def write(network: Network, folder: Path, examples: np.ndarray) -> None:
 
     @tf.function(input_signature=[bytes_spec], autograph=False)
     def serve_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return network.named_outputs(decode_images(image_bytes, network.image_shape))
+        return network.named_outputs(decode_images(image_bytes, network.preprocessing))
 
     module = tf.Module()
     # Bare TensorFlow variables, so that loading needs no Keras.
@@ -167,6 +93,7 @@ def write(network: Network, folder: Path, examples: np.ndarray) -> None:
         tf.saved_model.save(module, str(link), signatures=signatures)
         write_warmup(link, examples)
     (version / CLASSES_FILE).write_text("\n".join(network.classes) + "\n", encoding="utf-8")
+    (version / PREPROCESSING_FILE).write_bytes(msgspec.json.encode(network.preprocessing))
     _show_files_of(version)
 
 
@@ -187,11 +114,12 @@ def _show_files_of(version: Path) -> None:
                 shutil.copy2(path, shown)
 
 
-#: Where the class names lie in a SavedModel; TensorFlow leaves assets.extra to its users.
+#: TensorFlow leaves assets.extra to its users.
 CLASSES_FILE = Path("assets.extra") / "classes.txt"
+PREPROCESSING_FILE = Path("assets.extra") / "preprocessing.json"
 
 
-class SavedModel:
+class SavedModel(Artefact):
     """A SavedModel with the signature `serving_default` of this package's exports."""
 
     format = "saved_model"
@@ -203,7 +131,9 @@ class SavedModel:
             self._loaded = tf.saved_model.load(str(link))
         self._serve = self._loaded.signatures["serving_default"]
         self._serve_bytes = self._loaded.signatures["serving_bytes"]
-        self.image_shape = tuple(self._serve.structured_input_signature[1]["images"].shape[1:])
+        shape = self._serve.structured_input_signature[1]["images"].shape[1:]
+        recorded = path / PREPROCESSING_FILE
+        self.preprocessing = read_preprocessing(recorded.read_bytes() if recorded.is_file() else None, shape)
 
     def predict(self, images: np.ndarray) -> Predictions:
         return _predictions(self._serve(images=tf.constant(images, tf.uint8)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer.data.sources import Source
+from cifar_trainer.images import Preprocessing
 
 #: Told how many images are read, and of how many.
 OnImages = Callable[[int, int], None]
@@ -222,7 +223,7 @@ class Dataset:
         verified: both fingerprints are those of the data set of this name.
         classes: the names, by label.
         title: what to call it on a screen or a page: never CIFAR-10 unless it is.
-        resize: how images of another size were resized (`images.RESIZES`); predictions must do the same.
+        resize: how images of other sizes were resized (`images.RESIZES`).
     """
 
     name: str
@@ -239,6 +240,11 @@ class Dataset:
         """Height, width and channels."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How any image becomes one of this data set's shape."""
+        return Preprocessing(self.image_shape, self.resize)
 
 
 def release_pages(array: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from cifar_trainer.data.fingerprints import image_digests
 from cifar_trainer.data.sources import abridged
 from cifar_trainer.data.splits import stratified_part
 from cifar_trainer.errors import DataError, UsageError
-from cifar_trainer.images import CONVERSIONS, RESIZES, ImageError, decode_image
+from cifar_trainer.images import CONVERSIONS, ImageError, Preprocessing
 
 #: What is set aside of a source of a user's own that has no test set.
 DEFAULT_TEST_FRACTION = 0.2
@@ -50,8 +50,7 @@ class ReadOptions:
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
-        if self.resize not in RESIZES:
-            raise UsageError(f"--resize {self.resize!r} is not known. Choose from {', '.join(RESIZES)}.")
+        Preprocessing(self.shape, self.resize)
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:
             raise UsageError(
                 f"--test-fraction {self.test_fraction} is out of range. Expected a number between 0 and 1, "
@@ -89,6 +88,7 @@ class Decoder:
 
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
+        self._preprocessing = Preprocessing(options.shape, options.resize)
         self._conversions: Counter[str] = Counter()
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._read = 0
@@ -97,7 +97,7 @@ class Decoder:
     def decode(self, content: bytes, where: str) -> np.ndarray | None:
         """The image as uint8 [H, W, C], or None where it cannot be read."""
         try:
-            image = decode_image(content, self._options.shape, resize=self._options.resize)
+            image = self._preprocessing.decode(content)
         except ImageError as error:
             self._unreadable.append(f"{where}: {error}")
             return None

@@ -86,7 +86,7 @@ def evaluate(
         robustness = measure_robustness(
             subject, robustness_images, lambda done, total: on_progress("robustness", done, total)
         )
-    others = other_kinds(dataset.name, subject.split.images.shape[1:], unfamiliar)
+    others = other_kinds(dataset.name, dataset.preprocessing, unfamiliar)
     measured, energies = measure_unfamiliar(subject, others)
     report = make_report(subject, measured, robustness, len(opened.read_looks()))
     figures = draw_figures(subject, report, energies, lambda done, total: on_progress("figures", done, total))

@@ -18,7 +18,7 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.data.synthetic import draw_dataset
 from cifar_trainer.errors import DataError, printable
 from cifar_trainer.evaluation.subject import Subject
-from cifar_trainer.images import ImageError, decode_image, is_image, is_leftover, resize_image
+from cifar_trainer.images import ImageError, Preprocessing, is_image, is_leftover
 from cifar_trainer.metrics import Thresholds, energy, fit_thresholds, max_probability
 
 #: Images of each other kind, at most.
@@ -122,33 +122,34 @@ def _detection(familiar: np.ndarray, other: np.ndarray) -> Detection:
     return Detection(float(auroc), float((other >= passes).mean()))
 
 
-def other_kinds(dataset_name: str, shape: tuple[int, int, int], path: Path | None) -> dict[str, np.ndarray]:
+def other_kinds(dataset_name: str, preprocessing: Preprocessing, path: Path | None) -> dict[str, np.ndarray]:
     """Images that a model was not trained on: drawn shapes, noise, and those in `path`.
 
     Args:
         dataset_name: what it was trained on; the drawn shapes are left out where it is them.
-        shape: height, width and channels to bring them to.
+        preprocessing: of the model's data.
         path: a prepared data set, whose test images are taken, or a folder of image files.
 
     Returns:
-        uint8 [N, *shape] by name.
+        uint8 [N, H, W, C] by name.
 
     Raises:
         DataError: there are no images in `path`, or one cannot be read.
     """
     kinds = {}
     if dataset_name != "synthetic":
-        kinds["drawn shapes"] = _reshaped(draw_dataset().test_images[:IMAGES], shape)
-    kinds["noise"] = np.random.default_rng(SEED).integers(0, 256, (IMAGES, *shape), np.uint8)
+        kinds["drawn shapes"] = _reshaped(draw_dataset().test_images[:IMAGES], preprocessing)
+    shape = (IMAGES, *preprocessing.image_shape)
+    kinds["noise"] = np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
     if path is not None:
         # So named that a folder called `noise` is not taken for the noise.
-        kinds[f"images in {printable(path.resolve().name)}"] = _read(path, shape)
+        kinds[f"images in {printable(path.resolve().name)}"] = _read(path, preprocessing)
     return kinds
 
 
-def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
     if (path / "dataset.json").is_file():
-        return _reshaped(load_dataset(path.parent, path.name).test.images[:IMAGES], shape)
+        return _reshaped(load_dataset(path.parent, path.name).test.images[:IMAGES], preprocessing)
     try:
         found = sorted(_image_files(path))
     except OSError as error:
@@ -160,7 +161,7 @@ def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     decoded = []
     for file in (found[i] for i in sorted(chosen)):
         try:
-            decoded.append(decode_image(file.read_bytes(), shape).pixels)
+            decoded.append(preprocessing.decode(file.read_bytes()).pixels)
         except (ImageError, OSError) as error:
             raise DataError(f"--unfamiliar: {file} cannot be used: {error}") from error
     return np.stack(decoded)
@@ -174,11 +175,9 @@ def _image_files(folder: Path) -> Iterator[Path]:
                     yield file
 
 
-def _reshaped(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Images, uint8 [N, H, W, C], brought to another shape."""
-    if images.shape[1:] == shape:
+def _reshaped(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Images, uint8 [N, H, W, C], as the input of the model."""
+    if images.shape[1:] == preprocessing.image_shape:
         return np.asarray(images)
-    mode = "RGB" if shape[2] == 3 else "L"
     drawn = (Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images)
-    resized = [resize_image(image.convert(mode), shape[:2]) for image in drawn]
-    return np.stack(resized).reshape(-1, *shape)
+    return np.stack([preprocessing.convert(image) for image in drawn])

@@ -23,7 +23,6 @@ from cifar_trainer.artefacts.formats import (
     served_formats,
 )
 from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
-from cifar_trainer.images import decode_image
 from cifar_trainer.metrics import Thresholds
 from cifar_trainer.run import Run, open_run
 
@@ -183,7 +182,7 @@ def _warm_up_images(artefact: Artefact, baseline: Baseline | None) -> np.ndarray
     if baseline is None:
         return np.random.default_rng(0).integers(0, 256, (8, *artefact.image_shape), np.uint8)
     pngs = [base64.b64decode(answer.png) for answer in baseline.answers]
-    return np.stack([decode_image(png, artefact.image_shape).pixels for png in pngs])
+    return np.stack([artefact.preprocessing.decode(png).pixels for png in pngs])
 
 
 def _check_answers(

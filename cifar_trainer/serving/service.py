@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cifar_trainer import files
-from cifar_trainer.images import DecodedImage, ImageError, decode_image, encode_png, is_small_png
+from cifar_trainer.images import DecodedImage, ImageError, encode_png, is_small_png
 from cifar_trainer.metrics import energy, max_probability
 from cifar_trainer.serving.batching import Batcher
 from cifar_trainer.serving.drift import DriftMonitor, DriftReport
@@ -159,12 +159,12 @@ class Service:
             RequestError: 400, it is none, or too large.
         """
         loop = asyncio.get_running_loop()
-        shape = self.model.artefact.image_shape
+        decode = self.model.artefact.preprocessing.decode
         try:
             if is_small_png(content):
                 # Another thread would cost more than decoding it.
-                return decode_image(content, shape)
-            return await loop.run_in_executor(self._decoders, decode_image, content, shape)
+                return decode(content)
+            return await loop.run_in_executor(self._decoders, decode, content)
         except ImageError as error:
             raise bad_request(f"The image cannot be used: {error}") from error
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cifar_trainer.images import DecodedImage, encode_png, resize_image
+from cifar_trainer.images import DecodedImage, encode_png
 from cifar_trainer.serving.payloads import json_response
 from cifar_trainer.serving.problems import bad_request
 from cifar_trainer.serving.service import Answers, Service
@@ -83,8 +83,8 @@ async def _grad_cam(service: Service, pixels: np.ndarray, class_id: int) -> str 
     map_ = await service.in_thread(service.explainer.explain, pixels, class_id)
     if map_ is None:
         return None
-    large = resize_image(Image.fromarray((map_ * 255).astype(np.uint8)), (128, 128))
-    return _data_url(encode_png(large[..., None]))
+    large = Image.fromarray((map_ * 255).astype(np.uint8)).resize((128, 128), Image.Resampling.BILINEAR)
+    return _data_url(encode_png(np.asarray(large)[..., None]))
 
 
 def _data_url(png: bytes) -> str:

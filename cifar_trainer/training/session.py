@@ -403,4 +403,5 @@ def describe_data(dataset: Dataset, config: Settings) -> DataRecord:
         test=record(dataset.test, len(dataset.test)),
         validation=ValidationRecord(config.validation, len(validation)),
         data_dir=str(dataset.folder.parent.absolute()),
+        preprocessing=dataset.preprocessing,
     )

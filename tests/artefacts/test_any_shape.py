@@ -15,7 +15,7 @@ from cifar_trainer.artefacts import export
 from cifar_trainer.artefacts.formats import Artefact, open_artefact
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
-from cifar_trainer.images import decode_image, encode_png
+from cifar_trainer.images import Preprocessing, encode_png
 from cifar_trainer.prediction import PredictionReport, predict
 from cifar_trainer.recipes.document import DOCUMENT
 
@@ -97,7 +97,7 @@ def test_the_model_card_has_the_models_input(exported: dict[str, Path]) -> None:
 def test_a_saved_model_makes_encoded_images_grey_as_predict_does(opened: dict[str, Artefact]) -> None:
     colour = encode_png(np.random.default_rng(1).integers(0, 256, (28, 28, 3)).astype(np.uint8))
     by_bytes = opened["saved_model"].predict_bytes([colour])  # type: ignore[attr-defined]
-    by_pixels = opened["saved_model"].predict(decode_image(colour, SHAPE).pixels[None])
+    by_pixels = opened["saved_model"].predict(Preprocessing(SHAPE).decode(colour).pixels[None])
     np.testing.assert_allclose(by_bytes.logits, by_pixels.logits, rtol=0, atol=1e-5)
 
 

@@ -25,6 +25,7 @@ from cifar_trainer.artefacts.network import Network
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import CifarTrainerError, RunError
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.model import LogitsFunction, load_model
 from cifar_trainer.run import Run
 
@@ -231,7 +232,9 @@ def test_a_saved_model_is_written_and_read_in_a_folder_of_any_name(
 ) -> None:
     folder = tmp_path / name / "saved_model"
     folder.mkdir(parents=True)
-    network = Network(load_model(learned_run / "model.keras"), tuple("abcdefghij"))
+    network = Network(
+        load_model(learned_run / "model.keras"), tuple("abcdefghij"), Preprocessing((32, 32, 3))
+    )
     write_artefact(FORMATS["saved_model"], network, folder, np.zeros((40, 32, 32, 3), np.uint8))
     assert open_artefact(folder).classes == network.classes
 

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from command_line import INTERPRETER
 
+from cifar_trainer.artefacts.formats import Artefact
 from cifar_trainer.benchmarking import LEAST_CALLS, Latency, Timing, latency_figure, measure_latency
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.plots import LIGHT
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-class Clockwork:
+class Clockwork(Artefact):
     """An artefact whose n-th call takes n milliseconds, by a clock of its own."""
 
-    format, classes, image_shape = "clockwork", (), (28, 28, 1)
+    format, classes, preprocessing = "clockwork", (), Preprocessing((28, 28, 1))
 
     def __init__(self) -> None:
         self.now, self.calls, self.shapes = 0.0, 0, set()

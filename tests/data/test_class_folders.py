@@ -120,10 +120,10 @@ def flipped(content: bytes, at: int) -> bytes:
     [
         (picture(1)[:-20], "it is a PNG that cannot be decoded"),
         (flipped(picture(1), 60), "it is a PNG that cannot be decoded"),
-        (picture(1)[:33], "it begins as a PNG, but is truncated or damaged"),
-        (picture(1, kind="JPEG")[:300], "it begins as a JPEG, but is truncated or damaged"),
+        (picture(1)[:33], "it starts as a PNG, but is truncated or damaged"),
+        (picture(1, kind="JPEG")[:300], "it starts as a JPEG, but is truncated or damaged"),
         (b"", "it is empty"),
-        (b"<html></html>", "it is no image"),
+        (b"<html></html>", "it is not an image"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, says: str) -> None:

@@ -20,6 +20,7 @@ from cifar_trainer.evaluation.robustness import (
 )
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import Unfamiliar, measure_unfamiliar, other_kinds
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.model import LogitsFunction
 from cifar_trainer.recipes import EXPECTED_ON, Expected
@@ -132,7 +133,7 @@ def test_a_report_on_a_hundred_classes_of_grey_images_has_every_figure_that_can_
     )
     subject.run.path.mkdir()
     subject.run.environment.write_text("{}")
-    measured, energies = measure_unfamiliar(subject, other_kinds("flowers", (28, 28, 1), None))
+    measured, energies = measure_unfamiliar(subject, other_kinds("flowers", Preprocessing((28, 28, 1)), None))
     report = make_report(subject, measured, measure_robustness(subject, 20), test_looks=1)
     figures = draw_figures(subject, report, energies)
     assert set(_NAMES) - set(figures) == {"confusion_matrix_by_row"}

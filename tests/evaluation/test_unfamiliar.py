@@ -12,6 +12,7 @@ from cifar_trainer import metrics
 from cifar_trainer.errors import DataError
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import measure_unfamiliar, other_kinds
+from cifar_trainer.images import Preprocessing
 
 Logits = tuple[np.ndarray, np.ndarray]
 
@@ -97,7 +98,7 @@ def test_thresholds_that_were_fitted_on_the_test_set_say_so(
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (64, 64, 3)])
 def test_other_kinds_have_the_shape_of_the_model(shape: tuple[int, int, int]) -> None:
-    kinds = other_kinds("cifar10", shape, None)
+    kinds = other_kinds("cifar10", Preprocessing(shape), None)
     assert {name: images.shape[1:] for name, images in kinds.items()} == {
         "drawn shapes": shape,
         "noise": shape,
@@ -105,7 +106,7 @@ def test_other_kinds_have_the_shape_of_the_model(shape: tuple[int, int, int]) ->
 
 
 def test_a_model_of_the_drawn_shapes_is_not_measured_against_them() -> None:
-    assert list(other_kinds("synthetic", (32, 32, 3), None)) == ["noise"]
+    assert list(other_kinds("synthetic", Preprocessing((32, 32, 3)), None)) == ["noise"]
 
 
 def test_a_folder_of_class_folders_is_read_whole_and_leftovers_are_passed_over(tmp_path: Path) -> None:
@@ -114,22 +115,22 @@ def test_a_folder_of_class_folders_is_read_whole_and_leftovers_are_passed_over(t
         Image.new("RGB", (50, 40), "red").save(tmp_path / name)
     (tmp_path / "a" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "README.md").write_text("none of them")
-    images = other_kinds("synthetic", (32, 32, 3), tmp_path)[f"images in {tmp_path.name}"]
+    images = other_kinds("synthetic", Preprocessing((32, 32, 3)), tmp_path)[f"images in {tmp_path.name}"]
     assert images.shape == (3, 32, 32, 3)
 
 
 def test_a_prepared_data_set_is_read_as_such(data_dir: Path) -> None:
-    images = other_kinds("flowers", (28, 28, 1), data_dir / "synthetic")["images in synthetic"]
+    images = other_kinds("flowers", Preprocessing((28, 28, 1)), data_dir / "synthetic")["images in synthetic"]
     assert images.shape == (2000, 28, 28, 1)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image is there"):
-        other_kinds("synthetic", (32, 32, 3), tmp_path)
+        other_kinds("synthetic", Preprocessing((32, 32, 3)), tmp_path)
 
 
 def test_a_damaged_image_is_refused_by_name(tmp_path: Path) -> None:
     Image.new("RGB", (50, 40), "red").save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"half\.png cannot be used"):
-        other_kinds("synthetic", (32, 32, 3), tmp_path)
+        other_kinds("synthetic", Preprocessing((32, 32, 3)), tmp_path)

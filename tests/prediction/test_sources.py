@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from picture_files import encode, noise
+from image_files import encode, noise
 from PIL import Image
 
 from cifar_trainer import prediction

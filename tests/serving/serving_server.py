@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer.artefacts.baseline import make_baseline
-from cifar_trainer.artefacts.formats import Predictions, softmax
+from cifar_trainer.artefacts.formats import Artefact, Predictions, softmax
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.serving.model import ServedModel, Source
 from cifar_trainer.serving.ports import listen
@@ -24,7 +25,7 @@ CLASSES = ("red", "green", "blue")
 SHAPE = (8, 8, 3)
 
 
-class ColourModel:
+class ColourModel(Artefact):
     """Says which colour an image has most of.
 
     Attributes:
@@ -34,7 +35,7 @@ class ColourModel:
 
     format = "test"
     classes = CLASSES
-    image_shape = SHAPE
+    preprocessing = Preprocessing(SHAPE)
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

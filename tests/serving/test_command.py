@@ -18,7 +18,7 @@ import pytest
 from command_line import INTERPRETER, RunCli, command, environment, start_command
 from serving_server import Askers, until
 
-from cifar_trainer.images import decode_image, encode_png
+from cifar_trainer.images import Preprocessing, encode_png
 
 #: Its PNG files in a zip archive, which the tests of `prepare` read too.
 CIFAR10 = Path(
@@ -92,7 +92,7 @@ def test_tritonclient_gives_the_class_that_predict_gives(
     url: str, images: list[Path], expected: list[str]
 ) -> None:
     triton = pytest.importorskip("tritonclient.http")
-    pixels = np.stack([decode_image(path.read_bytes(), (32, 32, 3)).pixels for path in images])
+    pixels = np.stack([Preprocessing((32, 32, 3)).decode(path.read_bytes()).pixels for path in images])
     with triton.InferenceServerClient(url.removeprefix("http://").rstrip("/")) as client:
         tensor = triton.InferInput("images", list(pixels.shape), "UINT8")
         tensor.set_data_from_numpy(pixels, binary_data=False)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served, until
 
-from cifar_trainer.images import decode_image, encode_png
+from cifar_trainer.images import Preprocessing, encode_png
 from cifar_trainer.serving import service
 from cifar_trainer.serving.drift import LEAST, WINDOW, DriftMonitor, DriftReport
 
@@ -146,5 +146,5 @@ def test_unfamiliar_images_are_stored_up_to_the_limit(tmp_path: Path) -> None:
         for image in images:
             httpx.post(f"{server.url}/predict", content=encode_png(image))
     # The server has ended, and with it all that it was still to store.
-    kept = [decode_image(path.read_bytes(), SHAPE).pixels for path in folder.glob("*.png")]
+    kept = [Preprocessing(SHAPE).decode(path.read_bytes()).pixels for path in folder.glob("*.png")]
     assert len(kept) == 3

@@ -99,7 +99,7 @@ def test_what_is_not_there_is_404_with_an_error(client: httpx.Client, path: str)
         (b'{"instances": ' + b"[" * 100_000, "JSON Parse error"),
         (b'{"signature_name": "no", "instances": [1]}', "not found"),
         (b'{"signature_name": "serving_bytes", "instances": [{"b64": "?"}]}', "base64"),
-        (b'{"signature_name": "serving_bytes", "instances": [{"b64": "aGVsbG8="}]}', "no image"),
+        (b'{"signature_name": "serving_bytes", "instances": [{"b64": "aGVsbG8="}]}', "not an image"),
         (b'{"signature_name": "serving_bytes", "instances": [7]}', "b64"),
     ],
 )

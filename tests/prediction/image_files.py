@@ -1,4 +1,4 @@
-"""Picture files for tests, as bytes."""
+"""Image files for tests, as bytes."""
 
 import io
 import struct
@@ -7,15 +7,15 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from cifar_trainer import images
+from cifar_trainer.images import DecodedImage, Preprocessing
 
 #: Height, width and channels that the tests decode to.
 SHAPE = (32, 32, 3)
 
 
-def decode_image(content: bytes) -> images.DecodedImage:
+def decode_image(content: bytes) -> DecodedImage:
     """Decode to SHAPE."""
-    return images.decode_image(content, SHAPE)
+    return Preprocessing(SHAPE).decode(content)
 
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from command_line import INTERPRETER
-from picture_files import decode_image, encode, noise, png
+from image_files import decode_image, encode, noise, png
 from PIL import Image
 
 from cifar_trainer.images import MAX_PIXELS, ImageError
@@ -27,7 +27,7 @@ def test_a_truncated_picture_is_refused_by_its_true_format(form: str, kept: floa
     content = encode(Image.fromarray(noise(60, 40)), form)
     message = refusal(content[: max(16, int(len(content) * kept))])
     assert f"a {form}" in message
-    assert "no image" not in message
+    assert "not an image" not in message
 
 
 def test_a_damaged_picture_is_refused_by_its_true_format() -> None:
@@ -58,17 +58,17 @@ def test_a_png_without_its_last_chunk_is_refused() -> None:
     ],
 )
 def test_a_known_format_that_is_not_read_is_named(head: bytes, name: str) -> None:
-    assert f"it is a file of the format {name}, which is not read. Convert it" in refusal(head)
+    assert f"it is a {name} file, which is not supported. Convert it" in refusal(head)
 
 
 def test_another_format_is_named() -> None:
-    assert "it is a PPM, which is not read" in refusal(encode(Image.fromarray(noise()), "PPM"))
+    assert "it is a PPM file, which is not supported" in refusal(encode(Image.fromarray(noise()), "PPM"))
 
 
 @pytest.mark.parametrize("content", [b"<html><body>404</body></html>", b"%PDF-1.7\n", b"\0" * 4096, b"\x89"])
 def test_what_is_no_picture_is_refused_with_its_beginning(content: bytes) -> None:
     message = refusal(content)
-    assert f"it is no image; it begins with {content[:12]!r}" in message
+    assert f"it is not an image (it starts with {content[:12]!r})" in message
     assert "Expected PNG, JPEG, WebP, GIF, BMP or TIFF" in message
 
 
@@ -98,12 +98,12 @@ def test_beyond_the_pixel_limit_only_the_header_is_read(content: bytes) -> None:
 #: The peak of the process's memory in MiB before and after a picture that it is given.
 _MEMORY = """
 import resource, sys
-from cifar_trainer.images import ImageError, decode_image
+from cifar_trainer.images import ImageError, Preprocessing
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 content = sys.stdin.buffer.read()
 before = peak()
 try:
-    decode_image(content, (32, 32, 3))
+    Preprocessing((32, 32, 3)).decode(content)
 except ImageError:
     pass
 print(peak() - before)

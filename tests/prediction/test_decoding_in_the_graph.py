@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import SHAPE, decode_image, encode, png, rows_of
+from image_files import SHAPE, decode_image, encode, png, rows_of
 from PIL import Image
 
-from cifar_trainer import images
 from cifar_trainer.artefacts.encodings import KINDS
 from cifar_trainer.artefacts.formats import open_artefact
-from cifar_trainer.images import encode_png
+from cifar_trainer.images import Preprocessing, encode_png
 
 
 def wave(height: int, width: int, *channels: int) -> np.ndarray:
@@ -54,9 +53,9 @@ def test_a_picture_decoded_in_the_graph_has_the_same_pixels(name: str) -> None:
     """At most one level of 255 apart, as both round, each its own sums; CMYK is rounded twice."""
     import tensorflow as tf
 
-    from cifar_trainer.artefacts.saved_model import decode_images
+    from cifar_trainer.artefacts.decoding import decode_images
 
-    inside = decode_images(tf.constant([PICTURES[name]]), SHAPE).numpy()[0]
+    inside = decode_images(tf.constant([PICTURES[name]]), Preprocessing(SHAPE)).numpy()[0]
     outside = decode_image(PICTURES[name]).pixels
     assert np.abs(inside.astype(int) - outside).max() <= (2 if "CMYK" in name else 1)
     if name == "PNG of 32x32":
@@ -68,10 +67,10 @@ def test_each_kind_of_file_that_the_gate_tries_has_the_same_pixels_in_the_graph(
     """To the bit, so that the gate may ask for the answers of the pixels."""
     import tensorflow as tf
 
-    from cifar_trainer.artefacts.saved_model import decode_images
+    from cifar_trainer.artefacts.decoding import decode_images
 
     content = KINDS[kind](Image.fromarray(wave(32, 32, 0, 1, 2)))
-    inside = decode_images(tf.constant([content]), SHAPE).numpy()[0]
+    inside = decode_images(tf.constant([content]), Preprocessing(SHAPE)).numpy()[0]
     np.testing.assert_array_equal(inside, decode_image(content).pixels)
 
 
@@ -79,11 +78,12 @@ def test_each_kind_of_file_that_the_gate_tries_has_the_same_pixels_in_the_graph(
 def test_an_image_becomes_grey_in_the_graph_as_it_does_outside(kind: str) -> None:
     import tensorflow as tf
 
-    from cifar_trainer.artefacts.saved_model import decode_images
+    from cifar_trainer.artefacts.decoding import decode_images
 
+    grey = Preprocessing((28, 28, 1))
     content = KINDS[kind](Image.fromarray(wave(28, 28, 0, 1, 2)))
-    inside = decode_images(tf.constant([content]), (28, 28, 1)).numpy()[0]
-    np.testing.assert_array_equal(inside, images.decode_image(content, (28, 28, 1)).pixels)
+    inside = decode_images(tf.constant([content]), grey).numpy()[0]
+    np.testing.assert_array_equal(inside, grey.decode(content).pixels)
 
 
 def test_encoded_bytes_give_the_answer_of_the_array(artefacts: dict[str, Path], data_dir: Path) -> None:

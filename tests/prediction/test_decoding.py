@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from picture_files import decode_image, encode, noise, png, rows_of
+from image_files import decode_image, encode, noise, png, rows_of
 from PIL import Image
 
 
