@@ -1,26 +1,42 @@
-"""Recipes of one's own: a Python file that defines one `Recipe`. Reading it runs it."""
+"""A user's own recipe: a Python file that defines one `Recipe`. Reading the file runs it.
 
+The functions of such a recipe are wrapped. Wherever they are called, what they print goes to stderr, a fault
+is one message with its line, and what they return is checked.
+"""
+
+import ast
 import contextlib
+import dataclasses
+import functools
+import inspect
+import re
+import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import devices
 from cifar_trainer.errors import CifarTrainerError, UsageError
 from cifar_trainer.files import sha256_bytes
-from cifar_trainer.recipes.recipe import Recipe, RecipeFile
+from cifar_trainer.recipes.recipe import Batch, Recipe, RecipeFile
+from cifar_trainer.settings import Settings, declared
 
-#: What a recipe's file ends in, which tells it from the name of one.
-ENDING = ".py"
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+#: A recipe's name becomes part of the name of a folder.
+_NAME = re.compile(r"\w[\w .+-]{0,79}")
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe that a file defines; its `file` is what was read.
+    """The recipe that a file defines, with its `file`, and its functions wrapped.
 
     Raises:
-        UsageError: the file cannot be read, fails, or does not define exactly one `Recipe`. The message
-            names the line where that is known.
+        UsageError: the file cannot be read, fails, or does not define exactly one `Recipe` with possible
+            values. The message names the line if it is known.
     """
     try:
         content = path.read_bytes()
@@ -29,29 +45,27 @@ def load_recipe(path: Path) -> Recipe:
             f"--recipe {path} cannot be read: {error.strerror}. Expected the name of a recipe, or a Python "
             "file that defines one."
         ) from error
-    # It will import Keras, which has to be the one that runs are trained with.
+    # The file imports Keras, which must be the Keras that runs are trained with.
     devices.prepare()
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
-    with naming_the_line(path):
-        try:
-            exec(compile(content, str(path), "exec"), module.__dict__)
-        except SyntaxError as error:
-            raise UsageError(f"--recipe {path}, line {error.lineno}: {error.msg}.") from error
-    found = list({id(each): each for each in vars(module).values() if isinstance(each, Recipe)}.values())
+    with _running(path):
+        exec(compile(content, str(path), "exec"), module.__dict__)
+    found = list({id(value): value for value in vars(module).values() if isinstance(value, Recipe)}.values())
     if len(found) != 1:
-        names = ", ".join(each.name for each in found)
+        names = ", ".join(recipe.name for recipe in found)
         what = f"defines {len(found)} recipes ({names})" if found else "defines no recipe"
         raise UsageError(
             f"--recipe {path} {what}. Expected one: RECIPE = Recipe(name=..., ...), with Recipe imported "
             "from cifar_trainer.recipes."
         )
-    return found[0].with_file(RecipeFile(path, content, sha256_bytes(content)))
+    file = RecipeFile(path, content, sha256_bytes(content))
+    return _File(path, content).wrapped(found[0].with_file(file))
 
 
 @contextlib.contextmanager
 def naming_the_line(path: Path | None) -> Iterator[None]:
-    """Turn a fault in a recipe's file into one message that names its line; None names nothing.
+    """Turn a fault in a recipe's file into one message that names its line; without a path, do nothing.
 
     Raises:
         UsageError: an exception came through the file.
@@ -60,10 +74,265 @@ def naming_the_line(path: Path | None) -> Iterator[None]:
         yield
     except CifarTrainerError:
         raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-        if line is None:
+    except (Exception, SystemExit) as error:
+        line = _line_of(error, path)
+        if path is None or line is None:
             raise
-        text = str(error).strip().partition("\n")[0]
-        raise UsageError(f"--recipe {path}, line {line}: {type(error).__name__}: {text}") from error
+        kind = type(error).__name__
+        text = _first_line(error)
+        if isinstance(error, SystemExit):
+            text = "the file ends the program. Put what is for a script below if __name__ == '__main__'."
+        raise UsageError(f"--recipe {path}, line {line}: {kind}: {text}") from error
+
+
+def _line_of(error: BaseException, path: Path | None) -> int | None:
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+
+
+@contextlib.contextmanager
+def _running(path: Path) -> Iterator[None]:
+    """Run code of a recipe's file: it prints to stderr, and finds no options of this program in sys.argv."""
+    argv = sys.argv
+    sys.argv = [str(path)]
+    try:
+        with contextlib.redirect_stdout(sys.stderr), naming_the_line(path):
+            yield
+    finally:
+        sys.argv = argv
+
+
+class _File:
+    """A recipe's file, for messages that name a line.
+
+    Args:
+        path, content: of the file.
+    """
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self._path = path
+        calls = (node for node in ast.walk(ast.parse(content)) if isinstance(node, ast.Call))
+        # Of the arguments of Recipe(...).
+        self._lines = {
+            keyword.arg: keyword.value.lineno
+            for call in calls
+            if ast.unparse(call.func).endswith("Recipe")
+            for keyword in call.keywords
+        }
+
+    def wrapped(self, recipe: Recipe) -> Recipe:
+        """Check a recipe's values; the recipe with its functions wrapped."""
+        if not isinstance(recipe.name, str) or not _NAME.fullmatch(recipe.name):
+            raise self._fault(
+                "name",
+                f"the name {recipe.name!r} cannot be used for a folder. Expected up to 80 letters, digits, "
+                "spaces, '-', '_' or '.'.",
+            )
+        for name in ("epochs", "batch_size", "learning_rate"):
+            try:
+                declared(Settings)[name].check(getattr(recipe, name))
+            except UsageError as error:
+                raise self._fault(name, str(error).removeprefix("--")) from error
+        functions: dict[str, Any] = {}
+        for name, (arguments, check) in _FUNCTIONS.items():
+            function = getattr(recipe, name)
+            if function is not None:
+                self._check_signature(name, function, arguments)
+                functions[name] = self._wrap(name, function, check)
+        return dataclasses.replace(recipe, **functions)
+
+    def _check_signature(self, name: str, function: Any, arguments: tuple[str, ...]) -> None:
+        call = f"{name}({', '.join(arguments)})"
+        if not callable(function):
+            raise self._fault(name, f"{name} is {_describe(function)}. Expected a function {call}.")
+        try:
+            signature = inspect.signature(function)
+        except ValueError:
+            # Functions in C need not tell theirs.
+            return
+        try:
+            signature.bind(*arguments)
+        except TypeError as error:
+            raise self._fault(name, f"{name} cannot be called as {call}: {error}.", function) from error
+
+    def _wrap(self, name: str, function: Callable[..., Any], check: "_Check") -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            with _running(self._path):
+                result = function(*arguments)
+            problem = check(result, *arguments)
+            if problem is not None:
+                raise self._fault(name, f"{name} returned {problem}", function)
+            # It is called later, after each step.
+            return (
+                self._wrap(name, result, _anything) if name == "after_step" and callable(result) else result
+            )
+
+        return call
+
+    def _fault(self, name: str, text: str, function: Any = None) -> UsageError:
+        """The message about a function or another value of the recipe."""
+        line = self._lines.get(name)
+        code = getattr(function, "__code__", None)
+        if code is not None and code.co_filename == str(self._path):
+            line = code.co_firstlineno
+        where = "" if line is None else f", line {line}"
+        return UsageError(f"--recipe {self._path}{where}: {text}")
+
+
+def _anything(*_: Any) -> None:
+    """Check nothing."""
+
+
+def _check_model(model: Any, image_shape: tuple[int, int, int], classes: int) -> str | None:
+    import keras
+
+    expected = (
+        f"Expected a keras.Model of uint8 images {(None, *image_shape)} to float32 logits {(None, classes)}"
+    )
+    if not isinstance(model, keras.Model):
+        return f"{_describe(model)}. {expected}."
+    try:
+        inputs, outputs = model.inputs, model.outputs
+    except AttributeError:
+        return (
+            f"a {type(model).__name__} without inputs. {expected}: a functional model, or a Sequential one "
+            "that begins with keras.Input(image_shape, dtype='uint8', name='images')."
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        return f"a network with {len(inputs)} inputs and {len(outputs)} outputs. {expected}."
+    if tuple(inputs[0].shape) != (None, *image_shape):
+        return f"a network whose input has the shape {tuple(inputs[0].shape)}. {expected}."
+    if tuple(outputs[0].shape) != (None, classes):
+        return f"a network whose output has the shape {tuple(outputs[0].shape)}. {expected}."
+    if outputs[0].dtype != "float32":
+        return (
+            f"a network whose output is {outputs[0].dtype}. {expected}: its last layer needs dtype='float32'."
+        )
+    for layer in model._flatten_layers(include_self=False):
+        kind = type(layer)
+        if kind.__module__.split(".")[0] != "keras" or kind.__name__ == "Lambda":
+            return (
+                f"a network with the layer {layer.name!r}, a {kind.__name__}. A saved model holds no Python "
+                "code, so that layer could not be loaded again. Use layers of Keras, such as Rescaling."
+            )
+    return None
+
+
+def _check_optimizer(optimizer: Any, *_: Any) -> str | None:
+    import keras
+
+    expected = keras.optimizers.Optimizer
+    return None if isinstance(optimizer, expected) else _not_a(optimizer, "a keras.optimizers.Optimizer")
+
+
+def _check_loss(loss: Any) -> str | None:
+    import keras
+
+    return None if isinstance(loss, keras.losses.Loss) else _not_a(loss, "a keras.losses.Loss")
+
+
+def _check_images(images: Any, batch: Batch) -> str | None:
+    shape = batch.images.shape
+    return None if _fits(images, shape) else _not_a(images, f"images of the shape {tuple(shape)}")
+
+
+def _check_logits(logits: Any, model: "keras.Model", images: Any) -> str | None:
+    shape = (None, model.output_shape[-1])
+    return None if _fits(logits, shape) else _not_a(logits, f"logits of the shape {shape}")
+
+
+def _check_callable(function: Any, *_: Any) -> str | None:
+    return None if callable(function) else _not_a(function, "a function (step)")
+
+
+def _not_a(value: Any, expected: str) -> str:
+    return f"{_describe(value)}. Expected {expected}."
+
+
+#: What is wrong with a value that a function returned for these arguments, or None.
+_Check = Callable[..., str | None]
+#: The functions of a recipe: their arguments, and the check of what they return.
+_FUNCTIONS: dict[str, tuple[tuple[str, ...], _Check]] = {
+    "build_model": (("image_shape", "classes"), _check_model),
+    "build_optimizer": (("learning_rate", "total_steps"), _check_optimizer),
+    "loss": ((), _check_loss),
+    "augment": (("batch",), _check_images),
+    "initialize": (("model", "images"), _anything),
+    "after_step": (("model", "optimizer"), _check_callable),
+    "predict": (("model", "images"), _check_logits),
+}
+
+
+def _fits(tensor: Any, shape: "tf.TensorShape | tuple[int | None, ...]") -> bool:
+    import tensorflow as tf
+
+    return hasattr(tensor, "shape") and tf.TensorShape(shape).is_compatible_with(tensor.shape)
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "None"
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + ("" if shape is None else f" of the shape {tuple(shape)}")
+
+
+def check_network(recipe: Recipe, model: "keras.Model") -> None:
+    """Try the network and the loss of a user's own recipe on two images; do nothing for other recipes.
+
+    Raises:
+        UsageError: the network ends in a softmax, the loss does not take its logits, or the network cannot be
+            loaded without the recipe's file.
+    """
+    if recipe.file is None:
+        return
+    import keras
+    import numpy as np
+
+    path, classes = recipe.file.path, model.output_shape[-1]
+    images = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), np.uint8)
+    with _running(path):
+        logits = np.asarray(model(images, training=False))
+    if classes > 1 and (logits >= 0).all() and np.allclose(logits.sum(axis=-1), 1, atol=1e-3):
+        raise UsageError(
+            f"--recipe {path}: the network ends in a softmax. Expected logits: remove the activation of the "
+            "last layer; the loss and predictions apply the softmax."
+        )
+    loss = recipe.loss()
+    with _telling(path, f"the loss does not take integer labels [B] and logits [B, {classes}]"):
+        value = np.asarray(loss(np.zeros(2, np.uint8), logits))
+    if value.ndim > 1:
+        raise UsageError(f"--recipe {path}: the loss returned {_not_a(value, 'one number for an image')}")
+    known = keras.saving.get_custom_objects()
+    registered = dict(known)
+    # As in a process that has not read the file.
+    known.clear()
+    try:
+        with _telling(
+            path, "the network cannot be loaded without this file; use layers and functions of Keras"
+        ):
+            keras.models.model_from_json(model.to_json())
+    finally:
+        known.update(registered)
+
+
+@contextlib.contextmanager
+def _telling(path: Path, what: str) -> Iterator[None]:
+    """Turn any exception of the block into the message `what`.
+
+    Raises:
+        UsageError: the block raised one.
+    """
+    try:
+        with _running(path):
+            yield
+    except CifarTrainerError:
+        raise
+    except Exception as error:
+        raise UsageError(f"--recipe {path}: {what}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

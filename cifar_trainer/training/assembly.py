@@ -17,6 +17,7 @@ from cifar_trainer.devices import Device
 from cifar_trainer.errors import CheckpointError, TrainingError
 from cifar_trainer.model import weights_sha256
 from cifar_trainer.recipes import Recipe
+from cifar_trainer.recipes.own import check_network
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import Settings
 from cifar_trainer.training import checkpoint as checkpoints
@@ -100,6 +101,7 @@ def assemble(
         replicas=replicas,
     )
     release_pages(train.images)
+    check_network(recipe, model)
     return loop
 
 
