@@ -49,7 +49,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", "
 #: Blend this many pixels at a time: their float32 copies are several times as large.
 _BAND_PIXELS = 2**20
 _EXIF_ORIENTATION = 0x0112
-_SMALL_BYTES, _SMALL_PIXELS = 2**14, 2**14
 
 #: What decoding may change about an image, and how to report it.
 CONVERSIONS = {
@@ -142,22 +141,22 @@ class Preprocessing:
         if self.resize not in RESIZES:
             raise UsageError(f"--resize {self.resize!r} is not known. Choose from {', '.join(RESIZES)}.")
 
-    def decode(self, content: bytes) -> DecodedImage:
+    def decode(self, content: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
         """Decode the bytes of an image file.
 
         Raises:
-            ImageError: it is empty, truncated, damaged, not an image, or larger than MAX_PIXELS.
+            ImageError: it is empty, truncated, damaged, not an image, or larger than `max_pixels`.
         """
         if not content:
             raise ImageError(f"it is empty. {_EXPECTED}")
         with warnings.catch_warnings():
-            # MAX_PIXELS is checked here; damaged metadata alone does not matter.
+            # The size is checked here; damaged metadata alone does not matter.
             warnings.simplefilter("ignore")
             image = _open(content)
             name, mode, width, height = image.format or "", image.mode, image.width, image.height
-            if width * height > MAX_PIXELS:
+            if width * height > max_pixels:
                 raise ImageError(
-                    f"it has {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded. Reduce it."
+                    f"it has {width}x{height} pixels; at most {max_pixels:,} are decoded. Reduce it."
                 )
             try:
                 if name == "PNG":
@@ -255,18 +254,6 @@ def name_unread_format(head: bytes) -> str | None:
     if re.match(rb"\s*(<\?xml[^>]*>\s*)?<svg\b", head):
         return "SVG"
     return None
-
-
-def is_small_png(content: bytes) -> bool:
-    """Whether a file's header says that it is a PNG of few pixels, and the file is short."""
-    if (
-        not 24 <= len(content) <= _SMALL_BYTES
-        or content[:8] != b"\x89PNG\r\n\x1a\n"
-        or content[12:16] != b"IHDR"
-    ):
-        return False
-    width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
-    return width * height <= _SMALL_PIXELS
 
 
 def _open(content: bytes) -> Image.Image:

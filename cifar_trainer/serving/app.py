@@ -1,54 +1,54 @@
-"""The server's paths, as one ASGI application."""
+"""The server's paths and middleware, as one ASGI application."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Scope
+from starlette.responses import Response
+from starlette.routing import Match, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cifar_trainer.serving import monitoring_page, open_inference, page, tensorflow_serving, upload
-from cifar_trainer.serving.guard import FAILURE, Guard, error_response
-from cifar_trainer.serving.problems import RequestError
+from cifar_trainer.serving import limits, pages
+from cifar_trainer.serving.api import open_inference, predict, tensorflow_serving
 from cifar_trainer.serving.service import Service
 
-#: TensorFlow Serving's path for the same.
+#: The second is TensorFlow Serving's path.
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 
 
 def make_app(service: Service, is_stopping: Callable[[], bool]) -> ASGIApp:
-    """All paths of `service`, behind the guard, which closes connections once the server is stopping."""
+    """All paths of `service`, behind its limits.
+
+    Args:
+        service: answers.
+        is_stopping: whether to ask clients to close their connections.
+    """
 
     async def metrics(request: Request) -> Response:
         await service.drift_report()
-        return Response(service.telemetry.render(), media_type=service.telemetry.content_type)
-
-    async def refuse(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestError)
-        service.telemetry.problems.labels(error.cause).inc()
-        return error_response(error)
+        return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         async with service.running():
             yield
 
     routes = [
-        *page.routes(service),
-        *upload.routes(service),
+        *pages.routes(service),
+        *predict.routes(service),
         *tensorflow_serving.routes(service),
         *open_inference.routes(service),
-        *monitoring_page.routes(service),
         *(Route(path, metrics) for path in METRICS_PATHS),
     ]
-    app = Starlette(
-        routes=routes,
-        lifespan=lifespan,
-        exception_handlers={HTTPException: _http_error, RequestError: refuse, Exception: _failure},
-    )
+    # A redirect to the path without its last slash would follow the client's Host header.
+    router = Router(routes, redirect_slashes=False, lifespan=lifespan)
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        # With it, Starlette raises its 404 and 405 instead of answering them as text.
+        scope["app"] = router
+        await router(scope, receive, send)
 
     plain = {route.path for route in routes if not route.param_convertors}
 
@@ -56,32 +56,13 @@ def make_app(service: Service, is_stopping: Callable[[], bool]) -> ASGIApp:
         path: str = scope["path"]
         if path in plain:
             return path
-        for route in routes:
-            if route.matches(scope)[0] is not Match.NONE:
-                return str(route.path)
+        for each in routes:
+            if each.matches(scope)[0] is not Match.NONE:
+                return str(each.path)
         return "other"
 
-    return Guard(
-        app,
-        limits=service.settings.limits,
-        api_key=service.settings.api_key,
-        telemetry=service.telemetry,
-        route_of=route_of,
-        is_stopping=is_stopping,
-    )
-
-
-async def _failure(request: Request, error: Exception) -> Response:
-    """An unexpected exception; the guard logs and counts it."""
-    return error_response(FAILURE)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """A path or method that does not exist, in the protocols' form."""
-    assert isinstance(error, HTTPException)
-    text = (
-        f"Malformed request: {request.method} {request.url.path}"
-        if error.status_code in (404, 405)
-        else str(error.detail)
-    )
-    return JSONResponse({"error": text}, error.status_code, error.headers)
+    settings = service.settings
+    app = limits.limited(route, settings.limits)
+    app = limits.authorized(app, settings.api_key, pages.key_page(settings.name))
+    app = limits.same_site(app, settings)
+    return limits.measured(app, service.metrics, route_of, is_stopping)

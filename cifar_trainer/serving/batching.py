@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that wait at the same time are answered by one call of the model."""
+"""Dynamic batching: requests that wait at the same time share a call of the model."""
 
 import asyncio
 import collections
@@ -9,30 +9,32 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from cifar_trainer.serving.problems import RequestError
+from cifar_trainer.serving.errors import RequestError
 
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Part(Generic[T]):
-    """Images of one request, at most a batch, and their answer: the batch's result and their place in it."""
+@dataclasses.dataclass(eq=False)
+class _Waiting(Generic[T]):
+    """A request's images, how many of them are in a batch already, and the results so far."""
 
     images: np.ndarray
-    answer: "asyncio.Future[tuple[T, slice]]"
+    answer: "asyncio.Future[list[tuple[T, slice]]]"
+    taken: int = 0
+    results: list[tuple[T, slice]] = dataclasses.field(default_factory=list)
 
 
 class Batcher(Generic[T]):
-    """Collects images into batches, one batch at a time.
+    """Collects images into batches and answers one batch at a time.
 
-    While the model works on a batch, what arrives waits and makes the next one; so batches
-    grow with the load and a single request waits for nobody. `timeout` adds a wait for more.
+    Images that arrive while the model is busy form the next batch, so batches grow with the load and a
+    single request does not wait. Requests take turns: a large one leaves room for the others.
 
     Args:
-        predict: called in a thread of its own with uint8 [N, H, W, C], N at most `max_batch_size`.
+        predict: takes uint8 [N, H, W, C], N at most `max_batch_size`; runs in its own thread.
         max_batch_size: images in a batch.
-        timeout: seconds that a batch waits for more images, from when the first is taken.
-        max_enqueued_batches: times `max_batch_size`: the images that may wait.
+        timeout: seconds that a batch waits for more images.
+        max_enqueued_batches: batches that may wait. A large request counts as one batch.
         on_batch: called with the size of each batch.
     """
 
@@ -50,53 +52,46 @@ class Batcher(Generic[T]):
         self._timeout = timeout
         self.capacity = max_batch_size * max_enqueued_batches
         self._on_batch = on_batch
-        self._waiting: collections.deque[_Part[T]] = collections.deque()
-        self.queued = 0
+        self._waiting: collections.deque[_Waiting[T]] = collections.deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "model")
 
+    @property
+    def queued(self) -> int:
+        """Images that wait."""
+        return sum(len(request.images) - request.taken for request in self._waiting)
+
+    def check_size(self, count: int) -> None:
+        """Raise RequestError (413) if a request has more images than the queue may hold."""
+        if count > self.capacity:
+            raise RequestError(
+                413,
+                "too_large",
+                f"The request has {count:,} images; at most {self.capacity:,} fit into the queue. "
+                "Send them in several requests.",
+            )
+
     async def submit(self, images: np.ndarray) -> list[tuple[T, slice]]:
-        """Answer images, uint8 [N, H, W, C]: the results of the batches that they went into, in order.
+        """Classify uint8 [N, H, W, C]: the results of the batches that the images were in, in order.
 
         Cancelling this takes the images out of the queue.
 
         Raises:
-            RequestError: the queue is full (503), or could never hold so many images (413).
+            RequestError: the queue is full (503), or can never hold so many images (413).
         """
-        if len(images) > self.capacity:
-            raise RequestError(
-                413,
-                "too_large",
-                f"The request has {len(images):,} images; at most {self.capacity:,} fit into the queue. "
-                "Send them in several requests.",
-            )
-        if self.queued + len(images) > self.capacity:
-            raise RequestError(
-                503, "queue_full", f"{self.queued:,} images are waiting already. Try again later.", 1
-            )
-        loop = asyncio.get_running_loop()
-        size = self._max_batch_size
-        parts: list[_Part[T]] = [
-            _Part(images[i : i + size], loop.create_future()) for i in range(0, len(images), size)
-        ]
-        self._waiting.extend(parts)
-        self.queued += len(images)
+        self.check_size(len(images))
+        # If a large request counted in full, it would lock everybody else out.
+        shares = sum(min(len(r.images) - r.taken, self._max_batch_size) for r in self._waiting)
+        if shares + min(len(images), self._max_batch_size) > self.capacity:
+            raise RequestError(503, "queue_full", f"{self.queued:,} images are waiting. Try again later.", 1)
+        request: _Waiting[T] = _Waiting(images, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
         self._arrived.set()
         try:
-            if len(parts) == 1:
-                return [await parts[0].answer]
-            return list(await asyncio.gather(*(part.answer for part in parts)))
+            return await request.answer
         finally:
-            for part in parts:
-                # One that has an answer waits no more.
-                if part.answer.cancel() or part.answer.cancelled():
-                    self._remove(part)
-
-    def _remove(self, part: _Part[T]) -> None:
-        """Take out of the queue what nobody waits for, where it is still there."""
-        if part in self._waiting:
-            self._waiting.remove(part)
-            self.queued -= len(part.images)
+            if request in self._waiting:
+                self._waiting.remove(request)
 
     async def run(self) -> None:
         """Answer batches until cancelled."""
@@ -104,24 +99,26 @@ class Batcher(Generic[T]):
         while True:
             await self._arrived.wait()
             await self._wait_for_more()
-            parts = self._take()
-            if not parts:
+            batch = self._take()
+            if not batch:
                 continue
-            images = parts[0].images if len(parts) == 1 else np.concatenate([part.images for part in parts])
+            pieces = [request.images[place] for request, place in batch]
+            images = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
             self._on_batch(len(images))
             try:
                 result = await loop.run_in_executor(self._thread, self._predict, images)
-            except Exception as error:  # Whatever a runtime raises is the answer to this batch, not the end.
-                for part in parts:
-                    if not part.answer.done():
-                        part.answer.set_exception(error)
+            except Exception as error:  # Whatever a runtime raises fails this batch, not the server.
+                for request, _ in batch:
+                    if not request.answer.done():
+                        request.answer.set_exception(error)
                 continue
             start = 0
-            for part in parts:
-                place = slice(start, start + len(part.images))
-                start = place.stop
-                if not part.answer.done():
-                    part.answer.set_result((result, place))
+            for request, place in batch:
+                stop = start + place.stop - place.start
+                request.results.append((result, slice(start, stop)))
+                start = stop
+                if place.stop == len(request.images) and not request.answer.done():
+                    request.answer.set_result(request.results)
 
     async def _wait_for_more(self) -> None:
         loop = asyncio.get_running_loop()
@@ -133,20 +130,25 @@ class Batcher(Generic[T]):
             except TimeoutError:
                 break
 
-    def _take(self) -> list[_Part[T]]:
-        parts: list[_Part[T]] = []
-        size = 0
-        while self._waiting and size + len(self._waiting[0].images) <= self._max_batch_size:
-            part = self._waiting.popleft()
-            size += len(part.images)
-            parts.append(part)
-        self.queued -= size
+    def _take(self) -> list[tuple[_Waiting[T], slice]]:
+        """The next batch: which images of which requests, in turns of equal size."""
+        batch = []
+        room = self._max_batch_size
+        turn = max(1, room // max(1, len(self._waiting)))
+        while self._waiting and room:
+            request = self._waiting.popleft()
+            place = slice(request.taken, min(request.taken + min(turn, room), len(request.images)))
+            batch.append((request, place))
+            request.taken = place.stop
+            room -= place.stop - place.start
+            if request.taken < len(request.images):
+                self._waiting.append(request)
         if self._waiting:
             self._arrived.set()
         else:
             self._arrived.clear()
-        return parts
+        return batch
 
     def close(self) -> None:
-        """End the thread, after the batch that it works on."""
+        """End the thread after its batch."""
         self._thread.shutdown(wait=True)

@@ -1,21 +1,30 @@
-"""Connections that cannot be held open for nothing, on top of uvicorn's HTTP/1.1 by httptools."""
+"""Connections that cannot be held open, on top of uvicorn's HTTP/1.1 protocol."""
 
 import asyncio
+import json
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cifar_trainer.serving.settings import MIB, Limits
 
-#: How long a connection without a request stays open once the server stops: a request may be under way.
+#: How long an idle connection stays open once the server stops: a request may be on its way.
 DRAIN_SECONDS = 0.5
+#: An upload is not called slow before it had this long.
+_UPLOAD_SECONDS = 1.0
 
 
-def protocol_with(limits: Limits) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol with limits of a request's headers, in bytes and in time, and of connections.
+def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol with limits of headers, in bytes and seconds, and of connections.
 
-    uvicorn itself waits forever for the end of a request's headers, and for the first request; and
-    httptools keeps headers and trailers of any length.
+    uvicorn waits forever for the first request and for the end of headers, httptools keeps headers and
+    trailers of any length, and both answer errors as text.
+
+    Args:
+        limits: what is allowed.
+        is_stopping: whether the server is shutting down.
     """
     #: Connections without a request, the one that has waited longest first.
     idle: dict[HttpToolsProtocol, None] = {}
@@ -24,19 +33,67 @@ def protocol_with(limits: Limits) -> type[HttpToolsProtocol]:
         _timer: asyncio.TimerHandle | None = None
         _draining = False
         _in_headers = False
-        #: Of this request: the bytes of its line, headers and trailers; and all bytes, with what frames
-        #: its chunks, but not those of the piece that it began in if the one before it ended there.
+        _began = 0.0
+        #: Of this request: bytes of its line, headers and trailers; and all bytes, including the framing of
+        #: chunks, but not those that came together with the end of the request before it.
         _header_bytes = _request_bytes = 0
         _piece_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if len(self.connections) > limits.connections and not self._make_room():
+                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "All connections are in use. Try again later.")
+                return
             idle[self] = None
             self._start_timer()
-            if len(self.connections) > limits.connections:
+            if is_stopping():
+                # It was accepted at the last moment, after uvicorn's call of `shutdown` for the others.
+                self.shutdown()
+
+        def _make_room(self) -> bool:
+            """Close the connection that has been idle longest, or else the slowest upload."""
+            if idle:
                 oldest = next(iter(idle))
                 idle.pop(oldest)
                 oldest.transport.abort()
+                return True
+            now = self.loop.time()
+            uploads = [each for each in self.connections if each is not self and each.upload_seconds(now)]
+            if not uploads:
+                return False
+            slowest = min(uploads, key=lambda each: each._request_bytes / each.upload_seconds(now))
+            slowest._refuse(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly for a busy server.")
+            return True
+
+        def upload_seconds(self, now: float) -> float:
+            """How long this connection has been sending a body; 0 if it is not, or has just begun."""
+            if not self._is_busy() or not self.cycle.more_body or self.transport.is_closing():
+                return 0.0
+            return now - self._began if now - self._began >= _UPLOAD_SECONDS else 0.0
+
+        def send_400_response(self, msg: str) -> None:
+            # uvicorn and httptools do not say what is wrong with the request.
+            if self._header_bytes > limits.header_bytes:
+                self._refuse(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    f"The request's line, headers and trailers have more than {limits.header_bytes:,} bytes.",
+                )
+            else:
+                self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+        def _refuse(self, status: HTTPStatus, message: str) -> None:
+            """Answer an error outside of ASGI, and close."""
+            body = json.dumps({"error": message}).encode()
+            head = (
+                f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            idle.pop(self, None)
+            self._stop_timer()
+            if not self.transport.is_closing():
+                if not (self._is_busy() and self.cycle.response_started):
+                    self.transport.write(head.encode("ascii") + body)
+                self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             idle.pop(self, None)
@@ -51,12 +108,15 @@ def protocol_with(limits: Limits) -> type[HttpToolsProtocol]:
             super().data_received(data)
             allowed = limits.header_bytes + (0 if self._in_headers else limits.body_bytes + MIB)
             if self._request_bytes > allowed and not self.transport.is_closing():
-                self.send_400_response("The request's headers, or its chunks, are too long.")
+                self._refuse(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's headers or chunks are too long."
+                )
             self._note_state()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._in_headers = True
+            self._began = self.loop.time()
             self._header_bytes, self._request_bytes = 0, self._piece_bytes
 
         def on_url(self, url: bytes) -> None:
@@ -81,8 +141,8 @@ def protocol_with(limits: Limits) -> type[HttpToolsProtocol]:
             self._note_state()
 
         def shutdown(self) -> None:
-            # uvicorn would close at once what has no request, and lose one that is under way. What is
-            # asked from here on is answered with `Connection: close` (see Guard).
+            # uvicorn would close an idle connection at once and lose a request on its way. From now on,
+            # answers say `Connection: close`.
             self._draining = True
             self._end_soon()
 
@@ -95,7 +155,7 @@ def protocol_with(limits: Limits) -> type[HttpToolsProtocol]:
                 self._stop_timer()
             elif not self.transport.is_closing():
                 idle[self] = None
-                # A further request may have begun before the answer to this one.
+                # The next request may have begun before the answer to this one.
                 if self._in_headers and self._timer is None:
                     self._start_timer()
                 if self._draining:

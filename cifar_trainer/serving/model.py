@@ -1,4 +1,4 @@
-"""The model that is served: opened, proved by known answers, and replaced while requests go on."""
+"""The served model: opened, checked by known answers, and replaced while requests continue."""
 
 import base64
 import dataclasses
@@ -7,29 +7,34 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cifar_trainer import devices, files
+from cifar_trainer import devices, files, records
 from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.artefacts.formats import (
     FORMATS,
     MANIFEST_FILE,
     Artefact,
     Format,
-    kind_of,
     open_artefact,
     recognize,
     served_formats,
 )
 from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
+from cifar_trainer.images import ImageError
 from cifar_trainer.metrics import Thresholds
 from cifar_trainer.run import Run, open_run
+from cifar_trainer.serving.monitoring import DriftMonitor
+from cifar_trainer.trained_run import check_model
 
-#: Of logits against those of the manifest. The export's gate allows 1e-4 on its own machine.
+#: Tolerance for logits. The export's gate allows 1e-4 on its own machine.
 _LOGIT_TOLERANCE = 1e-3
-#: The least share of same classes where a format does not keep the logits.
+#: Minimum share of equal classes for a format that does not keep the logits.
 _AGREEMENT = 0.75
+#: An export renames an artefact before it writes the manifest. Until then their SHA-256 differ.
+_EXPORT_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,7 @@ class _ManifestData:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What of an export's manifest a server needs."""
+    """The parts of an export's manifest that a server needs."""
 
     run: _ManifestRun
     data: _ManifestData
@@ -62,12 +67,12 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a model is served from.
+    """Where a model comes from.
 
     Attributes:
         path: the artefact, or a run's `model.keras`.
-        run: the run that it belongs to; None where it was named by its path.
-        manifest: of the export that it lies in; None where there is none.
+        run: the run that it belongs to; None if the artefact was named by its path.
+        manifest: the export's manifest; None if there is none.
     """
 
     path: Path
@@ -76,100 +81,122 @@ class Source:
 
     @property
     def dataset(self) -> str:
-        """The name of the data set that it was trained on, or `cifar10` where nothing tells."""
+        """The name of the data set that it was trained on, or `cifar10` if that is unknown."""
         if self.manifest is not None:
             return self.manifest.data.name
         return "cifar10" if self.run is None else self.run.read_data().name
 
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the weights; None if no manifest or run tells."""
+        if self.manifest is not None:
+            return self.manifest.run.weights_sha256
+        return None if self.run is None else self.run.read_result().weights_sha256
+
 
 def find_source(run: Path | None, model: Path | None) -> Source:
-    """Choose what to serve: `model`, or the fastest artefact of the run, or the run's own model.
+    """Choose what to serve: `model`, or the run's fastest artefact, or the run's own model.
 
     Raises:
         RunError: there is no such run or artefact.
     """
     if model is not None:
-        kind_of(model)
+        recognize(model)
         return Source(model, None, _read_manifest(model.parent))
-    opened = open_run(run, with_model=True)
+    opened = open_run(run)
+    check_model(opened)
     manifest = _read_manifest(opened.export)
     if manifest is not None and manifest.run.weights_sha256 == opened.read_result().weights_sha256:
         exported = {entry.format: opened.export / entry.path for entry in manifest.artefacts}
         for form in served_formats():
             path = exported.get(form.name)
-            if path is not None and path.exists() and _runtime_is_there(form):
+            if path is not None and path.exists() and _is_installed(form):
                 return Source(path, opened, manifest)
     return Source(opened.model, opened, None)
 
 
 def _read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST_FILE
-    return files.read_json(path, Manifest) if path.is_file() else None
+    return records.read(path, Manifest) if path.is_file() else None
 
 
-def _runtime_is_there(form: Format) -> bool:
+def _is_installed(form: Format) -> bool:
     return all(importlib.util.find_spec(package) is not None for package in form.packages)
+
+
+class ExportUnderWayError(RunError):
+    """An artefact whose SHA-256 is not the manifest's: damaged, or an export is being written."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A model that has answered what it should.
+    """A model that has passed its checks.
 
     Attributes:
         artefact: opened by its runtime.
-        version: 1, and one more each time that a new one is taken up.
+        version: the number in the protocols' paths. It counts the versions of this process; a SavedModel in
+            a numbered folder, as TensorFlow Serving expects, starts with that number.
         source: where it comes from.
-        thresholds: beyond which an image is unfamiliar; None where none were fitted.
-        baseline: how it answers ordinary images; None where no manifest tells.
-        warm_up: what was checked before it was ready, as a sentence.
+        thresholds: beyond which an image is unfamiliar; None if none were fitted.
+        monitor: compares what it classifies with the validation images.
+        warm_up: the checks that it passed, as a sentence.
+        explainer: Grad-CAM by the same weights; None without a run.
     """
 
     artefact: Artefact
     version: int
     source: Source
     thresholds: Thresholds | None
-    baseline: Baseline | None
+    monitor: DriftMonitor
     warm_up: str
+    explainer: "Explainer | None" = None
 
 
 def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
-    """Open a model and let it answer images of each batch size from 1 to `batch_size`, by powers of two.
-
-    Where the manifest holds known answers, they are compared with these.
+    """Open a model, compare its answers with the manifest's, and warm it up to `batch_size`.
 
     Raises:
-        RunError: it cannot be opened, or its files are not those that the manifest lists.
-        CheckError: it does not give the answers that the manifest holds.
+        RunError: it cannot be opened, or is not the file that the manifest lists.
+        CheckError: it does not give the answers in the manifest.
     """
     entry = _entry(source)
     if entry is not None:
         actual = (files.sha256_tree if source.path.is_dir() else files.sha256_file)(source.path)
         if actual != entry.sha256:
-            raise RunError(
-                f"{source.path} is not what its {MANIFEST_FILE} lists: its SHA-256 is {actual}, expected "
-                f"{entry.sha256}. Make it anew with: cifar-trainer export --force"
+            raise ExportUnderWayError(
+                f"{source.path} is not the file that {MANIFEST_FILE} lists: its SHA-256 is {actual}, expected "
+                f"{entry.sha256}. Export it again with: cifar-trainer export --force"
             )
     if recognize(source.path).uses_tensorflow:
         devices.start(device="cpu")
     if source.run is not None and source.path == source.run.model:
         from cifar_trainer.artefacts.keras import open_run_model
+        from cifar_trainer.trained_run import read_thresholds
 
         artefact = open_run_model(source.run)
-        thresholds = source.run.read_thresholds(source.run.read_result().weights_sha256)
+        thresholds = read_thresholds(source.run, source.run.read_result().weights_sha256)
     else:
         artefact = open_artefact(source.path)
         thresholds = source.manifest.unfamiliar if source.manifest else None
     baseline = source.manifest.baseline if source.manifest else None
-    images = _warm_up_images(artefact, baseline)
-    checked = "it answered images of noise; no manifest holds answers to compare with"
+    images = _warm_up_images(source.path, artefact, baseline)
+    checked = "it classified noise; no manifest has answers to compare with"
     if baseline is not None:
         _check_answers(source.path, artefact, baseline, images, entry)
-        checked = f"its answers to {len(images)} images are those of the manifest"
+        checked = f"its answers to {len(images)} images are those in the manifest"
     size = 1
     while size <= batch_size:
         artefact.predict(np.resize(images, (size, *artefact.image_shape)))
         size *= 2
-    return ServedModel(artefact, version, source, thresholds, baseline, checked)
+    return ServedModel(
+        artefact,
+        version,
+        source,
+        thresholds,
+        DriftMonitor(baseline, artefact.classes),
+        checked,
+        None if source.run is None else Explainer(source.run, source.weights_sha256),
+    )
 
 
 def _entry(source: Source) -> _Entry | None:
@@ -178,11 +205,17 @@ def _entry(source: Source) -> _Entry | None:
     return next((e for e in source.manifest.artefacts if e.path == source.path.name), None)
 
 
-def _warm_up_images(artefact: Artefact, baseline: Baseline | None) -> np.ndarray:
+def _warm_up_images(path: Path, artefact: Artefact, baseline: Baseline | None) -> np.ndarray:
     if baseline is None:
         return np.random.default_rng(0).integers(0, 256, (8, *artefact.image_shape), np.uint8)
-    pngs = [base64.b64decode(answer.png) for answer in baseline.answers]
-    return np.stack([artefact.preprocessing.decode(png).pixels for png in pngs])
+    try:
+        pngs = [base64.b64decode(answer.png) for answer in baseline.answers]
+        return np.stack([artefact.preprocessing.decode(png).pixels for png in pngs])
+    except (ImageError, ValueError) as error:
+        raise RunError(
+            f"{path.parent / MANIFEST_FILE} holds a damaged image: {error} "
+            "Export the model again with: cifar-trainer export --force"
+        ) from error
 
 
 def _check_answers(
@@ -190,7 +223,7 @@ def _check_answers(
 ) -> None:
     expected = np.array([answer.logits for answer in baseline.answers])
     given = artefact.predict(images).logits
-    if given.shape == expected.shape:
+    if given.shape == expected.shape and len(baseline.class_counts) == len(artefact.classes):
         bound = FORMATS[entry.format].bound if entry is not None and entry.format in FORMATS else None
         if bound is not None and bound.difference is None:
             held = (given.argmax(axis=1) == expected.argmax(axis=1)).mean() >= _AGREEMENT
@@ -199,18 +232,22 @@ def _check_answers(
         if held:
             return
     raise CheckError(
-        f"{path} does not answer as its {MANIFEST_FILE} says: for the first image it gives the logits "
+        f"{path} does not give the answers in its {MANIFEST_FILE}: for the first image its logits are "
         f"{np.round(given[0], 3).tolist()}, expected {np.round(expected[0], 3).tolist()}. "
         "Export it again with: cifar-trainer export --force"
     )
 
 
 class ModelHolder:
-    """The model in service, and what takes its place.
+    """The model in service, and how it is replaced.
 
     Attributes:
         current: the model that answers.
-        failure: why the newest version was not taken up; None where it was.
+        failure: why the newest version was refused; None if it was not.
+
+    Args:
+        find: looks for the model.
+        batch_size: the largest batch.
     """
 
     def __init__(self, find: Callable[[], Source], batch_size: int) -> None:
@@ -218,31 +255,39 @@ class ModelHolder:
         self._batch_size = batch_size
         source = find()
         self._seen = _signature(source)
-        self.current = open_model(source, 1, batch_size)
+        self._unsettled_since: float | None = None
+        name = source.path.name
+        self.current = open_model(source, int(name) if name.isdecimal() else 1, batch_size)
         self.failure: str | None = None
 
     def refresh(self) -> bool:
-        """Take up a new version if there is one, and say whether one was looked at.
+        """Load a new version if there is one. Returns whether one was loaded or refused.
 
-        A version that cannot be opened or does not answer as it should is left; the old one goes on.
+        A version that cannot be opened, fails its checks, or is another kind of model is refused, and the
+        old one stays in service.
         """
         try:
             source = self._find()
             signature = _signature(source)
             if signature == self._seen:
                 return False
-            # Still being written? Then it will look different in a moment.
+            # If it is still being written, it looks different in a moment.
             time.sleep(0.05)
             if _signature(self._find()) != signature:
                 return False
-            self._seen = signature
-            model = open_model(source, self.current.version + 1, self._batch_size)
-            was, now = self.current.artefact, model.artefact
-            if now.image_shape != was.image_shape:
-                raise RunError(
-                    f"{source.path} takes images of {now.image_shape}, the model in service of "
-                    f"{was.image_shape}. Start a server of its own for it."
-                )
+            try:
+                model = open_model(source, self.current.version + 1, self._batch_size)
+            except ExportUnderWayError:
+                since = self._unsettled_since = self._unsettled_since or time.monotonic()
+                if time.monotonic() - since < _EXPORT_SECONDS:
+                    return False
+                self._unsettled_since, self._seen = None, signature
+                raise
+            except BaseException:
+                self._unsettled_since, self._seen = None, signature
+                raise
+            self._unsettled_since, self._seen = None, signature
+            _check_same_kind(model, self.current)
         except (CifarTrainerError, OSError) as error:
             if self.failure == str(error):
                 return False
@@ -252,15 +297,35 @@ class ModelHolder:
         return True
 
 
+def _check_same_kind(new: ServedModel, old: ServedModel) -> None:
+    """Raise RunError unless clients can go on using a new model as they used the old one."""
+    for what, was, now in (
+        ("images of the shape", old.artefact.image_shape, new.artefact.image_shape),
+        ("the classes", old.artefact.classes, new.artefact.classes),
+        ("the data set", old.source.dataset, new.source.dataset),
+    ):
+        if tuple(was) != tuple(now):
+            was_text, now_text = (", ".join(map(str, v)) if isinstance(v, tuple) else v for v in (was, now))
+            raise RunError(
+                f"{new.source.path} is for {what} {now_text}; the model in service is for {was_text}. "
+                "Start another server for it."
+            )
+    if old.source.manifest is not None and new.source.manifest is None:
+        raise RunError(
+            f"{new.source.path} has no {MANIFEST_FILE} to check it with; the model in service has one. "
+            "Copy the manifest of its export beside it."
+        )
+
+
 def _signature(source: Source) -> tuple[tuple[str, int, int, int], ...]:
-    """What changes when an artefact is replaced: name, inode, size and time of each of its files."""
+    """What changes if an artefact is replaced: path, inode, size and time of each of its files."""
     paths = files.files_below(source.path) if source.path.is_dir() else [source.path]
     manifest = source.path.parent / MANIFEST_FILE
-    found = []
+    stats = []
     for path in [*paths, *([manifest] if manifest.exists() else [])]:
         status = path.stat()
-        found.append((str(path), status.st_ino, status.st_size, status.st_mtime_ns))
-    return tuple(found)
+        stats.append((str(path), status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(stats)
 
 
 class Explainer:
@@ -268,28 +333,28 @@ class Explainer:
 
     Args:
         run: whose model explains.
-        on_load: called once it is loaded.
+        weights_sha256: the weights that answer; other weights explain nothing.
     """
 
-    def __init__(self, run: Run, on_load: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, run: Run, weights_sha256: str | None) -> None:
         self._run = run
-        self._on_load = on_load
-        self._model: object = None
+        self._weights_sha256 = weights_sha256
+        self._grad_cam: Any = None
         self._lock = threading.Lock()
 
     def explain(self, image: np.ndarray, class_id: int) -> np.ndarray | None:
         """Which parts of an image, uint8 [H, W, C], led to the class: float32 [H, W] from 0 to 1.
 
-        None where the network has no feature map.
+        None if the network has no feature map, or the run's weights are no longer those that answer.
         """
         with self._lock:
-            if self._model is None:
+            if self._grad_cam is None:
                 devices.start(device="cpu")
-                from cifar_trainer.model import load_model, to_float32
+                from cifar_trainer.evaluation.gradcam import GradCam
+                from cifar_trainer.model import load_model, to_float32, weights_sha256
 
-                self._model = to_float32(load_model(self._run.model))
-                self._on_load()
-            from cifar_trainer.evaluation.gradcam import grad_cam
-
-            maps = grad_cam(self._model, image[None], [class_id])
+                model = load_model(self._run.model)
+                same = self._weights_sha256 in (None, weights_sha256(model))
+                self._grad_cam = GradCam(to_float32(model)) if same else lambda images, classes: None
+            maps = self._grad_cam(image[None], [class_id])
         return None if maps is None else maps[0]

@@ -1,34 +1,41 @@
-"""From a run or an artefact to a server that answers until it is told to stop."""
+"""From a run or an artefact to a server that answers until it is stopped."""
 
+import asyncio
+import contextlib
 import dataclasses
+import errno
 import gc
 import logging
+import re
 import resource
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
 
+from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 from cifar_trainer.serving.app import make_app
 from cifar_trainer.serving.connections import protocol_with
 from cifar_trainer.serving.model import ModelHolder, ServedModel, find_source
-from cifar_trainer.serving.ports import listen
 from cifar_trainer.serving.service import Service
 from cifar_trainer.serving.settings import Settings
 
 #: Descriptors that are needed beside those of the connections.
 _OTHER_DESCRIPTORS = 200
 _BACKLOG = 1024
+#: The state of a listening socket in /proc/net/tcp.
+_LISTENS = "0A"
 
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """A server that is about to take requests.
+    """A server that is about to accept requests.
 
     Attributes:
-        url: of its page.
-        name: of the model in the protocols' paths.
-        model: that it serves.
+        url: address of its page.
+        name: the model's name in the protocols' paths.
+        model: the model in service.
     """
 
     url: str
@@ -36,13 +43,30 @@ class Started:
     model: ServedModel
 
 
-def make_server(service: Service) -> uvicorn.Server:
-    """A uvicorn server of a service's paths and limits; `run(sockets=[…])` lets it answer."""
+class Server(uvicorn.Server):
+    """uvicorn's server, without the loss of connections that wait in the kernel when it stops."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept what has arrived, stop listening, and answer it all."""
+        # Each pass of the loop accepts every connection that waits.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
+
+def make_server(service: Service) -> Server:
+    """A server for a service; `run(sockets=[…])` lets it answer."""
     limits = service.settings.limits
     _allow_descriptors(limits.connections + _OTHER_DESCRIPTORS)
+
+    def is_stopping() -> bool:
+        if server.should_exit:
+            service.ready = False
+        return server.should_exit
+
     config = uvicorn.Config(
-        make_app(service, lambda: server.should_exit),
-        http=protocol_with(limits),
+        make_app(service, is_stopping),
+        http=protocol_with(limits, is_stopping),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -54,8 +78,8 @@ def make_server(service: Service) -> uvicorn.Server:
         timeout_keep_alive=int(limits.idle_seconds),
         timeout_graceful_shutdown=int(limits.request_seconds) + 5,
     )
-    server = uvicorn.Server(config)
-    service.telemetry.connections.set_function(lambda: len(server.server_state.connections))
+    server = Server(config)
+    service.metrics.connections.set_function(lambda: len(server.server_state.connections))
     return server
 
 
@@ -67,10 +91,10 @@ def _allow_descriptors(count: int) -> None:
 
 
 def settle() -> None:
-    """Take all objects that there are now out of Python's garbage collection.
+    """Exempt all objects that exist now from Python's garbage collection.
 
-    TensorFlow alone brings so many that a whole collection stops every request for 0.2 to 0.5 s. Under
-    load one came each second.
+    TensorFlow brings so many that a full collection stops every request for 0.2 to 0.5 s. Under load one came
+    each second.
     """
     gc.collect()
     gc.freeze()
@@ -83,30 +107,95 @@ def serve(
     settings: Settings,
     on_start: Callable[[Started], None] = lambda started: None,
 ) -> None:
-    """Serve a run's model, or an artefact, until SIGINT or SIGTERM; answer what was accepted, and return.
+    """Serve a run's model, or an artefact, until SIGINT or SIGTERM; then answer what was accepted.
 
     Args:
-        run: a run's folder; None is the newest run.
+        run: a run's folder; None is the newest run at the start.
         model: an artefact instead.
         settings: the options of `serve`.
-        on_start: called when the model is ready, right before requests are taken.
+        on_start: called when the model is ready, right before requests are accepted.
 
     Raises:
         RunError: there is no such run or artefact, or it is damaged.
-        CheckError: the model does not give the answers that its manifest holds.
-        UsageError: the host is none of this machine.
+        CheckError: the model does not give the answers in its manifest.
+        UsageError: the host is not an address of this machine.
         CifarTrainerError: the port is taken.
     """
     # The port first: a model takes seconds to open.
     with listen(settings.host, settings.port) as bound:
-        holder = ModelHolder(lambda: find_source(run, model), settings.max_batch_size)
+        # A run that is newer by the time of a later look may be about other data.
+        source = find_source(run, model)
+        chosen = run if source.run is None else source.run.path
+        holder = ModelHolder(lambda: find_source(chosen, model), settings.max_batch_size)
         server = make_server(Service(holder, settings, on_load=settle))
-        # A second Ctrl-C cuts everything off, which uvicorn reports with a traceback.
+        # After a second Ctrl-C, uvicorn reports what it cut off with a traceback.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)
-        # Who reads the address may connect at once; the kernel keeps the connection until it is accepted.
+        # Whoever reads the address may connect at once; the kernel keeps the connection until it is accepted.
         bound.listen(_BACKLOG)
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         on_start(Started(f"http://{shown}:{port}/", settings.name, holder.current))
         settle()
         server.run(sockets=[bound])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a socket; port 0 takes a free one. It accepts connections once it listens.
+
+    Raises:
+        UsageError: the host is not an address of this machine.
+        CifarTrainerError: the port is taken, and by whom; or it may not be used.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UsageError(
+            f"--host {host} is not known: {error.strerror}. Expected a name or an address."
+        ) from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        # Connections of a server that has just ended would hold the port for a minute.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            holder = find_holder(port)
+            by_whom = f" by {holder}" if holder else f" (by whom: lsof -i :{port})"
+            raise CifarTrainerError(
+                f"Port {port} on {host} is taken{by_whom}. Stop that, or choose another --port "
+                "(0 takes a free one)."
+            ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UsageError(f"--host {host} is not an address of this machine.") from error
+        raise CifarTrainerError(
+            f"Port {port} on {host} cannot be used: {error.strerror}. Choose another --port."
+        ) from error
+    return bound
+
+
+def find_holder(port: int) -> str | None:
+    """The process that listens on a port, such as `process 123 (python3 -m http.server)`.
+
+    None if that is unknown: it is another user's process, or this is not Linux.
+    """
+    inodes = set(_listening_inodes(port))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                match = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
+                if match and match[1] in inodes:
+                    words = (process / "cmdline").read_bytes().split(b"\0")
+                    command = printable(b" ".join(words).decode("utf-8", "replace").strip())
+                    return f"process {process.name} ({command[:80]})"
+    return None
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for fields in map(str.split, Path(table).read_text().splitlines()[1:]):
+                if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]

@@ -1,4 +1,4 @@
-"""What all protocols ask: images in, answers out."""
+"""What all protocols share: images in, answers out; and the tasks in the background."""
 
 import asyncio
 import collections
@@ -8,8 +8,9 @@ import json
 import logging
 import threading
 import time
+import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,35 +18,34 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cifar_trainer import files
-from cifar_trainer.images import DecodedImage, ImageError, encode_png, is_small_png
+from cifar_trainer.images import DecodedImage, ImageError, encode_png
 from cifar_trainer.metrics import energy, max_probability
 from cifar_trainer.serving.batching import Batcher
-from cifar_trainer.serving.drift import DriftMonitor, DriftReport
-from cifar_trainer.serving.model import Explainer, ModelHolder, ServedModel
-from cifar_trainer.serving.problems import bad_request
+from cifar_trainer.serving.errors import bad_request
+from cifar_trainer.serving.model import ModelHolder, ServedModel
+from cifar_trainer.serving.monitoring import DriftReport, Metrics
 from cifar_trainer.serving.settings import Settings
-from cifar_trainer.serving.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Images decoded side by side. Each may take some 500 MB: 64 million pixels and a copy.
-_DECODERS = 2
+#: Bodies and images decoded at a time. An image may take some 130 MB: 16 million pixels and copies.
+_DECODERS = 4
 _DRIFT_SECONDS = 15.0
 _WEBHOOK_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answers:
-    """What the model says about N images.
+    """The model's answers to N images.
 
     Attributes:
-        model: that has answered.
-        logits, probabilities: float32 [N, classes]; the probabilities are calibrated where a
-            temperature was fitted.
+        model: which model answered.
+        logits, probabilities: float32 [N, classes]; the probabilities are calibrated if a temperature was
+            fitted.
         class_id: int64 [N].
-        energy, max_probability: the scores of familiarity, float64 [N]; `metrics.Thresholds`.
-        unfamiliar: bool [N]; None where no thresholds were fitted.
+        energy, max_probability: scores of familiarity, float64 [N]; see `metrics.Thresholds`.
+        unfamiliar: bool [N]; None if no thresholds were fitted.
     """
 
     model: ServedModel
@@ -58,49 +58,40 @@ class Answers:
 
     @property
     def class_name(self) -> list[str]:
-        """The names of the classes, N of them."""
+        """The class names, N of them."""
         return [self.model.artefact.classes[i] for i in self.class_id]
 
     @property
     def confidence(self) -> np.ndarray:
-        """The probability of the class that was given, float32 [N]."""
+        """The probability of the predicted class, float32 [N]."""
         largest: np.ndarray = self.probabilities.max(axis=1)
         return largest
 
-    def part(self, place: slice) -> "Answers":
-        """The answers about some of the images."""
-        return Answers(
-            self.model,
-            self.logits[place],
-            self.probabilities[place],
-            self.class_id[place],
-            self.energy[place],
-            self.max_probability[place],
-            None if self.unfamiliar is None else self.unfamiliar[place],
+
+#: The arrays of `Answers`.
+_ARRAYS = ("logits", "probabilities", "class_id", "energy", "max_probability", "unfamiliar")
+
+
+def _join(parts: list[tuple[Answers, slice]]) -> Answers:
+    """The answers to one request, from the batches that its images were in."""
+    arrays: dict[str, Any] = {}
+    for name in _ARRAYS:
+        values = [getattr(answers, name) for answers, _ in parts]
+        arrays[name] = (
+            None
+            if any(value is None for value in values)
+            else np.concatenate([value[place] for value, (_, place) in zip(values, parts, strict=True)])
         )
-
-
-def _join(parts: list[Answers]) -> Answers:
-    """The answers to one request that went into several batches. A version tells of the first."""
-    unfamiliar = [part.unfamiliar for part in parts if part.unfamiliar is not None]
-    return Answers(
-        parts[0].model,
-        np.concatenate([part.logits for part in parts]),
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.class_id for part in parts]),
-        np.concatenate([part.energy for part in parts]),
-        np.concatenate([part.max_probability for part in parts]),
-        np.concatenate(unfamiliar) if len(unfamiliar) == len(parts) else None,
-    )
+    return Answers(parts[-1][0].model, **arrays)
 
 
 class Service:
-    """The model, its queue, and what is counted.
+    """The model, its queue, and its metrics.
 
     Args:
         holder: the model in service.
         settings: the options of `serve`.
-        on_load: called when a model was loaded beside the requests.
+        on_load: called when a model was loaded while requests are answered.
     """
 
     def __init__(
@@ -109,13 +100,10 @@ class Service:
         self.holder = holder
         self.settings = settings
         self._on_load = on_load
-        self.telemetry = Telemetry()
-        self.telemetry.version.set(holder.current.version)
-        self.telemetry.loads.labels("loaded").inc()
-        self.drift = DriftMonitor()
+        self.metrics = Metrics()
+        self._show_model()
+        self.metrics.loads.labels("loaded").inc()
         self.ready = False
-        run = holder.current.source.run
-        self.explainer = None if run is None else Explainer(run, on_load)
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self._slow = ThreadPoolExecutor(2, "slow")
         self._batcher: Batcher[Answers] = Batcher(
@@ -123,15 +111,25 @@ class Service:
             max_batch_size=settings.max_batch_size,
             timeout=settings.batch_timeout_ms / 1000,
             max_enqueued_batches=settings.max_enqueued_batches,
-            on_batch=self.telemetry.batch_size.observe,
+            on_batch=self.metrics.batch_size.observe,
         )
-        self.telemetry.queued.set_function(lambda: self._batcher.queued)
+        self.metrics.queued.set_function(lambda: self._batcher.queued)
+        self.metrics.ready.set_function(lambda: self.ready)
         self._keeping = threading.Lock()
 
     @property
     def model(self) -> ServedModel:
         """The model that answers now."""
         return self.holder.current
+
+    @property
+    def max_images(self) -> int:
+        """The largest number of images in one request."""
+        return self._batcher.capacity
+
+    def check_size(self, count: int) -> None:
+        """Raise RequestError (413) if a request has more images than `max_images`."""
+        self._batcher.check_size(count)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -140,7 +138,6 @@ class Service:
         if self.settings.watch:
             tasks.append(asyncio.create_task(self._watch_model()))
         self.ready = True
-        self.telemetry.ready.set(1)
         try:
             yield
         finally:
@@ -152,48 +149,47 @@ class Service:
             self._decoders.shutdown()
             self._slow.shutdown()
 
-    async def decode(self, content: bytes) -> DecodedImage:
+    async def decode(self, content: bytes, what: str = "The image") -> DecodedImage:
         """Decode an image file.
 
         Raises:
-            RequestError: 400, it is none, or too large.
+            RequestError: 400, it is not an image, or is too large.
         """
-        loop = asyncio.get_running_loop()
-        decode = self.model.artefact.preprocessing.decode
+        decode, most = self.model.artefact.preprocessing.decode, self.settings.limits.image_pixels
         try:
-            if is_small_png(content):
-                # Another thread would cost more than decoding it.
-                return decode(content)
-            return await loop.run_in_executor(self._decoders, decode, content)
+            return await self.in_decoder(decode, content, max_pixels=most)
         except ImageError as error:
-            raise bad_request(f"The image cannot be used: {error}") from error
+            raise bad_request(f"{what} cannot be used: {error}") from error
 
     async def classify(self, images: np.ndarray) -> Answers:
         """Classify uint8 [N, H, W, C] of the model's shape, N at least 1.
 
         Raises:
-            RequestError: the queue is full, or cannot hold so many.
+            RequestError: the queue is full, or cannot hold so many images.
         """
-        parts = [batch.part(place) for batch, place in await self._batcher.submit(images)]
-        return parts[0] if len(parts) == 1 else _join(parts)
+        return _join(await self._batcher.submit(images))
+
+    async def in_decoder(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Decode something in a thread."""
+        call = lambda: function(*arguments, **options)  # noqa: E731
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, call)
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run what takes long beside the requests."""
+        """Run what takes long in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
 
     async def drift_report(self) -> DriftReport:
         """Compare the newest images with the validation images."""
-        model = self.model
-        report = await self.in_thread(self.drift.report, model.baseline, model.artefact.classes)
-        self.telemetry.show_drift(report)
+        report = await self.in_thread(self.model.monitor.report)
+        self.metrics.show_drift(report)
         return report
 
     def _predict(self, images: np.ndarray) -> Answers:
         model = self.holder.current
         started = time.perf_counter()
         predictions = model.artefact.predict(images)
-        self.telemetry.model_seconds.observe(time.perf_counter() - started)
-        # Once a batch and in its thread: for single images it would cost more than the model.
+        self.metrics.model_seconds.observe(time.perf_counter() - started)
+        # Once for each batch, in its thread: image by image it would cost more than the model.
         answers = Answers(
             model=model,
             logits=predictions.logits,
@@ -205,25 +201,25 @@ class Service:
             if model.thresholds is None
             else model.thresholds.is_unfamiliar(predictions.logits),
         )
-        self._take_note(images, answers)
+        self._record(images, answers)
         return answers
 
-    def _take_note(self, images: np.ndarray, answers: Answers) -> None:
+    def _record(self, images: np.ndarray, answers: Answers) -> None:
         confidence = answers.confidence
         for name, count in collections.Counter(answers.class_name).items():
-            self.telemetry.predictions.labels(name).inc(count)
+            self.metrics.predictions.labels(name).inc(count)
         for value in confidence.tolist():
-            self.telemetry.confidence.observe(value)
-        self.drift.add(images, answers.class_id, confidence)
+            self.metrics.confidence.observe(value)
+        answers.model.monitor.add(images, answers.class_id, confidence)
         if answers.unfamiliar is not None and answers.unfamiliar.any():
-            self.telemetry.unfamiliar.inc(int(answers.unfamiliar.sum()))
+            self.metrics.unfamiliar.inc(int(answers.unfamiliar.sum()))
             if self.settings.keep_unfamiliar is not None:
                 self._slow.submit(self._keep, images[answers.unfamiliar], self.settings.keep_unfamiliar)
 
     def _keep(self, images: np.ndarray, folder: Path) -> None:
-        """Store what the network saw of unfamiliar images, up to the limit."""
+        """Store unfamiliar images as the network saw them, up to the limit."""
         try:
-            # One at a time, or two would count before either has written.
+            # One thread at a time, or two would both count before either writes.
             with self._keeping:
                 folder.mkdir(parents=True, exist_ok=True)
                 held = sum(1 for path in folder.iterdir() if path.suffix == ".png")
@@ -233,32 +229,39 @@ class Service:
         except OSError as error:
             logger.warning("--keep-unfamiliar %s: %s", folder, error)
 
+    def _show_model(self) -> None:
+        self.metrics.show_model(self.settings.name, self.model.version, self.model.source.weights_sha256)
+
     async def _watch_model(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.watch_seconds)
+        async def look() -> None:
             if not await self.in_thread(self.holder.refresh):
-                continue
+                return
             failure = self.holder.failure
-            self.telemetry.loads.labels("loaded" if failure is None else "refused").inc()
+            self.metrics.loads.labels("loaded" if failure is None else "refused").inc()
             if failure is not None:
-                logger.warning("The new model was not taken up, the old one goes on. %s", failure)
-                continue
-            await self.in_thread(self._on_load)
-            self.drift.clear()
-            self.telemetry.version.set(self.model.version)
+                logger.warning("The new model was refused, the old one stays in service. %s", failure)
+                return
+            self._show_model()
             logger.warning("Version %d is in service: %s.", self.model.version, self.model.warm_up)
+            await self.in_thread(self._on_load)
+
+        await _repeat(self.settings.watch_seconds, look)
 
     async def _watch_drift(self) -> None:
-        drifted = False
-        while True:
-            await asyncio.sleep(_DRIFT_SECONDS)
+        alarmed: ServedModel | None = None
+
+        async def look() -> None:
+            nonlocal alarmed
+            model = self.model
             report = await self.drift_report()
-            if report.drifted and not drifted:
-                names = ", ".join(test.measure for test in report.tests if test.drifted)
-                logger.warning("Drift: %s differ from the validation images'.", names)
+            if report.drifted and alarmed is not model:
+                changes = ", ".join(test.change for test in report.tests if test.drifted)
+                logger.warning("Drift from the validation images: %s.", changes)
                 if self.settings.alert_webhook is not None:
                     await self.in_thread(self._alert, self.settings.alert_webhook, report)
-            drifted = report.drifted
+            alarmed = model if report.drifted else None
+
+        await _repeat(_DRIFT_SECONDS, look)
 
     def _alert(self, address: str, report: DriftReport) -> None:
         body = json.dumps({"model": self.settings.name, "monitoring": report.to_json()}).encode()
@@ -267,5 +270,17 @@ class Service:
             with urllib.request.urlopen(request, timeout=_WEBHOOK_SECONDS):
                 pass
         except (OSError, ValueError) as error:
-            self.telemetry.webhook_failures.inc()
-            logger.warning("--alert-webhook %s cannot be reached: %s", address, error)
+            self.metrics.webhook_failures.inc()
+            # The rest of the address may be a secret, as with Slack.
+            host = urllib.parse.urlsplit(address).hostname
+            logger.warning("--alert-webhook on %s cannot be reached: %s", host, error)
+
+
+async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+    """Run a step again and again until cancelled. An exception is logged and does not end the loop."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await step()
+        except Exception:
+            logger.exception("A task in the background failed; it runs again in %g s.", seconds)

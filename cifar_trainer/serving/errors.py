@@ -1,13 +1,13 @@
-"""What a request is answered with where it is not answered."""
+"""Errors that the server returns."""
 
 
 class RequestError(Exception):
-    """A request that is refused or could not be answered.
+    """A request that is refused or failed.
 
     Attributes:
         status: the HTTP status.
-        cause: one word for it, as `/metrics` counts it.
-        retry_after: seconds after which to try again; None where trying again is no use.
+        cause: one word for `/metrics`.
+        retry_after: seconds after which to try again; None if that is of no use.
     """
 
     def __init__(self, status: int, cause: str, message: str, retry_after: int | None = None) -> None:
@@ -18,10 +18,10 @@ class RequestError(Exception):
 
 
 def bad_request(message: str) -> RequestError:
-    """400: the request is not what it should be."""
+    """400: the request is malformed."""
     return RequestError(400, "bad_request", message)
 
 
 def not_found(message: str) -> RequestError:
-    """404: there is no such model, version or path."""
+    """404: no such model, version or path."""
     return RequestError(404, "not_found", message)

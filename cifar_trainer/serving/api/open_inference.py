@@ -1,0 +1,292 @@
+"""The Open Inference Protocol, version 2, over HTTP; KServe's and Triton's clients speak it.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+With its extension for binary tensors:
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+import math
+import struct
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Raw
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cifar_trainer import __version__
+from cifar_trainer.serving.api.bodies import (
+    columns,
+    decode_base64,
+    decode_files,
+    json_response,
+    outputs_of,
+    parse_body,
+    parse_files,
+    parse_images,
+    parse_json,
+    to_list,
+)
+from cifar_trainer.serving.errors import bad_request, not_found
+from cifar_trainer.serving.service import Answers, Service
+
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+_EXPECTED = 'Expected one input: "images", UINT8, or "image_bytes", BYTES, base64 of image files.'
+#: The list of outputs is short.
+_OUTPUTS_BYTES = 16 * 1024
+_DIMENSIONS_BYTES = 256
+
+
+class TensorParameters(msgspec.Struct):
+    """Parameters of an input or output."""
+
+    binary_data_size: Annotated[int, Meta(ge=0)] | None = None
+    binary_data: bool | None = None
+    classification: int | None = None
+
+
+class InputTensor(msgspec.Struct):
+    """An input. The data are decoded once the shape is known."""
+
+    name: str
+    datatype: str
+    shape: Raw
+    data: Raw = Raw()
+    parameters: TensorParameters = msgspec.field(default_factory=TensorParameters)
+
+
+class OutputTensor(msgspec.Struct):
+    """An output that the client asks for."""
+
+    name: str
+    parameters: TensorParameters = msgspec.field(default_factory=TensorParameters)
+
+
+class RequestParameters(msgspec.Struct):
+    """Parameters of a request."""
+
+    binary_data_output: bool = False
+
+
+class InferRequest(msgspec.Struct):
+    """The body of `infer`."""
+
+    inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=1)]
+    outputs: Raw = Raw(b"null")
+    id: str | int | None = None
+    parameters: RequestParameters = msgspec.field(default_factory=RequestParameters)
+
+
+class Parsed(msgspec.Struct):
+    """A request: images or files, and what to answer."""
+
+    request: InferRequest
+    outputs: list[OutputTensor]
+    images: np.ndarray | None
+    files: list[bytes]
+
+
+def routes(service: Service) -> list[Route]:
+    """The paths below /v2."""
+
+    async def server(request: Request) -> Response:
+        return JSONResponse(
+            {"name": "cifar-trainer", "version": __version__, "extensions": ["binary_tensor_data"]}
+        )
+
+    async def live(request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(request: Request) -> Response:
+        return JSONResponse({"ready": service.ready}, 200 if service.ready else 400)
+
+    async def model_ready(request: Request) -> Response:
+        _check_model(service, request)
+        answer = {"name": service.settings.name, "ready": service.ready}
+        return JSONResponse(answer, 200 if service.ready else 400)
+
+    async def metadata(request: Request) -> Response:
+        _check_model(service, request)
+        artefact = service.model.artefact
+        shapes = {"logits": [-1, len(artefact.classes)], "probabilities": [-1, len(artefact.classes)]}
+        return JSONResponse(
+            {
+                "name": service.settings.name,
+                "versions": [str(service.model.version)],
+                "platform": f"cifar-trainer_{artefact.format}",
+                "inputs": [
+                    {"name": "images", "datatype": "UINT8", "shape": [-1, *artefact.image_shape]},
+                    {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]},
+                ],
+                "outputs": [
+                    {"name": name, "datatype": kind, "shape": shapes.get(name, [-1])}
+                    for name, (kind, _) in outputs_of(service.model).items()
+                ],
+                "parameters": {"weights_sha256": service.model.source.weights_sha256},
+            }
+        )
+
+    async def infer(request: Request) -> Response:
+        _check_model(service, request)
+        length = request.headers.get(_HEADER_LENGTH)
+        parsed = await parse_body(service, request, lambda body: _parse(service, body, length))
+        images = parsed.images
+        if images is None:
+            images = await decode_files(service, parsed.files, "inputs[0].data")
+        answers = await service.classify(images)
+        return await service.in_decoder(_answer, service.settings.name, answers, parsed)
+
+    paths = [Route("/v2", server), Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
+    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        paths += [
+            Route(path, metadata),
+            Route(path + "/ready", model_ready),
+            Route(path + "/infer", infer, methods=["POST"]),
+        ]
+    return paths
+
+
+def _check_model(service: Service, request: Request) -> None:
+    name, version = request.path_params["name"], request.path_params.get("version")
+    if name != service.settings.name:
+        raise not_found(f"There is no model {name!r}. Expected {service.settings.name!r}.")
+    if version is not None and version != str(service.model.version):
+        raise not_found(f"There is no version {version!r}. Expected {str(service.model.version)!r}.")
+
+
+def _parse(service: Service, body: bytes, header_length: str | None) -> Parsed:
+    binary = b""
+    if header_length is not None:
+        if not header_length.isdecimal() or len(header_length) > 15 or int(header_length) > len(body):
+            raise bad_request(f"{_HEADER_LENGTH} is {header_length[:80]!r}; the body has {len(body):,} bytes.")
+        body, binary = body[: int(header_length)], body[int(header_length) :]
+    request = parse_json(body, InferRequest)
+    tensor = request.inputs[0]
+    if (tensor.name, tensor.datatype) not in (("images", "UINT8"), ("image_bytes", "BYTES")):
+        raise bad_request(f"inputs[0] is {tensor.name[:80]!r} of {tensor.datatype[:80]!r}. {_EXPECTED}")
+    images, files = None, []
+    shape = _parse_shape(service, tensor)
+    size = tensor.parameters.binary_data_size
+    if size is not None:
+        if size != len(binary):
+            raise bad_request(f"inputs[0] has {len(binary):,} binary bytes, binary_data_size says {size:,}.")
+        if tensor.datatype == "UINT8":
+            images = _binary_images(binary, shape)
+        else:
+            files = _binary_strings(binary, math.prod(shape))
+    elif tensor.datatype == "BYTES":
+        texts = parse_files(service, tensor.data, str, "inputs[0].data")
+        if len(texts) != math.prod(shape):
+            raise bad_request(f"inputs[0].data has {len(texts)} elements, its shape is {shape}.")
+        files = [decode_base64(text, f"inputs[0].data[{i}]") for i, text in enumerate(texts)]
+    else:
+        images = _json_images(service, tensor, shape)
+    return Parsed(request, _parse_outputs(service, request), images, files)
+
+
+def _parse_shape(service: Service, tensor: InputTensor) -> list[int]:
+    raw = bytes(tensor.shape)
+    if len(raw) > _DIMENSIONS_BYTES:
+        raise bad_request("inputs[0].shape has too many dimensions.")
+    shape = parse_json(raw, list[Annotated[int, Meta(ge=1)]], "inputs[0].shape")
+    if not shape:
+        raise bad_request("inputs[0].shape is empty. Expected the number of images first.")
+    expected = service.model.artefact.image_shape
+    if tensor.datatype == "UINT8" and tuple(shape[1:]) != expected:
+        raise bad_request(f"inputs[0].shape is {shape}. Expected [N, {', '.join(map(str, expected))}].")
+    service.check_size(shape[0] if tensor.datatype == "UINT8" else math.prod(shape))
+    return shape
+
+
+def _json_images(service: Service, tensor: InputTensor, shape: list[int]) -> np.ndarray:
+    inner = bytes(tensor.data).strip()[1:].lstrip()[:1]
+    # Flat, row by row, as the protocol allows beside nested lists.
+    flat = inner != b"[" and inner != b"]" and bool(inner)
+    images = parse_images(service, tensor.data, "inputs[0].data", flat=flat)
+    if len(images) != shape[0]:
+        raise bad_request(f"inputs[0].data has {len(images)} images, its shape is {shape}.")
+    return images
+
+
+def _binary_images(binary: bytes, shape: list[int]) -> np.ndarray:
+    if len(binary) != math.prod(shape):
+        raise bad_request(f"inputs[0] has {len(binary):,} binary bytes, its shape is {shape}.")
+    return np.frombuffer(binary, np.uint8).reshape(shape)
+
+
+def _binary_strings(binary: bytes, count: int) -> list[bytes]:
+    """Byte strings, each after its length in 4 bytes, least byte first."""
+    strings, place = [], 0
+    while place < len(binary) and len(strings) <= count:
+        (length,) = struct.unpack("<I", binary[place : place + 4].ljust(4, b"\xff"))
+        strings.append(binary[place + 4 : place + 4 + length])
+        place += 4 + length
+    if place != len(binary) or len(strings) != count:
+        raise bad_request(f"inputs[0] does not hold {count} byte strings with their lengths.")
+    return strings
+
+
+def _parse_outputs(service: Service, request: InferRequest) -> list[OutputTensor]:
+    raw = bytes(request.outputs)
+    if len(raw) > _OUTPUTS_BYTES:
+        raise bad_request("outputs is too long.")
+    known = outputs_of(service.model)
+    wanted = parse_json(raw, list[OutputTensor] | None, "outputs")  # type: ignore[arg-type]
+    outputs: list[OutputTensor] = wanted or [OutputTensor(name) for name in known]
+    for output in outputs:
+        if output.name not in known:
+            raise bad_request(f"outputs names {output.name[:80]!r}. Expected some of {', '.join(known)}.")
+        if output.parameters.classification is not None:
+            raise bad_request("classification (class_count) is not supported. Ask for probabilities.")
+    return outputs
+
+
+def _answer(name: str, answers: Answers, parsed: Parsed) -> Response:
+    values = columns(answers)
+    described, binaries = [], []
+    for output in parsed.outputs:
+        data = values[output.name]
+        array = np.asarray(data)
+        kind, _ = outputs_of(answers.model)[output.name]
+        entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": list(array.shape)}
+        as_binary = output.parameters.binary_data
+        if parsed.request.parameters.binary_data_output if as_binary is None else as_binary:
+            content = _BINARY[kind](data)
+            entry["parameters"] = {"binary_data_size": len(content)}
+            binaries.append(content)
+        else:
+            entry["data"] = to_list(array.ravel() if array.ndim > 1 else data)
+        described.append(entry)
+    answer: dict[str, Any] = {
+        "model_name": name,
+        "model_version": str(answers.model.version),
+        "outputs": described,
+        "parameters": {"weights_sha256": answers.model.source.weights_sha256},
+    }
+    if parsed.request.id is not None:
+        answer["id"] = str(parsed.request.id)
+    if not binaries:
+        return json_response(answer)
+    head = msgspec.json.encode(answer)
+    return Response(
+        head + b"".join(binaries),
+        media_type="application/octet-stream",
+        headers={_HEADER_LENGTH: str(len(head))},
+    )
+
+
+def _strings_to_binary(strings: list[str]) -> bytes:
+    encoded = [text.encode("utf-8") for text in strings]
+    return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+
+
+#: How the protocol lays out each type in bytes.
+_BINARY: dict[str, Callable[[Any], bytes]] = {
+    "FP32": lambda values: bytes(values.astype("<f4").tobytes()),
+    "INT64": lambda values: bytes(values.astype("<i8").tobytes()),
+    "BOOL": lambda values: bytes(values.astype(np.uint8).tobytes()),
+    "BYTES": _strings_to_binary,
+}

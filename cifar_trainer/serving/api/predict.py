@@ -1,0 +1,107 @@
+"""`POST /predict` and `POST /explain`: one image file, as an HTML form or curl sends it."""
+
+import base64
+import email.message
+import email.parser
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cifar_trainer.images import DecodedImage, encode_png
+from cifar_trainer.serving.api.bodies import json_response, to_list
+from cifar_trainer.serving.errors import bad_request
+from cifar_trainer.serving.service import Answers, Service
+
+#: Parts of a form, and bytes of a part's headers.
+_PARTS, _PART_HEADER_BYTES = 20, 8192
+_HEAT_SIZE = (128, 128)
+
+
+def routes(service: Service) -> list[Route]:
+    """The paths /predict and /explain."""
+
+    async def predict(request: Request) -> Response:
+        decoded = await service.decode(_file_of(request, await request.body()))
+        answers = await service.classify(decoded.pixels[None])
+        answer = format_answer(service.settings.name, decoded, answers)
+        if request.query_params.get("explain", "") not in ("", "0", "false"):
+            answer.update(await _explain(service, decoded.pixels, int(answers.class_id[0])))
+        return json_response(answer)
+
+    async def explain(request: Request) -> Response:
+        """Explain a class without another entry in the drift window."""
+        class_id = request.query_params.get("class_id", "")
+        classes = len(service.model.artefact.classes)
+        if not class_id.isdecimal() or len(class_id) > 9 or int(class_id) >= classes:
+            raise bad_request(f"class_id is {class_id[:80]!r}. Expected a number from 0 to {classes - 1}.")
+        decoded = await service.decode(_file_of(request, await request.body()))
+        return json_response(await _explain(service, decoded.pixels, int(class_id)))
+
+    return [Route("/predict", predict, methods=["POST"]), Route("/explain", explain, methods=["POST"])]
+
+
+def format_answer(name: str, decoded: DecodedImage, answers: Answers) -> dict[str, Any]:
+    """The answer about one image as a JSON object, with all classes, the likeliest first."""
+    probabilities = to_list(answers.probabilities[0])
+    order = np.argsort(-answers.probabilities[0], kind="stable").tolist()
+    classes = answers.model.artefact.classes
+    return {
+        "model": name,
+        "version": answers.model.version,
+        "weights_sha256": answers.model.source.weights_sha256,
+        "format": decoded.format,
+        "mode": decoded.mode,
+        "width": decoded.width,
+        "height": decoded.height,
+        "class": classes[order[0]],
+        "confidence": probabilities[order[0]],
+        "unfamiliar": None if answers.unfamiliar is None else bool(answers.unfamiliar[0]),
+        "energy": float(answers.energy[0]),
+        "max_probability": float(answers.max_probability[0]),
+        "top": [{"class": classes[i], "class_id": i, "probability": probabilities[i]} for i in order],
+    }
+
+
+def _file_of(request: Request, body: bytes) -> bytes:
+    """The image file in a body: the body itself, or the file of a form (RFC 7578)."""
+    header = email.message.Message()
+    header["content-type"] = request.headers.get("content-type", "application/octet-stream")
+    if header.get_content_type() != "multipart/form-data":
+        return body
+    boundary = header.get_boundary()
+    if not boundary:
+        raise bad_request("The form has no boundary in its Content-Type.")
+    delimiter = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
+    parts = (b"\r\n" + body).split(delimiter, _PARTS + 1)
+    if len(parts) > _PARTS + 1 or not parts[-1].startswith(b"--"):
+        raise bad_request(f"The form is truncated, or has more than {_PARTS} fields.")
+    files = []
+    for part in parts[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        if len(head) > _PART_HEADER_BYTES:
+            raise bad_request("A field of the form has headers that are too long.")
+        if email.parser.BytesHeaderParser().parsebytes(head.lstrip()).get_filename() is not None:
+            files.append(content)
+    if len(files) != 1:
+        raise bad_request(
+            f"The form has {len(files)} files. Expected one, for example: curl -F image=@cat.jpg …"
+        )
+    return files[0]
+
+
+async def _explain(service: Service, pixels: np.ndarray, class_id: int) -> dict[str, Any]:
+    """What the network sees, and how much each part speaks for a class, as PNG files in data addresses."""
+    explainer = service.model.explainer
+    heat = None if explainer is None else await service.in_thread(explainer.explain, pixels, class_id)
+    if heat is None:
+        return {"pixels": _data_url(pixels), "grad_cam": None}
+    large = Image.fromarray((heat * 255).astype(np.uint8)).resize(_HEAT_SIZE, Image.Resampling.BILINEAR)
+    return {"pixels": _data_url(pixels), "grad_cam": _data_url(np.asarray(large)[..., None])}
+
+
+def _data_url(pixels: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode("ascii")

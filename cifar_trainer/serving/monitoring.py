@@ -1,0 +1,257 @@
+"""What is measured about requests and images: metrics for Prometheus, and drift from the validation images."""
+
+import collections
+import dataclasses
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from scipy import stats
+
+from cifar_trainer.artefacts.baseline import Baseline, measure_images
+
+#: The newest images, which are compared with the validation images.
+WINDOW = 1000
+#: Fewer images are not tested.
+LEAST = 100
+#: Probability of a false alarm at one look, over all tests (Bonferroni). With a look every 15 s and all
+#: images new each time, that is one false alarm in 17 days.
+SIGNIFICANCE = 1e-5
+#: Requests of this many seconds make up the rates that are shown.
+RECENT_SECONDS = 60.0
+
+_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_CONFIDENCE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+# Each counter would have a second series with the time at which it was created.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """The server's metrics. Each server has its own registry, so that two in a process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"cifar_trainer_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"cifar_trainer_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"cifar_trainer_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter("requests", "Requests.", "route", "method", "status")
+        self.seconds = histogram(
+            "request_duration_seconds", "From a request's headers to the end of its answer.", _SECONDS, "route"
+        )
+        self.errors = counter("errors", "Requests refused or failed.", "cause")
+        self.batch_size = histogram("batch_size", "Images in a batch.", _SIZES)
+        self.model_seconds = histogram(
+            "model_inference_duration_seconds", "The model's time for a batch.", _SECONDS
+        )
+        self.queued = gauge("queued_images", "Images that wait.")
+        self.connections = gauge("connections", "Open connections.")
+        self.predictions = counter("predictions", "Images classified.", "class_name")
+        self.confidence = histogram("confidence", "Confidence of the answers.", _CONFIDENCE)
+        self.unfamiliar = counter("unfamiliar", "Images unlike the validation images.")
+        self.version = gauge("model_version", "Version in service.")
+        self.model = gauge("model_info", "1 for the weights in service.", "name", "version", "sha256")
+        self.loads = counter("model_loads", "Versions loaded or refused.", "outcome")
+        self.ready = gauge("ready", "1 while the server accepts requests.")
+        self.drift_statistic = gauge("drift_statistic", "0 is identical, 1 is disjoint.", "measure")
+        self.drift_p_value = gauge(
+            "drift_p_value", "p-value of the comparison with validation images.", "measure"
+        )
+        self.drifted = gauge("drifted", "1 if a measure has drifted.")
+        self.webhook_failures = counter("alert_webhook_failures", "Alerts that could not be delivered.")
+        #: When the newest requests for answers ended, their seconds and statuses.
+        self._recent: collections.deque[tuple[float, float, int]] = collections.deque(maxlen=10_000)
+
+    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request that has ended."""
+        self.requests.labels(route, method, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+        if method == "POST":
+            self._recent.append((time.monotonic(), seconds, status))
+
+    def recent(self) -> dict[str, float]:
+        """Rate, latency and errors of the POST requests of the last minute."""
+        since = time.monotonic() - RECENT_SECONDS
+        newest = [(seconds, status) for at, seconds, status in list(self._recent) if at >= since]
+        p50, p99 = np.percentile([seconds for seconds, _ in newest] or [0.0], (50, 99)) * 1000
+        return {
+            "requests": len(newest),
+            "requests_per_second": len(newest) / RECENT_SECONDS,
+            "errors": sum(status >= 400 for _, status in newest),
+            "p50_ms": float(p50),
+            "p99_ms": float(p99),
+        }
+
+    def show_model(self, name: str, version: int, sha256: str | None) -> None:
+        """Note which model is in service."""
+        self.version.set(version)
+        self.model.clear()
+        self.model.labels(name, str(version), sha256 or "unknown").set(1)
+
+    def show_drift(self, report: "DriftReport") -> None:
+        """Note the result of a comparison. One that tested nothing clears the one before it."""
+        self.drift_statistic.clear()
+        self.drift_p_value.clear()
+        for test in report.tests:
+            self.drift_statistic.labels(test.measure).set(test.statistic)
+            self.drift_p_value.labels(test.measure).set(test.p_value)
+        self.drifted.set(report.drifted)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        text: bytes = generate_latest(self.registry)
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class DriftTest:
+    """One comparison of the window with the validation images.
+
+    Attributes:
+        measure: `classes`, `confidence`, or one of `measure_images`.
+        test: `Fisher` or `Kolmogorov-Smirnov`.
+        statistic: 0 for identical, 1 for disjoint: the largest difference of a class's share, or the largest
+            distance of the two distributions.
+        p_value: the probability of such a difference, or a larger one, without drift.
+        drifted: whether the p-value is below the significance.
+        change: the difference in words, such as `the images are darker`.
+    """
+
+    measure: str
+    test: str
+    statistic: float
+    p_value: float
+    drifted: bool
+    change: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DriftReport:
+    """The newest images against the validation images.
+
+    Attributes:
+        images: images in the window.
+        window: how many it can hold.
+        least: how many are needed for a test.
+        tests: one for each measure; none with too few images, or without a baseline.
+        class_counts: images of the window by predicted class.
+        reason: why nothing was tested; None if it was.
+    """
+
+    images: int
+    window: int
+    least: int
+    tests: tuple[DriftTest, ...]
+    class_counts: dict[str, int]
+    reason: str | None
+
+    @property
+    def drifted(self) -> bool:
+        """Whether any measure has drifted."""
+        return any(test.drifted for test in self.tests)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return {**dataclasses.asdict(self), "drifted": self.drifted}
+
+
+class DriftMonitor:
+    """Keeps a few numbers about the newest images, never their pixels. Each model has its own.
+
+    Args:
+        baseline: the same numbers for the validation images; None if the manifest has none.
+        classes: the model's class names.
+    """
+
+    def __init__(self, baseline: Baseline | None, classes: tuple[str, ...]) -> None:
+        self.baseline = baseline
+        self._classes = classes
+        self._rows: collections.deque[dict[str, float]] = collections.deque(maxlen=WINDOW)
+        # The model's thread adds, others report.
+        self._lock = threading.Lock()
+
+    def add(self, images: np.ndarray, class_ids: np.ndarray, confidence: np.ndarray) -> None:
+        """Note classified images.
+
+        Args:
+            images: uint8 [N, H, W, C].
+            class_ids: int [N].
+            confidence: float [N].
+        """
+        measures = {**measure_images(images), "confidence": confidence, "classes": class_ids}
+        with self._lock:
+            for row in zip(*(values.tolist() for values in measures.values()), strict=True):
+                self._rows.append(dict(zip(measures, row, strict=True)))
+
+    def report(self) -> DriftReport:
+        """Compare the window with the baseline: Fisher's exact test for classes, else Kolmogorov–Smirnov."""
+        with self._lock:
+            rows = list(self._rows)
+        ids = np.array([row["classes"] for row in rows], np.int64)
+        counts = np.bincount(ids, minlength=len(self._classes))
+        reason = None
+        tests: list[tuple[str, str, float, float, str]] = []
+        if self.baseline is None:
+            reason = "the model's manifest holds no baseline"
+        elif len(rows) < LEAST:
+            reason = f"{len(rows)} images were seen, {LEAST} are needed"
+        else:
+            tests.append(_compare_classes(np.array(self.baseline.class_counts), counts, self._classes))
+            for name, sample in self.baseline.measures.items():
+                values = [row[name] for row in rows]
+                result = stats.ks_2samp(sample, values)
+                change = _describe_change(name, float(np.median(values) - np.median(sample)))
+                tests.append(
+                    (name, "Kolmogorov-Smirnov", float(result.statistic), float(result.pvalue), change)
+                )
+        level = SIGNIFICANCE / max(1, len(tests))
+        return DriftReport(
+            images=len(rows),
+            window=WINDOW,
+            least=LEAST,
+            tests=tuple(
+                DriftTest(name, test, statistic, p_value, p_value < level, change)
+                for name, test, statistic, p_value, change in tests
+            ),
+            class_counts=dict(zip(self._classes, counts.tolist(), strict=True)),
+            reason=reason,
+        )
+
+
+def _compare_classes(
+    expected: np.ndarray, counts: np.ndarray, classes: tuple[str, ...]
+) -> tuple[str, str, float, float, str]:
+    """Fisher's exact test of each class against the rest, times the number of classes (Bonferroni).
+
+    A chi-square test would raise false alarms when classes are rare.
+    """
+    before, now = expected.sum(), counts.sum()
+    table = before + now, expected + counts, now
+    either = np.minimum(stats.hypergeom.cdf(counts, *table), stats.hypergeom.sf(counts - 1, *table))
+    p_value = min(1.0, 2 * float(either.min()) * len(classes))
+    shares = counts / now - expected / before
+    largest = int(np.abs(shares).argmax())
+    change = f"{'more' if shares[largest] > 0 else 'fewer'} images are classified as {classes[largest]}"
+    return "classes", "Fisher", float(np.abs(shares).max()), p_value, change
+
+
+def _describe_change(measure: str, difference: float) -> str:
+    """What a higher or lower median of a measure means."""
+    higher, lower = {
+        "brightness": ("the images are brighter", "the images are darker"),
+        "contrast": ("the images have more contrast", "the images have less contrast"),
+        "confidence": ("the model is more confident", "the model is less confident"),
+    }.get(measure, (f"the images have more {measure}", f"the images have less {measure}"))
+    return f"the values of {measure} spread differently" if not difference else (higher, lower)[difference < 0]

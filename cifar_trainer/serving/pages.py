@@ -1,0 +1,135 @@
+"""The pages for people: classify an image at `/`, monitoring, and one that asks for the key."""
+
+import base64
+import datetime
+import hashlib
+import importlib.resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from cifar_trainer.serving.monitoring import DriftReport
+from cifar_trainer.serving.service import Service
+
+_FILES = importlib.resources.files(__package__) / "templates"
+
+
+def _read(name: str) -> str:
+    return (_FILES / name).read_text(encoding="utf-8")
+
+
+_STYLE = _read("style.css")
+#: By page. Each begins with what all of them share.
+_SCRIPTS = {page: _read("common.js") + _read(f"{page}.js") for page in ("classify", "monitoring", "key")}
+
+
+def _sources(*texts: str) -> str:
+    digests = (hashlib.sha256(text.encode()).digest() for text in texts)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests)
+
+
+#: Nothing comes from other hosts, no script or style but these runs, and no other site may frame a page.
+HEADERS = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src {_sources(_STYLE)}; script-src {_sources(*_SCRIPTS.values())}; "
+        "img-src 'self' data: blob:; media-src blob: mediastream:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+)
+_ENVIRONMENT.filters["percent"] = _percent
+
+
+def _render(page: str, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+    text = _ENVIRONMENT.get_template(f"{page}.html.j2").render(
+        name=name, style=Markup(_STYLE), script=Markup(_SCRIPTS[page]), **values
+    )
+    return HTMLResponse(text, status, HEADERS)
+
+
+def routes(service: Service) -> list[Route]:
+    """The paths / and /monitoring."""
+
+    async def classify(request: Request) -> Response:
+        artefact = service.model.artefact
+        height, width, _ = artefact.image_shape
+        # With a key, the page holds nothing that the key protects.
+        baseline = service.model.monitor.baseline if service.settings.api_key is None else None
+        samples = [answer.png for answer in baseline.answers] if baseline else []
+        size = f"{width}×{height}"
+        return _render(
+            "classify", service.settings.name, classes=artefact.classes, size=size, samples=samples
+        )
+
+    async def monitoring(request: Request) -> Response:
+        report = await service.drift_report()
+        server = _server_state(service)
+        if "text/html" in request.headers.get("accept", ""):
+            return _render(
+                "monitoring",
+                service.settings.name,
+                report=report,
+                server=server,
+                shares=_class_shares(service, report),
+            )
+        return JSONResponse({**report.to_json(), "server": server})
+
+    return [Route("/", classify), Route("/monitoring", monitoring)]
+
+
+def key_page(name: str) -> HTMLResponse:
+    """The answer to a browser that sent no key: a page that asks for it and then shows what was asked for."""
+    response = _render("key", name, 401)
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _server_state(service: Service) -> dict[str, Any]:
+    recent = {key: round(value, 3) for key, value in service.metrics.recent().items()}
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": service.settings.name,
+        "version": service.model.version,
+        "weights_sha256": service.model.source.weights_sha256,
+        "artefact": service.model.source.path.name,
+        "queued_images": service.queued,
+        "last_minute": recent,
+    }
+
+
+def _class_shares(service: Service, report: DriftReport) -> list[dict[str, Any]]:
+    """For each class its share of the newest images and of the validation images, and the width of its bars."""
+    baseline = service.model.monitor.baseline
+    if not report.images:
+        return []
+    now = [count / report.images for count in report.class_counts.values()]
+    before = [None] * len(now)
+    if baseline is not None:
+        total = sum(baseline.class_counts)
+        before = [count / total for count in baseline.class_counts]
+    largest = max(share for share in (*now, *before) if share is not None)
+    return [
+        {
+            "name": name,
+            "now": share,
+            "now_width": f"{100 * share / largest:.1f}%",
+            "before": earlier,
+            "before_width": None if earlier is None else f"{100 * earlier / largest:.1f}%",
+        }
+        for name, share, earlier in zip(report.class_counts, now, before, strict=True)
+    ]
