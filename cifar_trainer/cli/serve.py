@@ -16,39 +16,49 @@ if TYPE_CHECKING:
     from cifar_trainer.serving.server import Started
 
 #: Modules of the extra `serve`.
-_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart")
+_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 
 
 @click.command(name="serve")
 @run_argument
 @click.option("--model", type=PathType(), metavar="ARTEFACT", help="Serve an exported artefact.")
-@click.option("--name", help="Name of the model in the paths.  [default: the data set's]")
+@click.option("--name", help="The model's name in the paths.  [default: the data set's]")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every network.")
+@click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
+    help="Another name that clients may call this server by, for example behind a proxy; * allows any.",
+)  # fmt: skip
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8501, help="Port to listen on; 0 takes a free one."
 )
 @click.option("--max-batch-size", type=click.IntRange(1, 4096), default=64, help="Images in one batch.")
 @click.option(
-    "--batch-timeout-ms", type=click.FloatRange(0, 1000), default=0.0, help="How long a batch waits for more."
+    "--batch-timeout-ms",
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    help="How long a batch waits for more.",
 )
 @click.option(
     "--max-enqueued-batches", type=click.IntRange(1, 10_000), default=16,
-    help="Batches that may wait; beyond them requests get 503.",
+    help="Batches that may wait. Beyond that, requests get 503.",
 )  # fmt: skip
 @click.option(
-    "--deadline", type=click.FloatRange(0.1, 600), default=30.0, help="Seconds a request may take in all."
+    "--deadline",
+    type=click.FloatRange(0.1, 600),
+    default=30.0,
+    help="Seconds that a request may take.",
 )
 @click.option(
     "--api-key", envvar=["CIFAR_TRAINER_SERVE_API_KEY", "CIFAR_TRAINER_API_KEY"],
-    help="Clients must send this key. Better set by the variable: others see the command line."
+    help="Key that clients must send. Prefer the variable: other users can read the command line."
     "  [env: CIFAR_TRAINER_API_KEY]",
 )  # fmt: skip
-@click.option("--watch", is_flag=True, help="Take up a new version of the model when its files change.")
+@click.option("--watch", is_flag=True, help="Load a new version of the model when its files change.")
 @click.option("--keep-unfamiliar", type=PathType(), metavar="DIR", help="Store unfamiliar images here.")
 @click.option(
-    "--keep-limit", type=click.IntRange(1, 1_000_000), default=1000, help="Images that DIR holds at most."
+    "--keep-limit", type=click.IntRange(1, 1_000_000), default=1000, help="Maximum number of images in DIR."
 )
-@click.option("--alert-webhook", metavar="URL", help="Address that is told when drift begins, by POST.")
+@click.option("--alert-webhook", metavar="URL", help="URL that gets a POST when drift begins.")
 @verbosity_options
 @click.pass_context
 def command(
@@ -57,6 +67,7 @@ def command(
     model: Path | None,
     name: str | None,
     host: str,
+    allowed_hosts: tuple[str, ...],
     port: int,
     max_batch_size: int,
     batch_timeout_ms: float,
@@ -96,6 +107,7 @@ def command(
     settings = Settings(
         name=name or source.dataset,
         host=host,
+        allowed_hosts=allowed_hosts,
         port=port,
         max_batch_size=max_batch_size,
         batch_timeout_ms=batch_timeout_ms,
@@ -110,13 +122,15 @@ def command(
     if not _is_loopback(host):
         output.warn(
             f"--host {host} lets other machines in. The connection is not encrypted"
-            + (" and anybody may ask." if api_key is None else ".")
+            + (" and anybody can use it." if api_key is None else ".")
             + " docs/security.md says what to put in front."
         )
-    _log_to(output)
+    _log_to(output, access=verbosity(ctx) > 0)
     if recognize(source.path).uses_tensorflow:
         devices.start(device="cpu", verbose=verbosity(ctx) > 0)
-    serve(run, model=model, settings=settings, on_start=lambda started: _announce(output, started))
+    # The newest run may be another one in a moment.
+    chosen = run if source.run is None else source.run.path
+    serve(chosen, model=model, settings=settings, on_start=lambda started: _announce(output, started))
 
 
 def _is_loopback(host: str) -> bool:
@@ -133,11 +147,14 @@ def _announce(output: "Output", started: "Started") -> None:
     output.result(started.url)
 
 
-def _log_to(output: "Output") -> None:
+def _log_to(output: "Output", access: bool) -> None:
+    """Show warnings, and with `access` a line for each request."""
+
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            output.warn(self.format(record))
+            (output.note if record.levelno < logging.WARNING else output.warn)(self.format(record))
 
+    logging.getLogger("cifar_trainer.serving.access").setLevel(logging.INFO if access else logging.WARNING)
     for name in ("cifar_trainer.serving", "uvicorn"):
         log = logging.getLogger(name)
         log.setLevel(logging.WARNING if name != "uvicorn" else logging.ERROR)

@@ -27,7 +27,8 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
         is_stopping: whether the server is shutting down.
     """
     #: Connections without a request, the one that has waited longest first.
-    idle: dict[HttpToolsProtocol, None] = {}
+    idle: dict[Any, None] = {}
+    opened: set[Any] = set()
 
     class LimitedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -41,7 +42,8 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(self.connections) > limits.connections and not self._make_room():
+            opened.add(self)
+            if len(opened) > limits.connections and not self._make_room():
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "All connections are in use. Try again later.")
                 return
             idle[self] = None
@@ -58,7 +60,7 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
                 oldest.transport.abort()
                 return True
             now = self.loop.time()
-            uploads = [each for each in self.connections if each is not self and each.upload_seconds(now)]
+            uploads = [each for each in opened if each is not self and each.upload_seconds(now)]
             if not uploads:
                 return False
             slowest = min(uploads, key=lambda each: each._request_bytes / each.upload_seconds(now))
@@ -96,6 +98,7 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
                 self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            opened.discard(self)
             idle.pop(self, None)
             self._stop_timer()
             super().connection_lost(exc)
@@ -109,7 +112,8 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
             allowed = limits.header_bytes + (0 if self._in_headers else limits.body_bytes + MIB)
             if self._request_bytes > allowed and not self.transport.is_closing():
                 self._refuse(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's headers or chunks are too long."
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    "The headers or chunks are too long.",
                 )
             self._note_state()
 

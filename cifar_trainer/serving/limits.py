@@ -48,7 +48,8 @@ def measured(
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await app(scope, receive, send)
+            await app(scope, receive, send)
+            return
         started = time.perf_counter()
         status, body_read = _CLIENT_GONE, False
 
@@ -176,7 +177,8 @@ def authorized(app: ASGIApp, api_key: str | None, key_page: Response) -> ASGIApp
             given = bearer if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
             if not hmac.compare_digest(given, key):
                 if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
-                    return await key_page(scope, receive, send)
+                    await key_page(scope, receive, send)
+                    return
                 raise RequestError(
                     401,
                     "unauthorized",
@@ -194,7 +196,8 @@ def limited(app: ASGIApp, limits: Limits) -> ASGIApp:
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal held
         if scope["type"] != "http":
-            return await app(scope, receive, send)
+            await app(scope, receive, send)
+            return
         body = bytearray()
         taken, reading = 0, True
         try:

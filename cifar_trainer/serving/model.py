@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import importlib.util
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_trainer import devices, files, records
+from cifar_trainer import devices, files
 from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.artefacts.formats import (
     FORMATS,
@@ -27,7 +28,6 @@ from cifar_trainer.images import ImageError
 from cifar_trainer.metrics import Thresholds
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.serving.monitoring import DriftMonitor
-from cifar_trainer.trained_run import check_model
 
 #: Tolerance for logits. The export's gate allows 1e-4 on its own machine.
 _LOGIT_TOLERANCE = 1e-3
@@ -103,8 +103,7 @@ def find_source(run: Path | None, model: Path | None) -> Source:
     if model is not None:
         recognize(model)
         return Source(model, None, _read_manifest(model.parent))
-    opened = open_run(run)
-    check_model(opened)
+    opened = open_run(run, with_model=True)
     manifest = _read_manifest(opened.export)
     if manifest is not None and manifest.run.weights_sha256 == opened.read_result().weights_sha256:
         exported = {entry.format: opened.export / entry.path for entry in manifest.artefacts}
@@ -117,7 +116,7 @@ def find_source(run: Path | None, model: Path | None) -> Source:
 
 def _read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST_FILE
-    return records.read(path, Manifest) if path.is_file() else None
+    return files.read_json(path, Manifest) if path.is_file() else None
 
 
 def _is_installed(form: Format) -> bool:
@@ -164,17 +163,16 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
         actual = (files.sha256_tree if source.path.is_dir() else files.sha256_file)(source.path)
         if actual != entry.sha256:
             raise ExportUnderWayError(
-                f"{source.path} is not the file that {MANIFEST_FILE} lists: its SHA-256 is {actual}, expected "
-                f"{entry.sha256}. Export it again with: cifar-trainer export --force"
+                f"{source.path} is not the file that {MANIFEST_FILE} lists: its SHA-256 is {actual}, "
+                f"expected {entry.sha256}. Export it again with: cifar-trainer export --force"
             )
     if recognize(source.path).uses_tensorflow:
         devices.start(device="cpu")
     if source.run is not None and source.path == source.run.model:
         from cifar_trainer.artefacts.keras import open_run_model
-        from cifar_trainer.trained_run import read_thresholds
 
         artefact = open_run_model(source.run)
-        thresholds = read_thresholds(source.run, source.run.read_result().weights_sha256)
+        thresholds = source.run.read_thresholds(source.run.read_result().weights_sha256)
     else:
         artefact = open_artefact(source.path)
         thresholds = source.manifest.unfamiliar if source.manifest else None
@@ -222,7 +220,7 @@ def _check_answers(
     path: Path, artefact: Artefact, baseline: Baseline, images: np.ndarray, entry: _Entry | None
 ) -> None:
     expected = np.array([answer.logits for answer in baseline.answers])
-    given = artefact.predict(images).logits
+    given = artefact.predict(images).logits.astype(np.float64)
     if given.shape == expected.shape and len(baseline.class_counts) == len(artefact.classes):
         bound = FORMATS[entry.format].bound if entry is not None and entry.format in FORMATS else None
         if bound is not None and bound.difference is None:
@@ -328,6 +326,10 @@ def _signature(source: Source) -> tuple[tuple[str, int, int, int], ...]:
     return tuple(stats)
 
 
+def _no_maps(images: np.ndarray, classes: list[int]) -> None:
+    """Stand in for Grad-CAM by other weights."""
+
+
 class Explainer:
     """Grad-CAM by a run's own Keras model, which is loaded at the first call.
 
@@ -342,6 +344,11 @@ class Explainer:
         self._grad_cam: Any = None
         self._lock = threading.Lock()
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a first call has loaded the model."""
+        return self._grad_cam is not None
+
     def explain(self, image: np.ndarray, class_id: int) -> np.ndarray | None:
         """Which parts of an image, uint8 [H, W, C], led to the class: float32 [H, W] from 0 to 1.
 
@@ -350,11 +357,13 @@ class Explainer:
         with self._lock:
             if self._grad_cam is None:
                 devices.start(device="cpu")
-                from cifar_trainer.evaluation.gradcam import GradCam
+                from cifar_trainer.evaluation.gradcam import grad_cam
                 from cifar_trainer.model import load_model, to_float32, weights_sha256
 
                 model = load_model(self._run.model)
                 same = self._weights_sha256 in (None, weights_sha256(model))
-                self._grad_cam = GradCam(to_float32(model)) if same else lambda images, classes: None
+                self._grad_cam = (
+                    functools.partial(grad_cam, to_float32(model)) if same else lambda images, classes: None
+                )
             maps = self._grad_cam(image[None], [class_id])
         return None if maps is None else maps[0]

@@ -1,4 +1,4 @@
-"""What is measured about requests and images: metrics for Prometheus, and drift from the validation images."""
+"""Metrics for Prometheus, and drift from the validation images."""
 
 import collections
 import dataclasses
@@ -28,7 +28,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _CONFIDENCE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 # Each counter would have a second series with the time at which it was created.
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+prometheus_client.disable_created_metrics()
 
 
 class Metrics:
@@ -49,7 +49,10 @@ class Metrics:
 
         self.requests = counter("requests", "Requests.", "route", "method", "status")
         self.seconds = histogram(
-            "request_duration_seconds", "From a request's headers to the end of its answer.", _SECONDS, "route"
+            "request_duration_seconds",
+            "From the headers to the end of the answer.",
+            _SECONDS,
+            "route",
         )
         self.errors = counter("errors", "Requests refused or failed.", "cause")
         self.batch_size = histogram("batch_size", "Images in a batch.", _SIZES)
@@ -254,4 +257,6 @@ def _describe_change(measure: str, difference: float) -> str:
         "contrast": ("the images have more contrast", "the images have less contrast"),
         "confidence": ("the model is more confident", "the model is less confident"),
     }.get(measure, (f"the images have more {measure}", f"the images have less {measure}"))
-    return f"the values of {measure} spread differently" if not difference else (higher, lower)[difference < 0]
+    return (
+        f"the values of {measure} spread differently" if not difference else (higher, lower)[difference < 0]
+    )

@@ -113,12 +113,12 @@ def _server_state(service: Service) -> dict[str, Any]:
 
 
 def _class_shares(service: Service, report: DriftReport) -> list[dict[str, Any]]:
-    """For each class its share of the newest images and of the validation images, and the width of its bars."""
+    """For each class its share of the newest and of the validation images, and the widths of its bars."""
     baseline = service.model.monitor.baseline
     if not report.images:
         return []
     now = [count / report.images for count in report.class_counts.values()]
-    before = [None] * len(now)
+    before: list[float | None] = [None] * len(now)
     if baseline is not None:
         total = sum(baseline.class_counts)
         before = [count / total for count in baseline.class_counts]

@@ -113,7 +113,7 @@ class Service:
             max_enqueued_batches=settings.max_enqueued_batches,
             on_batch=self.metrics.batch_size.observe,
         )
-        self.metrics.queued.set_function(lambda: self._batcher.queued)
+        self.metrics.queued.set_function(lambda: self.queued)
         self.metrics.ready.set_function(lambda: self.ready)
         self._keeping = threading.Lock()
 
@@ -123,12 +123,12 @@ class Service:
         return self.holder.current
 
     @property
-    def max_images(self) -> int:
-        """The largest number of images in one request."""
-        return self._batcher.capacity
+    def queued(self) -> int:
+        """Images that wait for the model."""
+        return self._batcher.queued
 
     def check_size(self, count: int) -> None:
-        """Raise RequestError (413) if a request has more images than `max_images`."""
+        """Raise RequestError (413) if a request has more images than the queue may hold."""
         self._batcher.check_size(count)
 
     @contextlib.asynccontextmanager
@@ -168,6 +168,17 @@ class Service:
             RequestError: the queue is full, or cannot hold so many images.
         """
         return _join(await self._batcher.submit(images))
+
+    async def explain(self, image: np.ndarray, class_id: int) -> np.ndarray | None:
+        """Grad-CAM of an image, uint8 [H, W, C]: float32 [H, W] from 0 to 1; None if it is not available."""
+        explainer = self.model.explainer
+        if explainer is None:
+            return None
+        was_loaded = explainer.is_loaded
+        heat = await self.in_thread(explainer.explain, image, class_id)
+        if not was_loaded:
+            await self.in_thread(self._on_load)
+        return heat
 
     async def in_decoder(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Decode something in a thread."""

@@ -6,7 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
-for package in ("starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart"):
+for package in ("starlette", "uvicorn", "httptools", "prometheus_client"):
     pytest.importorskip(package, reason="the extra `serve` is not installed")
 
 from serving_server import SHAPE, Running, running  # noqa: E402

@@ -16,8 +16,8 @@ from cifar_trainer.artefacts.formats import Artefact, Predictions, softmax
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.serving.model import ServedModel, Source
-from cifar_trainer.serving.ports import listen
-from cifar_trainer.serving.server import make_server
+from cifar_trainer.serving.monitoring import DriftMonitor
+from cifar_trainer.serving.server import listen, make_server
 from cifar_trainer.serving.service import Service
 from cifar_trainer.serving.settings import Settings
 
@@ -79,7 +79,7 @@ class Running:
 
     def counted(self, name: str, **labels: str) -> float:
         """A figure of /metrics."""
-        return self.service.telemetry.registry.get_sample_value(f"cifar_trainer_{name}", labels) or 0.0
+        return self.service.metrics.registry.get_sample_value(f"cifar_trainer_{name}", labels) or 0.0
 
 
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> bool:
@@ -140,7 +140,7 @@ def served(model: ColourModel, version: int = 1, **parts: Any) -> ServedModel:
         "version": version,
         "source": Source(Path("model"), None, None),
         "thresholds": fit_thresholds(logits),
-        "baseline": make_baseline(images, logits, 1.0),
+        "monitor": DriftMonitor(make_baseline(images, logits, 1.0), CLASSES),
         "warm_up": "tested",
     }
     return ServedModel(**{**values, **parts})

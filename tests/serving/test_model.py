@@ -38,7 +38,7 @@ def change_manifest(folder: Path, **changes: Any) -> None:
 
 def test_the_warm_up_compares_answers_with_the_manifest(export: Path) -> None:
     model = open_model(find_source(None, export), 1, 4)
-    assert model.warm_up == "its answers to 8 images are those of the manifest"
+    assert model.warm_up == "its answers to 8 images are those in the manifest"
 
 
 @pytest.mark.parametrize("name", ["saved_model", "keras", "litert-float16", "litert-int8", "onnx"])
@@ -52,7 +52,7 @@ def test_a_model_that_answers_otherwise_is_refused(export: Path) -> None:
     baseline = json.loads((export.parent / "manifest.json").read_text())["baseline"]
     baseline["answers"][0]["logits"][0] += 1
     change_manifest(export.parent, baseline=baseline)
-    with pytest.raises(CheckError, match="does not answer as its manifest"):
+    with pytest.raises(CheckError, match="does not give the answers in its manifest"):
         open_model(find_source(None, export), 1, 1)
 
 

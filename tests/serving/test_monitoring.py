@@ -15,15 +15,15 @@ from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, runn
 
 from cifar_trainer.images import Preprocessing, encode_png
 from cifar_trainer.serving import service
-from cifar_trainer.serving.drift import LEAST, WINDOW, DriftMonitor, DriftReport
+from cifar_trainer.serving.monitoring import LEAST, WINDOW, DriftMonitor, DriftReport
 
 
 def report_on(images: np.ndarray) -> DriftReport:
     model = ColourModel()
-    monitor = DriftMonitor()
+    monitor = served(model).monitor
     predictions = model.predict(images)
     monitor.add(images, predictions.class_id, predictions.probabilities.max(axis=1))
-    return monitor.report(served(model).baseline, CLASSES)
+    return monitor.report()
 
 
 def test_ordinary_images_have_not_drifted() -> None:
@@ -52,7 +52,7 @@ def test_the_window_holds_the_newest_images() -> None:
 
 
 def test_without_a_baseline_nothing_is_compared() -> None:
-    report = DriftMonitor().report(None, CLASSES)
+    report = DriftMonitor(None, CLASSES).report()
     assert report.reason == "the model's manifest holds no baseline"
 
 

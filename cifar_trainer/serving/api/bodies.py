@@ -1,13 +1,14 @@
 """Request bodies to arrays and image files, and answers to JSON.
 
-Decoding JSON holds Python's global lock, and with it every other request. So a body is first split by msgspec,
-which skips what it does not keep, and NumPy, which gives the lock up; images are counted before any is decoded,
-and then decoded one by one, against a type that gives the shape and the range.
+Decoding JSON holds Python's global lock, and with it all other requests. So msgspec, which skips what it does
+not keep, and NumPy, which releases the lock, split a body first. Images are counted before any is
+decoded, and then decoded one by one, against a type with their shape and range.
 """
 
 import base64
 import binascii
 import functools
+import itertools
 import zlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
@@ -144,7 +145,7 @@ def _expected(shape: tuple[int, ...]) -> str:
 
 
 def _split_images(service: Service, text: bytes) -> list[tuple[int, int]]:
-    """Where the elements of a list that are lists start and end. Brackets in strings are found invalid later."""
+    """Where the lists in a list start and end. Strings with brackets are refused here or later."""
     characters = np.frombuffer(text, np.uint8)
     step = (characters == ord("[")).astype(np.int8) - (characters == ord("]")).astype(np.int8)
     depth = np.cumsum(step, dtype=np.int32)
@@ -164,18 +165,14 @@ def _check_between(
     outline = b"0".join(text[bounds[i] : bounds[i + 1]] for i in range(0, len(bounds), 2))
     if not spans or len(outline) > _GAP_BYTES * (len(spans) + 1):
         # There is something else in it; the first of it is named.
-        kind: Any = list[_decoder_type(shape)] if not spans else list[Literal[0]]
-        parse_json(outline, kind, f"{what}: {_expected(shape)}")
+        row: Any = Literal[0] if spans else Annotated[list[Any], Meta(min_length=1)]
+        parse_json(outline, list[row], f"{what}: {_expected(shape)}")
         raise bad_request(f"{what} is empty, or holds more than images. {_expected(shape)}")
-    element: Any = Literal[0] | _NamedImage if named else Literal[0]
+    kind = list[Literal[0] | _NamedImage] if named else list[Literal[0]]
     try:
-        msgspec.json.decode(outline, type=list[element])
+        msgspec.json.decode(outline, type=kind)
     except msgspec.DecodeError as error:
         raise bad_request(f"{what} holds more than images. {_expected(shape)}") from error
-
-
-def _decoder_type(shape: tuple[int, ...]) -> Any:
-    return Annotated[list[Any], Meta(min_length=shape[0], max_length=shape[0])]
 
 
 def _split_numbers(service: Service, text: bytes, size: int) -> list[tuple[int, int]]:
@@ -183,7 +180,7 @@ def _split_numbers(service: Service, text: bytes, size: int) -> list[tuple[int, 
     commas = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(","))
     service.check_size((len(commas) + 1) // size)
     cuts = [text.find(b"["), *commas[size - 1 :: size].tolist(), text.rfind(b"]")]
-    return [(start + 1, end) for start, end in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [(start + 1, end) for start, end in itertools.pairwise(cuts)]
 
 
 class EncodedImage(msgspec.Struct, forbid_unknown_fields=True):

@@ -161,7 +161,9 @@ def _parse(service: Service, body: bytes, header_length: str | None) -> Parsed:
     binary = b""
     if header_length is not None:
         if not header_length.isdecimal() or len(header_length) > 15 or int(header_length) > len(body):
-            raise bad_request(f"{_HEADER_LENGTH} is {header_length[:80]!r}; the body has {len(body):,} bytes.")
+            raise bad_request(
+                f"{_HEADER_LENGTH} is {header_length[:60]!r}, the body has {len(body):,} bytes."
+            )
         body, binary = body[: int(header_length)], body[int(header_length) :]
     request = parse_json(body, InferRequest)
     tensor = request.inputs[0]
@@ -219,7 +221,8 @@ def _binary_images(binary: bytes, shape: list[int]) -> np.ndarray:
 
 def _binary_strings(binary: bytes, count: int) -> list[bytes]:
     """Byte strings, each after its length in 4 bytes, least byte first."""
-    strings, place = [], 0
+    strings: list[bytes] = []
+    place = 0
     while place < len(binary) and len(strings) <= count:
         (length,) = struct.unpack("<I", binary[place : place + 4].ljust(4, b"\xff"))
         strings.append(binary[place + 4 : place + 4 + length])

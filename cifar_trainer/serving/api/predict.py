@@ -95,8 +95,7 @@ def _file_of(request: Request, body: bytes) -> bytes:
 
 async def _explain(service: Service, pixels: np.ndarray, class_id: int) -> dict[str, Any]:
     """What the network sees, and how much each part speaks for a class, as PNG files in data addresses."""
-    explainer = service.model.explainer
-    heat = None if explainer is None else await service.in_thread(explainer.explain, pixels, class_id)
+    heat = await service.explain(pixels, class_id)
     if heat is None:
         return {"pixels": _data_url(pixels), "grad_cam": None}
     large = Image.fromarray((heat * 255).astype(np.uint8)).resize(_HEAT_SIZE, Image.Resampling.BILINEAR)
