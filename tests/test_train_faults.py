@@ -19,12 +19,10 @@ from cifar_trainer.model import LogitsFunction
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import Settings
-from cifar_trainer.training import assembly
 from cifar_trainer.training import checkpoint as checkpoints
-from cifar_trainer.training.assembly import train_run
+from cifar_trainer.training import trainer as trainers
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop
-from cifar_trainer.training.execution import alone
 
 CPU = Device("cpu", "a processor", 1)
 
@@ -49,9 +47,13 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
         config = Settings("document", "synthetic", 2, 32, 0.001, limit=320)
         options = Options(checkpoint_every=1e-9)
         dataset = load_dataset(data_dir, "synthetic")
-        return alone(train_run, "train_run")(
+        trainer = trainers.open_trainer(
             config, DOCUMENT, dataset, Run(tmp_path / "run"), None, CPU, told, options
-        ), told
+        )
+        trainers.train([trainer], should_stop=lambda: False)
+        if trainer.error is not None:
+            raise trainer.error
+        return trainer.result, told
 
     return run
 
@@ -62,7 +64,7 @@ def test_memory_that_runs_out_names_the_batch_and_a_smaller_one_and_keeps_the_ch
     """As TensorFlow says it, from the third call of the compiled loop on."""
     run_chunk, calls = StepLoop.run, []
 
-    def exhausted(self: StepLoop, *arguments: int) -> object:
+    def exhausted(self: StepLoop, *arguments: object) -> object:
         calls.append(arguments)
         if len(calls) == 3:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
@@ -82,7 +84,7 @@ def test_memory_that_does_not_hold_the_images_is_named_too(
     def exhausted(*_: object, **__: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
 
-    monkeypatch.setattr(assembly, "assemble", exhausted)
+    monkeypatch.setattr(trainers, "assemble", exhausted)
     with pytest.raises(TrainingError, match="no memory for 2,320 images"):
         start()
     assert json.loads((tmp_path / "run" / "failure.json").read_text())["step"] == 1
@@ -93,7 +95,7 @@ def test_a_watched_loss_that_is_not_finite_ends_the_run_and_is_saved_nowhere(
 ) -> None:
     """The weights may be finite and the logits of other images overflow."""
     monkeypatch.setattr(LogitsFunction, "__call__", lambda self, images: np.full((len(images), 10), np.nan))
-    with pytest.raises(TrainingError, match=r"The loss of the watched images .* epoch 1, step 10 of 10"):
+    with pytest.raises(TrainingError, match=r"The validation loss .* epoch 1, step 10 of 10"):
         start()
     kept = checkpoints.load_newest(tmp_path / "run" / "checkpoints", pytest.fail)
     assert kept.epoch == 0

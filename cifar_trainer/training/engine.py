@@ -8,6 +8,7 @@ step by step (tests/test_engine.py holds it to that).
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -168,14 +169,21 @@ class StepLoop:
         first = np.arange(start, start + count) * self.batch_size
         return np.minimum(first + self.batch_size, self.count) - first
 
-    def run(self, start: int, count: int, global_start: int) -> Chunk:
+    def run(self, start: int, count: int, global_start: int, members: Sequence[int] = (0,)) -> list[Chunk]:
         """Run `count` steps of the epoch from step `start` (0-based) on.
 
         Args:
             start: the first step within the epoch.
             count: how many, at most MAX_CHUNK; start + count is at most `self.steps`.
             global_start: steps of the whole run before the first of these.
+            members: as for `StackedLoop.run`; there is one.
+
+        Returns:
+            One chunk.
         """
+        return [self._run_checked(start, count, global_start)]
+
+    def _run_checked(self, start: int, count: int, global_start: int) -> Chunk:
         state = [*self.model.variables, *self.optimizer.variables]
         before = [tf.identity(variable.value) for variable in state]
         chunk = self._run_chunk(start, count, global_start)

@@ -6,7 +6,7 @@ Imports no TensorFlow.
 """
 
 import dataclasses
-import functools
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +21,8 @@ from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import GROUP_FILE, Run, TrainResult, check_new, reserve_folder
 from cifar_trainer.settings import STACKS, check_choice, check_seed
 from cifar_trainer.training import session
-from cifar_trainer.training.control import TrainingReporter
-from cifar_trainer.training.execution import Work
-from cifar_trainer.training.side_by_side import GroupReporter, SideBySide, align, finish_together
+from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
+from cifar_trainer.training.control import Options
 
 #: Arguments of `train` that say how a run is carried out, and that a resumed group may change.
 _CARRIED_OUT = (
@@ -175,31 +174,47 @@ def _train_missing(folder: Path, group: Group, options: Mapping[str, Any]) -> Gr
     carried_out = {name: value for name, value in options.items() if name in _CARRIED_OUT}
     changes = {name: options[name] for name in ("epochs", "device") if options.get(name) is not None}
     settings = {**group.settings, **changes}
-    side_by_side = SideBySide(
-        len(group.seeds), settings.pop("stack", "off"), carried_out.pop("should_stop", lambda: False)
-    )
-    reporter = carried_out.pop("reporter", None) or TrainingReporter()
-    common = {**carried_out, "should_stop": side_by_side.should_stop, "side_by_side": side_by_side}
+    stack = settings.pop("stack", "off")
     runs = {seed: Run(folder / f"seed-{seed}") for seed in group.seeds}
-    align(list(runs.values()))
-
-    def begin(seed: int, run: Run) -> Work[TrainResult]:
-        told = GroupReporter(reporter, seed, side_by_side, leads=seed == group.seeds[0])
-        if run.config.is_file():
-            resumed = {name: value for name, value in common.items() if name != "offline"}
-            return session.go_on(run, **changes, **resumed, reporter=told)
-        return session.begin(seed=seed, run_dir=run.path, **settings, **common, reporter=told)
-
-    found = finish_together([functools.partial(begin, *item) for item in runs.items()], side_by_side)
-    failed = [result for result in found if isinstance(result, Exception)]
-    for error in failed:
-        if not isinstance(error, TrainingStopped):
-            raise error
-    if failed:
-        raise TrainingStopped(folder) from failed[0]
-    results = [result for result in found if isinstance(result, TrainResult)]
+    truncate_to_common_step(list(runs.values()))
+    offline = carried_out.pop("offline", False)
+    reporter, verbose = carried_out.pop("reporter", None), carried_out.pop("verbose", False)
+    jobs = [
+        session.resumed_job(run, changes)
+        if run.config.is_file()
+        else session.new_job(seed=seed, run_dir=run.path, offline=offline, **settings)
+        for seed, run in runs.items()
+    ]
+    carried_out["callbacks"] = tuple(carried_out.get("callbacks", ()))
+    try:
+        results = session.train_jobs(
+            jobs, Options(**carried_out), stack=stack, reporter=reporter, verbose=verbose
+        )
+    except TrainingStopped as error:
+        raise TrainingStopped(folder) from error
     accuracy = mean_accuracy([float(result.validation["accuracy"]) for result in results])
     return GroupResult(str(folder), tuple(results), accuracy)
+
+
+def truncate_to_common_step(runs: Sequence[Run]) -> None:
+    """Remove the checkpoints of stacked runs after the newest step that all have saved.
+
+    The runs save one after the other, so if the process was killed in between, some are a checkpoint ahead.
+    Runs that are finished, or have no checkpoint in common, are left as they are.
+    """
+    unfinished = [run for run in runs if run.config.is_file() and not run.result.is_file()]
+    if not all(run.read_environment().get("side_by_side") for run in unfinished):
+        return
+    saved = [
+        {checkpoint_step(path): path for path in list_checkpoints(run.checkpoints)} for run in unfinished
+    ]
+    # A run without a checkpoint begins at its first step.
+    common = set.intersection(*(set(steps) or {0} for steps in saved)) if saved else set()
+    for run, steps in zip(unfinished, saved, strict=True):
+        for step, path in steps.items():
+            if common and step > max(common):
+                with run.hold():
+                    shutil.rmtree(path)
 
 
 def _plain(value: Any) -> Any:

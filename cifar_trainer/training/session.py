@@ -1,12 +1,13 @@
-"""The life of a run: begun in a new folder, resumed from a checkpoint, brought to its end.
+"""Training runs: new ones, resumed ones, and several that differ in their seeds.
 
-Importing this imports no TensorFlow; `train` and `resume` do, once the settings, the
-folder and the data have been found right.
+Importing this does not import TensorFlow; `train` and `resume` import it once the settings, the folder and
+the data have been checked.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from cifar_trainer.data.splits import check_fit, split_for
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices import Device
 from cifar_trainer.devices.cluster import Cluster, find_cluster
-from cifar_trainer.errors import UsageError
+from cifar_trainer.errors import CheckpointError, DataError, RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.recipes.own import naming_the_line
 from cifar_trainer.run import (
     DataRecord,
     Run,
@@ -31,21 +33,43 @@ from cifar_trainer.run import (
     open_run,
 )
 from cifar_trainer.settings import DEFAULT_DATA_DIR, Settings
+from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.checkpoint import Checkpoint
 from cifar_trainer.training.control import Options, TrainingReporter
-from cifar_trainer.training.execution import Work, alone, train_along, train_recorded
-from cifar_trainer.training.side_by_side import SideBySide
 
 if TYPE_CHECKING:
     import keras
 
     from cifar_trainer.data.dataset import Split
     from cifar_trainer.training.replicas import Alone
+    from cifar_trainer.training.trainer import Trainer
 
-#: What a run may change when it goes on: more epochs, another device.
+#: Settings that a resumed run may change: more epochs, another device.
 _CHANGEABLE = ("epochs", "device")
 
 
-def begin(
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """A run to train.
+
+    Attributes:
+        config: the settings.
+        recipe: the recipe that they name; None reads that of a resumed run, which may run code of the user's.
+        resumed: the run to resume; None starts a new one.
+        folder: the folder of a new run; None is `runs/TIME-RECIPE`.
+        data_dir: the folder of the prepared data sets; None is where a resumed run found its data.
+        offline: never download.
+    """
+
+    config: Settings
+    recipe: Recipe | None = None
+    resumed: Run | None = None
+    folder: Path | None = None
+    data_dir: Path | None = None
+    offline: bool = False
+
+
+def train(
     *,
     recipe: Path | str = "document",
     dataset: str = "cifar10",
@@ -80,8 +104,7 @@ def begin(
     reporter: TrainingReporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     verbose: bool = False,
-    side_by_side: SideBySide | None = None,
-) -> Work[TrainResult]:
+) -> TrainResult:
     """Train a model in a new run's folder.
 
     Args:
@@ -118,7 +141,6 @@ def begin(
         reporter: told what happens; None tells nobody.
         should_stop: asked between chunks of steps whether to save and stop.
         verbose: show TensorFlow's own messages.
-        side_by_side: the runs of the same program; None where this is a program's only one.
 
     Raises:
         UsageError: a setting is out of its range, or does not fit the data.
@@ -128,13 +150,15 @@ def begin(
         TrainingError: a loss or weight is not finite, or memory ran out.
         TrainingStopped: `should_stop` asked for it.
     """
-    chosen = get_recipe(str(recipe))
-    config = Settings(
-        recipe=chosen.name,
+    job = new_job(
+        recipe=recipe,
         dataset=dataset,
-        epochs=chosen.epochs if epochs is None else epochs,
-        batch_size=chosen.batch_size if batch_size is None else batch_size,
-        learning_rate=chosen.learning_rate if learning_rate is None else learning_rate,
+        data_dir=data_dir,
+        run_dir=run_dir,
+        offline=offline,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
         seed=seed,
         validation=validation,
         precision=precision,
@@ -151,7 +175,6 @@ def begin(
         patience=patience,
         keep=keep,
         class_weights=class_weights,
-        recipe_sha256=None if chosen.file is None else chosen.file.sha256,
     )
     options = Options(
         checkpoint_every=checkpoint_every,
@@ -162,38 +185,41 @@ def begin(
         time_limit=time_limit,
         end_after=end_after,
     )
-    reporter = reporter or TrainingReporter()
-    cluster = _find_cluster(config)
-    folder = None if run_dir is None else Path(run_dir).expanduser()
-    if folder is not None and (cluster is None or cluster.is_chief):
-        # Before anything is downloaded.
-        check_new(folder)
-    data_dir = Path(data_dir).expanduser()
-    data = _prepare(config.dataset, data_dir, offline, reporter)
-    check_fit(data, config)
-    started, replicas = _start(config, reporter, verbose, cluster)
-    if not replicas.is_chief:
-        return (yield from train_along(config, chosen, data, None, started, reporter, options, replicas))
-    options, described = _described(config, chosen, started, replicas, reporter, options, side_by_side)
-    with replicas.together(), replicas.leading(), new_run(folder, config.recipe) as run:
-        reporter.begun(run, config, data.title, started)
-        _write_settings(run, config, data, described, chosen)
-        try:
-            return (
-                yield from train_recorded(
-                    config, chosen, data, run, None, started, reporter, options, replicas
-                )
-            )
-        except UsageError:
-            # A fault in a recipe of one's own: once that is mended, the folder is to be free.
-            run.discard_unbegun()
-            raise
+    (result,) = train_jobs([job], options, reporter=reporter, verbose=verbose)
+    return result
 
 
-train = alone(begin, "train")
+def new_job(
+    *,
+    recipe: Path | str = "document",
+    data_dir: Path | str = DEFAULT_DATA_DIR,
+    run_dir: Path | str | None = None,
+    offline: bool = False,
+    **settings: Any,
+) -> Job:
+    """A new run with these arguments of `train`.
+
+    Raises:
+        UsageError: a setting is out of its range.
+    """
+    chosen = get_recipe(str(recipe))
+    defaults = {"dataset": "cifar10"}
+    for name in ("epochs", "batch_size", "learning_rate"):
+        if settings.get(name) is None:
+            defaults[name] = getattr(chosen, name)
+    given = {name: value for name, value in settings.items() if value is not None}
+    sha256 = None if chosen.file is None else chosen.file.sha256
+    config = Settings(recipe=chosen.name, **{**defaults, **given}, recipe_sha256=sha256)
+    return Job(
+        config,
+        chosen,
+        folder=None if run_dir is None else Path(run_dir).expanduser(),
+        data_dir=Path(data_dir).expanduser(),
+        offline=offline,
+    )
 
 
-def go_on(
+def resume(
     run: Run | Path | str,
     *,
     epochs: int | None = None,
@@ -209,9 +235,8 @@ def go_on(
     reporter: TrainingReporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     verbose: bool = False,
-    side_by_side: SideBySide | None = None,
-) -> Work[TrainResult]:
-    """Go on with a run from its newest whole checkpoint, to the same bits as if it had not been stopped.
+) -> TrainResult:
+    """Resume a run from its newest whole checkpoint, to the same bits as an uninterrupted run.
 
     Args:
         run: the run, or its folder.
@@ -221,7 +246,7 @@ def go_on(
         settings: further settings by name, which must be those of the run.
         time_limit, end_after: as in `train`; the time of the processes before counts.
         checkpoint_every, profile, histograms, callbacks: as in `train`.
-        reporter, should_stop, verbose, side_by_side: as in `train`.
+        reporter, should_stop, verbose: as in `train`.
 
     Returns:
         The result; of a run that is finished already, the one that it has.
@@ -233,11 +258,9 @@ def go_on(
         CheckpointError: no checkpoint is whole.
         DeviceError, TrainingError, TrainingStopped: as in `train`.
     """
-    run = run if isinstance(run, Run) else open_run(run)
     changes = {"epochs": epochs, "device": device}
     given = {**(settings or {}), **{name: value for name, value in changes.items() if value is not None}}
-    run.check_recipe()
-    config = resumed_config(run.read_config(), given)
+    job = resumed_job(run, given, data_dir)
     options = Options(
         checkpoint_every=checkpoint_every,
         profile=profile,
@@ -247,48 +270,21 @@ def go_on(
         time_limit=time_limit,
         end_after=end_after,
     )
-    reporter = reporter or TrainingReporter()
-    cluster = _find_cluster(config)
-    with run.hold() if cluster is None or cluster.is_chief else contextlib.nullcontext():
-        # Where the model is missing, the last checkpoint gives it again.
-        if run.result.is_file() and run.model.is_file():
-            result = run.read_result()
-            if result.is_final(config.epochs):
-                reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
-                return result
-        data = run.load_data(data_dir, ordered=True)
-        before = run.read_environment()
-        # A run keeps the kernels that it began with.
-        started, replicas = _start(config, reporter, verbose, cluster, onednn=before.get("onednn"))
-        recipe = run.read_recipe()
-        if not replicas.is_chief:
-            return (yield from train_along(config, recipe, data, run, started, reporter, options, replicas))
-        from cifar_trainer.training.assembly import find_checkpoint
-
-        reporter.begun(run, config, data.title, started)
-        with replicas.leading(), writing(run.path, "Make room, or give write access to it."):
-            checkpoint = find_checkpoint(run, config, reporter)
-        options, now = _described(config, recipe, started, replicas, reporter, options, side_by_side)
-        earlier = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}]
-        if started.kind == "gpu" and not config.deterministic:
-            reporter.warn(
-                "Without --deterministic a GPU may choose other kernels in another process: the result will "
-                "not be bit-identical to an uninterrupted run."
-            )
-        for difference in devices.compare_environments(before, now):
-            reporter.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
-        _write_settings(run, config, data, {**now, "earlier": earlier}, recipe)
-        if checkpoint is not None:
-            reporter.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
-        with replicas.together(), replicas.leading():
-            return (
-                yield from train_recorded(
-                    config, recipe, data, run, checkpoint, started, reporter, options, replicas
-                )
-            )
+    (result,) = train_jobs([job], options, reporter=reporter, verbose=verbose)
+    return result
 
 
-resume = alone(go_on, "resume")
+def resumed_job(run: Run | Path | str, given: Mapping[str, Any], data_dir: Path | str | None = None) -> Job:
+    """The rest of a run, with these settings.
+
+    Raises:
+        RunError: there is no such run.
+        UsageError: a setting differs from the run's and may not be changed.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    run.check_recipe()
+    config = resumed_config(run.read_config(), given)
+    return Job(config, resumed=run, data_dir=None if data_dir is None else Path(data_dir).expanduser())
 
 
 def resumed_config(saved: Settings, given: Mapping[str, Any]) -> Settings:
@@ -313,6 +309,363 @@ def resumed_config(saved: Settings, given: Mapping[str, Any]) -> Settings:
             "Leave them out, or start a new run without --resume."
         )
     return config
+
+
+def train_jobs(
+    jobs: Sequence[Job],
+    options: Options,
+    *,
+    stack: str = "off",
+    reporter: TrainingReporter | None = None,
+    verbose: bool = False,
+) -> list[TrainResult]:
+    """Train runs that differ in their seeds only: stacked in one program, or one after the other.
+
+    Args:
+        jobs: the runs.
+        options: runtime options of each run.
+        stack: `on` stacks the runs, `auto` does on a GPU, `off` trains them one after the other. Settings
+            that cannot be stacked are trained one after the other, with a note.
+        reporter: is notified of progress; None reports nothing.
+        verbose: show TensorFlow's own messages.
+
+    Returns:
+        The results, in the order of `jobs`. A run that is already finished keeps the result that it has.
+
+    Raises:
+        TrainingStopped: `options.should_stop` returned True. The runs that were stacked all stop.
+        CifarTrainerError: a run failed. Runs that are stacked with it are trained to their end first.
+    """
+    reporter = reporter or TrainingReporter()
+    cluster = _find_cluster(jobs[0].config)
+    is_chief = cluster is None or cluster.is_chief
+    results: dict[int, TrainResult] = {}
+    datasets: dict[int, Dataset] = {}
+    for i, job in enumerate(jobs):
+        if job.resumed is None:
+            if job.folder is not None and is_chief:
+                # Before anything is downloaded.
+                check_new(job.folder)
+        else:
+            if is_chief:
+                # Fail now if another process uses the run, not once TensorFlow has started.
+                with job.resumed.hold():
+                    pass
+            finished = _finished(job.resumed, job.config, reporter)
+            if finished is not None:
+                results[i] = finished
+                continue
+        datasets[i] = _load(job, reporter)
+    if not datasets:
+        return list(results.values())
+    first = jobs[min(datasets)]
+    # A resumed run keeps the kernels that it began with.
+    onednn = None if first.resumed is None else first.resumed.read_environment().get("onednn")
+    device, replicas = _start(first.config, reporter, verbose, cluster, onednn)
+    recipe = _recipe(first)
+    if not replicas.is_chief:
+        return [_train_along(first, recipe, datasets[0], device, reporter, options, replicas)]
+    stacked = 1
+    if len(jobs) > 1 and (stack == "on" or (stack == "auto" and device.kind == "gpu")):
+        reason = _obstacle(first.config, recipe, options)
+        if reason is None:
+            stacked = len(jobs)
+        else:
+            reporter.note(f"The seeds are trained one after the other: {reason}.")
+    options = dataclasses.replace(options, side_by_side=stacked)
+    turns = [list(datasets)] if stacked > 1 else [[i] for i in datasets]
+    for turn in turns:
+        told = [
+            SeedReporter(reporter, jobs[i].config.seed, leads=i == turn[0]) if stacked > 1 else reporter
+            for i in turn
+        ]
+        parts = [(jobs[i], datasets[i], mine) for i, mine in zip(turn, told, strict=True)]
+        results |= zip(turn, _train_together(parts, device, options, replicas), strict=True)
+    return [results[i] for i in range(len(jobs))]
+
+
+def _recipe(job: Job) -> Recipe:
+    """The recipe of a run; reading that of a resumed one needs TensorFlow to be started as the run does."""
+    if job.recipe is not None:
+        return job.recipe
+    assert job.resumed is not None, "a new run has a recipe"
+    return job.resumed.read_recipe()
+
+
+def _obstacle(config: Settings, recipe: Recipe, options: Options) -> str | None:
+    """Why several seeds of these settings cannot be stacked in one program; None if they can."""
+    if not recipe.stackable:
+        return f"the recipe {recipe.name} cannot be stacked"
+    if config.precision == "float16":
+        return "with --precision float16 each seed scales its own loss"
+    if config.validation == "holdout":
+        return "with --validation holdout each seed trains on other images"
+    if config.conv == "cudnn":
+        return "--conv cudnn does not support several seeds"
+    if options.profile or options.callbacks:
+        return f"{'--profile' if options.profile else 'callbacks'} are for one run"
+    return None
+
+
+def _finished(run: Run, config: Settings, reporter: TrainingReporter) -> TrainResult | None:
+    """The result of a run that has nothing left to train."""
+    # If the model is missing, the last checkpoint gives it again.
+    if not (run.result.is_file() and run.model.is_file()):
+        return None
+    result = run.read_result()
+    if not result.is_final(config.epochs):
+        return None
+    reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
+    return result
+
+
+def _load(job: Job, reporter: TrainingReporter) -> Dataset:
+    """The data of a run; those of a new one are prepared if necessary."""
+    if job.resumed is not None:
+        return job.resumed.load_data(job.data_dir, ordered=True)
+    assert job.data_dir is not None, "a new run names the folder of its data"
+    dataset = _prepare(job.config.dataset, job.data_dir, job.offline, reporter)
+    check_fit(dataset, job.config)
+    return dataset
+
+
+def _train_together(
+    parts: Sequence[tuple[Job, Dataset, TrainingReporter]],
+    device: Device,
+    options: Options,
+    replicas: "Alone",
+) -> list[TrainResult]:
+    """Train runs in one program."""
+    from cifar_trainer.training.trainer import open_trainer, train
+
+    recipe = _recipe(parts[0][0])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replicas.together())
+        stack.enter_context(replicas.leading())
+        opened = [
+            stack.enter_context(_open(*part, recipe, device, options.side_by_side, replicas))
+            for part in parts
+        ]
+        stack.enter_context(naming_the_line(None if recipe.file is None else recipe.file.path))
+        trainers = [
+            open_trainer(
+                job.config, recipe, dataset, run, checkpoint, device, reporter, options,
+                replicas=replicas,
+            )
+            for (job, dataset, reporter), (run, checkpoint) in zip(parts, opened, strict=True)
+        ]  # fmt: skip
+        train(trainers, should_stop=options.should_stop, stacked=options.side_by_side, replicas=replicas)
+        return results_of(trainers, [run.path for run, _ in opened])
+
+
+def results_of(trainers: "Sequence[Trainer]", folders: Sequence[Path]) -> list[TrainResult]:
+    """The results of runs that were trained.
+
+    Raises:
+        TrainingStopped: a run was asked to stop.
+        Exception: a run failed.
+    """
+    for trainer in trainers:
+        if trainer.error is not None:
+            raise trainer.error
+    for trainer, folder in zip(trainers, folders, strict=True):
+        if trainer.stopped:
+            raise TrainingStopped(folder)
+    return [trainer.result for trainer in trainers if trainer.result is not None]
+
+
+@contextlib.contextmanager
+def _open(
+    job: Job,
+    dataset: Dataset,
+    reporter: TrainingReporter,
+    recipe: Recipe,
+    device: Device,
+    stacked: int,
+    replicas: "Alone",
+) -> Iterator[tuple[Run, Checkpoint | None]]:
+    """Hold a run's folder, with its settings written, and find the checkpoint to resume."""
+    config, checkpoint = job.config, None
+    described = devices.describe_environment(device)
+    if replicas.count > 1:
+        described["replicas"] = replicas.count
+    if stacked > 1:
+        described["side_by_side"] = stacked
+    with new_run(job.folder, config.recipe) if job.resumed is None else _held(job.resumed) as run:
+        reporter.begun(run, config, dataset.title, device)
+        if job.resumed is not None:
+            with writing(run.path, "Make room, or give write access to it."):
+                checkpoint = find_checkpoint(run, config, reporter)
+            before = run.read_environment()
+            _warn_of_differences(before, described, config, device, reporter)
+            earlier = {name: value for name, value in before.items() if name != "earlier"}
+            described["earlier"] = [*before.get("earlier", []), earlier]
+        _write_settings(run, config, dataset, described, recipe)
+        if checkpoint is not None:
+            reporter.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
+        step = None if checkpoint is None else checkpoint.global_step
+        replicas.message({**_shared(config, dataset), "run_dir": str(run.path), "step": step})
+        try:
+            yield run, checkpoint
+        except UsageError:
+            # A fault in the user's own recipe: once it is fixed, the folder is to be free.
+            if job.resumed is None:
+                run.discard_unbegun()
+            raise
+
+
+@contextlib.contextmanager
+def _held(run: Run) -> Iterator[Run]:
+    with run.hold():
+        yield run
+
+
+def _warn_of_differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    config: Settings,
+    device: Device,
+    reporter: TrainingReporter,
+) -> None:
+    if device.kind == "gpu" and not config.deterministic:
+        reporter.warn(
+            "Without --deterministic a GPU may choose other kernels in another process: the result will "
+            "not be bit-identical to an uninterrupted run."
+        )
+    for difference in devices.compare_environments(before, now):
+        reporter.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
+
+
+def _train_along(
+    job: Job,
+    recipe: Recipe,
+    dataset: Dataset,
+    device: Device,
+    reporter: TrainingReporter,
+    options: Options,
+    replicas: "Alone",
+) -> TrainResult:
+    """Train as a worker of the chief's run; this process writes into a temporary folder.
+
+    Raises:
+        UsageError: the chief has other settings.
+        DataError: it has other data.
+        RunError: it could not begin, or has gone.
+    """
+    from cifar_trainer.training.trainer import open_trainer, train
+
+    with replicas.together(), tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
+        told = replicas.message(None)
+        if "error" in told:
+            raise RunError(f"The first process could not begin: {told['error']}")
+        mine = _shared(job.config, dataset)
+        if told["config"] != mine["config"]:
+            different = [name for name, value in mine["config"].items() if told["config"].get(name) != value]
+            raise UsageError(
+                f"This process was started with other settings than the first one: {', '.join(different)}."
+            )
+        if told["data"] != mine["data"]:
+            raise DataError(f"{dataset.folder} holds other data than the first process has.")
+        reporter.begun(Run(Path(told["run_dir"])), job.config, dataset.title, device)
+        checkpoint = None
+        if job.resumed is not None and told["step"] is not None:
+            checkpoint = checkpoints.load_step(job.resumed.checkpoints, told["step"])
+        trainer = open_trainer(
+            job.config, recipe, dataset, Run(Path(folder)), checkpoint, device, reporter, options,
+            replicas=replicas,
+        )  # fmt: skip
+        train([trainer], should_stop=options.should_stop, replicas=replicas)
+        (result,) = results_of([trainer], [Path(told["run_dir"])])
+        return dataclasses.replace(result, run_dir=told["run_dir"])
+
+
+def _shared(config: Settings, dataset: Dataset) -> dict[str, Any]:
+    """What must be the same in all processes of a cluster, as JSON."""
+    settings = {name: value for name, value in config.to_json().items() if name != "device"}
+    return {"config": settings, "data": {"train": dataset.train.sha256, "test": dataset.test.sha256}}
+
+
+class SeedReporter(TrainingReporter):
+    """Forwards what happens in one of several stacked runs, with its seed.
+
+    Args:
+        reporter: is notified.
+        seed: of the run.
+        leads: whether a live bar shows this run.
+    """
+
+    def __init__(self, reporter: TrainingReporter, seed: int, *, leads: bool) -> None:
+        self._reporter, self._seed, self._leads = reporter, seed, leads
+        self.prepare = reporter.prepare
+
+    def note(self, text: str) -> None:
+        self._reporter.note(f"seed {self._seed}: {text}")
+
+    def warn(self, text: str) -> None:
+        self._reporter.warn(f"seed {self._seed}: {text}")
+
+    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
+        self._reporter.begun(run, config, title, device)
+
+    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        if self._leads:
+            self._reporter.epoch_begun(epoch, epochs, step, steps)
+
+    def progress(
+        self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
+    ) -> None:
+        if self._leads:
+            self._reporter.progress(step, loss, accuracy, images_per_second, seconds_left)
+
+    def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
+        self._reporter.epoch_ended({**row, "seed": self._seed}, epochs)
+
+
+def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> Checkpoint | None:
+    """The checkpoint at which a run resumes; everything later is removed.
+
+    1. Remove leftovers of interrupted writes.
+    2. Choose the newest whole checkpoint; name damaged ones and set them aside.
+    3. Truncate the event files after its last complete epoch. (history.csv is written from the checkpoint
+       when training begins.)
+
+    Returns:
+        None if the run was stopped before anything was saved.
+
+    Raises:
+        CheckpointError: there were checkpoints, and none is whole; or the one that is belongs to other
+            settings.
+    """
+    from cifar_trainer.training.tensorboard import cut_back
+
+    files.remove_partials(run.path)
+    if not run.history.exists() and not checkpoints.list_checkpoints(run.checkpoints):
+        reporter.note(f"{run.path} was stopped before its first checkpoint; starting at its first step.")
+        for split in ("", "train", "validation"):
+            cut_back(run.tensorboard / split, -1)
+        return None
+    files.remove_partials(run.checkpoints)
+    found = checkpoints.load_newest(run.checkpoints, reporter.warn)
+    checkpoints.set_aside_newer(run.checkpoints, found.global_step)
+    differences = list(_differences(found.identity, config.identity()))
+    if differences:
+        raise CheckpointError(
+            f"The checkpoint in {run.checkpoints} was written under other settings than config.json "
+            f"now says: {', '.join(differences)}."
+        )
+    # The table of runs shows settings, which are written again: the epochs may have been raised.
+    for split, last in (("", -1), ("train", found.epoch), ("validation", found.epoch)):
+        cut_back(run.tensorboard / split, last)
+    return found
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    # A setting that an earlier version lacked had the value that is its default.
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for name in now:
+        earlier = before.get(name, defaults[name])
+        if earlier != now[name]:
+            yield f"{name} was {earlier!r} and is {now[name]!r}"
 
 
 def _prepare(name: str, data_dir: Path, offline: bool, reporter: TrainingReporter) -> Dataset:
@@ -356,25 +709,6 @@ def _start(
     from cifar_trainer.training.replicas import join
 
     return device, join(cluster, gpu=device.kind == "gpu")
-
-
-def _described(
-    config: Settings,
-    recipe: Recipe,
-    device: Device,
-    replicas: "Alone",
-    reporter: TrainingReporter,
-    options: Options,
-    side_by_side: SideBySide | None,
-) -> tuple[Options, dict[str, Any]]:
-    """The options, and what environment.json says, once it is known who trains along."""
-    described = devices.describe_environment(device)
-    if replicas.count > 1:
-        described["replicas"] = replicas.count
-    count = 1 if side_by_side is None else side_by_side.decide(config, recipe, device, options, reporter)
-    if count > 1:
-        described["side_by_side"] = count
-    return dataclasses.replace(options, side_by_side=count), described
 
 
 def _write_settings(

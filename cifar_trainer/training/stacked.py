@@ -64,12 +64,12 @@ class StackedLoop:
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self._first.batch_size)
         return str(self._run.experimental_get_compiler_ir(*arguments)(stage="hlo"))
 
-    def run(self, members: Sequence[int], start: int, count: int, global_start: int) -> list[Chunk]:
+    def run(self, start: int, count: int, global_start: int, members: Sequence[int]) -> list[Chunk]:
         """Run steps of the epoch for all loops.
 
         Args:
-            members: places of the loops whose runs go on; what becomes of the others' state means nothing.
             start, count, global_start: as for `StepLoop.run`.
+            members: indices of the loops whose runs are still training; the others' state is meaningless.
 
         Returns:
             A chunk for each member.
@@ -83,7 +83,7 @@ class StackedLoop:
                 chunk = chunks[i]
                 if not chunk.finite:
                     # Its state is that from before the call. Which step it was is found as in a single run.
-                    chunk = self._loops[i].run(first, steps, global_start + first - start)
+                    (chunk,) = self._loops[i].run(first, steps, global_start + first - start)
                 mine.append(chunk)
         return [joined(mine) for mine in parts.values()]
 

@@ -1,28 +1,31 @@
-"""The run's loop: chunks of steps, epochs, callbacks, checkpoints, history.csv."""
+"""Training of one run, or of several side by side: epochs, validation, callbacks, checkpoints, the result."""
 
 import contextlib
+import statistics
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from cifar_trainer import metrics
-from cifar_trainer.data.dataset import Split, release_pages
+from cifar_trainer import files, metrics
+from cifar_trainer.data.dataset import Dataset, release_pages
+from cifar_trainer.data.splits import split_for
+from cifar_trainer.devices import Device
 from cifar_trainer.devices.telemetry import GpuTelemetry
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction, weights_sha256
 from cifar_trainer.recipes import Recipe
-from cifar_trainer.run import Run
+from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import Settings
 from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
 from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.ending import kept_epoch, not_finite, out_of_memory, reason_to_end
-from cifar_trainer.training.engine import MAX_CHUNK, StepLoop, epoch_order
-from cifar_trainer.training.execution import Done, Steps
+from cifar_trainer.training.engine import MAX_CHUNK, Chunk, StepLoop, epoch_order
 from cifar_trainer.training.history import (
     PATIENT_STEPS,
     CompleteEpoch,
@@ -32,209 +35,476 @@ from cifar_trainer.training.history import (
     write_history,
 )
 from cifar_trainer.training.overrides import plateau_factor
-from cifar_trainer.training.replicas import Alone
+from cifar_trainer.training.replicas import ALONE, Alone
+from cifar_trainer.training.stacked import StackedLoop
+from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EpochHistograms, EpochImages, EventWriter
 
-#: Seconds that a chunk of steps is made to take: the longest wait for a signal or the screen.
+#: Target duration of a chunk of steps: the longest wait for a signal or the screen.
 CHUNK_SECONDS = 0.5
 #: Steps of the first chunk, which warms up.
 FIRST_CHUNK = 8
-#: Seconds that are counted: of the run and of its epoch, without compilation; of the epoch's steps;
-#: of compilation in the epoch and in the run.
+#: Seconds of the run and of its epoch, without compilation; of the epoch's steps; of compilation in the
+#: epoch and in the run.
 CLOCK = ("total", "epoch", "training", "compile", "compile_total")
 
 
-class Trainer:
-    """Runs epochs, from the first step or from a checkpoint on.
+def train(
+    trainers: Sequence["Trainer"],
+    *,
+    should_stop: Callable[[], bool],
+    stacked: int = 1,
+    replicas: Alone = ALONE,
+) -> None:
+    """Train runs until each is finished, has failed, or was asked to stop.
 
     Args:
-        loop: the steps over the training images, and the model that they train.
-        recipe: by whose `predict` the watched split is classified.
-        watched: the split that is classified after each epoch; its images go to the device, once.
-        run: where checkpoints and history go; held by the caller.
+        trainers: one for each run. Their `result`, `error` and `stopped` say how each ended.
+        should_stop: called between chunks of steps; True saves a checkpoint of each run and stops.
+        stacked: seeds that one program computes; 1 trains a single run.
+        replicas: the processes that train together.
+    """
+    try:
+        # A lost checkpoint leaves runs of a group at different steps.
+        for position in sorted({trainer.position for trainer in trainers}):
+            together = [trainer for trainer in trainers if trainer.position == position]
+            loops = [trainer.loop for trainer in together]
+            program = StackedLoop(loops, stacked) if stacked > 1 else loops[0]
+            _train(together, program, should_stop, replicas)
+    finally:
+        for trainer in trainers:
+            trainer.close()
+
+
+def _train(
+    trainers: Sequence["Trainer"],
+    program: StepLoop | StackedLoop,
+    should_stop: Callable[[], bool],
+    replicas: Alone,
+) -> None:
+    length, chunks_run = FIRST_CHUNK, 0
+    for trainer in trainers:
+        with trainer.catching():
+            trainer.begin()
+    while active := [trainer for trainer in trainers if trainer.is_active]:
+        # All processes stop together, and take chunks of the chief's length.
+        stops, length = map(int, replicas.totals(bool(should_stop()), length if replicas.is_chief else 0))
+        for trainer in active:
+            with trainer.catching():
+                trainer.advance(stop=stops > 0)
+        ready = [trainer for trainer in active if trainer.is_active and trainer.steps_left > 0]
+        if not ready:
+            continue
+        count = min(length, *(trainer.steps_left for trainer in ready))
+        members = [trainers.index(trainer) for trainer in ready]
+        # The first chunk warms up.
+        profiled = ready[0].profiled(count) if chunks_run == 1 else contextlib.nullcontext()
+        try:
+            if chunks_run == 0:
+                _compile(program, ready)
+            began = time.monotonic()
+            with profiled:
+                chunks = program.run(ready[0].step, count, ready[0].global_step, members)
+            seconds = time.monotonic() - began
+        except Exception as error:
+            for trainer in ready:
+                trainer.fail(error)
+            continue
+        if chunks_run > 0:
+            length = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS * count / seconds)))
+        chunks_run += 1
+        for trainer, chunk in zip(ready, chunks, strict=True):
+            with trainer.catching():
+                trainer.take(chunk, seconds)
+
+
+def _compile(program: StepLoop | StackedLoop, trainers: Sequence["Trainer"]) -> None:
+    """Compile everything that an epoch runs, so that no other duration includes it."""
+    began = time.monotonic()
+    program.compile()
+    shared = time.monotonic() - began
+    for trainer in trainers:
+        trainer.compile(shared)
+
+
+class Trainer:
+    """The training of one run, from its first step or from a checkpoint to its result.
+
+    Args:
+        loop: computes the steps; holds the model and the optimizer.
         config: the run's settings.
-        identity: kept in each checkpoint, for whoever resumes to compare.
-        shares: each class's part of the training images.
-        options: when to stop, and how often to save.
-        reporter: told what happens.
-        flush: called before each checkpoint, so that nothing on the disk lags behind it.
-        bus_id: the GPU whose power and utilisation are read; None reads nothing.
-        replicas: the processes that train together. What depends on a clock, or on figures that another
-            processor may round otherwise, is the chief's.
+        recipe: its `predict` classifies the validation images.
+        dataset: the data.
+        run: receives checkpoints, history, model and result; held by the caller.
+        device: computes the steps.
+        checkpoint: where to resume; None starts at the first step.
+        options: runtime options.
+        reporter: is notified of progress.
+        replicas: the processes that train together. Whatever depends on a clock, or on figures that another
+            processor may round differently, is decided by the chief.
 
     Attributes:
+        loop: as given.
+        step, global_step: steps done in this epoch and in the run.
         history: the rows of the complete epochs.
-        validation_logits: of the watched images after the last complete epoch, float32 [N, classes].
-        kept: the row of the epoch whose weights the model has once the run is at its end.
-        chosen_by, ended_by: what chose that epoch, and why training ended early; see `TrainResult`.
+        result: set once the run is finished.
+        stopped: whether the run was asked to stop, and has saved a checkpoint.
+        error: why the run failed.
+
+    Raises:
+        CheckpointError: `checkpoint` does not fit this model and optimizer.
     """
 
     def __init__(
         self,
         loop: StepLoop,
-        recipe: Recipe,
-        watched: Split,
-        run: Run,
-        *,
         config: Settings,
-        identity: Mapping[str, Any],
-        shares: Sequence[float],
+        recipe: Recipe,
+        dataset: Dataset,
+        run: Run,
+        device: Device,
+        checkpoint: Checkpoint | None,
+        *,
         options: Options,
         reporter: TrainingReporter,
-        flush: Callable[[], None],
-        bus_id: str | None,
         replicas: Alone,
     ) -> None:
-        self._model, self._optimizer, self._loop, self._watched = loop.model, loop.optimizer, loop, watched
-        self._replicas = replicas
-        self._recipe, self._run, self._config, self._identity = recipe, run, config, dict(identity)
-        self._shares, self._options, self._reporter, self._flush = shares, options, reporter, flush
+        self.loop = loop
+        self._model, self._optimizer, self._replicas = loop.model, loop.optimizer, replicas
+        self._config, self._recipe, self._dataset, self._run = config, recipe, dataset, run
+        self._device = device
+        self._options, self._reporter = options, reporter
+        self._indices, self._validation = split_for(dataset, config)
         self._predictor = LogitsFunction(loop.model, recipe.predict)
-        self._watched_images = tf.constant(watched.images)
-        release_pages(watched.images)
-        self._chunk_steps = FIRST_CHUNK
-        self._chunks_run = 0
-        self._compiled = False
-        # By epoch, of the weights that were validated; and what the user has been warned of.
-        self._digests: dict[int, str] = {}
-        self._warned: dict[str, str] = {}
-        self.kept: dict[str, Any] = {}
-        self.chosen_by = "last epoch"
-        self.ended_by: str | None = None
+        self._validation_images = tf.constant(self._validation.images)
+        release_pages(self._validation.images)
+        self._validation_logits = np.zeros((0, 0), np.float32)
+        counts = np.bincount(dataset.train.labels[self._indices])
+        self._class_shares = [float(share) for share in counts / len(self._indices)]
+        self._telemetry = GpuTelemetry(device.bus_id)
+
+        self._epoch = self.step = self.global_step = 0
+        self._in_epoch = False
+        self._losses, self._correct = np.zeros(0, np.float32), np.zeros(0, np.int32)
+        self.history: list[dict[str, Any]] = []
+        self._clock = dict.fromkeys(CLOCK, 0.0)
         self._best: list[np.ndarray] = []
+        # The validated weights of each epoch, to recognize those that a callback restores.
+        self._digests: dict[int, str] = {}
+        self._warned: set[str] = set()
+        # Of this epoch, used by earlier processes.
+        self._earlier_joules = 0.0
         self._saved_at = time.monotonic()
         self._saved_position: tuple[int, int] | None = None
-        self.validation_logits = np.zeros((0, 0), np.float32)
-        self.history: list[dict[str, Any]] = []
-        self._epoch = self._step = self._global_step = 0
-        self._losses = np.zeros(0, np.float32)
-        self._correct = np.zeros(0, np.int32)
-        self._clock = dict.fromkeys(CLOCK, 0.0)
-        self._telemetry = GpuTelemetry(bus_id)
-        # Of this epoch, used by the processes before this one.
-        self._earlier_joules = 0.0
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of training and validation so far, stops and compilation left out."""
-        return self._clock["total"]
+        self.result: TrainResult | None = None
+        self.stopped = False
+        self.error: Exception | None = None
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self._events = EventWriter(
+            run.tensorboard,
+            config,
+            {"data": dataset.title},
+            dataset.train.images[self._indices[:SAMPLE_IMAGES]],
+            warn=reporter.warn,
+            begun=checkpoint is not None,
+        )
+        self._callbacks = keras.callbacks.CallbackList(
+            self._all_callbacks(), model=self._model, epochs=config.epochs, steps=loop.steps, verbose=0
+        )
 
-    @property
-    def compile_seconds(self) -> float:
-        """Seconds in which the run's programs were traced and compiled, in all processes of the run."""
-        return self._clock["compile_total"]
+    def _all_callbacks(self) -> list[keras.callbacks.Callback]:
+        callbacks = [
+            self._events,
+            EpochImages(
+                self._events, lambda: self._validation_logits, self._validation, self._dataset.classes
+            ),
+        ]
+        if self._options.histograms:
+            train, size = self._dataset.train, self._config.batch_size
+            callbacks.append(EpochHistograms(self._events, train, self._indices, size))
+        return [*callbacks, *self._options.callbacks]
 
-    @property
-    def position(self) -> tuple[int, int]:
-        """Complete epochs, and steps done of the next."""
-        return self._epoch, self._step
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up the state of a checkpoint.
-
-        Raises:
-            CheckpointError: its arrays do not fit this model and optimizer.
-        """
+    def _restore(self, checkpoint: Checkpoint) -> None:
         assign_variables(
             [*self._model.variables, *self._optimizer.variables],
             [*checkpoint.variables, *checkpoint.optimizer],
         )
-        self._epoch, self._step = checkpoint.epoch, checkpoint.step
-        self._global_step = checkpoint.global_step
+        self._epoch, self.step = checkpoint.epoch, checkpoint.step
+        self.global_step = checkpoint.global_step
         self._saved_position = self.position
         self._losses, self._correct = checkpoint.losses, checkpoint.correct
         self._best = checkpoint.best
         self.history, self._clock = list(checkpoint.history), {**self._clock, **checkpoint.clock}
         self._earlier_joules = self._clock.pop("joules", 0.0)
 
-    def train(
-        self, epochs: int, callbacks: Sequence[keras.callbacks.Callback]
-    ) -> Generator[Steps, Done, bool]:
-        """Train until `epochs` epochs are complete, or somebody asks to stop.
+    @property
+    def position(self) -> tuple[int, int]:
+        """Complete epochs, and steps done of the next one."""
+        return self._epoch, self.step
 
-        Yields:
-            The steps that are to be run next; what they gave is sent back.
+    @property
+    def is_active(self) -> bool:
+        """Whether the run is still training."""
+        return self.result is None and self.error is None and not self.stopped
 
-        Returns:
-            Whether the run is at its end (also when a callback set `stop_training`),
-            rather than stopped on the way with a checkpoint to go on from.
+    @property
+    def steps_left(self) -> int:
+        """Steps left of the epoch that has begun; 0 if none has."""
+        return self.loop.steps - self.step if self._in_epoch else 0
 
-        Raises:
-            TrainingError: a loss or a weight is not finite, or memory ran out.
-            OSError: a checkpoint could not be written; the ones before are whole.
-        """
-        callback_list = keras.callbacks.CallbackList(
-            list(callbacks), model=self._model, epochs=epochs, steps=self._loop.steps, verbose=0
-        )
+    @contextlib.contextmanager
+    def catching(self) -> Iterator[None]:
+        """Keep an exception as the run's error, so that other runs continue."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End the run with an error; failure.json records one that is about the training itself."""
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            step = min(self.step + 1, self.loop.steps)
+            seeds = self._options.side_by_side
+            failure = out_of_memory(self.loop.batch_size, self._epoch + 1, step, seeds)
+            failure.__cause__ = error
+            error = failure
+        self.error = error
+        if isinstance(error, TrainingError):
+            write_failure(self._run, error)
+            self._events.end_session(success=False)
+
+    def close(self) -> None:
+        """Close the files and the thread that the run holds."""
+        self._events.on_train_end()
+        self._telemetry.__exit__(None, None, None)
+
+    def begin(self) -> None:
+        """Start the callbacks, save the first checkpoint, and finish the run if nothing is left to train."""
         self._model.stop_training = False
         self._replicas.share([*self._model.variables, *self._optimizer.variables])
-        callback_list.on_train_begin()
+        self._callbacks.on_train_begin()
         if self._saved_position is None:
             self._save()
         self._write_history()
-        with self._telemetry:
-            while self._epoch < epochs and not self._model.stop_training:
-                if self._step == 0:
-                    self.ended_by = self._replicas.message(self._reason_to_end(epochs))
-                    if self.ended_by is not None:
-                        break
-                if not self._goes_on() or not (yield from self._train_epoch(epochs, callback_list)):
-                    self._save()
-                    return False
-                self._finish_epoch(epochs, callback_list)
-        # As Keras's fit does, before the callbacks' end.
-        self._finalize()
-        if self._model.stop_training and self._epoch < epochs:
-            self.ended_by = "callback"
-        if self._config.keep == "best":
-            assign_variables(self._model.weights, self._best)
-        callback_list.on_train_end()
-        self.kept = self._kept_row()
-        return True
+        self._telemetry.__enter__()
+        self._finish_if_over()
 
-    def _reason_to_end(self, epochs: int) -> str | None:
+    def advance(self, *, stop: bool) -> None:
+        """Do what comes before the next steps: stop, finish the epoch, begin one, or save a checkpoint."""
+        if stop:
+            self._save()
+            self.stopped = True
+        elif self.step == self.loop.steps:
+            self._finish_epoch()
+            self._finish_if_over()
+        else:
+            if not self._in_epoch:
+                self._begin_epoch()
+            elif time.monotonic() - self._saved_at >= self._options.checkpoint_every:
+                self._save()
+            self._callbacks.on_train_batch_begin(self.step)
+
+    def compile(self, seconds: float) -> None:
+        """Compile the validation, and count it with the `seconds` that the training took to compile."""
+        began = time.monotonic()
+        if self._replicas.is_chief:
+            self._predictor.compile(self._validation_images)
+        seconds += time.monotonic() - began
+        self._clock["compile"] += seconds
+        self._clock["compile_total"] += seconds
+
+    @contextlib.contextmanager
+    def profiled(self, steps: int) -> Iterator[None]:
+        """Trace a chunk of steps for TensorBoard's profiler if the options ask for it."""
+        if not self._options.profile:
+            yield
+            return
+        tf.profiler.experimental.start(str(self._run.tensorboard / "train"))
+        # The profiler counts by these marks; a chunk is one call and so one mark.
+        with tf.profiler.experimental.Trace("train", step_num=self.global_step, _r=1, steps=steps):
+            yield
+        tf.profiler.experimental.stop()
+
+    def take(self, chunk: Chunk, seconds: float) -> None:
+        """Take up the losses of a chunk of steps that took so many seconds.
+
+        Raises:
+            TrainingError: a loss or a weight is not finite.
+        """
+        count = len(chunk.losses)
+        if not chunk.finite:
+            shown = np.isfinite(chunk.losses).all()
+            what = "A weight" if shown else f"The loss ({chunk.losses[-1]})"
+            raise self._not_finite(what, self.step + count)
+        self._losses = np.concatenate([self._losses, chunk.losses])
+        self._correct = np.concatenate([self._correct, chunk.correct])
+        self.step += count
+        self.global_step += count
+        self._add_seconds(seconds, training=True)
+        loss, accuracy = self._training_metrics()
+        self._callbacks.on_train_batch_end(self.step - 1, {"loss": loss, "accuracy": accuracy})
+        training = self._clock["training"]
+        rate = int(self.loop.batch_sizes(0, self.step).sum()) / training
+        steps_left = (self._config.epochs - self._epoch) * self.loop.steps - self.step
+        self._reporter.progress(self.step, loss, accuracy, rate, steps_left * training / self.step)
+
+    def _begin_epoch(self) -> None:
+        if self._config.schedule == "plateau":
+            factor = plateau_factor([row["val_loss"] for row in self.history])
+            self._optimizer.learning_rate = self._config.learning_rate * factor
+        self.loop.set_order(epoch_order(self._config.seed, self._epoch, self.loop.count))
+        self._in_epoch = True
+        self._reporter.epoch_begun(self._epoch + 1, self._config.epochs, self.step, self.loop.steps)
+        self._callbacks.on_epoch_begin(self._epoch)
+
+    def _finish_epoch(self) -> None:
+        began = time.monotonic()
+        self._callbacks.on_test_begin()
+        with self._averaged():
+            self._validation_logits = self._validate(self._epoch + 1)
+            self._digests[self._epoch + 1] = weights_sha256(self._model)
+            weights = read_variables(self._model.weights) if self._config.keep == "best" else []
+        logits, labels = self._validation_logits, self._validation.labels
+        val_loss = metrics.cross_entropy(logits, labels)
+        if not np.isfinite(val_loss):
+            raise self._not_finite(f"The validation loss ({val_loss})", self.step)
+        val_accuracy = metrics.accuracy(logits, labels)
+        self._callbacks.on_test_end({"loss": val_loss, "accuracy": val_accuracy})
+        self._add_seconds(time.monotonic() - began, training=False)
+        loss, accuracy = self._training_metrics()
+        reading = self._telemetry.mark()
+        complete = CompleteEpoch(
+            loss=loss,
+            accuracy=accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            val_logits=logits,
+            val_labels=labels,
+            # The shortest number that is this float32: 0.001, not 0.0010000000474974513.
+            learning_rate=float(str(np.float32(self._optimizer.learning_rate))),
+            images=self.loop.count,
+            training_seconds=self._clock["training"],
+            seconds=self._clock["epoch"],
+            compile_seconds=self._clock["compile"],
+            gpu=reading,
+            energy_joules=self._with_earlier(reading.energy_joules),
+        )
+        row = history_row(self._epoch + 1, complete)
+        self.history.append(row)
+        if best_epoch(self.history) == len(self.history):
+            self._best = weights
+        self._callbacks.on_epoch_end(
+            self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None}
+        )
+        self._model.stop_training = self._replicas.totals(self._model.stop_training)[0] > 0
+        self._reporter.epoch_ended(row, self._config.epochs)
+        self._warn(row)
+        self._epoch, self.step, self._in_epoch = self._epoch + 1, 0, False
+        self._losses, self._correct = self._losses[:0], self._correct[:0]
+        self._clock |= {"epoch": 0.0, "training": 0.0, "compile": 0.0}
+        self._earlier_joules = 0.0
+        self._write_history()
+        self._save()
+
+    def _warn(self, row: Mapping[str, Any]) -> None:
+        """Say once of each concern that an epoch other than the last gives rise to."""
+        if self.global_step >= PATIENT_STEPS and self._epoch + 1 < self._config.epochs:
+            for name, text in self._concerns(row).items():
+                if name not in self._warned:
+                    self._warned.add(name)
+                    self._reporter.warn(text)
+
+    def _concerns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        return concerns(row, self._class_shares, self._config, self._recipe.learning_rate)
+
+    def _finish_if_over(self) -> None:
+        """Finish the run after its last epoch, or after an earlier one for a reason."""
+        ended_by = None
+        if self._epoch < self._config.epochs:
+            if self._model.stop_training:
+                ended_by = "callback"
+            elif self.step == 0:
+                ended_by = self._replicas.message(self._reason_to_end())
+            if ended_by is None:
+                return
+        self._finish(ended_by)
+
+    def _reason_to_end(self) -> str | None:
         return reason_to_end(
             self.history,
             self._clock["total"] + self._clock["compile_total"],
-            epochs,
+            self._config.epochs,
             config=self._config,
             options=self._options,
             note=self._reporter.note,
         )
 
-    def _kept_row(self) -> dict[str, Any]:
-        """The row of the epoch whose weights the model has: a callback may have put others back.
+    def _finish(self, ended_by: str | None) -> None:
+        """Give the model its final weights, and write the model and the result."""
+        # As Keras's fit does, before on_train_end.
+        self._finalize()
+        if self._config.keep == "best":
+            assign_variables(self._model.weights, self._best)
+        self._callbacks.on_train_end()
+        chosen_by, row = self._selected_epoch()
+        with self._writing(), files.atomic_path(self._run.model) as partial:
+            _portable(self._model).save(partial)
+        config = self._config
+        result = TrainResult(
+            run_dir=str(self._run.path),
+            recipe=config.recipe,
+            dataset=self._dataset.name,
+            epochs=len(self.history),
+            seed=config.seed,
+            parameters=self._model.count_params(),
+            device=self._device.kind,
+            precision=config.precision,
+            train={"loss": row["loss"], "accuracy": row["accuracy"]},
+            validation={
+                "split": config.validation, "loss": row["val_loss"], "accuracy": row["val_accuracy"],
+            },
+            seconds=self._clock["total"],
+            images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in self.history]),
+            weights_sha256=weights_sha256(self._model),
+            test_looks=len(self._run.read_looks()),
+            compile_seconds=self._clock["compile_total"],
+            planned_epochs=config.epochs,
+            chosen_epoch=row["epoch"],
+            chosen_by=chosen_by,
+            ended_by=ended_by,
+        )  # fmt: skip
+        with self._writing():
+            files.write_json(self._run.result, result.to_json())
+        self._events.end_session(success=True)
+        for text in self._concerns(self.history[-1]).values():
+            self._reporter.warn(text)
+        self.result = result
 
-        Weights of no epoch's end are validated anew; that row has no `epoch` of its own but None.
+    def _selected_epoch(self) -> tuple[str, dict[str, Any]]:
+        """What selected the epoch whose weights the model has, and that epoch's row.
+
+        A callback may have restored an earlier epoch's weights, or set others: these are validated again,
+        and the row's `epoch` is None.
         """
         last = len(self.history)
         if self._config.keep == "best":
-            self.chosen_by = "best validation accuracy"
-            return self.history[best_epoch(self.history) - 1]
+            return "best validation accuracy", self.history[best_epoch(self.history) - 1]
         epoch = kept_epoch(self._digests, weights_sha256(self._model), last)
-        if epoch != last:
-            self.chosen_by = "callback"
         if epoch is not None:
-            return self.history[epoch - 1]
-        logits, labels = self._validate(), self._watched.labels
+            return "last epoch" if epoch == last else "callback", self.history[epoch - 1]
+        logits, labels = self._validate(last), self._validation.labels
         figures = {
             "val_loss": metrics.cross_entropy(logits, labels),
             "val_accuracy": metrics.accuracy(logits, labels),
         }
-        return {**self.history[-1], **figures, "epoch": None}
-
-    def repeat_warnings(self) -> None:
-        """Say once more what still holds of the last epoch."""
-        for text in self._concerns(self.history[-1]).values():
-            self._reporter.warn(text)
-
-    def _concerns(self, row: Mapping[str, Any]) -> dict[str, str]:
-        return concerns(row, self._shares, self._config, self._recipe.learning_rate)
+        return "callback", {**self.history[-1], **figures, "epoch": None}
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
-        """While this holds, the weights are those that a run which ended here would keep.
+        """Give the model the weights that it would have if the run ended here.
 
-        They are others than those that training goes on with where the optimizer averages weights.
+        They differ from the weights in training if the optimizer averages them.
         """
         inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
         if not inner.use_ema:
@@ -248,157 +518,27 @@ class Trainer:
             assign_variables(self._model.weights, before)
 
     def _finalize(self) -> None:
-        """Give the model the averages, where the optimizer averages weights."""
+        """Give the model the averages if the optimizer averages weights."""
         self._optimizer.finalize_variable_values(self._model.trainable_variables)
-        if self._loop.statistics is not None:
-            self._loop.statistics.finalize()
+        if self.loop.statistics is not None:
+            self.loop.statistics.finalize()
 
-    def _compile(self) -> Generator[Steps, Done, None]:
-        """Compile all that an epoch runs, so that its time is in no other figure."""
-        try:
-            done = yield Steps(self._loop, self._step, 0, self._global_step)
-            began = time.monotonic()
-            if self._replicas.is_chief:
-                self._predictor.compile(self._watched_images)
-        except tf.errors.ResourceExhaustedError as error:
-            raise self._out_of_memory() from error
-        seconds = done.seconds + time.monotonic() - began
-        self._clock["compile"] += seconds
-        self._clock["compile_total"] += seconds
-        self._compiled = True
-
-    def _train_epoch(
-        self, epochs: int, callbacks: keras.callbacks.CallbackList
-    ) -> Generator[Steps, Done, bool]:
-        """Run the steps that are left of this epoch; False where it was asked to stop in between."""
-        if self._config.schedule == "plateau":
-            factor = plateau_factor([row["val_loss"] for row in self.history])
-            self._optimizer.learning_rate = self._config.learning_rate * factor
-        self._loop.set_order(epoch_order(self._config.seed, self._epoch, self._loop.count))
-        self._reporter.epoch_begun(self._epoch + 1, epochs, self._step, self._loop.steps)
-        callbacks.on_epoch_begin(self._epoch)
-        if not self._compiled:
-            yield from self._compile()
-        while self._step < self._loop.steps:
-            count = min(self._chunk_steps, self._loop.steps - self._step)
-            callbacks.on_train_batch_begin(self._step)
-            yield from self._run_chunk(count)
-            loss, accuracy = self._training_metrics()
-            callbacks.on_train_batch_end(self._step - 1, {"loss": loss, "accuracy": accuracy})
-            seconds = self._clock["training"]
-            rate = int(self._loop.batch_sizes(0, self._step).sum()) / seconds
-            steps_left = (epochs - self._epoch) * self._loop.steps - self._step
-            self._reporter.progress(self._step, loss, accuracy, rate, steps_left * seconds / self._step)
-            if not self._goes_on():
-                return False
-            if time.monotonic() - self._saved_at >= self._options.checkpoint_every:
-                self._save()
-        return True
-
-    def _goes_on(self) -> bool:
-        """Whether no process was asked to stop; and all take chunks of the chief's length from here on."""
-        length = self._chunk_steps if self._replicas.is_chief else 0
-        stops, steps = self._replicas.totals(bool(self._options.should_stop()), length)
-        self._chunk_steps = int(steps)
-        return not stops
-
-    def _validate(self) -> np.ndarray:
-        """The logits of the watched images, float32 [N, classes]."""
-        return self._replicas.of_chief(lambda: self._predictor(self._watched_images))
-
-    def _run_chunk(self, count: int) -> Generator[Steps, Done, None]:
-        # The first chunk warms up.
-        profile = self._options.profile and self._chunks_run == 1
-        if profile:
-            tf.profiler.experimental.start(str(self._run.tensorboard / "train"))
-        # The profiler's tools count by such marks; a chunk is one call, so it is one mark.
-        mark = tf.profiler.experimental.Trace("train", step_num=self._global_step, _r=1, steps=count)
-        try:
-            with mark if profile else contextlib.nullcontext():
-                done = yield Steps(self._loop, self._step, count, self._global_step)
-        except tf.errors.ResourceExhaustedError as error:
-            raise self._out_of_memory() from error
-        if profile:
-            tf.profiler.experimental.stop()
-        chunk = done.chunk
-        assert chunk is not None, "steps were asked for"
-        if not chunk.finite:
-            shown = np.isfinite(chunk.losses).all()
-            what = "A weight" if shown else f"The loss ({chunk.losses[-1]})"
-            raise self._not_finite(what, self._step + len(chunk.losses))
-        # Other runs of the same program may have asked for fewer.
-        count = len(chunk.losses)
-        if self._chunks_run > 0:
-            per_step = done.seconds / count
-            self._chunk_steps = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS / per_step)))
-        self._chunks_run += 1
-        self._losses = np.concatenate([self._losses, chunk.losses])
-        self._correct = np.concatenate([self._correct, chunk.correct])
-        self._step += count
-        self._global_step += count
-        self._add_seconds(done.seconds, training=True)
-
-    def _finish_epoch(self, epochs: int, callbacks: keras.callbacks.CallbackList) -> None:
-        began = time.monotonic()
-        callbacks.on_test_begin()
-        try:
-            with self._averaged():
-                self.validation_logits = self._validate()
-                self._digests[self._epoch + 1] = weights_sha256(self._model)
-                weights = read_variables(self._model.weights) if self._config.keep == "best" else []
-        except tf.errors.ResourceExhaustedError as error:
-            raise self._out_of_memory() from error
-        labels = self._watched.labels
-        val_loss = metrics.cross_entropy(self.validation_logits, labels)
-        if not np.isfinite(val_loss):
-            raise self._not_finite(f"The loss of the watched images ({val_loss})", self._step)
-        val_accuracy = metrics.accuracy(self.validation_logits, labels)
-        callbacks.on_test_end({"loss": val_loss, "accuracy": val_accuracy})
-        self._add_seconds(time.monotonic() - began, training=False)
-        loss, accuracy = self._training_metrics()
-        reading = self._telemetry.mark()
-        complete = CompleteEpoch(
-            loss=loss,
-            accuracy=accuracy,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            val_logits=self.validation_logits,
-            val_labels=labels,
-            # The shortest number that is this float32: 0.001, not 0.0010000000474974513.
-            learning_rate=float(str(np.float32(self._optimizer.learning_rate))),
-            images=self._loop.count,
-            training_seconds=self._clock["training"],
-            seconds=self._clock["epoch"],
-            compile_seconds=self._clock["compile"],
-            gpu=reading,
-            energy_joules=self._with_earlier(reading.energy_joules),
-        )
-        row = history_row(self._epoch + 1, complete)
-        self.history.append(row)
-        if best_epoch(self.history) == len(self.history):
-            self._best = weights
-        callbacks.on_epoch_end(self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None})
-        self._model.stop_training = self._replicas.totals(self._model.stop_training)[0] > 0
-        self._reporter.epoch_ended(row, epochs)
-        if self._global_step >= PATIENT_STEPS and self._epoch + 1 < epochs:
-            for name, text in self._concerns(row).items():
-                if self._warned.setdefault(name, text) is text:
-                    self._reporter.warn(text)
-        self._epoch, self._step = self._epoch + 1, 0
-        self._losses, self._correct = self._losses[:0], self._correct[:0]
-        self._clock |= {"epoch": 0.0, "training": 0.0, "compile": 0.0}
-        self._earlier_joules = 0.0
-        self._write_history()
-        self._save()
+    def _validate(self, epoch: int) -> np.ndarray:
+        """The logits of the validation images, float32 [N, classes]; a look at the test set is recorded."""
+        if self._config.validation == "test":
+            with self._writing():
+                self._run.record_look("train", epoch)
+        return self._replicas.of_chief(lambda: self._predictor(self._validation_images))
 
     def _training_metrics(self) -> tuple[float, float]:
-        sizes = self._loop.batch_sizes(0, self._step)
+        """Mean loss and accuracy of the epoch's steps so far."""
+        sizes = self.loop.batch_sizes(0, self.step)
         images = int(sizes.sum())
-        # In float64 and in one piece, so that the sum does not depend on where the chunks were cut.
+        # In float64 and in one piece, so that the sum does not depend on how the steps were chunked.
         return float(self._losses.astype(np.float64) @ sizes) / images, int(self._correct.sum()) / images
 
     def _with_earlier(self, joules: float | None) -> float | None:
-        # Runs of one program share what the GPU takes.
+        # Runs of one program share the GPU's energy.
         return None if joules is None else self._earlier_joules + joules / self._options.side_by_side
 
     def _add_seconds(self, seconds: float, *, training: bool) -> None:
@@ -407,37 +547,104 @@ class Trainer:
         if training:
             self._clock["training"] += seconds
 
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        remedy = (
+            "The last checkpoint is whole; make room, then resume with: "
+            f"cifar-trainer train --resume {self._run.path}"
+        )
+        return files.writing(self._run.path, remedy)
+
     def _write_history(self) -> None:
         try:
             write_history(self._run.history, self.history)
         except OSError as error:
-            self._reporter.warn(f"{self._run.history} cannot be written ({error.strerror}); going on.")
+            self._reporter.warn(f"{self._run.history} cannot be written ({error.strerror}); continuing.")
 
     def _save(self) -> None:
         if self._saved_position == self.position:
             return
-        self._flush()
-        checkpoints.save(
-            self._run.checkpoints,
-            Checkpoint(
-                epoch=self._epoch,
-                step=self._step,
-                global_step=self._global_step,
-                variables=read_variables(self._model.variables),
-                optimizer=read_variables(self._optimizer.variables),
-                losses=self._losses,
-                correct=self._correct,
-                history=self.history,
-                clock={**self._clock, "joules": self._with_earlier(self._telemetry.joules()) or 0.0},
-                identity=self._identity,
-                best=self._best,
-            ),
-        )
+        self._events.flush()
+        with self._writing():
+            checkpoints.save(
+                self._run.checkpoints,
+                Checkpoint(
+                    epoch=self._epoch,
+                    step=self.step,
+                    global_step=self.global_step,
+                    variables=read_variables(self._model.variables),
+                    optimizer=read_variables(self._optimizer.variables),
+                    losses=self._losses,
+                    correct=self._correct,
+                    history=self.history,
+                    clock={**self._clock, "joules": self._with_earlier(self._telemetry.joules()) or 0.0},
+                    identity=self._config.identity(),
+                    best=self._best,
+                ),
+            )
         self._saved_at, self._saved_position = time.monotonic(), self.position
 
     def _not_finite(self, what: str, step: int) -> TrainingError:
-        return not_finite(what, self._epoch + 1, step, self._loop.steps, self._config.precision)
+        return not_finite(what, self._epoch + 1, step, self.loop.steps, self._config.precision)
 
-    def _out_of_memory(self) -> TrainingError:
-        step = min(self._step + 1, self._loop.steps)
-        return out_of_memory(self._loop.batch_size, self._epoch + 1, step, self._options.side_by_side)
+
+def open_trainer(
+    config: Settings,
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Run,
+    checkpoint: Checkpoint | None,
+    device: Device,
+    reporter: TrainingReporter,
+    options: Options,
+    *,
+    replicas: Alone = ALONE,
+) -> Trainer:
+    """Build a run's network, optimizer and loop, ready to train.
+
+    The caller holds the run, and has written config.json and environment.json.
+
+    Raises:
+        TrainingError: the data do not fit into the device's memory; failure.json records it.
+        CheckpointError: `checkpoint` does not fit the model and its optimizer.
+        UsageError: the network cannot be trained by several processes.
+    """
+    run.failure.unlink(missing_ok=True)
+    indices, validation = split_for(dataset, config)
+    try:
+        loop = assemble(
+            config, recipe, dataset.train, indices,
+            classes=len(dataset.classes), gpu=device.kind == "gpu", replicas=replicas,
+            stacked=options.side_by_side > 1,
+        )  # fmt: skip
+        return Trainer(
+            loop, config, recipe, dataset, run, device, checkpoint,
+            options=options, reporter=reporter, replicas=replicas,
+        )  # fmt: skip
+    except tf.errors.ResourceExhaustedError as error:
+        epoch, step = (0, 0) if checkpoint is None else (checkpoint.epoch, checkpoint.step)
+        images = len(indices) + len(validation)
+        failure = TrainingError(
+            f"The device has no memory for {images:,} images "
+            f"({images * validation.images[0].nbytes / 2**20:,.0f} MiB) and the model. "
+            "Free its memory, train on fewer images with --limit, or use --device cpu.",
+            epoch + 1,
+            step + 1,
+        )
+        write_failure(run, failure)
+        raise failure from error
+
+
+def write_failure(run: Run, error: TrainingError) -> None:
+    """Write failure.json."""
+    files.write_json(run.failure, {"message": str(error), "epoch": error.epoch, "step": error.step})
+
+
+def _portable(model: keras.Model) -> keras.Model:
+    """The model, or an uncompiled copy if plain Keras does not know its optimizer or its loss."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    parts = (optimizer, optimizer._learning_rate, model.loss)
+    if all(type(part).__module__.split(".")[0] == "keras" for part in parts):
+        return model
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy

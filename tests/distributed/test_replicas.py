@@ -41,7 +41,7 @@ count = steps * batch - 5
 split, indices = Split(images, labels, ""), np.arange(count)
 loop = assemble(config, get_recipe(recipe), split, indices, classes=10, gpu=False, replicas=replicas)
 loop.set_order(epoch_order(3, 0, count))
-chunk = loop.run(0, steps, 0)
+(chunk,) = loop.run(0, steps, 0)
 weights = np.concatenate([weight.ravel() for weight in loop.model.get_weights()])
 np.savez(out, losses=chunk.losses, correct=chunk.correct, weights=weights)
 """

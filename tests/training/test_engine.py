@@ -65,7 +65,7 @@ def loop_losses(
     while done < STEPS:
         loop.set_order(epoch_order(5, epoch, len(labels)))
         count = min(loop.steps, STEPS - done)
-        losses.append(loop.run(0, count, done).losses)
+        losses.append(loop.run(0, count, done)[0].losses)
         done, epoch = done + count, epoch + 1
     return np.concatenate(losses), model
 
@@ -160,7 +160,7 @@ def test_under_xla_an_epoch_of_a_recipe_whose_images_do_not_see_each_other_is_on
             get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla
         )
         loop.set_order(epoch_order(5, 0, 40))
-        chunks.append(loop.run(0, loop.steps, 0))
+        chunks += loop.run(0, loop.steps, 0)
     assert loop._run.experimental_get_tracing_count() == 1
     np.testing.assert_allclose(chunks[0].losses, chunks[1].losses, rtol=1e-5)
     np.testing.assert_array_equal(chunks[0].correct, chunks[1].correct)
@@ -199,7 +199,9 @@ def test_steps_in_blocks_are_the_steps_one_by_one() -> None:
         )
         loop.set_order(epoch_order(5, 0, 80))
         starts = np.cumsum([0, *calls[:-1]])
-        losses.append(np.concatenate([loop.run(s, n, s).losses for s, n in zip(starts, calls, strict=True)]))
+        losses.append(
+            np.concatenate([loop.run(s, n, s)[0].losses for s, n in zip(starts, calls, strict=True)])
+        )
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
 
@@ -217,7 +219,7 @@ def test_a_loss_that_is_not_finite_inside_a_block_is_the_last_of_the_chunk(xla: 
     optimizer.apply = spoiled
     loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
     loop.set_order(np.arange(640))
-    chunk = loop.run(0, 40, 0)
+    (chunk,) = loop.run(0, 40, 0)
     assert (len(chunk.losses), chunk.finite) == (6, False)
 
 
@@ -262,7 +264,7 @@ def test_the_losses_that_layers_add_are_those_of_keras_train_on_batch(shards: in
     for at in range(0, 48, 16):
         plain.reset_metrics()
         expected.append(float(plain.train_on_batch(images[at : at + 16], labels[at : at + 16])))
-    np.testing.assert_allclose(loop.run(0, 3, 0).losses, expected, rtol=1e-5)
+    np.testing.assert_allclose(loop.run(0, 3, 0)[0].losses, expected, rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
@@ -270,10 +272,10 @@ def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
     model, optimizer = build("document")
     loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
     loop.set_order(np.arange(160))
-    assert loop.run(0, 3, 0).finite
+    assert loop.run(0, 3, 0)[0].finite
     kernel = model.trainable_variables[0]
     kernel.assign(np.full(kernel.shape, np.nan, np.float32))
-    chunk = loop.run(3, 5, 3)
+    (chunk,) = loop.run(3, 5, 3)
     assert not chunk.finite
     assert len(chunk.losses) == 1
 
@@ -305,7 +307,7 @@ def test_a_weight_that_is_not_finite_ends_the_chunk_at_its_step_where_no_loss_sh
     optimizer.apply = spoiled
     loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
     loop.set_order(np.arange(160))
-    chunk = loop.run(0, 8, 0)
+    (chunk,) = loop.run(0, 8, 0)
     assert np.isfinite(chunk.losses).all()
     assert (len(chunk.losses), len(chunk.correct), chunk.finite) == (3, 3, False)
 
@@ -319,7 +321,7 @@ def xla_losses(recipe_name: str, *, xla: bool, rate: float) -> np.ndarray:
             layer.rate = rate
     loop = StepLoop(get_recipe(recipe_name), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
     loop.set_order(epoch_order(5, 0, 40))
-    return loop.run(0, 3, 0).losses
+    return loop.run(0, 3, 0)[0].losses
 
 
 @pytest.mark.parametrize("recipe_name", ["document", "regularized"])
@@ -385,7 +387,7 @@ def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: 
     losses = []
     for epoch in range(6):
         loop.set_order(epoch_order(0, epoch, 64))
-        losses.append(loop.run(0, loop.steps, epoch * loop.steps).losses.mean())
+        losses.append(loop.run(0, loop.steps, epoch * loop.steps)[0].losses.mean())
     assert losses[-1] < 0.8 * losses[0]
     assert {keras.backend.standardize_dtype(weight.dtype) for weight in model.weights} == {"float32"}
     assert model(images[:2]).dtype == tf.float32
@@ -405,7 +407,7 @@ def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight(xl
     before = model.get_weights()
     loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
     loop.set_order(epoch_order(0, 0, 64))
-    chunk = loop.run(0, 2, 0)
+    (chunk,) = loop.run(0, 2, 0)
     assert chunk.finite
     assert len(chunk.losses) == 2
     assert float(optimizer.dynamic_scale.numpy()) == 2.0**38
@@ -435,7 +437,7 @@ def test_losses_with_class_weights_are_those_computed_image_by_image(shards: int
         xla=xla, class_weights=weights,
     )  # fmt: skip
     loop.set_order(np.arange(40))
-    found = loop.run(0, 3, 0).losses
+    found = loop.run(0, 3, 0)[0].losses
     model, optimizer = build("document")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     expected = []

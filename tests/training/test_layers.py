@@ -42,7 +42,7 @@ def trained(
     optimizer.build(model.trainable_variables)
     loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=64, seed=0, forms=forms)
     loop.set_order(epoch_order(0, 0, len(labels)))
-    return model, loop.run(0, steps, 0).losses
+    return model, loop.run(0, steps, 0)[0].losses
 
 
 def test_after_20_steps_the_statistics_classify_as_well_as_those_estimated_anew() -> None:

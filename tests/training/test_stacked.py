@@ -68,12 +68,12 @@ def test_losses_and_hits_are_those_of_each_seed_alone_within_rounding(
 ) -> None:
     """A whole epoch, its smaller last batch included; batch normalization, dropout and augmentation."""
     stacked = StackedLoop([loop_of(seed, recipe, stacked=True, **settings) for seed in SEEDS], 2)
-    found = stacked.run([0, 1], 0, STEPS, 0)
+    found = stacked.run(0, STEPS, 0, [0, 1])
     for seed, chunk in zip(SEEDS, found, strict=True):
-        same_forms = loop_of(seed, recipe, stacked=True, **settings).run(0, STEPS, 0)
+        same_forms = loop_of(seed, recipe, stacked=True, **settings).run(0, STEPS, 0)[0]
         np.testing.assert_allclose(chunk.losses, same_forms.losses, atol=ROUNDING)
         assert np.abs(chunk.correct - same_forms.correct).max() <= 1
-        usual = loop_of(seed, recipe, stacked=False, **settings).run(0, EARLY, 0)
+        usual = loop_of(seed, recipe, stacked=False, **settings).run(0, EARLY, 0)[0]
         np.testing.assert_allclose(chunk.losses[:EARLY], usual.losses, atol=ROUNDING)
 
 
@@ -112,7 +112,8 @@ def test_a_groups_checkpoints_are_looked_at_without_tensorflow(group: GroupResul
     runs = [run.run_dir for run in group.runs]
     code = (
         "import sys; from pathlib import Path; from cifar_trainer.run import Run\n"
-        f"from cifar_trainer.training.side_by_side import align; align([Run(Path(run)) for run in {runs}])\n"
+        "from cifar_trainer.training.seeds import truncate_to_common_step\n"
+        f"truncate_to_common_step([Run(Path(run)) for run in {runs}])\n"
         "print('tensorflow' in sys.modules)"
     )
     assert run_python(["-c", code], own_process=True).stdout == "False\n"
