@@ -1,6 +1,6 @@
 """Train, evaluate and export image classifiers with Keras.
 
-The commands of `cifar-trainer` call these functions, and so can a notebook:
+Each command of `cifar-trainer` has its function here, for scripts and notebooks:
 
     import cifar_trainer
 
@@ -8,7 +8,10 @@ The commands of `cifar-trainer` call these functions, and so can a notebook:
     result = cifar_trainer.train(epochs=10, seed=0)
     report = cifar_trainer.evaluate(result.run_dir)
 
-Importing this package takes no time; TensorFlow comes with the first call that computes.
+Arguments are named as the options of the commands; each function returns a result whose `to_json()` is what
+the command prints with `--json`. Errors are in `cifar_trainer.errors`.
+
+Importing this package is instant; TensorFlow is imported by the first call that computes.
 """
 
 import importlib
@@ -18,25 +21,37 @@ from cifar_trainer import errors
 
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.export import export as export
+    from cifar_trainer.benchmarking import benchmark as benchmark
+    from cifar_trainer.comparison import compare as compare
     from cifar_trainer.data.prepare import prepare as prepare
+    from cifar_trainer.devices.survey import environment as environment
     from cifar_trainer.evaluation.evaluate import evaluate as evaluate
     from cifar_trainer.prediction import predict as predict
+    from cifar_trainer.recipes.catalogue import list_recipes as list_recipes
+    from cifar_trainer.run import list_runs as list_runs
     from cifar_trainer.run import open_run as load_run  # noqa: F401
+    from cifar_trainer.training.reproduction import reproduce as reproduce
     from cifar_trainer.training.session import resume as resume
     from cifar_trainer.training.session import train as train
 
 __version__ = "0.1.0"
 
-#: Why it ends at once on native Windows, which has neither flock nor SIGHUP.
+#: The message on native Windows, which has neither flock nor SIGHUP.
 UNSUPPORTED = "cifar-trainer runs on Linux and macOS. On Windows, install and run it inside WSL 2."
 
-#: Where each function of the API stands.
+#: The module of each function of the API, and the function's name there.
 _FUNCTIONS = {
+    "benchmark": ("benchmarking", "benchmark"),
+    "compare": ("comparison", "compare"),
+    "environment": ("devices.survey", "environment"),
     "evaluate": ("evaluation.evaluate", "evaluate"),
     "export": ("artefacts.export", "export"),
+    "list_recipes": ("recipes.catalogue", "list_recipes"),
+    "list_runs": ("run", "list_runs"),
     "load_run": ("run", "open_run"),
     "predict": ("prediction", "predict"),
     "prepare": ("data.prepare", "prepare"),
+    "reproduce": ("training.reproduction", "reproduce"),
     "resume": ("training.session", "resume"),
     "train": ("training.session", "train"),
 }

@@ -12,6 +12,8 @@ from cifar_trainer import devices, files
 from cifar_trainer.errors import UsageError
 from cifar_trainer.plots import LINES, Figure, Theme, new_figure, shorten
 from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.results import Result
+from cifar_trainer.run import is_run_folder, open_run
 from cifar_trainer.settings import (
     DEVICE_ALIASES,
     DEVICES,
@@ -35,7 +37,7 @@ LEAST_CALLS = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Timing:
+class Timing(Result):
     """One artefact at one batch size.
 
     Attributes:
@@ -73,7 +75,7 @@ class Latency:
 
 
 @dataclasses.dataclass(frozen=True)
-class LatencyBenchmark:
+class LatencyBenchmark(Result):
     """How fast artefacts answer.
 
     Attributes:
@@ -92,10 +94,78 @@ class LatencyBenchmark:
         return {"environment": self.environment, "artefacts": artefacts}
 
 
+def benchmark(
+    artefacts: str | Path | Sequence[str | Path] = (),
+    *,
+    run: str | Path | None = None,
+    batch_size: int | Sequence[int] | None = None,
+    seconds: float = 2.0,
+    train: bool = False,
+    recipe: str | Path = "document",
+    precision: str = "float32",
+    xla: bool | None = None,
+    conv: str = "auto",
+    device: str = "auto",
+    verbose: bool = False,
+    on_start: Callable[[str], None] = lambda what: None,
+) -> "LatencyBenchmark | TrainingBenchmark":
+    """Measure how fast artefacts answer, or with `train` how fast a recipe trains.
+
+    Args:
+        artefacts: their paths, or one run's folder. None at all: the run's model and its exports.
+        run: the folder of that run; None is the newest run with a model.
+        batch_size: images a call, one or several sizes; with `train`, images a step. None: 1, 8, 64 and 512;
+            with `train` the recipe's.
+        seconds: duration of each measurement.
+        train: measure training. The next four arguments are for that.
+        recipe: the name of a recipe, or a Python file that defines one.
+        precision: one of `settings.PRECISIONS`.
+        xla: whether XLA compiles the step; None: on a GPU only.
+        conv: one of `settings.CONVOLUTIONS`.
+        device: one of `settings.DEVICES`. `auto` measures artefacts on the CPU, and also on a GPU.
+        verbose: show TensorFlow's own messages.
+        on_start: called with what is measured next, in words.
+
+    Raises:
+        UsageError: an argument is not possible.
+        RunError: there is no such run, or an artefact is missing or damaged.
+        DeviceError: there is no such device.
+    """
+    paths = [Path(artefacts)] if isinstance(artefacts, str | Path) else [Path(path) for path in artefacts]
+    sizes = [batch_size] if isinstance(batch_size, int) else list(batch_size or ())
+    if train:
+        if paths or run is not None:
+            raise UsageError("--train measures a recipe; leave out ARTEFACT and --run.")
+        if len(sizes) > 1:
+            raise UsageError("--train takes one --batch-size.")
+        return benchmark_training(
+            str(recipe),
+            batch_size=sizes[0] if sizes else None,
+            precision=precision,
+            xla=xla,
+            conv=conv,
+            device=device,
+            seconds=seconds,
+            verbose=verbose,
+            on_start=lambda config, name: on_start(f"{recipe}, batch size {config.batch_size}, on {name}"),
+        )
+    if run is None and len(paths) == 1 and is_run_folder(paths[0]):
+        run, paths = paths[0], []
+    return benchmark_artefacts(
+        paths,
+        run=run,
+        batch_sizes=sizes or BATCH_SIZES,
+        seconds=seconds,
+        device=device,
+        verbose=verbose,
+        on_artefact=lambda path, place: on_start(f"{path} on the {place.upper()}"),
+    )
+
+
 def benchmark_artefacts(
     artefacts: Sequence[Path] = (),
     *,
-    run: Path | None = None,
+    run: str | Path | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     seconds: float = 2.0,
     device: str = "auto",
@@ -140,9 +210,8 @@ def benchmark_artefacts(
     return LatencyBenchmark(started.description, devices.describe_environment(started), tuple(measured))
 
 
-def _artefacts_of(run: Path | None) -> list[Path]:
+def _artefacts_of(run: str | Path | None) -> list[Path]:
     from cifar_trainer.artefacts.formats import FORMATS
-    from cifar_trainer.run import open_run
 
     opened = open_run(run, with_model=True)
     exported = [opened.export / form.file_name for form in FORMATS.values()]
@@ -227,7 +296,7 @@ class Throughput:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingBenchmark:
+class TrainingBenchmark(Result):
     """How fast a recipe trains.
 
     Attributes:

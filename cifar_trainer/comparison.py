@@ -17,6 +17,7 @@ from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
 from cifar_trainer.evaluation.subject import total_energy
 from cifar_trainer.plots import LINES, Figure, MaxNLocator, PercentFormatter, Theme, new_figure, shorten
 from cifar_trainer.process import module_command
+from cifar_trainer.results import Result
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.settings import Settings, check_choice
 
@@ -125,7 +126,7 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Result):
     """Runs that are compared.
 
     Attributes:

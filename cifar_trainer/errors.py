@@ -34,6 +34,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, such as `1 epoch` or `1,563 steps`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 class CifarTrainerError(Exception):
     """The root of the family: a failure with a message meant for the user."""
 

@@ -3,16 +3,19 @@
 import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 import urllib.parse
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from cifar_trainer.errors import CifarTrainerError
 
 _NAME = "cifar-trainer"
+#: The extras that a user installs; `dev` and the like are for those who change this package.
+_USERS_EXTRA = r"extra == ['\"](gpu|litert|onnx|serve|sweep|data|serving)['\"]"
 #: Files that a tool leaves in each environment of its own, and its command.
 _TOOLS = {"uv-receipt.toml": "uv tool install --force", "pipx_metadata.json": "pipx install --force"}
 
@@ -47,6 +50,29 @@ def install_command(*extras: str) -> str:
     wanted = f"[{','.join(extras)}]"
     target = f"{_NAME}{wanted} @ {source}" if "://" in source else f"{source}{wanted}"
     return f"{command} {shlex.quote(target)}"
+
+
+def optional_packages() -> dict[str, str | None]:
+    """The packages of all extras and their installed versions; None for one that is not installed."""
+    try:
+        required = distribution(_NAME).requires or []
+    except PackageNotFoundError:
+        required = []
+    always = {_package(each) for each in required if "extra ==" not in each}
+    optional = {_package(each) for each in required if re.search(_USERS_EXTRA, each)}
+    return {name: _version(name) for name in sorted(optional - always - {_NAME})}
+
+
+def _package(requirement: str) -> str:
+    found = re.match(r"[\w.-]+", requirement)
+    return "" if found is None else found[0].lower()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _source() -> tuple[str, bool]:

@@ -24,6 +24,7 @@ from cifar_trainer.images import (
     is_leftover,
     name_unread_format,
 )
+from cifar_trainer.results import Result
 from cifar_trainer.run import Run, is_run_folder, open_run
 from cifar_trainer.settings import check_count
 
@@ -98,7 +99,7 @@ class Failure:
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictionReport:
+class PredictionReport(Result):
     """What a model says about images.
 
     Attributes:

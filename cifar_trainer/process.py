@@ -1,6 +1,9 @@
-"""Start a module of this package in another Python process."""
+"""This process, and others that run modules of this package."""
 
 import sys
+
+#: The command that started this process, as a person would type it; None if other Python code calls us.
+command_line: str | None = None
 
 
 def module_command(module: str, *arguments: object) -> list[str]:

@@ -18,6 +18,7 @@ from cifar_trainer.artefacts.formats import (
     write_artefact,
 )
 from cifar_trainer.artefacts.verification import prove
+from cifar_trainer.results import Result
 from cifar_trainer.run import open_run
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _EXAMPLES = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Result):
     """What an export has put in place.
 
     Attributes:

@@ -10,7 +10,7 @@ import importlib
 import click
 
 from cifar_trainer import __version__
-from cifar_trainer.cli.base import Group, name_variables, verbosity_options
+from cifar_trainer.cli.base import Group, verbosity_options
 
 #: The commands and what each does, in the order in which a newcomer meets them.
 COMMANDS = {
@@ -40,12 +40,12 @@ class _LazyGroup(Group):
         module = importlib.import_module(f"cifar_trainer.cli.{name}")
         command: click.Command = module.command
         command.short_help = COMMANDS[name]
-        name_variables(command, name)
         return command
 
 
 @click.group(
     cls=_LazyGroup,
+    params=verbosity_options(),
     context_settings={
         "auto_envvar_prefix": "CIFAR_TRAINER",
         "help_option_names": ["-h", "--help"],
@@ -53,7 +53,6 @@ class _LazyGroup(Group):
     },
 )
 @click.version_option(__version__, prog_name="cifar-trainer", allow_from_autoenv=False)
-@verbosity_options
 def main() -> None:
     """Train, evaluate and export image classifiers.
 

@@ -1,27 +1,27 @@
-"""What every command shares: verbosity, errors as one message, exit codes, JSON."""
+"""The frame that all commands share: one message an error, exit codes, streams, -q, -v and --json."""
 
-import contextlib
 import functools
-import json
-import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
-from cifar_trainer import UNSUPPORTED, errors
+from cifar_trainer import UNSUPPORTED, errors, process
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Exit codes by the class of the error, most special first.
+#: Exit codes by the class of the error, the most specific first.
 EXIT_CODES: tuple[tuple[type[errors.CifarTrainerError], int], ...] = (
     (errors.UsageError, 2),
     (errors.DataError, 3),
@@ -32,12 +32,12 @@ EXIT_CODES: tuple[tuple[type[errors.CifarTrainerError], int], ...] = (
 
 _VERBOSITY = "cifar_trainer.verbosity"
 
-#: Nobody reads stderr any more: the message is lost, the exit code is not.
-_UNREAD = contextlib.suppress(OSError)
+#: If nobody reads stderr, the message is lost, the exit code is not.
+_UNREAD = suppress(OSError)
 
 
 class Terminated(BaseException):
-    """A signal that asks the process to end; BaseException, so that no handler swallows it."""
+    """A signal that asks the process to end; a BaseException, so that no handler swallows it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -50,14 +50,14 @@ class Group(click.Group):
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any
     ) -> Any:
-        """Run the command line; `standalone_mode` off returns and raises instead of exiting."""
+        """Run the command line; without `standalone_mode`, return and raise instead of exiting."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
         if sys.platform == "win32":
             sys.exit(f"Error: {UNSUPPORTED}")
         _open_closed_streams()
         _raise_on_signals()
-        _show_warnings()
+        process.command_line = shlex.join(["cifar-trainer", *(sys.argv[1:] if args is None else args)])
         try:
             # Click's own standalone mode would exit 1 on Ctrl-C; scripts expect 130.
             result = super().main(args, standalone_mode=False, **extra)
@@ -76,14 +76,14 @@ class Group(click.Group):
         except BrokenPipeError:
             _exit_quietly()
 
-    # Click itself would exit 1 where the reader of a pipe is gone, in parsing (--help) and in commands.
+    # If the reader of a pipe is gone, Click would exit 1, in parsing (--help) and in commands.
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
             return super().make_context(*args, **kwargs)
         except BrokenPipeError:
             _exit_quietly()
-        except OSError as error:  # Of --help and --version: nothing else is read or written so early.
+        except OSError as error:  # Only --help and --version write so early, and nothing else reads.
             _exit_unwritten(error)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -131,7 +131,7 @@ _FOREIGN_OPTIONS = {
 
 
 def _with_hint(error: click.ClickException) -> click.ClickException:
-    """The error, naming the option of this tool where somebody has typed another tool's."""
+    """The error, with the option of this tool if the user has typed another tool's."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return error
     ours = _FOREIGN_OPTIONS.get(error.option_name)
@@ -142,39 +142,70 @@ def _with_hint(error: click.ClickException) -> click.ClickException:
 
 
 def exit_code(error: errors.CifarTrainerError) -> int:
-    """The exit code that belongs to an error."""
+    """The exit code of an error."""
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
-def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add -q and -v; both may stand before or after the command's name."""
+def make_command(name: str, *, has_json: bool = True) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function that takes an `Output` and its options.
+
+    The command gets -q, -v and --json, and each option can also be set by the variable
+    CIFAR_TRAINER_<COMMAND>_<OPTION>.
+
+    Args:
+        name: as it is typed.
+        has_json: whether it has --json.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def run(as_json: bool = False, **options: Any) -> None:
+            from cifar_trainer.cli.console import Output
+
+            output = Output(verbosity(), as_json)
+            with output.in_charge():
+                function(output, **options)
+
+        made = click.command(name=name)(run)
+        if has_json:
+            made.params.append(_json_option())
+        made.params += verbosity_options()
+        for option in made.params:
+            if isinstance(option, click.Option):
+                # Click would name the variable by the function's argument: AS_JSON for --json.
+                typed = max(option.opts, key=len).removeprefix("--").replace("-", "_")
+                others = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+                option.envvar = [f"CIFAR_TRAINER_{name}_{typed}".upper(), *others]
+        return made
+
+    return decorate
+
+
+def verbosity_options() -> list[click.Parameter]:
+    """-q and -v, which may stand before or after the command's name."""
 
     def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
         if value:
             ctx.meta[_VERBOSITY] = -1 if parameter.name == "quiet" else 1
 
-    quiet = click.option(
-        "-q", "--quiet", is_flag=True, expose_value=False, callback=remember, show_default=False,
-        help="Only results and errors.",
-    )  # fmt: skip
-    verbose = click.option(
-        "-v", "--verbose", is_flag=True, expose_value=False, callback=remember, show_default=False,
-        help="More detail: tracebacks, TensorFlow's own messages.",
-    )  # fmt: skip
-    return quiet(verbose(command))
+    common: dict[str, Any] = {
+        "is_flag": True, "expose_value": False, "callback": remember, "show_default": False
+    }  # fmt: skip
+    return [
+        click.Option(["-q", "--quiet"], help="Print only results and errors.", **common),
+        click.Option(["-v", "--verbose"], help="Show tracebacks and TensorFlow's own messages.", **common),
+    ]
+
+
+def _json_option() -> click.Option:
+    text = "Print the result as one JSON object."
+    return click.Option(["--json", "as_json"], is_flag=True, show_default=False, help=text)
 
 
 def verbosity(ctx: click.Context | None = None) -> int:
     """-1 for --quiet, 1 for --verbose, else 0."""
     context = ctx or click.get_current_context(silent=True)
     return 0 if context is None else int(context.meta.get(_VERBOSITY, 0))
-
-
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --json: stdout is exactly one JSON object."""
-    return click.option(
-        "--json", "as_json", is_flag=True, show_default=False, help="Print the result as one JSON object."
-    )(command)
 
 
 class PathType(click.Path):
@@ -187,11 +218,63 @@ class PathType(click.Path):
         path = Path(os.fsdecode(super().convert(value, parameter, ctx)))
         try:
             return path.expanduser()
-        except RuntimeError:  # Of a user who does not exist: it is the name of a folder.
+        except RuntimeError:  # There is no such user: it is the name of a folder.
             return path
 
 
-class SourceType(click.ParamType):  # type: ignore[type-arg]
+class RunType(PathType):
+    """A run's folder; completes the runs in runs/."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from cifar_trainer.run import DEFAULT_ROOT, find_runs
+
+        runs = [str(run.path) for run in find_runs(DEFAULT_ROOT)]
+        found = [CompletionItem(run) for run in runs if run.startswith(incomplete)]
+        return found or super().shell_complete(ctx, param, incomplete)
+
+
+class NameType(click.ParamType[str]):
+    """A text; completes the names that `names` gives."""
+
+    name = "text"
+
+    def __init__(self, names: Callable[[click.Context], Sequence[str]], *, files: bool = False) -> None:
+        self._names, self._files = names, files
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+
+        found = [CompletionItem(name) for name in self._names(ctx) if name.startswith(incomplete)]
+        return [*found, CompletionItem(incomplete, type="file")] if self._files else found
+
+
+def _datasets(ctx: click.Context) -> list[str]:
+    """The data sets with a name here, and those in the data folder."""
+    from cifar_trainer.data import DATASETS
+    from cifar_trainer.settings import DEFAULT_DATA_DIR
+
+    folder = Path(ctx.params.get("data_dir") or os.environ.get("CIFAR_TRAINER_DATA") or DEFAULT_DATA_DIR)
+    prepared = [path.parent.name for path in folder.glob("*/dataset.json")]
+    return sorted({*DATASETS, *prepared})
+
+
+def _recipes(ctx: click.Context) -> list[str]:
+    from cifar_trainer.recipes import RECIPES
+
+    return sorted(RECIPES)
+
+
+#: The name of a data set, and that of a recipe or a Python file that defines one.
+DATASET, RECIPE = NameType(_datasets), NameType(_recipes, files=True)
+
+
+class SourceType(click.ParamType[str]):
     """A path, an address, or `-`, as text; `~` is the home folder."""
 
     name = "text"
@@ -200,9 +283,14 @@ class SourceType(click.ParamType):  # type: ignore[type-arg]
         text = str(value)
         return str(Path(text).expanduser()) if text.startswith("~") else text
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
 
 class Duration(click.ParamType[float]):
-    """A number of seconds, or of minutes or hours with `m` or `h` behind it, to seconds."""
+    """Seconds, or minutes or hours with the unit `m` or `h`; converted to seconds."""
 
     name = "time"
 
@@ -211,19 +299,18 @@ class Duration(click.ParamType[float]):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|)", str(value).strip())
         if found is None:
-            self.fail(f"{value!r} is not a time. Expected a number of seconds, or such as 90s, 10m or 2h.")
+            self.fail(f"{value!r} is not a time. Expected seconds, or a time such as 90s, 10m or 2h.")
         return float(found[1]) * {"h": 3600.0, "m": 60.0}.get(found[2], 1.0)
 
 
 def data_dir_option(
-    name: str,
     help: str = "Folder of the prepared data sets.  [default: the run's own, or data]",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add --data-dir for the command `name`, None by default; CIFAR_TRAINER_DATA names it for all."""
+    """Add --data-dir, None by default; CIFAR_TRAINER_DATA sets it for all commands."""
     return click.option(
         "--data-dir",
         type=PathType(),
-        envvar=[f"CIFAR_TRAINER_{name.upper()}_DATA_DIR", "CIFAR_TRAINER_DATA"],
+        envvar="CIFAR_TRAINER_DATA",
         help=f"{help}  [env: CIFAR_TRAINER_DATA]",
     )
 
@@ -234,43 +321,24 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def with_run(*args: Any, run: Path | None, run_option: Path | None, **options: Any) -> Any:
         if run is not None and run_option is not None:
-            raise errors.UsageError(f"RUN {run} and --run {run_option} were both given. Name one of them.")
+            raise errors.UsageError(f"RUN {run} and --run {run_option} were both given. Expected one.")
         return command(*args, run=run if run_option is None else run_option, **options)
 
-    with_option = click.option("--run", "run_option", type=PathType(), help="The same as RUN.")(with_run)
-    return click.argument("run", type=PathType(), required=False)(with_option)
+    with_option = click.option("--run", "run_option", type=RunType(), help="The same as RUN.")(with_run)
+    return click.argument("run", type=RunType(), required=False)(with_option)
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """Print the one JSON object of --json."""
-    from cifar_trainer.cli.console import writing_results
-
-    with writing_results():
-        print(json.dumps(value, allow_nan=False), flush=True)
-
-
-def name_variables(command: click.Command, name: str) -> None:
-    """Let each option of the command `name` be set by CIFAR_TRAINER_<COMMAND>_<OPTION>.
-
-    Click would name the variable by the function's argument: AS_JSON for --json.
-    """
-    for option in command.params:
-        if isinstance(option, click.Option) and option.envvar is None:
-            typed = max(option.opts, key=len).removeprefix("--").replace("-", "_")
-            option.envvar = f"CIFAR_TRAINER_{name}_{typed}".upper()
-
-
-#: What figures are saved as, by the ending of the name.
+#: Formats of figures, by the ending of the name.
 PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
 def plot_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add --plot FILE, whose ending chooses the format; another one is a usage error."""
+    """Add --plot FILE, whose ending chooses the format; another ending is a usage error."""
 
     def check(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
         if path is not None and path.suffix.lower() not in PLOT_ENDINGS:
             raise errors.UsageError(
-                f"--plot {path} does not end in the name of a format. "
+                f"--plot {path} has no known ending. "
                 f"Expected {', '.join(PLOT_ENDINGS[:-1])} or {PLOT_ENDINGS[-1]}."
             )
         return path
@@ -281,7 +349,7 @@ def plot_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def save_plot(path: Path, figure: "Figure") -> None:
-    """Write a figure in the format that the ending of its name asks for.
+    """Write a figure in the format of its name's ending.
 
     Raises:
         RunError: it cannot be written.
@@ -292,14 +360,8 @@ def save_plot(path: Path, figure: "Figure") -> None:
         files.write_bytes(path, plots.render(figure, path.suffix.lower().removeprefix(".")))
 
 
-def explicit(ctx: click.Context, name: str) -> bool:
-    """Whether an option was given, on the command line or by the environment."""
-    source = ctx.get_parameter_source(name)
-    return source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
-
-
 def _flush_stdout() -> None:
-    # A reader that has gone away, and a disk that is full, are met here and not at the interpreter's end.
+    # Find out now, not at the interpreter's end, that the reader is gone or the disk full.
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -314,17 +376,9 @@ def _raise_on_signals() -> None:
         raise Terminated(number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup's "ignore" is the user's wish.
+        # If the caller ignores a signal, as nohup does, so do we.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, handler)
-
-
-@functools.cache
-def _show_warnings() -> None:
-    """Show what the package logs, such as that a file system has no locks, as the commands' warnings."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("Warning: %(message)s"))
-    logging.getLogger("cifar_trainer").addHandler(handler)
 
 
 def _complain(text: str) -> None:
@@ -333,15 +387,15 @@ def _complain(text: str) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Open /dev/null where a stream was closed from the start (`2>&-`).
+    """Open /dev/null for a stream that was closed from the start (`2>&-`).
 
-    Else the next file to be opened would get its number, and TensorFlow would log into that file.
+    Otherwise the next file to be opened would get its number, and TensorFlow would log into that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            # Gets the lowest number that is free: this one.
+            # Gets the lowest free number, which is this one.
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
@@ -359,5 +413,5 @@ def _exit_unwritten(error: OSError) -> NoReturn:
 
 
 def _forget_stdout() -> None:
-    # Python would flush stdout once more at its end and complain; give it something to flush to.
+    # Python flushes stdout once more at its end and would complain; give it something to flush to.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

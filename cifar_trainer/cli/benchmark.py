@@ -1,42 +1,35 @@
 """`cifar-trainer benchmark`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import (
-    PathType,
-    json_option,
-    plot_option,
-    print_json,
-    save_plot,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import RECIPE, RunType, make_command, plot_option, save_plot
 from cifar_trainer.errors import UsageError, printable
 from cifar_trainer.recipes import RECIPES
-from cifar_trainer.run import is_run_folder
 from cifar_trainer.settings import CONVOLUTIONS, DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cifar_trainer.benchmarking import LatencyBenchmark, TrainingBenchmark
+    from cifar_trainer.cli.console import Output
 
 
-@click.command(name="benchmark")
-@click.argument("artefacts", metavar="[RUN | ARTEFACT...]", nargs=-1, type=PathType())
-@click.option("--run", type=PathType(), help="A run: its model, and what it has exported.")
+@make_command("benchmark")
+@click.argument("artefacts", metavar="[RUN | ARTEFACT...]", nargs=-1, type=RunType())
+@click.option("--run", type=RunType(), help="A run: its model, and its exports.")
 @click.option(
-    "--batch-size", "batch_sizes", type=int, multiple=True, metavar="N",
-    help="Images a call; may be given several times.  [default: 1, 8, 64, 512; --train: the recipe's]",
+    "--batch-size", type=int, multiple=True, metavar="N",
+    help="Images in a call; may be given several times.  [default: 1, 8, 64, 512; --train: the recipe's]",
 )  # fmt: skip
 @click.option("--seconds", type=float, default=2.0, help="Duration of each measurement.")
-@click.option("--train", "training", is_flag=True, help="Measure training a recipe instead.")
+@click.option("--train", is_flag=True, help="Measure training a recipe instead.")
 @click.option(
-    "--recipe", default="document", metavar=f"[{'|'.join(RECIPES)}|FILE.py]", help="With --train: the recipe."
-)
+    "--recipe", type=RECIPE, default="document", metavar=f"[{'|'.join(RECIPES)}|FILE.py]",
+    help="With --train: the recipe.",
+)  # fmt: skip
 @click.option(
     "--precision", default="float32", metavar=f"[{'|'.join(PRECISIONS)}]", help="With --train: compute dtype."
 )
@@ -56,30 +49,11 @@ if TYPE_CHECKING:
     help="Where to compute; auto measures on all devices.",
 )
 @plot_option("Draw latency and throughput by batch size.")
-@json_option
-@verbosity_options
-@click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    artefacts: tuple[Path, ...],
-    run: Path | None,
-    batch_sizes: tuple[int, ...],
-    seconds: float,
-    training: bool,
-    recipe: str,
-    precision: str,
-    xla: bool | None,
-    conv: str,
-    device: str,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
+def command(output: "Output", /, plot: Path | None, **options: Any) -> None:
     """Measure how fast a model answers, or with --train how fast a recipe trains.
 
-    Latency is measured in-process, array in to array out, sequential calls after a
-    warm-up. Instead of an ARTEFACT a RUN may be named: its model, and what it has exported;
-    without either, the newest run.
+    Latency is measured in-process, array in to array out, with sequential calls after a
+    warm-up. A RUN stands for its model and its exports; the default is the newest run.
 
     \b
     Examples:
@@ -88,61 +62,20 @@ def command(
       cifar-trainer benchmark runs/seed-1/export/model.onnx --batch-size 1
       cifar-trainer benchmark --train --precision bfloat16 --json
     """
-    from cifar_trainer.benchmarking import BATCH_SIZES, benchmark_artefacts, benchmark_training
-    from cifar_trainer.cli.console import Output
+    from cifar_trainer.benchmarking import LatencyBenchmark, benchmark, latency_figure
 
-    output = Output(verbosity(ctx))
-    runs = [path for path in artefacts if is_run_folder(path)]
-    if run is None and len(runs) == len(artefacts) == 1:
-        run, artefacts = runs[0], ()
-    if training:
-        _check_training(artefacts, run, batch_sizes, plot)
-        trained = benchmark_training(
-            recipe,
-            batch_size=batch_sizes[0] if batch_sizes else None,
-            precision=precision,
-            xla=xla,
-            conv=conv,
-            device=device,
-            seconds=seconds,
-            verbose=verbosity(ctx) > 0,
-            on_start=lambda config, name: output.note(f"{recipe}, batch size {config.batch_size}, on {name}"),
-        )
-        if as_json:
-            print_json(trained.to_json())
-        else:
-            output.result(format_throughput(trained))
-        return
-    measured = benchmark_artefacts(
-        artefacts,
-        run=run,
-        batch_sizes=batch_sizes or BATCH_SIZES,
-        seconds=seconds,
-        device=device,
-        verbose=verbosity(ctx) > 0,
-        on_artefact=lambda path, place: output.note(f"{path} on the {place.upper()}"),
-    )
-    if plot is not None:
-        from cifar_trainer.benchmarking import latency_figure
-        from cifar_trainer.plots import LIGHT
-
-        save_plot(plot, latency_figure(measured.artefacts, LIGHT))
-        output.note(f"figure: {plot}")
-    if as_json:
-        print_json(measured.to_json())
-    else:
-        output.result(latency_table(measured))
-
-
-def _check_training(
-    artefacts: tuple[Path, ...], run: Path | None, batch_sizes: tuple[int, ...], plot: Path | None
-) -> None:
-    if artefacts or run is not None:
-        raise UsageError("--train measures a recipe; leave out ARTEFACT and --run.")
-    if plot is not None:
+    if options["train"] and plot is not None:
         raise UsageError("--plot draws latencies; --train gives one figure and no curve.")
-    if len(batch_sizes) > 1:
-        raise UsageError("--train takes one --batch-size.")
+    measured = benchmark(**options, on_start=output.note, verbose=output.verbose)
+    if isinstance(measured, LatencyBenchmark):
+        if plot is not None:
+            from cifar_trainer.plots import LIGHT
+
+            save_plot(plot, latency_figure(measured.artefacts, LIGHT))
+            output.note(f"figure: {plot}")
+        output.result(measured, latency_table)
+    else:
+        output.result(measured, format_throughput)
 
 
 def latency_table(measured: "LatencyBenchmark") -> "Table":

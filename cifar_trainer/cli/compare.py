@@ -5,26 +5,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import (
-    PathType,
-    data_dir_option,
-    json_option,
-    plot_option,
-    print_json,
-    save_plot,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import RunType, data_dir_option, make_command, plot_option, save_plot
 from cifar_trainer.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.comparison import Comparison, Group
 
 
-@click.command(name="compare")
-@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=PathType())
+@make_command("compare")
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=RunType())
 @click.option(
     "--split",
     default="test",
@@ -32,17 +24,9 @@ if TYPE_CHECKING:
     help="The test set, or the held-out images of runs that held out the same ones.",
 )
 @plot_option("Draw the learning curves and the accuracies.")
-@data_dir_option("compare")
-@json_option
-@verbosity_options
-@click.pass_context
+@data_dir_option()
 def command(
-    ctx: click.Context,
-    runs: tuple[Path, ...],
-    split: str,
-    plot: Path | None,
-    data_dir: Path | None,
-    as_json: bool,
+    output: "Output", /, runs: tuple[Path, ...], split: str, plot: Path | None, data_dir: Path | None
 ) -> None:
     """Compare runs by accuracy, loss, time and energy, and test whether they differ.
 
@@ -55,56 +39,63 @@ def command(
       cifar-trainer compare runs/seed-0 runs/seed-1
       cifar-trainer compare runs/document-* runs/regularized-* --plot comparison.png
     """
-    from cifar_trainer.cli.console import Output
-    from cifar_trainer.comparison import compare
+    from cifar_trainer.comparison import compare, comparison_figure
 
-    output = Output(verbosity(ctx))
     comparison = compare(
         runs, split=split, data_dir=data_dir, on_evaluate=lambda run: output.note(f"evaluating {run}")
     )
     if plot is not None:
-        from cifar_trainer.comparison import comparison_figure
         from cifar_trainer.plots import LIGHT
 
         save_plot(plot, comparison_figure(comparison, LIGHT))
         output.note(f"figure: {plot}")
-    if as_json:
-        print_json(comparison.to_json())
-        return
-    output.result(runs_table(comparison))
-    if len(comparison.groups) < len(comparison.runs):
-        output.result(groups_table(comparison.groups))
-    output.result(tests_table(comparison))
+    output.result(comparison, lambda comparison: comparison_tables(comparison, output.width))
 
 
-def runs_table(comparison: "Comparison") -> "Table":
-    """One row a run."""
-    from rich.table import Table
+def comparison_tables(comparison: "Comparison", width: int) -> "list[Table]":
+    """The runs; the groups, if a group has several; the tests. None is wider than `width`."""
+    grouped = len(comparison.groups) < len(comparison.runs)
+    groups = [groups_table(comparison.groups)] if grouped else []
+    return [runs_table(comparison, width), *groups, tests_table(comparison)]
 
-    # Without an NVIDIA GPU nothing was measured, and the column would be empty.
-    measured = any(each.joules is not None for each in comparison.runs)
-    table = Table(title=f"{comparison.images:,} images of the {comparison.split} split", box=None)
-    table.add_column("run", overflow="fold")
-    table.add_column("recipe", no_wrap=True)
-    energy = ["energy"] if measured else []
-    names = ("seed", "accuracy", "95 %", "loss", "epochs", "time", *energy, "parameters", "test looks")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in comparison.runs:
-        table.add_row(
-            printable(each.run.path.resolve().name),
-            each.config.recipe,
-            str(each.config.seed),
-            f"{each.accuracy:.2%}",
-            f"{each.interval[0] * 100:.1f}–{each.interval[1] * 100:.1f}",
-            f"{each.loss:.4f}",
-            str(each.epochs),
-            f"{each.seconds:,.0f} s",
-            *([] if not measured else ["–" if each.joules is None else f"{each.joules:,.0f} J"]),
-            f"{each.parameters:,}",
-            str(each.test_looks),
-        )
-    return table
+
+def runs_table(comparison: "Comparison", width: int) -> "Table":
+    """One row a run; the least important columns are left out if `width` is too small for all of them."""
+    from cifar_trainer.cli.console import fitting_table
+
+    rows = [
+        {
+            "run": printable(each.run.path.resolve().name),
+            "recipe": each.config.recipe,
+            "seed": str(each.config.seed),
+            "accuracy": f"{each.accuracy:.2%}",
+            "95 %": f"{each.interval[0] * 100:.1f}–{each.interval[1] * 100:.1f}",
+            "loss": f"{each.loss:.4f}",
+            "epochs": str(each.epochs),
+            "time": f"{each.seconds:,.0f} s",
+            "energy": "" if each.joules is None else f"{each.joules:,.0f} J",
+            "parameters": f"{each.parameters:,}",
+            "test looks": str(each.test_looks),
+        }
+        for each in comparison.runs
+    ]
+    return fitting_table(
+        rows,
+        width,
+        title=f"{comparison.images:,} images of the {comparison.split} split",
+        left=("run", "recipe"),
+        less_important=(
+            "parameters",
+            "test looks",
+            "energy",
+            "time",
+            "epochs",
+            "loss",
+            "recipe",
+            "95 %",
+            "seed",
+        ),
+    )
 
 
 def groups_table(groups: "tuple[Group, ...]") -> "Table":
@@ -135,7 +126,7 @@ def tests_table(comparison: "Comparison") -> "Table":
     table = Table(title=f"against {first}, by McNemar's test", box=None)
     table.add_column("run", overflow="fold")
     for name in ("only FIRST correct", "only RUN correct", "chi-square", "p, exact"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for each, test in zip(comparison.runs[1:], comparison.tests, strict=True):
         table.add_row(
             printable(each.run.path.resolve().name),

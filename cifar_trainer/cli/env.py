@@ -2,20 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-import click
-
-from cifar_trainer.cli.base import json_option, print_json, verbosity, verbosity_options
+from cifar_trainer.cli.base import make_command
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
 
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.devices.survey import Survey, Trial
 
 
-@click.command(name="env")
-@json_option
-@verbosity_options
-def command(as_json: bool) -> None:
+@make_command("env")
+def command(output: "Output", /) -> None:
     """Show versions and devices, try each device, and say what a GPU would need.
 
     \b
@@ -24,24 +22,13 @@ def command(as_json: bool) -> None:
       cifar-trainer env --json
       cifar-trainer env -v
     """
-    from cifar_trainer import devices
-    from cifar_trainer.cli.console import Output
+    from cifar_trainer.devices.survey import environment
 
-    output = Output(verbosity())
-    device = devices.start(verbose=verbosity() > 0)
-    from cifar_trainer.artefacts.formats import distributions
-    from cifar_trainer.devices.survey import take_survey
-
-    survey = take_survey(device, distributions())
-    if as_json:
-        print_json(survey.to_json())
-    else:
-        output.result(format_survey(survey))
+    output.result(environment(verbose=output.verbose), survey_tables)
 
 
-def format_survey(survey: "Survey") -> "Group":
-    """The survey as a page of short tables."""
-    from rich.console import Group
+def survey_tables(survey: "Survey") -> "list[Table | Text]":
+    """The survey as short tables."""
     from rich.table import Table
     from rich.text import Text
 
@@ -68,7 +55,7 @@ def format_survey(survey: "Survey") -> "Group":
     if survey.missing:
         parts += [Text(), Text("To use an NVIDIA GPU:", style="bold")]
         parts += [Text(f"  - {missing.what}.\n    {missing.remedy}.") for missing in survey.missing]
-    return Group(*parts)
+    return parts
 
 
 def describe_processor(processor: dict[str, object]) -> str:
@@ -79,19 +66,19 @@ def describe_processor(processor: dict[str, object]) -> str:
 
 
 def format_trial(trial: "Trial") -> str:
-    """What a device made of the convolution."""
+    """The result of the convolution on a device."""
     if trial.error is not None:
         return f"failed: {trial.error}"
     return (
-        f"right, {trial.milliseconds:.2f} ms ({trial.gflops:,.0f} GFLOP/s), "
-        f"the first in {trial.first_milliseconds:.0f} ms"
+        f"correct, {trial.milliseconds:.2f} ms ({trial.gflops:,.0f} GFLOP/s), "
+        f"first run {trial.first_milliseconds:.0f} ms"
     )
 
 
 def _driver(driver: str | None, runs: str | None) -> str:
     if driver is None and runs is None:
         return "none found"
-    return f"{driver or 'of unknown version'}, runs CUDA up to {runs or 'unknown'}"
+    return f"{driver or 'unknown version'}, supports CUDA up to {runs or 'unknown'}"
 
 
 def _built_and_found(built: str | None, found: str | None) -> str:

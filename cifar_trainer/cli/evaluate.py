@@ -5,21 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import (
-    PathType,
-    data_dir_option,
-    json_option,
-    print_json,
-    run_argument,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import PathType, data_dir_option, make_command, run_argument
 from cifar_trainer.errors import CheckError, UsageError, printable
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
     from rich.table import Table
 
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.evaluation.report import Report
     from cifar_trainer.evaluation.robustness import Robustness
     from cifar_trainer.evaluation.unfamiliar import Unfamiliar
@@ -28,7 +20,7 @@ if TYPE_CHECKING:
 TABLE_CLASSES = 30
 
 
-@click.command(name="evaluate")
+@make_command("evaluate")
 @run_argument
 @click.option(
     "--split",
@@ -36,7 +28,7 @@ TABLE_CLASSES = 30
     metavar="[test|validation]",
     help="The test set, or the training images that --validation holdout set aside.",
 )
-@data_dir_option("evaluate")
+@data_dir_option()
 @click.option(
     "--require-accuracy", type=float, metavar="X", help="Exit with code 4 if the accuracy is lower (0 to 1)."
 )
@@ -55,11 +47,8 @@ TABLE_CLASSES = 30
     metavar="FOLDER",
     help="Also measure whether these images are recognized as unlike the training data.",
 )
-@json_option
-@verbosity_options
-@click.pass_context
 def command(
-    ctx: click.Context,
+    output: "Output",
     /,
     run: Path | None,
     split: str,
@@ -68,7 +57,6 @@ def command(
     robustness: bool,
     robustness_images: int,
     unfamiliar: Path | None,
-    as_json: bool,
 ) -> None:
     """Measure a run's model and write a report: numbers, figures, one page.
 
@@ -87,40 +75,33 @@ def command(
             f"--require-accuracy {require_accuracy} is out of range. "
             "Expected a share from 0 to 1, such as 0.65."
         )
-    from cifar_trainer.cli.console import Output
     from cifar_trainer.evaluation.evaluate import evaluate
 
-    output = Output(verbosity(ctx))
-    with output.count_bar() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
+    with output.counting() as show:
         report = evaluate(
             run,
             split=split,
             data_dir=data_dir,
             robustness_images=robustness_images if robustness else None,
             unfamiliar=unfamiliar,
-            verbose=verbosity(ctx) > 0,
+            verbose=output.verbose,
             on_progress=show,
         )
-    if as_json:
-        print_json(report.to_json())
-    else:
-        output.result(report_table(report))
-        output.result(unfamiliar_table(report.unfamiliar))
-        if robustness and report.robustness is not None:
-            output.result(robustness_table(report.robustness))
-        output.note(f"report: {Path(report.run_dir) / 'evaluation' / split}/report.html")
+    output.result(report, lambda report: report_tables(report, robustness))
+    output.note(f"report: {Path(report.run_dir) / 'evaluation' / split}/report.html")
     if require_accuracy is not None and report.accuracy < require_accuracy:
         raise CheckError(
             f"The accuracy is {report.accuracy:.4f} on {report.images} images of the {split} split; "
             f"--require-accuracy asked for {require_accuracy}."
         )
+
+
+def report_tables(report: "Report", robustness: bool) -> "list[Table]":
+    """What a person sees of a report; `robustness` only if it was asked for."""
+    tables = [report_table(report), unfamiliar_table(report.unfamiliar)]
+    if robustness and report.robustness is not None:
+        tables.append(robustness_table(report.robustness))
+    return tables
 
 
 def report_table(report: "Report") -> "Table":

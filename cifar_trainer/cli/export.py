@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.artefacts.formats import FORMATS
-from cifar_trainer.cli.base import (
-    PathType,
-    data_dir_option,
-    json_option,
-    print_json,
-    run_argument,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import PathType, data_dir_option, make_command, run_argument
 from cifar_trainer.errors import printable
 
 if TYPE_CHECKING:
@@ -23,9 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cifar_trainer.artefacts.documents import Export
+    from cifar_trainer.cli.console import Output
 
 
-@click.command(name="export")
+@make_command("export")
 @run_argument
 @click.option(
     "--format",
@@ -37,18 +30,15 @@ if TYPE_CHECKING:
 )
 @click.option("--output", type=PathType(), help="Folder to write into.  [default: RUN/export]")
 @click.option("--force", is_flag=True, show_default=False, help="Replace what is there, whole.")
-@data_dir_option("export")
-@json_option
-@verbosity_options
-@click.pass_context
+@data_dir_option()
 def command(
-    ctx: click.Context,
+    screen: "Output",
+    /,
     run: Path | None,
     names: tuple[str, ...],
     output: Path | None,
     force: bool,
     data_dir: Path | None,
-    as_json: bool,
 ) -> None:
     """Export a run's model, verified against the original on real images.
 
@@ -62,22 +52,17 @@ def command(
       cifar-trainer export runs/seed-1 --format saved_model --force
     """
     from cifar_trainer.artefacts.export import export
-    from cifar_trainer.cli.console import Output
 
-    screen = Output(verbosity(ctx))
     report = export(
         run,
         formats=names,
         output=output,
         data_dir=data_dir,
         force=force,
-        verbose=verbosity(ctx) > 0,
+        verbose=screen.verbose,
         on_progress=screen.note,
     )
-    if as_json:
-        print_json(report.to_json())
-    else:
-        screen.result(format_exports(report.exports))
+    screen.result(report, lambda report: format_exports(report.exports))
 
 
 def format_exports(exports: "Sequence[Export]") -> "Table":

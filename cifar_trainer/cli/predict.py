@@ -6,27 +6,21 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.artefacts.formats import expected_artefacts
-from cifar_trainer.cli.base import (
-    PathType,
-    SourceType,
-    json_option,
-    print_json,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import PathType, RunType, SourceType, make_command
 from cifar_trainer.errors import CifarTrainerError, printable
 from cifar_trainer.run import is_run_folder
 
 if TYPE_CHECKING:
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.prediction import Answer, PredictionReport
 
 #: Images that could not be read which are named; of the others, their number.
 _NAMED_FAILURES = 8
 
 
-@click.command(name="predict")
+@make_command("predict")
 @click.argument("images", metavar="[RUN] IMAGE...", nargs=-1, required=True, type=SourceType())
-@click.option("--run", type=PathType(), help="A run's folder.  [default: the newest run]")
+@click.option("--run", type=RunType(), help="A run's folder.  [default: the newest run]")
 @click.option(
     "--model",
     type=PathType(),
@@ -34,11 +28,8 @@ _NAMED_FAILURES = 8
     help=f"An artefact instead of a run: {expected_artefacts()}.",
 )
 @click.option("--top", type=int, default=3, metavar="N", help="How many classes to give.")
-@json_option
-@verbosity_options
-@click.pass_context
 def command(
-    ctx: click.Context, images: tuple[str, ...], run: Path | None, model: Path | None, top: int, as_json: bool
+    output: "Output", /, images: tuple[str, ...], run: Path | None, model: Path | None, top: int
 ) -> None:
     """Classify images: PNG, JPEG, WebP, GIF, BMP or TIFF, of any size.
 
@@ -53,32 +44,25 @@ def command(
       cifar-trainer predict --model runs/seed-1/export/model.tflite photos/
       curl -s https://example.org/ship.png | cifar-trainer predict --top 1 -
     """
-    from cifar_trainer.cli.console import Output
     from cifar_trainer.prediction import format_counts, predict
 
     # As `evaluate RUN` and `export RUN` name it.
     if run is None and model is None and len(images) > 1 and is_run_folder(Path(images[0])):
         run, images = Path(images[0]), images[1:]
-    output = Output(verbosity(ctx))
-    with output.count_bar() as bar:
-        task = bar.add_task("reading", total=None)
+    with output.counting() as show:
         report = predict(
             images,
             run=run,
             model=model,
             top=top,
-            verbose=verbosity(ctx) > 0,
-            on_progress=lambda done: bar.update(task, completed=done),
+            verbose=output.verbose,
+            on_progress=lambda done: show("reading", done, None),
         )
     newest = " (the newest run)" if run is None and model is None else ""
     output.note(f"model: {report.model}{newest}")
     if report.passed_over:
         output.note(f"passed over: {format_counts(report.passed_over)}")
-    if as_json:
-        print_json(report.to_json())
-    else:
-        for answer in report.predictions:
-            output.result(format_answer(answer))
+    output.result(report, lambda report: [format_answer(answer) for answer in report.predictions])
     if report.errors:
         raise CifarTrainerError(format_failures(report))
 

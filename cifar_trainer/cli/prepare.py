@@ -1,89 +1,25 @@
 """`cifar-trainer prepare`: the data, from wherever it is, ready to train on."""
 
-import contextlib
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import Progress, TaskID
 
-from cifar_trainer.cli.base import (
-    SourceType,
-    data_dir_option,
-    json_option,
-    print_json,
-    verbosity,
-    verbosity_options,
-)
-from cifar_trainer.errors import UsageError, printable, printable_lines
+from cifar_trainer.cli.base import DATASET, SourceType, data_dir_option, make_command
+from cifar_trainer.errors import UsageError
 from cifar_trainer.settings import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
     from cifar_trainer.data.dataset import SplitSummary
-    from cifar_trainer.data.download import PrepareReporter
     from cifar_trainer.data.prepare import PreparedReport
 
 
-#: Without a terminal, a line of a download's progress for each so many bytes.
-_LINE_BYTES = 20_000_000
-
-
-@contextlib.contextmanager
-def reporting(output: "Output") -> "Iterator[PrepareReporter]":
-    """A reporter that shows on `output` what `prepare` says."""
-    from cifar_trainer.data.download import PrepareReporter
-
-    display = _Display(output)
-    try:
-        yield PrepareReporter(
-            note=output.note,
-            warn=output.warn,
-            on_download=display.on_download,
-            on_images=display.on_images,
-        )
-    finally:
-        display.close()
-
-
-class _Display:
-    """One bar at a time: that of the download, then that of the images."""
-
-    def __init__(self, output: "Output") -> None:
-        self._output = output
-        self._stack = contextlib.ExitStack()
-        self._bar: tuple[str, Progress, TaskID] | None = None
-        self._said = 0
-
-    def on_download(self, done: int, total: int | None, host: str) -> None:
-        self._show(f"from {host}", done, total, download=True)
-        if not self._output.live and (done - self._said >= _LINE_BYTES or done == total):
-            self._said = done
-            self._output.note(f"{done:,} of {total:,} bytes" if total else f"{done:,} bytes")
-
-    def on_images(self, done: int, total: int) -> None:
-        self._show("reading images", done, total, download=False)
-
-    def _show(self, title: str, done: int, total: int | None, *, download: bool) -> None:
-        if self._bar is None or self._bar[0] != title:
-            self.close()
-            bar = self._output.download_bar() if download else self._output.count_bar()
-            progress = self._stack.enter_context(bar)
-            self._bar = (title, progress, progress.add_task(printable(title), total=total))
-        _, progress, task = self._bar
-        progress.update(task, completed=done, total=total)
-
-    def close(self) -> None:
-        self._stack.close()
-        self._bar = None
-
-
-@click.command()
+@make_command("prepare")
 @click.argument("path", required=False, metavar="", type=SourceType())
 @click.option(
-    "--dataset", default="cifar10", metavar="NAME",
+    "--dataset", type=DATASET, default="cifar10", metavar="NAME",
     help="cifar10, synthetic (drawn; no source needed), cifar100, cifar100-coarse, fashion-mnist, svhn, or "
     "with --source a name for classes of your own.",
 )  # fmt: skip
@@ -105,13 +41,11 @@ class _Display:
 @click.option(
     "--skip-unreadable", is_flag=True, show_default=False, help="Leave out images that cannot be decoded."
 )
-@data_dir_option("prepare", help="Folder of the prepared data sets.  [default: data]")
+@data_dir_option("Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never download.")
 @click.option("--force", is_flag=True, show_default=False, help="Prepare again even if already done.")
 @click.option("--verify", is_flag=True, show_default=False, help="Read back and check what is prepared.")
-@json_option
-@verbosity_options
-def command(path: str | None, data_dir: Path | None, as_json: bool, **options: Any) -> None:
+def command(output: "Output", /, path: str | None, data_dir: Path | None, **options: Any) -> None:
     """Download or import a data set and verify it by its content.
 
     A source may be the official archive of a data set in any version (Python, binary, MATLAB), a
@@ -127,16 +61,15 @@ def command(path: str | None, data_dir: Path | None, as_json: bool, **options: A
     """
     if path is not None:
         raise UsageError(f"prepare takes no argument, received {path}. Did you mean --source {path}?")
-    from cifar_trainer.cli.console import Output
+    from cifar_trainer.cli.displays import PrepareDisplay
     from cifar_trainer.data.prepare import prepare
 
-    output, verified = Output(verbosity()), options["verify"]
-    with reporting(output) as reporter:
-        report = prepare(options.pop("dataset"), data_dir or DEFAULT_DATA_DIR, **options, reporter=reporter)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        output.result(printable_lines(format_report(report, checked=verified)))
+    verified = options["verify"]
+    with PrepareDisplay(output) as display:
+        report = prepare(
+            options.pop("dataset"), data_dir or DEFAULT_DATA_DIR, **options, reporter=display.reporter
+        )
+    output.result(report, lambda report: format_report(report, checked=verified))
 
 
 def format_report(report: "PreparedReport", *, checked: bool) -> str:

@@ -1,38 +1,27 @@
 """`cifar-trainer recipes`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import (
-    data_dir_option,
-    json_option,
-    plot_option,
-    print_json,
-    save_plot,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import RECIPE, data_dir_option, make_command, plot_option, save_plot
 from cifar_trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cifar_trainer.recipes.catalogue import RecipeInfo
+    from cifar_trainer.cli.console import Output
+    from cifar_trainer.recipes.catalogue import RecipeInfo, RecipeList
 
 
-@click.command(name="recipes")
-@click.option("--show", metavar="NAME|FILE.py", help="The recipe whose view of the images --plot draws.")
+@make_command("recipes")
+@click.option(
+    "--show", type=RECIPE, metavar="NAME|FILE.py", help="The recipe whose view of the images --plot draws."
+)
 @plot_option("With --show: draw training images as the network sees them in three epochs.")
-@data_dir_option("recipes", help="Folder of the prepared data sets: CIFAR-10's images, or drawn ones.")
-@json_option
-@verbosity_options
-@click.pass_context
-def command(
-    ctx: click.Context, show: str | None, plot: Path | None, data_dir: Path | None, as_json: bool
-) -> None:
+@data_dir_option(help="Folder of the prepared data sets: CIFAR-10's images, or drawn ones.")
+def command(output: "Output", /, show: str | None, plot: Path | None, data_dir: Path | None) -> None:
     """List the recipes: networks, and how they are trained.
 
     Parameters and FLOPs are those for CIFAR-10's images and classes; FLOPs are of one image,
@@ -43,47 +32,46 @@ def command(
       cifar-trainer recipes
       cifar-trainer recipes --show regularized --plot augmented.png
     """
-    from cifar_trainer import devices
-    from cifar_trainer.cli.console import Output
-    from cifar_trainer.recipes import get_recipe
+    from cifar_trainer.recipes.catalogue import augmentation_figure, list_recipes
 
     if (show is None) != (plot is None):
         given, missing = ("--show", "--plot FILE") if plot is None else ("--plot", "--show NAME")
-        raise UsageError(f"{given} goes with {missing}.")
-    recipe = None if show is None else get_recipe(show)
-    output = Output(verbosity(ctx))
-    devices.start(device="cpu", verbose=verbosity(ctx) > 0)
-    from cifar_trainer.recipes import catalogue
+        raise UsageError(f"{given} needs {missing}.")
+    listed = list_recipes(show, verbose=output.verbose)
+    if show is not None and plot is not None:
+        from cifar_trainer.recipes import get_recipe
 
-    if recipe is not None and plot is not None:
-        save_plot(plot, catalogue.augmentation_figure(recipe, data_dir))
+        save_plot(plot, augmentation_figure(get_recipe(show), data_dir))
         output.note(f"plot: {plot}")
-    infos = catalogue.list_recipes() if recipe is None else (catalogue.describe(recipe),)
-    if as_json:
-        print_json({"recipes": [info.to_json() for info in infos]})
-    else:
-        output.result(recipes_table(infos))
+    output.result(listed, lambda listed: recipes_table(listed, output.width))
 
 
-def recipes_table(infos: "Sequence[RecipeInfo]") -> "Table":
-    """The recipes as a table."""
-    from rich.table import Table
+def _expected(info: "RecipeInfo") -> str:
+    return "" if info.expected is None else f"{info.expected.accuracy:.2%} (n = {info.expected.n})"
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("recipe", no_wrap=True)
-    for name in ("parameters", "MFLOPs", "epochs", "batch"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("expected", no_wrap=True)
-    table.add_column("summary")
-    for info in infos:
-        expected = info.expected
-        table.add_row(
-            info.name,
-            f"{info.parameters:,}",
-            f"{info.flops_per_image / 1e6:,.1f}",
-            str(info.epochs),
-            str(info.batch_size),
-            "" if expected is None else f"{expected.accuracy:.2%} (n = {expected.n})",
-            info.summary,
-        )
-    return table
+
+def recipes_table(listed: "RecipeList", width: int) -> "Table":
+    """The recipes; the summary and then other columns are left out if `width` is too small."""
+    from cifar_trainer.cli.console import fitting_table
+
+    rows = [
+        {
+            "recipe": info.name,
+            "parameters": f"{info.parameters:,}",
+            "MFLOPs": f"{info.flops_per_image / 1e6:,.1f}",
+            "epochs": str(info.epochs),
+            "batch": str(info.batch_size),
+            "expected": ""
+            if info.expected is None
+            else f"{info.expected.accuracy:.2%} (n = {info.expected.n})",
+            "summary": info.summary,
+        }
+        for info in listed.recipes
+    ]
+    return fitting_table(
+        rows,
+        width,
+        left=("recipe", "expected", "summary"),
+        folding=("recipe", "summary"),
+        less_important=("MFLOPs", "batch", "epochs", "parameters", "expected", "summary"),
+    )

@@ -6,21 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import PathType, json_option, print_json, verbosity, verbosity_options
+from cifar_trainer.cli.base import PathType, make_command
 from cifar_trainer.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.run import RunList
 
 
-@click.command(name="runs")
+@make_command("runs")
 @click.argument("folder", type=PathType(), default=Path("runs"))
-@json_option
-@verbosity_options
-@click.pass_context
-def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
+def command(output: "Output", /, folder: Path) -> None:
     """List the runs in a folder, the newest first.
 
     Accuracy is on the validation split after the last complete epoch.
@@ -30,42 +28,39 @@ def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
       cifar-trainer runs
       cifar-trainer runs experiments --json
     """
-    from cifar_trainer.cli.console import Output
     from cifar_trainer.run import list_runs
 
-    output = Output(verbosity(ctx))
     listed = list_runs(folder)
-    if as_json:
-        print_json(listed.to_json())
-    elif listed.runs:
-        output.result(runs_table(listed))
-    else:
+    if not listed.runs:
         output.note(f"There is no run in {folder} yet. Start one with: cifar-trainer train")
+    output.result(listed, lambda listed: runs_table(listed, output.width))
 
 
-def runs_table(listed: "RunList") -> "Table":
-    """The runs, named by their path below the folder."""
-    from rich.table import Table
+def runs_table(listed: "RunList", width: int) -> "list[Table]":
+    """The runs, named by their path below the folder; no table if there are none."""
+    from cifar_trainer.cli.console import fitting_table
 
     now = datetime.datetime.now().astimezone()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for name in ("recipe", "data", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("epochs", "accuracy", "age", "size"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for run in listed.runs:
-        table.add_row(
-            printable(str(Path(run.path).relative_to(listed.folder))),
-            run.recipe or "",
-            run.dataset or "",
-            run.state,
-            "" if run.epochs is None else f"{run.epochs_done} of {run.epochs}",
-            "" if run.accuracy is None else f"{run.accuracy:.2%}",
-            _age(run.started, now),
-            f"{run.bytes / 1e6:.1f} MB",
-        )
-    return table
+    rows = [
+        {
+            "run": printable(str(Path(run.path).relative_to(listed.folder))),
+            "recipe": run.recipe or "",
+            "data": run.dataset or "",
+            "state": run.state,
+            "epochs": "" if run.epochs is None else f"{run.epochs_done} of {run.epochs}",
+            "accuracy": "" if run.accuracy is None else f"{run.accuracy:.2%}",
+            "age": _age(run.started, now),
+            "size": f"{run.bytes / 1e6:.1f} MB",
+        }
+        for run in listed.runs
+    ]
+    table = fitting_table(
+        rows,
+        width,
+        left=("run", "recipe", "data", "state"),
+        less_important=("size", "age", "data", "recipe", "epochs", "state", "accuracy"),
+    )
+    return [table] if rows else []
 
 
 def _age(started: datetime.datetime | None, now: datetime.datetime) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cifar_trainer.cli.base import PathType, run_argument, verbosity, verbosity_options
+from cifar_trainer.cli.base import PathType, make_command, run_argument
 from cifar_trainer.errors import UsageError
 from cifar_trainer.extras import check_extra
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 
 
-@click.command(name="serve")
+@make_command("serve", has_json=False)
 @run_argument
 @click.option("--model", type=PathType(), metavar="ARTEFACT", help="Serve an exported artefact.")
 @click.option("--name", help="The model's name in the paths.  [default: the data set's]")
@@ -49,7 +49,7 @@ _PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
     help="Seconds that a request may take.",
 )
 @click.option(
-    "--api-key", envvar=["CIFAR_TRAINER_SERVE_API_KEY", "CIFAR_TRAINER_API_KEY"],
+    "--api-key", envvar="CIFAR_TRAINER_API_KEY",
     help="Key that clients must send. Prefer the variable: other users can read the command line."
     "  [env: CIFAR_TRAINER_API_KEY]",
 )  # fmt: skip
@@ -59,10 +59,9 @@ _PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
     "--keep-limit", type=click.IntRange(1, 1_000_000), default=1000, help="Maximum number of images in DIR."
 )
 @click.option("--alert-webhook", metavar="URL", help="URL that gets a POST when drift begins.")
-@verbosity_options
-@click.pass_context
 def command(
-    ctx: click.Context,
+    output: "Output",
+    /,
     run: Path | None,
     model: Path | None,
     name: str | None,
@@ -91,8 +90,6 @@ def command(
       cifar-trainer serve --model runs/seed-1/export/model.onnx --port 9000
       curl -F image=@cat.jpg http://127.0.0.1:8501/predict
     """
-    from cifar_trainer.cli.console import Output
-
     if run is not None and model is not None:
         raise UsageError("RUN and --model were both given. Expected one of them.")
     check_extra("serve", "serve", _PACKAGES)
@@ -102,7 +99,6 @@ def command(
     from cifar_trainer.serving.server import serve
     from cifar_trainer.serving.settings import Limits, Settings
 
-    output = Output(verbosity(ctx))
     source = find_source(run, model)
     settings = Settings(
         name=name or source.dataset,
@@ -125,9 +121,9 @@ def command(
             + (" and anybody can use it." if api_key is None else ".")
             + " docs/security.md says what to put in front."
         )
-    _log_to(output, access=verbosity(ctx) > 0)
+    _log_to(output, access=output.verbose)
     if recognize(source.path).uses_tensorflow:
-        devices.start(device="cpu", verbose=verbosity(ctx) > 0)
+        devices.start(device="cpu", verbose=output.verbose)
     # The newest run may be another one in a moment.
     chosen = run if source.run is None else source.run.path
     serve(chosen, model=model, settings=settings, on_start=lambda started: _announce(output, started))
@@ -144,7 +140,7 @@ def _announce(output: "Output", started: "Started") -> None:
     model = started.model
     output.note(f"{started.name} version {model.version}: {model.source.path} ({model.artefact.format})")
     output.note(f"Ready: {model.warm_up}. Stop with Ctrl-C.")
-    output.result(started.url)
+    output.print(started.url)
 
 
 def _log_to(output: "Output", access: bool) -> None:

@@ -4,22 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import (
-    PathType,
-    data_dir_option,
-    json_option,
-    print_json,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import PathType, data_dir_option, make_command
 from cifar_trainer.cli.options import given, setting_options
-from cifar_trainer.cli.signals import StopRequest
 from cifar_trainer.errors import TrainingStopped
 from cifar_trainer.settings import RuntimeOptions, Settings, declared
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.sweeps.record import SweepResult
 
 #: The options of `train` that apply to all trials; a sweep has its own seed and validation split.
@@ -32,7 +25,7 @@ _OF_TRAIN = [
 _LISTED = 10
 
 
-@click.command(name="sweep")
+@make_command("sweep")
 @click.option("--name", required=True, metavar="NAME", help="Name of the sweep, and of its folder in runs/.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="PARAMETER=RANGE",
@@ -61,11 +54,8 @@ _LISTED = 10
 )
 @setting_options(_OF_TRAIN)
 @click.option("--run-dir", type=PathType(), help="Folder of the sweep.  [default: runs/NAME]")
-@data_dir_option("sweep", help="Folder of the prepared data sets.  [default: data]")
-@json_option
-@verbosity_options
-@click.pass_context
-def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
+@data_dir_option("Folder of the prepared data sets.  [default: data]")
+def command(output: "Output", /, **options: Any) -> None:
     """Search for good settings: Optuna chooses, held-out images decide.
 
     Each trial is a run folder like any other. The same command goes on with a sweep that was
@@ -81,28 +71,24 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     from cifar_trainer.sweeps.storage import check_installed
 
     check_installed()
-    from cifar_trainer.cli.console import Output
-    from cifar_trainer.cli.prepare import reporting
     from cifar_trainer.cli.sweep_display import SweepDisplay
     from cifar_trainer.sweeps.sweep import sweep
 
-    output, stop = Output(verbosity(ctx)), StopRequest()
-    with reporting(output) as prepare_reporter, SweepDisplay(output, prepare_reporter, stop) as display:
+    with SweepDisplay(output) as display:
         try:
             result = sweep(
-                **given(options), reporter=display, should_stop=lambda: bool(stop), verbose=verbosity(ctx) > 0
+                **given(options), reporter=display, should_stop=display.should_stop, verbose=output.verbose
             )
         except TrainingStopped:
-            display.close()
-            output.note("Stopped and saved. The same command goes on.")
-            ctx.exit(128 + int(stop.received or 0))
-    if as_json:
-        print_json(result.to_json())
-    else:
-        output.result(trials_table(result))
-        if result.confirmed:
-            output.result(confirmed_table(result))
-        output.note(f"page: {result.page}")
+            display.exit_stopped("Repeat the command to resume.")
+    output.result(result, format_sweep)
+    output.note(f"page: {result.page}")
+
+
+def format_sweep(result: "SweepResult") -> "list[Table]":
+    """The trials, and the best ones' accuracy on the test set."""
+    confirmed = [confirmed_table(result)] if result.confirmed else []
+    return [trials_table(result), *confirmed]
 
 
 def trials_table(result: "SweepResult") -> "Table":

@@ -1,15 +1,13 @@
 """How a sweep looks while it runs: a live table of the best trials, or a plain line a trial."""
 
-import contextlib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 
-from cifar_trainer.cli.console import Output
-from cifar_trainer.cli.signals import StopRequest, stop_on_signals
-from cifar_trainer.data.download import PrepareReporter
+from cifar_trainer.cli.console import UNSEEN, Output
+from cifar_trainer.cli.displays import StoppableDisplay
 from cifar_trainer.sweeps.page import format_value
 from cifar_trainer.sweeps.record import TrialRecord, best_first
 from cifar_trainer.sweeps.sweep import SweepReporter
@@ -17,31 +15,21 @@ from cifar_trainer.sweeps.trials import Claim
 
 #: So many of the best trials stand in the live table.
 _BEST = 8
-#: What drawing on a terminal that is gone raises.
-_UNSEEN = contextlib.suppress(OSError, ValueError)
 
 
-class SweepDisplay(SweepReporter):
+class SweepDisplay(StoppableDisplay, SweepReporter):
     """Shows on stderr what happens. From the moment the study is open, the first signal asks to stop."""
 
-    def __init__(self, output: Output, prepare: PrepareReporter, stop: StopRequest) -> None:
-        self._output, self.prepare, self._stop = output, prepare, stop
-        self._handlers = contextlib.ExitStack()
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
         self._live: Live | None = None
         self._trials: tuple[TrialRecord, ...] = ()
         self._running: dict[int, tuple[Claim, str]] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-        self._handlers.close()
-
     def close(self) -> None:
         """Take the live table off the screen."""
         if self._live is not None:
-            with _UNSEEN:
+            with UNSEEN:
                 self._live.stop()
             self._live = None
 
@@ -49,17 +37,14 @@ class SweepDisplay(SweepReporter):
         if self._output.verbosity > 0:
             self._output.note(text)
 
-    def warn(self, text: str) -> None:
-        self._output.warn(text)
-
     def begun(self, folder: Path, storage: str, trials: tuple[TrialRecord, ...]) -> None:
-        self._handlers.enter_context(stop_on_signals(self._stop))
+        self.handle_signals()
         done = sum(trial.state in ("complete", "pruned", "failed") for trial in trials)
         self._output.note(f"sweep: {folder}, {done} trials done\nstorage: {storage}", wrap=False)
         self._trials = trials
         if self._output.live:
             self._live = Live(console=self._output.notes, transient=True, auto_refresh=False)
-            with _UNSEEN:
+            with UNSEEN:
                 self._live.start()
             self._draw()
 
@@ -88,7 +73,7 @@ class SweepDisplay(SweepReporter):
 
     def _draw(self) -> None:
         if self._live is not None:
-            with _UNSEEN:
+            with UNSEEN:
                 self._live.update(self.table(), refresh=True)
 
     def table(self) -> Table:

@@ -1,36 +1,28 @@
 """`cifar-trainer train`."""
 
 import shlex
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import (
-    PathType,
-    data_dir_option,
-    json_option,
-    print_json,
-    verbosity,
-    verbosity_options,
-)
+from cifar_trainer.cli.base import PathType, RunType, data_dir_option, make_command
 from cifar_trainer.cli.gpus import choose_gpus, train_together
 from cifar_trainer.cli.options import choices, given, setting_options
-from cifar_trainer.cli.signals import StopRequest
 from cifar_trainer.devices.cluster import find_cluster
 from cifar_trainer.errors import TrainingStopped, UsageError
 from cifar_trainer.settings import STACKS, WATCHED, RuntimeOptions, Settings, command_words, declared
 
 if TYPE_CHECKING:
+    from cifar_trainer.cli.console import Output
     from cifar_trainer.run import TrainResult
     from cifar_trainer.training.seeds import GroupResult
 
 
-@click.command(name="train")
+@make_command("train")
 @click.option("--run-dir", type=PathType(), help="Folder of the new run.  [default: runs/TIME-RECIPE]")
-@data_dir_option("train", help="Folder of the prepared data sets.  [default: data, or a resumed run's own]")
-@click.option("--resume", type=PathType(), metavar="RUN", help="Resume this run, or this group of runs.")
+@data_dir_option("Folder of the prepared data sets.  [default: data, or a resumed run's own]")
+@click.option("--resume", type=RunType(), metavar="RUN", help="Resume this run, or this group of runs.")
 @click.option(
     "--from-trial",
     metavar="SWEEP:NUMBER",
@@ -45,13 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option("--gpus", metavar="N|all", help="Split each batch over N GPUs of this machine, a process each.")
 @setting_options(declared(RuntimeOptions).values())
-@json_option
-@verbosity_options
-@click.pass_context
 def command(
-    ctx: click.Context,
+    output: "Output",
     /,
-    as_json: bool,
     resume: Path | None,
     from_trial: str | None,
     seeds: str | None,
@@ -72,9 +60,7 @@ def command(
 
     Ctrl-C finishes the current step, saves a checkpoint, and prints the command that resumes.
     """
-    from cifar_trainer.cli.console import Output
-    from cifar_trainer.cli.prepare import reporting
-    from cifar_trainer.cli.training_display import TrainingDisplay
+    from cifar_trainer.cli.displays import TrainingDisplay
     from cifar_trainer.training import session
     from cifar_trainer.training.seeds import GroupResult, is_group, parse_seeds, resume_seeds, train_seeds
 
@@ -98,18 +84,19 @@ def command(
             raise UsageError(f"--gpus {gpus} does not go with --seeds {seeds}. Leave one of them out.")
         chosen = choose_gpus(gpus, options.get("device", "auto"))
         if len(chosen) > 1:
-            words = ["train", *command_words({**options, "resume": resume, "json": as_json})]
-            words += {1: ["--verbose"], -1: ["--quiet"]}.get(verbosity(ctx), [])
-            ctx.exit(train_together(words, chosen))
+            words = ["train", *command_words({**options, "resume": resume, "json": output.as_json})]
+            words += {1: ["--verbose"], -1: ["--quiet"]}.get(output.verbosity, [])
+            raise click.exceptions.Exit(train_together(words, chosen))
     cluster = find_cluster()
     follows = cluster is not None and not cluster.is_chief
-    # The first process speaks for all.
-    output, stop = Output(-1 if follows else verbosity(ctx)), StopRequest()
-    with reporting(output) as prepare_reporter, TrainingDisplay(output, prepare_reporter, stop) as display:
+    if follows:
+        # The first process speaks for all.
+        output.verbosity = -1
+    with TrainingDisplay(output) as display:
         common: dict[str, Any] = {
             "reporter": display,
-            "should_stop": lambda: bool(stop),
-            "verbose": verbosity(ctx) > 0,
+            "should_stop": display.should_stop,
+            "verbose": output.verbose,
         }
         result: TrainResult | GroupResult
         try:
@@ -126,15 +113,16 @@ def command(
         except TrainingStopped as error:
             again = {name: options.get(name) for name in ("data_dir", "time_limit")}
             words = ["cifar-trainer", "train", *command_words({"resume": error.run_dir, **again})]
-            output.note(f"Stopped and saved. Resume with:\n  {shlex.join(words)}", wrap=False)
-            # Another process may have received the signal.
-            ctx.exit(128 + int(stop.received or signal.SIGTERM))
-    if follows:
-        return
-    if as_json:
-        print_json(result.to_json())
-    else:
-        output.result(format_group(result) if isinstance(result, GroupResult) else format_result(result))
+            display.exit_stopped(f"Resume with:\n  {shlex.join(words)}")
+    if not follows:
+        output.result(result, format_training)
+
+
+def format_training(result: "TrainResult | GroupResult") -> str:
+    """A finished run, or a group of runs."""
+    from cifar_trainer.run import TrainResult
+
+    return format_result(result) if isinstance(result, TrainResult) else format_group(result)
 
 
 def format_result(result: "TrainResult") -> str:

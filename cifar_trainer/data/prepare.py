@@ -27,6 +27,7 @@ from cifar_trainer.data.parts import ReadOptions
 from cifar_trainer.data.reading import read_source
 from cifar_trainer.data.transport import printable_url
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
+from cifar_trainer.results import Result
 from cifar_trainer.settings import check_seed
 
 LOCK_NAME = ".prepare.lock"
@@ -38,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclasses.dataclass(frozen=True)
-class PreparedReport:
+class PreparedReport(Result):
     """What lies in a prepared folder.
 
     Attributes:

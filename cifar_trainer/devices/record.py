@@ -3,15 +3,13 @@
 import datetime
 import os
 import platform
-import shlex
 import subprocess
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cifar_trainer import __version__
+from cifar_trainer import __version__, process
 from cifar_trainer.devices import cuda, machine
 from cifar_trainer.devices.start import Device, tf32_enabled, threads
 
@@ -50,8 +48,8 @@ def describe_environment(device: Device) -> dict[str, Any]:
     """What environment.json holds; JSON types only."""
     return {
         "started_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        # Without the path of the script: the command as somebody else would type it.
-        "command_line": shlex.join(["cifar-trainer", *sys.argv[1:]]),
+        # Not sys.argv: in a notebook or a user's script that is another program's command, with its secrets.
+        "command_line": process.command_line,
         "commit": _commit(),
         "versions": versions(),
         "platform": platform.platform(),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from cifar_trainer.devices import cuda
 from cifar_trainer.devices.machine import gains_from_onednn, processor, usable_cores
 from cifar_trainer.errors import DeviceError
 from cifar_trainer.settings import DEVICE_ALIASES, DEVICES, Settings, check_choice
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +156,9 @@ def load_tensorflow(verbose: bool = False) -> None:
     Raises:
         DeviceError: Keras was imported with another backend before.
     """
+    if "tensorflow" not in sys.modules:
+        # The command line shows it: loading takes seconds, on a slow disk half a minute.
+        log.info("loading TensorFlow ...")
     if verbose:
         _import()
         return

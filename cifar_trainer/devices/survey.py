@@ -1,19 +1,18 @@
-"""A look at the whole environment: every device tried, and what is missing for more."""
+"""The report of `cifar-trainer env`: versions, every device tried, and what a GPU would need."""
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 
 from cifar_trainer.devices import cuda
 from cifar_trainer.devices.cuda import Missing
 from cifar_trainer.devices.record import describe_environment
-from cifar_trainer.devices.start import Device, describe_cpu, describe_gpu
+from cifar_trainer.devices.start import Device, describe_cpu, describe_gpu, start
+from cifar_trainer.extras import optional_packages
+from cifar_trainer.results import Result
 
 #: The convolution: a batch of 32 images of 32×32×64, 3×3 to 64 channels, which gives 30×30.
 SHAPE, FILTER = (32, 32, 32, 64), (3, 3, 64, 64)
@@ -46,7 +45,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Survey:
+class Survey(Result):
     """What `cifar-trainer env` shows.
 
     Attributes:
@@ -76,20 +75,22 @@ class Survey:
         }
 
 
-def take_survey(device: Device, packages: Sequence[str] = ()) -> Survey:
+def environment(*, verbose: bool = False) -> Survey:
     """Look at versions, libraries and devices, and run a convolution on each device.
 
     Args:
-        device: what `devices.start()` gave.
-        packages: optional ones to look for besides those of this package's own extras.
+        verbose: show TensorFlow's own messages.
     """
+    device: Device = start(verbose=verbose)
+    import tensorflow as tf
+
     gpus = tf.config.get_visible_devices("GPU")
     trials = [try_device("/CPU:0", "cpu", describe_cpu())]
     trials += [try_device(f"/GPU:{index}", "gpu", describe_gpu(index)) for index in range(len(gpus))]
     found = cuda.inspect(tf.sysconfig.get_build_info(), listed=bool(gpus))
-    extras = _extras(packages)
+    extras = optional_packages()
     missing = found.missing
-    if found.gpu_present and extras["nvidia-ml-py"] is None:
+    if found.gpu_present and extras.get("nvidia-ml-py") is None:
         missing += (
             Missing(
                 "nvidia-ml-py is not installed: no readings of utilisation, memory, power and energy",
@@ -100,18 +101,24 @@ def take_survey(device: Device, packages: Sequence[str] = ()) -> Survey:
 
 
 def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Trial:
-    """Run on one device what training needs, time a convolution, and check what it gives.
+    """Run on one device the operations that training needs, check their results, and time a convolution.
 
     An elementwise operation and a compiled convolution with bias and ReLU come first: with some drivers and
-    some cuDNN they fail where a plain convolution does not.
+    versions of cuDNN they fail although a plain convolution works.
     """
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)
+    def convolve_with_bias(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(images, kernel, 1, "VALID"), bias))
+
     seconds = []
     try:
         with tf.device(name):
             images, kernel = tf.ones(SHAPE), tf.ones(FILTER)
             expected = float(np.prod(FILTER[:3]))
             elementwise = (tf.ones(4) * 2 + 1).numpy()
-            compiled = _convolve_with_bias(images, kernel, tf.ones(FILTER[3])).numpy()
+            compiled = convolve_with_bias(images, kernel, tf.ones(FILTER[3])).numpy()
             for _ in range(1 + REPEATS):
                 began = time.perf_counter()
                 result = tf.nn.conv2d(images, kernel, 1, "VALID")
@@ -132,19 +139,3 @@ def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Tria
             return Trial(name, kind, description, f"wrong {what}: {wrong} where {wanted} was expected")
     median = statistics.median(seconds[1:])
     return Trial(name, kind, description, None, 1000 * seconds[0], 1000 * median, FLOPS / median / 1e9)
-
-
-@tf.function(jit_compile=True)
-def _convolve_with_bias(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(images, kernel, 1, "VALID"), bias))
-
-
-def _extras(packages: Sequence[str]) -> dict[str, str | None]:
-    names = ("nvidia-ml-py", *packages, "tensorflow-serving-api")
-    found: dict[str, str | None] = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found

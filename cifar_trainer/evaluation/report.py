@@ -19,6 +19,7 @@ from cifar_trainer.metrics import (
     top_confusions,
 )
 from cifar_trainer.recipes import EXPECTED_ON, Expected
+from cifar_trainer.results import Result
 from cifar_trainer.settings import Settings
 
 #: Mistakes in the gallery, and pairs of classes in the list.
@@ -30,7 +31,7 @@ _CONTRACT_PER_CLASS = ("class", "precision", "recall", "f1", "support")
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(Result):
     """How a model does on a split.
 
     Attributes:

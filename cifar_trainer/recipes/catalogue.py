@@ -3,10 +3,12 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cifar_trainer.recipes import RECIPES
+from cifar_trainer import devices
+from cifar_trainer.recipes import RECIPES, get_recipe
 from cifar_trainer.recipes.recipe import Expected, Recipe
+from cifar_trainer.results import Result
 from cifar_trainer.settings import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ IMAGE_SHAPE, CLASSES = (32, 32, 3), 10
 
 
 @dataclasses.dataclass(frozen=True)
-class RecipeInfo:
+class RecipeInfo(Result):
     """A recipe in numbers, for images and classes as CIFAR-10 has them.
 
     Attributes:
@@ -41,14 +43,28 @@ class RecipeInfo:
     learning_rate: float
     expected: Expected | None
 
-    def to_json(self) -> dict[str, Any]:
-        """The recipe as a JSON object."""
-        return dataclasses.asdict(self)
+
+@dataclasses.dataclass(frozen=True)
+class RecipeList(Result):
+    """The recipes, in the order of their table."""
+
+    recipes: tuple[RecipeInfo, ...]
 
 
-def list_recipes() -> tuple[RecipeInfo, ...]:
-    """All recipes of the package, in the order of their table. Builds their networks."""
-    return tuple(describe(recipe) for recipe in RECIPES.values())
+def list_recipes(show: str | Path | None = None, *, verbose: bool = False) -> RecipeList:
+    """List the recipes with their sizes. Builds their networks.
+
+    Args:
+        show: a recipe's name, or a Python file that defines one, to list only that. None lists all recipes
+            of the package.
+        verbose: show TensorFlow's own messages.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    chosen = list(RECIPES.values()) if show is None else [get_recipe(str(show))]
+    devices.start(device="cpu", verbose=verbose)
+    return RecipeList(tuple(map(describe, chosen)))
 
 
 def describe(recipe: Recipe) -> RecipeInfo:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cifar_trainer import files
 from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.results import Result
 from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
 from cifar_trainer.sweeps.space import Value
 
@@ -55,7 +56,7 @@ class Confirmed:
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Result):
     """What `sweep --json` prints.
 
     Attributes:
@@ -78,10 +79,6 @@ class SweepResult:
     importance: dict[str, float] | None
     sweep_dir: str
     page: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as a JSON object."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)

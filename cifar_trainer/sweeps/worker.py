@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import shlex
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from cifar_trainer import errors
+from cifar_trainer import errors, process
 from cifar_trainer.devices import Device
 from cifar_trainer.run import Run, TrainResult, open_run
 from cifar_trainer.settings import Settings
@@ -121,7 +122,7 @@ class _Reporter(TrainingReporter):
 def train_job(job: Job, channel: Channel) -> None:
     """Train one run, or go on with it, and send how it ended."""
     reporter = _Reporter(channel)
-    sys.argv = ["cifar-trainer", *job.command_line]
+    process.command_line = shlex.join(["cifar-trainer", *job.command_line])
     carried_out: dict[str, Any] = {
         "reporter": reporter,
         "should_stop": lambda: reporter.ended_early or channel.stopping.is_set(),

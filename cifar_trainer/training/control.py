@@ -43,5 +43,8 @@ class TrainingReporter:
         Loss, accuracy and speed are the epoch's so far; the time left is the whole run's, at that speed.
         """
 
+    def phase(self, what: str) -> None:
+        """The epoch has trained its steps, and now e.g. validates or saves."""
+
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         """An epoch is complete; `row` is its row of the history."""

@@ -7,13 +7,14 @@ from typing import Any
 
 from cifar_trainer import devices
 from cifar_trainer.devices.cluster import check_alone
+from cifar_trainer.results import Result
 from cifar_trainer.run import Run, check_new, open_run, reserve_folder
 from cifar_trainer.training.control import TrainingReporter
 from cifar_trainer.training.session import resume, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Reproduction:
+class Reproduction(Result):
     """A run and the one that repeated it.
 
     Attributes:
@@ -31,10 +32,6 @@ class Reproduction:
     weights_sha256: str
     expected_sha256: str
     differences: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as a JSON object."""
-        return dataclasses.asdict(self)
 
 
 def reproduce(

@@ -18,6 +18,7 @@ from cifar_trainer import files
 from cifar_trainer.devices.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import get_recipe
+from cifar_trainer.results import Result
 from cifar_trainer.run import GROUP_FILE, Run, TrainResult, check_new, reserve_folder
 from cifar_trainer.settings import STACKS, check_choice, check_seed
 from cifar_trainer.training import session
@@ -49,7 +50,7 @@ class MeanAccuracy:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupResult:
+class GroupResult(Result):
     """What `train --seeds --json` prints.
 
     Attributes:
@@ -61,11 +62,6 @@ class GroupResult:
     group_dir: str
     runs: tuple[TrainResult, ...]
     accuracy: MeanAccuracy
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as a JSON object."""
-        runs = [run.to_json() for run in self.runs]
-        return {"group_dir": self.group_dir, "runs": runs, "accuracy": dataclasses.asdict(self.accuracy)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ def test_a_recipes_view_of_the_images_is_drawn(run_cli: RunCli, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--show", "document"], "--show goes with --plot"), (["--plot", "x.png"], "--plot goes with --show")],
+    [(["--show", "document"], "--show needs --plot"), (["--plot", "x.png"], "--plot needs --show")],
 )
 def test_a_recipe_and_its_plot_go_together(run_cli: RunCli, arguments: list[str], says: str) -> None:
     done = run_cli(["recipes", *arguments])
