@@ -1,9 +1,8 @@
-"""Writing so that a reader finds the old file or the new one, never half of one.
+"""Atomic writes: a reader finds the old file or the new one, never half of one.
 
-Each write goes to a name beside the target, is flushed to the disk, and is
-renamed over the target in one step; the folder is flushed last, so that the
-rename itself survives a power cut. An unfinished write is locked by its writer, so
-that the next one can tell what a killed process has left, and deletes it.
+Each write goes to a name beside the target, is flushed to the disk, and is renamed over the target in one
+step. The folder is flushed last, so that the rename survives a power cut. A writer locks its unfinished
+file, so that the next writer recognizes and deletes what a killed process has left.
 """
 
 import contextlib
@@ -11,9 +10,9 @@ import ctypes
 import errno
 import hashlib
 import json
-import logging
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -28,22 +27,20 @@ from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
-
-#: Names that start so are unfinished writes.
+#: Names of unfinished writes start with this.
 PARTIAL_PREFIX = ".partial-"
-#: Within so many seconds a write has locked what it writes to.
+#: A write has locked its unfinished file within this time.
 _SECONDS_TO_LOCK = 2.0
-#: Of fcntl.h and linux/fs.h: names are relative to the current folder; swap them.
+#: From fcntl.h and linux/fs.h: names are relative to the current folder; swap them.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
 def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Turn a write that fails, at or below `path`, into one message that ends with `remedy`.
+    """Turn a failed write, at or below `path`, into one message that ends with `remedy`.
 
     Raises:
-        RunError: a write failed; the functions of this module leave what was there untouched.
+        RunError: a write failed. The functions of this module leave existing files untouched then.
     """
     try:
         yield
@@ -56,16 +53,15 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` when the block ends without an exception.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; `path` is as it was.
+        OSError: the folder cannot be written, or the disk is full; `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{PARTIAL_PREFIX}{path.name}-", dir=path.parent)
-    partial = Path(name)
+    partial = _partial_name(path.parent, path.name)
+    # Not tempfile, whose files are private: the user's umask decides who may read a result.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             locks.try_lock(file.fileno())
-            # mkstemp makes files private; a result is as readable as the user's umask says.
-            _change_mode(file.fileno(), 0o666 & ~_umask())
             _remove_abandoned(path.parent)
             yield file
             file.flush()
@@ -79,9 +75,9 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a name beside `path`, of the same suffix, to a library that writes by name.
+    """A name beside `path`, with the same suffix, for a library that writes to a name.
 
-    What was written there is flushed and renamed to `path` when the block ends well.
+    When the block ends without an exception, the file is flushed and renamed to `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _partial_folder(path.parent, path.stem) as folder:
@@ -105,7 +101,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as indented JSON; NaN and infinity are refused, being no JSON."""
+    """Replace `path` by `value` as indented JSON; raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -152,11 +148,10 @@ def _describe_mismatch(cause: Exception, value: Any) -> str:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Make a folder under a partial name; it becomes `path` when the block ends well.
+    """Make a folder under a partial name; it becomes `path` when the block ends without an exception.
 
-    With `replace`, a folder that stands at `path` is swapped out whole. Without it
-    the rename fails with FileExistsError, and what stood there is untouched. A link is
-    followed: the folder that it leads to is swapped, on the disk where it lies.
+    With `replace`, an existing folder is swapped out in one step. Without it, FileExistsError is raised and
+    the existing folder is unchanged. A link is followed: the folder that it points to is replaced.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,11 +165,11 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 @contextlib.contextmanager
 def _partial_folder(parent: Path, name: str) -> Iterator[Path]:
     """Make a locked folder for an unfinished write, and delete what is left of it at the end."""
-    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{name}-", dir=parent))
+    partial = _partial_name(parent, name)
+    partial.mkdir()
     descriptor = os.open(partial, os.O_RDONLY)
     try:
         locks.try_lock(descriptor)
-        _change_mode(descriptor, 0o777 & ~_umask())
         _remove_abandoned(parent)
         yield partial
     finally:
@@ -182,17 +177,8 @@ def _partial_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _change_mode(descriptor: int, mode: int) -> None:
-    try:
-        os.fchmod(descriptor, mode)
-    except OSError as error:
-        # FUSE, vfat and drives mounted from Windows or the cloud have no permissions of their own.
-        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-            raise
-        log.warning(
-            "This file system does not keep file permissions (%s); files get the permissions that it gives.",
-            error.strerror,
-        )
+def _partial_name(parent: Path, name: str) -> Path:
+    return parent / f"{PARTIAL_PREFIX}{name}-{secrets.token_hex(4)}"
 
 
 def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
@@ -203,7 +189,7 @@ def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
         raise FileExistsError(f"{path} exists already")
     if _exchange(partial, path):
         return
-    # rename(2) does not replace a folder that holds something, so the old one steps aside first.
+    # rename(2) does not replace a folder that is not empty, so move the old one aside first.
     aside = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}old-", dir=path.parent))
     try:
         os.rename(path, aside / "old")
@@ -217,7 +203,7 @@ def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step (renameat2 of Linux); False where the system or the disk cannot."""
+    """Swap two names in one step (renameat2 of Linux); False if the system or the disk cannot."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
@@ -227,9 +213,9 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def plain_link(path: Path) -> Iterator[Path]:
-    """Give another name to a folder, of ASCII letters only, for a library that does not take every name.
+    """Another name for a folder, of ASCII letters only, for a library that does not accept all names.
 
-    TensorFlow reads `[`, `]`, `*` and `?` in a path as a pattern, and takes none that is not UTF-8.
+    TensorFlow takes `[`, `]`, `*` and `?` in a path for a pattern, and fails if a path is not UTF-8.
     """
     with tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
         link = Path(folder) / "link"
@@ -238,13 +224,13 @@ def plain_link(path: Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete what writes that were killed have left in `folder`. Only for a folder that we hold."""
+    """Delete all unfinished writes in `folder`. Call only while holding the folder's lock."""
     for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
         _delete(leftover)
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Delete what writes that were killed have left in `folder`. One that is still going on stays."""
+    """Delete the unfinished writes of killed processes in `folder`; those still in progress stay."""
     for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
         with contextlib.suppress(OSError):
             if _is_abandoned(leftover):
@@ -259,7 +245,7 @@ def _delete(path: Path) -> None:
 
 
 def _is_abandoned(partial: Path) -> bool:
-    # A write that has begun this moment may not have got its lock yet.
+    # A write that has just started may not be locked yet.
     if abs(time.time() - partial.lstat().st_mtime) < _SECONDS_TO_LOCK:
         return False
     return locks.is_abandoned(partial)
@@ -280,7 +266,7 @@ def flush_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network and FUSE file systems flush files only.
+        # Some network and FUSE file systems can only flush files.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
     finally:
@@ -299,7 +285,7 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The regular files below a folder, sorted; links are passed over."""
+    """The regular files below a folder, sorted; links are skipped."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
@@ -312,15 +298,9 @@ def sha256_tree(folder: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; one that goes meanwhile counts nothing."""
+    """Bytes of a file, or of all files below a folder; files deleted meanwhile are skipped."""
     total = 0
     for file in [path] if path.is_file() else files_below(path):
         with contextlib.suppress(FileNotFoundError):
             total += file.stat().st_size
     return total
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

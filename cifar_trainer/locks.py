@@ -1,9 +1,8 @@
-"""Locks between processes: taken for as long as a process lives, and looked at without being taken.
+"""Locks between processes, released when their holder ends, however it ends.
 
-A lock is flock(2) on a file, so the kernel lets go when its holder ends, however it ends.
-Only who holds a lock may delete its file. Some file systems have no such locks (Lustre and NFS without their
-lock service, some FUSE). There a second file beside it, made in one step and named after
-its holder, stands in; one that a dead process of the same machine has left counts no more.
+A lock is flock(2) on a file. Only the holder of a lock may delete its file. Some file systems have no such
+locks (Lustre and NFS without their lock service, some FUSE). There a second file beside it, created in one
+step and with its holder's name, replaces the lock; a file left by a dead local process is ignored.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ except ImportError as error:
 
 log = logging.getLogger(__name__)
 
-#: What flock says where the file system has no locks.
+#: Errors of flock on a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 #: Seconds between two tries.
 _PAUSE = 0.02
@@ -35,7 +34,7 @@ class LockedError(Exception):
     """Another process holds the lock.
 
     Attributes:
-        holder: what is known of it, such as `process 1234 on host`; empty if nothing is.
+        holder: such as `process 1234 on host`; empty if unknown.
     """
 
     def __init__(self, holder: str = "") -> None:
@@ -48,9 +47,8 @@ def lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None
     """Hold the lock at `path` while the block runs.
 
     Args:
-        path: the lock's file; it is made where it is missing, and stays.
-        on_wait: called once if another process holds the lock, which is then waited for. None does
-            not wait.
+        path: the lock's file; created if it is missing, and kept.
+        on_wait: called once, before waiting for another process that holds the lock. None: do not wait.
 
     Raises:
         LockedError: another process holds it, and `on_wait` is None.
@@ -60,42 +58,40 @@ def lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None
     try:
         yield
     finally:
-        if stand_in is not None:
-            stand_in.unlink(missing_ok=True)
-        os.close(descriptor)
+        _release(descriptor, stand_in)
 
 
 def try_lock(descriptor: int) -> None:
-    """Lock an open file until it is closed, where nobody else does and the file system can."""
+    """Try to lock an open file until it is closed; do nothing if that is not possible."""
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock at `path`; looking keeps nobody from taking it.
+    """Whether a process holds the lock at `path`. Does not keep others from taking it.
 
-    Where that cannot be told, as in a folder that may not be read, the answer is False.
+    False if that is unknown, for example in a folder that we cannot read.
     """
     free = _looks_free(path)
     return _living_holder(_stand_in(path)) is not None if free is None else not free
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether whoever locked the file or folder `path` by `try_lock` has ended.
+    """Whether the process that locked the file or folder `path` by `try_lock` has ended.
 
-    Where the file system has no locks that cannot be told, and the answer is False.
+    False on a file system without locks, where that is unknown.
     """
     return _looks_free(path) is True
 
 
 def _looks_free(path: Path) -> bool | None:
-    """Whether nobody holds an exclusive lock on `path`; None where that cannot be told."""
+    """Whether no process holds an exclusive lock on `path`; None if unknown."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        # A shared lock: `_take` waits for those who look, and two of them do not see each other.
+        # A shared lock: `_take` waits until it is released, and two of them do not disturb each other.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
@@ -108,15 +104,15 @@ def _looks_free(path: Path) -> bool | None:
 
 def _acquire(path: Path, on_wait: Callable[[], None] | None) -> tuple[int, Path | None]:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor, stand_in = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), None
         try:
             stand_in = _take(descriptor, path)
-            # The holder before may have deleted the file that was opened here: its lock keeps nobody out.
+            # The previous holder may have deleted the file that was opened here. A lock on it is useless.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor, stand_in
-            os.close(descriptor)
+            _release(descriptor, stand_in)
         except BaseException as error:
-            os.close(descriptor)
+            _release(descriptor, stand_in)
             if not isinstance(error, LockedError) or on_wait is None:
                 raise
             on_wait()
@@ -128,8 +124,14 @@ def _nothing() -> None:
     pass
 
 
+def _release(descriptor: int, stand_in: Path | None) -> None:
+    if stand_in is not None:
+        stand_in.unlink(missing_ok=True)
+    os.close(descriptor)
+
+
 def _take(descriptor: int, path: Path) -> Path | None:
-    """Take the lock, or raise LockedError; the file that stands in for it, where one does."""
+    """Take the lock, or raise LockedError. Returns the file that replaces it, if there is one."""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,12 +143,12 @@ def _take(descriptor: int, path: Path) -> Path | None:
             if error.errno not in _NO_LOCKS:
                 raise
             return _take_stand_in(path)
-        # Somebody only looks, and is done in a moment.
+        # Another process only looks, and is done in a moment.
         time.sleep(_PAUSE / 10)
 
 
 def _is_held(descriptor: int) -> bool:
-    """Whether an exclusive lock is in the way, and not the shared one of somebody who looks."""
+    """Whether the other lock is an exclusive one, not the shared one of a process that only looks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -183,7 +185,7 @@ def _take_stand_in(path: Path) -> Path:
 
 
 def _clear(file: Path) -> None:
-    """Delete what a dead process has left. Of two that find it at once, neither deletes the other's."""
+    """Delete a dead process's file. Two processes that do so at once do not delete each other's new file."""
     aside = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(file, aside)
@@ -194,7 +196,7 @@ def _clear(file: Path) -> None:
 
 
 def _living_holder(file: Path) -> str | None:
-    """Who holds a lock by `file`; None if nobody does, or a process of this machine that is dead."""
+    """The process that holds a lock by `file`; None if there is none, or it is a dead local process."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -203,7 +205,7 @@ def _living_holder(file: Path) -> str | None:
         holder = json.loads(text)
         host, process = str(holder["host"]), int(holder["pid"])
     except (ValueError, KeyError, TypeError):
-        # It is being written at this moment, or it is not ours: nobody's to take.
+        # It is being written at this moment, or it is another program's file.
         return f"the owner of {file}"
     if host == socket.gethostname():
         try:

@@ -61,3 +61,20 @@ def test_a_folder_is_swapped_in_two_steps_where_the_system_knows_no_better(
             (folder / "number").write_text(text)
     assert (target / "number").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_the_umask_decides_who_may_read_a_result_and_is_never_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belongs to the whole process: another thread's file would get other permissions."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "umask", pytest.fail)
+            files.write_text(tmp_path / "file", "text")
+            with files.atomic_folder(tmp_path / "folder"):
+                pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750

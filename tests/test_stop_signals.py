@@ -1,6 +1,7 @@
 """Signals: once to save and stop, twice to stop at once."""
 
 import os
+import pty
 import signal
 import subprocess
 import time
@@ -44,6 +45,23 @@ def test_the_first_signal_asks_and_the_second_ends_at_once(number: signal.Signal
     out, _ = process.communicate(timeout=10)
     assert process.returncode == 128 + number
     assert out == ""
+
+
+def test_the_second_signal_gives_the_terminal_its_cursor_back() -> None:
+    """A live bar hides it."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [INTERPRETER, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=theirs, preexec_fn=default_signals,
+        env=environment(),
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        assert process.stdout is not None
+        for said in (b"ready\n", b"asked\n"):
+            assert process.stdout.readline() == said
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert os.read(ours, 100) == b"\x1b[?25h"
+    os.close(ours)
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:

@@ -1,17 +1,19 @@
-"""Stopping when asked: once to finish the step and save, twice to stop at once."""
+"""Stop requests by signal: the first asks to finish the step and save, the second stops at once."""
 
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 
 #: What a terminal, a scheduler and a closed session send.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class StopRequest:
-    """The first signal that came, or None."""
+    """The first signal that was received, or None."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -22,14 +24,15 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Note the first signal in `request` and leave the process running; the second ends it at once.
+    """Record the first signal in `request` and let the process run; end it at once at the second.
 
-    A checkpoint has its name only when it is whole, so ending at once loses nothing
-    that was saved. Signals that the caller had set to be ignored (nohup) stay ignored.
+    A checkpoint gets its name only when it is complete, so nothing saved is lost. Signals that the caller
+    ignores (nohup) stay ignored.
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
         if request.received is not None:
+            _show_cursor()
             os._exit(128 + number)
         request.received = signal.Signals(number)
 
@@ -42,3 +45,10 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
     finally:
         for number in watched:
             signal.signal(number, before[number])
+
+
+def _show_cursor() -> None:
+    # A live bar hides the cursor, and os._exit skips the code that shows it again.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if os.isatty(sys.stderr.fileno()):
+            os.write(sys.stderr.fileno(), _SHOW_CURSOR)

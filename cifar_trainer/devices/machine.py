@@ -1,11 +1,15 @@
-"""The processor: its name, what it can do, and how much of it this process may use."""
+"""The processor: its name, its instruction sets, and how many cores this process may use."""
 
+import contextlib
+import math
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+_CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 #: The instruction sets for which TensorFlow and oneDNN have code of their own.
 _INSTRUCTION_SETS = re.compile(r"avx\w*|fma|amx\w*|asimd\w*|sve\w*|bf16")
 #: The instructions of which a processor needs one for TensorFlow to train fast in a precision. AVX512-FP16
@@ -18,10 +22,40 @@ _ONEDNN_IS_ON = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8
 
 
 def usable_cores() -> int:
-    """The cores that the scheduler lets this process run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The number of cores that this process may use: its CPU affinity, and the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([cores, *(max(1, math.ceil(quota)) for quota in _quotas() if math.isfinite(quota))])
+
+
+def _quotas() -> Iterator[float]:
+    """The CPU quotas, in cores, of this process's cgroups and of their parents (cgroup v1 and v2)."""
+    try:
+        lines = _CGROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        roots = [_CGROUPS / name for name in (controllers, "cpu")] if controllers else [_CGROUPS]
+        for root in roots:
+            folder = root / path.lstrip("/")
+            # In a container, its own cgroup is often mounted as the root, and `path` does not exist there.
+            for each in [folder, *folder.parents]:
+                if each.is_relative_to(root):
+                    with contextlib.suppress(OSError, ValueError):
+                        yield _quota(each) if controllers else _quota_v2(each)
+
+
+def _quota_v2(folder: Path) -> float:
+    quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+    return math.inf if quota == "max" else int(quota) / int(period)
+
+
+def _quota(folder: Path) -> float:
+    quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
+    period = int((folder / "cpu.cfs_period_us").read_text(encoding="utf-8"))
+    return math.inf if quota <= 0 else quota / period
 
 
 def processor() -> str:

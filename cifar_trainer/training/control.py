@@ -1,5 +1,7 @@
-"""What a training run reports while it trains. Imports no TensorFlow."""
+"""Reporters of a training run: told what happens while it trains. Imports no TensorFlow."""
 
+import builtins
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,14 +10,15 @@ from cifar_trainer.devices import Device
 from cifar_trainer.run import Run
 from cifar_trainer.settings import RuntimeOptions as Options
 from cifar_trainer.settings import Settings
+from cifar_trainer.training.history import format_epoch
 
-__all__ = ["Options", "TrainingReporter"]
+__all__ = ["Options", "PrintReporter", "TrainingReporter"]
 
 
 class TrainingReporter:
-    """Told what happens while a run trains; each method does nothing here.
+    """Told what happens while a run trains; the methods of this class do nothing.
 
-    None of them may raise for want of a terminal.
+    Methods must not raise if there is no terminal.
 
     Attributes:
         prepare: told what happens while the data are prepared.
@@ -24,16 +27,16 @@ class TrainingReporter:
     prepare = PrepareReporter()
 
     def note(self, text: str) -> None:
-        """Something in passing."""
+        """A note in passing."""
 
     def warn(self, text: str) -> None:
-        """Something that the user should know, and that does not end the run."""
+        """A warning that does not end the run."""
 
     def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
-        """The run is held by this process; its data are called `title`. It trains in a moment."""
+        """This process holds the run, whose data set is called `title`; training starts in a moment."""
 
     def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        """Epoch `epoch` (1-based) of `epochs` begins, or goes on after `step` of `steps` steps."""
+        """Epoch `epoch` (1-based) of `epochs` starts, or resumes after `step` of `steps` steps."""
 
     def progress(
         self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
@@ -44,7 +47,29 @@ class TrainingReporter:
         """
 
     def phase(self, what: str) -> None:
-        """The epoch has trained its steps, and now e.g. validates or saves."""
+        """The epoch's steps are done; it is, for example, `validating` or `saving`."""
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         """An epoch is complete; `row` is its row of the history."""
+
+
+class PrintReporter(TrainingReporter):
+    """Prints notes, warnings and a line an epoch: the default for Python callers.
+
+    To stderr; in a notebook to stdout, since notebooks show stderr as if it were an error.
+    """
+
+    def __init__(self) -> None:
+        self.prepare = PrepareReporter(note=self.note, warn=self.warn)
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stdout if hasattr(builtins, "__IPYTHON__") else sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        self.note(f"Warning: {text}")
+
+    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
+        self.note(f"{config.recipe} on {title}, on {device.description}\nrun: {run.path}")
+
+    def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
+        self.note(format_epoch(row, epochs))
