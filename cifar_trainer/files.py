@@ -80,7 +80,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     When the block ends without an exception, the file is flushed and renamed to `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _partial_folder(path.parent, path.stem) as folder:
+    with partial_folder(path.parent, path.stem) as folder:
         partial = folder / path.name
         yield partial
         with open(partial, "rb") as file:
@@ -155,7 +155,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _partial_folder(path.parent, path.name) as partial:
+    with partial_folder(path.parent, path.name) as partial:
         yield partial
         flush_tree(partial)
         _put_in_place(partial, path, replace=replace)
@@ -163,7 +163,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _partial_folder(parent: Path, name: str) -> Iterator[Path]:
+def partial_folder(parent: Path, name: str) -> Iterator[Path]:
     """Make a locked folder for an unfinished write, and delete what is left of it at the end."""
     partial = _partial_name(parent, name)
     partial.mkdir()

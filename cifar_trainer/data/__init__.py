@@ -1,6 +1,8 @@
-"""Data sets: where they come from, how they lie on the disk, and how they are split."""
+"""Data sets: where they come from, how they are stored, and how they are split."""
 
 import difflib
+import re
+from collections.abc import Iterable
 
 from cifar_trainer.data.cifar10 import CIFAR10
 from cifar_trainer.data.cifar100 import CIFAR100, CIFAR100_COARSE
@@ -16,17 +18,34 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
-def get_spec(name: str) -> DatasetSpec:
-    """The data set of that name.
+def find_spec(name: str) -> DatasetSpec | None:
+    """The known data set of that name, also in other spellings (`CIFAR-10`, `FashionMNIST`); None if unknown."""
+    return {_plain(known): spec for known, spec in DATASETS.items()}.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def get_spec(name: str, prepared: Iterable[str] = ()) -> DatasetSpec:
+    """The known data set of that name.
+
+    Args:
+        name: as in `--dataset`.
+        prepared: the names of other data sets that could be meant, for the message.
 
     Raises:
-        UsageError: there is none; the message has the nearest name.
+        UsageError: it is not known; the message has the nearest name.
     """
-    if name in DATASETS:
-        return DATASETS[name]
-    near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
+    spec = find_spec(name)
+    if spec is not None:
+        return spec
+    own = [other for other in prepared if other not in DATASETS]
+    names = [*DATASETS, *own]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    prepared_here = f", or {', '.join(own)}, prepared from a source of your own" if own else ""
     raise UsageError(
-        f"--dataset {name!r} is not known. Choose from {', '.join(DATASETS)}.{hint} "
-        f"For classes of your own: cifar-trainer prepare --dataset NAME --source FOLDER"
+        f"--dataset {name!r} is not known. Choose from {', '.join(DATASETS)}{prepared_here}.{hint} "
+        "For classes of your own: cifar-trainer prepare --dataset NAME --source FOLDER"
     )

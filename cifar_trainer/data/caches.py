@@ -1,5 +1,6 @@
-"""Where other programs keep data sets that they have downloaded."""
+"""Finds data sets that other programs have downloaded."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +9,13 @@ from cifar_trainer.data.dataset import CacheNames
 
 
 def find_cached(names: CacheNames) -> Iterator[Path]:
-    """Files and folders that may hold a data set of these names; what is in them has to be verified.
+    """Files and folders that may hold a data set of these names; their content has to be verified.
 
-    Looked into are the caches of Keras, torchvision (`./data`), Hugging Face and TensorFlow Datasets, also
-    where KERAS_HOME, HF_HOME, HF_HUB_CACHE or TFDS_DATA_DIR has moved them.
+    Looks into the caches of Keras, torchvision (`./data`), Hugging Face and TensorFlow Datasets, also if
+    KERAS_HOME, HF_HOME, HF_HUB_CACHE or TFDS_DATA_DIR has moved them.
     """
     for path in _candidates(names):
-        # A cache that may not be read is none.
+        # Skip caches that we cannot read.
         if os.access(path, os.R_OK):
             yield path
 
@@ -29,9 +30,16 @@ def _candidates(names: CacheNames) -> Iterator[Path]:
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     for entry in names.hugging_face:
-        # Each revision has a folder of its own: the newest is tried first.
+        # Each revision has its own folder: try the newest first.
         snapshots = hub / f"datasets--{entry.replace('/', '--')}" / "snapshots"
-        yield from sorted(snapshots.glob("*"), key=os.path.getmtime, reverse=True)
+        yield from sorted(snapshots.glob("*"), key=_modified, reverse=True)
     tfds = Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
     for entry in names.tensorflow_datasets:
         yield from sorted((tfds / entry).glob("*.*.*"), reverse=True)
+
+
+def _modified(path: Path) -> float:
+    """When a file was modified; 0 for a broken link."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0

@@ -1,23 +1,25 @@
-"""CIFAR-10 (Krizhevsky 2009): what it is, where to get it, and its Python, binary and MATLAB versions."""
+"""CIFAR-10 (Krizhevsky 2009): its classes, mirrors and fingerprints; its Python, binary and MATLAB versions."""
 
 from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
+from cifar_trainer.data.arrays import load_mat
 from cifar_trainer.data.dataset import (
     Archive,
     CacheNames,
     DatasetSpec,
     Fingerprints,
+    ImageSet,
     OfficialForm,
     OnImages,
-    RawDataset,
+    Split,
 )
-from cifar_trainer.data.sources import Source, abridged
-from cifar_trainer.data.tables import load_mat
+from cifar_trainer.data.folder import Folder, abridged
+from cifar_trainer.data.labels import check_labels
 from cifar_trainer.data.unpickler import PickledArray, load_dictionary
-from cifar_trainer.errors import DataError
+from cifar_trainer.errors import DataError, printable
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SHAPE = (32, 32, 3)
@@ -45,125 +47,67 @@ BINARY_VERSION = Archive(
 
 BATCH_IMAGES = 10_000
 _PIXELS = 32 * 32 * 3
-_RECORD_BYTES = 1 + _PIXELS
-_LAST = len(CLASSES) - 1
-_PYTHON_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-_BINARY_BATCHES = tuple(f"{name}.bin" for name in _PYTHON_BATCHES)
-_MATLAB_BATCHES = tuple(f"{name}.mat" for name in _PYTHON_BATCHES)
-_PYTHON_META = "batches.meta"
-_BINARY_META = "batches.meta.txt"
-_MATLAB_META = "batches.meta.mat"
+_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 _README = "readme.html"
 
-
-def is_python_version(names: Collection[str]) -> bool:
-    """Whether a member is one of the official Python version."""
-    return bool({*_PYTHON_BATCHES, _PYTHON_META} & set(names))
+#: The images of a batch by channel, uint8 [N, 3072], its labels, uint8 [N], and its file names, or none.
+Batch = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 
-def is_binary_version(names: Collection[str]) -> bool:
-    """Whether a member is one of the official binary version."""
-    return bool({*_BINARY_BATCHES, _BINARY_META} & set(names))
+def _version(
+    suffix: str,
+    meta: str,
+    read_batch: Callable[[Folder, str], Batch],
+    read_classes: Callable[[Folder, str], list[str]],
+) -> OfficialForm:
+    """A version of six batches of 10,000 images, the last one for testing, and a file with the class names."""
+    batches = tuple(f"{name}{suffix}" for name in _BATCHES)
 
+    def recognizes(names: Collection[str]) -> bool:
+        return not {*batches, meta}.isdisjoint(names)
 
-def is_matlab_version(names: Collection[str]) -> bool:
-    """Whether a member is one of the official MATLAB version."""
-    return bool({*_MATLAB_BATCHES, _MATLAB_META} & set(names))
-
-
-def read_python_version(source: Source, on_images: OnImages) -> RawDataset:
-    """Read five batches for training and one for testing, each a pickle, and batches.meta.
-
-    Raises:
-        DataError: a member is missing, unknown, of another size, or asks for code.
-    """
-    _check_members(source, (*_PYTHON_BATCHES, _PYTHON_META))
-    return _read(source, _PYTHON_BATCHES, _PYTHON_META, _python_batch, python_class_names, on_images)
-
-
-def read_binary_version(source: Source, on_images: OnImages) -> RawDataset:
-    """Read the same from files of 10,000 records: a label byte, then the pixels by channel.
-
-    Raises:
-        DataError: a member is missing, unknown or of another size, or a label is above 9.
-    """
-    _check_members(source, (*_BINARY_BATCHES, _BINARY_META))
-    return _read(source, _BINARY_BATCHES, _BINARY_META, _binary_batch, _binary_classes, on_images)
-
-
-def read_matlab_version(source: Source, on_images: OnImages) -> RawDataset:
-    """Read the same from MATLAB files of the arrays data and labels.
-
-    Raises:
-        DataError: a member is missing, unknown or of another size, or a label is above 9.
-    """
-    _check_members(source, (*_MATLAB_BATCHES, _MATLAB_META))
-    images, labels = _empty(len(_MATLAB_BATCHES))
-    for number, name in enumerate(_MATLAB_BATCHES):
-        where = source.describe(name)
-        with source.on_disk(name) as path:
-            batch = load_mat(path, where, ("data", "labels").__contains__)
-        _check_keys(batch, {"data", "labels"}, where)
-        data = batch["data"]
-        if data.dtype != np.uint8 or data.shape != (BATCH_IMAGES, _PIXELS):
+    def read(folder: Folder, on_images: OnImages) -> ImageSet:
+        _check_members(folder, (*batches, meta))
+        images = np.empty((len(batches) * BATCH_IMAGES, *IMAGE_SHAPE), np.uint8)
+        labels = np.empty(len(images), np.uint8)
+        files: list[str] = []
+        for number, name in enumerate(batches):
+            rows = slice(number * BATCH_IMAGES, (number + 1) * BATCH_IMAGES)
+            pixels, labels[rows], names = read_batch(folder, name)
+            images[rows] = by_pixel(pixels)
+            files += names
+            on_images(rows.stop, len(images))
+        classes = read_classes(folder, meta)
+        if len(set(classes)) != len(CLASSES):
             raise DataError(
-                f"{where}: data is {data.dtype} {data.shape}, expected uint8 ({BATCH_IMAGES}, {_PIXELS})."
+                f"{folder.path}: {meta} names {len(classes)} classes ({', '.join(classes)}), "
+                f"expected {len(CLASSES)}."
             )
-        rows = slice(number * BATCH_IMAGES, (number + 1) * BATCH_IMAGES)
-        images[rows] = by_pixel(data)
-        labels[rows] = _checked_labels(
-            batch["labels"].reshape(-1).tolist(), where, "labels", BATCH_IMAGES, len(CLASSES)
+        end = len(images) - BATCH_IMAGES
+        if len(files) < len(images):
+            files = []
+        return ImageSet(
+            tuple(classes),
+            {
+                "train": Split(images[:end], labels[:end], files=tuple(files[:end])),
+                "test": Split(images[end:], labels[end:], files=tuple(files[end:])),
+            },
         )
-        on_images(rows.stop, len(images))
-    where = source.describe(_MATLAB_META)
-    with source.on_disk(_MATLAB_META) as path:
-        meta = load_mat(path, where, "label_names".__eq__)
-    _check_keys(meta, {"label_names"}, where)
-    # A cell of MATLAB is an array of one text, or of none; other programs write the text itself.
-    names = [str(text) for name in meta["label_names"].ravel() for text in np.atleast_1d(name).ravel()]
-    return _split(source, names, _MATLAB_META, images, labels)
+
+    return OfficialForm(recognizes, read)
 
 
-def _check_members(source: Source, expected: tuple[str, ...]) -> None:
-    names = set(source.members)
+def _check_members(folder: Folder, expected: tuple[str, ...]) -> None:
+    names = set(folder.files)
     missing = set(expected) - names
     unknown = names - {*expected, _README}
     found = [f"lacks {abridged(missing)}"] if missing else []
     found += [f"holds {abridged(unknown)}, which is not part of it"] if unknown else []
     if found:
         raise DataError(
-            f"{source.path} looks like CIFAR-10's official version, but {' and '.join(found)}. "
+            f"{folder.path} looks like CIFAR-10's official version, but {' and '.join(found)}. "
             f"Expected {', '.join(expected)}."
         )
-
-
-def _read(
-    source: Source,
-    batches: tuple[str, ...],
-    meta: str,
-    read_batch: Callable[[bytes, str], tuple[np.ndarray, np.ndarray]],
-    read_classes: Callable[[bytes, str], list[str]],
-    on_images: OnImages,
-) -> RawDataset:
-    images, labels = _empty(len(batches))
-    classes: list[str] = []
-    done = 0
-    for name, content in source.read((*batches, meta)):
-        where = source.describe(name)
-        if name == meta:
-            classes = read_classes(content, where)
-            continue
-        rows = slice(batches.index(name) * BATCH_IMAGES, (batches.index(name) + 1) * BATCH_IMAGES)
-        pixels, labels[rows] = read_batch(content, where)
-        images[rows] = by_pixel(pixels)
-        done += BATCH_IMAGES
-        on_images(done, len(images))
-    return _split(source, classes, meta, images, labels)
-
-
-def _empty(batches: int) -> tuple[np.ndarray, np.ndarray]:
-    count = batches * BATCH_IMAGES
-    return np.empty((count, *IMAGE_SHAPE), np.uint8), np.empty(count, np.uint8)
 
 
 def by_pixel(pixels: np.ndarray) -> np.ndarray:
@@ -172,35 +116,27 @@ def by_pixel(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
 
 
-def _split(
-    source: Source, classes: list[str], meta: str, images: np.ndarray, labels: np.ndarray
-) -> RawDataset:
-    if len(set(classes)) != len(CLASSES):
-        raise DataError(
-            f"{source.path}: {meta} names {len(classes)} classes ({', '.join(classes)}), "
-            f"expected {len(CLASSES)}."
-        )
-    train = len(images) - BATCH_IMAGES
-    return RawDataset(tuple(classes), images[:train], labels[:train], images[train:], labels[train:])
+def read_content(folder: Folder, name: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return folder.read(name)
+    except OSError as error:
+        raise DataError(f"{folder.describe(name)} cannot be read: {error.strerror}.") from error
 
 
-def _check_keys(batch: Collection[str], expected: set[str], where: str) -> None:
-    lacking = expected - set(batch)
-    if lacking:
-        raise DataError(f"{where} lacks {abridged(lacking)}; it holds {abridged(batch)}.")
-
-
-def _python_batch(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    batch = load_dictionary(content, where)
+def _python_batch(folder: Folder, name: str) -> Batch:
+    batch, where = load_dictionary(read_content(folder, name), folder.describe(name)), folder.describe(name)
     if "fine_labels" in batch:
         raise DataError(f"{where} is a batch of CIFAR-100: it has fine_labels. Expected CIFAR-10.")
     return python_batch(batch, where, "labels", BATCH_IMAGES, len(CLASSES))
 
 
-def python_batch(
-    batch: dict[str, Any], where: str, key: str, count: int, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels of a batch that was pickled.
+def python_batch(batch: dict[str, Any], where: str, key: str, count: int, classes: int) -> Batch:
+    """The images, labels and file names of a batch that was pickled.
 
     Args:
         batch: what `unpickler.load_dictionary` gave.
@@ -208,9 +144,6 @@ def python_batch(
         key: of the labels.
         count: how many images it should have.
         classes: labels are below it.
-
-    Returns:
-        Pixels by channel, uint8 [count, 3072], and labels, uint8 [count].
 
     Raises:
         DataError: it lacks something, or has another size or label.
@@ -221,55 +154,93 @@ def python_batch(
     if pixels is None:
         found = data if isinstance(data, PickledArray) else f"a {type(data).__name__}"
         raise DataError(f"{where}: data is {found}, expected uint8 ({count}, {_PIXELS}).")
-    return pixels, _checked_labels(batch[key], where, key, count, classes)
+    names = batch.get("filenames")
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(n, str | bytes) for n in names):
+        names = []
+    return pixels, _numbers(batch[key], where, key, count, classes), tuple(map(_text, names))
 
 
-def _checked_labels(labels: Any, where: str, key: str, count: int, classes: int) -> np.ndarray:
+def _check_keys(batch: Collection[str], expected: set[str], where: str) -> None:
+    lacking = expected - set(batch)
+    if lacking:
+        raise DataError(f"{where} lacks {abridged(lacking)}; it holds {abridged(batch)}.")
+
+
+def _numbers(labels: Any, where: str, key: str, count: int, classes: int) -> np.ndarray:
     if not isinstance(labels, list) or len(labels) != count:
         found = f"{len(labels):,} of them" if isinstance(labels, list) else f"a {type(labels).__name__}"
         raise DataError(f"{where}: {key} is {found}, expected a list of {count:,} numbers.")
     for record, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:
-            raise DataError(
-                f"{where}, record {record}: the label is {_abbreviated(label)}, expected 0 to {classes - 1}."
-            )
+            # Python refuses to write out a number of thousands of digits.
+            huge = isinstance(label, int) and abs(label) > 10**18
+            found = "a number of many digits" if huge else f"{label!r:.80}"
+            raise DataError(f"{where}, record {record}: the label is {found}, expected 0 to {classes - 1}.")
     return np.array(labels, np.uint8)
 
 
-def _abbreviated(label: Any) -> str:
-    # Python refuses to write out a number of thousands of digits.
-    huge = isinstance(label, int) and abs(label) > 10**18
-    return "a number of many digits" if huge else f"{label!r:.80}"
+def _text(name: str | bytes) -> str:
+    return printable(name.decode("utf-8", "replace") if isinstance(name, bytes) else name)
 
 
-def python_class_names(content: bytes, where: str) -> list[str]:
+def _python_classes(folder: Folder, name: str) -> list[str]:
+    return class_names(read_content(folder, name), folder.describe(name))
+
+
+def class_names(content: bytes, where: str) -> list[str]:
     """The names of the classes in a pickled batches.meta."""
     names = load_dictionary(content, where).get("label_names")
-    if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
         raise DataError(f"{where}: label_names is {names!r:.80}, expected a list of names.")
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
+    return [_text(name) for name in names]
 
 
-def _binary_batch(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 [10000, 3072], and labels, uint8 [10000], of a binary batch."""
-    expected = BATCH_IMAGES * _RECORD_BYTES
-    if len(content) != expected:
+def _binary_batch(folder: Folder, name: str) -> Batch:
+    labels, pixels = binary_records(folder, name, BATCH_IMAGES, 1)
+    check_labels(labels[:, 0], len(CLASSES), folder.describe(name))
+    return pixels, labels[:, 0], ()
+
+
+def binary_records(folder: Folder, name: str, count: int, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The labels, uint8 [count, label_bytes], and the pixels by channel, uint8 [count, 3072], of a file.
+
+    Raises:
+        DataError: the file has another size.
+    """
+    content, size = read_content(folder, name), label_bytes + _PIXELS
+    if len(content) != count * size:
         raise DataError(
-            f"{where} has {len(content):,} bytes, expected {expected:,}: "
-            f"{BATCH_IMAGES:,} records of {_RECORD_BYTES:,}."
+            f"{folder.describe(name)} has {len(content):,} bytes, expected {count * size:,}: "
+            f"{count:,} records of {size:,}."
         )
-    records = np.frombuffer(content, np.uint8).reshape(BATCH_IMAGES, _RECORD_BYTES)
-    labels = records[:, 0]
-    wrong = np.flatnonzero(labels > _LAST)
-    if len(wrong):
+    records = np.frombuffer(content, np.uint8).reshape(count, size)
+    return records[:, :label_bytes], records[:, label_bytes:]
+
+
+def _binary_classes(folder: Folder, name: str) -> list[str]:
+    lines = read_content(folder, name).decode("utf-8", "replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _matlab_batch(folder: Folder, name: str) -> Batch:
+    where = folder.describe(name)
+    batch = load_mat(folder.local(name), where, ("data", "labels").__contains__)
+    _check_keys(batch, {"data", "labels"}, where)
+    data = batch["data"]
+    if data.dtype != np.uint8 or data.shape != (BATCH_IMAGES, _PIXELS):
         raise DataError(
-            f"{where}, record {wrong[0]}: the label is {labels[wrong[0]]}, expected 0 to {_LAST}."
+            f"{where}: data is {data.dtype} {data.shape}, expected uint8 ({BATCH_IMAGES}, {_PIXELS})."
         )
-    return records[:, 1:], labels
+    labels = batch["labels"].reshape(-1).tolist()
+    return data, _numbers(labels, where, "labels", BATCH_IMAGES, len(CLASSES)), ()
 
 
-def _binary_classes(content: bytes, where: str) -> list[str]:
-    return [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+def _matlab_classes(folder: Folder, name: str) -> list[str]:
+    where = folder.describe(name)
+    meta = load_mat(folder.local(name), where, "label_names".__eq__)
+    _check_keys(meta, {"label_names"}, where)
+    # A cell of MATLAB is an array of one text, or of none; other programs write the text itself.
+    return [str(text) for name in meta["label_names"].ravel() for text in np.atleast_1d(name).ravel()]
 
 
 #: Measured over all 60,000 images of the official Python version.
@@ -307,7 +278,6 @@ FINGERPRINTS = Fingerprints(
 CIFAR10 = DatasetSpec(
     name="cifar10",
     title="CIFAR-10",
-    unverified_title="CIFAR-10-shaped data that is not CIFAR-10",
     summary="photographs of ten kinds of animals and vehicles",
     classes=CLASSES,
     image_shape=IMAGE_SHAPE,
@@ -322,12 +292,12 @@ CIFAR10 = DatasetSpec(
         tensorflow_datasets=("cifar10",),
     ),
     forms=(
-        OfficialForm(is_python_version, read_python_version),
-        OfficialForm(is_binary_version, read_binary_version),
-        OfficialForm(is_matlab_version, read_matlab_version),
+        _version("", "batches.meta", _python_batch, _python_classes),
+        _version(".bin", "batches.meta.txt", _binary_batch, _binary_classes),
+        _version(".mat", "batches.meta.mat", _matlab_batch, _matlab_classes),
     ),
     images=60_000,
-    # As PyTorch's tutorial and older papers call them.
+    # The names in PyTorch's tutorial and older papers.
     other_names={"plane": "airplane", "aeroplane": "airplane", "car": "automobile", "auto": "automobile"},
     limits="CIFAR-10's images were collected from the web before 2009 and labelled by students "
     "(Krizhevsky 2009); about 0.5 % of the test labels are wrong (Northcutt et al. 2021).",

@@ -1,150 +1,43 @@
-"""CIFAR-100 (Krizhevsky 2009): a hundred fine classes, or the twenty coarse ones that they belong to."""
+"""CIFAR-100 (Krizhevsky 2009): a hundred fine classes, or the twenty coarse classes that they belong to."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import numpy as np
 
-from cifar_trainer.data.cifar10 import IMAGE_SHAPE, by_pixel, python_batch
-from cifar_trainer.data.dataset import (
-    Archive,
-    DatasetSpec,
-    OfficialForm,
-    OnImages,
-    RawDataset,
+from cifar_trainer.data.cifar10 import (
+    IMAGE_SHAPE,
+    Batch,
+    binary_records,
+    by_pixel,
+    python_batch,
+    read_content,
 )
-from cifar_trainer.data.sources import Source
+from cifar_trainer.data.dataset import Archive, DatasetSpec, ImageSet, OfficialForm, OnImages, Split
+from cifar_trainer.data.folder import Folder
+from cifar_trainer.data.labels import check_labels
 from cifar_trainer.data.unpickler import load_dictionary
-from cifar_trainer.errors import DataError
 
 FINE_CLASSES = (
-    "apple",
-    "aquarium_fish",
-    "baby",
-    "bear",
-    "beaver",
-    "bed",
-    "bee",
-    "beetle",
-    "bicycle",
-    "bottle",
-    "bowl",
-    "boy",
-    "bridge",
-    "bus",
-    "butterfly",
-    "camel",
-    "can",
-    "castle",
-    "caterpillar",
-    "cattle",
-    "chair",
-    "chimpanzee",
-    "clock",
-    "cloud",
-    "cockroach",
-    "couch",
-    "crab",
-    "crocodile",
-    "cup",
-    "dinosaur",
-    "dolphin",
-    "elephant",
-    "flatfish",
-    "forest",
-    "fox",
-    "girl",
-    "hamster",
-    "house",
-    "kangaroo",
-    "keyboard",
-    "lamp",
-    "lawn_mower",
-    "leopard",
-    "lion",
-    "lizard",
-    "lobster",
-    "man",
-    "maple_tree",
-    "motorcycle",
-    "mountain",
-    "mouse",
-    "mushroom",
-    "oak_tree",
-    "orange",
-    "orchid",
-    "otter",
-    "palm_tree",
-    "pear",
-    "pickup_truck",
-    "pine_tree",
-    "plain",
-    "plate",
-    "poppy",
-    "porcupine",
-    "possum",
-    "rabbit",
-    "raccoon",
-    "ray",
-    "road",
-    "rocket",
-    "rose",
-    "sea",
-    "seal",
-    "shark",
-    "shrew",
-    "skunk",
-    "skyscraper",
-    "snail",
-    "snake",
-    "spider",
-    "squirrel",
-    "streetcar",
-    "sunflower",
-    "sweet_pepper",
-    "table",
-    "tank",
-    "telephone",
-    "television",
-    "tiger",
-    "tractor",
-    "train",
-    "trout",
-    "tulip",
-    "turtle",
-    "wardrobe",
-    "whale",
-    "willow_tree",
-    "wolf",
-    "woman",
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
+    "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair",
+    "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin",
+    "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp",
+    "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain",
+    "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck",
+    "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road",
+    "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider",
+    "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger",
+    "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman",
     "worm",
-)
+)  # fmt: skip
 COARSE_CLASSES = (
-    "aquatic_mammals",
-    "fish",
-    "flowers",
-    "food_containers",
-    "fruit_and_vegetables",
-    "household_electrical_devices",
-    "household_furniture",
-    "insects",
-    "large_carnivores",
-    "large_man-made_outdoor_things",
-    "large_natural_outdoor_scenes",
-    "large_omnivores_and_herbivores",
-    "medium_mammals",
-    "non-insect_invertebrates",
-    "people",
-    "reptiles",
-    "small_mammals",
-    "trees",
-    "vehicles_1",
-    "vehicles_2",
-)
+    "aquatic_mammals", "fish", "flowers", "food_containers", "fruit_and_vegetables",
+    "household_electrical_devices", "household_furniture", "insects", "large_carnivores",
+    "large_man-made_outdoor_things", "large_natural_outdoor_scenes", "large_omnivores_and_herbivores",
+    "medium_mammals", "non-insect_invertebrates", "people", "reptiles", "small_mammals", "trees",
+    "vehicles_1", "vehicles_2",
+)  # fmt: skip
 SIZES = {"train": 50_000, "test": 10_000}
-_PIXELS = int(np.prod(IMAGE_SHAPE))
-_PYTHON = ("train", "test", "meta")
-_BINARY = ("train.bin", "test.bin")
-
 _MIRROR = "https://www.cs.toronto.edu/~kriz/"
 PYTHON_VERSION = Archive(
     "cifar-100-python.tar.gz",
@@ -162,55 +55,41 @@ BINARY_VERSION = Archive(
 )
 
 
-def is_python_version(names: Collection[str]) -> bool:
-    """Whether the members are those of the official Python version."""
-    return set(_PYTHON) <= set(names)
+def _form(
+    suffix: str, classes: tuple[str, ...], read_file: Callable[[Folder, str, int], Batch]
+) -> OfficialForm:
+    """A version with one file for training and one for testing."""
+
+    def read(folder: Folder, on_images: OnImages) -> ImageSet:
+        splits = {}
+        for split, count in SIZES.items():
+            pixels, labels, files = read_file(folder, f"{split}{suffix}", count)
+            splits[split] = Split(np.ascontiguousarray(by_pixel(pixels)), labels, files=files)
+            on_images(count, count)
+        return ImageSet(classes, splits)
+
+    # Beside them lies a file that only one of the versions has.
+    beside = {"meta"} if not suffix else set()
+    return OfficialForm({*beside, *(f"{split}{suffix}" for split in SIZES)}.issubset, read)
 
 
-def is_binary_version(names: Collection[str]) -> bool:
-    """Whether the members are those of the official binary version."""
-    return set(_BINARY) <= set(names)
+def _python_file(key: str, classes: int) -> Callable[[Folder, str, int], Batch]:
+    """Reads a pickle of data, filenames, fine_labels and coarse_labels."""
 
-
-def _python_reader(key: str, classes: tuple[str, ...]) -> Callable[[Source, OnImages], RawDataset]:
-    def read(source: Source, on_images: OnImages) -> RawDataset:
-        """Read two pickles of data, fine_labels and coarse_labels."""
-        arrays = {}
-        for name, content in source.read(["train", "test"]):
-            where = source.describe(name)
-            batch = load_dictionary(content, where)
-            pixels, labels = python_batch(batch, where, key, SIZES[name], len(classes))
-            arrays[name] = np.ascontiguousarray(by_pixel(pixels)), labels
-            on_images(len(labels), len(labels))
-        return RawDataset(classes, *arrays["train"], *arrays["test"])
+    def read(folder: Folder, name: str, count: int) -> Batch:
+        where = folder.describe(name)
+        return python_batch(load_dictionary(read_content(folder, name), where), where, key, count, classes)
 
     return read
 
 
-def _binary_reader(byte: int, classes: tuple[str, ...]) -> Callable[[Source, OnImages], RawDataset]:
-    def read(source: Source, on_images: OnImages) -> RawDataset:
-        """Read records of a coarse label byte, a fine label byte, then the pixels by channel."""
-        arrays = {}
-        for name in _BINARY:
-            split, where = name.removesuffix(".bin"), source.describe(name)
-            with source.on_disk(name) as path:
-                expected = SIZES[split] * (2 + _PIXELS)
-                if path.stat().st_size != expected:
-                    raise DataError(
-                        f"{where} has {path.stat().st_size:,} bytes, expected {expected:,}: "
-                        f"{SIZES[split]:,} records of {2 + _PIXELS:,}."
-                    )
-                records = np.fromfile(path, np.uint8).reshape(SIZES[split], 2 + _PIXELS)
-            labels = records[:, byte].copy()
-            wrong = np.flatnonzero(labels >= len(classes))
-            if len(wrong):
-                raise DataError(
-                    f"{where}, record {wrong[0]}: the label is {labels[wrong[0]]}, "
-                    f"expected 0 to {len(classes) - 1}."
-                )
-            arrays[split] = np.ascontiguousarray(by_pixel(records[:, 2:])), labels
-            on_images(SIZES[split], SIZES[split])
-        return RawDataset(classes, *arrays["train"], *arrays["test"])
+def _binary_file(byte: int, classes: int) -> Callable[[Folder, str, int], Batch]:
+    """Reads records of a coarse label byte, a fine label byte, then the pixels by channel."""
+
+    def read(folder: Folder, name: str, count: int) -> Batch:
+        labels, pixels = binary_records(folder, name, count, 2)
+        check_labels(labels[:, byte], classes, folder.describe(name))
+        return pixels, labels[:, byte].copy(), ()
 
     return read
 
@@ -219,15 +98,14 @@ def _spec(name: str, title: str, classes: tuple[str, ...], key: str, byte: int) 
     return DatasetSpec(
         name=name,
         title=title,
-        unverified_title=f"{title} (no fingerprint to verify it by)",
         summary=f"photographs of {len(classes)} kinds of things",
         classes=classes,
         image_shape=IMAGE_SHAPE,
         archives=(PYTHON_VERSION,),
         other_archives=(BINARY_VERSION,),
         forms=(
-            OfficialForm(is_python_version, _python_reader(key, classes)),
-            OfficialForm(is_binary_version, _binary_reader(byte, classes)),
+            _form("", classes, _python_file(key, len(classes))),
+            _form(".bin", classes, _binary_file(byte, len(classes))),
         ),
         images=sum(SIZES.values()),
     )

@@ -1,6 +1,7 @@
-"""What a data set is: the value that declares it, what a source held, and what lies prepared on the disk."""
+"""Data sets: how one is declared, what a source holds, and what is prepared on disk."""
 
 import dataclasses
+import functools
 import mmap
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -8,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from cifar_trainer.data.sources import Source
+from cifar_trainer.data.folder import Folder
 from cifar_trainer.images import Preprocessing
 
-#: Told how many images are read, and of how many.
+#: Called with the images read so far and the images in total.
 OnImages = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A file that can be downloaded.
+    """A file to download.
 
     Attributes:
         name: its name in the folder of downloads.
-        size: bytes, None where it is not known beforehand.
-        sha256: hexadecimal, None where it is not known beforehand.
-        mirrors: addresses of these very bytes, in the order in which to try them.
-        folders: the folders in it, by which it is told when it is damaged.
+        size: in bytes; None if unknown.
+        sha256: in hexadecimal; None if unknown.
+        mirrors: URLs of these exact bytes, in the order in which to try them.
+        folders: the folders inside, which identify it when it is damaged.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Archive:
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprints:
-    """How a data set is recognised by its content (`data.fingerprints`), whatever file it comes from.
+    """Identify a data set by its content (`data.fingerprints`), whatever file it comes from.
 
     Attributes:
         train, test: of the images with their labels.
@@ -54,7 +55,7 @@ class Fingerprints:
 
 @dataclasses.dataclass(frozen=True)
 class CacheNames:
-    """What other programs call a data set in the folders where they keep their downloads.
+    """The names of a data set in other programs' caches.
 
     Attributes:
         keras: entries of `~/.keras/datasets`.
@@ -71,15 +72,17 @@ class CacheNames:
 
 @dataclasses.dataclass(frozen=True)
 class OfficialForm:
-    """One of the forms in which the authors of a data set publish it.
+    """A form in which the authors of a data set publish it.
 
     Attributes:
-        recognizes: whether a source with members of these names has this form.
-        read: reads it. Raises DataError where a member is missing, unknown or damaged.
+        recognizes: whether a folder with files of these names has this form.
+        read: reads such a folder. Raises DataError if a file is missing, unknown or damaged.
+        shared: other data sets are published under the same file names.
     """
 
     recognizes: Callable[[Collection[str]], bool]
-    read: Callable[[Source, OnImages], "RawDataset"]
+    read: Callable[[Folder, OnImages], "ImageSet"]
+    shared: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,87 +91,103 @@ class DatasetSpec:
 
     Attributes:
         name: as in `--dataset`, and the name of its folder.
-        title: what to call it once its fingerprints hold.
-        unverified_title: what to call data of its shape whose fingerprints differ.
+        title: what to call it once it is verified.
         summary: one line for help.
         classes: the names, by label.
         image_shape: height, width and channels.
-        fingerprints: None where there are none to compare with.
-        archives: what to download, all of it.
-        mirrors_variable: the environment variable that names other addresses of the only archive.
-        other_archives: files that serve as well as `archives` where they have been downloaded already.
-        caches: what other programs call it where they keep it.
-        forms: the official forms in which it is read.
-        draw: makes the data set where it needs no source; None for all others.
-        origin: where `draw` takes it from, for the record.
         images: how many `draw` makes, or the archives hold.
-        other_names: names that people give the classes, each with the right one.
-        limits: what a user of a model that was trained on it should know, in a sentence.
+        fingerprints: None if none were published or measured.
+        archives: what to download, all of it.
+        mirrors_variable: the environment variable for other URLs of the only archive.
+        other_archives: equivalents of `archives` that are used if they are there.
+        caches: its names in other programs' caches.
+        forms: the official forms.
+        draw: draws the data set, which then needs no source.
+        origin: the source of a drawn set, for the record.
+        other_names: common synonyms of the classes.
+        limits: what users of a model trained on it should know, in a sentence.
     """
 
     name: str
     title: str
-    unverified_title: str
     summary: str
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
+    images: int = 0
     fingerprints: Fingerprints | None = None
     archives: tuple[Archive, ...] = ()
     mirrors_variable: str = ""
     other_archives: tuple[Archive, ...] = ()
     caches: CacheNames = CacheNames()
     forms: tuple[OfficialForm, ...] = ()
-    draw: Callable[[], "RawDataset"] | None = None
+    draw: Callable[[], "ImageSet"] | None = None
     origin: str = ""
-    images: int = 0
     other_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     limits: str = ""
 
-    def is_verified(self, train: str, test: str) -> bool:
+    def has_fingerprints(self, train: str, test: str) -> bool:
         """Whether the fingerprints of both splits are this data set's."""
         known = self.fingerprints
         return known is not None and (train, test) == (known.train, known.test)
 
     def title_of(self, *, verified: bool) -> str:
-        """What to call prepared data of this name: never by its title unless the fingerprints hold."""
-        return self.title if verified else self.unverified_title
+        """What to call prepared data of this name: the title is for verified data only."""
+        if verified or self.draw is not None:
+            return self.title
+        if self.fingerprints is not None:
+            return f"{self.title}-shaped data that is not {self.title}"
+        return f"{self.title}-shaped data (not verified)"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RawDataset:
-    """What a source held, before it is written as a prepared data set.
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8 [N, H, W, C]; C is 3 for RGB, 1 for greyscale. May be a read-only memory map.
+        labels: uint8 [N], or uint16 for more than 256 classes.
+        fingerprint: the content fingerprint of the whole split (`data.fingerprints`).
+        sha256: over the files of the whole split, so that it depends on the order of the images too.
+        files: the name of each image's file, relative to the source; empty if the source had no names.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    fingerprint: str = ""
+    sha256: str = ""
+    files: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The images at `indices`, int64 [N]; the fingerprint and hash stay those of the whole split."""
+        files = tuple(self.files[index] for index in indices) if self.files else ()
+        return dataclasses.replace(
+            self, images=self.images[indices], labels=self.labels[indices], files=files
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with labels, as a source holds them.
 
     Attributes:
         classes: the names, by label.
-        train_images: uint8 [N, H, W, C]; C is 3 for RGB, 1 for greyscale.
-        train_labels: uint8 [N], or uint16 for more than 256 classes.
-        test_images: uint8 [M, H, W, C].
-        test_labels: of the type of `train_labels`, [M].
+        splits: `train`, `test`, `validation`, or `all` if the source has no splits.
         conversions: how many images were changed, by what (`images.CONVERSIONS`).
-        notes: what the user should know about how they were read, a sentence each.
-        resize: how images of another size were resized (`images.RESIZES`).
+        notes: what the user should know, a sentence each.
     """
 
     classes: tuple[str, ...]
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    splits: Mapping[str, Split]
     conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    resize: str = "stretch"
-
-    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels of `train` or of `test`."""
-        if name == "train":
-            return self.train_images, self.train_labels
-        return self.test_images, self.test_labels
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        height, width, channels = self.train_images.shape[1:]
-        return height, width, channels
+        return _shape(next(iter(self.splits.values())).images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,63 +213,58 @@ class SplitSummary:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Images and their labels.
-
-    Attributes:
-        images: uint8 [N, H, W, C]; may be a read-only memory map.
-        labels: uint8 [N], or uint16 for more than 256 classes.
-        fingerprint: the content fingerprint of the whole split (`data.fingerprints`).
-        sha256: over the files of the whole split, so that it tells the order of the images too.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    fingerprint: str
-    sha256: str = ""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A prepared data set.
 
     Attributes:
         name: as in `--dataset`.
         folder: where it lies, DATA_DIR/name.
-        verified: both fingerprints are those of the data set of this name.
+        verified_by: `content` (its fingerprints) or `archive` (the SHA-256 of the published files) if it
+            is the data set of this name; None if that is not proved.
         classes: the names, by label.
-        title: what to call it on a screen or a page: never CIFAR-10 unless it is.
-        resize: how images of other sizes were resized (`images.RESIZES`).
+        train, test: the images.
+        title: what to call it: never CIFAR-10 unless it is.
+        preprocessing: how image files become images of this data set.
     """
 
     name: str
     folder: Path
-    verified: bool
+    verified_by: str | None
     classes: tuple[str, ...]
     train: Split
     test: Split
     title: str
-    resize: str = "stretch"
+    preprocessing: Preprocessing
+
+    @property
+    def verified(self) -> bool:
+        """Whether it is proved to be the data set of this name."""
+        return self.verified_by is not None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        return _shape(self.train.images)
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How any image becomes one of this data set's shape."""
-        return Preprocessing(self.image_shape, self.resize)
+    @functools.cached_property
+    def originals(self) -> np.ndarray:
+        """For each training image, the index of the first one with the same pixels: int64 [N]."""
+        from cifar_trainer.data.fingerprints import find_originals
+
+        originals = find_originals(self.train.images)
+        release_pages(self.train.images)
+        return originals
+
+
+def _shape(images: np.ndarray) -> tuple[int, int, int]:
+    height, width, channels = images.shape[1:]
+    return height, width, channels
 
 
 def release_pages(array: np.ndarray) -> None:
-    """Give back the memory that reading a memory-mapped array has taken; the next read fetches it anew.
+    """Free the memory that reading a memory-mapped array has taken; the next read loads it again.
 
-    Of an array that is no map, and where the system knows no such call, nothing happens.
+    Does nothing for ordinary arrays, or without madvise.
     """
     if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         array.base.madvise(mmap.MADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""Whether there is room and permission to write, and what to say where there is not."""
+"""Checks room and permission to write, and describes why a write failed."""
 
 import errno
 import os
@@ -10,15 +10,15 @@ from cifar_trainer.errors import DataError
 
 
 def check_target(data_dir: Path, folder: Path, marker: str) -> None:
-    """Make sure that `data_dir` can be written, and that nothing of somebody else's is in the way.
+    """Make sure that `data_dir` can be written, and that we would not overwrite anyone else's files.
 
     Args:
-        data_dir: the folder of the prepared datasets; it is made where it is missing.
-        folder: the dataset's own folder in it.
-        marker: the file by which a folder of ours is known.
+        data_dir: the folder of the prepared data sets; it is created if it is missing.
+        folder: the data set's own folder in it.
+        marker: the file that identifies our folders.
 
     Raises:
-        DataError: a file, a broken link or a foreign folder is there, or it cannot be written.
+        DataError: a file, a broken link or someone else's folder is there, or it cannot be written.
     """
     try:
         for path in (data_dir, folder):
@@ -45,7 +45,7 @@ def check_target(data_dir: Path, folder: Path, marker: str) -> None:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raise DataError, with both figures, where the disk has less than `needed` bytes free."""
+    """Raise DataError, with both figures, if the disk has less than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(_room_message(folder, needed, free))
@@ -65,7 +65,7 @@ def write_error(path: Path, needed: int, error: OSError) -> DataError:
 
 
 def reason(error: OSError) -> str:
-    """What the system says, without Python's decoration."""
+    """The system's message, without Python's decoration."""
     return error.strerror or (os.strerror(error.errno) if error.errno else str(error))
 
 

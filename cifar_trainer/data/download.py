@@ -1,17 +1,32 @@
-"""Downloads: resumable, checked against a size and a SHA-256, from one mirror after another."""
+"""Downloads that resume, are checked against a size and a SHA-256, and try one mirror after another."""
 
 import dataclasses
+import json
 import os
+import re
+import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from cifar_trainer import files
-from cifar_trainer.data import disk, transport
+import requests
+import requests.adapters
+import urllib3
+from requests.utils import get_environ_proxies, select_proxy
+
+from cifar_trainer import __version__, files
+from cifar_trainer.data import disk
 from cifar_trainer.data.dataset import Archive
-from cifar_trainer.data.transport import MAX_BYTES, FetchError, Part, printable_url
+from cifar_trainer.data.formats import is_html
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
+
+#: The most that is accepted if the size is unknown.
+MAX_BYTES = 1 << 30
+#: Progress of one part in so many resets the retry counter.
+_PROGRESS = 100
+_CHUNK = 1 << 16
 
 
 def _ignore(*_: object) -> None:
@@ -20,13 +35,13 @@ def _ignore(*_: object) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class PrepareReporter:
-    """Where `prepare` reports; every callback may be left out.
+    """Callbacks of `prepare`; each one can be left out.
 
     Attributes:
-        note: something in passing, a sentence.
-        warn: something that the user should know.
-        on_download: bytes that are there, bytes in all (None where unknown), host.
-        on_images: images read, images in all.
+        note: gets a sentence about progress.
+        warn: gets a sentence that the user should not miss.
+        on_download: gets bytes so far, bytes in total (None if unknown), and the host.
+        on_images: gets images so far, and images in total.
     """
 
     note: Callable[[str], None] = _ignore
@@ -35,8 +50,48 @@ class PrepareReporter:
     on_images: Callable[[int, int], None] = _ignore
 
 
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long to wait for a server, and how often to ask again.
+
+    Attributes:
+        seconds: without a byte until we give up the connection.
+        attempts: without progress until we give up the mirror.
+        pause: seconds before the second attempt; it doubles for each further one.
+        window: seconds over which the speed is measured.
+        slow: bytes a second below which the next mirror is tried, if there is one.
+        crawl: bytes a second below which even the last mirror counts as stalled.
+        longest_wait: the longest Retry-After that we obey, in seconds.
+    """
+
+    seconds: float = 20
+    attempts: int = 3
+    pause: float = 1
+    window: float = 20
+    slow: int = 100_000
+    crawl: int = 1_000
+    longest_wait: float = 30
+
+
+PATIENCE = Patience()
+
+
+class FetchError(Exception):
+    """Why a request did not complete the file.
+
+    Attributes:
+        again: whether the same server may do better.
+        wait: the seconds to wait first; None for the usual pause.
+    """
+
+    def __init__(self, reason: str, *, again: bool = False, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.again = again
+        self.wait = wait
+
+
 def is_url(source: str) -> bool:
-    """Whether `source` is an address that can be downloaded, and not a path."""
+    """Whether `source` is a URL that can be downloaded, and not a path."""
     try:
         parts = urllib.parse.urlsplit(source)
         return parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
@@ -44,58 +99,65 @@ def is_url(source: str) -> bool:
         return False
 
 
+def printable_url(url: str) -> str:
+    """A URL for messages and records: without a password, and without a query that may hold a key."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "a malformed URL"
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
 def mirrors(archive: Archive, variable: str) -> tuple[str, ...]:
-    """The addresses of `archive` to try, in order: those of the environment variable, or the known ones.
+    """The URLs to try for `archive`, in order: those of the environment variable, or the known ones.
 
     Raises:
-        UsageError: the variable holds what is no address.
+        UsageError: the variable holds something that is not a URL.
     """
     given = [url.strip() for url in os.environ.get(variable, "").split(",") if url.strip()]
     wrong = [url for url in given if not is_url(url)]
     if wrong:
         raise UsageError(
-            f"{variable} holds {wrong[0]!r}, which is no address. "
+            f"{variable} holds {wrong[0]!r}, which is not a URL. "
             "Expected http://HOST/PATH or https://HOST/PATH, separated by commas."
         )
     return tuple(given) or archive.mirrors
 
 
 def ways_out(variable: str = "") -> str:
-    """What to do where a data set cannot be downloaded."""
+    """What to do if a data set cannot be downloaded."""
     others = f"or name other mirrors in {variable}; " if variable else ""
     return (
-        "Prepare it from a copy that you have, or from another address: cifar-trainer prepare "
-        "--source PATH|URL; "
-        f"{others}or use drawn images instead: --dataset synthetic."
+        "Prepare it from a copy that you have, or from another URL: cifar-trainer prepare "
+        f"--source PATH|URL; {others}or use drawn images instead: --dataset synthetic."
     )
-
-
-#: An attempt that brought one part in so many was not in vain: the count of attempts begins again.
-_PROGRESS = 100
 
 
 def download(
     archive: Archive, urls: Sequence[str], folder: Path, reporter: PrepareReporter, variable: str = ""
 ) -> Path:
-    """Fetch `archive` into `folder`, from the first of `urls` that gives the right bytes.
+    """Download `archive` into `folder`, from the first of `urls` that gives the right bytes.
 
-    A part that an earlier call has left is gone on with. The file gets its name only
-    when it is whole and, where its SHA-256 is known, right.
+    Resumes what an earlier call left. The file gets its name only when it is complete and, if its SHA-256 is
+    known, right.
 
     Args:
-        archive: what to fetch.
+        archive: what to download.
         urls: where from, in the order in which to try.
-        folder: it is made where it is missing.
+        folder: is created if it is missing.
         reporter: told of progress, and of mirrors that failed.
-        variable: the environment variable that names other mirrors, for the message.
+        variable: the environment variable for other mirrors, for the message.
 
     Returns:
         The file.
 
     Raises:
-        DataNotFoundError: no address gave it; each is named with its reason.
+        DataNotFoundError: no URL gave it; each is listed with its reason.
         DataError: it could not be written.
+        UsageError: an environment variable names a certificate file that does not exist.
     """
+    _check_certificates()
     target = folder / archive.name
     part = Part(folder / f"{archive.name}.part")
     failures = []
@@ -103,10 +165,9 @@ def download(
         folder.mkdir(parents=True, exist_ok=True)
         for number, url in enumerate(urls, 1):
             try:
-                least = transport.PATIENCE.crawl if number == len(urls) else transport.PATIENCE.slow
-                _fetch_whole(url, part, archive, least, reporter)
+                least = PATIENCE.crawl if number == len(urls) else PATIENCE.slow
+                _complete(url, part, archive, least, reporter)
                 part.move(target)
-                files.flush_folder(folder)
                 return target
             except FetchError as error:
                 failures.append(f"  {printable_url(url)}: {error}")
@@ -119,69 +180,333 @@ def download(
     )
 
 
-def local_archive(archives: Sequence[Archive], folder: Path) -> Path | None:
-    """The first of `archives` that lies whole in `folder`.
-
-    Raises:
-        DataError: one lies there under its name, but with other bytes.
-    """
+def local_archive(archives: Sequence[Archive], folder: Path, reporter: PrepareReporter) -> Path | None:
+    """The first of `archives` that is complete in `folder`. Sets a damaged one aside, with a note."""
     for archive in archives:
         path = folder / archive.name
-        if not path.exists():
-            continue
-        size, actual = path.stat().st_size, files.sha256_file(path)
-        if actual != archive.sha256:
-            raise DataError(
-                f"{path} is not what its name says: it has {size:,} bytes and the SHA-256 {actual}, "
-                f"expected {archive.size:,} bytes and {archive.sha256}. Remove it, and it is downloaded."
-            )
-        return path
+        try:
+            if path.is_file() and not _is_right(path, archive):
+                reporter.note(f"{path} {_set_aside(path, archive)}")
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {disk.reason(error)}. Remove it.") from error
+        if path.is_file():
+            return path
     return None
 
 
-def _fetch_whole(url: str, part: Part, archive: Archive, least_speed: int, reporter: PrepareReporter) -> None:
-    """Ask `url` until the part is whole and right, as long as that may help.
+def _is_right(path: Path, archive: Archive) -> bool:
+    return path.stat().st_size == archive.size and files.sha256_file(path) == archive.sha256
+
+
+def _set_aside(path: Path, archive: Archive) -> str:
+    """Rename a wrong file, so that the next attempt starts again; returns what is wrong with it."""
+    actual, size = files.sha256_file(path), path.stat().st_size
+    aside = path.with_name(f"{archive.name}.wrong")
+    path.replace(aside)
+    return (
+        f"has {size:,} bytes and the SHA-256 {actual}, expected {archive.size:,} bytes and {archive.sha256} "
+        f"(set aside as {aside})"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The downloaded part of a file, and a note about the server's version that it belongs to."""
+
+    path: Path
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def version(self, url: str) -> str | None:
+        """The strong ETag under which this URL gave the part."""
+        try:
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+            etag = note["etag"] if note["url"] == url else None
+            return etag if isinstance(etag, str) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def begin(self, url: str, etag: str | None) -> None:
+        """Empty the part, and note its version."""
+        self.path.write_bytes(b"")
+        self._note.write_text(json.dumps({"url": url, "etag": etag}), encoding="utf-8")
+
+    def discard(self) -> None:
+        """Delete the part."""
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+    def move(self, target: Path) -> None:
+        """Give the part its final name, once its bytes are on the disk."""
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+        self.path.replace(target)
+        self._note.unlink(missing_ok=True)
+        files.flush_folder(target.parent)
+
+    @property
+    def _note(self) -> Path:
+        return self.path.with_name(self.path.name + ".json")
+
+
+def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter: PrepareReporter) -> None:
+    """Ask `url` until the part is complete and right, as long as that may help.
 
     Raises:
         FetchError: it did not help.
     """
     host = printable_url(url).split("/")[2]
-    if not _is_right(part, archive):
-        amount = f" ({archive.size:,} bytes)" if archive.size else ""
-        going_on = f", going on after {part.size:,}" if part.size else ""
-        reporter.note(f"Downloading {archive.name}{amount} from {host}{going_on}.")
+    if part.size and _is_right(part.path, archive):
+        return
+    amount = f" ({archive.size:,} bytes)" if archive.size else ""
+    resumed = f", resuming after {part.size:,}" if part.size else ""
+    reporter.note(f"Downloading {archive.name}{amount} from {host}{resumed}.")
     attempt = 1
-    while not _is_right(part, archive):
+    while True:
         before = part.size
         if archive.size is not None and before >= archive.size:
-            _set_aside(part, archive)
+            _set_aside(part.path, archive)
         try:
-            transport.fetch(
+            _fetch(
                 url, part, archive, least_speed, lambda done, total: reporter.on_download(done, total, host)
             )
-            if archive.sha256 is None:
+            if archive.sha256 is None or _is_right(part.path, archive):
                 return
-            if not _is_right(part, archive):
-                # Wrong bytes may be those of an earlier mirror: then this one may give all of them.
-                raise FetchError(_set_aside(part, archive), again=before > 0, wait=0)
+            # The wrong bytes may be an earlier mirror's: then this one may give all of them.
+            raise FetchError(f"the file {_set_aside(part.path, archive)}", again=before > 0, wait=0)
         except FetchError as error:
-            brought = part.size - before
-            attempt = 1 if brought > (archive.size or MAX_BYTES) // _PROGRESS else attempt + 1
-            if not error.again or attempt > transport.PATIENCE.attempts:
+            progress = part.size - before > (archive.size or MAX_BYTES) // _PROGRESS
+            attempt = 1 if progress else attempt + 1
+            if not error.again or attempt > PATIENCE.attempts:
                 raise
-            pause = transport.PATIENCE.pause * 2 ** (attempt - 2) if error.wait is None else error.wait
             reporter.note(f"{host}: {error}. Asking again.")
-            time.sleep(pause)
+            time.sleep(PATIENCE.pause * 2 ** (attempt - 2) if error.wait is None else error.wait)
 
 
-def _is_right(part: Part, archive: Archive) -> bool:
-    """Whether the part is the whole archive; without a known SHA-256 there is no telling."""
-    return archive.size == part.size and files.sha256_file(part.path) == archive.sha256
+# One request
 
 
-def _set_aside(part: Part, archive: Archive) -> str:
-    """Give wrong bytes another name, so that the next attempt begins again; returns what is wrong."""
-    actual = files.sha256_file(part.path)
-    aside = part.path.with_name(f"{archive.name}.wrong")
-    part.move(aside)
-    return f"gave the SHA-256 {actual}, expected {archive.sha256} (set aside as {aside})"
+def _fetch(
+    url: str, part: Part, archive: Archive, least_speed: int, on_bytes: Callable[[int, int | None], None]
+) -> None:
+    """Ask `url` for what `part` lacks of `archive`, and append it.
+
+    Raises:
+        FetchError: the file is not complete. What did arrive is kept, if it may be of use.
+        OSError: it could not be written.
+    """
+    with _Session() as session, _open(session, url, part, archive) as response:
+        start = _start(url, response, part, archive)
+        declared = response.headers.get("Content-Length", "")
+        # Ignore an absurdly long Content-Length.
+        end = start + int(declared) if declared.isdecimal() and len(declared) < 19 else None
+        total = archive.size or end
+        if total is not None and total > MAX_BYTES:
+            raise FetchError(f"declares {total:,} bytes, expected at most {MAX_BYTES:,}")
+        if start == 0:
+            etag = response.headers.get("ETag")
+            part.begin(url, etag if etag and not etag.startswith("W/") else None)
+        if total is not None:
+            disk.check_room(part.path.parent, total - start)
+        have = _append(response, part, start, archive.size or MAX_BYTES, least_speed, total, on_bytes)
+    if total is not None and have < total:
+        raise FetchError(f"the connection was cut after {have:,} of {total:,} bytes", again=True)
+
+
+def _open(session: "_Session", url: str, part: Part, archive: Archive) -> requests.Response:
+    headers = {}
+    version = part.version(url)
+    # Any mirror can resume a part whose SHA-256 is known; without one, only the same version.
+    if part.size and (archive.sha256 or version):
+        headers["Range"] = f"bytes={part.size}-"
+        if version:
+            headers["If-Range"] = version
+    try:
+        response = session.get(url, headers=headers, stream=True, timeout=PATIENCE.seconds)
+    except requests.TooManyRedirects as error:
+        raise FetchError(f"answered with more than {session.max_redirects} redirects") from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _connection_error(url, error) from error
+    if response.status_code in (200, 206):
+        return response
+    if response.status_code == 416:
+        # The server has no more than the part, whose hash is wrong.
+        part.discard()
+    proxy = f" (the proxy {_proxy(url)} wants a user name and a password)" if response.status_code == 407 else ""
+    raise FetchError(
+        f"answered {response.status_code} {response.reason}{proxy}", again=response.status_code == 416, wait=0
+    )
+
+
+def _start(url: str, response: requests.Response, part: Part, archive: Archive) -> int:
+    """Where the body starts: at the end of the part, or at 0 if the server sends all of it."""
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise FetchError("sent an HTML page instead of the archive")
+    if response.status_code != 206:
+        return 0
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    version, etag = part.version(url), response.headers.get("ETag")
+    right_range = found is not None and int(found[1]) == part.size
+    right_size = found is not None and (archive.size is None or found[2] in ("*", str(archive.size)))
+    right_version = version is None or etag is None or etag == version
+    if not (right_range and right_size and right_version):
+        part.discard()
+        raise FetchError("answered with another range or version", again=True, wait=0)
+    return part.size
+
+
+def _append(
+    response: requests.Response,
+    part: Part,
+    have: int,
+    cap: int,
+    least_speed: int,
+    total: int | None,
+    on_bytes: Callable[[int, int | None], None],
+) -> int:
+    """Append the body to the part; returns the part's size."""
+    since, counted = time.monotonic(), 0
+    with open(part.path, "ab") as file:
+        while chunk := _read(response):
+            if have == 0 and is_html(chunk):
+                part.discard()
+                raise FetchError("sent an HTML page instead of the archive")
+            if have + len(chunk) > cap:
+                part.discard()
+                raise FetchError(f"sent more than the expected {cap:,} bytes")
+            file.write(chunk)
+            have += len(chunk)
+            counted += len(chunk)
+            on_bytes(have, total)
+            elapsed = time.monotonic() - since
+            if elapsed > PATIENCE.window:
+                if counted / elapsed < least_speed:
+                    raise FetchError(f"is too slow: {counted / elapsed:,.0f} bytes a second")
+                since, counted = time.monotonic(), 0
+    return have
+
+
+def _read(response: requests.Response) -> bytes:
+    try:
+        chunk: bytes = response.raw.read1(_CHUNK, decode_content=False)
+        return chunk
+    except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
+        raise FetchError(f"sent nothing for {PATIENCE.seconds:g} seconds", again=True) from error
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        cause = _root(error)
+        if isinstance(cause, urllib3.exceptions.IncompleteRead):
+            # The sizes tell whether that was the end.
+            return b""
+        raise FetchError(f"the connection broke: {cause}", again=True) from error
+
+
+# Connections
+
+
+class _Retry(urllib3.Retry):
+    """Asks again if a connection fails or a server is busy, within PATIENCE."""
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        answer = f"answered {response.status} {response.reason}"
+        try:
+            seconds = super().get_retry_after(response)
+        except urllib3.exceptions.InvalidHeader:
+            raise FetchError(answer) from None
+        if seconds is not None and seconds > PATIENCE.longest_wait:
+            raise FetchError(f"{answer}, and asks to wait for {seconds:,.0f} seconds")
+        return seconds
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Trusts the system's certificates, as well as those that requests trusts."""
+
+    def __init__(self) -> None:
+        # OpenSSL obeys SSL_CERT_FILE and SSL_CERT_DIR; requests REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
+        self._context = ssl.create_default_context()
+        super().__init__(
+            max_retries=_Retry(
+                total=PATIENCE.attempts - 1,
+                other=0,
+                status_forcelist=(408, 500, 502, 504),
+                backoff_factor=PATIENCE.pause,
+                raise_on_status=False,
+            )
+        )
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        return super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
+
+
+class _Session(requests.Session):
+    """Follows a few redirects, but never from HTTPS to an unprotected URL."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_redirects = 5
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter())
+        # identity: a server must not compress what is compressed already.
+        self.headers.update({"User-Agent": f"cifar-trainer/{__version__}", "Accept-Encoding": "identity"})
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is None:
+            return None
+        absolute = urllib.parse.urljoin(resp.url, target)
+        if resp.url.startswith("https:") and not absolute.startswith("https:"):
+            raise FetchError(f"redirects from HTTPS to {printable_url(absolute)}: refused")
+        if not absolute.startswith(("http:", "https:")):
+            raise FetchError(f"answered {resp.status_code}, a redirect to {printable_url(absolute)}: refused")
+        return target
+
+
+def _check_certificates() -> None:
+    """Raise UsageError if a variable names a certificate file that does not exist: no mirror would work."""
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        path = os.environ.get(variable)
+        if path and not os.path.exists(path):
+            raise UsageError(
+                f"{variable} names {path}, which does not exist. Expected a file with trusted certificates; "
+                "correct the variable, or unset it."
+            )
+
+
+#: OpenSSL's codes for a certificate that has expired or is another host's: another authority would not help.
+_EXPIRED, _OTHER_HOST = 10, 62
+
+
+def _connection_error(url: str, error: Exception) -> FetchError:
+    cause = _root(error)
+    proxy = _proxy(url)
+    via = f" (through the proxy {proxy})" if proxy else ""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        hint = (
+            ""
+            if cause.verify_code in (_EXPIRED, _OTHER_HOST)
+            else ". If your network's proxy inspects TLS, name a file with its certificate in SSL_CERT_FILE or "
+            "REQUESTS_CA_BUNDLE"
+        )
+        return FetchError(f"its certificate is refused: {cause.verify_message}{via}{hint}")
+    # Of requests' own messages only the cause: they quote the URL, which may hold a key.
+    reason = disk.reason(cause) if isinstance(cause, OSError) else str(cause) or type(cause).__name__
+    return FetchError(f"cannot be reached: {reason}{via}")
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error of the system or of OpenSSL that requests and urllib3 have wrapped."""
+    inner = error.__cause__ or error.__context__
+    return error if inner is None else _root(inner)
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment sets for `url`, without its user name and password."""
+    proxy = select_proxy(url, get_environ_proxies(url))
+    if proxy is None:
+        return None
+    return printable_url(proxy if "://" in proxy else f"http://{proxy}")

@@ -1,13 +1,13 @@
 """Fashion-MNIST (Xiao et al. 2017): 70,000 greyscale images of clothes, 28×28, in MNIST's IDX files."""
 
-import gzip
-import zlib
 from collections.abc import Collection
 
 import numpy as np
 
-from cifar_trainer.data.dataset import Archive, DatasetSpec, OfficialForm, OnImages, RawDataset
-from cifar_trainer.data.sources import Source, abridged
+from cifar_trainer.data.arrays import load_idx
+from cifar_trainer.data.dataset import Archive, DatasetSpec, ImageSet, OfficialForm, OnImages, Split
+from cifar_trainer.data.folder import Folder, abridged
+from cifar_trainer.data.labels import check_labels
 from cifar_trainer.errors import DataError
 
 CLASSES = (
@@ -42,62 +42,59 @@ ARCHIVES = (
     ),
 )
 SIZES = {"train": 60_000, "t10k": 10_000}
+#: MNIST, KMNIST and EMNIST have the same file names and sizes, but not the same first labels.
+FIRST_LABELS = {"train": [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], "t10k": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]}
 
 
-def is_official(names: Collection[str]) -> bool:
-    """Whether a member is one of the four files, compressed or not."""
-    return any(name.removesuffix(".gz").endswith(("-idx3-ubyte", "-idx1-ubyte")) for name in names)
+def _is_official(names: Collection[str]) -> bool:
+    return any(_plain(name).endswith(("-idx3-ubyte", "-idx1-ubyte")) for name in names)
 
 
-def read_official(source: Source, on_images: OnImages) -> RawDataset:
-    """Read the four IDX files, compressed or not.
+def _plain(name: str) -> str:
+    """The file name with a dash, also where older archives have a dot."""
+    return name.replace(".idx", "-idx")
+
+
+def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
+    """Read the four IDX files.
 
     Raises:
-        DataError: one is missing, damaged or of another size.
+        DataError: one is missing, damaged or of another size, or the labels are another data set's.
     """
-    arrays = {}
+    splits = {}
     for split, count in SIZES.items():
-        images = _read_idx(source, f"{split}-images-idx3-ubyte", (count, *IMAGE_SHAPE[:2]))
-        labels = _read_idx(source, f"{split}-labels-idx1-ubyte", (count,))
-        wrong = np.flatnonzero(labels >= len(CLASSES))
-        if len(wrong):
+        images = _read_idx(folder, f"{split}-images-idx3-ubyte", (count, *IMAGE_SHAPE[:2]))
+        labels = _read_idx(folder, f"{split}-labels-idx1-ubyte", (count,))
+        check_labels(labels, len(CLASSES), f"{folder.path}: {split}-labels-idx1-ubyte")
+        first = labels[: len(FIRST_LABELS[split])].tolist()
+        if first != FIRST_LABELS[split]:
             raise DataError(
-                f"{source.path}: {split}-labels-idx1-ubyte, record {wrong[0]}: the label is "
-                f"{labels[wrong[0]]}, expected 0 to {len(CLASSES) - 1}."
+                f"{folder.path} has Fashion-MNIST's file names but another data set's labels: they start with "
+                f"{first}, expected {FIRST_LABELS[split]}. MNIST, KMNIST and EMNIST have the same names. Choose "
+                "a name of your own, such as --dataset mnist."
             )
-        arrays[split] = images[..., None], labels
+        splits["train" if split == "train" else "test"] = Split(images[..., None], labels)
         on_images(count, count)
-    return RawDataset(CLASSES, *arrays["train"], *arrays["t10k"])
+    return ImageSet(CLASSES, splits)
 
 
-def _read_idx(source: Source, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array in the IDX format: two zeros, the type, the number of axes, each axis's length, the bytes."""
-    stored = next((found for found in (f"{name}.gz", name) if found in source.members), None)
+def _read_idx(folder: Folder, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    stored = next((file for file in folder.files if _plain(file) == name), None)
     if stored is None:
-        raise DataError(f"{source.path} lacks {name}.gz; it holds {abridged(source.members)}.")
-    size = 4 + 4 * len(shape) + int(np.prod(shape))
-    try:
-        with source.on_disk(stored) as path, gzip.open(path) if stored != name else open(path, "rb") as file:
-            content = file.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source.describe(stored)} is damaged: {error}. Fetch it again.") from error
-    head = bytes([0, 0, 8, len(shape)]) + b"".join(length.to_bytes(4, "big") for length in shape)
-    if len(content) != size or not content.startswith(head):
-        raise DataError(
-            f"{source.describe(stored)} begins with {content[: len(head)].hex()} and has "
-            f"{len(content):,} bytes, expected {head.hex()} and {size:,}."
-        )
-    return np.frombuffer(content, np.uint8, offset=len(head)).reshape(shape)
+        raise DataError(f"{folder.path} lacks {name}; it holds {abridged(folder.files)}.")
+    array = load_idx(folder.local(stored), folder.describe(stored))
+    if array.shape != shape:
+        raise DataError(f"{folder.describe(stored)} holds an array {array.shape}, expected {shape}.")
+    return array
 
 
 FASHION_MNIST = DatasetSpec(
     name="fashion-mnist",
     title="Fashion-MNIST",
-    unverified_title="Fashion-MNIST (no fingerprint to verify it by)",
     summary="greyscale images of ten kinds of clothes",
     classes=CLASSES,
     image_shape=IMAGE_SHAPE,
     archives=ARCHIVES,
-    forms=(OfficialForm(is_official, read_official),),
+    forms=(OfficialForm(_is_official, _read_official, shared=True),),
     images=sum(SIZES.values()),
 )

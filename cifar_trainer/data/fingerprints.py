@@ -1,12 +1,11 @@
-"""Recognising a data set by its content, whatever file, order or class names it comes with."""
+"""Identifies data sets and copies of images by their content, whatever file, order or names they have."""
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 
-from cifar_trainer.data.dataset import DatasetSpec, Fingerprints, RawDataset
+from cifar_trainer.data.dataset import DatasetSpec, Fingerprints, ImageSet, Split
 
 _CHUNK = 5000
 
@@ -33,74 +32,93 @@ def pixel_fingerprint(images: np.ndarray) -> str:
     return _combined(_digests(images, np.empty((len(images), 0), np.uint8)))
 
 
-def fingerprints_of(raw: RawDataset) -> Fingerprints:
-    """Everything by which a data set is recognised, measured over all of its images."""
+def fingerprints_of(found: ImageSet) -> Fingerprints:
+    """All fingerprints of a data set."""
+    train, test = found.splits["train"], found.splits["test"]
     return Fingerprints(
-        fingerprint(*raw.split("train")),
-        fingerprint(*raw.split("test")),
-        pixel_fingerprint(raw.train_images),
-        pixel_fingerprint(raw.test_images),
-        *(_by_class(*raw.split(split), len(raw.classes)) for split in ("train", "test")),
+        fingerprint(train.images, train.labels),
+        fingerprint(test.images, test.labels),
+        pixel_fingerprint(train.images),
+        pixel_fingerprint(test.images),
+        _by_class(train, len(found.classes)),
+        _by_class(test, len(found.classes)),
     )
 
 
-def image_digests(images: np.ndarray) -> list[bytes]:
-    """The SHA-256 digest of each image's pixels."""
-    return list(_digests(images, np.empty((len(images), 0), np.uint8)))
+def find_originals(images: np.ndarray) -> np.ndarray:
+    """For each image, the index of the first one with the same pixels: its own, unless it is a copy.
+
+    Args:
+        images: uint8 [N, H, W, C].
+
+    Returns:
+        int64 [N].
+    """
+    size = int(np.prod(images.shape[1:]))
+    words = -(-size // 8)
+    # A sum of words times odd random numbers, modulo 2**64: equal images have equal sums.
+    factors = np.random.PCG64(0).random_raw(words) | np.uint64(1)
+    sums = np.empty(len(images), np.uint64)
+    padded = np.zeros((min(_CHUNK // 5, len(images)), words * 8), np.uint8)
+    for start in range(0, len(images), max(len(padded), 1)):
+        count = min(len(padded), len(images) - start)
+        padded[:count, :size] = images[start : start + count].reshape(count, size)
+        sums[start : start + count] = (padded[:count].view(np.uint64) * factors).sum(1)
+    originals = np.arange(len(images))
+    order = np.argsort(sums, kind="stable")
+    shared = np.flatnonzero(np.diff(sums[order]) == 0)
+    seen: dict[bytes, int] = {}
+    for index in np.unique(order[np.concatenate([shared, shared + 1])]) if len(shared) else ():
+        originals[index] = seen.setdefault(images[index].tobytes(), int(index))
+    return originals
 
 
-def with_true_classes(raw: RawDataset, spec: DatasetSpec) -> RawDataset:
-    """`raw` with the classes of `spec` in their order, where its images are those of `spec`.
+def with_true_classes(found: ImageSet, spec: DatasetSpec) -> ImageSet:
+    """`found` with the classes of `spec` in their order, if its images are those of `spec`.
 
-    Classes are compared by their images alone, so it does not matter what they are called or how they
-    are sorted. The result has a note that says which class was named otherwise; where the images are
-    the right ones but in wrong classes, the labels are kept and the note says so.
+    Classes are compared by their images alone, so it does not matter how they are called or sorted.
+    The result has a note that lists the classes with other names. If the images are the right ones, but in
+    wrong classes, the labels are kept and the note says so.
     """
     known = spec.fingerprints
-    if known is None or not known.train_pixels or raw.image_shape != spec.image_shape:
-        return raw
-    if raw.classes == spec.classes and fingerprint(*raw.split("test")) == known.test:
-        return raw
-    found = _by_class(raw.test_images, raw.test_labels, len(raw.classes))
-    if set(found) != set(known.test_classes):
-        return _with_label_note(raw, spec, known)
-    order = [known.test_classes.index(digest) for digest in found]
-    if _by_class(raw.train_images, raw.train_labels, len(raw.classes)) != tuple(
-        known.train_classes[label] for label in order
-    ):
-        return _with_label_note(raw, spec, known)
-    pairs = [(name, spec.classes[label]) for name, label in zip(raw.classes, order, strict=True)]
+    if known is None or not known.train_pixels or found.image_shape != spec.image_shape:
+        return found
+    train, test = found.splits["train"], found.splits["test"]
+    if found.classes == spec.classes and fingerprint(test.images, test.labels) == known.test:
+        return found
+    by_class = _by_class(test, len(found.classes))
+    if set(by_class) != set(known.test_classes):
+        return _with_label_note(found, spec, known)
+    order = [known.test_classes.index(digest) for digest in by_class]
+    if _by_class(train, len(found.classes)) != tuple(known.train_classes[label] for label in order):
+        return _with_label_note(found, spec, known)
+    pairs = [(name, spec.classes[label]) for name, label in zip(found.classes, order, strict=True)]
     named = ", ".join(f"{name} is {true}" for name, true in pairs if name != true)
     note = f"The images are {spec.title}'s under other class names: {named}. The true names are used."
     table = np.array(order, np.uint8)
-    return RawDataset(
-        spec.classes,
-        raw.train_images,
-        table[raw.train_labels],
-        raw.test_images,
-        table[raw.test_labels],
-        raw.conversions,
-        (*raw.notes, note) if named else raw.notes,
-        raw.resize,
-    )
+    splits = {
+        name: Split(split.images, table[split.labels], files=split.files)
+        for name, split in found.splits.items()
+    }
+    return ImageSet(spec.classes, splits, found.conversions, (*found.notes, note) if named else found.notes)
 
 
-def _with_label_note(raw: RawDataset, spec: DatasetSpec, known: Fingerprints) -> RawDataset:
-    """`raw` with a note where its images are the right ones, and its labels are not."""
-    if pixel_fingerprint(raw.test_images) != known.test_pixels:
-        return raw
-    if pixel_fingerprint(raw.train_images) != known.train_pixels:
-        return raw
+def _with_label_note(found: ImageSet, spec: DatasetSpec, known: Fingerprints) -> ImageSet:
+    """`found` with a note if its images are the right ones, and its labels are not."""
+    if pixel_fingerprint(found.splits["test"].images) != known.test_pixels:
+        return found
+    if pixel_fingerprint(found.splits["train"].images) != known.train_pixels:
+        return found
     note = (
         f"The images are {spec.title}'s, but they are sorted into other classes: the labels differ. "
         f"This is not {spec.title}."
     )
-    return dataclasses.replace(raw, notes=(*raw.notes, note))
+    return ImageSet(found.classes, found.splits, found.conversions, (*found.notes, note))
 
 
-def _by_class(images: np.ndarray, labels: np.ndarray, classes: int) -> tuple[str, ...]:
-    digests = np.array(image_digests(images), object)
-    return tuple(_combined(digests[labels == label]) for label in range(classes))
+def _by_class(split: Split, classes: int) -> tuple[str, ...]:
+    digests = np.array(list(_digests(split.images, np.empty((len(split), 0), np.uint8))), object)
+    return tuple(_combined(digests[split.labels == label]) for label in range(classes))
 
 
 def _digests(images: np.ndarray, prefixes: np.ndarray) -> Iterable[bytes]:

@@ -9,80 +9,70 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cifar_trainer import files, locks
-from cifar_trainer.data import DATASETS, disk, get_spec, store
+from cifar_trainer.data import DATASETS, disk, find_spec, get_spec, store
 from cifar_trainer.data.caches import find_cached
-from cifar_trainer.data.dataset import Archive, DatasetSpec, RawDataset, SplitSummary
+from cifar_trainer.data.dataset import Archive, DatasetSpec, ImageSet
+from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.download import (
     PrepareReporter,
     download,
     is_url,
     local_archive,
     mirrors,
+    printable_url,
     ways_out,
 )
-from cifar_trainer.data.parts import ReadOptions
-from cifar_trainer.data.reading import read_source
-from cifar_trainer.data.transport import printable_url
+from cifar_trainer.data.fingerprints import fingerprint
+from cifar_trainer.data.readers import read_source
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
 from cifar_trainer.results import Result
 from cifar_trainer.settings import check_seed
 
 LOCK_NAME = ".prepare.lock"
 DOWNLOADS = "downloads"
-#: Pixels along each side of images of a user's own classes.
-DEFAULT_SIZE = 32
 _QUIET = PrepareReporter()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+#: The images, what they were made from, and whether that is the published archives.
+_Found = tuple[ImageSet, str, bool]
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedReport(Result):
-    """What lies in a prepared folder.
+    """What is in a prepared folder.
 
     Attributes:
-        dataset: its name, as in `--dataset`.
-        data_dir: the data folder as it was given; the files are in `folder`.
+        data_dir: the data folder as it was given.
         folder: DATA_DIR/dataset.
-        source: what it was made from.
-        verified: both fingerprints are those of the data set of this name.
-        title: what to call it.
-        classes: the names, by label.
-        image_shape: height, width and channels.
-        conversions: how many images were changed, by what (`images.CONVERSIONS`).
-        notes: what there is to know about how the source was read, a sentence each.
-        train, test: the splits in figures.
+        record: its dataset.json.
         already: it was there before, and nothing was done.
     """
 
-    dataset: str
     data_dir: Path
     folder: Path
-    source: str
-    verified: bool
-    title: str
-    classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    conversions: dict[str, int]
-    notes: tuple[str, ...]
-    train: SplitSummary
-    test: SplitSummary
+    record: store.Record
     already: bool
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        return self.record.title
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return store.image_shape(self.folder)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `prepare --json`."""
+        record = self.record.to_json()
+        keys = ("source", "verified", "verified_by", "classes", "image_shape", "conversions", "train", "test")
+        values = {**record, "image_shape": list(self.image_shape), "classes": list(self.record.classes)}
         return {
-            "dataset": self.dataset,
+            "dataset": self.record.dataset,
             "data_dir": str(self.data_dir),
-            "source": self.source,
-            "verified": self.verified,
-            "classes": list(self.classes),
-            "image_shape": list(self.image_shape),
-            "conversions": self.conversions,
-            "train": self.train.to_json(),
-            "test": self.test.to_json(),
+            **{key: values[key] for key in keys},
         }
 
 
@@ -101,46 +91,43 @@ def prepare(
     skip_unreadable: bool = False,
     reporter: PrepareReporter = _QUIET,
 ) -> PreparedReport:
-    """Prepare `dataset` in `data_dir`, unless it is prepared already.
+    """Prepare `dataset` in `data_dir`, unless that is done already.
 
     Args:
         dataset: one of `DATASETS`, or with `source` any name for classes of your own.
-        data_dir: the folder of the prepared data sets; it is made where it is missing.
+        data_dir: the folder of the prepared data sets; it is created if it is missing.
         source: a path or a URL. None looks into the caches of other programs, then downloads.
         offline: never open a connection.
-        force: prepare again, and swap the folder whole.
-        verify: read back what is prepared, and check it against its record.
-        size: pixels along each side, for classes of your own; None is 32.
+        force: prepare again, and replace what is there.
+        verify: read back what is prepared, and verify it.
+        size: pixels along each side, for classes of your own; None is 32, or the size of arrays.
         resize: how to bring images to that size: `stretch`, `crop` or `fit`.
-        test_fraction: how much of each class becomes the test set, where the source has none.
-        seed: decides which images that are.
+        test_fraction: the part of each class that becomes the test set, if the source has none.
+        seed: decides which images.
         skip_unreadable: leave out images that cannot be decoded, and list them.
-        reporter: told what happens meanwhile.
+        reporter: told about progress.
 
     Raises:
         UsageError: arguments that do not go together.
-        DataNotFoundError: there is no source to be had.
+        DataNotFoundError: there is no source.
         DataError: the source is not what it should be, or the folder cannot be written.
     """
     data_dir = Path(data_dir).expanduser()
-    spec = DATASETS.get(dataset)
+    spec = find_spec(dataset)
+    dataset = spec.name if spec else dataset
     where = None if source is None else _local_path(str(source))
     folder = data_dir / dataset
     if spec is None:
-        _check_own(dataset, folder, where)
-    elif size is not None:
-        raise UsageError(
-            f"--size {size} is for classes of your own; {spec.title} has {spec.image_shape[1]}×"
-            f"{spec.image_shape[0]} pixels. Leave it out, or choose another name with --dataset."
-        )
-    options = _read_options(spec, size, resize, test_fraction, seed, skip_unreadable)
+        _check_own(dataset, data_dir, where)
+    check_seed(seed)
+    options = ReadOptions(spec, size, resize, test_fraction, seed, skip_unreadable)
     if where is not None:
-        _check_source(dataset, spec, where, offline)
+        _check_source(spec, where, offline)
     record = None if force else _existing(folder, reporter)
     already = record is not None
     if record is None:
         if where is None:
-            # Before a folder is made in vain.
+            # Before a folder is created for nothing.
             _check_obtainable(spec or get_spec(dataset), data_dir / DOWNLOADS, offline)
         disk.check_target(data_dir, folder, store.RECORD_NAME)
         with _hold(data_dir, reporter):
@@ -149,10 +136,11 @@ def prepare(
             already = record is not None
             if record is None:
                 files.remove_partials(data_dir)
-                raw, origin = _obtain(spec, data_dir, where, offline, options, reporter)
-                for note in raw.notes:
-                    reporter.note(note)
-                record = _write(folder, dataset, raw, origin)
+                found, origin, published = _obtain(data_dir, where, offline, options, reporter)
+                for note in found.notes:
+                    warning = note.removeprefix("Warning: ")
+                    (reporter.note if warning == note else reporter.warn)(warning)
+                record = _write(folder, dataset, found, origin, published, options)
     elif where is not None and record.source != _named(where) and not record.verified:
         reporter.warn(
             f"{folder} was prepared from {record.source}, not from {_named(where)}. "
@@ -160,65 +148,22 @@ def prepare(
         )
     if verify:
         store.verify_dataset(data_dir, dataset)
-    return PreparedReport(
-        dataset=dataset,
-        data_dir=data_dir,
-        folder=folder,
-        source=record.source,
-        verified=record.verified,
-        title=record.title,
-        classes=record.classes,
-        image_shape=_image_shape(folder),
-        conversions=dict(record.conversions),
-        notes=record.notes,
-        train=record.train,
-        test=record.test,
-        already=already,
-    )
+    return PreparedReport(data_dir, folder, record, already)
 
 
-def _image_shape(folder: Path) -> tuple[int, int, int]:
-    height, width, channels = np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False).shape[
-        1:
-    ]
-    return height, width, channels
-
-
-def _read_options(
-    spec: DatasetSpec | None,
-    size: int | None,
-    resize: str,
-    test_fraction: float | None,
-    seed: int,
-    skip_unreadable: bool,
-) -> ReadOptions:
-    check_seed(seed)
-    side = DEFAULT_SIZE if size is None else size
-    return ReadOptions(
-        shape=spec.image_shape if spec else (side, side, 3),
-        resize=resize,
-        classes=spec.classes if spec else (),
-        other_names=spec.other_names if spec else {},
-        title=spec.title if spec else "the data set",
-        test_fraction=test_fraction,
-        seed=seed,
-        skip_unreadable=skip_unreadable,
-    )
-
-
-def _check_own(name: str, folder: Path, source: str | None) -> None:
+def _check_own(name: str, data_dir: Path, source: str | None) -> None:
     """Raise UsageError unless `name` can be one for classes of the user's own, or is prepared already."""
     if not _NAME.fullmatch(name) or name == DOWNLOADS:
         raise UsageError(
             f"--dataset {name!r} cannot be the name of a folder. Expected letters, digits, '-', '_' and '.', "
-            "beginning with a letter or a digit."
+            "starting with a letter or a digit."
         )
-    if source is None and not (folder / store.RECORD_NAME).is_file():
-        get_spec(name)
+    if source is None and not (data_dir / name / store.RECORD_NAME).is_file():
+        get_spec(name, prepared=store.list_prepared(data_dir))
 
 
 def _local_path(source: str) -> str:
-    """A `file://` address as a path; everything else as it is."""
+    """A `file://` URL as a path; everything else unchanged."""
     try:
         parts = urllib.parse.urlsplit(source)
     except ValueError:
@@ -233,30 +178,25 @@ def _local_path(source: str) -> str:
 
 
 def _named(source: str) -> str:
-    """A source as the record names it: without what an address may hold of a secret."""
+    """A source as the record names it: without the secrets that a URL may hold."""
     return printable_url(source) if is_url(source) else source
 
 
-def _check_source(dataset: str, spec: DatasetSpec | None, source: str, offline: bool) -> None:
+def _check_source(spec: DatasetSpec | None, source: str, offline: bool) -> None:
+    shown = printable_url(source)
     if spec is not None and spec.draw is not None:
         raise UsageError(
-            f"--source {printable_url(source)} does not go with --dataset {dataset}, which is drawn, and has "
-            "no source."
+            f"--source {shown} does not go with --dataset {spec.name}, which is drawn, and has no source."
         )
     if is_url(source) and offline:
-        raise UsageError(
-            f"--offline forbids to open --source {printable_url(source)}. Leave one of them out."
-        )
+        raise UsageError(f"--offline forbids to open --source {shown}. Leave one of them out.")
     if is_url(source) and "@" in urllib.parse.urlsplit(source).netloc:
         raise UsageError(
-            f"--source {printable_url(source)} comes with a user's name, which is not supported. "
-            "Download it yourself, and name the file."
+            f"--source {shown} comes with a user name, which is not supported. Download it yourself, and name "
+            "the file."
         )
     if "://" in source and not is_url(source) and not Path(source).exists():
-        raise UsageError(
-            f"--source {printable_url(source)} is no address known here. "
-            "Expected a path, http, https or file."
-        )
+        raise UsageError(f"--source {shown} is not supported. Expected a path, http, https or file.")
 
 
 def _existing(folder: Path, reporter: PrepareReporter) -> store.Record | None:
@@ -270,109 +210,129 @@ def _existing(folder: Path, reporter: PrepareReporter) -> store.Record | None:
 
 
 def _obtain(
-    spec: DatasetSpec | None,
-    data_dir: Path,
-    source: str | None,
-    offline: bool,
-    options: ReadOptions,
-    reporter: PrepareReporter,
-) -> tuple[RawDataset, str]:
-    """The images, and where they came from, in words for the record."""
+    data_dir: Path, source: str | None, offline: bool, options: ReadOptions, reporter: PrepareReporter
+) -> _Found:
+    spec = options.spec
     if spec is not None and spec.draw is not None:
         disk.check_room(data_dir, store.bytes_needed(spec.images, spec.image_shape))
         reporter.note(f"Drawing {spec.images:,} images.")
-        return spec.draw(), spec.origin
+        return spec.draw(), spec.origin, False
     if source is None:
         assert spec is not None
-        return _obtain_official(spec, data_dir / DOWNLOADS, offline, options, reporter)
+        return _obtain_published(spec, data_dir, offline, options, reporter)
     if not is_url(source):
-        return read_source(Path(source).expanduser(), spec, options, reporter.on_images), source
-    # What an address gives may change: it is read once, and not kept.
-    name = f"source-{files.sha256_bytes(source.encode())[:16]}"
-    path = download(Archive(name), [source], data_dir / DOWNLOADS, reporter)
+        path = Path(source).expanduser()
+        return _named_as(source, read_source(path, options, reporter.on_images, data_dir))
+    # The content behind a URL may change: it is read once, and not kept. Readers go by parts of the file's name.
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", urllib.parse.urlsplit(source).path.rpartition("/")[2])[-80:]
+    folder = data_dir / DOWNLOADS / f"source-{files.sha256_bytes(source.encode())[:16]}"
+    path = download(Archive(name.lstrip(".") or "source"), [source], folder, reporter)
     try:
-        return read_source(path, spec, options, reporter.on_images), printable_url(source)
+        return _named_as(printable_url(source), read_source(path, options, reporter.on_images, data_dir))
     except DataError as error:
         raise DataError(f"What {printable_url(source)} gave cannot be used. {error}") from error
     finally:
         path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
-def _obtain_official(
-    spec: DatasetSpec, folder: Path, offline: bool, options: ReadOptions, reporter: PrepareReporter
-) -> tuple[RawDataset, str]:
-    """The data set as its authors publish it: from an earlier download, from a cache, or downloaded now."""
-    place = folder if len(spec.archives) == 1 else folder / spec.name
-    path = local_archive((*spec.archives, *spec.other_archives), place) if len(spec.archives) == 1 else None
-    if path is None:
-        cached = _from_cache(spec, options, reporter)
+def _named_as(name: str, read: tuple[ImageSet, bool]) -> _Found:
+    return read[0], name, read[1]
+
+
+def _obtain_published(
+    spec: DatasetSpec, data_dir: Path, offline: bool, options: ReadOptions, reporter: PrepareReporter
+) -> _Found:
+    """The published data set: from an earlier download, from a cache, or downloaded now."""
+    place = _downloads(spec, data_dir / DOWNLOADS)
+    single = len(spec.archives) == 1
+    path = local_archive((*spec.archives, *spec.other_archives), place, reporter) if single else None
+    if path is not None:
+        reporter.note(f"Reading {path}.")
+    else:
+        cached = _from_cache(spec, data_dir, options, reporter)
         if cached is not None:
             return cached
-        if offline and not all((place / archive.name).exists() for archive in spec.archives):
-            _check_obtainable(spec, folder, offline)
+        _check_obtainable(spec, data_dir / DOWNLOADS, offline)
         size = sum(archive.size or 0 for archive in spec.archives)
-        disk.check_room(folder.parent, size + store.bytes_needed(spec.images, spec.image_shape))
+        disk.check_room(data_dir, size + store.bytes_needed(spec.images, spec.image_shape))
         for archive in spec.archives:
-            path = local_archive((archive,), place) or download(
-                archive, mirrors(archive, spec.mirrors_variable), place, reporter, spec.mirrors_variable
-            )
-    else:
-        reporter.note(f"Reading {path}.")
-    if len(spec.archives) > 1:
-        path = place
+            path = local_archive((archive,), place, reporter)
+            if path is None:
+                if offline:
+                    raise _not_obtainable(spec, place)
+                urls = mirrors(archive, spec.mirrors_variable)
+                path = download(archive, urls, place, reporter, spec.mirrors_variable)
     assert path is not None
-    return read_source(path, spec, options, reporter.on_images), path.name
+    path = path if single else place
+    return _named_as(path.name, read_source(path, options, reporter.on_images, data_dir))
+
+
+def _downloads(spec: DatasetSpec, folder: Path) -> Path:
+    """Where the archives of a data set are; if it has several, in their own folder."""
+    return folder if len(spec.archives) == 1 else folder / spec.name
 
 
 def _from_cache(
-    spec: DatasetSpec, options: ReadOptions, reporter: PrepareReporter
-) -> tuple[RawDataset, str] | None:
-    """The data set out of another program's cache, if its content proves that it is the whole of it."""
+    spec: DatasetSpec, data_dir: Path, options: ReadOptions, reporter: PrepareReporter
+) -> _Found | None:
+    """The data set from another program's cache, if its content proves that it is complete."""
     if spec.fingerprints is None:
         return None
     for path in find_cached(spec.caches):
         try:
-            raw = read_source(path, spec, options, reporter.on_images)
+            found, _ = read_source(path, options, reporter.on_images, data_dir)
         except DataError as error:
             reporter.note(f"{path} is not used: {error}")
             continue
-        summaries = [store.summarize(*raw.split(split), len(raw.classes)) for split in store.SPLITS]
-        if spec.is_verified(*(summary.fingerprint for summary in summaries)):
+        train, test = (found.splits[name] for name in store.SPLITS)
+        if spec.has_fingerprints(fingerprint(train.images, train.labels), fingerprint(test.images, test.labels)):
             reporter.note(f"Found {spec.title} in {path}: nothing has to be downloaded.")
-            return raw, str(path)
+            return found, str(path), False
         reporter.note(f"{path} is not used: its images are not those of {spec.title}.")
     return None
 
 
 def _check_obtainable(spec: DatasetSpec, folder: Path, offline: bool) -> None:
-    """Raise DataNotFoundError where nothing may be downloaded and nothing is here."""
+    """Raise DataNotFoundError if nothing may be downloaded and nothing is here."""
     if spec.draw is not None or not offline:
         return
-    place = folder if len(spec.archives) == 1 else folder / spec.name
+    place = _downloads(spec, folder)
     with contextlib.suppress(OSError):
         if any((place / archive.name).exists() for archive in (*spec.archives, *spec.other_archives)):
             return
     if spec.fingerprints is not None and any(find_cached(spec.caches)):
         return
-    raise DataNotFoundError(
-        f"No {spec.title} is prepared, there is no {spec.archives[0].name} in {place}, and --offline forbids "
+    raise _not_obtainable(spec, place)
+
+
+def _not_obtainable(spec: DatasetSpec, place: Path) -> DataNotFoundError:
+    missing = [archive.name for archive in spec.archives if not (place / archive.name).exists()]
+    return DataNotFoundError(
+        f"No {spec.title} is prepared, there is no {', '.join(missing)} in {place}, and --offline forbids "
         f"to download it. {ways_out(spec.mirrors_variable)}"
     )
 
 
-def _write(folder: Path, dataset: str, raw: RawDataset, origin: str) -> store.Record:
-    needed = store.bytes_needed(len(raw.train_labels) + len(raw.test_labels), raw.image_shape)
-    # A link is followed to the disk where the set lies.
+def _write(
+    folder: Path, dataset: str, found: ImageSet, origin: str, published: bool, options: ReadOptions
+) -> store.Record:
+    images = sum(len(split) for split in found.splits.values())
+    needed = store.bytes_needed(images, found.image_shape)
+    # A link is followed to the disk that the set is on.
     disk.check_room(folder.resolve().parent, needed)
     try:
-        return store.write_dataset(folder, dataset, raw, origin)
+        return store.write_dataset(
+            folder, dataset, found, origin, published=published, preprocessing=options.preprocessing
+        )
     except OSError as error:
         raise disk.write_error(folder, needed, error) from error
 
 
 @contextlib.contextmanager
 def _hold(data_dir: Path, reporter: PrepareReporter) -> Iterator[None]:
-    waiting = f"Another prepare is at work in {data_dir}; waiting until it is done."
+    waiting = f"Another prepare is running in {data_dir}; waiting for it."
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locks.lock(data_dir / LOCK_NAME, lambda: reporter.note(waiting)))

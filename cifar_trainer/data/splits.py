@@ -22,46 +22,74 @@ def stratified_limit(labels: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate(first))
 
 
-def holdout(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Set `count` images aside, stratified, chosen by `seed`.
+def holdout(
+    labels: np.ndarray, count: int, seed: int, originals: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set `count` images aside, stratified, chosen by `seed`; all copies of an image stay on one side.
 
-    The choice is the same on every machine and with every NumPy: the raw words of
-    PCG64 are part of NumPy's promise (NEP 19), the methods of Generator are not.
+    The choice is the same on every machine and with every NumPy: the raw words of PCG64 are part of NumPy's
+    promise (NEP 19), the methods of Generator are not.
 
     Args:
         labels: uint8 [N].
-        count: how many to set aside, 0 to N.
+        count: how many to set aside, 0 to N. With copies it may be a few less.
         seed: 0 to 2**32 - 1.
+        originals: the index of the first image with the same pixels, int64 [N]; None if there are no copies.
 
     Returns:
         The indices that are left and those set aside, each int64 and ascending.
     """
-    keys = np.random.PCG64(seed).random_raw(len(labels))
-    aside = np.zeros(len(labels), bool)
-    for label, share in enumerate(_shares(np.bincount(labels), count)):
-        members = np.flatnonzero(labels == label)
-        aside[members[np.argsort(keys[members], kind="stable")[:share]]] = True
-    return np.flatnonzero(~aside), np.flatnonzero(aside)
+    return _set_aside(labels, _shares(np.bincount(labels), count), seed, originals)
 
 
-def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Set a part of each class aside, chosen by `seed` as in `holdout`, but at least one image of each.
+def stratified_part(
+    labels: np.ndarray, fraction: float, seed: int, originals: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set a part of each class aside as in `holdout`, but at least one image of each.
 
     Args:
-        labels: whole numbers [N], each class with two images or more.
-        fraction: how much of each class, 0 to 1, both excluded.
+        labels: whole numbers [N], each class with two different images or more.
+        fraction: the part of each class, 0 to 1, both excluded.
         seed: 0 to 2**32 - 1.
+        originals: as in `holdout`.
 
     Returns:
         The indices that are left and those set aside, each int64 and ascending.
     """
+    sizes = np.bincount(labels)
+    shares = [min(max(round(int(size) * fraction), 1), int(size) - 1) if size else 0 for size in sizes]
+    return _set_aside(labels, shares, seed, originals)
+
+
+def _set_aside(
+    labels: np.ndarray, shares: list[int], seed: int, originals: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     keys = np.random.PCG64(seed).random_raw(len(labels))
+    every = np.arange(len(labels))
+    originals = every if originals is None else originals
+    copies = np.bincount(originals, minlength=len(labels))
     aside = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        share = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        aside[members[np.argsort(keys[members], kind="stable")[:share]]] = True
+    for label, share in enumerate(shares):
+        members = np.flatnonzero((labels == label) & (originals == every))
+        members = members[np.argsort(keys[members], kind="stable")]
+        aside[_fill(members, copies[members], share)] = True
+    aside = aside[originals]
     return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
+def _fill(members: np.ndarray, copies: np.ndarray, share: int) -> np.ndarray:
+    """The first images that are `share` together with their copies."""
+    if (copies == 1).all():
+        return members[:share]
+    chosen = []
+    for position, count in enumerate(copies):
+        if count <= share:
+            chosen.append(position)
+            share -= int(count)
+    if not chosen and share and len(members) > 1:
+        chosen = [int(copies.argmin())]
+    # One image is left at least.
+    return members[chosen[: len(members) - 1]]
 
 
 def _shares(sizes: np.ndarray, count: int) -> list[int]:
@@ -75,31 +103,28 @@ def _shares(sizes: np.ndarray, count: int) -> list[int]:
     return shares
 
 
-#: The part of the training images that --validation holdout sets aside: 5,000 of CIFAR-10's 50,000.
+#: --validation holdout sets aside one of so many training images: 5,000 of CIFAR-10's 50,000.
 HOLDOUT_FRACTION = 10
 
 
 def split_for(dataset: Dataset, config: Settings) -> tuple[np.ndarray, Split]:
-    """The indices of the training images of a run, int64 [N], and the split that it watches.
+    """The indices of the training images of a run, int64 [N], and its validation split.
 
-    The held-out images are chosen first: a run with --limit and one without hold out
-    the same ones. Under --validation train the split is a tenth of the images that are trained on, the
-    first of each class.
+    The held-out images are chosen first: a run with --limit and one without hold out the same ones. Under
+    --validation train the split is a tenth of the training images, the first of each class.
     """
-    labels = dataset.train.labels
+    train = dataset.train
+    indices, validation = np.arange(len(train)), dataset.test
     if config.validation == "holdout":
-        indices, held_out = holdout(labels, len(labels) // HOLDOUT_FRACTION, config.seed)
-        whole = dataset.train
-        watched = Split(whole.images[held_out], labels[held_out], whole.fingerprint, whole.sha256)
-    else:
-        indices, watched = np.arange(len(labels)), dataset.test
+        count = len(train) // HOLDOUT_FRACTION
+        indices, held_out = holdout(train.labels, count, config.seed, dataset.originals)
+        validation = train.take(held_out)
     if config.limit is not None:
-        indices = indices[stratified_limit(labels[indices], config.limit)]
+        indices = indices[stratified_limit(train.labels[indices], config.limit)]
     if config.validation == "train":
-        some = indices[stratified_limit(labels[indices], max(1, len(indices) // HOLDOUT_FRACTION))]
-        whole = dataset.train
-        watched = Split(whole.images[some], labels[some], whole.fingerprint, whole.sha256)
-    return indices, watched
+        count = max(1, len(indices) // HOLDOUT_FRACTION)
+        validation = train.take(indices[stratified_limit(train.labels[indices], count)])
+    return indices, validation
 
 
 def evaluated_split(dataset: Dataset, config: Settings, name: str) -> Split:
@@ -108,7 +133,7 @@ def evaluated_split(dataset: Dataset, config: Settings, name: str) -> Split:
 
 
 def check_split(config: Settings, split_name: str) -> None:
-    """Raise UsageError where a run has no such split: only `holdout` sets validation images aside."""
+    """Raise UsageError if a run has no such split: only `holdout` sets validation images aside."""
     if split_name == "validation" and config.validation != "holdout":
         raise UsageError(
             f"--split validation: this run (--validation {config.validation}) held no training images back. "
@@ -117,10 +142,11 @@ def check_split(config: Settings, split_name: str) -> None:
 
 
 def check_fit(dataset: Dataset, config: Settings) -> None:
-    """Raise UsageError, with the largest value possible, where the settings ask for more than there is."""
+    """Raise UsageError, with the largest possible value, if the settings ask for more than there is."""
     available = len(dataset.train)
     if config.validation == "holdout":
-        available -= available // HOLDOUT_FRACTION
+        aside = holdout(dataset.train.labels, available // HOLDOUT_FRACTION, config.seed, dataset.originals)[1]
+        available -= len(aside)
     if config.limit is not None and config.limit > available:
         raise UsageError(
             f"--limit {config.limit} is more than the {available} training images; "

@@ -1,36 +1,33 @@
-"""The prepared folder: four arrays, dataset.json, samples.png; written whole, verified when read."""
+"""The prepared folder: arrays, file names, samples and dataset.json; written whole, verified when read."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from cifar_trainer import files
-from cifar_trainer.data import DATASETS
-from cifar_trainer.data.dataset import Dataset, RawDataset, Split, SplitSummary
+from cifar_trainer.data import DATASETS, find_spec
+from cifar_trainer.data.dataset import Dataset, ImageSet, Split, SplitSummary
 from cifar_trainer.data.fingerprints import fingerprint
-from cifar_trainer.errors import DataError, DataNotFoundError
+from cifar_trainer.data.samples import write_samples
+from cifar_trainer.errors import DataError, DataNotFoundError, printable
+from cifar_trainer.images import Preprocessing
 
 RECORD_NAME = "dataset.json"
 FORMAT = 1
 SPLITS = ("train", "test")
 ARRAYS = tuple(f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels"))
-#: samples.png and dataset.json; the arrays' size is known exactly.
+#: An upper bound for everything but the arrays, besides the names of the images' files.
 _OTHER_BYTES = 1 << 20
 _CHUNK = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
 class FileRecord:
-    """What is known of a file.
-
-    Attributes:
-        bytes: its size.
-        sha256: of its content, in hexadecimal.
-    """
+    """A file's size in bytes and its SHA-256 in hexadecimal."""
 
     bytes: int
     sha256: str
@@ -38,18 +35,21 @@ class FileRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """dataset.json: what lies in the folder, and the SHA-256 of each array's file.
+    """dataset.json: what is in the folder, and the SHA-256 of each file.
 
     Attributes:
         dataset: as in `--dataset`.
         source: what it was made from.
-        verified: the fingerprints are those of the data set of this name.
+        verified: it is proved to be the data set of this name.
         classes: the names, by label.
         train, test: the splits in figures.
-        files: what is known of each .npy.
+        files: the arrays, and `train_files.txt` and `test_files.txt` if the source had names: the name of
+            each image's file, relative to the source, one a line.
         conversions: how many images were changed, by what (`images.CONVERSIONS`).
         notes: what the user was told about how they were read.
-        resize: how images of another size were resized.
+        verified_by: `content` or `archive` as in `Dataset`; None if it is not verified.
+        preprocessing: how image files became images; None in older records, which have `resize`.
+        resize: how images of other sizes were resized.
         format: of this file.
     """
 
@@ -62,6 +62,8 @@ class Record:
     files: dict[str, FileRecord]
     conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    verified_by: str | None = None
+    preprocessing: Preprocessing | None = None
     resize: str = "stretch"
     format: int = FORMAT
 
@@ -70,7 +72,7 @@ class Record:
 
     @property
     def title(self) -> str:
-        """What to call it: never by the title of a data set unless its fingerprints hold."""
+        """What to call it: the title of a data set only if that is verified."""
         spec = DATASETS.get(self.dataset)
         return self.dataset if spec is None else spec.title_of(verified=self.verified)
 
@@ -80,45 +82,68 @@ def bytes_needed(images: int, shape: tuple[int, int, int]) -> int:
     return images * (int(np.prod(shape)) + 2) + _OTHER_BYTES
 
 
-def write_dataset(folder: Path, name: str, raw: RawDataset, source: str) -> Record:
+def write_dataset(
+    folder: Path,
+    name: str,
+    found: ImageSet,
+    source: str,
+    *,
+    published: bool = False,
+    preprocessing: Preprocessing | None = None,
+) -> Record:
     """Write the prepared folder; it appears whole, in the place of one that was there.
 
+    Args:
+        folder: where.
+        name: as in `--dataset`.
+        found: the splits `train` and `test`.
+        source: what they were made from.
+        published: they come from the published archives of the data set of this name.
+        preprocessing: how image files became images; None if there were no image files.
+
     Raises:
-        OSError: a write, a flush or a rename failed; the folder is as it was.
+        OSError: a write, a flush or a rename failed; the folder is unchanged.
     """
     with files.atomic_folder(folder, replace=True) as partial:
-        sums: dict[str, FileRecord] = {}
         summaries = {}
-        for split in SPLITS:
-            images, labels = raw.split(split)
-            for kind, array in (("images", images), ("labels", labels)):
-                path = partial / f"{split}_{kind}.npy"
-                _save(path, array)
-                sums[path.name] = FileRecord(path.stat().st_size, files.sha256_file(path))
-            summaries[split] = summarize(images, labels, len(raw.classes))
+        for name_, split in found.splits.items():
+            _save(partial / f"{name_}_images.npy", split.images)
+            _save(partial / f"{name_}_labels.npy", split.labels)
+            if split.files:
+                text = "".join(f"{printable(file)}\n" for file in split.files)
+                (partial / f"{name_}_files.txt").write_text(text, encoding="utf-8")
+            summaries[name_] = summarize(split, len(found.classes))
         train, test = summaries["train"], summaries["test"]
         spec = DATASETS.get(name)
-        verified = spec is not None and spec.is_verified(train.fingerprint, test.fingerprint)
+        verified_by = "archive" if spec is not None and published else None
+        if spec is not None and spec.has_fingerprints(train.fingerprint, test.fingerprint):
+            verified_by = "content"
         record = Record(
-            name,
-            source,
-            verified,
-            raw.classes,
-            train,
-            test,
-            sums,
-            dict(raw.conversions),
-            raw.notes,
-            raw.resize,
+            dataset=name,
+            source=source,
+            verified=verified_by is not None,
+            classes=found.classes,
+            train=train,
+            test=test,
+            files={
+                path.name: FileRecord(path.stat().st_size, files.sha256_file(path))
+                for path in sorted(partial.iterdir())
+            },
+            conversions=dict(found.conversions),
+            notes=found.notes,
+            verified_by=verified_by,
+            preprocessing=dataclasses.replace(
+                preprocessing or Preprocessing(found.image_shape), image_shape=found.image_shape
+            ),
         )
-        write_samples(partial / "samples.png", raw.train_images, raw.train_labels, raw.classes)
+        write_samples(partial, found)
         files.write_json(partial / RECORD_NAME, record.to_json())
     return record
 
 
 def _save(path: Path, array: np.ndarray) -> None:
     """Write an .npy file. numpy.save writes the same, but forgets why a write failed."""
-    # The header says in which order the bytes lie: it must be that of what is written.
+    # The header tells the order of the bytes: it must be that of what is written.
     ordered = np.ascontiguousarray(array)
     with open(path, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(ordered)
@@ -126,8 +151,9 @@ def _save(path: Path, array: np.ndarray) -> None:
         file.write(ordered.data)
 
 
-def summarize(images: np.ndarray, labels: np.ndarray, classes: int) -> SplitSummary:
+def summarize(split: Split, classes: int) -> SplitSummary:
     """The figures of a split; sums are taken in whole numbers, so they are the same everywhere."""
+    images = split.images
     channels = images.shape[3]
     pixels = int(np.prod(images.shape[:3]))
     total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
@@ -142,15 +168,27 @@ def summarize(images: np.ndarray, labels: np.ndarray, classes: int) -> SplitSumm
     ]
     return SplitSummary(
         images=len(images),
-        per_class=tuple(int(n) for n in np.bincount(labels, minlength=classes)),
-        fingerprint=fingerprint(images, labels),
+        per_class=tuple(int(n) for n in np.bincount(split.labels, minlength=classes)),
+        fingerprint=fingerprint(images, split.labels),
         mean=tuple(mean),
         std=tuple(v**0.5 / 255 for v in variance),
     )
 
 
+def image_shape(folder: Path) -> tuple[int, int, int]:
+    """Height, width and channels of prepared images."""
+    images = np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False)
+    height, width, channels = images.shape[1:]
+    return height, width, channels
+
+
+def list_prepared(data_dir: Path) -> list[str]:
+    """The names of the data sets that are prepared in `data_dir`."""
+    return sorted(path.parent.name for path in data_dir.glob(f"*/{RECORD_NAME}"))
+
+
 def read_record(folder: Path) -> Record:
-    """Read dataset.json, and check that each file it names is there in its size.
+    """Read dataset.json, and check that each file that it names is there in its size.
 
     Raises:
         DataNotFoundError: there is no dataset.json.
@@ -159,25 +197,33 @@ def read_record(folder: Path) -> Record:
     path = folder / RECORD_NAME
     if not path.exists():
         raise DataNotFoundError(_not_prepared(folder))
-    found = files.read_json(path, _Format, error=DataError, remedy=_anew(folder))
+    remedy = _remedy(folder)
+    found = files.read_json(path, _Format, error=DataError, remedy=remedy)
     if found.format > FORMAT:
         raise DataError(
             f"{path} has format {found.format}, this version of cifar-trainer knows {FORMAT}. Upgrade "
-            "cifar-trainer, or prepare the data anew with: cifar-trainer prepare --force"
+            f"cifar-trainer, or prepare it again. {remedy}"
         )
-    record = files.read_json(path, Record, error=DataError, remedy=_anew(folder))
+    record = files.read_json(path, Record, error=DataError, remedy=remedy)
+    remedy = _remedy(folder, record.source)
     missing = set(ARRAYS) - set(record.files)
     if missing:
-        raise DataError(f"{path} lacks the files {', '.join(sorted(missing))}. {_anew(folder)}")
-    for name in ARRAYS:
-        expected, file = record.files[name].bytes, folder / name
+        raise DataError(f"{path} lacks the files {', '.join(sorted(missing))}. {remedy}")
+    for name, expected in record.files.items():
+        file = folder / name
         size = file.stat().st_size if file.is_file() else None
-        if size != expected:
+        if size != expected.bytes:
             actual = "it is missing" if size is None else f"it has {size:,} bytes"
-            raise DataError(f"{file} should have {expected:,} bytes, but {actual}. {_anew(folder)}")
+            raise DataError(f"{file} should have {expected.bytes:,} bytes, but {actual}. {remedy}")
     spec = DATASETS.get(record.dataset)
-    holds = spec is not None and spec.is_verified(record.train.fingerprint, record.test.fingerprint)
-    return dataclasses.replace(record, verified=record.verified and holds)
+    proof = record.verified_by
+    if spec is None or not record.verified:
+        proof = None
+    elif spec.fingerprints is not None:
+        # Older records do not say by what.
+        holds = spec.has_fingerprints(record.train.fingerprint, record.test.fingerprint)
+        proof = "content" if holds else None
+    return dataclasses.replace(record, verified=proof is not None, verified_by=proof)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +244,14 @@ def _not_prepared(folder: Path) -> str:
     )
 
 
+def _remedy(folder: Path, source: str = "FOLDER") -> str:
+    needed = "" if folder.name in DATASETS else f" --source {shlex.quote(source)}"
+    return (
+        f"Prepare it again with: cifar-trainer prepare --dataset {folder.name}{needed} "
+        f"--data-dir {folder.parent} --force"
+    )
+
+
 def load_dataset(data_dir: Path, name: str) -> Dataset:
     """The prepared data set `name`, its files verified by their SHA-256.
 
@@ -212,120 +266,75 @@ def load_dataset(data_dir: Path, name: str) -> Dataset:
         DataNotFoundError: it is not prepared.
         DataError: a file is missing, or has changed since it was prepared.
     """
+    spec = find_spec(name)
+    name = spec.name if spec and not (data_dir / name).exists() else name
     folder = data_dir / name
     record = read_record(folder)
-    for file in ARRAYS:
-        _check_unchanged(folder / file, record.files[file].sha256)
+    remedy = _remedy(folder, record.source)
+    for file, expected in record.files.items():
+        _check_unchanged(folder / file, expected.sha256, remedy)
     splits = {}
     for split in SPLITS:
-        images = _load_array(folder / f"{split}_images.npy", 4)
-        labels = _load_array(folder / f"{split}_labels.npy", 1)
-        if len(labels) != len(images):
-            raise DataError(
-                f"{folder} holds {len(images):,} {split} images and {len(labels):,} labels. {_anew(folder)}"
-            )
+        images = _load_array(folder / f"{split}_images.npy", 4, remedy)
+        labels = _load_array(folder / f"{split}_labels.npy", 1, remedy)
+        names: list[str] = []
+        if f"{split}_files.txt" in record.files:
+            names = (folder / f"{split}_files.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        for kind, found in (("labels", len(labels)), ("file names", len(names) or len(labels))):
+            if found != len(images):
+                raise DataError(
+                    f"{folder} holds {len(images):,} {split} images and {found:,} {kind}. {remedy}"
+                )
         sums = "".join(record.files[f"{split}_{kind}.npy"].sha256 for kind in ("images", "labels"))
         digest = files.sha256_bytes(sums.encode("ascii"))
-        splits[split] = Split(images, labels, getattr(record, split).fingerprint, digest)
+        splits[split] = Split(images, labels, getattr(record, split).fingerprint, digest, tuple(names))
     return Dataset(
         name,
         folder,
-        record.verified,
+        record.verified_by,
         record.classes,
         splits["train"],
         splits["test"],
         record.title,
-        record.resize,
+        record.preprocessing or Preprocessing(image_shape(folder), record.resize),
     )
 
 
 def verify_dataset(data_dir: Path, name: str) -> None:
-    """Check a prepared data set to the bottom: each file's SHA-256, then both fingerprints.
+    """Verify every checksum of a prepared data set, then both fingerprints.
 
     Raises:
         DataError: something is not as it was recorded.
     """
     dataset = load_dataset(data_dir, name)
-    for split_name in SPLITS:
-        split: Split = getattr(dataset, split_name)
+    for split_name, split in (("train", dataset.train), ("test", dataset.test)):
         actual = fingerprint(split.images, split.labels)
         if actual != split.fingerprint:
             raise DataError(
                 f"The {split_name} split in {dataset.folder} has the fingerprint {actual}, "
-                f"its record says {split.fingerprint}. {_anew(dataset.folder)}"
+                f"its record says {split.fingerprint}. {_remedy(dataset.folder)}"
             )
 
 
-def _check_unchanged(path: Path, expected: str) -> None:
+def _check_unchanged(path: Path, expected: str, remedy: str) -> None:
     try:
         actual = files.sha256_file(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. {_anew(path.parent)}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}. {remedy}") from error
     if actual != expected:
         raise DataError(
             f"{path} has changed since it was prepared: its SHA-256 is {actual}, "
-            f"expected {expected}. {_anew(path.parent)}"
+            f"expected {expected}. {remedy}"
         )
 
 
-def _load_array(path: Path, dimensions: int) -> np.ndarray:
+def _load_array(path: Path, dimensions: int, remedy: str) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no array: {error}. {_anew(path.parent)}") from error
+        raise DataError(f"{path} is not an array: {error}. {remedy}") from error
     kinds = (np.uint8,) if dimensions == 4 else (np.uint8, np.uint16)
     if array.dtype not in kinds or array.ndim != dimensions or array.shape[3:] not in ((), (1,), (3,)):
         wanted = "N×height×width×channels" if dimensions == 4 else "N"
-        raise DataError(
-            f"{path} holds {array.dtype} {array.shape}, expected uint8 {wanted}. {_anew(path.parent)}"
-        )
+        raise DataError(f"{path} holds {array.dtype} {array.shape}, expected uint8 {wanted}. {remedy}")
     return array
-
-
-def _anew(folder: Path) -> str:
-    return (
-        f"Prepare it anew with: cifar-trainer prepare --dataset {folder.name} "
-        f"--data-dir {folder.parent} --force"
-    )
-
-
-# samples.png
-
-#: Images of each class, and classes at most: a sheet of a thousand would be of no use.
-PER_CLASS, MAX_ROWS = 10, 100
-_TILE = 64
-_GAP = 4
-_LABEL_WIDTH = 112
-_MARGIN = 12
-
-
-def write_samples(path: Path, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Draw the first ten training images of each class, a row a class, with its name.
-
-    Args:
-        path: where the PNG goes.
-        images: uint8 [N, H, W, C].
-        labels: [N].
-        classes: the names, by label; of more than MAX_ROWS, the first ones.
-    """
-    step = _TILE + _GAP
-    width = _LABEL_WIDTH + PER_CLASS * step - _GAP + 2 * _MARGIN
-    height = min(len(classes), MAX_ROWS) * step - _GAP + 2 * _MARGIN
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=16)
-    for label, name in enumerate(classes[:MAX_ROWS]):
-        top = _MARGIN + label * step
-        draw.text((_MARGIN, top + _TILE // 2), _abbreviated(name), fill="#222222", font=font, anchor="lm")
-        for column, index in enumerate(np.flatnonzero(labels == label)[:PER_CLASS]):
-            image = images[index][..., 0] if images.shape[3] == 1 else images[index]
-            tile = Image.fromarray(image).resize((_TILE, _TILE), Image.Resampling.NEAREST)
-            sheet.paste(tile, (_MARGIN + _LABEL_WIDTH + column * step, top))
-    with files.atomic_writer(path) as file:
-        sheet.save(file, format="PNG")
-
-
-def _abbreviated(name: str) -> str:
-    """A class's name as far as the column holds it."""
-    short = "".join(c if c.isprintable() else "?" for c in name)
-    return short if len(short) <= 12 else short[:11] + "…"

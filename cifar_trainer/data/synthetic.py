@@ -1,15 +1,14 @@
 """The synthetic set: ten classes of drawn 32×32 images, the same bytes on every machine.
 
-Everything is whole-number arithmetic on the raw words of PCG64, which NumPy promises
-not to change (NEP 19): no floating point, no library of mathematics, nothing that
-differs between processors. A shape varies in place, size, turn and colour; behind it
-lie a gradient and clutter, in front of it lie patches that hide a part, and over it
-all noise. So a small network learns the classes in a few epochs, and none gets all right.
+Everything is whole-number arithmetic on the raw words of PCG64, which NumPy promises not to change (NEP 19):
+no floating point, no mathematical library, nothing that differs between processors. A shape varies in place,
+size, angle and colour. Behind it are a gradient and clutter, in front of it patches that hide a part, and
+noise over everything: a small network learns the classes in a few epochs, but not without errors.
 """
 
 import numpy as np
 
-from cifar_trainer.data.dataset import DatasetSpec, RawDataset
+from cifar_trainer.data.dataset import DatasetSpec, ImageSet, Split
 
 CLASSES = ("bar", "checks", "crescent", "cross", "disc", "frame", "ring", "square", "stripes", "triangle")
 TRAIN_IMAGES = 10_000
@@ -22,16 +21,16 @@ _HALF = (*_QUARTER, *_QUARTER[15:0:-1])
 _SINE = np.array([*_HALF, *(-value for value in _HALF)], np.int16)
 
 
-def draw_dataset() -> RawDataset:
+def draw_dataset() -> ImageSet:
     """Draw the whole set: 10,000 training and 2,000 test images, an equal share of each class in turn."""
     draw = _Draw(SEED)
-    splits: list[np.ndarray] = []
-    for count in (TRAIN_IMAGES, TEST_IMAGES):
+    splits = {}
+    for split, count in (("train", TRAIN_IMAGES), ("test", TEST_IMAGES)):
         each = count // len(CLASSES)
         drawn = np.stack([_draw_class(name, each, draw) for name in CLASSES], axis=1)
         labels = np.tile(np.arange(len(CLASSES), dtype=np.uint8), each)
-        splits += [drawn.reshape(count, 32, 32, 3), labels]
-    return RawDataset(CLASSES, splits[0], splits[1], splits[2], splits[3])
+        splits[split] = Split(drawn.reshape(count, 32, 32, 3), labels)
+    return ImageSet(CLASSES, splits)
 
 
 class _Draw:
@@ -138,7 +137,6 @@ def _shape(name: str, r: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray
 SYNTHETIC = DatasetSpec(
     name="synthetic",
     title="synthetic images (not CIFAR-10)",
-    unverified_title="synthetic images (not CIFAR-10)",
     summary="drawn shapes, which need no source",
     classes=CLASSES,
     image_shape=(32, 32, 3),

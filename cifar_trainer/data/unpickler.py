@@ -1,9 +1,9 @@
-"""Reading the Python version's pickles without running anything that they ask for.
+"""Reads the pickles of the official Python versions without running anything that they ask for.
 
-A pickle names functions and calls them. Here the few names that a pickled NumPy
-array needs lead to stand-ins of ours, that only note what they are given; every other
-name is refused before it is imported. Not even NumPy's own code is reached, so a
-pickle can neither run code nor have a huge array allocated.
+A pickle names functions and calls them. Here the few names that a pickled NumPy array needs lead to stand-ins
+that only note their arguments; every other name is refused before it is imported. NumPy's own code is not
+called either. Memory is bounded: a pickle may have so many parts, and its stand-ins return no more bytes than
+the pickle has.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from cifar_trainer.errors import DataError
 
 @dataclasses.dataclass
 class PickledArray:
-    """An array as its pickle describes it; nothing is allocated for it."""
+    """An array as its pickle describes it, without memory of its own."""
 
     state: tuple[Any, ...] | None = None
 
@@ -28,12 +28,12 @@ class PickledArray:
         self.state = state if isinstance(state, tuple) else None
 
     def to_uint8(self, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The array, where it is uint8 of this shape in C order; else None."""
+        """The array, if it is uint8 of this shape in C order; else None."""
         if self.state is None or len(self.state) != 5:
             return None
         _, actual, dtype, fortran_order, content = self.state
         fits = actual == shape and isinstance(dtype, _PickledDtype) and dtype.name in ("u1", b"u1")
-        whole = isinstance(content, bytes) and len(content) == int(np.prod(shape))
+        whole = isinstance(content, bytes | bytearray) and len(content) == int(np.prod(shape))
         if not (fits and whole and not fortran_order):
             return None
         return np.frombuffer(content, np.uint8).reshape(shape)
@@ -56,7 +56,7 @@ class _PickledDtype:
 
 
 class _StandIn:
-    """What a name in a pickle leads to: it can be called, and nothing else."""
+    """Stands in for a function that a pickle names: it can only be called."""
 
     __slots__ = ("_build",)
 
@@ -78,17 +78,15 @@ def _new_dtype(name: Any, *_: Any) -> _PickledDtype:
     return _PickledDtype(name)
 
 
-def _from_buffer(content: bytes, dtype: Any, shape: Any, order: str) -> PickledArray:
-    return PickledArray((1, shape, dtype, order == "F", bytes(content)))
+def _from_buffer(content: bytes | bytearray, dtype: Any, shape: Any, order: str) -> PickledArray:
+    if not isinstance(content, bytes | bytearray):
+        raise pickle.UnpicklingError(f"an array's content is a {type(content).__name__}, expected bytes")
+    return PickledArray((1, shape, dtype, order == "F", content))
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"text in the encoding {encoding!r}")
-    return text.encode("latin-1")
-
-
-#: Python 3 writes bytes as encoded text where it writes the protocols of Python 2.
+#: CIFAR-100's training file has 350,000 parts.
+_MAX_PARTS = 1_000_000
+#: Beside `_codecs.encode`, with which Python 3 writes bytes in the protocols of Python 2.
 _ALLOWED: dict[tuple[str, str], object] = {
     ("numpy.core.multiarray", "_reconstruct"): _StandIn(_new_array),
     ("numpy._core.multiarray", "_reconstruct"): _StandIn(_new_array),
@@ -96,20 +94,34 @@ _ALLOWED: dict[tuple[str, str], object] = {
     ("numpy._core.numeric", "_frombuffer"): _StandIn(_from_buffer),
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): _StandIn(_new_dtype),
-    ("_codecs", "encode"): _StandIn(_encode),
 }
 
 
 class _RefusedError(Exception):
-    """A name that is not allowed; not one of pickle's own errors, so that it is told from damage."""
+    """A name that is not allowed. Not one of pickle's own errors, which mean damage."""
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self._bytes_left = len(content)
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _StandIn(self._encode)
         try:
             return _ALLOWED[module, name]
         except KeyError:
             raise _RefusedError(f"{module}.{name}") from None
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """Encode text as Latin-1. A pickle may refer to one text again and again."""
+        if encoding not in ("latin1", "latin-1"):
+            raise pickle.UnpicklingError(f"text in the encoding {encoding!r}")
+        self._bytes_left -= len(text)
+        if self._bytes_left < 0:
+            raise pickle.UnpicklingError("it unpacks to more bytes than it has")
+        return text.encode("latin-1")
 
 
 def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
@@ -126,8 +138,8 @@ def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
         DataError: it asks for anything else, or is damaged.
     """
     try:
-        _check_memo(content)
-        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        _check_parts(content)
+        value = _Unpickler(content).load()
         if isinstance(value, dict):
             return {k.decode("latin-1") if isinstance(k, bytes) else str(k): v for k, v in value.items()}
     except _RefusedError as error:
@@ -141,11 +153,14 @@ def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
     raise DataError(f"{where} holds a {type(value).__name__}, expected a dictionary.")
 
 
-def _check_memo(content: bytes) -> None:
-    """Raise UnpicklingError where a pickle numbers its parts beyond its own length.
+def _check_parts(content: bytes) -> None:
+    """Raise UnpicklingError if a pickle has too many parts, or numbers them beyond its own length.
 
-    The unpickler makes a table up to the largest number, so ten bytes could ask for gigabytes.
+    The unpickler makes a table up to the largest number, so ten bytes could ask for gigabytes; and each byte
+    can make an object of 56 bytes.
     """
-    for opcode, number, _ in pickletools.genops(content):
+    for count, (opcode, number, _) in enumerate(pickletools.genops(content)):
         if "PUT" in opcode.name and number is not None and number > len(content):
             raise pickle.UnpicklingError(f"it numbers a part {number:,}, and has {len(content):,} bytes")
+        if count >= _MAX_PARTS:
+            raise pickle.UnpicklingError(f"it has more than {_MAX_PARTS:,} parts")

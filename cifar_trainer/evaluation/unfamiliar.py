@@ -138,7 +138,7 @@ def other_kinds(dataset_name: str, preprocessing: Preprocessing, path: Path | No
     """
     kinds = {}
     if dataset_name != "synthetic":
-        kinds["drawn shapes"] = _reshaped(draw_dataset().test_images[:IMAGES], preprocessing)
+        kinds["drawn shapes"] = _reshaped(draw_dataset().splits["test"].images[:IMAGES], preprocessing)
     shape = (IMAGES, *preprocessing.image_shape)
     kinds["noise"] = np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
     if path is not None:

@@ -1,0 +1,127 @@
+"""Image files whose labels are in a CSV file."""
+
+import csv
+import io
+import unicodedata
+from pathlib import PurePosixPath
+
+from cifar_trainer.data.class_folders import SPLITS, Labelled, read_labelled
+from cifar_trainer.data.dataset import ImageSet, OnImages
+from cifar_trainer.data.decoding import ReadOptions
+from cifar_trainer.data.folder import Folder, abridged
+from cifar_trainer.errors import DataError
+from cifar_trainer.images import SUFFIXES
+
+#: Common names of the columns, in lower case.
+_FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_path", "path", "filepath", "id", "image_id")
+_LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_name")
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+
+#: Kaggle's CIFAR-10 competition has labels for its training images only.
+_KAGGLE = "trainlabels.csv"
+_KAGGLE_NOTE = (
+    "This is the training set of Kaggle's competition, which does not publish the labels of its test images."
+)
+
+
+def read_csv(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
+    """Read the images that a CSV file names; None if no CSV file has labels of images.
+
+    Raises:
+        DataError: the file names an image that is missing, or one that cannot be read.
+    """
+    for table in _tables(folder) if folder.has_images else []:
+        rows = _rows(folder, table)
+        if rows is None:
+            continue
+        found = read_labelled(folder, _resolved(folder, table, rows), options, on_images)
+        if _is_kaggles(table):
+            return ImageSet(found.classes, found.splits, found.conversions, (_KAGGLE_NOTE, *found.notes))
+        return found
+    return None
+
+
+def _tables(folder: Folder) -> list[str]:
+    """The CSV files of the outermost folders, without Kaggle's example of a submission."""
+    found = [name for name in folder.files if name.lower().endswith(".csv") and name.count("/") < 2]
+    return [name for name in found if not name.lower().endswith("samplesubmission.csv")]
+
+
+def _is_kaggles(table: str) -> bool:
+    return table.rsplit("/", 1)[-1].lower() == _KAGGLE
+
+
+def _rows(folder: Folder, table: str) -> list[tuple[str, str, str]] | None:
+    """File, label and split of each row; None if the file has no such columns."""
+    try:
+        text = folder.read(table).decode("utf-8-sig")
+        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{folder.describe(table)} is not a CSV file: {error}.") from error
+    if not lines:
+        return None
+    heads = [head.strip().lower() for head in lines[0]]
+    file, label, split = (
+        next((heads.index(name) for name in names if name in heads), None)
+        for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
+    )
+    if file is not None and label is None and len(heads) == 2:
+        # Beside the files, whatever it is called.
+        label = 1 - file
+    body = lines[1:]
+    if file is None or label is None:
+        # Without a line of heads: two columns, the first one of images.
+        if len(heads) != 2 or not heads[0].endswith(SUFFIXES):
+            return None
+        file, label, split, body = 0, 1, None, lines
+    rows = []
+    for number, line in enumerate(body, len(lines) - len(body) + 1):
+        if len(line) <= max(file, label, split or 0):
+            raise DataError(
+                f"{folder.describe(table)}, line {number}: {len(line)} columns, expected {len(lines[0])}."
+            )
+        part = "all" if split is None else SPLITS.get(line[split].strip().lower(), "")
+        if not part:
+            raise DataError(
+                f"{folder.describe(table)}, line {number}: the split is {line[split or 0]!r:.80}, "
+                "expected train, test or validation."
+            )
+        rows.append((line[file].strip(), line[label].strip(), part))
+    return rows
+
+
+def _resolved(folder: Folder, table: str, rows: list[tuple[str, str, str]]) -> list[Labelled]:
+    """The file of each row, found by its path, its name, or its name without a suffix."""
+    beside = PurePosixPath(table).parent
+    images = [name for name in folder.files if name.lower().endswith(SUFFIXES)]
+    if _is_kaggles(table):
+        # test/1.png is not train/1.png, and has no label.
+        images = [name for name in images if "/train/" in f"/{name}"]
+    places: dict[str, str] = {}
+    for name in images:
+        path = PurePosixPath(_composed(name))
+        for key in (str(path), path.name, path.stem):
+            places.setdefault(key, name)
+    found: list[Labelled] = []
+    missing: list[str] = []
+    for file, label, split in rows:
+        path = PurePosixPath(_composed(file))
+        place = places.get((beside / path).as_posix()) or places.get(str(path)) or places.get(path.name)
+        if place is None:
+            missing.append(file)
+        else:
+            found.append((place, "train" if _is_kaggles(table) else split, label))
+    where = folder.describe(table)
+    if missing:
+        raise DataError(f"{where} names {len(missing):,} images that are not there: {abridged(missing)}.")
+    different = {name for name, _, _ in found}
+    if len(different) < len(found):
+        raise DataError(
+            f"{where} names {len(found) - len(different):,} images more than once, or by ambiguous names. "
+            "Expected a row for each image, with its path."
+        )
+    return found
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

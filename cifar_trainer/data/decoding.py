@@ -1,0 +1,172 @@
+"""Decodes the image files of a source one by one, and counts what was changed and what is unreadable."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from cifar_trainer.data.dataset import DatasetSpec
+from cifar_trainer.errors import DataError, UsageError
+from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing
+
+#: Pixels along each side of a user's own images. They are held in memory, and networks pool them four times.
+MIN_SIZE, MAX_SIZE, DEFAULT_SIZE = 28, 64, 32
+#: List so many unreadable images, then count the others.
+_EXAMPLES = 8
+#: If no 16-bit image is brighter than this after its upper 8 bits were taken, it uses 15 bits or fewer.
+_DARK = 127
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How to read images that are not in an official form.
+
+    Attributes:
+        spec: the data set that they should be; None for a user's own classes.
+        size: pixels along each side of a user's own images; None keeps those of arrays, and resizes image
+            files to DEFAULT_SIZE.
+        resize: how, one of `images.RESIZES`.
+        test_fraction: the part of a source without a test set that becomes one.
+        seed: decides which.
+        skip_unreadable: leave out images that cannot be decoded instead of refusing all of them.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    spec: DatasetSpec | None = None
+    size: int | None = None
+    resize: str = "stretch"
+    test_fraction: float | None = None
+    seed: int = 0
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise UsageError(
+                f"--test-fraction {self.test_fraction} is out of range. Expected a number between 0 and 1, "
+                "such as 0.2."
+            )
+        if self.size is not None and self.spec is not None:
+            raise UsageError(
+                f"--size {self.size} is for classes of your own; {self.spec.title} has "
+                f"{self.spec.image_shape[1]}×{self.spec.image_shape[0]} pixels. Leave it out, or choose "
+                "another name with --dataset."
+            )
+        if self.size is not None and not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise UsageError(
+                f"--size {self.size} is out of range. Expected pixels from {MIN_SIZE} to {MAX_SIZE}."
+            )
+        _ = self.preprocessing  # Checks `resize`.
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How image files become pixels."""
+        side = DEFAULT_SIZE if self.size is None else self.size
+        return Preprocessing(self.spec.image_shape if self.spec else (side, side, 3), self.resize)
+
+
+class Decoder:
+    """Decodes images into one array per split.
+
+    Args:
+        options: how.
+    """
+
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
+        self._preprocessing = options.preprocessing
+        self._conversions: Counter[str] = Counter()
+        self._sizes: Counter[tuple[int, int]] = Counter()
+        self._read = 0
+        self._unreadable: list[str] = []
+        self._brightest = 0
+        # One buffer that grows: a list of arrays would need the memory twice.
+        self._pixels: dict[str, bytearray] = {}
+
+    def decode(self, read: Callable[[], bytes], describe: Callable[[], str], split: str) -> bool:
+        """Add an image to a split; False if it cannot be read.
+
+        Args:
+            read: gives the bytes of the image's file.
+            describe: its name for messages.
+            split: where it belongs.
+        """
+        try:
+            content = read()
+            if len(content) > MAX_BYTES:
+                raise ImageError(f"it has more than {MAX_BYTES:,} bytes.")
+            image = self._preprocessing.decode(content)
+        except (ImageError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self._unreadable.append(f"{describe()}: {reason}")
+            return False
+        self._read += 1
+        if image.conversions:
+            self._conversions.update(image.conversions)
+            if "resized" in image.conversions:
+                self._sizes[image.width, image.height] += 1
+            if "sixteen_bits" in image.conversions:
+                self._brightest = max(self._brightest, int(image.pixels.max()))
+        self._pixels.setdefault(split, bytearray()).extend(image.pixels.tobytes())
+        return True
+
+    @property
+    def read(self) -> int:
+        """How many images were decoded."""
+        return self._read
+
+    def check(self) -> None:
+        """Raise DataError if images are unreadable and are not to be skipped."""
+        if self._unreadable and not self._options.skip_unreadable:
+            raise DataError(f"{self._list_unreadable()}\nFix or remove them, or pass --skip-unreadable.")
+
+    def images(self, split: str) -> np.ndarray:
+        """The images of a split, uint8 [N, H, W, C]; its buffer is given away."""
+        array = np.frombuffer(self._pixels.pop(split, bytearray()), np.uint8)
+        array = array.reshape(-1, *self._preprocessing.image_shape)
+        return np.ascontiguousarray(array[..., :1]) if self._keeps_grey else array
+
+    @property
+    def _keeps_grey(self) -> bool:
+        """Whether all images of a user's own are greyscale: one channel is enough for them."""
+        return self._options.spec is None and 0 < self._read == self._conversions["greyscale"]
+
+    @property
+    def conversions(self) -> dict[str, int]:
+        """How many images were changed, by what."""
+        counts = dict(self._conversions)
+        if self._keeps_grey:
+            counts.pop("greyscale", None)
+        return {name: counts[name] for name in CONVERSIONS if name in counts}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The conversions as sentences, and the images that were left out."""
+        found = []
+        for name, count in self.conversions.items():
+            found.append(f"{count:,} of {self._read:,} images: {CONVERSIONS[name]}{self._from_sizes(name)}.")
+        if self._conversions["sixteen_bits"] and self._brightest <= _DARK:
+            found.append(
+                f"Warning: the brightest pixel of the {self._conversions['sixteen_bits']:,} images of 16 bits "
+                f"is {self._brightest} of 255. Scanners and cameras often fill 10 to 14 of the 16 bits: scale "
+                "the values up to 65,535 before you prepare them, and before you classify others."
+            )
+        if self._unreadable:
+            found.append(f"Left out: {self._list_unreadable()}")
+        return tuple(found)
+
+    def _from_sizes(self, name: str) -> str:
+        if name != "resized":
+            return ""
+        (width, height), _ = self._sizes.most_common(1)[0]
+        others = f" and {len(self._sizes) - 1:,} other sizes" if len(self._sizes) > 1 else ""
+        target_height, target_width, _ = self._preprocessing.image_shape
+        return f" from {width}×{height}{others} to {target_width}×{target_height} ({self._options.resize})"
+
+    def _list_unreadable(self) -> str:
+        count = len(self._unreadable)
+        lines = "".join(f"\n  {line}" for line in self._unreadable[:_EXAMPLES])
+        more = f"\n  and {count - _EXAMPLES:,} more" if count > _EXAMPLES else ""
+        return f"{count:,} image{'s' if count > 1 else ''} cannot be read:{lines}{more}"

@@ -1,0 +1,145 @@
+"""The classes of a source, and the label of each image, from names or from numbers."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cifar_trainer.data.dataset import DatasetSpec
+from cifar_trainer.data.folder import abridged
+from cifar_trainer.errors import DataError, printable
+
+MIN_CLASSES, MAX_CLASSES = 2, 1000
+
+#: The names of the classes, the label of each name that was found, and notes.
+Classes = tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]
+
+
+def number_names(found: Iterable[str], spec: DatasetSpec | None) -> Classes:
+    """The classes for names that were found.
+
+    Names of a known data set, also written in another way (`Airplane`, `0_airplane`, `plane`), get its
+    labels. All others are sorted, with numbers in them by their value. Unicode's composed and decomposed
+    forms of a name are one class.
+    """
+    names = set(found)
+    notes = []
+    if spec is not None:
+        canonical = {name: _canonical(name, spec) for name in names}
+        if set(canonical.values()) <= set(spec.classes) and len(set(canonical.values())) == len(names):
+            others = {name: true for name, true in canonical.items() if name.lower() != true}
+            if others:
+                taken = ", ".join(f"{printable(name)} is {true}" for name, true in sorted(others.items()))
+                notes.append(f"The folders are named after {spec.title}'s classes: {taken}.")
+            return spec.classes, {n: spec.classes.index(c) for n, c in canonical.items()}, tuple(notes)
+    composed = {name: unicodedata.normalize("NFC", name) for name in names}
+    ordered = sorted(set(composed.values()), key=natural_key)
+    if len(ordered) < len(names):
+        notes.append(
+            f"{len(names) - len(ordered)} class names occur in two Unicode forms of the same text; each is "
+            "one class."
+        )
+    alike = [name for name, count in Counter(name.casefold() for name in ordered).items() if count > 1]
+    if alike:
+        notes.append(f"Warning: classes differ only in upper and lower case: {abridged(alike)}.")
+    # Class names go into files and onto screens: text of one line.
+    index = {name: label for label, name in enumerate(ordered)}
+    return (
+        tuple(map(printable, ordered)),
+        {name: index[plain] for name, plain in composed.items()},
+        tuple(notes),
+    )
+
+
+def _canonical(name: str, spec: DatasetSpec) -> str:
+    plain = re.sub(r"^\d+[\W_]+(?=\D)", "", name.strip()).lower()
+    plain = re.sub(r"[\s-]+", "_", plain)
+    return spec.other_names.get(plain, plain)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts 2 before 10."""
+    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
+
+
+def number_labels(
+    labels: Mapping[str, np.ndarray], names: Sequence[str], spec: DatasetSpec | None, where: str
+) -> tuple[tuple[str, ...], dict[str, np.ndarray], tuple[str, ...]]:
+    """The classes for labels of any type, and the labels as whole numbers from 0 up.
+
+    Args:
+        labels: numbers, names or one-hot rows of each split.
+        names: the names of the classes, if the source has them.
+        spec: the data set that it should be; None for a user's own classes.
+        where: the source, for messages.
+
+    Returns:
+        The class names, int64 [N] of each split, and notes.
+
+    Raises:
+        DataError: a label is not a whole number, or is out of range.
+    """
+    # A one-hot row for each image, or one label each, also in a single row or column.
+    flat = {
+        split: raw.argmax(1) if raw.ndim == 2 and min(raw.shape) > 1 else raw.reshape(-1)
+        for split, raw in labels.items()
+    }
+    if any(values.dtype.kind in "USO" for values in flat.values()):
+        classes, index, notes = number_names({_text(v) for values in flat.values() for v in values}, spec)
+        return (
+            classes,
+            {split: np.array([index[_text(v)] for v in values], np.int64) for split, values in flat.items()},
+            notes,
+        )
+    numbers = {}
+    for split, values in flat.items():
+        numbers[split] = values.astype(np.int64)
+        if values.dtype.kind == "f" and not np.array_equal(numbers[split], values):
+            raise DataError(f"{where}: the {split} labels are fractions, expected whole numbers.")
+    found = np.unique(np.concatenate(list(numbers.values()))).tolist()
+    low, high = found[0], found[-1]
+    known = tuple(names) or (spec.classes if spec else ())
+    if low < 0 or (not known and len(found) > MAX_CLASSES):
+        raise DataError(f"{where}: the labels are {low} to {high}, expected 0 to {MAX_CLASSES - 1}.")
+    if not known:
+        # As folders with these names would be.
+        note = f"The labels are {abridged_numbers(found)}: they are the names of {len(found)} classes."
+        return (
+            tuple(map(str, found)),
+            {split: np.searchsorted(found, values) for split, values in numbers.items()},
+            () if found == list(range(len(found))) else (note,),
+        )
+    if low == 1 and high == len(known):
+        # MATLAB counts from 1.
+        numbers, low, high = {split: values - 1 for split, values in numbers.items()}, 0, high - 1
+    if high >= len(known):
+        raise DataError(f"{where}: the labels are {low} to {high}, expected 0 to {len(known) - 1}.")
+    return known, numbers, ()
+
+
+def abridged_numbers(numbers: Sequence[int]) -> str:
+    """A list of numbers for a message."""
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    first = ", ".join(map(str, numbers[:4]))
+    return f"{first}, … {numbers[-1]}" if len(numbers) > 5 else ", ".join(map(str, numbers))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value.item() if isinstance(value, np.ndarray) and value.size == 1 else value)
+
+
+def check_labels(labels: np.ndarray, classes: int, where: str, first: int = 0) -> None:
+    """Raise DataError, with the first wrong record, unless labels [N] are `first` to `first + classes - 1`."""
+    wrong = np.flatnonzero((labels < first) | (labels >= first + classes))
+    if len(wrong):
+        raise DataError(
+            f"{where}, record {wrong[0]}: the label is {labels[wrong[0]]}, "
+            f"expected {first} to {first + classes - 1}."
+        )

@@ -1,0 +1,160 @@
+"""Turns what a source holds into a training set and a test set."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from cifar_trainer.data.dataset import ImageSet, Split
+from cifar_trainer.data.decoding import ReadOptions
+from cifar_trainer.data.fingerprints import find_originals
+from cifar_trainer.data.folder import abridged
+from cifar_trainer.data.labels import MAX_CLASSES, MIN_CLASSES
+from cifar_trainer.data.splits import stratified_part
+from cifar_trainer.errors import DataError, UsageError
+
+#: The part of a user's own source without a test set that becomes one.
+DEFAULT_TEST_FRACTION = 0.2
+
+
+def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> ImageSet:
+    """Make a training and a test set of what was found.
+
+    Args:
+        found: its splits, or `all` images.
+        options: how to split if there is no test set.
+        where: the source, for messages.
+
+    Raises:
+        DataError: there is no test set and none is to be made, or a class has too few images.
+        UsageError: there is a test set, and another was asked for.
+    """
+    if not MIN_CLASSES <= len(found.classes) <= MAX_CLASSES:
+        raise DataError(
+            f"{where} holds {len(found.classes)} classes ({abridged(found.classes)}); "
+            f"expected {MIN_CLASSES} to {MAX_CLASSES:,}."
+        )
+    splits, notes = dict(found.splits), list(found.notes)
+    if "validation" in splits:
+        _place_validation(splits, notes)
+    if "test" not in splits:
+        _make_test_set(found, options, where, splits, notes)
+    elif options.test_fraction is not None:
+        raise UsageError(
+            f"--test-fraction {options.test_fraction} is for a source without a test set; {where} has "
+            f"one of {len(splits['test']):,} images. Leave the option out."
+        )
+    if options.spec is None:
+        notes += _drop_trained_images(splits, where)
+        notes += _describe_copies(splits["train"], found.classes)
+    _check_complete(splits, found.classes, where)
+    kind = np.uint8 if len(found.classes) <= 256 else np.uint16
+    splits = {
+        name: Split(split.images, split.labels.astype(kind), files=split.files)
+        for name, split in splits.items()
+    }
+    return ImageSet(found.classes, splits, found.conversions, tuple(notes))
+
+
+def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
+    validation = splits.pop("validation")
+    if "test" not in splits:
+        splits["test"] = validation
+        notes.append(f"There is no test set: the {len(validation):,} validation images are used as one.")
+        return
+    train = splits["train"]
+    splits["train"] = Split(
+        np.concatenate([train.images, validation.images]),
+        np.concatenate([train.labels, validation.labels]),
+        files=(*train.files, *validation.files),
+    )
+    notes.append(
+        f"The {len(validation):,} validation images were added to the training images; "
+        "train --validation holdout sets some of these aside."
+    )
+
+
+def _make_test_set(
+    found: ImageSet, options: ReadOptions, where: str, splits: dict[str, Split], notes: list[str]
+) -> None:
+    fraction = options.test_fraction
+    if fraction is None and options.spec is not None:
+        raise DataError(
+            f"{where} has no test set. {' '.join(notes)} Add --test-fraction 0.2 to set a part of its images "
+            f"aside; the result cannot be compared with results on {options.spec.title}."
+        )
+    fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
+    every = splits.pop("all", None) or splits.pop("train")
+    originals = find_originals(every.images)
+    different = [
+        len(np.unique(originals[every.labels == label])) if (every.labels == label).any() else 0
+        for label in range(len(found.classes))
+    ]
+    few = [name for name, count in zip(found.classes, different, strict=True) if count == 1]
+    if few:
+        raise DataError(
+            f"{where} has a single image of {abridged(few)}, not counting copies; a class needs two, one of "
+            "them for the test set. Add images, or remove the class."
+        )
+    train, test = stratified_part(every.labels, fraction, options.seed, originals)
+    splits["train"], splits["test"] = every.take(train), every.take(test)
+    notes.append(
+        f"There is no test set: {len(test):,} of {len(every):,} images were set aside as one, "
+        f"the same part of each class ({fraction:g}), chosen by the seed {options.seed}."
+    )
+
+
+def _drop_trained_images(splits: dict[str, Split], where: str) -> Iterable[str]:
+    """Leave training images out of the test set: accuracy on them would be meaningless."""
+    train, test = splits["train"], splits["test"]
+    originals = find_originals(np.concatenate([train.images, test.images]))[len(train) :]
+    trained = originals < len(train)
+    count = int(trained.sum())
+    if not count:
+        return
+    if count == len(test):
+        raise DataError(
+            f"{where}: all {count:,} test images are training images too, so a test accuracy would be "
+            "meaningless. Name a source with other test images, or one without a test set."
+        )
+    relabelled = int((train.labels[originals[trained]] != test.labels[trained]).sum())
+    splits["test"] = test.take(np.flatnonzero(~trained))
+    others = f", {relabelled:,} of them with another label" if relabelled else ""
+    yield f"{count:,} test images are training images too{others}: they were left out of the test set."
+
+
+def _describe_copies(train: Split, classes: tuple[str, ...]) -> Iterable[str]:
+    originals = find_originals(train.images)
+    copies = originals != np.arange(len(train))
+    if not copies.any():
+        return
+    yield (
+        f"{int(copies.sum()):,} of {len(train):,} training images are copies of others. "
+        "train --validation holdout keeps all copies of an image on one side."
+    )
+    contradict = copies & (train.labels != train.labels[originals])
+    if contradict.any():
+        pairs = {
+            f"{classes[train.labels[originals[index]]]} and {classes[train.labels[index]]}"
+            for index in np.flatnonzero(contradict)
+        }
+        yield (
+            f"Warning: {int(contradict.sum()):,} training images have two labels, as copies in different "
+            f"classes ({abridged(pairs)}). Remove the wrong ones."
+        )
+
+
+def _check_complete(splits: dict[str, Split], classes: tuple[str, ...], where: str) -> None:
+    for name, split in splits.items():
+        missing = set(range(len(classes))) - set(np.unique(split.labels).tolist())
+        if not missing:
+            continue
+        named = abridged(f"{name}/{classes[label]}" for label in missing)
+        folded = [other.casefold() for other in classes]
+        hint = (
+            " Folder names that differ in upper and lower case are different classes."
+            if any(folded.count(classes[label].casefold()) > 1 for label in missing)
+            else ""
+        )
+        raise DataError(
+            f"{where} lacks images for {named}. Expected the same classes for training and for testing.{hint}"
+        )

@@ -1,0 +1,145 @@
+"""The list of readers, and which of them reads a source."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+from cifar_trainer.data import DATASETS, formats
+from cifar_trainer.data.arrays import read_arrays
+from cifar_trainer.data.class_folders import EXPECTED_LAYOUT, read_class_folders
+from cifar_trainer.data.csv_labels import read_csv
+from cifar_trainer.data.dataset import DatasetSpec, ImageSet, OfficialForm, OnImages
+from cifar_trainer.data.decoding import ReadOptions
+from cifar_trainer.data.fingerprints import with_true_classes
+from cifar_trainer.data.folder import Folder, abridged
+from cifar_trainer.data.partition import to_train_and_test
+from cifar_trainer.data.records import read_records
+from cifar_trainer.data.unpack import Unpacker
+from cifar_trainer.errors import DataError, UsageError
+from cifar_trainer.files import sha256_file
+
+#: Readers of forms that are not official, in the order in which they are asked. Each one returns None for a
+#: folder that has another form.
+READERS = (read_csv, read_class_folders, read_records, read_arrays)
+#: Archives inside archives are opened to this depth.
+_MAX_NESTING = 2
+
+
+def read_source(
+    path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None = None
+) -> tuple[ImageSet, bool]:
+    """Read a data set from a folder, an archive or a file, whatever its form.
+
+    Args:
+        path: the folder or file.
+        options: the data set that it should be, and how to read images that are in no official form.
+        on_images: told how many images are read, and of how many.
+        scratch: where to unpack archives; None is the system's folder for temporary files.
+
+    Returns:
+        The training and the test images; and whether they come from the published archives, by their SHA-256.
+
+    Raises:
+        DataError: no reader knows its form, or it is not what it should be.
+        UsageError: an option does not go with what is there.
+    """
+    known_sizes = {
+        folder: archive.size
+        for spec in DATASETS.values()
+        for archive in (*spec.archives, *spec.other_archives)
+        for folder in archive.folders
+        if archive.size
+    }
+    spec = options.spec
+    with Unpacker(scratch or Path(tempfile.gettempdir()), known_sizes) as unpacker:
+        published = _published_archives(path, spec) if spec and not spec.fingerprints else []
+        if published:
+            folder = Folder(published[0].parent, {place.name: str(place) for place in published})
+        else:
+            folder = unpacker.open(path)
+        if not folder.files:
+            raise DataError(f"{path} is empty. {_expected(spec)}")
+        found = _read(folder, options, on_images, unpacker, 0)
+        notes = (*unpacker.notes, *found.notes)
+    found = ImageSet(found.classes, found.splits, found.conversions, notes)
+    if spec is None:
+        return found, False
+    found = with_true_classes(found, spec)
+    if len(found.classes) != len(spec.classes):
+        raise DataError(
+            f"{path} holds {len(found.classes)} classes ({abridged(found.classes)}), expected the "
+            f"{len(spec.classes)} of {spec.title}. For classes of your own, choose a name: --dataset NAME."
+        )
+    return found, bool(published)
+
+
+def _published_archives(path: Path, spec: DatasetSpec) -> list[Path]:
+    """The published archives of a data set at `path`, if they are all there with the right SHA-256."""
+    for archives in (spec.archives, *((archive,) for archive in spec.other_archives)):
+        places = [path] if path.is_file() else [path / archive.name for archive in archives]
+        with contextlib.suppress(OSError):
+            if archives and len(places) == len(archives) and all(
+                place.is_file()
+                and place.stat().st_size == archive.size
+                and sha256_file(place) == archive.sha256
+                for place, archive in zip(places, archives, strict=True)
+            ):
+                return places
+    return []
+
+
+def _expected(spec: DatasetSpec | None) -> str:
+    if spec is None or not spec.forms:
+        return EXPECTED_LAYOUT
+    return f"Expected {spec.title} in one of its official forms, or images: {EXPECTED_LAYOUT}"
+
+
+def _read(
+    folder: Folder, options: ReadOptions, on_images: OnImages, unpacker: Unpacker, depth: int
+) -> ImageSet:
+    spec = options.spec
+    if spec is not None and (official := _find_form(folder, spec)) is not None:
+        if options.test_fraction is not None:
+            raise UsageError(
+                f"--test-fraction {options.test_fraction} is for a source without a test set; "
+                f"{folder.path} is {spec.title}, which has one. Leave the option out."
+            )
+        prefix, form = official
+        return form.read(folder.inside(prefix), on_images)
+    archives = folder.of_format(*formats.ARCHIVES) if depth < _MAX_NESTING else []
+    published = {archive.name for archive in (*spec.archives, *spec.other_archives)} if spec else set()
+    chosen = [name for name in archives if name.rsplit("/", 1)[-1] in published]
+    if chosen and spec is not None and len(spec.archives) == 1:
+        return _read(unpacker.unpack(folder, chosen[:1]), options, on_images, unpacker, depth + 1)
+    _refuse_other_sets(folder, spec)
+    for reader in READERS:
+        found = reader(folder, options, on_images)
+        if found is not None:
+            return to_train_and_test(found, options, str(folder.path))
+    if archives:
+        return _read(unpacker.unpack(folder, chosen or archives), options, on_images, unpacker, depth + 1)
+    raise DataError(
+        f"{folder.path} is not a data set of a known form: it holds {abridged(folder.files)}. "
+        f"{_expected(spec)}"
+    )
+
+
+def _find_form(folder: Folder, spec: DatasetSpec, *, shared: bool = True) -> tuple[str, OfficialForm] | None:
+    """The folder inside that has an official form of a data set, and the form."""
+    for prefix, files in folder.by_folder.items():
+        names = {name.removeprefix(prefix) for name in files}
+        for form in spec.forms:
+            if (shared or not form.shared) and form.recognizes(names):
+                return prefix, form
+    return None
+
+
+def _refuse_other_sets(folder: Folder, spec: DatasetSpec | None) -> None:
+    """Raise DataError if the source is another known data set than the one that it should be."""
+    for other in DATASETS.values():
+        if other is not spec and _find_form(folder, other, shared=False) is not None:
+            wanted = f"--dataset {spec.name} asks for {spec.title}" if spec else "it has a name here"
+            raise DataError(
+                f"{folder.path} holds {other.title}, and {wanted}. Prepare it with: "
+                f"cifar-trainer prepare --dataset {other.name} --source {folder.path}"
+            )
