@@ -8,7 +8,7 @@ import pytest
 from command_line import RunCli
 
 from cifar_trainer.comparison import read_evaluated
-from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.dataset import ImageSet, Split
 from cifar_trainer.data.store import load_dataset, write_dataset
 from cifar_trainer.run import Run
 from cifar_trainer.training.checkpoint import list_checkpoints
@@ -120,10 +120,13 @@ def test_the_same_images_in_another_order_are_refused_where_the_order_counts(
 ) -> None:
     """As another source of CIFAR-10 gives them: resuming needs the order, an accuracy does not."""
     whole = load_dataset(data_dir, "synthetic")
-    raw = RawDataset(
-        whole.classes, whole.train.images[::-1], whole.train.labels[::-1], whole.test.images[::-1],
-        whole.test.labels[::-1],
-    )  # fmt: skip
+    raw = ImageSet(
+        whole.classes,
+        {
+            "train": Split(whole.train.images[::-1], whole.train.labels[::-1]),
+            "test": Split(whole.test.images[::-1], whole.test.labels[::-1]),
+        },
+    )
     write_dataset(tmp_path / "other" / "synthetic", "synthetic", raw, "drawn")
     other = ["--data-dir", tmp_path / "other"]
     done = run_cli(["train", "--resume", run, *other, "--epochs", 3])

@@ -1,4 +1,4 @@
-"""`cifar-trainer prepare`: the data, from wherever it is, ready to train on."""
+"""`cifar-trainer prepare`: download or import a data set."""
 
 import shlex
 from pathlib import Path
@@ -14,29 +14,37 @@ if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
     from cifar_trainer.data.dataset import SplitSummary
     from cifar_trainer.data.prepare import PreparedReport
+    from cifar_trainer.data.store import Record
+
+
+class DatasetOption(click.Option):
+    """An option whose help lists the data sets; they are imported for --help alone."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from cifar_trainer.data import DATASETS
+
+        self.help = f"{', '.join(DATASETS)}; or with --source a name for classes of your own."
+        return super().get_help_record(ctx)
 
 
 @make_command("prepare")
 @click.argument("path", required=False, metavar="", type=SourceType())
-@click.option(
-    "--dataset", type=DATASET, default="cifar10", metavar="NAME",
-    help="cifar10, synthetic (drawn; no source needed), cifar100, cifar100-coarse, fashion-mnist, svhn, or "
-    "with --source a name for classes of your own.",
-)  # fmt: skip
+@click.option("--dataset", cls=DatasetOption, type=DATASET, default="cifar10", metavar="NAME")
 @click.option(
     "--source", type=SourceType(), metavar="PATH|URL",
     help="Folder, archive or table of images.  [default: other programs' caches, then a download]",
 )  # fmt: skip
-@click.option("--size", type=int, metavar="N", help="Own classes: pixels along each side.  [default: 32]")
 @click.option(
-    "--resize", default="stretch", metavar="[stretch|crop|fit]", help="Own classes: how to reach that size."
+    "--size", type=int, metavar="N",
+    help="Own classes: pixels along each side, 28 to 64.  [default: 32, or the size of arrays]",
+)  # fmt: skip
+@click.option(
+    "--resize", default="stretch", metavar="[stretch|crop|fit]", help="How to bring images to that size."
 )
 @click.option(
-    "--test-fraction",
-    type=float,
-    metavar="X",
-    help="Split off a test set where the source has none (0 to 1).",
-)
+    "--test-fraction", type=float, metavar="X",
+    help="Split off a test set if the source has none (0 to 1).",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, help="Decides which images become the test set.")
 @click.option(
     "--skip-unreadable", is_flag=True, show_default=False, help="Leave out images that cannot be decoded."
@@ -44,13 +52,13 @@ if TYPE_CHECKING:
 @data_dir_option("Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never download.")
 @click.option("--force", is_flag=True, show_default=False, help="Prepare again even if already done.")
-@click.option("--verify", is_flag=True, show_default=False, help="Read back and check what is prepared.")
+@click.option("--verify", is_flag=True, show_default=False, help="Read back and verify what is prepared.")
 def command(output: "Output", /, path: str | None, data_dir: Path | None, **options: Any) -> None:
     """Download or import a data set and verify it by its content.
 
-    A source may be the official archive of a data set in any version (Python, binary, MATLAB), a
-    cache of Keras, torchvision, Hugging Face or TFDS, arrays (.npz, .npy), or images in a folder for
-    each class. It is told apart by content, not by name. A download goes on where it stopped.
+    A source is an official archive of a data set (Python, binary or MATLAB version), a cache of Keras,
+    torchvision, Hugging Face or TFDS, a file with arrays or records, or a folder or archive with images in a
+    folder for each class. Sources are recognized by content, not by name. Downloads resume.
 
     \b
     Examples:
@@ -73,25 +81,15 @@ def command(output: "Output", /, path: str | None, data_dir: Path | None, **opti
 
 
 def format_report(report: "PreparedReport", *, checked: bool) -> str:
-    """What `prepare` says at its end: what it is, how much, where it lies, what comes next."""
-    from cifar_trainer.data import DATASETS
-
-    spec = DATASETS.get(report.dataset)
-    known = spec if spec is not None and spec.fingerprints is not None else None
-    verified = (
-        f"yes: both fingerprints are {report.title}'s"
-        if report.verified
-        else "no: "
-        + (f"it is not {known.title}" if known is not None else "there is no published fingerprint of it")
-    )
-    files = "as they were written: every checksum and fingerprint holds" if checked else None
+    """The report of `prepare`: what was prepared, how much, where it is, and the next command."""
+    record = report.record
     rows = [
-        ("verified", verified),
-        ("files", files),
-        ("training", _format_split(report.train)),
-        ("test", _format_split(report.test)),
-        ("classes", _format_classes(report.classes)),
-        ("source", report.source),
+        ("verified", _format_proof(record)),
+        ("files", "unchanged: every checksum and fingerprint matches" if checked else None),
+        ("training", _format_split(record.train)),
+        ("test", _format_split(record.test)),
+        ("classes", _format_classes(record.classes)),
+        ("source", record.source),
         ("samples", str(report.folder / "samples.png")),
     ]
     state = "prepared already" if report.already else "prepared"
@@ -99,6 +97,21 @@ def format_report(report: "PreparedReport", *, checked: bool) -> str:
     lines = [f"{name}: {state} in {report.folder}"]
     lines += [f"  {label:<9} {text}" for label, text in rows if text is not None]
     return "\n".join([*lines, f"Next: {_next_command(report)}"])
+
+
+def _format_proof(record: "Record") -> str:
+    from cifar_trainer.data import DATASETS
+
+    spec = DATASETS.get(record.dataset)
+    if record.verified_by == "content":
+        return f"yes: both fingerprints are {record.title}'s"
+    if record.verified_by == "archive":
+        return f"yes: the archives have the SHA-256 of the published {record.title}"
+    if spec is not None and spec.fingerprints is not None:
+        return f"no: it is not {spec.title}"
+    if spec is not None and spec.archives:
+        return f"no: only the published archives of {spec.title} can be verified"
+    return "no: there is no published fingerprint of it"
 
 
 def _format_classes(classes: tuple[str, ...]) -> str:
@@ -114,8 +127,8 @@ def _format_split(split: "SplitSummary") -> str:
 
 def _next_command(report: "PreparedReport") -> str:
     words = ["cifar-trainer", "train"]
-    if report.dataset != "cifar10":
-        words += ["--dataset", report.dataset]
+    if report.record.dataset != "cifar10":
+        words += ["--dataset", report.record.dataset]
     if report.data_dir != DEFAULT_DATA_DIR:
         words += ["--data-dir", str(report.data_dir)]
     return shlex.join(words)

@@ -19,7 +19,7 @@ DATASETS: dict[str, DatasetSpec] = {
 
 
 def find_spec(name: str) -> DatasetSpec | None:
-    """The known data set of that name, also in other spellings (`CIFAR-10`, `FashionMNIST`); None if unknown."""
+    """The known data set of that name, in any spelling (`CIFAR-10`, `FashionMNIST`); None if unknown."""
     return {_plain(known): spec for known, spec in DATASETS.items()}.get(_plain(name))
 
 

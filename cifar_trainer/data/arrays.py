@@ -52,11 +52,11 @@ def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> Im
     for split in splits:
         images[split] = _to_uint8(images[split], scale)
         labels[split] = arrays[split, "labels"]
-        count = max(labels[split].shape) if labels[split].size == max(labels[split].shape) else len(labels[split])
+        count = (
+            max(labels[split].shape) if labels[split].size == max(labels[split].shape) else len(labels[split])
+        )
         if count != len(images[split]):
-            raise DataError(
-                f"{_name(folder, split)} are {len(images[split]):,}, and their labels {count:,}."
-            )
+            raise DataError(f"{_name(folder, split)} are {len(images[split]):,}, and their labels {count:,}.")
         images[split] = _sized(images[split], options, _name(folder, split), counts)
         on_images(count, count)
     names = arrays.get(("all", "names"))
@@ -89,7 +89,7 @@ def _load(folder: Folder, files: list[str]) -> dict[Role, np.ndarray]:
             owner = f"{file}/{key}" if folder.format(file) == "mat" else file
             if role in arrays:
                 raise DataError(
-                    f"{folder.path} holds two arrays for the same images or labels: {owners[role]} and {owner}. "
+                    f"{folder.path} holds the same images or labels twice: {owners[role]} and {owner}. "
                     "Expected one data set: name its folder or file with --source."
                 )
             arrays[role], owners[role] = np.array(array), owner
@@ -136,13 +136,15 @@ def load_idx(path: Path, where: str) -> np.ndarray:
     start = 4 + 4 * axes
     if content[:3] != b"\0\0\x08" or not 1 <= axes <= 4 or len(content) != start + size:
         raise DataError(
-            f"{where} has {len(content):,} bytes and starts with {content[:16].hex()}, expected an IDX file of "
-            f"bytes: 000008, the number of axes, their lengths, and as many bytes."
+            f"{where} has {len(content):,} bytes and starts with {content[:16].hex()}, expected an IDX file: "
+            "000008, the number of axes, their lengths, and as many bytes."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def load_mat(path: Path, where: str, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
+def load_mat(
+    path: Path, where: str, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
     """The plain arrays of a MATLAB file (version 5 to 7) whose names are `wanted`.
 
     Raises:
@@ -153,8 +155,8 @@ def load_mat(path: Path, where: str, wanted: Callable[[str], bool] = lambda name
     with open(path, "rb") as file:
         if formats.format_of(file.read(formats.HEAD_BYTES)) == "hdf5":
             raise DataError(
-                f"{where} is a MATLAB file of version 7.3 or another HDF5 file, which is not read. Save it in "
-                "MATLAB with save(FILE, '-v7')."
+                f"{where} is a MATLAB file of version 7.3 or another HDF5 file, which is not read. Save it "
+                "in MATLAB with save(FILE, '-v7')."
             )
     try:
         plain = {"uint8", "uint16", "uint32", "int32", "int64", "double", "single", "cell", "char"}
@@ -240,7 +242,7 @@ def _sized(images: np.ndarray, options: ReadOptions, where: str, counts: Counter
             )
         return images
     if options.size is None:
-        if not (MIN_SIZE <= min(height, width) and max(height, width) <= MAX_SIZE):
+        if not (min(height, width) >= MIN_SIZE and max(height, width) <= MAX_SIZE):
             raise DataError(
                 f"{where} are {shape}, expected {MIN_SIZE} to {MAX_SIZE} pixels a side. "
                 "Add --size 32 to resize them."

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): its classes, mirrors and fingerprints; its Python, binary and MATLAB versions."""
+"""CIFAR-10 (Krizhevsky 2009): its classes, mirrors, fingerprints and published versions."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -60,7 +60,7 @@ def _version(
     read_batch: Callable[[Folder, str], Batch],
     read_classes: Callable[[Folder, str], list[str]],
 ) -> OfficialForm:
-    """A version of six batches of 10,000 images, the last one for testing, and a file with the class names."""
+    """A version of six batches of 10,000 images, the last one for testing, and a file of class names."""
     batches = tuple(f"{name}{suffix}" for name in _BATCHES)
 
     def recognizes(names: Collection[str]) -> bool:
@@ -155,7 +155,11 @@ def python_batch(batch: dict[str, Any], where: str, key: str, count: int, classe
         found = data if isinstance(data, PickledArray) else f"a {type(data).__name__}"
         raise DataError(f"{where}: data is {found}, expected uint8 ({count}, {_PIXELS}).")
     names = batch.get("filenames")
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(n, str | bytes) for n in names):
+    if (
+        not isinstance(names, list)
+        or len(names) != count
+        or not all(isinstance(n, str | bytes) for n in names)
+    ):
         names = []
     return pixels, _numbers(batch[key], where, key, count, classes), tuple(map(_text, names))
 

@@ -106,7 +106,9 @@ def _find(folder: Folder) -> list[Labelled]:
         fits = len(path) > depth if is_picture else len(path) == depth + 1
         if fits and (split_at < 0 or path[split_at].lower() in SPLITS):
             if not name.lower().endswith(_DOCUMENTS):
-                placed.append((name, "all" if split_at < 0 else SPLITS[path[split_at].lower()], path[class_at]))
+                placed.append(
+                    (name, "all" if split_at < 0 else SPLITS[path[split_at].lower()], path[class_at])
+                )
         elif is_picture:
             misplaced.append(name)
     if misplaced:

@@ -149,9 +149,8 @@ class Decoder:
             found.append(f"{count:,} of {self._read:,} images: {CONVERSIONS[name]}{self._from_sizes(name)}.")
         if self._conversions["sixteen_bits"] and self._brightest <= _DARK:
             found.append(
-                f"Warning: the brightest pixel of the {self._conversions['sixteen_bits']:,} images of 16 bits "
-                f"is {self._brightest} of 255. Scanners and cameras often fill 10 to 14 of the 16 bits: scale "
-                "the values up to 65,535 before you prepare them, and before you classify others."
+                f"Warning: the brightest of the {self._conversions['sixteen_bits']:,} images of 16 bits is "
+                f"{self._brightest} of 255."
             )
         if self._unreadable:
             found.append(f"Left out: {self._list_unreadable()}")

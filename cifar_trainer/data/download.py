@@ -334,7 +334,9 @@ def _open(session: "_Session", url: str, part: Part, archive: Archive) -> reques
     if response.status_code == 416:
         # The server has no more than the part, whose hash is wrong.
         part.discard()
-    proxy = f" (the proxy {_proxy(url)} wants a user name and a password)" if response.status_code == 407 else ""
+    proxy = (
+        f" (the proxy {_proxy(url)} asks for a user name and a password)" if response.status_code == 407 else ""
+    )
     raise FetchError(
         f"answered {response.status_code} {response.reason}{proxy}", again=response.status_code == 416, wait=0
     )
@@ -489,8 +491,8 @@ def _connection_error(url: str, error: Exception) -> FetchError:
         hint = (
             ""
             if cause.verify_code in (_EXPIRED, _OTHER_HOST)
-            else ". If your network's proxy inspects TLS, name a file with its certificate in SSL_CERT_FILE or "
-            "REQUESTS_CA_BUNDLE"
+            else ". If your network's proxy inspects TLS, name a file with its certificate in SSL_CERT_FILE "
+            "or REQUESTS_CA_BUNDLE"
         )
         return FetchError(f"its certificate is refused: {cause.verify_message}{via}{hint}")
     # Of requests' own messages only the cause: they quote the URL, which may hold a key.

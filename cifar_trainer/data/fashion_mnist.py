@@ -69,9 +69,9 @@ def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
         first = labels[: len(FIRST_LABELS[split])].tolist()
         if first != FIRST_LABELS[split]:
             raise DataError(
-                f"{folder.path} has Fashion-MNIST's file names but another data set's labels: they start with "
-                f"{first}, expected {FIRST_LABELS[split]}. MNIST, KMNIST and EMNIST have the same names. Choose "
-                "a name of your own, such as --dataset mnist."
+                f"{folder.path} has Fashion-MNIST's file names but other labels: they start "
+                f"with {first}, expected {FIRST_LABELS[split]}. MNIST and EMNIST have the same names. "
+                "Choose a name of your own, such as --dataset mnist."
             )
         splits["train" if split == "train" else "test"] = Split(images[..., None], labels)
         on_images(count, count)

@@ -29,9 +29,7 @@ class Folder:
         store: the descriptor of the file with the small files, and the folder of the others.
     """
 
-    def __init__(
-        self, path: Path, files: Mapping[str, Place], store: tuple[int, Path] | None = None
-    ) -> None:
+    def __init__(self, path: Path, files: Mapping[str, Place], store: tuple[int, Path] | None = None) -> None:
         self.path = path
         self.files = files
         self.store = store
@@ -119,7 +117,9 @@ def list_folder(path: Path) -> Folder:
     for name, place in _walk(path, ""):
         files[name] = place
         if len(files) > MAX_FILES:
-            raise DataError(f"{path} holds more than {MAX_FILES:,} files, far more than a data set of images.")
+            raise DataError(
+                f"{path} holds more than {MAX_FILES:,} files, far more than a data set of images."
+            )
     return Folder(path, files)
 
 

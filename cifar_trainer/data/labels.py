@@ -136,7 +136,7 @@ def _text(value: Any) -> str:
 
 
 def check_labels(labels: np.ndarray, classes: int, where: str, first: int = 0) -> None:
-    """Raise DataError, with the first wrong record, unless labels [N] are `first` to `first + classes - 1`."""
+    """Raise DataError with the first record whose label is not `first` to `first + classes - 1`."""
     wrong = np.flatnonzero((labels < first) | (labels >= first + classes))
     if len(wrong):
         raise DataError(

@@ -79,8 +79,8 @@ def _make_test_set(
     fraction = options.test_fraction
     if fraction is None and options.spec is not None:
         raise DataError(
-            f"{where} has no test set. {' '.join(notes)} Add --test-fraction 0.2 to set a part of its images "
-            f"aside; the result cannot be compared with results on {options.spec.title}."
+            f"{' '.join([f'{where} has no test set.', *notes])} Add --test-fraction 0.2 to set a part of its "
+            f"images aside; the result cannot be compared with results on {options.spec.title}."
         )
     fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
     every = splits.pop("all", None) or splits.pop("train")
@@ -144,8 +144,8 @@ def _describe_copies(train: Split, classes: tuple[str, ...]) -> Iterable[str]:
 
 
 def _check_complete(splits: dict[str, Split], classes: tuple[str, ...], where: str) -> None:
-    for name, split in splits.items():
-        missing = set(range(len(classes))) - set(np.unique(split.labels).tolist())
+    for name in ("train", "test"):
+        missing = set(range(len(classes))) - set(np.unique(splits[name].labels).tolist())
         if not missing:
             continue
         named = abridged(f"{name}/{classes[label]}" for label in missing)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_trainer import files, locks
-from cifar_trainer.data import DATASETS, disk, find_spec, get_spec, store
+from cifar_trainer.data import disk, find_spec, get_spec, store
 from cifar_trainer.data.caches import find_cached
 from cifar_trainer.data.dataset import Archive, DatasetSpec, ImageSet
 from cifar_trainer.data.decoding import ReadOptions
@@ -192,8 +192,8 @@ def _check_source(spec: DatasetSpec | None, source: str, offline: bool) -> None:
         raise UsageError(f"--offline forbids to open --source {shown}. Leave one of them out.")
     if is_url(source) and "@" in urllib.parse.urlsplit(source).netloc:
         raise UsageError(
-            f"--source {shown} comes with a user name, which is not supported. Download it yourself, and name "
-            "the file."
+            f"--source {shown} comes with a user name, which is not supported. Download it yourself, and "
+            "name the file."
         )
     if "://" in source and not is_url(source) and not Path(source).exists():
         raise UsageError(f"--source {shown} is not supported. Expected a path, http, https or file.")
@@ -223,7 +223,7 @@ def _obtain(
     if not is_url(source):
         path = Path(source).expanduser()
         return _named_as(source, read_source(path, options, reporter.on_images, data_dir))
-    # The content behind a URL may change: it is read once, and not kept. Readers go by parts of the file's name.
+    # The content behind a URL may change: it is read once, and not kept. Its name may tell the split.
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", urllib.parse.urlsplit(source).path.rpartition("/")[2])[-80:]
     folder = data_dir / DOWNLOADS / f"source-{files.sha256_bytes(source.encode())[:16]}"
     path = download(Archive(name.lstrip(".") or "source"), [source], folder, reporter)
@@ -287,7 +287,9 @@ def _from_cache(
             reporter.note(f"{path} is not used: {error}")
             continue
         train, test = (found.splits[name] for name in store.SPLITS)
-        if spec.has_fingerprints(fingerprint(train.images, train.labels), fingerprint(test.images, test.labels)):
+        if spec.has_fingerprints(
+            fingerprint(train.images, train.labels), fingerprint(test.images, test.labels)
+        ):
             reporter.note(f"Found {spec.title} in {path}: nothing has to be downloaded.")
             return found, str(path), False
         reporter.note(f"{path} is not used: its images are not those of {spec.title}.")

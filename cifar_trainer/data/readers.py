@@ -78,11 +78,15 @@ def _published_archives(path: Path, spec: DatasetSpec) -> list[Path]:
     for archives in (spec.archives, *((archive,) for archive in spec.other_archives)):
         places = [path] if path.is_file() else [path / archive.name for archive in archives]
         with contextlib.suppress(OSError):
-            if archives and len(places) == len(archives) and all(
-                place.is_file()
-                and place.stat().st_size == archive.size
-                and sha256_file(place) == archive.sha256
-                for place, archive in zip(places, archives, strict=True)
+            if (
+                archives
+                and len(places) == len(archives)
+                and all(
+                    place.is_file()
+                    and place.stat().st_size == archive.size
+                    and sha256_file(place) == archive.sha256
+                    for place, archive in zip(places, archives, strict=True)
+                )
             ):
                 return places
     return []

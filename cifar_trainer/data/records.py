@@ -43,7 +43,7 @@ def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> I
         for number, (content, label, name) in enumerate(read(path, where, classes)):
             if number >= most:
                 raise DataError(
-                    f"{where} is refused: it holds more than {most:,} images, far more than its bytes explain."
+                    f"{where} is refused: it holds more than {most:,} images, more than its bytes explain."
                 )
             if decoder.decode(content.__bytes__, lambda: f"{where}, record {number}", split):  # noqa: B023
                 found.setdefault(split, []).append((label, name))

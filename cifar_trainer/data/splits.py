@@ -145,7 +145,9 @@ def check_fit(dataset: Dataset, config: Settings) -> None:
     """Raise UsageError, with the largest possible value, if the settings ask for more than there is."""
     available = len(dataset.train)
     if config.validation == "holdout":
-        aside = holdout(dataset.train.labels, available // HOLDOUT_FRACTION, config.seed, dataset.originals)[1]
+        aside = holdout(dataset.train.labels, available // HOLDOUT_FRACTION, config.seed, dataset.originals)[
+            1
+        ]
         available -= len(aside)
     if config.limit is not None and config.limit > available:
         raise UsageError(

@@ -133,7 +133,8 @@ class Unpacker:
             self._bytes_left, self._files_left = max(MAX_BYTES, MAX_RATIO * archive_bytes), MAX_FILES
             with self._writing():
                 self._folder = self._stack.enter_context(partial_folder(self._scratch, "unpacked"))
-                self._small = self._stack.enter_context(open(self._folder / "small", "w+b", buffering=_CHUNK))
+                small = open(self._folder / "small", "w+b", buffering=_CHUNK)  # noqa: SIM115
+                self._small = self._stack.enter_context(small)
         return self._folder
 
     def _unpack(self, path: Path, title: Path) -> Files:
@@ -390,7 +391,7 @@ class _Stream:
                 raise ValueError(f"more than {_MAX_PADDING:,} bytes follow its end")
 
 
-def _decompressed(path: Path, title: Path, kind: str) -> contextlib.AbstractContextManager[Any]:
+def _decompressed(path: Path, title: Path, kind: str) -> Any:
     match kind:
         case "gzip":
             return gzip.open(path)
@@ -453,4 +454,6 @@ def _zip_length(path: Path) -> str:
             file.seek(end)
     if end > actual:
         return f"It is truncated: expected at least {end:,} bytes, it has {actual:,}. Fetch it again."
-    return f"Its {actual:,} bytes lack the directory at the end: it is truncated or not a zip. Fetch it again."
+    return (
+        f"Its {actual:,} bytes lack the directory at the end: it is truncated or not a zip. Fetch it again."
+    )

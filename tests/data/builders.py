@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from command_line import INTERPRETER
@@ -16,9 +17,9 @@ from PIL import Image
 
 from cifar_trainer.data import DATASETS
 from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
-from cifar_trainer.data.dataset import RawDataset
-from cifar_trainer.data.parts import ReadOptions
-from cifar_trainer.data.reading import read_source
+from cifar_trainer.data.dataset import ImageSet
+from cifar_trainer.data.decoding import ReadOptions
+from cifar_trainer.data.readers import read_source
 
 Members = dict[str, bytes]
 #: The fixture `run_cli`, and `refuse` of this folder's conftest.py.
@@ -26,20 +27,9 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 Refuse = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def read(path: Path, name: str = "cifar10", **options: object) -> RawDataset:
-    """A source read as the data set `name`; a name that is not known stands for a user's own classes."""
-    spec = DATASETS.get(name)
-    known = (
-        {
-            "shape": spec.image_shape,
-            "classes": spec.classes,
-            "other_names": spec.other_names,
-            "title": spec.title,
-        }
-        if spec
-        else {"shape": (32, 32, 3)}
-    )
-    return read_source(path, spec, ReadOptions(**{**known, **options}), lambda done, total: None)  # type: ignore[arg-type]
+def read(path: Path, name: str = "cifar10", **options: Any) -> ImageSet:
+    """A source read as the data set `name`; an unknown name stands for a user's own classes."""
+    return read_source(path, ReadOptions(DATASETS.get(name), **options), lambda done, total: None)[0]
 
 
 def picture(number: int, size: tuple[int, int] = (32, 32), mode: str = "RGB", kind: str = "PNG") -> bytes:

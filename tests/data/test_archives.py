@@ -158,7 +158,7 @@ def test_tar_member_that_declares_gigabytes_stops_at_once(tmp_path: Path, refuse
     info.size = 20 << 30
     path = tmp_path / "bomb.tar.gz"
     path.write_bytes(gzip.compress(info.tobuf() + bytes(1 << 20)))
-    refuse(path, "declares 21,474,836,480 bytes", "at most 67,108,864", **_small_memory())
+    refuse(path, "declares 21,474,836,480 bytes", "at most 1,073,741,824", **_small_memory())
 
 
 def test_tar_header_that_declares_gigabytes_of_header(tmp_path: Path, refuse: Refuse) -> None:
@@ -202,7 +202,7 @@ def test_png_that_declares_a_huge_picture(tmp_path: Path, refuse: Refuse) -> Non
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "it is empty"), (b"<!DOCTYPE html><html>", "HTML page"), (b"GIF89a..", "begins with b'GIF89a..'")],
+    [(b"", "it is empty"), (b"<!DOCTYPE html><html>", "HTML page"), (b"GIF89a..", "starts with b'GIF89a..'")],
 )
 def test_what_is_no_archive(tmp_path: Path, refuse: Refuse, content: bytes, says: str) -> None:
     path = tmp_path / "cifar-10-python.tar.gz"
@@ -228,7 +228,7 @@ def test_the_oldest_kind_of_tar_is_read(tmp_path: Path, run_cli: RunCli) -> None
 def test_a_broken_link_in_a_folder_is_named(tmp_path: Path, refuse: Refuse) -> None:
     folder = builders.write_folder(tmp_path / "folder", PICTURES)
     (folder / "train" / "cat" / "9.png").symlink_to("nowhere")
-    refuse(folder, "train/cat/9.png cannot be read: No such file")
+    refuse(folder, "train/cat/9.png: No such file", "--skip-unreadable")
 
 
 def test_source_that_is_not_there(tmp_path: Path, refuse: Refuse) -> None:

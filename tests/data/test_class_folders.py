@@ -13,13 +13,13 @@ from builders import Refuse, RunCli, picture, write_folder, write_tar, write_zip
 from PIL import Image
 
 from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
-from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.dataset import ImageSet
 from cifar_trainer.errors import DataError
 
 PICTURES = builders.class_folders()
 
 
-def read(path: Path) -> RawDataset:
+def read(path: Path) -> ImageSet:
     return builders.read(path)
 
 
@@ -33,19 +33,24 @@ def test_folder_zip_and_tar_give_the_same_arrays(tmp_path: Path) -> None:
         write_tar(tmp_path / "a.zip", backwards),
     ]
     first, *others = [read(source) for source in sources]
-    assert first.train_images.shape == (20, 32, 32, 3) and first.test_images.shape == (10, 32, 32, 3)
+    assert first.splits["train"].images.shape == (20, 32, 32, 3) and first.splits["test"].images.shape == (
+        10,
+        32,
+        32,
+        3,
+    )
     assert first.classes == CIFAR10_CLASSES
     for other in others:
-        for split in ("train", "test"):
-            for one, two in zip(first.split(split), other.split(split), strict=True):
-                np.testing.assert_array_equal(one, two)
+        for name, split in first.splits.items():
+            np.testing.assert_array_equal(split.images, other.splits[name].images)
+            np.testing.assert_array_equal(split.labels, other.splits[name].labels)
 
 
 def test_first_images_hold_every_class(tmp_path: Path) -> None:
     raw = read(write_zip(tmp_path / "a.zip", PICTURES))
-    assert raw.train_labels.tolist() == [*range(10), *range(10)]
+    assert raw.splits["train"].labels.tolist() == [*range(10), *range(10)]
     expected = np.asarray(Image.open(io.BytesIO(PICTURES["train/cat/0.png"])))
-    np.testing.assert_array_equal(raw.train_images[3], expected)
+    np.testing.assert_array_equal(raw.splits["train"].images[3], expected)
 
 
 def test_other_classes_are_sorted_and_are_not_cifar10(run_cli: RunCli, tmp_path: Path) -> None:
@@ -71,12 +76,12 @@ def test_names_of_classes_become_text_of_one_line(tmp_path: Path) -> None:
 
 def test_jpegs_are_read(tmp_path: Path) -> None:
     jpegs = {name.replace(".png", ".JPG"): picture(3, kind="JPEG") for name in PICTURES}
-    assert len(read(write_zip(tmp_path / "a.zip", jpegs)).train_labels) == 20
+    assert len(read(write_zip(tmp_path / "a.zip", jpegs)).splits["train"]) == 20
 
 
 def test_what_file_managers_leave_is_no_matter(tmp_path: Path) -> None:
     extra = {".DS_Store": b"", "train/Thumbs.db": b"", "__MACOSX/train/cat/._0.png": b""}
-    assert len(read(write_zip(tmp_path / "a.zip", {**PICTURES, **extra})).train_labels) == 20
+    assert len(read(write_zip(tmp_path / "a.zip", {**PICTURES, **extra})).splits["train"]) == 20
 
 
 def test_folder_that_holds_a_fifo(tmp_path: Path) -> None:
@@ -155,7 +160,7 @@ def test_each_conversion_is_counted(tmp_path: Path, content: bytes, conversion: 
 def test_each_format_is_read(tmp_path: Path, kind: str) -> None:
     suffix = f".{kind.lower()}"
     images = {name.replace(".png", suffix): picture(5, kind=kind) for name in PICTURES}
-    assert len(read(write_zip(tmp_path / "a.zip", images)).train_labels) == 20
+    assert len(read(write_zip(tmp_path / "a.zip", images)).splits["train"]) == 20
 
 
 def test_bad_images_are_listed_eight_and_a_count(tmp_path: Path) -> None:
@@ -171,7 +176,7 @@ def test_bad_images_are_listed_eight_and_a_count(tmp_path: Path) -> None:
 def test_bad_images_are_left_out_if_asked_for(tmp_path: Path) -> None:
     source = write_zip(tmp_path / "a.zip", {**PICTURES, "train/cat/0.png": b""})
     raw = builders.read(source, skip_unreadable=True)
-    assert len(raw.train_labels) == 19
+    assert len(raw.splits["train"].labels) == 19
     assert any("train/cat/0.png" in note for note in raw.notes)
 
 
@@ -227,4 +232,4 @@ def test_archive_that_tarfile_wrote_with_long_names(tmp_path: Path) -> None:
         with tarfile.open(path, "w", format=format_) as archive:
             for name, content in long.items():
                 archive.addfile(builders.tar_member(name, content)[0], io.BytesIO(content))
-        assert len(read(path).train_labels) == 20
+        assert len(read(path).splits["train"]) == 20

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from cifar_trainer.data.dataset import DatasetSpec, RawDataset
+from cifar_trainer.data.dataset import DatasetSpec, ImageSet, Split
 from cifar_trainer.data.fingerprints import fingerprint, fingerprints_of, with_true_classes
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12_001, 32, 32, 3), np.uint8)
@@ -34,24 +34,32 @@ def test_each_label_each_pixel_and_a_doubled_image_matter() -> None:
     assert fingerprint(images, labels) != before
 
 
-TRUE = RawDataset(("cat", "dog", "ship"), IMAGES[:90], LABELS[:90] % 3, IMAGES[100:160], LABELS[100:160] % 3)
-SPEC = DatasetSpec(
-    "three", "Three", "images like Three's", "", TRUE.classes, (32, 32, 3), fingerprints_of(TRUE)
+TRUE = ImageSet(
+    ("cat", "dog", "ship"),
+    {"train": Split(IMAGES[:90], LABELS[:90] % 3), "test": Split(IMAGES[100:160], LABELS[100:160] % 3)},
 )
+SPEC = DatasetSpec("three", "Three", "", TRUE.classes, (32, 32, 3), fingerprints=fingerprints_of(TRUE))
 
 
-def renamed(names: tuple[str, ...], order: list[int]) -> RawDataset:
+def renamed(names: tuple[str, ...], order: list[int]) -> ImageSet:
     """The same images in folders of other names, sorted otherwise: `order` maps true labels to new ones."""
     table = np.array(order, np.uint8)
-    return RawDataset(
-        names, TRUE.train_images, table[TRUE.train_labels], TRUE.test_images, table[TRUE.test_labels]
+    return ImageSet(
+        names, {name: Split(split.images, table[split.labels]) for name, split in TRUE.splits.items()}
+    )
+
+
+def is_three(found: ImageSet) -> bool:
+    train, test = found.splits["train"], found.splits["test"]
+    return SPEC.has_fingerprints(
+        fingerprint(train.images, train.labels), fingerprint(test.images, test.labels)
     )
 
 
 def test_the_true_images_under_other_class_names_are_the_data_set() -> None:
     raw = with_true_classes(renamed(("1", "10", "2"), [1, 2, 0]), SPEC)
     assert raw.classes == TRUE.classes
-    assert SPEC.is_verified(fingerprint(*raw.split("train")), fingerprint(*raw.split("test")))
+    assert is_three(raw)
 
 
 def test_each_class_that_was_named_otherwise_is_told() -> None:
@@ -64,7 +72,8 @@ def test_each_class_that_was_named_otherwise_is_told() -> None:
 
 def test_the_true_images_in_wrong_classes_are_not_the_data_set_and_it_is_told() -> None:
     wrong = renamed(TRUE.classes, [0, 1, 2])
-    wrong.test_labels[:2] = wrong.test_labels[1::-1]
+    labels = wrong.splits["test"].labels
+    labels[:2] = labels[1::-1]
     raw = with_true_classes(wrong, SPEC)
-    assert not SPEC.is_verified(fingerprint(*raw.split("train")), fingerprint(*raw.split("test")))
+    assert not is_three(raw)
     assert raw.notes[-1].endswith("the labels differ. This is not Three.")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cifar_trainer.data import store
-from cifar_trainer.data.dataset import RawDataset
+from cifar_trainer.data.dataset import ImageSet, Split
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -39,6 +39,7 @@ def test_arrays_in_any_memory_order_are_read_back_as_they_were(order: str, tmp_p
     images = np.asarray(draw.integers(0, 256, (6, 32, 32, 3), np.uint8), order=order)  # type: ignore[call-overload]
     labels = np.arange(6, dtype=np.uint8)
     classes = tuple("abcdef")
-    raw = RawDataset(classes, images, labels, images, labels)
+    split = Split(images, labels)
+    raw = ImageSet(classes, {"train": split, "test": split})
     store.write_dataset(tmp_path / "own", "own", raw, "a test")
     np.testing.assert_array_equal(store.load_dataset(tmp_path, "own").train.images, images)

@@ -34,15 +34,15 @@ def test_python_archive_is_read(tmp_path: Path) -> None:
     images, labels = builders.official_arrays()
     raw = builders.read(source)
     assert raw.classes == CIFAR10_CLASSES
-    np.testing.assert_array_equal(raw.train_images, images[:50_000])
-    np.testing.assert_array_equal(raw.train_labels, labels[:50_000])
-    np.testing.assert_array_equal(raw.test_images, images[50_000:])
-    np.testing.assert_array_equal(raw.test_labels, labels[50_000:])
+    np.testing.assert_array_equal(raw.splits["train"].images, images[:50_000])
+    np.testing.assert_array_equal(raw.splits["train"].labels, labels[:50_000])
+    np.testing.assert_array_equal(raw.splits["test"].images, images[50_000:])
+    np.testing.assert_array_equal(raw.splits["test"].labels, labels[50_000:])
 
 
 def test_binary_folder_is_prepared(binary_folder: Path, tmp_path: Path) -> None:
     report = prepare("cifar10", tmp_path, source=str(binary_folder))
-    assert not report.verified and "not CIFAR-10" in report.title
+    assert not report.record.verified and "not CIFAR-10" in report.title
     dataset = load_dataset(tmp_path, "cifar10")
     images, labels = builders.official_arrays()
     np.testing.assert_array_equal(dataset.train.images, images[:50_000])
@@ -145,7 +145,7 @@ def test_numbers_of_thousands_of_digits_are_told_briefly() -> None:
     content = pickle.dumps({b"labels": [10**5000] * 10_000, b"data": 1}, 2)
     labels = load_dictionary(content, "batch")["labels"]
     with pytest.raises(DataError, match="record 0: the label is a number of many digits"):
-        cifar10._checked_labels(labels, "batch", "labels", 10_000, 10)
+        cifar10._numbers(labels, "batch", "labels", 10_000, 10)
 
 
 def small_batch(**changes: object) -> bytes:

@@ -17,7 +17,7 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import DataError, DataNotFoundError
 
 NAMES = "train_images.npy train_labels.npy test_images.npy test_labels.npy dataset.json samples.png"
-FILES = set(NAMES.split())
+FILES = {*NAMES.split(), "train_files.txt", "test_files.txt", "samples"}
 
 
 def test_files_and_json_of_the_contract(run_cli: RunCli, small_source: Path, tmp_path: Path) -> None:
@@ -29,6 +29,7 @@ def test_files_and_json_of_the_contract(run_cli: RunCli, small_source: Path, tmp
         "data_dir",
         "source",
         "verified",
+        "verified_by",
         "classes",
         "image_shape",
         "conversions",
@@ -101,11 +102,11 @@ def test_force_prepares_anew_and_verify_reads_back(run_cli: RunCli, prepared: Pa
     done = run_cli(["prepare", "--data-dir", prepared, "--source", source, "--force", "--verify"])
     assert done.returncode == 0, done.stderr
     assert len(load_dataset(prepared, "cifar10").train) == 40
-    assert "every checksum and fingerprint holds" in done.stdout
+    assert "every checksum and fingerprint matches" in done.stdout
     assert [path.name for path in prepared.iterdir() if path.name.startswith(".partial")] == []
 
 
-@pytest.mark.parametrize("name", sorted(FILES - {"samples.png", "dataset.json"}))
+@pytest.mark.parametrize("name", sorted(FILES - {"samples.png", "samples", "dataset.json"}))
 def test_files_changed_later_are_noticed(run_cli: RunCli, prepared: Path, name: str) -> None:
     path = prepared / "cifar10" / name
     content = bytearray(path.read_bytes())
@@ -171,7 +172,7 @@ def test_offline_without_an_archive_names_the_ways_out_and_makes_no_folder(
         (["--dataset", "synthetic", "--source", "x.zip"], "which is drawn, and has no source"),
         (["--source", "https://example.org/x", "--offline"], "--offline forbids"),
         (["--source", "ftp://example.org/x"], "Expected a path, http, https or file"),
-        (["--source", "https://user:secret@example.org/x"], "user's name"),
+        (["--source", "https://user:secret@example.org/x"], "user name"),
         (["--source", "http://[::1"], "Expected a path, http, https or file"),
     ],
 )
@@ -207,5 +208,5 @@ def real_cifar10() -> Path:
 @pytest.mark.skipif(not real_cifar10().exists(), reason="CIFAR-10 is not here")
 def test_real_cifar10_is_known_by_its_fingerprints(tmp_path: Path) -> None:
     report = prepare("cifar10", tmp_path, source=str(real_cifar10()))
-    assert report.verified and report.title == "CIFAR-10"
-    assert (report.train.fingerprint, report.test.fingerprint) == (FINGERPRINTS.train, FINGERPRINTS.test)
+    assert report.record.verified and report.title == "CIFAR-10"
+    assert (report.record.train.fingerprint, report.record.test.fingerprint) == (FINGERPRINTS.train, FINGERPRINTS.test)

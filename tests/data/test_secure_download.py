@@ -8,11 +8,10 @@ import pytest
 import trustme
 from bad_server import BadServer, serve
 
-from cifar_trainer.data import transport
+from cifar_trainer.data import download as downloading
 from cifar_trainer.data.dataset import Archive
-from cifar_trainer.data.download import PrepareReporter
+from cifar_trainer.data.download import Patience, PrepareReporter
 from cifar_trainer.data.download import download as download_archive
-from cifar_trainer.data.transport import Patience
 from cifar_trainer.errors import DataNotFoundError
 from cifar_trainer.files import sha256_bytes
 
@@ -25,7 +24,7 @@ AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "PATIENCE", Patience(seconds=5, pause=0.01, longest_wait=0.5))
+    monkeypatch.setattr(downloading, "PATIENCE", Patience(seconds=5, pause=0.01, longest_wait=0.5))
     for name in AUTHORITIES:
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -124,7 +123,7 @@ def test_a_proxy_in_the_way_is_named_without_its_password(
     assert f"the proxy http://{host}" in str(caught.value)
     assert "secret" not in str(caught.value)
     if answer == "407":
-        assert "it asks for a name and a password" in str(caught.value)
+        assert "asks for a user name and a password" in str(caught.value)
 
 
 def test_a_proxy_that_lets_through_serves(
