@@ -335,7 +335,9 @@ def _open(session: "_Session", url: str, part: Part, archive: Archive) -> reques
         # The server has no more than the part, whose hash is wrong.
         part.discard()
     proxy = (
-        f" (the proxy {_proxy(url)} asks for a user name and a password)" if response.status_code == 407 else ""
+        f" (the proxy {_proxy(url)} asks for a user name and a password)"
+        if response.status_code == 407
+        else ""
     )
     raise FetchError(
         f"answered {response.status_code} {response.reason}{proxy}", again=response.status_code == 416, wait=0

@@ -194,7 +194,7 @@ def test_pairs_of_npy_are_read(expected: object, tmp_path: Path) -> None:
 
 def test_an_npy_that_holds_objects_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x_train.npy", np.array([{}], object))
-    with pytest.raises(DataError, match="holds Python objects, which are not read. Save names as text"):
+    with pytest.raises(DataError, match="holds Python objects, which are not read"):
         builders.read(tmp_path)
 
 

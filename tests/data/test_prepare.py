@@ -209,4 +209,7 @@ def real_cifar10() -> Path:
 def test_real_cifar10_is_known_by_its_fingerprints(tmp_path: Path) -> None:
     report = prepare("cifar10", tmp_path, source=str(real_cifar10()))
     assert report.record.verified and report.title == "CIFAR-10"
-    assert (report.record.train.fingerprint, report.record.test.fingerprint) == (FINGERPRINTS.train, FINGERPRINTS.test)
+    assert (report.record.train.fingerprint, report.record.test.fingerprint) == (
+        FINGERPRINTS.train,
+        FINGERPRINTS.test,
+    )
