@@ -64,7 +64,7 @@ def test_what_is_prepared_already_answers_at_once(
 def test_another_source_than_what_is_prepared_is_told(
     run_cli: RunCli, prepared: Path, tmp_path: Path
 ) -> None:
-    done = run_cli(["prepare", "--data-dir", prepared, "--source", tmp_path / "other.zip", "--quiet"])
+    done = run_cli(["prepare", "--data-dir", prepared, "--source", tmp_path / "other.zip"])
     assert done.returncode == 0
     assert "was prepared from" in done.stderr and "--force" in done.stderr
 
@@ -77,7 +77,7 @@ def test_a_secret_in_an_address_is_neither_told_nor_taken_for_another_source(
     (prepared / "cifar10/dataset.json").write_text(json.dumps(record))
     for name, told in (("cifar.zip", False), ("other.zip", True)):
         source = f"http://mirror.example/{name}?key=SECRET"
-        done = run_cli(["prepare", "--data-dir", prepared, "--source", source, "--quiet"])
+        done = run_cli(["prepare", "--data-dir", prepared, "--source", source])
         assert done.returncode == 0, done.stderr
         assert ("was prepared from" in done.stderr) is told
         assert "SECRET" not in done.stderr
