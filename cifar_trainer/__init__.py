@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cifar_trainer.recipes.catalogue import list_recipes as list_recipes
     from cifar_trainer.run import list_runs as list_runs
     from cifar_trainer.run import open_run as load_run  # noqa: F401
+    from cifar_trainer.sweeps.sweep import sweep as sweep
     from cifar_trainer.training.reproduction import reproduce as reproduce
     from cifar_trainer.training.session import resume as resume
     from cifar_trainer.training.session import train as train
@@ -53,6 +54,7 @@ _FUNCTIONS = {
     "prepare": ("data.prepare", "prepare"),
     "reproduce": ("training.reproduction", "reproduce"),
     "resume": ("training.session", "resume"),
+    "sweep": ("sweeps.sweep", "sweep"),
     "train": ("training.session", "train"),
 }
 

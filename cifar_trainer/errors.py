@@ -10,6 +10,7 @@ CifarTrainerError           exit code 1
 └── RunError                1   a run's folder: absent, in use, damaged, in the way
     ├── CheckpointError     1   a checkpoint that is damaged or missing
     ├── TrainingError       1   training that could not go on: a loss that is not finite, no memory
+    ├── SweepError          1   a sweep without a complete trial
     └── TrainingStopped     -   training that was asked to stop, and has saved its state
 
 The message names the value received, what was expected, and what to do next.
@@ -17,6 +18,7 @@ The exit codes themselves are the command line's business (`cifar_trainer.cli`).
 """
 
 from pathlib import Path
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -90,6 +92,18 @@ class TrainingError(RunError):
         super().__init__(message)
         self.epoch = epoch
         self.step = step
+
+
+class SweepError(RunError):
+    """A sweep ended without a complete trial.
+
+    Attributes:
+        result: its trials and why they failed, a `SweepResult`.
+    """
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class TrainingStopped(RunError):  # noqa: N818

@@ -6,14 +6,14 @@ import click
 
 from cifar_trainer.cli.base import PathType, data_dir_option, make_command
 from cifar_trainer.cli.options import given, setting_options
-from cifar_trainer.errors import TrainingStopped
+from cifar_trainer.errors import SweepError, TrainingStopped
 from cifar_trainer.settings import RuntimeOptions, Settings, declared
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.sweeps.record import SweepResult
+    from cifar_trainer.sweeps.result import SweepResult
 
 #: The options of `train` that apply to all trials; a sweep has its own seed and validation split.
 _OF_TRAIN = [
@@ -21,32 +21,32 @@ _OF_TRAIN = [
     for name, declaration in {**declared(Settings), **declared(RuntimeOptions)}.items()
     if declaration.in_sweep and name not in ("seed", "validation")
 ]
-#: So many trials are listed at the end; the page has them all.
+#: The number of trials listed at the end; the page has them all.
 _LISTED = 10
 
 
 @make_command("sweep")
 @click.option("--name", required=True, metavar="NAME", help="Name of the sweep, and of its folder in runs/.")
 @click.option(
-    "--set", "assignments", multiple=True, metavar="PARAMETER=RANGE",
+    "--set", multiple=True, metavar="PARAMETER=RANGE",
     help="What varies: LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=S or A,B,C. Repeatable.",
 )  # fmt: skip
-@click.option("--space", "space_file", type=PathType(), metavar="FILE", help="The same as a TOML file.")
-@click.option("--trials", type=int, default=40, metavar="N", help="How many, over all commands.")
+@click.option("--space", type=PathType(), metavar="FILE", help="The same as a TOML file.")
+@click.option("--trials", type=int, default=40, metavar="N", help="Number of trials, over all commands.")
 @click.option(
     "--storage", metavar="URL", help="postgresql://... for several machines.  [default: SQLite in the folder]"
 )
 @click.option("--sampler", default="tpe", metavar="[tpe|random|qmc]", help="How values are chosen.")
 @click.option("--pruner", default="median", metavar="[median|hyperband|none]", help="How trials end early.")
-@click.option("--workers", type=int, default=1, metavar="N", help="Processes here; each has its own GPU.")
+@click.option("--workers", type=int, default=1, metavar="N", help="Processes; each gets its own GPU.")
 @click.option(
     "--confirm", type=int, default=3, metavar="N",
-    help="Train the N best again on all training images and test each once; 0 for none.",
+    help="Retrain the N best on all training images and test each once; 0 for none.",
 )  # fmt: skip
-@click.option("--confirm-seeds", type=int, default=1, metavar="N", help="With so many seeds each.")
+@click.option("--confirm-seeds", type=int, default=1, metavar="N", help="Seeds for each of them.")
 @click.option(
     "--heartbeat", type=int, default=15, metavar="SECONDS",
-    help="In a shared database: a command without four signs of life loses its trials to others.",
+    help="Interval in a shared database. After four missing heartbeats, other commands take over the trials.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, help="Seed of the sampler and of every trial.")
 @click.option(
@@ -58,8 +58,8 @@ _LISTED = 10
 def command(output: "Output", /, **options: Any) -> None:
     """Search for good settings: Optuna chooses, held-out images decide.
 
-    Each trial is a run folder like any other. The same command goes on with a sweep that was
-    stopped; more --trials add to it.
+    Each trial is a run folder like any other. The same command resumes a sweep that was stopped;
+    more --trials add to it.
 
     \b
     Examples:
@@ -68,11 +68,8 @@ def command(output: "Output", /, **options: Any) -> None:
       cifar-trainer sweep --name rates --space space.toml --storage postgresql://me@db/sweeps
       cifar-trainer train --from-trial rates:7
     """
-    from cifar_trainer.sweeps.storage import check_installed
-
-    check_installed()
+    from cifar_trainer import sweep
     from cifar_trainer.cli.sweep_display import SweepDisplay
-    from cifar_trainer.sweeps.sweep import sweep
 
     with SweepDisplay(output) as display:
         try:
@@ -81,6 +78,10 @@ def command(output: "Output", /, **options: Any) -> None:
             )
         except TrainingStopped:
             display.exit_stopped("Repeat the command to resume.")
+        except SweepError as error:
+            if output.as_json:
+                output.result(error.result, format_sweep)
+            raise
     output.result(result, format_sweep)
     output.note(f"page: {result.page}")
 
@@ -92,11 +93,11 @@ def format_sweep(result: "SweepResult") -> "list[Table]":
 
 
 def trials_table(result: "SweepResult") -> "Table":
-    """The best trials, and how many there are of each kind."""
+    """The best trials, and the number in each state."""
     from rich.table import Table
 
     from cifar_trainer.sweeps.page import format_value
-    from cifar_trainer.sweeps.record import best_first
+    from cifar_trainer.sweeps.result import best_first
 
     states = [trial.state for trial in result.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -117,7 +118,7 @@ def confirmed_table(result: "SweepResult") -> "Table":
     from rich.table import Table
 
     table = Table(
-        title="trained again on all training images, tested once", title_justify="left", box=None,
+        title="retrained on all training images, tested once", title_justify="left", box=None,
         pad_edge=False,
     )  # fmt: skip
     for name in ("trial", "test accuracy", "runs"):

@@ -1,5 +1,6 @@
-"""How a sweep looks while it runs: a live table of the best trials, or a plain line a trial."""
+"""The display of a running sweep: a live table of the best trials, or one plain line per trial."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,23 @@ from rich.table import Table
 from cifar_trainer.cli.console import UNSEEN, Output
 from cifar_trainer.cli.displays import StoppableDisplay
 from cifar_trainer.sweeps.page import format_value
-from cifar_trainer.sweeps.record import TrialRecord, best_first
-from cifar_trainer.sweeps.sweep import SweepReporter
-from cifar_trainer.sweeps.trials import Claim
+from cifar_trainer.sweeps.result import SweepReporter, Trial, best_first
 
-#: So many of the best trials stand in the live table.
+#: The number of trials in the live table.
 _BEST = 8
 
 
 class SweepDisplay(StoppableDisplay, SweepReporter):
-    """Shows on stderr what happens. From the moment the study is open, the first signal asks to stop."""
+    """Shows on stderr what happens. Once the study is open, the first signal asks the sweep to stop."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(output)
         self._live: Live | None = None
-        self._trials: tuple[TrialRecord, ...] = ()
-        self._running: dict[int, tuple[Claim, str]] = {}
+        self._trials: Sequence[Trial] = ()
+        self._running: dict[int, tuple[Trial, str]] = {}
 
     def close(self) -> None:
-        """Take the live table off the screen."""
+        """Remove the live table from the screen."""
         if self._live is not None:
             with UNSEEN:
                 self._live.stop()
@@ -37,7 +36,7 @@ class SweepDisplay(StoppableDisplay, SweepReporter):
         if self._output.verbosity > 0:
             self._output.note(text)
 
-    def begun(self, folder: Path, storage: str, trials: tuple[TrialRecord, ...]) -> None:
+    def opened(self, folder: Path, storage: str, trials: Sequence[Trial]) -> None:
         self.handle_signals()
         done = sum(trial.state in ("complete", "pruned", "failed") for trial in trials)
         self._output.note(f"sweep: {folder}, {done} trials done\nstorage: {storage}", wrap=False)
@@ -48,28 +47,28 @@ class SweepDisplay(StoppableDisplay, SweepReporter):
                 self._live.start()
             self._draw()
 
-    def trial_begun(self, claim: Claim, device: str) -> None:
-        self._running[claim.trial.number] = (claim, "starting")
+    def trial_started(self, trial: Trial) -> None:
+        self._running[trial.attempts[-1]] = (trial, "starting")
         self._draw()
 
-    def epoch_ended(self, claim: Claim, epoch: int, accuracy: float) -> None:
-        self._running[claim.trial.number] = (claim, f"epoch {epoch}, {accuracy:.2%}")
+    def epoch_ended(self, trial: Trial, epoch: int, accuracy: float) -> None:
+        self._running[trial.attempts[-1]] = (trial, f"epoch {epoch}, {accuracy:.2%}")
         self._draw()
 
-    def trial_ended(self, claim: Claim, state: str, value: float | None, message: str | None) -> None:
-        self._running.pop(claim.trial.number, None)
+    def trial_ended(self, trial: Trial, state: str, value: float | None, message: str | None) -> None:
+        self._running.pop(trial.attempts[-1], None)
         if self._live is None:
             accuracy = "" if value is None else f"  accuracy {value:.2%}"
             reason = "" if message is None else f"  {message}"
-            self._output.note(f"{claim.label}  {state}{accuracy}  {_values(claim.values)}{reason}")
+            self._output.note(f"{trial.label}  {state}{accuracy}  {_values(trial.params)}{reason}")
 
-    def listed(self, trials: tuple[TrialRecord, ...]) -> None:
+    def listed(self, trials: Sequence[Trial]) -> None:
         self._trials = trials
         self._draw()
 
     def confirming(self, runs: int) -> None:
         what = "run" if runs == 1 else "runs"
-        self._output.note(f"The trials are done. Training the best again on all images: {runs} {what}.")
+        self._output.note(f"The trials are done. Retraining the best on all images: {runs} {what}.")
 
     def _draw(self) -> None:
         if self._live is not None:
@@ -86,10 +85,10 @@ class SweepDisplay(StoppableDisplay, SweepReporter):
         table.add_column("values", overflow="ellipsis", no_wrap=True)
         for trial in best_first(self._trials)[:_BEST]:
             table.add_row(str(trial.number), "complete", f"{trial.value:.2%}", _values(trial.params))
-        for claim, what in self._running.values():
-            table.add_row(claim.label.removeprefix("trial "), "running", what, _values(claim.values))
+        for trial, progress in self._running.values():
+            table.add_row(trial.label.removeprefix("trial "), "running", progress, _values(trial.params))
         return table
 
 
-def _values(values: dict[str, Any]) -> str:
+def _values(values: Mapping[str, Any]) -> str:
     return "  ".join(f"{name}={format_value(value)}" for name, value in values.items())

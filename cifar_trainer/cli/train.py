@@ -76,7 +76,7 @@ def command(
         if resume is not None:
             raise UsageError("--from-trial starts a new run, --resume continues one. Leave one of them out.")
         # Reads a file: neither Optuna nor the sweep's database is needed.
-        from cifar_trainer.sweeps.record import trial_settings
+        from cifar_trainer.sweeps.result import trial_settings
 
         options = {**trial_settings(from_trial), **options}
     if gpus is not None:

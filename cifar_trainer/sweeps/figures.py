@@ -13,14 +13,14 @@ from cifar_trainer.plots import (
     Theme,
     new_figure,
 )
-from cifar_trainer.sweeps.record import TrialRecord
+from cifar_trainer.sweeps.result import Trial, best_first
 from cifar_trainer.sweeps.space import Parameter, Space, Value
 
 #: At most so many slices stand in one row.
 COLUMNS = 3
 
 
-def history_figure(trials: Sequence[TrialRecord], theme: Theme) -> Figure:
+def history_figure(trials: Sequence[Trial], theme: Theme) -> Figure:
     """Each trial's accuracy by its number, and the best so far."""
     with new_figure(theme, 6.2, 3.6) as figure:
         axes = figure.add_subplot()
@@ -62,15 +62,15 @@ def importance_figure(importance: Mapping[str, float], theme: Theme) -> Figure:
     return figure
 
 
-def parallel_figure(trials: Sequence[TrialRecord], space: Space, theme: Theme) -> Figure:
-    """One line a trial through the values of its parameters; the better, the more colour."""
+def parallel_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figure:
+    """One line per trial through its parameters' values; better ones have more colour, the best is orange."""
     shown = sorted((t for t in trials if t.value is not None), key=lambda trial: trial.value or 0.0)
     with new_figure(theme, 12.4, 4.2) as figure:
         axes = figure.add_subplot()
         columns = [*space, None]
         if shown:
             values = np.array([trial.value for trial in shown])
-            # The worst of many would leave all others no room.
+            # The worst of many would leave no room for the others.
             low, high = float(np.quantile(values, 0.1)), float(values.max())
             heights = np.array(
                 [
@@ -84,7 +84,9 @@ def parallel_figure(trials: Sequence[TrialRecord], space: Space, theme: Theme) -
             ramp = LinearSegmentedColormap.from_list("", [theme.grid, theme.first])
             lines = [np.column_stack([range(len(columns)), row]) for row in heights]
             axes.add_collection(LineCollection(lines, colors=ramp(heights[:, -1]), linewidths=1.6))
-            axes.plot(range(len(columns)), heights[-1], color=theme.second, linewidth=2.6)
+            for best in best_first(shown)[:1]:
+                row = heights[shown.index(best)]
+                axes.plot(range(len(columns)), row, color=theme.second, linewidth=2.6)
             ticks = [(low, f"≤ {low:.1%}"), (high, f"{high:.1%}")] if high > low else [(high, f"{high:.1%}")]
             _axis(axes, len(space), [(_share(v, low, high), text) for v, text in ticks], theme)
         for index, parameter in enumerate(space):
@@ -99,7 +101,7 @@ def parallel_figure(trials: Sequence[TrialRecord], space: Space, theme: Theme) -
     return figure
 
 
-def slices_figure(trials: Sequence[TrialRecord], space: Space, theme: Theme) -> Figure:
+def slices_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figure:
     """The accuracy by each parameter alone."""
     columns = min(COLUMNS, len(space))
     rows = -(-len(space) // columns)

@@ -1,8 +1,7 @@
 """sweep.html: the best trials, what mattered, all trials; one page that loads nothing from elsewhere."""
 
 import base64
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -11,15 +10,14 @@ from cifar_trainer import __version__
 from cifar_trainer.plots import DARK, LIGHT, Figure, Theme
 from cifar_trainer.plots import render as render_figure
 from cifar_trainer.sweeps import figures
-from cifar_trainer.sweeps.record import SweepResult
+from cifar_trainer.sweeps.result import SweepResult, best_first
 from cifar_trainer.sweeps.space import read_description
-from cifar_trainer.sweeps.trials import Entry
 
 if TYPE_CHECKING:
     import optuna
 
-#: Fewer complete trials tell nothing about importance.
-LEAST_TRIALS = 4
+#: Importance is not measured from fewer complete trials.
+LEAST_TRIALS = 20
 
 
 def measure_importance(study: "optuna.Study") -> dict[str, float] | None:
@@ -30,20 +28,14 @@ def measure_importance(study: "optuna.Study") -> dict[str, float] | None:
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=states)]
     if len(values) < LEAST_TRIALS or len(set(values)) == 1:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        found = optuna.importance.get_param_importances(study)
-    return {name: float(share) for name, share in found.items()}
+    return {name: float(share) for name, share in optuna.importance.get_param_importances(study).items()}
 
 
-def render_page(
-    result: SweepResult, entries: Sequence[Entry], sampler: str, pruner: str, agreed: Mapping[str, Any]
-) -> str:
+def render_page(result: SweepResult, sampler: str, pruner: str, agreed: Mapping[str, Any]) -> str:
     """The page's HTML; everything that comes from outside is escaped.
 
     Args:
         result: what it is about.
-        entries: its trials, with their epochs.
         sampler, pruner: by which they were chosen and ended.
         agreed: the space and the settings of all trials.
     """
@@ -69,15 +61,16 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": lambda share: "" if share is None else f"{share * 100:.2f} %",
+        "percent": _percent,
         "value": format_value,
     }
     states = [trial.state for trial in trials]
     return environment.get_template("sweep.html.j2").render(
         result=result,
-        ranked=sorted(trials, key=lambda t: (t.state != "complete", -(t.value or 0.0), t.number)),
-        epochs={entry.number: len(entry.epochs) for entry in entries},
+        ranked=[*best_first(trials), *(trial for trial in trials if trial.state != "complete")],
         counts={state: states.count(state) for state in dict.fromkeys(states)},
+        trials={trial.number: trial for trial in trials},
+        least=LEAST_TRIALS,
         names=[parameter.name for parameter in space],
         space=agreed["space"],
         settings={key: value for key, value in agreed["settings"].items() if value is not None},
@@ -86,6 +79,10 @@ def render_page(
         figures=drawn,
         version=__version__,
     )
+
+
+def _percent(share: float | None, digits: int = 2) -> str:
+    return "" if share is None else f"{share * 100:.{digits}f} %"
 
 
 def format_value(value: Any) -> str:

@@ -71,20 +71,23 @@ class Parameter:
 Space = tuple[Parameter, ...]
 
 
-def parse_space(assignments: Iterable[str], file: Path | None = None) -> Space:
-    """Read the assignments of `--set` and a TOML file.
+def parse_space(
+    assignments: Iterable[str] = (), space: Mapping[str, Any] | Path | str | None = None
+) -> Space:
+    """Read the ranges of a sweep.
 
     Args:
         assignments: such as `learning_rate=1e-4..1e-2:log`.
-        file: TOML: a key for each setting; its value is a range as text, or a list of choices.
+        space: by setting, a range as text or a list of choices; or a TOML file of that form.
 
     Returns:
         The parameters, sorted by name.
 
     Raises:
-        UsageError: one is no setting, no range, or given twice; or there is none.
+        UsageError: a name is not a setting that can vary, a range is invalid, a setting is given twice, or
+            there is none.
     """
-    given: list[tuple[str, Any]] = [] if file is None else list(_read_file(file).items())
+    given = list((_read_file(Path(space)) if isinstance(space, Path | str) else space or {}).items())
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
@@ -100,9 +103,7 @@ def parse_space(assignments: Iterable[str], file: Path | None = None) -> Space:
             raise UsageError(f"{parameter.name} is given twice: {parameters[parameter.name]} and {value}.")
         parameters[parameter.name] = parameter
     if not parameters:
-        raise UsageError(
-            "Nothing to vary. Name at least one setting, such as --set learning_rate=1e-4..1e-2:log."
-        )
+        raise UsageError("Nothing varies. Name a setting, such as --set learning_rate=1e-4..1e-2:log.")
     return tuple(parameters[name] for name in sorted(parameters))
 
 

@@ -1,8 +1,8 @@
-"""Where a sweep's trials are kept: SQLite in its folder for one machine, PostgreSQL for any number.
+"""Where a sweep keeps its trials: SQLite in its folder for one machine, PostgreSQL for any number.
 
-Only the `sweep` commands talk to the database, never their workers, so SQLite has one writer. What
-several commands must not do at once, such as taking the next trial, they do in turns: under a lock
-of PostgreSQL's, which ends with the connection of whoever held it.
+Only the `sweep` commands talk to the database, never their workers, so SQLite has one writer. What several
+commands must not do at the same time, such as taking a trial, they do under an advisory lock of PostgreSQL,
+which ends with the connection of its holder.
 """
 
 import contextlib
@@ -11,28 +11,27 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from cifar_trainer import locks
+from cifar_trainer import files, locks
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.extras import check_extra
 
-if TYPE_CHECKING:
-    import optuna
-
-#: Seconds to wait for a server that does not answer, and for another command's turn.
-CONNECT_SECONDS, TURN_SECONDS = 10, 120
+#: How long to wait for the server to answer, and for another command to release the lock.
+CONNECT_SECONDS, LOCK_SECONDS = 10, 120
+#: Heartbeats that a command may miss before its trials are given to others.
+MISSED_HEARTBEATS = 4
 _SQLITE_FILE = "optuna.db"
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A database, not yet opened.
+    """A database that is not open yet.
 
     Attributes:
-        url: for SQLAlchemy. It may hold a password: never print it.
-        label: the same without a password.
-        file: SQLite's; None for a server.
+        url: for SQLAlchemy. It may contain a password: never print it.
+        label: the URL without a password.
+        file: SQLite's file; None for a server.
     """
 
     url: str = dataclasses.field(repr=False)
@@ -40,16 +39,11 @@ class Storage:
     file: Path | None
 
 
-def check_installed() -> None:
-    """Raise CifarTrainerError where Optuna is missing."""
-    check_extra("sweep", "sweep", ["optuna"])
-
-
 def parse_storage(url: str | None, folder: Path) -> Storage:
-    """Understand `--storage`; None is a SQLite file in the sweep's folder.
+    """Parse `--storage`; None is a SQLite file in the sweep's folder.
 
     Raises:
-        UsageError: it is no address of a database that can be used. The message holds no password.
+        UsageError: the URL is not one of SQLite or PostgreSQL. The message contains no password.
         CifarTrainerError: a package is missing.
     """
     import sqlalchemy
@@ -65,17 +59,17 @@ def parse_storage(url: str | None, folder: Path) -> Storage:
         parsed = sqlalchemy.engine.make_url(url)
         kind = parsed.get_backend_name()
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        # What it is cannot be told, so neither what of it is a password.
-        raise UsageError(f"--storage is not the address of a database. {kinds}") from None
+        # Any part of it may be a password, so show nothing of it.
+        raise UsageError(f"--storage is not the URL of a database. {kinds}") from None
     secrets = {key: "***" for key in parsed.query if "password" in key.lower()}
     label = parsed.update_query_dict(secrets).render_as_string(hide_password=True)
     if kind == "sqlite":
         if parsed.database in (None, "", ":memory:"):
-            raise UsageError(f"--storage {label} names no file. Expected sqlite:///FILE.")
+            raise UsageError(f"--storage {label} does not name a file. Expected sqlite:///FILE.")
         return Storage(url, label, Path(str(parsed.database)))
     if kind != "postgresql":
-        raise UsageError(f"--storage {label} is of another kind. {kinds}")
-    check_extra(f"--storage {label}", "sweep", ["psycopg"])
+        raise UsageError(f"--storage {label} is not supported. {kinds}")
+    check_extra(f"--storage {label}", "sweep", ("psycopg",))
     return Storage(
         parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False), label, None
     )
@@ -83,57 +77,59 @@ def parse_storage(url: str | None, folder: Path) -> Storage:
 
 @contextlib.contextmanager
 def hold_alone(storage: Storage) -> Iterator[None]:
-    """Keep other commands from a SQLite file until the block ends; nothing to do for a server.
+    """Keep other commands out of a SQLite file until the block ends; does nothing for a server.
 
     Raises:
-        RunError: another command uses it, or the folder cannot be written.
+        RunError: another command uses the file, or its folder cannot be written.
     """
-    if storage.file is None:
+    with contextlib.ExitStack() as held:
+        if storage.file is not None:
+            folder = storage.file.parent
+            try:
+                with files.writing(folder, "Choose another --run-dir or --storage."):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(locks.lock(folder / f".{storage.file.name}.lock"))
+            except locks.LockedError as error:
+                raise RunError(
+                    f"{storage.label} is in use by {error.holder or 'another process'}. SQLite takes one "
+                    "command at a time: use more --workers, or --storage postgresql://... for several "
+                    "commands and machines."
+                ) from error
         yield
-        return
-    path = storage.file.with_name(f".{storage.file.name}.lock")
-    try:
-        storage.file.parent.mkdir(parents=True, exist_ok=True)
-        with locks.lock(path):
-            yield
-    except locks.LockedError as error:
-        by = error.holder or "another process"
-        raise RunError(
-            f"{storage.label} is in use by {by}. SQLite takes one command at a time: use more --workers, or "
-            "--storage postgresql://... for several commands and machines."
-        ) from error
-    except OSError as error:
-        raise RunError(f"{storage.file.parent} cannot be written: {error.strerror}.") from error
 
 
 class Database:
-    """An opened storage; a context that closes it.
+    """An open storage; use it as a context to close it.
 
     Args:
-        storage: SQLite's is held by the caller (`hold_alone`).
-        heartbeat: seconds between signs of life of a running trial.
-        grace: seconds without one after which its command counts as dead.
+        storage: if it is SQLite's, the caller holds it (`hold_alone`).
+        heartbeat: seconds between the heartbeats of a command, if several can share the database.
 
     Attributes:
         optuna: Optuna's storage.
-        alone: whether no other command can be using it.
+        local: whether no other command can use it.
+        label: the URL without a password.
+        heartbeat: as given.
 
     Raises:
-        RunError: it cannot be reached, or was made by another version of Optuna.
+        RunError: the database cannot be used, or was made by another version of Optuna.
     """
 
-    def __init__(self, storage: Storage, heartbeat: int, grace: int) -> None:
+    def __init__(self, storage: Storage, heartbeat: int) -> None:
+        import optuna
         import sqlalchemy
 
-        self.alone, self.label = storage.file is not None, storage.label
-        seconds: dict[str, Any] = (
-            {"timeout": TURN_SECONDS} if self.alone else {"connect_timeout": CONNECT_SECONDS}
-        )
+        _silence_optuna()
+        self.local, self.label, self.heartbeat = storage.file is not None, storage.label, heartbeat
+        seconds = {"timeout": LOCK_SECONDS} if self.local else {"connect_timeout": CONNECT_SECONDS}
         options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": seconds}
         self._engine = sqlalchemy.create_engine(storage.url, **options)
-        with self.telling_errors(), self.turn(""):
-            self.optuna = _rdb_storage(
-                storage.url, options, None if self.alone else heartbeat, None if self.alone else grace
+        with self.telling_errors(), self.lock(""):
+            self.optuna = optuna.storages.RDBStorage(
+                storage.url,
+                engine_kwargs=options,
+                heartbeat_interval=None if self.local else heartbeat,
+                grace_period=None if self.local else MISSED_HEARTBEATS * heartbeat,
             )
 
     def __enter__(self) -> Self:
@@ -144,22 +140,22 @@ class Database:
         self._engine.dispose()
 
     @contextlib.contextmanager
-    def turn(self, name: str) -> Iterator[None]:
-        """Keep other commands from doing the same with the study `name` until the block ends."""
+    def lock(self, name: str) -> Iterator[None]:
+        """Keep other commands from the study `name` until the block ends."""
         import sqlalchemy
 
-        if self.alone:
+        if self.local:
             yield
             return
         key = zlib.crc32(f"cifar-trainer sweep {name}".encode())
         with self._engine.begin() as connection:
-            connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{TURN_SECONDS}s'"))
+            connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
             connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
             yield
 
     @contextlib.contextmanager
     def telling_errors(self) -> Iterator[None]:
-        """Turn a database's error into one message.
+        """Turn an error of the database into one message.
 
         Raises:
             RunError: there was one.
@@ -179,26 +175,25 @@ class Database:
             ) from error
 
     def _remedy(self) -> str:
-        if self.alone:
+        if self.local:
             return "Choose another --run-dir or --storage."
         return "Check that the server runs and lets you in; then run the same command again."
 
 
-def _rdb_storage(
-    url: str, options: dict[str, Any], heartbeat: int | None, grace: int | None
-) -> "optuna.storages.RDBStorage":
+def _silence_optuna() -> None:
+    """Turn off Optuna's messages, and its warnings about what this package does on purpose.
+
+    For the whole process: `warnings.catch_warnings` around the calls is not thread-safe.
+    """
     import optuna
 
-    with warnings.catch_warnings():
-        # Heartbeats are experimental: extra `sweep` names the versions for which the tests saw them work.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.RDBStorage(
-            url, engine_kwargs=options, heartbeat_interval=heartbeat, grace_period=grace
-        )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")
 
 
 def _reason(error: BaseException) -> str:
-    """The driver's own words, without SQLAlchemy's around them; they hold no password."""
+    """The driver's own message, without SQLAlchemy's; it contains no password."""
     cause: BaseException = error.__cause__ or error
     original = getattr(cause, "orig", None) or cause
     words = " ".join(str(original).split()).rstrip(".")

@@ -1,50 +1,51 @@
-"""A study's trials, as a `sweep` command takes, reports and ends them; no trial is lost or counts twice.
+"""The trials of an Optuna study: none is lost, and each is complete once.
 
-Optuna's heartbeats belong to `Study.optimize`, which this does not call: a worker is another process.
-So the command gives the signs of life itself (`Trials.beat`) and, before it takes a trial, lets Optuna
-fail those without one (`fail_stale_trials`). A trial whose command has died, or was asked to stop, is
-told as failed and comes back as a waiting one with the same values and the same run
-(`RetryHeartbeatStaleTrialCallback`). All of this happens in turns (`Database.turn`).
+This asks and tells (`study.ask`, `study.tell`) instead of calling `study.optimize` in each worker, which
+cannot keep four promises. With several workers it starts more trials than asked for, and chooses values at
+the same moment in two of them. Its heartbeat thread ends at the first error of the database, so a server's
+restart would make living trials look dead. A process that is killed between `ask` and the first heartbeat,
+or between failing a stale trial and enqueuing it again, loses that trial.
+
+Here a trial is taken under a lock of the database (`Database.lock`). A trial whose worker or command died,
+or that was stopped, is told as failed and enqueued again, as Optuna does it: with the same values and the
+number of the earlier attempt. The run's folder goes with it.
 """
 
+import contextlib
 import copy
-import dataclasses
 import functools
-import os
 import socket
 import threading
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from cifar_trainer.sweeps.result import Trial
 from cifar_trainer.sweeps.storage import Database
 
-#: How often the worker or the command of a trial may die before the trial counts as failed.
-DEATHS = 5
-#: Seconds that a server may be away, and between two attempts to reach it.
+#: A trial whose worker or command has died more often than this has failed.
+MAX_DEATHS = 5
+#: How long to wait for a database server that is away, and between two attempts to reach it.
 OUTAGE_SECONDS, RETRY_SECONDS = 120.0, 1.0
-#: Names of what is kept with a trial: why it failed, its run's folder, who took it, that it was stopped.
-FAILURE, RUN_DIR, TAKEN_BY, STOPPED = "failure", "run_dir", "taken_by", "stopped"
-#: And with a run on all training images: the number of the trial whose values it has.
+#: Attributes of Optuna's trials: why it failed, its run's folder, the attempt that was taken (its number and
+#: the host), the attempt that was stopped on request, how its worker died.
+FAILURE, RUN_DIR, TAKEN, STOPPED, DEATH = "failure", "run_dir", "taken", "stopped", "death"
+#: And of a run that confirms a trial: the number of that trial.
 CONFIRMS = "confirms"
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def _patient(method: Callable[Concatenate["Trials", P], R]) -> Callable[Concatenate["Trials", P], R]:
-    """Let a method wait for a server that is away, such as one that is started anew.
-
-    For methods that may be called again where they have failed in the middle.
-    """
+    """Repeat a method while the database server is away, such as during its restart."""
 
     @functools.wraps(method)
     def patient(self: "Trials", /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -52,72 +53,23 @@ def _patient(method: Callable[Concatenate["Trials", P], R]) -> Callable[Concaten
         while True:
             try:
                 return method(self, *args, **kwargs)
-            except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError):
-                if self._database.alone or time.monotonic() > until:
+            except (sqlalchemy.exc.OperationalError, StorageInternalError):
+                if self._database.local or time.monotonic() > until:
                     raise
                 time.sleep(RETRY_SECONDS)
 
     return patient
 
 
-@dataclasses.dataclass
-class Claim:
-    """A trial that this command has taken.
-
-    Attributes:
-        trial: Optuna's.
-        original: the number of the first attempt, by which people know the trial.
-        values: of the parameters.
-        run_dir: the run that an earlier attempt has begun; None if there is none.
-        given_away: another command has taken the trial since, because this one seemed dead.
-    """
-
-    trial: optuna.Trial
-    original: int
-    values: dict[str, Any]
-    run_dir: Path | None
-    given_away: bool = False
-
-    @property
-    def label(self) -> str:
-        """What people call it, such as `trial 7`."""
-        confirmed = self.trial.user_attrs.get(CONFIRMS)
-        return f"trial {self.original}" if confirmed is None else f"trial {confirmed} again"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One trial, its attempts taken together.
-
-    Attributes:
-        number: of its first attempt.
-        state: `complete`, `pruned`, `failed`, `running` or `waiting`.
-        params: the values.
-        value: the accuracy: of the last epoch that was validated where it was pruned; None if there is none.
-        run_dir: its run's folder, where it was trained last.
-        message: why it failed.
-        attempts: Optuna's numbers, the first one first.
-        epochs: accuracy by epoch, which counts from 1.
-    """
-
-    number: int
-    state: str
-    params: dict[str, Any]
-    value: float | None = None
-    run_dir: str | None = None
-    message: str | None = None
-    attempts: tuple[int, ...] = ()
-    epochs: dict[int, float] = dataclasses.field(default_factory=dict)
-
-
 class Trials:
     """The trials of one study.
 
     Args:
-        database: where it is kept.
+        database: where the study is kept.
         study: Optuna's.
+        folder: the sweep's folder. The folders of runs are stored relative to it.
         space: the parameters' distributions.
-        budget: how many trials there are to be; None takes waiting ones only.
+        budget: the number of trials; None takes enqueued ones only.
         exhausted: whether the given trials leave no values to try.
     """
 
@@ -125,179 +77,209 @@ class Trials:
         self,
         database: Database,
         study: optuna.Study,
+        folder: Path,
         space: Mapping[str, BaseDistribution],
         *,
         budget: int | None = None,
         exhausted: Callable[[Sequence[FrozenTrial]], bool] = lambda trials: False,
     ) -> None:
-        self._database, self.study, self._space = database, study, dict(space)
+        self._database, self.study, self._folder, self._space = database, study, folder, dict(space)
         self._budget, self._exhausted = budget, exhausted
-        self._mine: dict[int, Claim] = {}
-        self._lock = threading.Lock()
+        #: By the number of the attempt: the trials that this command has taken.
+        self._taken: dict[int, optuna.Trial] = {}
 
     @_patient
-    def claim(self) -> Claim | None:
-        """Take a trial that waits, or a new one; None where nothing is left to take at the moment."""
-        with self._database.turn(self.study.study_name):
-            self._take_back()
+    def claim(self) -> Trial | None:
+        """Take an enqueued trial, or a new one; None if there is nothing to take now."""
+        with self._database.lock(self.study.study_name):
+            self._recover()
             trials = self.study.get_trials(deepcopy=False)
-            if not any(each.state == TrialState.WAITING for each in trials):
-                counted = len(trials) - len(superseded(trials))
-                if self._budget is None or counted >= self._budget or self._exhausted(trials):
+            if not any(trial.state == TrialState.WAITING for trial in trials):
+                count = len(trials) - len(_superseded(trials))
+                if self._budget is None or count >= self._budget or self._exhausted(trials):
                     return None
-            with warnings.catch_warnings():
-                # It says that heartbeats are for `Study.optimize`: see above.
-                warnings.simplefilter("ignore")
-                trial = self.study.ask(self._space)
-            if not self._database.alone:
-                self._database.optuna.record_heartbeat(trial._trial_id)
-            # Where it is missing or is another attempt's, the command died at this very place.
-            trial.set_user_attr(
-                TAKEN_BY, {"attempt": trial.number, "host": socket.gethostname(), "process": os.getpid()}
-            )
-        frozen = self.study._storage.get_trial(trial._trial_id)
-        run_dir = frozen.user_attrs.get(RUN_DIR)
-        claim = Claim(trial, original_number(frozen), dict(frozen.params), Path(run_dir) if run_dir else None)
-        with self._lock:
-            self._mine[trial.number] = claim
-        return claim
+            taken = self.study.ask(self._space)
+            if not self._database.local:
+                self._database.optuna.record_heartbeat(taken._trial_id)
+            # A running trial without this attribute is one whose command died before it came here.
+            taken.set_user_attr(TAKEN, {"attempt": taken.number, "host": socket.gethostname()})
+        self._taken[taken.number] = taken
+        return self._trial(self._frozen(taken), [])
 
     @_patient
-    def begun(self, claim: Claim, run_dir: Path) -> None:
-        """The trial's run is in that folder."""
-        claim.run_dir = run_dir
-        if self._still_mine(claim):
-            claim.trial.set_user_attr(RUN_DIR, str(run_dir.absolute()))
+    def started(self, trial: Trial, run_dir: Path) -> None:
+        """Record the folder of the trial's run."""
+        inside = run_dir.absolute().is_relative_to(self._folder.absolute())
+        place = run_dir.absolute().relative_to(self._folder.absolute()) if inside else run_dir.absolute()
+        self._set(trial, {RUN_DIR: str(place)})
 
     @_patient
-    def report(self, claim: Claim, epoch: int, value: float) -> bool:
-        """An epoch, counted from 1, was validated; returns whether the trial is to go on."""
-        if not self._still_mine(claim):
+    def report(self, trial: Trial, epoch: int, value: float) -> bool:
+        """Record an epoch's accuracy; returns whether the trial continues.
+
+        It does not if the pruner ends it, or if another command has taken it over.
+        """
+        taken = self._taken[trial.attempts[-1]]
+        try:
+            # A resumed run may repeat an epoch, with the same value.
+            if epoch not in self._frozen(taken).intermediate_values:
+                taken.report(value, epoch)
+        except UpdateFinishedTrialError:
             return False
-        with warnings.catch_warnings():
-            # After a resume an epoch may come again, with the same value.
-            warnings.simplefilter("ignore")
-            claim.trial.report(value, epoch)
-        return not claim.trial.should_prune()
+        return self._frozen(taken).state == TrialState.RUNNING and not taken.should_prune()
 
     @_patient
-    def complete(self, claim: Claim, value: float) -> None:
+    def complete(self, trial: Trial, value: float) -> None:
         """The trial was trained to its end."""
-        self._tell(claim, TrialState.COMPLETE, value)
+        self._tell(trial, TrialState.COMPLETE, value)
 
     @_patient
-    def prune(self, claim: Claim) -> None:
-        """The trial was ended early, as `report` asked."""
-        self._tell(claim, TrialState.PRUNED)
+    def prune(self, trial: Trial) -> bool:
+        """The trial was ended as `report` asked; returns whether it still belonged to this command."""
+        return self._tell(trial, TrialState.PRUNED) == TrialState.PRUNED
 
     @_patient
-    def fail(self, claim: Claim, message: str) -> None:
-        """The trial cannot be trained; it is not tried again."""
-        if self._still_mine(claim):
-            claim.trial.set_user_attr(FAILURE, message)
-        self._tell(claim, TrialState.FAIL)
+    def fail(self, trial: Trial, message: str) -> None:
+        """The trial has failed; it is not tried again."""
+        self._tell(trial, TrialState.FAIL, attributes={FAILURE: message})
 
     @_patient
-    def release(self, claim: Claim) -> None:
-        """Let others go on with the trial; its run is stopped."""
-        with self._database.turn(self.study.study_name):
-            if self._still_mine(claim):
-                claim.trial.set_user_attr(STOPPED, claim.trial.number)
-            self._tell(claim, TrialState.FAIL)
-            self._take_back()
+    def release(self, trial: Trial, death: str | None = None) -> bool:
+        """Let this command or another resume the trial, unless its workers have died too often.
+
+        Args:
+            trial: a trial that this command has taken.
+            death: how its worker died; None if it was stopped on request.
+
+        Returns:
+            Whether the trial will be resumed; if not, it has failed.
+        """
+        attempt = trial.attempts[-1]
+        reason = {STOPPED: attempt} if death is None else {DEATH: {"attempt": attempt, "how": death}}
+        with self._database.lock(self.study.study_name):
+            self._tell(trial, TrialState.FAIL, attributes=reason)
+            self._recover()
+            return attempt in _superseded(self.study.get_trials(deepcopy=False))
+
+    @contextlib.contextmanager
+    def heartbeats(self) -> Iterator[None]:
+        """Send heartbeats in the background, for a database that several commands share."""
+        ended = threading.Event()
+
+        def send() -> None:
+            while not ended.wait(self._database.heartbeat):
+                # Without a server now, the next heartbeat or the next trial will tell.
+                with contextlib.suppress(Exception):
+                    self.beat()
+
+        thread = threading.Thread(target=send, daemon=True)
+        if not self._database.local:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if thread.is_alive():
+                thread.join()
 
     def beat(self) -> None:
-        """Give a sign of life for each trial that this command has taken."""
-        with self._lock:
-            numbers = [claim.trial._trial_id for claim in self._mine.values()]
-        for number in numbers:
-            self._database.optuna.record_heartbeat(number)
+        """Send one heartbeat for each trial that this command has taken."""
+        for taken in list(self._taken.values()):
+            self._database.optuna.record_heartbeat(taken._trial_id)
 
     @_patient
-    def open(self) -> int:
-        """How many trials run or wait, here or elsewhere."""
+    def unfinished(self) -> int:
+        """The number of trials that run or wait, of all commands."""
         states = (TrialState.RUNNING, TrialState.WAITING)
         return len(self.study.get_trials(deepcopy=False, states=states))
 
     @_patient
-    def entries(self) -> list[Entry]:
-        """All trials in the order of their numbers, the attempts of each taken together."""
-        return read_entries(self.study.get_trials(deepcopy=False))
+    def listed(self) -> tuple[Trial, ...]:
+        """All trials by number."""
+        trials = self.study.get_trials(deepcopy=False)
+        superseded = _superseded(trials)
+        last_attempts = [trial for trial in trials if trial.number not in superseded]
+        return tuple(sorted((self._trial(each, trials) for each in last_attempts), key=lambda t: t.number))
 
-    def _still_mine(self, claim: Claim) -> bool:
-        state = self.study._storage.get_trial(claim.trial._trial_id).state
-        claim.given_away = claim.given_away or state != TrialState.RUNNING
-        return not claim.given_away
+    def _trial(self, last: FrozenTrial, trials: Sequence[FrozenTrial]) -> Trial:
+        """A trial from its last attempt."""
+        attempts = (*_history(last), last.number)
+        message = None
+        if last.state == TrialState.FAIL:
+            death = last.user_attrs.get(DEATH, {})
+            how = death["how"] if death.get("attempt") == last.number else "with its command"
+            times = f"Its worker died {_deaths(last, trials)} times, the last time {how}."
+            message = last.user_attrs.get(FAILURE, times)
+        run_dir = last.user_attrs.get(RUN_DIR)
+        ended = last.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        return Trial(
+            number=last.user_attrs.get(CONFIRMS, attempts[0]),
+            state="failed" if last.state == TrialState.FAIL else last.state.name.lower(),
+            params=dict(last.params),
+            value=last.value if ended else None,
+            run_dir=None if run_dir is None else str(self._folder / run_dir),
+            message=message,
+            attempts=attempts,
+            epochs=tuple(value for _, value in sorted(last.intermediate_values.items())),
+        )
 
-    def _tell(self, claim: Claim, state: TrialState, value: float | None = None) -> None:
-        with self._lock:
-            self._mine.pop(claim.trial.number, None)
-        self.study.tell(claim.trial, value, state, skip_if_finished=True)
+    def _frozen(self, taken: optuna.Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(taken._trial_id)
 
-    def _take_back(self) -> None:
-        """Let trials whose command has died wait again. Only in a turn."""
+    def _tell(
+        self,
+        trial: Trial,
+        state: TrialState,
+        value: float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> TrialState:
+        """End a trial unless another command has taken it over; returns the state it is in then."""
+        self._set(trial, attributes or {})
+        told = self.study.tell(trial.attempts[-1], value, state, skip_if_finished=True)
+        self._taken.pop(trial.attempts[-1], None)
+        return told.state
+
+    def _set(self, trial: Trial, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of a trial unless another command has taken it over."""
+        storage, number = self.study._storage, trial.attempts[-1]
+        identifier = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        with contextlib.suppress(UpdateFinishedTrialError):
+            for name, content in attributes.items():
+                storage.set_trial_user_attr(identifier, name, content)
+
+    def _recover(self) -> None:
+        """Enqueue again the trials whose worker or command has died. Call only under the lock."""
         study = self.study
-        if not self._database.alone:
-            # Where the server was away, this command's own trials have no fresh sign of life either.
+        if not self._database.local:
+            # While the server was away, this command's own trials could send no heartbeat.
             self.beat()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)
-            retry = optuna.storages.RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
+        optuna.storages.fail_stale_trials(study)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            taken = trial.user_attrs.get(TAKEN_BY, {}).get("attempt") == trial.number
-            if not taken or (self._database.alone and trial.number not in self._mine):
+            taken = trial.user_attrs.get(TAKEN, {}).get("attempt") == trial.number
+            if not taken or (self._database.local and trial.number not in self._taken):
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         trials = study.get_trials(deepcopy=False)
-        retried = superseded(trials)
+        superseded = _superseded(trials)
+        enqueue = optuna.storages.RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
         for trial in trials:
             lost = trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
-            if lost and trial.number not in retried and deaths(trial, trials) <= DEATHS:
-                # It would add to the list of attempts that Optuna has cached.
-                retry(study, copy.deepcopy(trial))
+            if lost and trial.number not in superseded and _deaths(trial, trials) <= MAX_DEATHS:
+                # A copy: the callback changes the list of attempts, which Optuna caches.
+                enqueue(study, copy.deepcopy(trial))
 
 
-def history(trial: FrozenTrial) -> list[int]:
+def _history(trial: FrozenTrial) -> list[int]:
     """The numbers of a trial's earlier attempts, the first one first."""
     earlier: list[int] = trial.system_attrs.get("retry_history", [])
     return earlier
 
 
-def original_number(trial: FrozenTrial) -> int:
-    """The number of a trial's first attempt."""
-    return next(iter(history(trial)), trial.number)
+def _superseded(trials: Sequence[FrozenTrial]) -> set[int]:
+    """The numbers of the attempts that a later one has replaced."""
+    return {number for trial in trials for number in _history(trial)}
 
 
-def superseded(trials: Sequence[FrozenTrial]) -> set[int]:
-    """The numbers of the attempts that a later one has taken the place of."""
-    return {number for trial in trials for number in history(trial)}
-
-
-def deaths(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """How many attempts up to this one ended by a death, and not because somebody asked."""
-    attempts = [trials[number] for number in (*history(trial), trial.number)]
-    return sum(each.user_attrs.get(STOPPED) != each.number for each in attempts)
-
-
-def read_entries(trials: Sequence[FrozenTrial]) -> list[Entry]:
-    """All trials in the order of their numbers, the attempts of each taken together."""
-    retried = superseded(trials)
-    return sorted(
-        (_entry(trial) for trial in trials if trial.number not in retried), key=lambda entry: entry.number
-    )
-
-
-def _entry(trial: FrozenTrial) -> Entry:
-    message = None
-    if trial.state == TrialState.FAIL:
-        message = trial.user_attrs.get(FAILURE, f"Its worker died {len(history(trial)) + 1} times.")
-    return Entry(
-        number=original_number(trial),
-        state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
-        params=dict(trial.params),
-        value=trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
-        run_dir=trial.user_attrs.get(RUN_DIR),
-        message=message,
-        attempts=(*history(trial), trial.number),
-        epochs=dict(trial.intermediate_values),
-    )
+def _deaths(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """The number of attempts, up to this one, that ended by a death and not on request."""
+    attempts = [trials[number] for number in (*_history(trial), trial.number)]
+    return sum(attempt.user_attrs.get(STOPPED) != attempt.number for attempt in attempts)

@@ -1,26 +1,27 @@
-"""A sweep's worker: a process that trains one trial after the other, as its `sweep` command tells it.
+"""A worker of a sweep: a process that trains one run after another, as the `sweep` command tells it.
 
-    python -m cifar_trainer.sweeps.worker      (started by `crew`)
+    python -m cifar_trainer.sweeps.worker      (started by `pool`)
 
-Both speak in lines of JSON, through standard input and output. The command sends `job`, `go_on` as the answer
-to each `epoch`, and `stop`. The worker sends `begun`, `epoch`, `note`, `warn`, and one of `done`, `stopped`,
-`failed` and `fatal` to end a job. Where the command is gone, standard input ends: the worker saves and ends.
+Both send lines of JSON through the worker's standard input and output. The command sends `job`; `continue`,
+true or false, in answer to each `epoch`; and `continue`, false, at any time to stop the run. The worker
+sends `started`, `epoch`, `note` and `warn`, and one of `done`, `stopped`, `failed` and `fatal` at the end of
+a job. If the command dies, standard input ends: the worker saves and exits.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
-import queue
+import select
 import shlex
 import signal
-import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from cifar_trainer import errors, process
 from cifar_trainer.devices import Device
@@ -29,10 +30,10 @@ from cifar_trainer.settings import Settings
 from cifar_trainer.training import session
 from cifar_trainer.training.control import TrainingReporter
 
-#: Seconds in which a worker whose command is gone must have saved.
-LAST_SECONDS = 30.0
-#: What a resumed run does not know by itself, or has otherwise on this machine.
-_CHOSEN_ANEW = ("data_dir", "device", "checkpoint_every", "end_after")
+#: A worker has this long to save after its command has died.
+SECONDS_TO_SAVE = 30.0
+#: The arguments of a resumed run that may differ on another machine.
+_OF_THIS_MACHINE = ("data_dir", "device", "checkpoint_every", "end_after")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Job:
 
     Attributes:
         settings: the arguments of `train`, without the folder.
-        run_dir: the run's folder. Where it holds a run, that goes on.
-        command_line: what the run's environment.json says it was started by.
-        evaluate: measure the model on the test set when it is trained; its accuracy there is the value.
+        run_dir: the run's folder. If it contains a run, that is resumed.
+        command_line: the command that environment.json names.
+        evaluate: after training, measure the accuracy on the test set; it is the value then.
         verbose: show TensorFlow's own messages.
     """
 
@@ -54,135 +55,133 @@ class Job:
     verbose: bool = False
 
 
-class Channel:
-    """The worker's end of the two streams."""
+class Command:
+    """The worker's connection to its `sweep` command.
 
-    def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        # Whatever else writes to standard output must not be taken for a message.
-        os.dup2(2, 1)
-        self.jobs: queue.Queue[Job | None] = queue.Queue()
-        self._answers: queue.Queue[bool] = queue.Queue()
-        self.stopping = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+    Args:
+        incoming, outgoing: file descriptors.
+    """
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        # Unbuffered, so that `select` sees each message that was not read yet.
+        self._incoming = io.FileIO(incoming, closefd=False)
+        self._outgoing = outgoing
 
     def send(self, kind: str, **content: Any) -> None:
-        """Send a message; where nobody reads it, the end of standard input tells of that too."""
-        try:
-            print(json.dumps({"kind": kind, **content}), file=self._out, flush=True)
-        except OSError:
-            self.stopping.set()
+        """Send a message. If the command is dead, the end of standard input says so."""
+        with contextlib.suppress(OSError):
+            os.write(self._outgoing, json.dumps({"kind": kind, **content}).encode() + b"\n")
 
-    def may_go_on(self) -> bool:
-        """The command's answer to the epoch that was sent."""
-        return self._answers.get()
+    def receive(self) -> dict[str, Any] | None:
+        """Wait for a message; None if the command has ended."""
+        line = self._incoming.readline()
+        return json.loads(line) if line else None
 
-    def _read(self) -> None:
-        for line in sys.stdin:
-            message = json.loads(line)
-            if "job" in message:
-                self.jobs.put(msgspec.convert(message["job"], Job))
-            elif "go_on" in message:
-                self._answers.put(message["go_on"])
-            else:
-                self._stop()
-        self._stop()
-        self.jobs.put(None)
-        # The main thread may be in the middle of a compilation, or of an epoch that takes long.
-        timer = threading.Timer(LAST_SECONDS, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
-
-    def _stop(self) -> None:
-        self.stopping.set()
-        self._answers.put(False)
+    def has_message(self) -> bool:
+        """Whether there is a message, or the command has ended."""
+        return bool(select.select([self._incoming], [], [], 0)[0])
 
 
 class _Reporter(TrainingReporter):
-    """Passes on what happens, and asks after each epoch whether to go on."""
+    """Reports to the command, and asks it after each epoch whether to continue."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.ended_early = False
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self._ended = False
 
     def note(self, text: str) -> None:
-        self._channel.send("note", text=text)
+        self._command.send("note", text=text)
 
     def warn(self, text: str) -> None:
-        self._channel.send("warn", text=text)
+        self._command.send("warn", text=text)
 
     def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
-        self._channel.send("begun", run_dir=str(run.path), device=device.description)
+        self._command.send("started", run_dir=str(run.path))
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
-        self._channel.send("epoch", epoch=row["epoch"], accuracy=row["val_accuracy"])
-        self.ended_early = not self._channel.may_go_on()
+        self._command.send("epoch", epoch=row["epoch"], accuracy=row["val_accuracy"])
+        answer = self._command.receive()
+        self._ended = answer is None or not answer["continue"]
+
+    def should_stop(self) -> bool:
+        """Whether the command has ended, or has ended this run."""
+        # Between the answers to the epochs, the only message is the one that stops the run.
+        return self._ended or self._command.has_message()
 
 
-def train_job(job: Job, channel: Channel) -> None:
-    """Train one run, or go on with it, and send how it ended."""
-    reporter = _Reporter(channel)
+def train_job(job: Job, command: Command) -> None:
+    """Train or resume one run, and report how it ended."""
+    reporter = _Reporter(command)
     process.command_line = shlex.join(["cifar-trainer", *job.command_line])
-    carried_out: dict[str, Any] = {
-        "reporter": reporter,
-        "should_stop": lambda: reporter.ended_early or channel.stopping.is_set(),
-        "verbose": job.verbose,
-    }
+    options = {"reporter": reporter, "should_stop": reporter.should_stop, "verbose": job.verbose}
     try:
-        result = _train(job, Run(Path(job.run_dir)), carried_out)
+        result = _train(job, Run(Path(job.run_dir)), options)
         value = float(result.validation["accuracy"])
         if job.evaluate:
             value = _test_accuracy(Path(result.run_dir), job.verbose)
-        channel.send("done", value=value)
+        command.send("done", value=value)
     except errors.TrainingStopped:
-        channel.send("stopped")
+        command.send("stopped")
     except (errors.DataError, errors.DeviceError) as error:
-        # Of no trial in particular: the next one would fail likewise.
-        channel.send("fatal", error=type(error).__name__, text=str(error))
+        # The next trial would fail in the same way.
+        command.send("fatal", error=type(error).__name__, text=str(error))
     except errors.CifarTrainerError as error:
-        channel.send("failed", text=str(error))
+        command.send("failed", text=str(error))
     except Exception as error:
-        channel.send("failed", text=f"{type(error).__name__}: {error}")
+        command.send("failed", text=f"{type(error).__name__}: {error}")
         raise
 
 
-def _train(job: Job, run: Run, carried_out: dict[str, Any]) -> TrainResult:
+def _train(job: Job, run: Run, options: dict[str, Any]) -> TrainResult:
     if not run.config.is_file():
-        return session.train(run_dir=run.path, **job.settings, **carried_out)
-    chosen = {name: job.settings[name] for name in _CHOSEN_ANEW if name in job.settings}
+        return session.train(run_dir=run.path, **job.settings, **options)
+    chosen = {name: job.settings[name] for name in _OF_THIS_MACHINE if name in job.settings}
     try:
-        return session.resume(run, **chosen, **carried_out)
+        return session.resume(run, **chosen, **options)
     except errors.CheckpointError as error:
-        carried_out["reporter"].warn(f"{error} It is trained again from its first step, beside it.")
-        return _train(job, Run(run.path.with_name(f"{run.path.name}-again")), carried_out)
+        options["reporter"].warn(f"{error} The trial starts over in another folder beside it.")
+        return _train(job, Run(run.path.with_name(f"{run.path.name}-again")), options)
 
 
 def _test_accuracy(run_dir: Path, verbose: bool) -> float:
-    """The accuracy on the test set; where a report tells it already, there is no second look."""
+    """The accuracy on the test set, without a second look if there is a report already."""
     from cifar_trainer.comparison import read_evaluated
     from cifar_trainer.data.splits import evaluated_split
     from cifar_trainer.evaluation.evaluate import evaluate
 
     run = open_run(run_dir)
     images = evaluated_split(run.load_data(None), run.read_config(), "test")
-    found = read_evaluated(run, "test", images)
-    return found.accuracy if found is not None else evaluate(run.path, verbose=verbose).accuracy
+    evaluated = read_evaluated(run, "test", images)
+    return evaluate(run.path, verbose=verbose).accuracy if evaluated is None else evaluated.accuracy
+
+
+def _exit_after_command() -> None:
+    """End this process some time after the command: it may be compiling, or in a long step."""
+    poll = select.poll()
+    poll.register(0, 0)
+    poll.poll()  # until the command's end of the pipe is closed
+    time.sleep(SECONDS_TO_SAVE)
+    os._exit(1)
 
 
 def main() -> None:
-    """Train what is asked for until standard input ends."""
-    # A terminal sends Ctrl-C to all its processes; it is for the command to stop its workers.
+    """Train the jobs that arrive until standard input ends."""
+    # A terminal sends Ctrl-C to all its processes. The command receives it too, and stops its workers.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # A worker traces each trial's loop, which TensorFlow takes for one loop that is traced too often.
+    # Each trial traces its own loop, and TensorFlow warns about one that is traced too often.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    channel = Channel()
-    while (job := channel.jobs.get()) is not None:
-        train_job(job, channel)
-        import keras
+    command = Command(0, os.dup(1))
+    # Nothing else that writes to standard output may look like a message.
+    os.dup2(2, 1)
+    threading.Thread(target=_exit_after_command, daemon=True).start()
+    while (message := command.receive()) is not None:
+        if "job" in message:
+            train_job(Job(**message["job"]), command)
+            import keras
 
-        # Else each model's graph stays, and a long sweep runs out of memory.
-        keras.backend.clear_session()
+            # Otherwise each model's graph stays, and a long sweep runs out of memory.
+            keras.backend.clear_session()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from cifar_trainer.cli.train import command as train
 from cifar_trainer.recipes import Expected
 from cifar_trainer.recipes.catalogue import RecipeInfo
 from cifar_trainer.run import ListedRun, TrainResult
-from cifar_trainer.sweeps.record import Confirmed, SweepResult, TrialRecord
+from cifar_trainer.sweeps.result import Confirmed, SweepResult, Trial
 from cifar_trainer.training.reproduction import Reproduction
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ def without_brackets(text: str) -> str:
         ("recipes", "recipes", RecipeInfo),
         ("recipes", "expected", Expected),
         ("sweep", None, SweepResult),
-        ("sweep", "trials", TrialRecord),
+        ("sweep", "trials", Trial),
         ("sweep", "confirmed", Confirmed),
     ],
 )

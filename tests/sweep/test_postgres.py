@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +15,12 @@ import pytest
 from command_line import run_command, start_command
 from postgres_server import Server
 
-from cifar_trainer.sweeps.samplers import DistinctSampler, distributions
+from cifar_trainer.sweeps.result import Trial
+from cifar_trainer.sweeps.sampler import DistinctSampler, distributions
 from cifar_trainer.sweeps.space import parse_space
-from cifar_trainer.sweeps.storage import Database, parse_storage
+from cifar_trainer.sweeps.storage import MISSED_HEARTBEATS, Database, parse_storage
 from cifar_trainer.sweeps.trials import Trials
 
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
 PATIENCE = 120.0
 
 
@@ -36,66 +35,66 @@ def another_command(postgres: Server) -> Iterator[Begin]:
 
 
 def begin(opened: contextlib.ExitStack, url: str, name: str, *, budget: int, heartbeat: int = 1) -> Trials:
-    database = opened.enter_context(Database(parse_storage(url, Path("unused")), heartbeat, 2 * heartbeat))
+    database = opened.enter_context(Database(parse_storage(url, Path("unused")), heartbeat))
     space = parse_space(["batch_size=16..64:step=16", "epochs=1..4"])
-    with database.turn(name):
+    with database.lock(name):
         study = optuna.create_study(
             storage=database.optuna, study_name=name, direction="maximize",
             sampler=DistinctSampler("tpe", 0, space), pruner=optuna.pruners.NopPruner(), load_if_exists=True,
         )  # fmt: skip
-    return Trials(database, study, distributions(space), budget=budget)
+    return Trials(database, study, Path("unused"), distributions(space), budget=budget)
 
 
-def test_a_trial_without_signs_of_life_is_taken_over(another_command: Begin) -> None:
+def test_a_trial_without_heartbeats_is_taken_over(another_command: Begin) -> None:
     dead = another_command("dead", budget=1).claim()
     assert dead is not None
     other = another_command("dead", budget=1)
     assert other.claim() is None
-    time.sleep(3)
-    again = other.claim()
-    assert again is not None
-    assert (again.original, again.values) == (dead.original, dead.values)
+    until = time.monotonic() + PATIENCE
+    while (again := other.claim()) is None:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert (again.number, again.params, again.attempts) == (dead.number, dead.params, (0, 1))
 
 
-def test_a_trial_with_signs_of_life_stays_where_it_is(another_command: Begin) -> None:
+def test_a_trial_with_heartbeats_stays_where_it_is(another_command: Begin) -> None:
     alive = another_command("alive", budget=1)
     alive.claim()
     other = another_command("alive", budget=1)
-    for _ in range(6):
-        time.sleep(0.5)
-        alive.beat()
-    assert other.claim() is None
+    with alive.heartbeats():
+        time.sleep(MISSED_HEARTBEATS + 2)
+        assert other.claim() is None
 
 
 def test_commands_that_ask_at_once_share_the_trials_and_no_values(another_command: Begin) -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    found: list[Any] = []
+    claimed: list[Trial] = []
 
-    def work() -> None:
-        trials = another_command("crowd", budget=12, heartbeat=60)
-        while (claim := trials.claim()) is not None:
-            found.append((claim.original, tuple(sorted(claim.values.items()))))
-            trials.complete(claim, 0.5)
+    def work(trials: Trials) -> None:
+        while (trial := trials.claim()) is not None:
+            claimed.append(trial)
+            trials.complete(trial, 0.5)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    # Opened here: the filters of warnings must not change while another thread uses Optuna.
+    commands = [another_command("crowd", budget=12, heartbeat=60) for _ in range(4)]
+    threads = [threading.Thread(target=work, args=[trials]) for trials in commands]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(number for number, _ in found) == list(range(12))
-    assert len({values for _, values in found}) == 12
+    assert sorted(trial.number for trial in claimed) == list(range(12))
+    assert len({tuple(sorted(trial.params.items())) for trial in claimed}) == 12
 
 
-def test_a_server_that_is_started_anew_is_waited_for(postgres: Server, another_command: Begin) -> None:
+def test_a_server_that_is_restarted_is_waited_for(postgres: Server, another_command: Begin) -> None:
     trials = another_command("away", budget=1)
-    claim = trials.claim()
-    assert claim is not None
+    trial = trials.claim()
+    assert trial is not None
     postgres.control("-m", "immediate", "stop")
     restart = threading.Timer(1.5, postgres.control, ["start"])
     restart.start()
-    trials.complete(claim, 0.5)
+    trials.complete(trial, 0.5)
     restart.join()
-    assert [(each.state, each.value) for each in trials.entries()] == [("complete", 0.5)]
+    assert [(each.state, each.value) for each in trials.listed()] == [("complete", 0.5)]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_after_a_death_every_trial_is_complete_once(shared: tuple[Path, dict[str
     assert sorted(len(trial["attempts"]) for trial in trials) == [1, 2]
 
 
-def test_a_trial_that_was_taken_over_went_on_from_its_run(shared: tuple[Path, dict[str, Any], str]) -> None:
+def test_a_trial_that_was_taken_over_resumed_its_run(shared: tuple[Path, dict[str, Any], str]) -> None:
     folder, printed, _ = shared
     assert printed["trials"][0]["run_dir"] == str(folder / "trial-0")
     assert len(json.loads((folder / "trial-0" / "environment.json").read_text())["earlier"]) == 1

@@ -41,6 +41,7 @@ def test_a_range_is_read(name: str, text: object, expected: Parameter) -> None:
         ("recipe_sha256", "a,b", "is not a setting"),
         ("gpus", "1,2", "is not a setting"),
         ("validation", "test,holdout", "is the same for all trials"),
+        ("recipe_sha256", "a,b", "is not a setting"),
         ("batch_size", "a,b", "'a' is not a whole number"),
         ("batch_size", "32..64.5", "'64.5' is not a whole number"),
         ("learning_rate", "0.1..nan", "is not finite"),
@@ -71,7 +72,7 @@ def test_a_file_and_the_command_line_add_up(tmp_path: Path) -> None:
     ("assignments", "content", "says"),
     [
         (["epochs"], None, "Expected PARAMETER=RANGE"),
-        ([], None, "Nothing to vary"),
+        ([], None, "Nothing varies"),
         (["epochs=2..3", "epochs=4"], None, "is given twice"),
         ([], "x = = 1", "is not TOML"),
     ],
@@ -86,6 +87,11 @@ def test_a_space_that_cannot_be_is_refused(
     with pytest.raises(UsageError) as error:
         parse_space(assignments, file)
     assert says in str(error.value)
+
+
+def test_a_space_may_be_a_mapping_or_a_file_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text("batch_size = [32, 64]\n")
+    assert parse_space(space={"batch_size": [32, 64]}) == parse_space(space=str(tmp_path / "space.toml"))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""`cifar-trainer sweep`, on SQLite: what it prints and writes, goes on with, and refuses."""
+"""`cifar-trainer sweep` on SQLite: what it prints, writes, resumes and refuses."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 from command_line import run_command
+
+import cifar_trainer
+from cifar_trainer.errors import DeviceError, UsageError
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,20 +34,10 @@ def swept(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, json.loads(done.stdout)
 
 
-def test_the_json_has_the_documented_keys(swept: tuple[Path, dict[str, Any]]) -> None:
-    _, printed = swept
-    assert list(printed) == [
-        "name", "storage", "trials", "best", "confirmed", "importance", "sweep_dir", "page",
-    ]  # fmt: skip
-
-
-def test_there_are_as_many_trials_as_asked_for(swept: tuple[Path, dict[str, Any]]) -> None:
-    _, printed = swept
-    assert [trial["number"] for trial in printed["trials"]] == [0, 1]
-
-
 def test_a_trial_is_a_run_like_any_other(swept: tuple[Path, dict[str, Any]], run_cli: RunCli) -> None:
+    """Two trials were asked for, and both are complete."""
     folder, printed = swept
+    assert [trial["number"] for trial in printed["trials"]] == [0, 1]
     done = run_cli(["runs", folder.parent, "--json"])
     listed = {run["path"]: run for run in json.loads(done.stdout)["runs"]}
     complete = [trial for trial in printed["trials"] if trial["state"] == "complete"]
@@ -92,6 +86,13 @@ def test_the_page_loads_nothing_from_elsewhere(swept: tuple[Path, dict[str, Any]
     assert [mark for mark in ("http://", "https://", "<script", "<link") if mark in page] == []
 
 
+def test_the_links_of_the_page_lead_to_files(swept: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = swept
+    links = re.findall(r'href="([^"]*)"', (folder / "sweep.html").read_text(encoding="utf-8"))
+    assert any("report.html" in link for link in links)
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
 def test_train_from_trial_gives_the_trials_weights(
     swept: tuple[Path, dict[str, Any]], run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -104,14 +105,9 @@ def test_train_from_trial_gives_the_trials_weights(
     assert json.loads(done.stdout)["weights_sha256"] == before["weights_sha256"], done.stderr
 
 
-def test_what_is_given_beside_from_trial_wins(
-    swept: tuple[Path, dict[str, Any]], run_cli: RunCli, tmp_path: Path
-) -> None:
-    folder, _ = swept
-    done = run_cli(
-        ["train", "--from-trial", f"{folder}:0", "--seed", 7, "--run-dir", tmp_path / "other", "--json"]
-    )
-    assert json.loads(done.stdout)["seed"] == 7, done.stderr
+def test_an_option_beside_from_trial_wins(swept: tuple[Path, dict[str, Any]], run_cli: RunCli) -> None:
+    done = run_cli(["train", "--from-trial", f"{swept[0]}:0", "--epochs", 0])
+    assert (done.returncode, "--epochs 0 is out of range" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -129,14 +125,16 @@ def test_a_trial_that_is_not_there_is_named(
     assert (done.returncode, says in done.stderr) == (code, True), done.stderr
 
 
-def test_the_same_command_with_more_trials_adds_to_them(
+def test_the_same_command_with_more_trials_adds_to_them_also_in_a_folder_that_was_moved(
     swept: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     shutil.copytree(swept[0], tmp_path / "s")
     done = run_cli([*small(data_dir, tmp_path / "s"), "--confirm", 0, "--trials", 3, "--json"])
     trials = json.loads(done.stdout)["trials"]
-    assert trials[:2] == swept[1]["trials"], done.stderr
-    assert len(trials) == 3
+    moved = [
+        {**trial, "run_dir": str(tmp_path / "s" / f"trial-{trial['number']}")} for trial in swept[1]["trials"]
+    ]
+    assert (trials[:2], len(trials)) == (moved, 3), done.stderr
 
 
 def test_another_setting_for_the_same_sweep_is_named(
@@ -147,32 +145,49 @@ def test_another_setting_for_the_same_sweep_is_named(
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "says"),
+    ("arguments", "error", "says"),
     [
-        (["--validation", "test"], 2, "--validation test: a sweep chooses by held-out images"),
-        (["--validation", "train"], 2, "--validation train: a sweep chooses by held-out images"),
-        (["--learning-rate", "0.1"], 2, "learning_rate was given both a value and a range"),
-        (["--set", "batch_size=32"], 2, "is given twice"),
-        (["--set", "ema=0.9,1.5"], 2, "--ema 1.5 is out of range"),
-        (["--sampler", "tpee"], 2, "Did you mean 'tpe'?"),
-        (["--pruner", "x"], 2, "Choose from median, hyperband, none"),
-        (["--trials", "0"], 2, "--trials 0 is out of range"),
-        (["--confirm", "-1"], 2, "--confirm -1 is out of range"),
-        (["--name", "a/b"], 2, "--name 'a/b' cannot be used"),
-        (["--limit", "50"], 2, "--batch-size 64 is more than the 50 training images"),
-        (["--device", "gpu"], 5, "--device gpu"),
-        (["--storage", "mysql://me:secret@h/d"], 2, "Expected postgresql://"),
-        (["--storage", "secret"], 2, "--storage is not the address of a database"),
-        (["--storage", "sqlite://"], 2, "names no file"),
-        (["--storage", "postgresql://me:secret@127.0.0.1:9/d?password=secret"], 1, "Connection refused"),
+        ({"validation": "test"}, UsageError, "--validation test: a sweep chooses by held-out images"),
+        ({"validation": "train"}, UsageError, "--validation train: a sweep chooses by held-out images"),
+        ({"learning_rate": 0.1}, UsageError, "learning_rate has both a value and a range"),
+        ({"set": ["batch_size=32"]}, UsageError, "is given twice"),
+        ({"space": {"ema": [0.9, 1.5]}}, UsageError, "--ema 1.5 is out of range"),
+        ({"sampler": "tpee"}, UsageError, "Did you mean 'tpe'?"),
+        ({"pruner": "x"}, UsageError, "Choose from median, hyperband, none"),
+        ({"trials": 0}, UsageError, "--trials 0 is out of range"),
+        ({"confirm": -1}, UsageError, "--confirm -1 is out of range"),
+        ({"name": "a/b"}, UsageError, "--name 'a/b' cannot be used"),
+        ({"limit": 50}, UsageError, "--batch-size 64 is more than the 50 training images"),
+        ({"device": "gpu"}, DeviceError, "--device gpu"),
+        ({"storage": "mysql://me:secret@h/d"}, UsageError, "Expected postgresql://"),
+        ({"storage": "secret"}, UsageError, "--storage is not the URL of a database"),
+        ({"storage": "sqlite://"}, UsageError, "does not name a file"),
     ],
 )
-def test_a_wrong_use_is_one_message_without_a_password(
-    data_dir: Path, tmp_path: Path, run_cli: RunCli, options: list[str], code: int, says: str
+def test_a_wrong_argument_is_one_message_without_a_password(
+    data_dir: Path, tmp_path: Path, arguments: dict[str, Any], error: type[Exception], says: str
 ) -> None:
-    done = run_cli([*small(data_dir, tmp_path / "s"), *options])
-    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    usual = {"name": "tiny", "run_dir": tmp_path, "dataset": "synthetic", "data_dir": data_dir, "limit": 320}
+    space = {"learning_rate": "1e-3..1e-2:log", "batch_size": [32, 64]}
+    more = arguments.pop("space", {})
+    with pytest.raises(error) as raised:
+        cifar_trainer.sweep(**{**usual, "space": {**space, **more}, "epochs": 1, **arguments})
+    assert (says in str(raised.value), "secret" in str(raised.value)) == (True, False)
+
+
+def test_a_server_that_is_not_there_is_named_without_a_password(
+    data_dir: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    storage = "postgresql://me:secret@127.0.0.1:9/d?password=secret"
+    done = run_cli([*small(data_dir, tmp_path / "s"), "--storage", storage])
+    assert (done.returncode, "Connection refused" in done.stderr) == (1, True), done.stderr
     assert [word for word in ("Traceback", "secret") if word in done.stderr + done.stdout] == []
+
+
+@pytest.mark.parametrize("option", [["--gpus", 2], ["--stack", "on"], ["--seeds", 2]])
+def test_an_option_of_single_runs_is_not_offered(run_cli: RunCli, option: list[object]) -> None:
+    done = run_cli(["sweep", "--name", "x", "--set", "epochs=1,2", *option])
+    assert (done.returncode, f"No such option '{option[0]}'" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_study_of_another_program_is_left_alone(data_dir: Path, tmp_path: Path, run_cli: RunCli) -> None:
@@ -197,10 +212,15 @@ def test_a_study_of_a_newer_version_is_not_touched(
     assert (done.returncode, "by a newer version of cifar-trainer" in done.stderr) == (1, True), done.stderr
 
 
-def test_a_sweep_of_trials_that_all_fail_ends_after_three(
+def test_a_sweep_of_trials_that_all_fail_ends_after_three_and_prints_them(
     data_dir: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     command = small(data_dir, tmp_path / "s")
     command[command.index("learning_rate=1e-3..1e-2:log")] = "learning_rate=1e30,2e30,3e30,4e30"
-    done = run_cli([*command, "--trials", 20])
+    done = run_cli([*command, "--trials", 20, "--json"])
     assert (done.returncode, "The first 3 trials all failed" in done.stderr) == (1, True), done.stderr
+    printed = json.loads(done.stdout)
+    assert [(trial["state"], "not finite" in trial["message"]) for trial in printed["trials"]] == [
+        ("failed", True)
+    ] * 3
+    assert printed["best"] is None

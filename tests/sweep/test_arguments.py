@@ -1,13 +1,20 @@
-"""What the commands of a sweep agree on, and what each worker is given."""
+"""What the commands of a sweep agree on, the options of its trials, and what each worker gets."""
 
+import dataclasses
+import inspect
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from cifar_trainer.cli.sweep import command
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.sweeps.plan import differences, worker_environments
-from cifar_trainer.sweeps.storage import check_installed, parse_storage
+from cifar_trainer.settings import Settings
+from cifar_trainer.sweeps.plan import CARRIED_OUT
+from cifar_trainer.sweeps.storage import parse_storage
+from cifar_trainer.sweeps.study import differences, worker_environments
+from cifar_trainer.sweeps.sweep import sweep
 
 AGREED = {"format": 1, "space": {"a": "1,2"}, "settings": {"epochs": 3}, "data": "f"}
 
@@ -28,6 +35,22 @@ def test_what_differs_is_named(change: dict[str, object], says: str) -> None:
     assert differences(AGREED, {**AGREED, **change}) == [says]
 
 
+def test_each_option_of_the_command_is_an_argument_of_the_function_or_of_a_trial() -> None:
+    of_sweep = inspect.signature(sweep).parameters
+    of_trials = {field.name for field in dataclasses.fields(Settings)} | {*CARRIED_OUT, "validation"}
+    shown = ("as_json", "quiet", "verbose")
+    names = {option.name for option in command.params} - {*shown}
+    assert names - {*of_sweep} - of_trials == set()
+
+
+def test_the_defaults_of_the_command_are_those_of_the_function() -> None:
+    of_function = {name: each.default for name, each in inspect.signature(sweep).parameters.items()}
+    of_command = command.make_context("sweep", ["--name", "x"]).params
+    shared = [name for name in of_command if name in of_function and name != "name"]
+    assert len(shared) == 12
+    assert {name: of_command[name] for name in shared} == {name: of_function[name] for name in shared}
+
+
 @pytest.mark.parametrize(
     ("visible", "workers", "device", "expected"),
     [
@@ -40,7 +63,7 @@ def test_what_differs_is_named(change: dict[str, object], says: str) -> None:
         ("", 2, "auto", [None]),
     ],
 )
-def test_each_worker_has_a_gpu_of_its_own_where_there_are_several(
+def test_each_worker_has_its_own_gpu_if_there_are_several(
     monkeypatch: pytest.MonkeyPatch, visible: str, workers: int, device: str, expected: list[str | None]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -49,9 +72,9 @@ def test_each_worker_has_a_gpu_of_its_own_where_there_are_several(
 
 
 def test_without_optuna_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(CifarTrainerError, match=r"\[sweep\]"):
-        check_installed()
+        sweep(name="x", set=["epochs=1,2"])
 
 
 @pytest.mark.parametrize(

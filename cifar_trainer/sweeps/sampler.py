@@ -1,7 +1,6 @@
-"""How the next values are chosen: Optuna's samplers, made reproducible and kept from repeating themselves."""
+"""Optuna's samplers and pruners, by name; the samplers are reproducible and never repeat a trial."""
 
 import random
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,23 +18,21 @@ from optuna.trial import FrozenTrial
 
 from cifar_trainer.sweeps.space import Parameter, Space, Value, combinations
 
-#: How often a sampler is asked again where it proposes what was tried already.
+#: Proposals that may repeat an earlier trial before untried values are drawn at random.
 ATTEMPTS = 20
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """A sampler of Optuna's by its name, one of `sweep.SAMPLERS`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "random":
-            return optuna.samplers.RandomSampler(seed)
-        if name == "qmc":
-            return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
-        return optuna.samplers.TPESampler(seed=seed)
+    """Optuna's sampler `tpe`, `random` or `qmc`."""
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed)
+    if name == "qmc":
+        return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+    return optuna.samplers.TPESampler(seed=seed)
 
 
 def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
-    """A pruner of Optuna's by its name, one of `sweep.PRUNERS`, for trials of so many epochs."""
+    """Optuna's pruner `median`, `hyperband` or `none`, for trials of so many epochs."""
     if name == "median":
         return optuna.pruners.MedianPruner()
     if name == "hyperband":
@@ -44,7 +41,7 @@ def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """A space in Optuna's words, by parameter."""
+    """The space as Optuna's distributions, by parameter."""
     return {parameter.name: _distribution(parameter) for parameter in space}
 
 
@@ -58,16 +55,16 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 
 class DistinctSampler(BaseSampler):
-    """Another sampler's values, but never those of an earlier trial.
+    """Proposes another sampler's values, but never those of an earlier trial.
 
-    Each trial has a seed of its own, made of the sweep's and the trial's number: a sweep with one worker
-    repeats itself, and two commands with the same seed do not draw the same.
+    Each trial has its own seed, derived from the sweep's seed and the trial's number: a sweep with one
+    worker is reproducible, and two commands do not draw the same values.
 
     Args:
-        name: of the sampler.
-        seed: of the sweep.
-        space: what varies. Where it has finitely many combinations and the sampler finds no new one, one
-            of those that are left is drawn.
+        name: the other sampler.
+        seed: the sweep's seed.
+        space: what varies. If it is finite and the sampler finds nothing new, one of the untried
+            combinations is drawn.
     """
 
     def __init__(self, name: str, seed: int, space: Space) -> None:
@@ -76,14 +73,16 @@ class DistinctSampler(BaseSampler):
         self._combinations = combinations(space)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        # All parameters at once, so that a repetition is seen.
+        # All parameters in one call, to see whether the values as a whole are new.
         return self._distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
-        tried = {_key(each.params) for each in others}
+        # Not `study.get_trials`: under Hyperband it lists only the trials of this trial's bracket.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        others = [other for other in trials if other.number != trial.number]
+        tried = {_key(other.params) for other in others}
         for attempt in range(ATTEMPTS):
             values = self._propose(study, trial, attempt)
             if _key(values) not in tried:
@@ -94,26 +93,28 @@ class DistinctSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        # Only of a parameter that is not the sweep's.
+        # Optuna calls this only for a parameter outside the space.
         return self._sampler(trial, 0).sample_independent(study, trial, param_name, param_distribution)
 
     def left(self, trials: Sequence[FrozenTrial]) -> list[dict[str, Value]] | None:
-        """The combinations that none of `trials` has; None where they are endless."""
+        """The combinations that none of `trials` has; None if the space is infinite."""
         if self._combinations is None:
             return None
-        tried = {_key(each.params) for each in trials}
-        return [each for each in self._combinations if _key(each) not in tried]
+        tried = {_key(trial.params) for trial in trials}
+        return [values for values in self._combinations if _key(values) not in tried]
 
     def _propose(self, study: Study, trial: FrozenTrial, attempt: int) -> dict[str, Any]:
         sampler = self._sampler(trial, attempt)
         values = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
         return {
-            name: values[name] if name in values else sampler.sample_independent(study, trial, name, each)
-            for name, each in self._distributions.items()
+            name: values[name]
+            if name in values
+            else sampler.sample_independent(study, trial, name, distribution)
+            for name, distribution in self._distributions.items()
         }
 
     def _sampler(self, trial: FrozenTrial, attempt: int) -> BaseSampler:
-        # A sequence of low discrepancy is one sequence for all trials.
+        # A quasi-random sequence is one sequence for all trials.
         seed = self._seed if self._name == "qmc" else self._seed_of(trial, attempt)
         return make_sampler(self._name, seed)
 

@@ -1,0 +1,175 @@
+"""What a sweep reports while it runs, returns at its end, and keeps in sweep.json.
+
+Needs neither Optuna nor the database.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar_trainer import files
+from cifar_trainer.data.download import PrepareReporter
+from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.results import Result
+from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
+from cifar_trainer.sweeps.space import Value
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One trial, all its attempts taken together.
+
+    Attributes:
+        number: Optuna's number of the first attempt.
+        state: `complete`, `pruned`, `failed`, `running` or `waiting`.
+        params: the values.
+        value: accuracy on the held-out images after the last epoch.
+        run_dir: folder of its run.
+        message: why it failed.
+        attempts: Optuna's number of each attempt. A trial whose worker or command died, or that was
+            stopped, has several.
+        epochs: accuracy on the held-out images after each epoch.
+    """
+
+    number: int
+    state: str
+    params: dict[str, Value]
+    value: float | None = None
+    run_dir: str | None = None
+    message: str | None = None
+    attempts: tuple[int, ...] = ()
+    epochs: tuple[float, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What to call it, such as `trial 7`."""
+        # A sweep never varies the seed, so this is a run that confirms a trial.
+        return f"trial {self.number}" + (" again" if "seed" in self.params else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Confirmed:
+    """A trial retrained on all training images and tested once.
+
+    Attributes:
+        number: the trial's number.
+        params: its values.
+        runs: folders of the new runs, one for each seed.
+        test_accuracy: mean over these runs.
+    """
+
+    number: int
+    params: dict[str, Value]
+    runs: tuple[str, ...]
+    test_accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResult(Result):
+    """What `sweep --json` prints.
+
+    Attributes:
+        name: name of the study.
+        storage: URL of the database, without a password.
+        trials: in the order of their numbers.
+        best: the complete trial with the highest value, the first of a tie; None if none is complete.
+        confirmed: the best trials' accuracy on the test set, in the order of their accuracy on the held-out
+            images.
+        importance: each parameter's share in the differences of the value, 0 to 1, by Optuna (PED-ANOVA,
+            Watanabe et al. 2023); None if there are too few trials, or all are equal.
+        sweep_dir: the sweep's folder.
+        page: the HTML page.
+    """
+
+    name: str
+    storage: str
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    confirmed: tuple[Confirmed, ...]
+    importance: dict[str, float] | None
+    sweep_dir: str
+    page: str
+
+
+class SweepReporter:
+    """Receives what happens in a sweep; every method does nothing by default.
+
+    Attributes:
+        prepare: receives what happens while the data are prepared.
+    """
+
+    prepare = PrepareReporter()
+
+    def note(self, text: str) -> None:
+        """A remark."""
+
+    def warn(self, text: str) -> None:
+        """A warning; the sweep continues."""
+
+    def opened(self, folder: Path, storage: str, trials: Sequence[Trial]) -> None:
+        """The study is open; `trials` are those of earlier calls."""
+
+    def trial_started(self, trial: Trial) -> None:
+        """A worker starts or resumes the trial's run."""
+
+    def epoch_ended(self, trial: Trial, epoch: int, accuracy: float) -> None:
+        """The trial was validated after an epoch."""
+
+    def trial_ended(self, trial: Trial, state: str, value: float | None, message: str | None) -> None:
+        """The trial is `complete`, `pruned`, `failed`, or `stopped` and will be resumed."""
+
+    def listed(self, trials: Sequence[Trial]) -> None:
+        """A trial has ended; these are all trials, of other machines too."""
+
+    def confirming(self, runs: int) -> None:
+        """The trials are done; the best are now retrained in this many runs."""
+
+
+def best_first(trials: Sequence[Trial]) -> list[Trial]:
+    """The complete trials by their value, the highest first, the earlier one of a tie first."""
+    complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+def write_record(folder: Path, result: SweepResult, settings: Mapping[str, Any]) -> None:
+    """Write sweep.json.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    files.write_json(folder / SWEEP_FILE, {**result.to_json(), "settings": dict(settings)})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """The part of sweep.json that is read again."""
+
+    settings: dict[str, Any]
+    trials: tuple[Trial, ...] = ()
+
+
+def trial_settings(text: str) -> dict[str, Any]:
+    """The arguments of `train` that a trial had.
+
+    Args:
+        text: SWEEP:NUMBER; SWEEP is the sweep's folder, or its name in `runs/`.
+
+    Raises:
+        UsageError: the text has another form, or the sweep has no such trial.
+        RunError: there is no such sweep, or its sweep.json is damaged.
+    """
+    match = re.fullmatch(r"(.+):(\d+)", text)
+    if match is None:
+        raise UsageError(f"--from-trial {text!r} is not known. Expected SWEEP:NUMBER, such as runs/rates:7.")
+    folders = (Path(match[1]).expanduser(), DEFAULT_ROOT / match[1])
+    folder = next((folder for folder in folders if (folder / SWEEP_FILE).is_file()), None)
+    if folder is None:
+        raise RunError(f"{match[1]} is not a sweep: it has no {SWEEP_FILE}. Expected a sweep's folder.")
+    record = files.read_json(folder / SWEEP_FILE, _Record, remedy="The same sweep command writes it again.")
+    for trial in record.trials:
+        if int(match[2]) in (trial.number, *trial.attempts):
+            return {**record.settings, **trial.params}
+    known = ", ".join(str(trial.number) for trial in record.trials) or "none"
+    raise UsageError(f"--from-trial {text}: the sweep has no trial {match[2]}. Its trials are {known}.")

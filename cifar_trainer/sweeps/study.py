@@ -1,0 +1,280 @@
+"""A sweep's study: its trials, then its best ones again on all training images, and their page."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from cifar_trainer import files
+from cifar_trainer.devices.cuda import visible_gpus
+from cifar_trainer.errors import RunError, SweepError, TrainingStopped, UsageError
+from cifar_trainer.run import Run
+from cifar_trainer.settings import MAX_SEED, Settings, command_words, declared
+from cifar_trainer.sweeps.page import measure_importance, render_page
+from cifar_trainer.sweeps.plan import Plan
+from cifar_trainer.sweeps.pool import WorkerPool
+from cifar_trainer.sweeps.result import (
+    Confirmed,
+    SweepReporter,
+    SweepResult,
+    Trial,
+    best_first,
+    write_record,
+)
+from cifar_trainer.sweeps.sampler import DistinctSampler, distributions, make_pruner
+from cifar_trainer.sweeps.space import describe
+from cifar_trainer.sweeps.storage import Database
+from cifar_trainer.sweeps.trials import CONFIRMS, Trials
+from cifar_trainer.sweeps.worker import Job
+
+#: Of a trial's settings, those that need held-out images.
+_NEED_HOLDOUT = (
+    "validation",
+    "limit",
+    *(name for name, declaration in declared(Settings).items() if declaration.needs_holdout),
+)
+#: The attribute of a study with what all its commands must agree on, and the version of that.
+SETTINGS, FORMAT = "cifar_trainer", 1
+PAGE_FILE = "sweep.html"
+#: A sweep ends if its first trials all fail: the cause is then not their values.
+HOPELESS = 3
+
+
+class Study:
+    """The trials of a sweep, then its best ones again on all training images; see `sweep`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        database: Database,
+        fingerprint: str,
+        reporter: SweepReporter,
+        should_stop: Callable[[], bool],
+        verbose: bool,
+    ) -> None:
+        self._plan, self._folder, self._database = plan, folder, database
+        self._reporter, self._should_stop, self._verbose = reporter, should_stop, verbose
+        #: How the trials of this call ended.
+        self._ended: list[str] = []
+        sampler = DistinctSampler(plan.sampler, plan.seed, plan.space)
+        with database.lock(plan.name):
+            study = self._study(plan.name, sampler, make_pruner(plan.pruner, plan.config({}).epochs))
+            self._agree(study, agreed(plan, fingerprint))
+            confirmed = self._study(
+                f"{plan.name} (confirmed)", optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
+            )
+        space = distributions(plan.space)
+        self._trials = Trials(
+            database, study, folder, space, budget=plan.trials, exhausted=lambda t: sampler.left(t) == []
+        )
+        seeds = optuna.distributions.IntDistribution(0, MAX_SEED)
+        self._confirmations = Trials(database, confirmed, folder, {**space, "seed": seeds})
+
+    def _study(
+        self, name: str, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner
+    ) -> optuna.Study:
+        return optuna.create_study(
+            storage=self._database.optuna,
+            study_name=name,
+            direction="maximize",
+            sampler=sampler,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+
+    def _agree(self, study: optuna.Study, ours: dict[str, Any]) -> None:
+        """Check that the study has the same settings, or give a new one its settings. Call under the lock."""
+        name, theirs = self._plan.name, study.user_attrs.get(SETTINGS)
+        if theirs is None:
+            if study.get_trials(deepcopy=False):
+                raise UsageError(
+                    f"--name {name}: {self._database.label} has a study of that name by another program. "
+                    "Choose another --name."
+                )
+            study.set_user_attr(SETTINGS, ours)
+        elif theirs.get("format", 0) > FORMAT:
+            raise RunError(
+                f"The sweep {name} was started by a newer version of cifar-trainer. Upgrade this one, or "
+                "choose another --name."
+            )
+        elif others := differences(theirs, ours):
+            raise UsageError(
+                f"The sweep {name} was started with other settings: {'; '.join(others)}. Use the same ones "
+                "to resume it, or choose another --name."
+            )
+
+    def run(self) -> SweepResult:
+        """Train until all is done, or a stop is asked for; raises as `sweep` does."""
+        plan = self._plan
+        self._reporter.opened(self._folder, self._database.label, self._trials.listed())
+        environments = worker_environments(plan.workers, str(plan.carried_out.get("device", "auto")))
+        pool = WorkerPool(
+            plan.workers, environments, self._reporter, lambda: self._hopeless() or self._should_stop()
+        )
+        try:
+            done = pool.run(self._trials, self._trial_job, self._trial_ended)
+            if done and plan.confirm:
+                self._enqueue_confirmations()
+                if count := self._confirmations.unfinished():
+                    self._reporter.confirming(count)
+                done = pool.run(self._confirmations, self._confirmation_job, self._trial_ended)
+        finally:
+            pool.close()
+        result = self._publish()
+        failures = [trial.message for trial in result.trials if trial.message]
+        if self._hopeless():
+            raise SweepError(f"The first {HOPELESS} trials all failed: {failures[-1]}", result)
+        if not done:
+            raise TrainingStopped(self._folder)
+        if result.best is None:
+            reason = f" The last failure: {failures[-1]}" if failures else ""
+            raise SweepError(f"None of the {len(result.trials)} trials is complete.{reason}", result)
+        return result
+
+    def _hopeless(self) -> bool:
+        return len(self._ended) >= HOPELESS and not any(state != "failed" for state in self._ended)
+
+    def _trial_job(self, trial: Trial) -> Job:
+        settings = {**self._plan.settings, "seed": self._plan.seed, "validation": "holdout", **trial.params}
+        return self._job(trial, f"trial-{trial.number}", settings)
+
+    def _confirmation_job(self, trial: Trial) -> Job:
+        kept = {**self._plan.settings, **trial.params}
+        settings = {name: value for name, value in kept.items() if name not in _NEED_HOLDOUT}
+        attempt = self._confirmations.study.get_trials(deepcopy=False)[trial.attempts[-1]]
+        settings |= {"validation": "train", "end_after": attempt.user_attrs.get("end_after")}
+        return self._job(
+            trial, f"confirmed-{trial.number}-seed-{trial.params['seed']}", settings, evaluate=True
+        )
+
+    def _job(self, trial: Trial, name: str, settings: dict[str, Any], evaluate: bool = False) -> Job:
+        folder = self._folder / name
+        if trial.run_dir is not None and Run(Path(trial.run_dir)).config.is_file():
+            folder = Path(trial.run_dir)
+        if Run(folder).is_held():
+            # By a command that was taken for dead. It will notice that the trial was taken over.
+            folder = folder.with_name(f"{name}-attempt-{trial.attempts[-1]}")
+        return Job(
+            settings={**settings, **self._plan.carried_out},
+            run_dir=str(folder),
+            command_line=("train", *command_words(settings)),
+            evaluate=evaluate,
+            verbose=self._verbose,
+        )
+
+    def _enqueue_confirmations(self) -> None:
+        """Enqueue the best trials' values, with seeds that no trial had."""
+        study = self._confirmations.study
+        with self._database.lock(study.study_name):
+            known = {
+                (
+                    trial.user_attrs.get(CONFIRMS),
+                    (trial.system_attrs.get("fixed_params") or trial.params)["seed"],
+                )
+                for trial in study.get_trials(deepcopy=False)
+            }
+            for trial in best_first(self._trials.listed())[: self._plan.confirm]:
+                for step in range(1, self._plan.confirm_seeds + 1):
+                    seed = (self._plan.seed + step) % (MAX_SEED + 1)
+                    if (trial.number, seed) not in known:
+                        study.enqueue_trial(
+                            {**trial.params, "seed": seed},
+                            # Now, since another machine may not reach the trial's folder.
+                            {CONFIRMS: trial.number, "end_after": _chosen_epoch(trial)},
+                        )
+
+    def _confirmed(self, trials: Iterable[Trial]) -> tuple[Confirmed, ...]:
+        confirmed = []
+        complete = best_first(self._confirmations.listed())
+        for trial in trials:
+            runs = {str(run.run_dir): run.value for run in complete if run.number == trial.number}
+            accuracies = [value for value in runs.values() if value is not None]
+            if accuracies:
+                mean = statistics.fmean(accuracies)
+                confirmed.append(Confirmed(trial.number, trial.params, tuple(sorted(runs)), mean))
+        return tuple(confirmed)
+
+    def _trial_ended(self, trial: Trial, state: str) -> None:
+        """Update sweep.json."""
+        if state != "stopped":
+            self._ended.append(state)
+        result = self._result(None)
+        self._write(result)
+        self._reporter.listed(result.trials)
+
+    def _result(self, importance: dict[str, float] | None) -> SweepResult:
+        trials = self._trials.listed()
+        best = best_first(trials)
+        return SweepResult(
+            name=self._plan.name,
+            storage=self._database.label,
+            trials=trials,
+            best=best[0] if best else None,
+            confirmed=self._confirmed(best),
+            importance=importance,
+            sweep_dir=str(self._folder),
+            page=str(self._folder / PAGE_FILE),
+        )
+
+    def _write(self, result: SweepResult) -> None:
+        settings = self._trials.study.user_attrs[SETTINGS]["settings"]
+        places = {k: v for k, v in self._plan.carried_out.items() if k in ("data_dir", "device")}
+        with files.writing(self._folder, "Free some space, or make the folder writable."):
+            write_record(self._folder, result, {**settings, **places})
+
+    def _publish(self) -> SweepResult:
+        """Write sweep.json and the page."""
+        result = self._result(measure_importance(self._trials.study))
+        self._write(result)
+        agreed = self._trials.study.user_attrs[SETTINGS]
+        page = render_page(result, self._plan.sampler, self._plan.pruner, agreed)
+        with files.writing(self._folder, "Free some space, or make the folder writable."):
+            files.write_text(self._folder / PAGE_FILE, page)
+        return result
+
+
+def _chosen_epoch(trial: Trial) -> int | None:
+    """The epoch whose weights the trial's model has, if that is not the last one.
+
+    A confirming run holds no images out, so it cannot choose an epoch. It ends after this one instead.
+    """
+    if trial.run_dir is None or not Run(Path(trial.run_dir)).result.is_file():
+        return None
+    result = Run(Path(trial.run_dir)).read_result()
+    return None if result.chosen_epoch == result.planned_epochs else result.chosen_epoch
+
+
+def agreed(plan: Plan, fingerprint: str) -> dict[str, Any]:
+    """What all commands of a study must agree on."""
+    return {
+        "format": FORMAT,
+        "space": describe(plan.space),
+        "settings": {**plan.settings, "seed": plan.seed, "validation": "holdout"},
+        "data": fingerprint,
+    }
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """How what a study was started with differs from what a command asks for (`agreed`), in words."""
+    different = []
+    for part in ("space", "settings"):
+        before, now = theirs.get(part, {}), ours[part]
+        different += [
+            f"{key} was {before.get(key, 'not given')}, now {now.get(key, 'not given')}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
+    if theirs.get("data") != ours["data"]:
+        different.append("the training images were others")
+    return different
+
+
+def worker_environments(workers: int, device: str) -> list[dict[str, str]]:
+    """Environment variables that give each worker its own GPU; empty unless there are several."""
+    gpus = visible_gpus()
+    if device == "cpu" or workers == 1 or len(gpus) < 2:
+        return [{}]
+    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
