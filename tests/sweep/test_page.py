@@ -8,9 +8,7 @@ import pytest
 from rich.console import Console
 
 from cifar_trainer.cli.console import Output
-from cifar_trainer.cli.signals import StopRequest
 from cifar_trainer.cli.sweep_display import SweepDisplay
-from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.plots import DARK, LIGHT, pixels
 from cifar_trainer.sweeps import figures
 from cifar_trainer.sweeps.page import measure_importance, render_page
@@ -146,7 +144,7 @@ def test_too_few_or_equal_trials_have_no_importance(values: list[float]) -> None
 
 
 def test_the_live_table_has_the_best_trials_first() -> None:
-    display = SweepDisplay(Output(), PrepareReporter(), StopRequest())
+    display = SweepDisplay(Output())
     display.listed(TRIALS)
     console = Console(width=100)
     with console.capture() as captured:

@@ -77,7 +77,7 @@ def test_two_workers_that_were_stopped_are_resumed(data_dir: Path, tmp_path: Pat
     wait_for(lambda: all(map(between_epochs, runs)), command)
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=PATIENCE)
-    assert (command.returncode, out, "Resume with the same command" in err) == (130, "", True), err
+    assert (command.returncode, out, "Repeat the command to resume" in err) == (130, "", True), err
     done = run_command(long(data_dir, folder, *options))
     assert [trial["state"] for trial in json.loads(done.stdout)["trials"]] == ["complete", "complete"]
     assert [earlier(run) for run in runs] == [1, 1]
