@@ -36,13 +36,14 @@ _STEPS = 32
 def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int) -> str:
     """The HLO of the training loop of these seeds side by side, as it would be compiled for a GPU."""
     from cifar_trainer import devices
+    from cifar_trainer.recipes import is_splittable
     from cifar_trainer.settings import Settings
 
     configs = [
         Settings(recipe, "cifar10", 1, batch_size, 0.001, seed, precision=precision, device="cpu", xla=True)
         for seed in range(seeds)
     ]
-    devices.start(configs[0])
+    devices.start(configs[0], split=is_splittable(configs[0]))
     import numpy as np
 
     from cifar_trainer.data.dataset import Split

@@ -48,7 +48,7 @@ def main() -> None:
         precision=options.precision,
         device=options.device,
     )
-    device = devices.start(config)
+    device = devices.start(config, split=recipe.splittable)
     dataset = load_dataset(options.data_dir, options.dataset)
     indices = np.arange(options.images or len(dataset.train))
     from cifar_trainer.model import LogitsFunction

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: The message on native Windows, which has neither flock nor SIGHUP.
-UNSUPPORTED = "cifar-trainer runs on Linux and macOS. On Windows, install and run it inside WSL 2."
-
 #: The module of each function of the API, and the function's name there.
 _FUNCTIONS = {
     "benchmark": ("benchmarking", "benchmark"),

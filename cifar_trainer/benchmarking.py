@@ -355,7 +355,7 @@ def benchmark_training(
         chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla,
         conv=conv,
     )  # fmt: skip
-    started = devices.start(config, verbose=verbose)
+    started = devices.start(config, split=chosen.splittable, verbose=verbose)
     on_start(config, started.description)
     throughput = _measure_training(config, chosen, started, seconds)
     return TrainingBenchmark(started.description, devices.describe_environment(started), throughput)

@@ -1,30 +1,33 @@
-"""Everything that can go wrong and that a user can put right.
+"""Errors that a user can fix, and text helpers for messages.
 
 CifarTrainerError           exit code 1
-├── UsageError              2   an argument, or a setting, that cannot be
-├── DataError               3   data that is missing, or not what it should be
-│   └── DataNotFoundError   3   nothing prepared, and nothing to prepare it from
-├── CheckError              4   a check that did not hold: parity, a required accuracy
-├── DeviceError             5   the device that was asked for is not there
-├── OutputError             1   standard output that takes no more
-└── RunError                1   a run's folder: absent, in use, damaged, in the way
-    ├── CheckpointError     1   a checkpoint that is damaged or missing
-    ├── TrainingError       1   training that could not go on: a loss that is not finite, no memory
-    ├── SweepError          1   a sweep without a complete trial
-    └── TrainingStopped     -   training that was asked to stop, and has saved its state
+├── UsageError              2   an invalid argument or setting
+├── DataError               3   missing or wrong data
+│   └── DataNotFoundError   3   no prepared data, and no source to prepare it from
+├── CheckError              4   a failed check: parity, a required accuracy
+├── DeviceError             5   the requested device is not available
+├── OutputError             1   standard output cannot be written
+└── RunError                1   a run's folder is missing, in use, damaged, or cannot be written
+    ├── CheckpointError     1   a damaged or missing checkpoint
+    ├── TrainingError       1   training failed: the loss is not finite, no memory
+    ├── SweepError          1   a sweep ended without a complete trial
+    └── TrainingStopped     -   training was asked to stop and has saved its state
 
-The message names the value received, what was expected, and what to do next.
-The exit codes themselves are the command line's business (`cifar_trainer.cli`).
+A message names the value received, what was expected, and what to do next. The exit codes belong to the
+command line (`cifar_trainer.cli`).
 """
 
 from pathlib import Path
 from typing import Any
 
+#: The message on native Windows, which has neither flock nor SIGHUP.
+UNSUPPORTED = "cifar-trainer runs on Linux and macOS. On Windows, install and run it inside WSL 2."
+
 
 def printable(text: str) -> str:
-    """`text` with control characters and lone surrogates escaped, so that it stays on one line.
+    """`text` on one line, with control characters and lone surrogates escaped.
 
-    Names come from archives and disks; none of them may steer a terminal or forge a line.
+    Names from archives and disks must not control a terminal or forge a line.
     """
     if text.isprintable():
         return text
@@ -32,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """`printable`, but line ends are kept."""
+    """`printable`, but keeps line ends."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -42,15 +45,15 @@ def counted(count: int, noun: str) -> str:
 
 
 class CifarTrainerError(Exception):
-    """The root of the family: a failure with a message meant for the user."""
+    """Base class: a failure with a message for the user."""
 
 
 class UsageError(CifarTrainerError):
-    """An argument or a setting that cannot be: its value, the range, the nearest name."""
+    """An invalid argument or setting; the message has its value, the range or the nearest name."""
 
 
 class DataError(CifarTrainerError):
-    """Data that is missing, damaged, or not what it says it is."""
+    """Data that is missing, damaged, or not what it claims to be."""
 
 
 class DataNotFoundError(DataError):
@@ -58,22 +61,22 @@ class DataNotFoundError(DataError):
 
 
 class CheckError(CifarTrainerError):
-    """A check that was asked for, or that guards an artefact, did not hold."""
+    """A failed check, either asked for or guarding an artefact."""
 
 
 class DeviceError(CifarTrainerError):
-    """The device that was asked for is not there, or cannot be used."""
+    """The requested device is missing or cannot be used."""
 
 
 class OutputError(CifarTrainerError):
-    """Standard output that could not be written, such as a file on a full disk."""
+    """Standard output cannot be written, for example on a full disk."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(f"The result could not be written to standard output: {cause.strerror or cause}.")
 
 
 class RunError(CifarTrainerError):
-    """A run's folder that is absent, in use, unwritable or incomplete."""
+    """A run's folder that is missing, in use, read-only or incomplete."""
 
 
 class CheckpointError(RunError):
@@ -81,11 +84,11 @@ class CheckpointError(RunError):
 
 
 class TrainingError(RunError):
-    """Training that could not go on.
+    """Training failed.
 
     Attributes:
-        epoch: where it stopped, counted from 1.
-        step: the step of that epoch, counted from 1.
+        epoch: where it failed, counted from 1.
+        step: of that epoch, counted from 1.
     """
 
     def __init__(self, message: str, epoch: int, step: int) -> None:
@@ -107,7 +110,7 @@ class SweepError(RunError):
 
 
 class TrainingStopped(RunError):  # noqa: N818
-    """Training that was asked to stop. Its state is saved; `cifar_trainer.resume(run_dir)` goes on.
+    """Training was asked to stop. Its state is saved; `cifar_trainer.resume(run_dir)` continues.
 
     Attributes:
         run_dir: the run's folder.

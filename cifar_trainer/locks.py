@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cifar_trainer import UNSUPPORTED
+from cifar_trainer.errors import UNSUPPORTED
 
 try:
     import fcntl

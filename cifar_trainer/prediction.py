@@ -24,6 +24,7 @@ from cifar_trainer.images import (
     is_leftover,
     name_unread_format,
 )
+from cifar_trainer.recipes import is_splittable
 from cifar_trainer.results import Result
 from cifar_trainer.run import Run, is_run_folder, open_run
 from cifar_trainer.settings import check_count
@@ -211,7 +212,8 @@ def _open(
     classes = opened.read_data().classes
     if top > len(classes):
         raise _too_many(top, len(classes))
-    devices.start(opened.read_config(), device="cpu", verbose=verbose)
+    settings = opened.read_config()
+    devices.start(settings, split=is_splittable(settings), device="cpu", verbose=verbose)
     from cifar_trainer.artefacts.keras import open_run_model
 
     return open_run_model(opened), opened.model, opened

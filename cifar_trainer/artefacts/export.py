@@ -18,6 +18,7 @@ from cifar_trainer.artefacts.formats import (
     write_artefact,
 )
 from cifar_trainer.artefacts.verification import prove
+from cifar_trainer.recipes import is_splittable
 from cifar_trainer.results import Result
 from cifar_trainer.run import open_run
 
@@ -87,7 +88,7 @@ def export(
     config = opened.read_config()
     dataset = opened.load_data(data_dir)
     # The gate asks for 1e-4 of a logit; a GPU's TF32 alone would be further off.
-    devices.start(config, device="cpu", verbose=verbose)
+    devices.start(config, split=is_splittable(config), device="cpu", verbose=verbose)
     # TensorFlow is imported by it, and must be set up before.
     from cifar_trainer.artefacts.measurement import measure_model, spread
 

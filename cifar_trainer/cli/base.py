@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from cifar_trainer import UNSUPPORTED, errors, process
+from cifar_trainer import errors, process
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ class Group(click.Group):
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
         if sys.platform == "win32":
-            sys.exit(f"Error: {UNSUPPORTED}")
+            sys.exit(f"Error: {errors.UNSUPPORTED}")
         _open_closed_streams()
         _raise_on_signals()
         process.command_line = shlex.join(["cifar-trainer", *(sys.argv[1:] if args is None else args)])

@@ -52,40 +52,40 @@ class Device:
 
 
 def start(
-    config: Settings | None = None,
+    settings: Settings | None = None,
     *,
+    split: bool = False,
     device: str | None = None,
     onednn: bool | None = None,
     verbose: bool = False,
     nth_gpu: int | None = None,
 ) -> Device:
-    """Start TensorFlow as a run of these settings does: backend, device, threads, determinism, TF32.
+    """Start TensorFlow for a run with these settings: backend, device, threads, determinism, TF32.
 
-    It takes effect once a process: where TensorFlow computes already, its device and its threads stay
-    as they are, and the device that is returned is that one. Determinism, once switched on, stays on.
+    Device and threads can be set once in a process: if TensorFlow computes already, they stay as they are,
+    and the device that is returned is the one in use. Determinism, once enabled, stays enabled.
 
     Args:
-        config: the settings; None has all cores for each operation, in float32.
+        settings: of the run; None uses float32.
+        split: whether the halves of a batch are computed side by side (`recipes.is_splittable`); otherwise
+            each operation gets all cores.
         device: one of `DEVICES`; None is that of the settings, or `auto`.
-        onednn: compute with oneDNN's kernels on a CPU, as the run that goes on did. None is what is known
-            to be faster on this processor. The user's own TF_ENABLE_ONEDNN_OPTS wins.
+        onednn: whether to use oneDNN's kernels on a CPU; a resumed run keeps its choice. None: whatever is
+            known to be faster on this processor. The user's own TF_ENABLE_ONEDNN_OPTS wins.
         verbose: show TensorFlow's own messages.
-        nth_gpu: the only GPU to use, from 0, where there are several; None sees all of them.
+        nth_gpu: index of the only GPU to use; None: all of them.
 
     Raises:
-        UsageError: `device` is no device.
-        DeviceError: the device is not there, or cannot be used: what is missing. Or a GPU was asked for
-            where this process computes on the CPU already.
+        UsageError: `device` is not a device.
+        DeviceError: the device is missing or cannot be used, with the reason; or a GPU was asked for, but
+            this process computes on the CPU already.
     """
-    from cifar_trainer.recipes import RECIPES
-
     prepare(onednn=onednn, verbose=verbose)
-    chosen = choose_device(device or ("auto" if config is None else config.device), nth_gpu)
-    recipe = None if config is None or config.recipe_sha256 else RECIPES.get(config.recipe)
-    configure_threads(split=recipe is not None and recipe.splittable)
-    if config is not None and config.deterministic:
+    chosen = choose_device(device or ("auto" if settings is None else settings.device), nth_gpu)
+    configure_threads(split=split)
+    if settings is not None and settings.deterministic:
         enable_determinism()
-    _set_tf32(config is not None and config.precision == "tf32")
+    _set_tf32(settings is not None and settings.precision == "tf32")
     return chosen
 
 

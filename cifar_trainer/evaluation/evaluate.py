@@ -10,6 +10,7 @@ import numpy as np
 from cifar_trainer import devices, files
 from cifar_trainer.data.splits import check_split
 from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.recipes import is_splittable
 from cifar_trainer.run import open_run
 from cifar_trainer.settings import check_choice, check_count
 
@@ -67,7 +68,8 @@ def evaluate(
     check_split(config, split)
     dataset = opened.load_data(data_dir)
     # A run that was trained on a GPU can be evaluated where there is none.
-    devices.start(config, device="cpu" if config.device == "cpu" else "auto", verbose=verbose)
+    device = "cpu" if config.device == "cpu" else "auto"
+    devices.start(config, split=is_splittable(config), device=device, verbose=verbose)
     # TensorFlow is imported by these, and must be set up before.
     from cifar_trainer.evaluation.report import make_report
     from cifar_trainer.evaluation.report_page import draw_figures, render_page

@@ -8,9 +8,9 @@ from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Recipe
 from cifar_trainer.recipes.regularized import REGULARIZED
 from cifar_trainer.recipes.resnet18 import RESNET18
 from cifar_trainer.recipes.vit import VIT, VIT_LARGE
-from cifar_trainer.settings import check_choice
+from cifar_trainer.settings import Settings, check_choice
 
-__all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe"]
+__all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe", "is_splittable"]
 
 #: By name, in the order in which they are listed.
 RECIPES: dict[str, Recipe] = {
@@ -30,3 +30,9 @@ def get_recipe(name: str) -> Recipe:
         return load_recipe(Path(name).expanduser())
     check_choice("recipe", name, tuple(RECIPES))
     return RECIPES[name]
+
+
+def is_splittable(settings: Settings) -> bool:
+    """Whether a run with these settings may compute the parts of a batch separately."""
+    recipe = None if settings.recipe_sha256 else RECIPES.get(settings.recipe)
+    return recipe is not None and recipe.splittable

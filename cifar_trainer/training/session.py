@@ -20,7 +20,7 @@ from cifar_trainer.devices import Device
 from cifar_trainer.devices.cluster import Cluster, find_cluster
 from cifar_trainer.errors import CheckpointError, DataError, RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
-from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.recipes import Recipe, get_recipe, is_splittable
 from cifar_trainer.recipes.own import naming_the_line
 from cifar_trainer.run import (
     DataRecord,
@@ -698,7 +698,7 @@ def _start(
 ) -> "tuple[Device, Alone]":
     """Start TensorFlow, and meet the other processes of the cluster."""
     nth = None if cluster is None else cluster.local_rank
-    device = devices.start(config, onednn=onednn, verbose=verbose, nth_gpu=nth)
+    device = devices.start(config, split=is_splittable(config), onednn=onednn, verbose=verbose, nth_gpu=nth)
     if device.warning:
         reporter.warn(device.warning)
     if device.kind == "cpu" and devices.is_slow(config.precision):

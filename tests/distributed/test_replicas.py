@@ -28,10 +28,10 @@ from cifar_trainer import devices
 from cifar_trainer.settings import Settings
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.devices.cluster import find_cluster
-from cifar_trainer.recipes import get_recipe
+from cifar_trainer.recipes import get_recipe, is_splittable
 recipe, batch, steps, data, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 config = Settings(recipe, "synthetic", 1, batch, 1e-4, seed=3, device="cpu")
-devices.start(config)
+devices.start(config, split=is_splittable(config))
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.engine import epoch_order
 from cifar_trainer.training.replicas import join
