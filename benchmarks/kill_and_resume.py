@@ -176,7 +176,7 @@ def preload() -> None:
     from cifar_trainer import devices
 
     devices.load_tensorflow()
-    import cifar_trainer.training.session  # noqa: F401
+    import cifar_trainer.training.api  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from cifar_trainer.run import list_runs as list_runs
     from cifar_trainer.run import open_run as load_run  # noqa: F401
     from cifar_trainer.sweeps.sweep import sweep as sweep
-    from cifar_trainer.training.reproduction import reproduce as reproduce
-    from cifar_trainer.training.session import resume as resume
-    from cifar_trainer.training.session import train as train
+    from cifar_trainer.training.api import reproduce as reproduce
+    from cifar_trainer.training.api import resume as resume
+    from cifar_trainer.training.api import train as train
 
 __version__ = "0.1.0"
 
@@ -49,10 +49,10 @@ _FUNCTIONS = {
     "load_run": ("run", "open_run"),
     "predict": ("prediction", "predict"),
     "prepare": ("data.prepare", "prepare"),
-    "reproduce": ("training.reproduction", "reproduce"),
-    "resume": ("training.session", "resume"),
+    "reproduce": ("training.api", "reproduce"),
+    "resume": ("training.api", "resume"),
     "sweep": ("sweeps.sweep", "sweep"),
-    "train": ("training.session", "train"),
+    "train": ("training.api", "train"),
 }
 
 __all__ = [*sorted(_FUNCTIONS), "__version__", "errors"]

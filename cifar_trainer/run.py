@@ -146,9 +146,31 @@ class TrainResult(Result):
     chosen_by: str = "last epoch"
     ended_by: str | None = None
 
-    def is_final(self, epochs: int) -> bool:
-        """Whether nothing is left to train if `epochs` are asked for."""
+    def is_final(self, epochs: int, time_limit: float | None = None) -> bool:
+        """Whether nothing is left to train with these epochs.
+
+        Args:
+            epochs: asked for.
+            time_limit: in seconds; a run that a time limit ended continues with a longer one.
+        """
+        spent = self.seconds + self.compile_seconds
+        if self.ended_by == "time limit" and time_limit is not None and time_limit > spent:
+            return False
         return max(self.epochs, self.planned_epochs or 0) >= epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+    """A resume with more epochs.
+
+    Attributes:
+        epochs: of the run until then.
+        epoch, step: complete epochs at that time, and steps of the next one.
+    """
+
+    epochs: int
+    epoch: int
+    step: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +198,11 @@ class Look:
     at: str
     command: str
     epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _ExtensionsOfConfig:
+    extensions: tuple[Extension, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +309,10 @@ class Run:
         """The data set that the run was trained on."""
         return files.read_json(self.config, _DataOfConfig, remedy=_TRAIN_AGAIN).data
 
+    def read_extensions(self) -> tuple[Extension, ...]:
+        """The resumes with more epochs, in their order."""
+        return files.read_json(self.config, _ExtensionsOfConfig, remedy=_TRAIN_AGAIN).extensions
+
     def read_environment(self) -> dict[str, Any]:
         """Versions, device and command line of the training."""
         return files.read_json(self.environment, dict[str, Any])
@@ -355,20 +386,13 @@ class Run:
             UsageError: the copy fails.
         """
         from cifar_trainer.recipes import RECIPES
-        from cifar_trainer.recipes.own import load_recipe
+        from cifar_trainer.recipes.own import load_copy
 
         self.check_recipe()
         config = self.read_config()
         if config.recipe_sha256 is None:
             return RECIPES[config.recipe]
-        # Check the hash before executing the file.
-        actual = files.sha256_file(self.recipe) if self.recipe.is_file() else "missing"
-        if actual != config.recipe_sha256:
-            raise RunError(
-                f"{self.recipe} is not the recipe that the run was started with: its SHA-256 is {actual}, "
-                f"expected {config.recipe_sha256}. Restore the original."
-            )
-        return load_recipe(self.recipe)
+        return load_copy(self.recipe, config.recipe_sha256)
 
     # What others need of a finished run.
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cifar_trainer.errors import UsageError
-from cifar_trainer.training.seeds import mean_accuracy, parse_seeds
+from cifar_trainer.training.api import mean_accuracy, parse_seeds
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -10,7 +10,7 @@ from command_line import RunCli
 from cifar_trainer.cli.train import command
 from cifar_trainer.errors import RunError, TrainingStopped
 from cifar_trainer.run import check_new, new_run
-from cifar_trainer.training import session
+from cifar_trainer.training import api
 
 
 def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -> str:
@@ -137,6 +137,6 @@ def test_the_command_that_resumes_has_the_time_limit(monkeypatch: pytest.MonkeyP
     def stopped(**options: object) -> None:
         raise TrainingStopped(Path("runs/one"))
 
-    monkeypatch.setattr(session, "train", stopped)
+    monkeypatch.setattr(api, "train", stopped)
     done = CliRunner().invoke(command, ["--time-limit", "1.5m"])
     assert "cifar-trainer train --resume runs/one --time-limit 90" in done.stderr

@@ -18,11 +18,11 @@ from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run, TrainResult
-from cifar_trainer.settings import Settings
+from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training import trainer as trainers
-from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.reporter import TrainingReporter
 
 CPU = Device("cpu", "a processor", 1)
 
@@ -45,7 +45,7 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
         told = told or Told()
         (tmp_path / "run").mkdir(exist_ok=True)
         config = Settings("document", "synthetic", 2, 32, 0.001, limit=320)
-        options = Options(checkpoint_every=1e-9)
+        options = RuntimeOptions(checkpoint_every=1e-9)
         dataset = load_dataset(data_dir, "synthetic")
         trainer = trainers.open_trainer(
             config, DOCUMENT, dataset, Run(tmp_path / "run"), None, CPU, told, options

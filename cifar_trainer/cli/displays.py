@@ -16,8 +16,8 @@ from cifar_trainer.devices import Device
 from cifar_trainer.errors import counted, printable
 from cifar_trainer.run import Run
 from cifar_trainer.settings import Settings
-from cifar_trainer.training.control import TrainingReporter
 from cifar_trainer.training.history import format_epoch
+from cifar_trainer.training.reporter import TrainingReporter
 
 #: Without a live terminal, a line of a download's progress for each so many bytes.
 _LINE_BYTES = 20_000_000

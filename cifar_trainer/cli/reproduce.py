@@ -10,7 +10,7 @@ from cifar_trainer.errors import CheckError, TrainingStopped, UsageError
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.training.reproduction import Reproduction
+    from cifar_trainer.training.api import Reproduction
 
 
 @make_command("reproduce")
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @click.option("--run-dir", type=PathType(), help="Folder of the new run.  [default: runs/TIME-RUN-again]")
 @data_dir_option()
 def command(output: "Output", /, run: Path | None, run_dir: Path | None, data_dir: Path | None) -> None:
-    """Train a finished run again and check that it gives the same weights.
+    """Train a finished run or group again and check that the weights are the same.
 
     Settings, recipe and data come from the run's own record. Exit code 4 means that the
-    weights differ; what differs in the environment is then listed.
+    weights differ; the differences between the environments are then listed.
 
     \b
     Examples:
@@ -29,12 +29,10 @@ def command(output: "Output", /, run: Path | None, run_dir: Path | None, data_di
       cifar-trainer reproduce runs/seed-1 --run-dir runs/seed-1-again --json
     """
     from cifar_trainer.cli.displays import TrainingDisplay
-    from cifar_trainer.training.reproduction import reproduce
+    from cifar_trainer.training.api import reproduce
 
     if run is None:
-        raise UsageError(
-            "Missing argument 'RUN'. Which run is to be reproduced? `cifar-trainer runs` lists them."
-        )
+        raise UsageError("Missing argument 'RUN'. `cifar-trainer runs` lists the runs.")
     with TrainingDisplay(output) as display:
         try:
             result = reproduce(
@@ -55,13 +53,13 @@ def command(output: "Output", /, run: Path | None, run_dir: Path | None, data_di
 
 
 def format_reproduction(result: "Reproduction") -> str:
-    """Both hashes, and what differs in the environment."""
+    """Both hashes, and the differences between the environments."""
     lines = [
         "The weights are the same to the bit." if result.same else "The weights differ.",
         f"expected  sha256 {result.expected_sha256}  {result.run_dir}",
         f"received  sha256 {result.weights_sha256}  {result.reproduced_in}",
     ]
     if not result.same:
-        differences = result.differences or ("nothing that is recorded",)
-        lines += ["what differs in the environment:", *(f"  {difference}" for difference in differences)]
+        differences = result.differences or ("none that is recorded",)
+        lines += ["differences between the environments:", *(f"  {difference}" for difference in differences)]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from cifar_trainer.settings import STACKS, WATCHED, RuntimeOptions, Settings, co
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
     from cifar_trainer.run import TrainResult
-    from cifar_trainer.training.seeds import GroupResult
+    from cifar_trainer.training.api import GroupResult
 
 
 @make_command("train")
@@ -61,8 +61,7 @@ def command(
     Ctrl-C finishes the current step, saves a checkpoint, and prints the command that resumes.
     """
     from cifar_trainer.cli.displays import TrainingDisplay
-    from cifar_trainer.training import session
-    from cifar_trainer.training.seeds import GroupResult, is_group, parse_seeds, resume_seeds, train_seeds
+    from cifar_trainer.training import api
 
     options = given(options)
     if seeds is None and stack is not None:
@@ -101,15 +100,9 @@ def command(
         result: TrainResult | GroupResult
         try:
             if resume is not None:
-                settings = {name: options.pop(name) for name in declared(Settings) if name in options}
-                options.pop("offline", None)
-                changes = {name: settings.pop(name) for name in ("epochs", "device") if name in settings}
-                go_on = resume_seeds if is_group(resume) else session.resume
-                result = go_on(resume, settings=settings, **changes, **options, **common)
-            elif seeds is None:
-                result = session.train(**options, **common)
+                result = api.resume(resume, **options, **common)
             else:
-                result = train_seeds(parse_seeds(seeds), stack=stack or "auto", **options, **common)
+                result = api.train(seeds=seeds, stack=stack or "auto", **options, **common)
         except TrainingStopped as error:
             again = {name: options.get(name) for name in ("data_dir", "time_limit")}
             words = ["cifar-trainer", "train", *command_words({"resume": error.run_dir, **again})]
@@ -153,7 +146,9 @@ def format_group(group: "GroupResult") -> str:
     ]
     accuracy = group.accuracy
     mean = f"mean {accuracy.mean:.2%} of {accuracy.n} {'run' if accuracy.n == 1 else 'runs'}"
-    if accuracy.standard_deviation is not None and accuracy.interval is not None:
+    if accuracy.n == 2:
+        mean += "; two runs do not show how much runs vary"
+    elif accuracy.standard_deviation is not None and accuracy.interval is not None:
         low, high = accuracy.interval
         mean += (
             f", standard deviation {accuracy.standard_deviation:.2%}, "

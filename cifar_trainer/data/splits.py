@@ -1,5 +1,7 @@
 """Which images a run trains on, and which it validates on."""
 
+import dataclasses
+
 import numpy as np
 
 from cifar_trainer.data.dataset import Dataset, Split
@@ -141,14 +143,24 @@ def check_split(config: Settings, split_name: str) -> None:
         )
 
 
+def fit_batch_size(dataset: Dataset, config: Settings) -> Settings:
+    """The settings with at most as many images per batch as there are training images."""
+    images = min(config.limit or len(dataset.train), _available(dataset, config))
+    return dataclasses.replace(config, batch_size=min(config.batch_size, images))
+
+
+def _available(dataset: Dataset, config: Settings) -> int:
+    """The training images that are not held out."""
+    images = len(dataset.train)
+    if config.validation == "holdout":
+        aside = holdout(dataset.train.labels, images // HOLDOUT_FRACTION, config.seed, dataset.originals)[1]
+        images -= len(aside)
+    return images
+
+
 def check_fit(dataset: Dataset, config: Settings) -> None:
     """Raise UsageError, with the largest possible value, if the settings ask for more than there is."""
-    available = len(dataset.train)
-    if config.validation == "holdout":
-        aside = holdout(dataset.train.labels, available // HOLDOUT_FRACTION, config.seed, dataset.originals)[
-            1
-        ]
-        available -= len(aside)
+    available = _available(dataset, config)
     if config.limit is not None and config.limit > available:
         raise UsageError(
             f"--limit {config.limit} is more than the {available} training images; "

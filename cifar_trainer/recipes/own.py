@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import devices
-from cifar_trainer.errors import CifarTrainerError, UsageError
-from cifar_trainer.files import sha256_bytes
+from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
+from cifar_trainer.files import sha256_bytes, sha256_file
 from cifar_trainer.recipes.recipe import Batch, Recipe, RecipeFile
 from cifar_trainer.settings import Settings, declared
 
@@ -61,6 +61,22 @@ def load_recipe(path: Path) -> Recipe:
         )
     file = RecipeFile(path, content, sha256_bytes(content))
     return _File(path, content).wrapped(found[0].with_file(file))
+
+
+def load_copy(path: Path, sha256: str | None) -> Recipe:
+    """The recipe in a run's copy of a file, whose hash is checked before the file is run.
+
+    Raises:
+        RunError: the copy is missing, or has changed.
+        UsageError: as in `load_recipe`.
+    """
+    actual = sha256_file(path) if path.is_file() else "missing"
+    if actual != sha256:
+        raise RunError(
+            f"{path} is not the recipe that the run was started with: its SHA-256 is {actual}, expected "
+            f"{sha256}. Restore the original."
+        )
+    return load_recipe(path)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """What a recipe is: a network and how it is trained, as one value."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from cifar_trainer.settings import Settings, declared
 
 if TYPE_CHECKING:
     import keras
@@ -122,6 +124,18 @@ class Recipe:
     stackable: bool = False
     expected: Expected | None = None
     file: RecipeFile | None = None
+
+    def settings(self, given: Mapping[str, Any]) -> Settings:
+        """The settings of a run: those given, by name, and the defaults of the recipe and of `train`.
+
+        Raises:
+            UsageError: a setting is not possible.
+        """
+        declarations = declared(Settings)
+        own = {name: getattr(self, name) for name, each in declarations.items() if each.of_recipe}
+        dataset = declarations["dataset"].default
+        sha256 = None if self.file is None else self.file.sha256
+        return Settings(**{"dataset": dataset, **own, **given, "recipe": self.name, "recipe_sha256": sha256})
 
     def with_file(self, file: RecipeFile) -> "Recipe":
         """The same recipe as one that was read from a file.

@@ -27,8 +27,8 @@ from cifar_trainer import errors, process
 from cifar_trainer.devices import Device
 from cifar_trainer.run import Run, TrainResult, open_run
 from cifar_trainer.settings import Settings
-from cifar_trainer.training import session
-from cifar_trainer.training.control import TrainingReporter
+from cifar_trainer.training import api
+from cifar_trainer.training.reporter import TrainingReporter
 
 #: A worker has this long to save after its command has died.
 SECONDS_TO_SAVE = 30.0
@@ -134,10 +134,11 @@ def train_job(job: Job, command: Command) -> None:
 
 def _train(job: Job, run: Run, options: dict[str, Any]) -> TrainResult:
     if not run.config.is_file():
-        return session.train(run_dir=run.path, **job.settings, **options)
+        result: TrainResult = api.train(run_dir=run.path, **job.settings, **options)
+        return result
     chosen = {name: job.settings[name] for name in _OF_THIS_MACHINE if name in job.settings}
     try:
-        return session.resume(run, **chosen, **options)
+        return api.resume(run, **chosen, **options)
     except errors.CheckpointError as error:
         options["reporter"].warn(f"{error} The trial starts over in another folder beside it.")
         return _train(job, Run(run.path.with_name(f"{run.path.name}-again")), options)

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cifar_trainer.errors import TrainingError
-from cifar_trainer.settings import Settings
-from cifar_trainer.training.control import Options
+from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training.history import best_epoch
 
 
@@ -15,7 +14,7 @@ def reason_to_end(
     epochs: int,
     *,
     config: Settings,
-    options: Options,
+    options: RuntimeOptions,
     note: Callable[[str], None],
 ) -> str | None:
     """Why no further epoch is to be begun: `patience`, `time limit`, `end_after`; None for no reason.

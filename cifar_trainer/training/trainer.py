@@ -19,11 +19,10 @@ from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction, weights_sha256
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run, TrainResult
-from cifar_trainer.settings import Settings
+from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
-from cifar_trainer.training.control import Options, TrainingReporter
 from cifar_trainer.training.ending import kept_epoch, not_finite, out_of_memory, reason_to_end
 from cifar_trainer.training.engine import MAX_CHUNK, Chunk, StepLoop, epoch_order
 from cifar_trainer.training.history import (
@@ -36,6 +35,7 @@ from cifar_trainer.training.history import (
 )
 from cifar_trainer.training.overrides import plateau_factor
 from cifar_trainer.training.replicas import ALONE, Alone
+from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.stacked import StackedLoop
 from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EpochHistograms, EpochImages, EventWriter
 
@@ -164,7 +164,7 @@ class Trainer:
         device: Device,
         checkpoint: Checkpoint | None,
         *,
-        options: Options,
+        options: RuntimeOptions,
         reporter: TrainingReporter,
         replicas: Alone,
     ) -> None:
@@ -595,7 +595,7 @@ def open_trainer(
     checkpoint: Checkpoint | None,
     device: Device,
     reporter: TrainingReporter,
-    options: Options,
+    options: RuntimeOptions,
     *,
     replicas: Alone = ALONE,
 ) -> Trainer:

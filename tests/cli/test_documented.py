@@ -15,7 +15,7 @@ from cifar_trainer.recipes import Expected
 from cifar_trainer.recipes.catalogue import RecipeInfo
 from cifar_trainer.run import ListedRun, TrainResult
 from cifar_trainer.sweeps.result import Confirmed, SweepResult, Trial
-from cifar_trainer.training.reproduction import Reproduction
+from cifar_trainer.training.api import Reproduction
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")

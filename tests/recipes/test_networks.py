@@ -15,7 +15,7 @@ from cifar_trainer.evaluation.gradcam import grad_cam, last_feature_map
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.recipes.catalogue import describe
 from cifar_trainer.training import trainer as trainer_module
-from cifar_trainer.training.session import resume, train
+from cifar_trainer.training.api import resume, train
 
 
 def trained_weights(name: str) -> int:

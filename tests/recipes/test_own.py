@@ -15,9 +15,7 @@ from cifar_trainer.recipes import get_recipe
 from cifar_trainer.recipes.catalogue import augmented
 from cifar_trainer.recipes.own import check_network
 from cifar_trainer.run import Run, TrainResult
-from cifar_trainer.training.reproduction import reproduce
-from cifar_trainer.training.seeds import train_seeds
-from cifar_trainer.training.session import resume, train
+from cifar_trainer.training.api import reproduce, resume, train
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "my_recipe.py"
 
@@ -67,7 +65,7 @@ def test_a_run_is_reproduced_with_its_copy(run: Run, data_dir: Path, tmp_path: P
 def test_a_copy_that_was_changed_is_refused_before_it_is_run(run: Run, tmp_path: Path) -> None:
     changed = Run(Path(shutil.copytree(run.path, tmp_path / "run")))
     changed.recipe.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(RunError, match="is not the recipe that the run was begun with"):
+    with pytest.raises(RunError, match="is not the recipe that the run was started with"):
         changed.read_recipe()
     assert not (tmp_path / "ran").exists()
 
@@ -83,7 +81,7 @@ def test_all_runs_of_a_group_have_the_recipe_as_it_was_at_first(
     mine: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     common = {"dataset": "synthetic", "data_dir": data_dir, "epochs": 1, "limit": 64, "device": "cpu"}
-    train_seeds((0,), recipe=mine, run_dir=tmp_path / "group", **common)
+    train(seeds=(0,), recipe=mine, run_dir=tmp_path / "group", **common)
     mine.unlink()
     assert (tmp_path / "group" / "recipe.py").read_bytes() == EXAMPLE.read_bytes()
 

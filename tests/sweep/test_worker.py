@@ -15,7 +15,7 @@ from cifar_trainer.run import Run
 from cifar_trainer.sweeps import worker
 from cifar_trainer.sweeps.result import Trial
 from cifar_trainer.sweeps.study import _chosen_epoch
-from cifar_trainer.training.control import TrainingReporter
+from cifar_trainer.training.reporter import TrainingReporter
 
 SETTINGS = {"epochs": 3, "seed": 0, "data_dir": "/data", "device": "cpu", "end_after": 2}
 
@@ -38,8 +38,8 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Train:
             if run.path.name in damaged:
                 raise errors.CheckpointError("All checkpoints are damaged.")
 
-        monkeypatch.setattr(worker.session, "train", start)
-        monkeypatch.setattr(worker.session, "resume", resume)
+        monkeypatch.setattr(worker.api, "train", start)
+        monkeypatch.setattr(worker.api, "resume", resume)
         worker._train(worker.Job(SETTINGS, str(run)), Run(run), {"reporter": TrainingReporter()})
         return calls
 

@@ -19,12 +19,11 @@ from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import SCHEDULES, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training import trainer as trainer_module
+from cifar_trainer.training.api import reproduce, resume, train
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.engine import StepLoop
 from cifar_trainer.training.history import best_epoch
 from cifar_trainer.training.overrides import Schedule, overridden, plateau_factor
-from cifar_trainer.training.reproduction import reproduce
-from cifar_trainer.training.session import resume, train
 
 PLAIN = Settings("document", "synthetic", 2, 16, 0.1)
 RATE = 0.1

@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cifar_trainer.model import load_model, weights_sha256
 from cifar_trainer.run import Run, TrainResult, list_runs
-from cifar_trainer.training.control import TrainingReporter
-from cifar_trainer.training.session import resume, train
+from cifar_trainer.training.api import resume, train
+from cifar_trainer.training.reporter import TrainingReporter
 
 
 class Warnings(TrainingReporter):

@@ -15,12 +15,13 @@ from cifar_trainer.errors import TrainingError, TrainingStopped
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.run import Run
 from cifar_trainer.settings import Settings
+from cifar_trainer.training import api
 from cifar_trainer.training import checkpoint as checkpoints
+from cifar_trainer.training.api import GroupResult, resume
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
-from cifar_trainer.training.control import TrainingReporter
 from cifar_trainer.training.engine import StepLoop, epoch_order
-from cifar_trainer.training.seeds import GroupResult, resume_seeds, train_seeds
+from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.stacked import StackedLoop
 
 SEEDS = (3, 5)
@@ -79,7 +80,7 @@ def test_losses_and_hits_are_those_of_each_seed_alone_within_rounding(
 
 def train(data_dir: Path, folder: Path, **options: Any) -> GroupResult:
     settings: dict[str, Any] = {"epochs": 2, "limit": 320, "device": "cpu", "stack": "on", **options}
-    return train_seeds(SEEDS, dataset="synthetic", data_dir=data_dir, run_dir=folder, **settings)
+    return api.train(seeds=SEEDS, dataset="synthetic", data_dir=data_dir, run_dir=folder, **settings)
 
 
 def hashes(group: GroupResult) -> list[str]:
@@ -112,7 +113,7 @@ def test_a_groups_checkpoints_are_looked_at_without_tensorflow(group: GroupResul
     runs = [run.run_dir for run in group.runs]
     code = (
         "import sys; from pathlib import Path; from cifar_trainer.run import Run\n"
-        "from cifar_trainer.training.seeds import truncate_to_common_step\n"
+        "from cifar_trainer.training.jobs import truncate_to_common_step\n"
         f"truncate_to_common_step([Run(Path(run)) for run in {runs}])\n"
         "print('tensorflow' in sys.modules)"
     )
@@ -140,7 +141,7 @@ def test_a_group_that_was_stopped_in_an_epoch_goes_on_to_the_same_bits(
         for run in (tmp_path / "half").glob("seed-*")
     }
     assert steps == {8}
-    assert hashes(resume_seeds(tmp_path / "half")) == hashes(group)
+    assert hashes(resume(tmp_path / "half")) == hashes(group)
 
 
 def test_a_group_that_was_killed_between_two_saves_goes_on_to_the_same_bits(
@@ -153,10 +154,10 @@ def test_a_group_that_was_killed_between_two_saves_goes_on_to_the_same_bits(
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     with contextlib.suppress(TrainingStopped):
-        resume_seeds(other, should_stop=StopAfter(1))
+        resume(other, should_stop=StopAfter(1))
     shutil.rmtree(folder / "seed-3")
     shutil.copytree(other / "seed-3", folder / "seed-3")
-    assert hashes(resume_seeds(folder)) == hashes(group)
+    assert hashes(resume(folder)) == hashes(group)
 
 
 def test_a_seed_whose_run_has_ended_early_leaves_the_others_bits(
@@ -168,7 +169,7 @@ def test_a_seed_whose_run_has_ended_early_leaves_the_others_bits(
         train(data_dir, folder, should_stop=StopAfter(1))
     spoil(Run(folder / "seed-3"))
     with pytest.raises(TrainingError, match="not finite"):
-        resume_seeds(folder)
+        resume(folder)
     assert Run(folder / "seed-5").read_result().weights_sha256 == hashes(group)[1]
     assert Run(folder / "seed-3").failure.is_file()
 

@@ -9,7 +9,7 @@ import pytest
 
 import cifar_trainer
 from cifar_trainer.run import Run, TrainResult
-from cifar_trainer.training.session import train
+from cifar_trainer.training.api import train
 
 
 def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:

@@ -8,11 +8,8 @@ from typing import Any
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.devices import Device
 from cifar_trainer.run import Run
-from cifar_trainer.settings import RuntimeOptions as Options
 from cifar_trainer.settings import Settings
 from cifar_trainer.training.history import format_epoch
-
-__all__ = ["Options", "PrintReporter", "TrainingReporter"]
 
 
 class TrainingReporter:
@@ -73,3 +70,43 @@ class PrintReporter(TrainingReporter):
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         self.note(format_epoch(row, epochs))
+
+
+class SeedReporter(TrainingReporter):
+    """Forwards what happens in one of several stacked runs, with its seed.
+
+    Args:
+        reporter: receives it.
+        seed: of the run.
+        leads: whether a live bar shows this run.
+    """
+
+    def __init__(self, reporter: TrainingReporter, seed: int, *, leads: bool) -> None:
+        self._reporter, self._seed, self._leads = reporter, seed, leads
+        self.prepare = reporter.prepare
+
+    def note(self, text: str) -> None:
+        self._reporter.note(f"seed {self._seed}: {text}")
+
+    def warn(self, text: str) -> None:
+        self._reporter.warn(f"seed {self._seed}: {text}")
+
+    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
+        self._reporter.begun(run, config, title, device)
+
+    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        if self._leads:
+            self._reporter.epoch_begun(epoch, epochs, step, steps)
+
+    def progress(
+        self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
+    ) -> None:
+        if self._leads:
+            self._reporter.progress(step, loss, accuracy, images_per_second, seconds_left)
+
+    def phase(self, what: str) -> None:
+        if self._leads:
+            self._reporter.phase(what)
+
+    def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
+        self._reporter.epoch_ended({**row, "seed": self._seed}, epochs)

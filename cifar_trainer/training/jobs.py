@@ -1,51 +1,47 @@
-"""Training runs: new ones, resumed ones, and several that differ in their seeds.
+"""Carry out runs: start or resume them, alone, one after the other, stacked, or with other processes.
 
-Importing this does not import TensorFlow; `train` and `resume` import it once the settings, the folder and
-the data have been checked.
+Importing this does not import TensorFlow; `train_jobs` imports it once the folders and the data have been
+checked.
 """
 
 import contextlib
 import dataclasses
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import devices, files
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.prepare import prepare
-from cifar_trainer.data.splits import check_fit, split_for
+from cifar_trainer.data.splits import check_fit, fit_batch_size, split_for
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices import Device
 from cifar_trainer.devices.cluster import Cluster, find_cluster
 from cifar_trainer.errors import CheckpointError, DataError, RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
-from cifar_trainer.recipes import Recipe, get_recipe, is_splittable
+from cifar_trainer.recipes import Recipe, is_splittable
 from cifar_trainer.recipes.own import naming_the_line
 from cifar_trainer.run import (
     DataRecord,
+    Extension,
     Run,
     SplitRecord,
     TrainResult,
     ValidationRecord,
     check_new,
     new_run,
-    open_run,
 )
-from cifar_trainer.settings import DEFAULT_DATA_DIR, Settings
+from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
-from cifar_trainer.training.checkpoint import Checkpoint
-from cifar_trainer.training.control import Options, TrainingReporter
+from cifar_trainer.training.checkpoint import Checkpoint, checkpoint_step, list_checkpoints
+from cifar_trainer.training.reporter import PrintReporter, SeedReporter, TrainingReporter
 
 if TYPE_CHECKING:
-    import keras
-
     from cifar_trainer.data.dataset import Split
     from cifar_trainer.training.replicas import Alone
     from cifar_trainer.training.trainer import Trainer
-
-#: Settings that a resumed run may change: more epochs, another device.
-_CHANGEABLE = ("epochs", "device")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +54,8 @@ class Job:
         resumed: the run to resume; None starts a new one.
         folder: the folder of a new run; None is `runs/TIME-RECIPE`.
         data_dir: the folder of the prepared data sets; None is where a resumed run found its data.
-        offline: never download.
+        prepare: whether the data of a new run are prepared if they are missing.
+        own_batch_size: whether the batch size was given, rather than the recipe's.
     """
 
     config: Settings
@@ -66,254 +63,13 @@ class Job:
     resumed: Run | None = None
     folder: Path | None = None
     data_dir: Path | None = None
-    offline: bool = False
-
-
-def train(
-    *,
-    recipe: Path | str = "document",
-    dataset: str = "cifar10",
-    data_dir: Path | str = DEFAULT_DATA_DIR,
-    run_dir: Path | str | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    seed: int = 0,
-    validation: str = "test",
-    precision: str = "float32",
-    device: str = "auto",
-    deterministic: bool = False,
-    xla: bool | None = None,
-    conv: str = "auto",
-    limit: int | None = None,
-    schedule: str | None = None,
-    warmup: float | None = None,
-    weight_decay: float | None = None,
-    label_smoothing: float | None = None,
-    ema: float | None = None,
-    patience: int | None = None,
-    keep: str = "last",
-    class_weights: str | None = None,
-    time_limit: float | None = None,
-    end_after: int | None = None,
-    offline: bool = False,
-    checkpoint_every: float = 60.0,
-    profile: bool = False,
-    histograms: bool = False,
-    callbacks: "Sequence[keras.callbacks.Callback]" = (),
-    reporter: TrainingReporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    verbose: bool = False,
-) -> TrainResult:
-    """Train a model in a new run's folder.
-
-    Args:
-        recipe: the name of the network and of how it is trained, or a file that defines a `Recipe`: it is
-            run, and copied into the run's folder.
-        dataset: its name; it is prepared first where it is not there yet.
-        data_dir: the folder of the prepared data sets.
-        run_dir: the run's folder; None is `runs/TIME-RECIPE`.
-        epochs, batch_size, learning_rate: None is the recipe's.
-        seed: decides the first weights, the order of the images, augmentation and dropout.
-        validation: `test` watches the test set after each epoch; `holdout` a tenth of the training images,
-            which are then set aside; `train` a tenth of those that it trains on.
-        precision: the type in which the layers compute; weights stay float32.
-        device: `auto`, `cpu` or `gpu`.
-        deterministic: use only operations that give the same bits each time.
-        xla: whether XLA compiles the training loop; None is on a GPU only.
-        conv: how convolutions are computed: by the device's library (`cudnn`), as matrix products (`matmul`),
-            or `auto`: on a GPU as products while these fit into its cache.
-        limit: train on the first so many images, stratified.
-        schedule: of the learning rate: `constant`, `cosine`, `triangular` or `plateau`; None is the recipe's.
-        warmup: epochs, also fractions, over which the rate rises; None is the recipe's.
-        weight_decay, label_smoothing: None is the recipe's.
-        ema: the momentum of an average of the weights, which is validated and kept; None averages none.
-        patience: epochs without a higher validation accuracy after which training ends.
-        keep: `last` or `best`: the epoch whose weights the model has.
-        class_weights: `balanced` weighs each image's loss by the rarity of its class.
-        time_limit: seconds of training within which the last epoch has to end.
-        end_after: epochs after which training ends, with the schedule of all `epochs`.
-        offline: never download.
-        checkpoint_every: seconds between checkpoints inside an epoch.
-        profile: write a trace of some steps for TensorBoard's profiler.
-        histograms: write weights and the gradient's norm for TensorBoard.
-        callbacks: Keras callbacks, called at epochs and at chunks of steps.
-        reporter: told what happens; None tells nobody.
-        should_stop: asked between chunks of steps whether to save and stop.
-        verbose: show TensorFlow's own messages.
-
-    Raises:
-        UsageError: a setting is out of its range, or does not fit the data.
-        DataError: the data cannot be had, or are damaged.
-        DeviceError: the device is not there.
-        RunError: the run's folder is in use, holds something, or cannot be written.
-        TrainingError: a loss or weight is not finite, or memory ran out.
-        TrainingStopped: `should_stop` asked for it.
-    """
-    job = new_job(
-        recipe=recipe,
-        dataset=dataset,
-        data_dir=data_dir,
-        run_dir=run_dir,
-        offline=offline,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        validation=validation,
-        precision=precision,
-        device=device,
-        deterministic=deterministic,
-        xla=xla,
-        conv=conv,
-        limit=limit,
-        schedule=schedule,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        ema=ema,
-        patience=patience,
-        keep=keep,
-        class_weights=class_weights,
-    )
-    options = Options(
-        checkpoint_every=checkpoint_every,
-        profile=profile,
-        histograms=histograms,
-        callbacks=tuple(callbacks),
-        should_stop=should_stop,
-        time_limit=time_limit,
-        end_after=end_after,
-    )
-    (result,) = train_jobs([job], options, reporter=reporter, verbose=verbose)
-    return result
-
-
-def new_job(
-    *,
-    recipe: Path | str = "document",
-    data_dir: Path | str = DEFAULT_DATA_DIR,
-    run_dir: Path | str | None = None,
-    offline: bool = False,
-    **settings: Any,
-) -> Job:
-    """A new run with these arguments of `train`.
-
-    Raises:
-        UsageError: a setting is out of its range.
-    """
-    chosen = get_recipe(str(recipe))
-    defaults = {"dataset": "cifar10"}
-    for name in ("epochs", "batch_size", "learning_rate"):
-        if settings.get(name) is None:
-            defaults[name] = getattr(chosen, name)
-    given = {name: value for name, value in settings.items() if value is not None}
-    sha256 = None if chosen.file is None else chosen.file.sha256
-    config = Settings(recipe=chosen.name, **{**defaults, **given}, recipe_sha256=sha256)
-    return Job(
-        config,
-        chosen,
-        folder=None if run_dir is None else Path(run_dir).expanduser(),
-        data_dir=Path(data_dir).expanduser(),
-        offline=offline,
-    )
-
-
-def resume(
-    run: Run | Path | str,
-    *,
-    epochs: int | None = None,
-    device: str | None = None,
-    data_dir: Path | str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    time_limit: float | None = None,
-    end_after: int | None = None,
-    checkpoint_every: float = 60.0,
-    profile: bool = False,
-    histograms: bool = False,
-    callbacks: "Sequence[keras.callbacks.Callback]" = (),
-    reporter: TrainingReporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    verbose: bool = False,
-) -> TrainResult:
-    """Resume a run from its newest whole checkpoint, to the same bits as an uninterrupted run.
-
-    Args:
-        run: the run, or its folder.
-        epochs: more than the run was begun with, to extend it; None is as begun.
-        device: another device than the run's; None is the run's.
-        data_dir: the folder of the prepared data sets; None is where the run found its data.
-        settings: further settings by name, which must be those of the run.
-        time_limit, end_after: as in `train`; the time of the processes before counts.
-        checkpoint_every, profile, histograms, callbacks: as in `train`.
-        reporter, should_stop, verbose: as in `train`.
-
-    Returns:
-        The result; of a run that is finished already, the one that it has.
-
-    Raises:
-        UsageError: settings differ from the run's.
-        DataError: the run's data are not to be had, or others are there.
-        RunError: there is no such run, or it is in use.
-        CheckpointError: no checkpoint is whole.
-        DeviceError, TrainingError, TrainingStopped: as in `train`.
-    """
-    changes = {"epochs": epochs, "device": device}
-    given = {**(settings or {}), **{name: value for name, value in changes.items() if value is not None}}
-    job = resumed_job(run, given, data_dir)
-    options = Options(
-        checkpoint_every=checkpoint_every,
-        profile=profile,
-        histograms=histograms,
-        callbacks=tuple(callbacks),
-        should_stop=should_stop,
-        time_limit=time_limit,
-        end_after=end_after,
-    )
-    (result,) = train_jobs([job], options, reporter=reporter, verbose=verbose)
-    return result
-
-
-def resumed_job(run: Run | Path | str, given: Mapping[str, Any], data_dir: Path | str | None = None) -> Job:
-    """The rest of a run, with these settings.
-
-    Raises:
-        RunError: there is no such run.
-        UsageError: a setting differs from the run's and may not be changed.
-    """
-    run = run if isinstance(run, Run) else open_run(run)
-    run.check_recipe()
-    config = resumed_config(run.read_config(), given)
-    return Job(config, resumed=run, data_dir=None if data_dir is None else Path(data_dir).expanduser())
-
-
-def resumed_config(saved: Settings, given: Mapping[str, Any]) -> Settings:
-    """The settings of a run that goes on: the saved ones; epochs may be raised, the device chosen anew.
-
-    Raises:
-        UsageError: another setting was given with another value than the run's.
-    """
-    config = dataclasses.replace(saved, **given)
-    differences = [
-        f"--{name.replace('_', '-')} is {getattr(saved, name)} there, {value} was asked for"
-        for name, value in given.items()
-        if name not in _CHANGEABLE and value != getattr(saved, name)
-    ]
-    if config.epochs < saved.epochs:
-        differences.append(
-            f"--epochs is {saved.epochs} there and may only be raised, not set to {config.epochs}"
-        )
-    if differences:
-        raise UsageError(
-            f"The run cannot go on with other settings: {'; '.join(differences)}. "
-            "Leave them out, or start a new run without --resume."
-        )
-    return config
+    prepare: bool = True
+    own_batch_size: bool = True
 
 
 def train_jobs(
     jobs: Sequence[Job],
-    options: Options,
+    options: RuntimeOptions,
     *,
     stack: str = "off",
     reporter: TrainingReporter | None = None,
@@ -326,7 +82,7 @@ def train_jobs(
         options: runtime options of each run.
         stack: `on` stacks the runs, `auto` does on a GPU, `off` trains them one after the other. Settings
             that cannot be stacked are trained one after the other, with a note.
-        reporter: is notified of progress; None reports nothing.
+        reporter: receives the progress; None prints it.
         verbose: show TensorFlow's own messages.
 
     Returns:
@@ -336,9 +92,10 @@ def train_jobs(
         TrainingStopped: `options.should_stop` returned True. The runs that were stacked all stop.
         CifarTrainerError: a run failed. Runs that are stacked with it are trained to their end first.
     """
-    reporter = reporter or TrainingReporter()
+    reporter = reporter or PrintReporter()
     cluster = _find_cluster(jobs[0].config)
     is_chief = cluster is None or cluster.is_chief
+    jobs = list(jobs)
     results: dict[int, TrainResult] = {}
     datasets: dict[int, Dataset] = {}
     for i, job in enumerate(jobs):
@@ -351,13 +108,15 @@ def train_jobs(
                 # Fail now if another process uses the run, not once TensorFlow has started.
                 with job.resumed.hold():
                     pass
-            finished = _finished(job.resumed, job.config, reporter)
+            finished = _finished(job, options, reporter)
             if finished is not None:
                 results[i] = finished
                 continue
-        datasets[i] = _load(job, reporter)
+        jobs[i], datasets[i] = _load(job, options, reporter)
     if not datasets:
         return list(results.values())
+    if len({dataset.train.sha256 for dataset in datasets.values()}) > 1:
+        raise DataError("The runs were trained on other images than are in the data folder now.")
     first = jobs[min(datasets)]
     # A resumed run keeps the kernels that it began with.
     onednn = None if first.resumed is None else first.resumed.read_environment().get("onednn")
@@ -392,7 +151,7 @@ def _recipe(job: Job) -> Recipe:
     return job.resumed.read_recipe()
 
 
-def _obstacle(config: Settings, recipe: Recipe, options: Options) -> str | None:
+def _obstacle(config: Settings, recipe: Recipe, options: RuntimeOptions) -> str | None:
     """Why several seeds of these settings cannot be stacked in one program; None if they can."""
     if not recipe.stackable:
         return f"the recipe {recipe.name} cannot be stacked"
@@ -407,32 +166,44 @@ def _obstacle(config: Settings, recipe: Recipe, options: Options) -> str | None:
     return None
 
 
-def _finished(run: Run, config: Settings, reporter: TrainingReporter) -> TrainResult | None:
+def _finished(job: Job, options: RuntimeOptions, reporter: TrainingReporter) -> TrainResult | None:
     """The result of a run that has nothing left to train."""
+    run = job.resumed
     # If the model is missing, the last checkpoint gives it again.
-    if not (run.result.is_file() and run.model.is_file()):
+    if run is None or not (run.result.is_file() and run.model.is_file()):
         return None
     result = run.read_result()
-    if not result.is_final(config.epochs):
+    if not result.is_final(job.config.epochs, options.time_limit):
         return None
-    reporter.note(f"{run.path} is finished: {result.epochs} epochs. Raise --epochs to go on.")
+    epochs = f"{result.epochs} epoch{'' if result.epochs == 1 else 's'}"
+    more = " or --time-limit" if result.ended_by == "time limit" else ""
+    reporter.note(f"{run.path} is already finished ({epochs}). Pass a larger --epochs{more} to train longer.")
     return result
 
 
-def _load(job: Job, reporter: TrainingReporter) -> Dataset:
-    """The data of a run; those of a new one are prepared if necessary."""
+def _load(job: Job, options: RuntimeOptions, reporter: TrainingReporter) -> tuple[Job, Dataset]:
+    """The data of a run; those of a new one are prepared if they are missing."""
     if job.resumed is not None:
-        return job.resumed.load_data(job.data_dir, ordered=True)
+        return job, job.resumed.load_data(job.data_dir, ordered=True)
     assert job.data_dir is not None, "a new run names the folder of its data"
-    dataset = _prepare(job.config.dataset, job.data_dir, job.offline, reporter)
-    check_fit(dataset, job.config)
-    return dataset
+    config = job.config
+    if job.prepare:
+        report = prepare(config.dataset, job.data_dir, offline=options.offline, reporter=reporter.prepare)
+        if not report.already:
+            reporter.note(f"Prepared {report.title} in {report.folder}.")
+    dataset = load_dataset(job.data_dir, config.dataset)
+    if not job.own_batch_size:
+        config = fit_batch_size(dataset, config)
+        if config.batch_size < job.config.batch_size:
+            reporter.note(f"--batch-size is {config.batch_size}: there are no more training images.")
+    check_fit(dataset, config)
+    return dataclasses.replace(job, config=config), dataset
 
 
 def _train_together(
     parts: Sequence[tuple[Job, Dataset, TrainingReporter]],
     device: Device,
-    options: Options,
+    options: RuntimeOptions,
     replicas: "Alone",
 ) -> list[TrainResult]:
     """Train runs in one program."""
@@ -500,9 +271,10 @@ def _open(
             _warn_of_differences(before, described, config, device, reporter)
             earlier = {name: value for name, value in before.items() if name != "earlier"}
             described["earlier"] = [*before.get("earlier", []), earlier]
-        _write_settings(run, config, dataset, described, recipe)
+        extensions = [] if job.resumed is None else _extensions(run, config, checkpoint)
+        _write_settings(run, config, dataset, described, recipe, extensions)
         if checkpoint is not None:
-            reporter.note(f"Going on after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
+            reporter.note(f"Resuming after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
         step = None if checkpoint is None else checkpoint.global_step
         replicas.message({**_shared(config, dataset), "run_dir": str(run.path), "step": step})
         try:
@@ -518,6 +290,15 @@ def _open(
 def _held(run: Run) -> Iterator[Run]:
     with run.hold():
         yield run
+
+
+def _extensions(run: Run, config: Settings, checkpoint: Checkpoint | None) -> list[Extension]:
+    """The extensions of a run, with the one that begins now; `reproduce` repeats them."""
+    earlier = [] if checkpoint is None else list(run.read_extensions())
+    epochs = run.read_config().epochs
+    if checkpoint is not None and checkpoint.global_step > 0 and config.epochs > epochs:
+        earlier.append(Extension(epochs, checkpoint.epoch, checkpoint.step))
+    return earlier
 
 
 def _warn_of_differences(
@@ -542,7 +323,7 @@ def _train_along(
     dataset: Dataset,
     device: Device,
     reporter: TrainingReporter,
-    options: Options,
+    options: RuntimeOptions,
     replicas: "Alone",
 ) -> TrainResult:
     """Train as a worker of the chief's run; this process writes into a temporary folder.
@@ -585,40 +366,25 @@ def _shared(config: Settings, dataset: Dataset) -> dict[str, Any]:
     return {"config": settings, "data": {"train": dataset.train.sha256, "test": dataset.test.sha256}}
 
 
-class SeedReporter(TrainingReporter):
-    """Forwards what happens in one of several stacked runs, with its seed.
+def truncate_to_common_step(runs: Sequence[Run]) -> None:
+    """Remove the checkpoints of stacked runs after the newest step that all have saved.
 
-    Args:
-        reporter: is notified.
-        seed: of the run.
-        leads: whether a live bar shows this run.
+    The runs save one after the other, so if the process was killed in between, some are a checkpoint ahead.
+    Runs that are finished, or have no checkpoint in common, are left as they are.
     """
-
-    def __init__(self, reporter: TrainingReporter, seed: int, *, leads: bool) -> None:
-        self._reporter, self._seed, self._leads = reporter, seed, leads
-        self.prepare = reporter.prepare
-
-    def note(self, text: str) -> None:
-        self._reporter.note(f"seed {self._seed}: {text}")
-
-    def warn(self, text: str) -> None:
-        self._reporter.warn(f"seed {self._seed}: {text}")
-
-    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
-        self._reporter.begun(run, config, title, device)
-
-    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        if self._leads:
-            self._reporter.epoch_begun(epoch, epochs, step, steps)
-
-    def progress(
-        self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
-    ) -> None:
-        if self._leads:
-            self._reporter.progress(step, loss, accuracy, images_per_second, seconds_left)
-
-    def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
-        self._reporter.epoch_ended({**row, "seed": self._seed}, epochs)
+    unfinished = [run for run in runs if run.config.is_file() and not run.result.is_file()]
+    if not all(run.read_environment().get("side_by_side") for run in unfinished):
+        return
+    saved = [
+        {checkpoint_step(path): path for path in list_checkpoints(run.checkpoints)} for run in unfinished
+    ]
+    # A run without a checkpoint begins at its first step.
+    common = set.intersection(*(set(steps) or {0} for steps in saved)) if saved else set()
+    for run, steps in zip(unfinished, saved, strict=True):
+        for step, path in steps.items():
+            if common and step > max(common):
+                with run.hold():
+                    shutil.rmtree(path)
 
 
 def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> Checkpoint | None:
@@ -668,13 +434,6 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[
             yield f"{name} was {earlier!r} and is {now[name]!r}"
 
 
-def _prepare(name: str, data_dir: Path, offline: bool, reporter: TrainingReporter) -> Dataset:
-    report = prepare(name, data_dir, offline=offline, reporter=reporter.prepare)
-    if not report.already:
-        reporter.note(f"Prepared {report.title} in {report.folder}.")
-    return load_dataset(data_dir, name)
-
-
 def _find_cluster(config: Settings) -> Cluster | None:
     cluster = find_cluster()
     if cluster is not None:
@@ -712,13 +471,21 @@ def _start(
 
 
 def _write_settings(
-    run: Run, config: Settings, dataset: Dataset, described: Mapping[str, Any], recipe: Recipe
+    run: Run,
+    config: Settings,
+    dataset: Dataset,
+    described: Mapping[str, Any],
+    recipe: Recipe,
+    extensions: Sequence[Extension],
 ) -> None:
+    content = {**config.to_json(), "data": describe_data(dataset, config).to_json()}
+    if extensions:
+        content["extensions"] = [dataclasses.asdict(extension) for extension in extensions]
     with writing(run.path, "Make room, or give write access to it."):
         if recipe.file is not None:
             files.write_bytes(run.recipe, recipe.file.content)
         files.write_json(run.environment, described)
-        files.write_json(run.config, {**config.to_json(), "data": describe_data(dataset, config).to_json()})
+        files.write_json(run.config, content)
 
 
 def describe_data(dataset: Dataset, config: Settings) -> DataRecord:

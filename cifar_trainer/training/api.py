@@ -1,0 +1,549 @@
+"""Train, resume and reproduce: one run, or a group of runs that differ in their seeds.
+
+Importing this does not import TensorFlow; the functions import it once the settings, the folder and the data
+have been checked.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import statistics
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from cifar_trainer import devices, files
+from cifar_trainer.devices.cluster import check_alone
+from cifar_trainer.errors import RunError, TrainingStopped, UsageError
+from cifar_trainer.recipes import Recipe, get_recipe
+from cifar_trainer.recipes.own import load_copy
+from cifar_trainer.results import Result
+from cifar_trainer.run import GROUP_FILE, Run, TrainResult, check_new, open_run, reserve_folder
+from cifar_trainer.settings import (
+    DEFAULT_DATA_DIR,
+    STACKS,
+    RuntimeOptions,
+    Settings,
+    check_choice,
+    check_seed,
+    declared,
+    option_name,
+)
+from cifar_trainer.training.jobs import Job, train_jobs, truncate_to_common_step
+from cifar_trainer.training.reporter import TrainingReporter
+
+if TYPE_CHECKING:
+    import keras
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: More seeds than anyone trains; a typing error must not fill the memory.
+MAX_SEEDS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanAccuracy:
+    """The mean accuracy of several runs.
+
+    Attributes:
+        mean: over the runs.
+        standard_deviation: of one run, from n - 1; None for a single run.
+        n: the number of runs.
+        interval: the 95 % interval of the mean by Student's t, within 0 and 1; None for a single run.
+    """
+
+    mean: float
+    standard_deviation: float | None
+    n: int
+    interval: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupResult(Result):
+    """A trained group: what `train --seeds --json` prints.
+
+    Attributes:
+        group_dir: the group's folder.
+        runs: in the order of their seeds.
+        accuracy: on the validation split, of the epochs whose weights the models have.
+    """
+
+    group_dir: str
+    runs: tuple[TrainResult, ...]
+    accuracy: MeanAccuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction(Result):
+    """A run, or a group, and its repetition.
+
+    Attributes:
+        run_dir: the folder of the run or group.
+        reproduced_in: the folder of the repetition.
+        same: whether all weights are the same to the bit.
+        weights_sha256: of the repetition; of a group, those of its first run that differs, or its first run.
+        expected_sha256: of the original.
+        differences: differences between the environments that can change the result, as sentences.
+    """
+
+    run_dir: str
+    reproduced_in: str
+    same: bool
+    weights_sha256: str
+    expected_sha256: str
+    differences: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """group.json.
+
+    Attributes:
+        seeds: of the runs.
+        settings: the arguments of `train` that all runs have in common.
+    """
+
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+
+
+def _documented(*classes: type) -> Callable[[F], F]:
+    """Show the settings and runtime options in the signature and the docstring, in place of `{settings}`."""
+    declarations = [declaration for cls in classes for declaration in declared(cls).values()]
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        explicit = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        names = {each.name for each in explicit}
+        added = [
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default)
+            for each in declarations
+            if each.name not in names
+        ]
+        lines = [
+            textwrap.fill(
+                f"{each.name}: {each.help}", 108, initial_indent=" " * 8, subsequent_indent=" " * 12
+            )
+            for each in declarations
+        ]
+        function.__signature__ = signature.replace(parameters=[*explicit, *added])  # type: ignore[attr-defined]
+        function.__doc__ = (function.__doc__ or "").replace("        {settings}", "\n".join(lines))
+        return function
+
+    return decorate
+
+
+@overload
+def train(*, seeds: None = None, **arguments: Any) -> TrainResult: ...
+
+
+@overload
+def train(*, seeds: int | str | Sequence[int], **arguments: Any) -> GroupResult: ...
+
+
+@_documented(Settings, RuntimeOptions)
+def train(
+    *,
+    seeds: int | str | Sequence[int] | None = None,
+    stack: str = "auto",
+    run_dir: str | Path | None = None,
+    data_dir: str | Path = DEFAULT_DATA_DIR,
+    callbacks: "Sequence[keras.callbacks.Callback]" = (),
+    reporter: TrainingReporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    end_after: int | None = None,
+    verbose: bool = False,
+    **settings: Any,
+) -> TrainResult | GroupResult:
+    """Train a model in a new run folder, or one for each of several seeds.
+
+    Args:
+        seeds: train a group of runs: how many, a list, or a text such as "1,2,3"; None trains one run.
+        stack: train the seeds side by side in one program: `auto` on a GPU, `on`, or `off`.
+        run_dir: folder of the run or group; None is `runs/TIME-RECIPE`.
+        data_dir: folder of the prepared data sets; the data set is prepared if it is missing.
+        callbacks: Keras callbacks, called at epochs and between chunks of steps.
+        reporter: told what happens while it trains.
+        should_stop: asked between chunks of steps whether to save and stop.
+        end_after: epochs after which training ends, with the schedule of all epochs.
+        verbose: show TensorFlow's own messages.
+        {settings}
+
+    Raises:
+        UsageError: a setting is not possible, or does not fit the data.
+        DataError: the data are missing or damaged.
+        DeviceError: the device is not available.
+        RunError: the folder is in use, not empty, or cannot be written.
+        TrainingError: a loss or weight is not finite, or memory ran out.
+        TrainingStopped: `should_stop` returned True; `resume` continues.
+    """
+    given, runtime = _sorted("train", settings)
+    options = RuntimeOptions(
+        **runtime, callbacks=tuple(callbacks), should_stop=should_stop, end_after=end_after
+    )
+    folder = None if run_dir is None else Path(run_dir).expanduser()
+    data = Path(data_dir).expanduser()
+    recipe = get_recipe(str(given.get("recipe", declared(Settings)["recipe"].default)))
+    job = Job(
+        recipe.settings(given),
+        recipe,
+        folder=folder,
+        data_dir=data,
+        own_batch_size="batch_size" in given,
+    )
+    if seeds is None:
+        (result,) = train_jobs([job], options, reporter=reporter, verbose=verbose)
+        return result
+    if "seed" in given:
+        raise UsageError("--seed does not go with --seeds. Leave one of them out.")
+    check_alone("--seeds")
+    check_choice("stack", stack, STACKS)
+    group = _Group(parse_seeds(seeds), {**given, "data_dir": str(data.absolute()), "stack": stack})
+    if folder is not None:
+        check_new(folder)
+    with _new_group(folder, recipe, group) as made:
+        jobs = [
+            dataclasses.replace(
+                job, config=dataclasses.replace(job.config, seed=seed), folder=_member(made, seed).path
+            )
+            for seed in group.seeds
+        ]
+        return _train_group(made, jobs, stack, options, reporter, verbose)
+
+
+@overload
+def resume(run: Run, **arguments: Any) -> TrainResult: ...
+
+
+@overload
+def resume(run: str | Path, **arguments: Any) -> TrainResult | GroupResult: ...
+
+
+@_documented(Settings, RuntimeOptions)
+def resume(
+    run: Run | str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    callbacks: "Sequence[keras.callbacks.Callback]" = (),
+    reporter: TrainingReporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    end_after: int | None = None,
+    verbose: bool = False,
+    **settings: Any,
+) -> TrainResult | GroupResult:
+    """Continue a run, or a group, from its newest intact checkpoint, to the same bits as without the stop.
+
+    A finished run keeps its result unless `epochs` is raised, or a time limit that ended it.
+
+    Args:
+        run: the run or group, or its folder.
+        data_dir: folder of the prepared data sets; None is where the run found its data.
+        callbacks, reporter, should_stop, end_after, verbose: as in `train`.
+        {settings}
+
+    `epochs` may be raised, `device` and the runtime options may change. Other settings must be the run's.
+
+    Returns:
+        The `TrainResult` of a run, the `GroupResult` of a group.
+
+    Raises:
+        UsageError: a setting differs from the run's.
+        DataError: the run's data are missing, or others are there.
+        RunError: there is no such run, or it is in use.
+        CheckpointError: no checkpoint is intact.
+        DeviceError, TrainingError, TrainingStopped: as in `train`.
+    """
+    given, runtime = _sorted("resume", settings)
+    options = RuntimeOptions(
+        **runtime, callbacks=tuple(callbacks), should_stop=should_stop, end_after=end_after
+    )
+    data = None if data_dir is None else Path(data_dir).expanduser()
+    if not isinstance(run, Run):
+        folder = Path(run).expanduser()
+        if (folder / GROUP_FILE).is_file():
+            return _resume_group(folder, given, data, options, reporter, verbose)
+        run = open_run(folder)
+    job = _resumed(run, given, data)
+    (result,) = train_jobs([job], options, reporter=reporter, verbose=verbose)
+    return result
+
+
+def _sorted(function: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings and the runtime options among the arguments of a function; None counts as not given.
+
+    Raises:
+        UsageError: an argument is neither.
+    """
+    settings, options = declared(Settings), declared(RuntimeOptions)
+    for name in arguments:
+        if name not in settings and name not in options:
+            near = difflib.get_close_matches(name, [*settings, *options], n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else f" help(cifar_trainer.{function}) lists them."
+            raise UsageError(f"{function}() has no argument {name!r}.{hint}")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return (
+        {name: value for name, value in given.items() if name in settings},
+        {name: value for name, value in given.items() if name in options},
+    )
+
+
+def _resumed(run: Run, given: Mapping[str, Any], data_dir: Path | None) -> Job:
+    """The rest of a run, with the settings that were given for it."""
+    run.check_recipe()
+    return Job(resumed_settings(run.read_config(), given), resumed=run, data_dir=data_dir)
+
+
+def resumed_settings(saved: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings of a resumed run: the saved ones, with more epochs or on another device if given.
+
+    Raises:
+        UsageError: another setting was given, with another value than the run's.
+    """
+    changed = dataclasses.replace(saved, **given)
+    differences = [
+        f"{option_name(name)} was {getattr(saved, name)} for this run, got {value}"
+        for name, value in given.items()
+        if value != getattr(saved, name)
+        and not (name in declared(Settings) and declared(Settings)[name].resumable)
+    ]
+    if changed.epochs < saved.epochs:
+        differences.append(
+            f"--epochs was {saved.epochs} for this run and can only be raised, got {changed.epochs}"
+        )
+    if differences:
+        raise UsageError(f"{'; '.join(differences)}. Leave it out, or start a new run without --resume.")
+    return changed
+
+
+def parse_seeds(seeds: int | str | Sequence[int]) -> tuple[int, ...]:
+    """Different seeds from a number of them (5 is 0 to 4), a list, or a text of either, such as `1,2,3`.
+
+    Raises:
+        UsageError: it is neither, or a seed is out of range or given twice.
+    """
+    found: Sequence[int] | int = seeds if not isinstance(seeds, str) else _numbers(seeds)
+    if isinstance(found, int):
+        if found > MAX_SEEDS:
+            raise UsageError(f"--seeds {found} is out of range. Expected at most {MAX_SEEDS} seeds.")
+        found = range(found)
+    if len(found) == 0 or len(set(found)) < len(found):
+        raise UsageError(
+            f"--seeds {seeds!r} is not known. Expected how many, such as 5, or different seeds, such as "
+            "1,2,3."
+        )
+    for seed in found:
+        check_seed(seed)
+    return tuple(found)
+
+
+def _numbers(text: str) -> list[int] | int:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        return []
+    return numbers if "," in text else numbers[0]
+
+
+def mean_accuracy(accuracies: Sequence[float]) -> MeanAccuracy:
+    """Mean, standard deviation and the mean's 95 % interval of one or more accuracies."""
+    # It takes half a second to import, which a usage error need not wait for.
+    from scipy.stats import t as student
+
+    n, mean = len(accuracies), statistics.fmean(accuracies)
+    if n == 1:
+        return MeanAccuracy(mean, None, n, None)
+    deviation = statistics.stdev(accuracies)
+    half = float(student.ppf(0.975, n - 1)) * deviation / n**0.5
+    return MeanAccuracy(mean, deviation, n, (max(0.0, mean - half), min(1.0, mean + half)))
+
+
+@contextlib.contextmanager
+def _new_group(folder: Path | None, recipe: Recipe, group: _Group) -> Iterator[Path]:
+    """Make a group's folder. If the block fails before a run has started, delete what was made here."""
+    existed = folder is not None and folder.exists()
+    made = reserve_folder(f"{recipe.name}-seeds") if folder is None else folder
+    with files.writing(made, "Choose another --run-dir."):
+        made.mkdir(parents=True, exist_ok=True)
+        if recipe.file is not None:
+            # All runs of the group have the recipe as it is now, also those that start later.
+            files.write_bytes(made / "recipe.py", recipe.file.content)
+        _write_group(made, group, recipe)
+    try:
+        yield made
+    finally:
+        if not any(_member(made, seed).config.is_file() for seed in group.seeds):
+            for name in (GROUP_FILE, "recipe.py"):
+                (made / name).unlink(missing_ok=True)
+            if not existed:
+                with contextlib.suppress(OSError):
+                    made.rmdir()
+
+
+def _write_group(folder: Path, group: _Group, recipe: Recipe) -> None:
+    sha256 = None if recipe.file is None else recipe.file.sha256
+    settings = {**group.settings, "recipe": recipe.name, "recipe_sha256": sha256}
+    files.write_json(folder / GROUP_FILE, {"seeds": group.seeds, "settings": settings})
+
+
+def _member(folder: Path, seed: int) -> Run:
+    return Run(folder / f"seed-{seed}")
+
+
+def _resume_group(
+    folder: Path,
+    given: dict[str, Any],
+    data_dir: Path | None,
+    options: RuntimeOptions,
+    reporter: TrainingReporter | None,
+    verbose: bool,
+) -> GroupResult:
+    """Continue a group: resume the runs that were started, start the others."""
+    check_alone("The resume of a group")
+    group = files.read_json(folder / GROUP_FILE, _Group)
+    common = dict(group.settings)
+    stack, place = common.pop("stack", "off"), Path(common.pop("data_dir", DEFAULT_DATA_DIR))
+    recipe = _recipe_of_group(folder, common)
+    jobs = []
+    for seed in group.seeds:
+        run = _member(folder, seed)
+        if run.config.is_file():
+            jobs.append(_resumed(run, given, data_dir))
+        else:
+            settings = resumed_settings(recipe.settings({**common, "seed": seed}), given)
+            jobs.append(
+                Job(
+                    settings,
+                    recipe,
+                    folder=run.path,
+                    data_dir=data_dir or place,
+                    prepare=False,
+                    own_batch_size="batch_size" in common,
+                )
+            )
+    truncate_to_common_step([_member(folder, seed) for seed in group.seeds])
+    if given.keys() & {"epochs", "device"}:
+        _write_group(folder, _Group(group.seeds, {**group.settings, **given}), recipe)
+    return _train_group(folder, jobs, stack, options, reporter, verbose)
+
+
+def _recipe_of_group(folder: Path, settings: dict[str, Any]) -> Recipe:
+    """The recipe of a group's runs that have not started; `settings` loses its entries about it."""
+    name, sha256 = settings.pop("recipe", "document"), settings.pop("recipe_sha256", None)
+    copy = folder / "recipe.py"
+    return load_copy(copy, sha256) if copy.is_file() else get_recipe(name)
+
+
+def _train_group(
+    folder: Path,
+    jobs: Sequence[Job],
+    stack: str,
+    options: RuntimeOptions,
+    reporter: TrainingReporter | None,
+    verbose: bool,
+) -> GroupResult:
+    try:
+        results = train_jobs(jobs, options, stack=stack, reporter=reporter, verbose=verbose)
+    except TrainingStopped as error:
+        raise TrainingStopped(folder) from error
+    accuracy = mean_accuracy([float(result.validation["accuracy"]) for result in results])
+    return GroupResult(str(folder), tuple(results), accuracy)
+
+
+def reproduce(
+    run: Run | str | Path,
+    *,
+    run_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    reporter: TrainingReporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    verbose: bool = False,
+) -> Reproduction:
+    """Train a finished run, or group, again from its own record, and compare the weights.
+
+    A run that was extended is trained in the same parts.
+
+    Args:
+        run: the run or group, or its folder.
+        run_dir: folder of the repetition; None is `runs/TIME-RUN-again`. A stopped repetition continues.
+        data_dir: folder of the prepared data sets; None is where the run found its data.
+        reporter, should_stop, verbose: as in `train`.
+
+    Raises:
+        RunError: the run is not finished or damaged, or was extended within an epoch.
+        DataError: its data are missing, or others are there.
+        CifarTrainerError: as in `train`.
+    """
+    check_alone("reproduce")
+    path = run.path if isinstance(run, Run) else Path(run).expanduser()
+    is_group = (path / GROUP_FILE).is_file()
+    group = files.read_json(path / GROUP_FILE, _Group) if is_group else None
+
+    def runs_in(folder: Path) -> list[Run]:
+        return [Run(folder)] if group is None else [_member(folder, seed) for seed in group.seeds]
+
+    originals = [open_run(path)] if group is None else runs_in(path)
+    first = originals[0]
+    config, parts = first.read_config(), _parts(path, originals)
+    common: dict[str, Any] = {
+        "data_dir": first.load_data(data_dir, ordered=True).folder.parent,
+        "reporter": reporter,
+        "should_stop": should_stop,
+        "verbose": verbose,
+        **{name: getattr(config, name) for name in declared(Settings)},
+    }
+    seeds = {}
+    if group is not None:
+        seeds = {"seeds": group.seeds, "stack": group.settings.get("stack", "off")}
+        del common["seed"]
+    folder = Path(run_dir).expanduser() if run_dir is not None else None
+    for epochs, end_after in parts:
+        common |= {"epochs": epochs, "end_after": end_after}
+        if folder is None or not runs_in(folder)[0].config.is_file():
+            if config.recipe_sha256 is not None:
+                first.read_recipe()
+                common["recipe"] = first.recipe
+            folder = folder or reserve_folder(f"{path.resolve().name}-again")
+            train(run_dir=folder, **seeds, **common)
+            common["recipe"] = config.recipe
+        elif runs_in(folder)[0].read_config().epochs <= epochs:
+            resume(folder, **common)
+    assert folder is not None, "there is at least one part"
+    repeated = runs_in(folder)
+    hashes = [[each.read_result().weights_sha256 for each in runs] for runs in (originals, repeated)]
+    pairs = list(zip(*hashes, strict=True))
+    expected, received = next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
+    differences = devices.compare_environments(first.read_environment(), repeated[0].read_environment())
+    return Reproduction(
+        run_dir=str(path),
+        reproduced_in=str(folder),
+        same=expected == received,
+        weights_sha256=received,
+        expected_sha256=expected,
+        differences=tuple(differences),
+    )
+
+
+def _parts(path: Path, runs: Sequence[Run]) -> list[tuple[int, int | None]]:
+    """The epochs of each part of runs, and the epoch after which it ended; None if the settings ended it.
+
+    Raises:
+        RunError: a run was extended within an epoch, or the runs of a group did not end alike.
+    """
+    found = []
+    for run in runs:
+        config, result = run.read_config(), run.read_result()
+        parts = []
+        for extension in run.read_extensions():
+            if extension.step:
+                raise RunError(
+                    f"{run.path} cannot be reproduced: it was given more than {extension.epochs} epochs "
+                    f"within an epoch, after {extension.epoch} epochs and {extension.step} steps."
+                )
+            parts.append((extension.epochs, extension.epoch if extension.epoch < extension.epochs else None))
+        ended = result.ended_by != "patience" and result.epochs < config.epochs
+        found.append([*parts, (config.epochs, result.epochs if ended else None)])
+    if any(parts != found[0] for parts in found):
+        raise RunError(f"The runs of {path} did not end alike. Reproduce them one by one.")
+    return found[0]
