@@ -1,31 +1,37 @@
-"""Figures of a classifier from its logits, in NumPy, SciPy and scikit-learn; no TensorFlow."""
+"""Metrics of a classifier, computed from its logits with NumPy, SciPy and scikit-learn; no TensorFlow.
+
+Everywhere `logits` are float [N, classes] and `labels` are integers [N].
+"""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import sklearn.metrics
+from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from scipy.stats import binomtest
 
 
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean cross-entropy in nats, computed in float64.
-
-    Args:
-        logits: float [N, classes].
-        labels: integer [N].
-    """
+def image_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each image in nats: float64 [N]."""
     wide = logits.astype(np.float64)
-    return float((logsumexp(wide, axis=1) - wide[np.arange(len(labels)), labels]).mean())
+    losses: np.ndarray = logsumexp(wide, axis=1) - wide[np.arange(len(labels)), labels]
+    return losses
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross-entropy in nats, computed in float64."""
+    return float(image_losses(logits, labels).mean())
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images whose largest logit is the label's; ties go to the lower class."""
+    """Share of images whose largest logit is the label's; ties go to the lower class."""
     return float((logits.argmax(axis=1) == labels).mean())
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How many images of each class (row) were taken for each class (column): int64 [classes, classes]."""
+    """Counts by true class (row) and predicted class (column): int64 [classes, classes]."""
     matrix: np.ndarray = sklearn.metrics.confusion_matrix(labels, predicted, labels=np.arange(classes))
     return matrix
 
@@ -35,10 +41,10 @@ class ClassFigures:
     """Precision, recall and F1 of one class.
 
     Attributes:
-        precision: of the images predicted as the class, the share that is; 0 where there is none.
-        recall: of the class's images, the share predicted as it; 0 where there is none.
-        f1: their harmonic mean, 0 where both are 0.
-        support: the class's images.
+        precision: share of the images predicted as this class that belong to it; 0 if none was predicted.
+        recall: share of the class's images that were predicted as it; 0 if it has no images.
+        f1: harmonic mean of both; 0 if both are 0.
+        support: number of images of the class.
     """
 
     precision: float
@@ -59,7 +65,7 @@ def per_class(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[
 
 
 def macro(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
-    """The unweighted means over the classes of `precision`, `recall` and `f1`."""
+    """Unweighted means over the classes of `precision`, `recall` and `f1`."""
     means = sklearn.metrics.precision_recall_fscore_support(
         labels, predicted, labels=np.arange(classes), average="macro", zero_division=0.0
     )
@@ -67,18 +73,18 @@ def macro(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, 
 
 
 def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """The mean recall of the classes that have images (Brodersen et al. 2010).
+    """Mean recall of the classes that have images (Brodersen et al. 2010).
 
-    Where all classes have the same number of images it is the accuracy.
+    It equals the accuracy if all classes have the same number of images.
     """
     return float(sklearn.metrics.recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
 def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a share from `successes` of `count` (Wilson 1927; Brown, Cai & DasGupta 2001, 3.1.1).
+    """Wilson's interval of a proportion (Wilson 1927; Brown, Cai & DasGupta 2001, 3.1.1).
 
-    Unlike the textbook's ± 1.96 standard errors it stays within 0 and 1, and is not
-    empty at 0 of n. For no images it is (0, 1).
+    Unlike the textbook's ± 1.96 standard errors, it stays within 0 and 1 and is not empty at 0 of n.
+    With no images it is (0, 1).
     """
     if count == 0:
         return 0.0, 1.0
@@ -88,13 +94,13 @@ def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tup
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrecisionRecall:
-    """One class's curve.
+    """Precision-recall curve of one class.
 
     Attributes:
         precision, recall: float [K], from the lowest threshold to the highest; the last
             point is precision 1 at recall 0.
-        average_precision: the sum of each threshold's precision times what it adds to the
-            recall; no interpolation. NaN where the split has no image of the class.
+        average_precision: sum of each threshold's precision times its gain in recall, without
+            interpolation; NaN if the split has no image of the class.
     """
 
     precision: np.ndarray
@@ -103,12 +109,7 @@ class PrecisionRecall:
 
 
 def precision_recall_curves(logits: np.ndarray, labels: np.ndarray) -> tuple[PrecisionRecall, ...]:
-    """The curve of each class, by its probability.
-
-    Args:
-        logits: float [N, classes].
-        labels: integer [N].
-    """
+    """Precision-recall curve of each class, by the class's probability."""
     probabilities = softmax(logits.astype(np.float64), axis=1)
     curves = []
     for label in range(logits.shape[1]):
@@ -124,12 +125,12 @@ def precision_recall_curves(logits: np.ndarray, labels: np.ndarray) -> tuple[Pre
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """One image that was predicted as another class.
+    """An image that was predicted as another class.
 
     Attributes:
-        index: its place in the split.
-        true, predicted: the classes' labels.
-        confidence: the predicted class's probability, at temperature 1.
+        index: position in the evaluated images.
+        true, predicted: labels of the two classes.
+        confidence: probability of the predicted class, at temperature 1.
     """
 
     index: int
@@ -138,16 +139,9 @@ class Mistake:
     confidence: float
 
 
-def confident_mistakes(logits: np.ndarray, labels: np.ndarray, count: int) -> tuple[Mistake, ...]:
-    """The `count` most confident mistakes, the most confident first; ties by their place.
-
-    Args:
-        logits: float [N, classes].
-        labels: integer [N].
-        count: how many at most.
-    """
-    predicted = logits.argmax(axis=1)
-    confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+def most_confident_errors(logits: np.ndarray, labels: np.ndarray, count: int) -> tuple[Mistake, ...]:
+    """At most `count` errors, the most confident first; ties in the order of the images."""
+    predicted, confidence = logits.argmax(axis=1), max_probability(logits)
     wrong = np.flatnonzero(predicted != labels)
     first = wrong[np.argsort(-confidence[wrong], kind="stable")[:count]]
     return tuple(Mistake(int(i), int(labels[i]), int(predicted[i]), float(confidence[i])) for i in first)
@@ -155,12 +149,12 @@ def confident_mistakes(logits: np.ndarray, labels: np.ndarray, count: int) -> tu
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """A class and another that it is predicted as.
+    """A pair of classes that the model confuses.
 
     Attributes:
-        true, predicted: the classes' labels.
-        images: how many of `true` were predicted as `predicted`.
-        share: of all images of `true`.
+        true, predicted: labels of the two classes.
+        images: number of images of `true` predicted as `predicted`.
+        share: their share of all images of `true`.
     """
 
     true: int
@@ -170,7 +164,7 @@ class Confusion:
 
 
 def top_confusions(matrix: np.ndarray, count: int) -> tuple[Confusion, ...]:
-    """The cells off the diagonal with the most images, the fullest first; empty ones left out."""
+    """The `count` largest cells off the diagonal, the largest first; empty cells are left out."""
     off = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
     fullest = np.argsort(-off, axis=None, kind="stable")[:count]
     rows, columns = np.unravel_index(fullest, off.shape)
@@ -181,55 +175,172 @@ def top_confusions(matrix: np.ndarray, count: int) -> tuple[Confusion, ...]:
     )
 
 
-def energy(logits: np.ndarray) -> np.ndarray:
-    """The energy of each image, -log(sum(exp(logits))) in float64 [N] (Liu et al. 2020, equation 4, T = 1).
+def margins(logits: np.ndarray) -> np.ndarray:
+    """Largest softmax probability minus the second largest of each image: float64 [N]."""
+    second, largest = np.partition(softmax(logits.astype(np.float64), axis=1), -2, axis=1)[:, -2:].T
+    gaps: np.ndarray = largest - second
+    return gaps
 
-    It is lower for images like those that the model was trained on. The logits are taken as
-    the model gives them: no temperature.
+
+# Calibration: does a model's confidence match its accuracy, and which temperature makes it match?
+
+BINS = 15
+#: Bounds of the search for a temperature; real networks lie between 0.5 and 5.
+_LOG_TEMPERATURES = (np.log(0.05), np.log(100.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """The images whose confidence lies in one interval.
+
+    Attributes:
+        low, high: the interval, low < confidence <= high.
+        images: number of images.
+        confidence: mean confidence; None without images.
+        accuracy: share classified correctly; None without images.
+    """
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """How well confidence matches accuracy.
+
+    Attributes:
+        ece: expected calibration error (Guo et al. 2017, equation 3): mean distance between
+            confidence and accuracy over the bins, weighted by their images.
+        bins: bins of equal width, by confidence.
+    """
+
+    ece: float
+    bins: tuple[Bin, ...]
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Reliability:
+    """Compare confidence, the largest softmax(logits / temperature), with accuracy."""
+    confidence = max_probability(logits.astype(np.float64) / temperature)
+    correct = logits.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, BINS + 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
+    bins, distance = [], 0.0
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = bin_of == i
+        count = int(inside.sum())
+        if count == 0:
+            bins.append(Bin(float(low), float(high), 0, None, None))
+            continue
+        mean, share = float(confidence[inside].mean()), float(correct[inside].mean())
+        distance += count * abs(share - mean)
+        bins.append(Bin(float(low), float(high), count, mean, share))
+    return Reliability(distance / len(labels), tuple(bins))
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Reliability on a split, before and after temperature scaling.
+
+    Attributes:
+        before: at temperature 1.
+        temperature: fitted on the held-out training images; None if the run held none out.
+        after: at that temperature.
+        fitted_on: number of images that it was fitted on.
+        same_images: whether `after` was measured on those same images.
+    """
+
+    before: Reliability
+    temperature: float | None = None
+    after: Reliability | None = None
+    fitted_on: int = 0
+    same_images: bool = False
+
+
+def calibrate(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    held_out: tuple[np.ndarray, np.ndarray] | None,
+    *,
+    same_images: bool = False,
+) -> Calibration:
+    """Measure reliability before and after temperature scaling.
+
+    Args:
+        logits, labels: of the images to measure on.
+        held_out: logits and labels of the held-out training images, to fit the temperature on. None
+            fits none: the test set is not for fitting.
+        same_images: whether the two are the same images.
+    """
+    before = reliability(logits, labels)
+    if held_out is None:
+        return Calibration(before)
+    temperature = fit_temperature(*held_out)
+    after = reliability(logits, labels, temperature)
+    return Calibration(before, temperature, after, len(held_out[1]), same_images)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature T that minimizes the cross-entropy of softmax(logits / T).
+
+    One number for all classes, so predictions stay the same (Guo et al. 2017, section 4.2). Fit it
+    on images that were neither trained on nor are used to judge the result.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return cross_entropy(logits.astype(np.float64) / np.exp(log_temperature), labels)
+
+    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+# Unfamiliar images: scores of how much an image resembles the training data.
+
+
+def energy(logits: np.ndarray) -> np.ndarray:
+    """Energy of each image, -log(sum(exp(logits))): float64 [N] (Liu et al. 2020, equation 4, T = 1).
+
+    Lower for images that resemble the training data. Takes the model's logits, before any temperature.
     """
     energies: np.ndarray = -logsumexp(logits.astype(np.float64), axis=1)
     return energies
 
 
 def max_probability(logits: np.ndarray) -> np.ndarray:
-    """The largest softmax probability of each image, float64 [N] (Hendrycks & Gimpel 2017, section 2).
+    """Largest softmax probability of each image: float64 [N] (Hendrycks & Gimpel 2017, section 2).
 
-    It is higher for images like those that the model was trained on. No temperature is applied.
+    Higher for images that resemble the training data.
     """
     largest: np.ndarray = softmax(logits.astype(np.float64), axis=1).max(axis=1)
     return largest
 
 
-#: The share of the familiar images that the thresholds let pass.
+#: Share of familiar images that the thresholds let pass.
 FAMILIAR_SHARE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """Beyond them an image is called unfamiliar; both are of the logits as the model gives them.
+    """Thresholds for unfamiliar images, for the logits before any temperature.
 
     Attributes:
-        energy: an image is unfamiliar whose energy is higher. This is the score that decides.
-        probability: the same by the largest softmax probability, where that is lower.
+        energy: an image with a higher energy is unfamiliar. This score decides.
+        probability: the same for the largest softmax probability, if it is lower.
     """
 
     energy: float
     probability: float
 
     def is_unfamiliar(self, logits: np.ndarray) -> np.ndarray:
-        """Whether each image is unfamiliar by its energy: bool [N], of logits [N, classes]."""
+        """Whether each image is unfamiliar by its energy: bool [N]."""
         unfamiliar: np.ndarray = energy(logits) > self.energy
         return unfamiliar
 
 
 def fit_thresholds(logits: np.ndarray) -> Thresholds:
-    """The thresholds that let `FAMILIAR_SHARE` of these images pass.
-
-    To be fitted on images that the training did not see. Labels play no part.
-
-    Args:
-        logits: float [N, classes].
-    """
+    """The thresholds that let `FAMILIAR_SHARE` of these images pass. Labels play no part."""
     return Thresholds(
         energy=float(np.quantile(energy(logits), FAMILIAR_SHARE, method="higher")),
         probability=float(np.quantile(max_probability(logits), 1 - FAMILIAR_SHARE, method="lower")),

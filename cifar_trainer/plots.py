@@ -1,17 +1,18 @@
-"""Drawing with Matplotlib: the theme, the two figures that training shows as well, and how figures are saved.
+"""Drawing with Matplotlib: themes, fonts, the two figures that training shows too, and saving.
 
-This is the only module that imports Matplotlib; the others take its names from here. There
-is no pyplot, no window system and no backend: a figure is drawn by the canvas of the format
-that it is saved in. The colours are Okabe & Ito's (2008), which colour-blind readers can tell
-apart; ramps go from the background to one hue.
+This is the only module that imports Matplotlib; others import its names from here. There is
+no pyplot, no window system and no backend: a figure is drawn by the canvas of the format that
+it is saved in. The colours are those of Okabe & Ito (2008), which colour-blind readers can
+tell apart; ramps go from the background to one hue.
 """
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ import numpy as np
 
 @contextlib.contextmanager
 def _without_backend() -> Iterator[None]:
-    """Hide MPLBACKEND while Matplotlib is imported for the first time, and set it afterwards if it exists.
+    """Hide MPLBACKEND during Matplotlib's first import, and set the backend afterwards if it exists.
 
     A shell started from Jupyter or Colab inherits a backend that may not be installed here,
-    and Matplotlib refuses to be imported with one that it cannot find.
+    and Matplotlib cannot be imported with a backend that it does not find.
     """
     name = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
@@ -31,18 +32,18 @@ def _without_backend() -> Iterator[None]:
         if name is not None:
             os.environ["MPLBACKEND"] = name
     if name:
-        # Not for us: for whoever uses pyplot in the same process, such as a notebook.
+        # For pyplot in the same process, such as a notebook's.
         with contextlib.suppress(ValueError):
             sys.modules["matplotlib"].rcParams["backend"] = name
 
 
 with _without_backend():
     import matplotlib
-    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties, fontManager, get_font
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 __all__ = [
@@ -57,25 +58,33 @@ __all__ = [
     "PercentFormatter",
     "Theme",
     "as_rgb",
-    "colormaps",
     "confusion_figure",
+    "drawable_names",
+    "font_path",
     "gallery_figure",
     "new_figure",
     "pixels",
     "render",
     "shorten",
+    "undrawable",
 ]
 
 DPI = 144
-#: What a figure can be saved as, by the ending of the file's name, with what would otherwise differ
-#: between two saves of the same figure.
+#: Formats by file name extension, with the metadata to leave out so that equal figures give equal files.
 FORMATS: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-#: For several lines, in turn; black and yellow are left out.
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#59636E")
+#: Colours for several lines, in turn; black and yellow are left out.
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#59636E")
+#: Fonts for scripts that Matplotlib's own font lacks, each used if it is installed.
+FONTS = (
+    *(f"Noto Sans CJK {region}" for region in ("SC", "JP", "KR", "TC")), "Noto Serif CJK SC",
+    "Noto Serif CJK JP", "Droid Sans Fallback", "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans",
+    "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans",
+    "Arial Unicode MS", "FreeSans", "Unifont",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +93,10 @@ class Theme:
 
     Attributes:
         name: `light` or `dark`.
-        background, text, muted, grid: of the paper and what stands on it.
-        first: what is right, or the first of several lines.
-        second: what is wrong, or the second line.
-        third: the third line.
+        background, text, muted, grid: of the background and the text on it.
+        first: for what is correct, or the first line.
+        second: for what is wrong, or the second line.
+        third: for the third line.
     """
 
     name: str
@@ -100,9 +109,9 @@ class Theme:
     third: str
 
     def legible_on(self, color: np.ndarray) -> str:
-        """Of the text's and the paper's colour the one that stands out more on an RGB(A) colour."""
-        here, text, paper = (_luminance(c) for c in (color, to_rgb(self.text), to_rgb(self.background)))
-        return self.text if _contrast(here, text) >= _contrast(here, paper) else self.background
+        """The text's or the background's colour, whichever has more contrast on this RGB(A) colour."""
+        here, text, behind = (_luminance(c) for c in (color, to_rgb(self.text), to_rgb(self.background)))
+        return self.text if _contrast(here, text) >= _contrast(here, behind) else self.background
 
     def settings(self) -> dict[Any, Any]:
         """The theme as Matplotlib's settings."""
@@ -131,6 +140,7 @@ class Theme:
             "legend.frameon": False,
             "lines.linewidth": 1.8,
             "font.size": 10,
+            "font.family": ["DejaVu Sans", *_fallback_fonts()],
         }
 
 
@@ -150,17 +160,61 @@ LIGHT = Theme("light", "#ffffff", "#1f2328", "#59636e", "#e1e5ea", "#0072B2", "#
 DARK = Theme("dark", "#161b22", "#e6edf3", "#9198a1", "#2d333b", "#56B4E9", "#F0A04B", "#3CC99A")
 
 
+@functools.cache
+def _fallback_fonts() -> tuple[str, ...]:
+    """The fonts of `FONTS` that are installed."""
+    installed = set(fontManager.get_font_names())
+    return tuple(name for name in FONTS if name in installed)
+
+
+@functools.cache
+def _fonts() -> tuple[tuple[str, frozenset[int]], ...]:
+    """Path and character codes of each font that figures use."""
+    paths = [
+        fontManager.findfont(FontProperties(family=[name])) for name in ("DejaVu Sans", *_fallback_fonts())
+    ]
+    return tuple((str(path), frozenset(get_font(path).get_charmap())) for path in paths)
+
+
+def font_path(text: str) -> str | None:
+    """The first font that has all characters of a text, DejaVu Sans first; None if there is none."""
+    return next((path for path, codes in _fonts() if all(ord(c) in codes for c in text)), None)
+
+
+def _is_drawable(character: str) -> bool:
+    # Almost every character is in the first font; the others take time to load.
+    code = ord(character)
+    return 32 <= code < 127 or any(code in codes for _, codes in _fonts())
+
+
+def undrawable(classes: Sequence[str]) -> dict[int, str]:
+    """The names, by label, with characters that no installed font has; figures show their label instead."""
+    return {label: name for label, name in enumerate(classes) if not all(map(_is_drawable, name))}
+
+
+def drawable_names(classes: Sequence[str]) -> list[str]:
+    """The names as figures can show them: `class 3` for one that no installed font can draw."""
+    replaced: Collection[int] = undrawable(classes)
+    return [f"class {label}" if label in replaced else name for label, name in enumerate(classes)]
+
+
+def shorten(name: str, length: int) -> str:
+    """A name that can be drawn, of at most `length` characters, its end replaced by an ellipsis if longer."""
+    drawable = "".join(c if _is_drawable(c) else "?" for c in name)
+    return drawable if len(drawable) <= length else drawable[: length - 1] + "…"
+
+
 @contextlib.contextmanager
 def new_figure(theme: Theme, width: float, height: float) -> Iterator[Figure]:
-    """A figure of width × height inches; what is drawn inside the block has the theme's colours."""
+    """A figure of width × height inches; drawing inside the block uses the theme."""
     with matplotlib.rc_context(theme.settings()):
         yield Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def render(figure: Figure, form: str) -> bytes:
-    """A figure as a file's bytes, the same for the same figure; `form` is one of `FORMATS`."""
+    """A figure as the bytes of a file; `form` is one of `FORMATS`. Equal figures give equal bytes."""
     buffer = io.BytesIO()
-    # Text stays text in an SVG, and its identifiers do not change from one save to the next.
+    # In SVG, keep text as text and make the identifiers reproducible.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cifar-trainer"}):
         figure.savefig(buffer, format=form, metadata=FORMATS[form], facecolor=figure.get_facecolor())
     return buffer.getvalue()
@@ -186,13 +240,13 @@ def confusion_figure(
     """A confusion matrix, correct predictions in one hue and errors in another.
 
     The shade of a cell on the diagonal is its share of the row; that of an error is its share
-    relative to the largest one, so that errors can be told apart where they are few. Beyond
+    relative to the largest error, so that few errors can be told apart too. Beyond
     `NUMBERED_CLASSES` the cells have no numbers and the figure grows with the classes; beyond
-    `NAMED_CLASSES` it grows no more, and only some classes are named.
+    `NAMED_CLASSES` it stops growing, and only some classes are named.
 
     Args:
         matrix: integer [classes, classes], counts by true class, then by predicted class.
-        classes: the names, by label.
+        classes: names by label.
         theme: the colours.
         shares: write percentages of the row instead of counts.
     """
@@ -208,7 +262,8 @@ def confusion_figure(
     width = min(6.0 + 0.08 * max(0, count - NUMBERED_CLASSES), 12.4)
     step = -(-count // NAMED_CLASSES)
     named = range(0, count, step)
-    names = [shorten(classes[label], 18) for label in named]
+    drawable = drawable_names(classes)
+    names = [shorten(drawable[label], 18) for label in named]
     size = 10 if count <= 10 else 8 if count <= NUMBERED_CLASSES else 5
     with new_figure(theme, width, width - 0.4) as figure:
         axes = figure.add_subplot()
@@ -237,39 +292,41 @@ def gallery_figure(
     confidence: np.ndarray,
     classes: Sequence[str],
     theme: Theme,
+    *,
     columns: int = 5,
+    files: Sequence[str] | None = None,
 ) -> Figure:
-    """Images, and below each its true class, the predicted one, and the confidence.
+    """Images, and below each its true class, the predicted class with its confidence, and its file.
 
     Args:
-        images: uint8 [K, H, W, C], square, of one or three channels.
+        images: uint8 [K, H, W, C], of one or three channels.
         true, predicted: labels, integer [K].
-        confidence: the predicted class's probability, float [K].
-        classes: the names, by label.
+        confidence: probability of the predicted class, float [K].
+        classes: names by label.
         theme: the colours.
-        columns: images a row.
+        columns: images in a row.
+        files: names of the images' files; None shows none.
     """
-    rows = max(1, -(-len(images) // columns))
-    across, down = 40, 52
+    rows, names = max(1, -(-len(images) // columns)), drawable_names(classes)
+    across, down = 40, 52 if files is None else 58
     with new_figure(theme, 1.25 * columns, 1.25 * down / across * rows) as figure:
         figure.set_layout_engine("none")
-        # One pair of axes for all: one for each image would take ten times as long to draw.
+        # One pair of axes for all images: a pair for each would take ten times as long.
         axes = figure.add_axes((0, 0, 1, 1))
         for i, image in enumerate(images):
             left, top = across * (i % columns) + 4, down * (i // columns) + 4
             axes.imshow(as_rgb(image), extent=(left, left + 32, top + 32, top), interpolation="nearest")
-            below = (
-                (shorten(classes[true[i]], 16), theme.text),
-                (
-                    f"{shorten(classes[predicted[i]], 13)} {confidence[i]:.0%}",
-                    theme.first if true[i] == predicted[i] else theme.second,
-                ),
-            )
+            color = theme.first if true[i] == predicted[i] else theme.second
+            below = [
+                (shorten(names[true[i]], 16), theme.text),
+                (f"{shorten(names[predicted[i]], 13)} {confidence[i]:.0%}", color),
+                *([] if files is None else [(shorten(files[i], 18), theme.muted)]),
+            ]
             for line, (text, color) in enumerate(below):
                 axes.text(left + 16, top + 38.5 + 6 * line, text, ha="center", size=8.5, color=color)
         if not len(images):
             axes.text(across * columns / 2, down / 2, "none", ha="center", color=theme.muted)
-        # imshow sets limits of its own, so ours come last.
+        # imshow changes the limits, so ours come last.
         axes.set_axis_off()
         axes.set_xlim(0, across * columns)
         axes.set_ylim(down * rows, 0)
@@ -277,10 +334,5 @@ def gallery_figure(
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] of one or three channels as [H, W, 3], which is what can be drawn."""
+    """An image [H, W, C] of one or three channels as [H, W, 3]."""
     return np.broadcast_to(image, (*image.shape[:2], 3))
-
-
-def shorten(name: str, length: int) -> str:
-    """A name of at most `length` characters, the end replaced by an ellipsis where it is longer."""
-    return name if len(name) <= length else name[: length - 1] + "…"

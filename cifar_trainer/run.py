@@ -233,6 +233,7 @@ class _Thresholds:
 @dataclasses.dataclass(frozen=True)
 class _Unfamiliar:
     thresholds: _Thresholds
+    usable: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -465,7 +466,9 @@ class Run:
         return 1.0
 
     def read_thresholds(self, weights_sha256: str) -> "Thresholds | None":
-        """The thresholds for unfamiliar images that `evaluate` has fitted for these weights, else None.
+        """The thresholds for unfamiliar images that `evaluate` has fitted for these weights.
+
+        None if it has fitted none, or if noise looks more familiar to the model than real images.
 
         Raises:
             RunError: a report cannot be read.
@@ -474,6 +477,8 @@ class Run:
 
         for _, report in self._reports(weights_sha256):
             if report.unfamiliar is not None:
+                if not report.unfamiliar.usable:
+                    return None
                 return Thresholds(**dataclasses.asdict(report.unfamiliar.thresholds))
         return None
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cifar_trainer.evaluation.robustness import Robustness
     from cifar_trainer.evaluation.unfamiliar import Unfamiliar
 
-#: Of more classes the table shows the ones with the lowest F1.
+#: With more classes, the table shows those with the lowest F1.
 TABLE_CLASSES = 30
 
 
@@ -45,7 +45,7 @@ TABLE_CLASSES = 30
     "--unfamiliar",
     type=PathType(),
     metavar="FOLDER",
-    help="Also measure whether these images are recognized as unlike the training data.",
+    help="Also measure whether these images are recognized as unfamiliar.",
 )
 def command(
     output: "Output",
@@ -61,7 +61,8 @@ def command(
     """Measure a run's model and write a report: numbers, figures, one page.
 
     RUN is a run's folder, by default the newest run. The report goes into
-    RUN/evaluation/SPLIT/: report.html, one page to open or send; report.json; the figures.
+    RUN/evaluation/SPLIT/: report.html, one page to open or send; report.json;
+    predictions.csv, a row for each image; the figures.
 
     \b
     Examples:
@@ -82,7 +83,8 @@ def command(
             run,
             split=split,
             data_dir=data_dir,
-            robustness_images=robustness_images if robustness else None,
+            robustness=robustness,
+            robustness_images=robustness_images,
             unfamiliar=unfamiliar,
             verbose=output.verbose,
             on_progress=show,
@@ -156,13 +158,16 @@ def _expectation(report: "Report") -> str:
 
 
 def unfamiliar_table(unfamiliar: "Unfamiliar") -> "Table":
-    """How well images of other kinds are distinguished from those of the split."""
+    """How well images of other kinds are distinguished from the split's."""
     from rich.table import Table
 
-    where = "held-out training" if unfamiliar.fitted_on == "validation" else "test"
+    what = "held-out training images" if unfamiliar.fitted_on == "validation" else "training images"
+    unused = (
+        "" if unfamiliar.usable else "; predict and serve do not use it: noise looks familiar to this model"
+    )
     table = Table(
         title="unfamiliar images, by their energy",
-        caption=f"threshold fitted on {unfamiliar.fitted_images:,} {where} images",
+        caption=f"threshold fitted on {unfamiliar.fitted_images:,} {what}{unused}",
         caption_justify="left",
     )
     table.add_column("images of another kind")
@@ -170,7 +175,7 @@ def unfamiliar_table(unfamiliar: "Unfamiliar") -> "Table":
         table.add_column(name, justify="right")
     for kind in unfamiliar.kinds:
         table.add_row(
-            kind.name,
+            f"{kind.name}: worse than chance, do not use" if kind.worse_than_chance else kind.name,
             f"{kind.images:,}",
             f"{kind.energy.auroc:.3f}",
             f"{kind.energy.fpr95:.1%}",

@@ -149,6 +149,7 @@ class Split:
         fingerprint: the content fingerprint of the whole split (`data.fingerprints`).
         sha256: over the files of the whole split, so that it depends on the order of the images too.
         files: the name of each image's file, relative to the source; empty if the source had no names.
+        indices: int64 [N], positions in the whole split; None for the whole split.
     """
 
     images: np.ndarray
@@ -156,6 +157,7 @@ class Split:
     fingerprint: str = ""
     sha256: str = ""
     files: tuple[str, ...] = ()
+    indices: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -163,8 +165,13 @@ class Split:
     def take(self, indices: np.ndarray) -> "Split":
         """The images at `indices`, int64 [N]; the fingerprint and hash stay those of the whole split."""
         files = tuple(self.files[index] for index in indices) if self.files else ()
+        positions = indices if self.indices is None else self.indices[indices]
         return dataclasses.replace(
-            self, images=self.images[indices], labels=self.labels[indices], files=files
+            self,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            files=files,
+            indices=positions,
         )
 
 

@@ -107,8 +107,11 @@ def frost(images: np.ndarray, draw: np.random.Generator, kept: float, ice: float
     """Ice crystals laid over the image: a window of a drawn texture, for photographs of frost."""
     count, height, width, channels = images.shape
     texture = frost_texture() if channels == 3 else (frost_texture() @ _GREY)[..., None]
-    top, left = draw.integers(0, _FROST_SIDE - np.array([[height], [width]]), (2, count))
-    rows, columns = top[:, None] + np.arange(height), left[:, None] + np.arange(width)
+    # The texture has no seam, so it repeats for images that are larger.
+    room = np.array([[height], [width]])
+    top, left = draw.integers(0, np.where(room < _FROST_SIDE, _FROST_SIDE - room, _FROST_SIDE), (2, count))
+    rows = (top[:, None] + np.arange(height)) % _FROST_SIDE
+    columns = (left[:, None] + np.arange(width)) % _FROST_SIDE
     frozen: np.ndarray = kept * images + ice * texture[rows[:, :, None], columns[:, None, :]]
     return frozen
 
@@ -224,7 +227,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     """Corrupt images; the same arguments give the same images.
 
     Args:
-        images: uint8 [N, H, W, C], of one or three channels, at most 256×256.
+        images: uint8 [N, H, W, C], of any size, of one or three channels.
         name: one of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: of the random draws, which differ by corruption and severity.

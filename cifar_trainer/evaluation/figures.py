@@ -1,7 +1,8 @@
-"""The figures of a report: each a function from numbers to a Matplotlib figure.
+"""The figures of a report: functions from numbers to Matplotlib figures.
 
 The confusion matrix and the gallery, which training shows too, are in `cifar_trainer.plots`.
-Where there are more classes than a figure can show, it shows those that need attention most.
+A figure with too many classes shows those that do worst. Half-width figures are 6 inches wide and
+full-width ones 12.4, so that the page shows their letters in one size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cifar_trainer.evaluation.calibration import Calibration, Reliability
 from cifar_trainer.evaluation.robustness import Robustness
-from cifar_trainer.metrics import PrecisionRecall
+from cifar_trainer.metrics import Calibration, PrecisionRecall, Reliability
 from cifar_trainer.plots import (
     LINES,
     Figure,
@@ -20,18 +20,20 @@ from cifar_trainer.plots import (
     PercentFormatter,
     Theme,
     as_rgb,
-    colormaps,
+    drawable_names,
     new_figure,
     shorten,
 )
 
-#: At most so many rows of `per_class_figure` and panels of `precision_recall_figure`.
+#: Rows of `per_class_figure` and panels of `precision_recall_figure`, at most.
 ROWS, PANELS = 30, 20
 
 
 def per_class_figure(per_class: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
     """Precision and recall of each class, with their 95 % intervals; of many, those with the lowest F1."""
-    shown = sorted(per_class, key=lambda row: row["f1"])[:ROWS] if len(per_class) > ROWS else per_class
+    names = drawable_names([row["class"] for row in per_class])
+    named = list(zip(per_class, names, strict=True))
+    shown = sorted(named, key=lambda pair: pair[0]["f1"])[:ROWS] if len(named) > ROWS else named
     places = np.arange(len(shown), dtype=float)
     with new_figure(theme, 6.0, max(5.6, 0.9 + 0.25 * len(shown))) as figure:
         axes = figure.add_subplot()
@@ -39,13 +41,17 @@ def per_class_figure(per_class: Sequence[Mapping[str, Any]], theme: Theme) -> Fi
             ("precision", -0.16, theme.first, "o"),
             ("recall", 0.16, theme.second, "s"),
         ):
-            values = np.array([row[name] for row in shown])
-            bounds = np.array([row[f"{name}_interval"] for row in shown]).T
+            # A class that was never predicted has no precision.
+            at = [i for i, (row, _) in enumerate(shown) if name == "recall" or row["predicted"]]
+            if not at:
+                continue
+            values = np.array([shown[i][0][name] for i in at])
+            bounds = np.array([shown[i][0][f"{name}_interval"] for i in at]).T
             axes.errorbar(
-                values, places + offset, xerr=np.abs(bounds - values), fmt=marker, color=color,
+                values, places[at] + offset, xerr=np.abs(bounds - values), fmt=marker, color=color,
                 markersize=5, elinewidth=1.6, capsize=0, label=name,
             )  # fmt: skip
-        axes.set_yticks(places, [shorten(row["class"], 24) for row in shown])
+        axes.set_yticks(places, [shorten(name, 24) for _, name in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -78,7 +84,6 @@ def reliability_figure(calibration: Calibration, theme: Theme) -> Figure:
         upper.set_ylabel("accuracy")
         upper.set_ylim(0, 1.02)
         upper.legend(loc="upper left")
-        lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         lower.set_ylabel("share of images")
         lower.set_xlabel("confidence")
         lower.set_xlim(0, 1.01)
@@ -98,8 +103,9 @@ def precision_recall_figure(
     shown = list(range(len(classes)))
     if len(shown) > PANELS:
         averages = np.array([curve.average_precision for curve in curves])
-        # A class without images has none, and comes last.
+        # A class without images has no average precision and sorts last.
         shown = np.argsort(averages, kind="stable")[:PANELS].tolist()
+    names = drawable_names(classes)
     columns = 3 if len(shown) <= 12 else 4
     rows = -(-len(shown) // columns)
     paths = [np.column_stack([curves[label].recall, curves[label].precision]) for label in shown]
@@ -113,7 +119,7 @@ def precision_recall_figure(
             axes.plot(curve.recall, curve.precision, color=theme.first)
             known = not np.isnan(curve.average_precision)
             average = f"{curve.average_precision:.2f}" if known else "–"
-            axes.set_title(f"{shorten(classes[label], 40 // columns)}  {average}", size=9)
+            axes.set_title(f"{shorten(names[label], 40 // columns)}  {average}", size=9)
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.02)
             axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
@@ -126,15 +132,15 @@ def precision_recall_figure(
 def learning_curves_figure(
     rows: Sequence[Mapping[str, float | None]], validation: str, theme: Theme
 ) -> Figure:
-    """Loss and accuracy by epoch, of the training images and of those that validate.
+    """Loss and accuracy by epoch, of training and validation.
 
     Args:
         rows: of history.csv.
-        validation: which images those are.
+        validation: what the validation images are.
         theme: the colours.
     """
     epochs = [row["epoch"] for row in rows]
-    with new_figure(theme, 7.6, 3.2) as figure:
+    with new_figure(theme, 12.4, 4.2) as figure:
         for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             for key, label, color, marker in (
                 (name, "training", theme.first, "o"),
@@ -150,13 +156,25 @@ def learning_curves_figure(
     return figure
 
 
+def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A map laid over the grey image in yellow to red, as on the page of `serve`: float [H, W, 3].
+
+    Grey, so that no colour of the image is taken for heat.
+    """
+    grey = as_rgb(image) @ np.array([0.299, 0.587, 0.114]) / 255
+    color = np.stack([np.ones_like(heat), (200 - 178 * heat) / 255, np.zeros_like(heat)], axis=-1)
+    alpha = 0.75 * heat[..., None]
+    mixed: np.ndarray = (1 - alpha) * grey[..., None] + alpha * color
+    return mixed
+
+
 def gradcam_figure(
     images: np.ndarray, maps: np.ndarray, captions: Sequence[tuple[str, str, bool]], theme: Theme
 ) -> Figure:
     """Images, and beside each the same with its map laid over it, in rows of two pairs.
 
     Args:
-        images: uint8 [K, H, W, C], square, of one or three channels.
+        images: uint8 [K, H, W, C], of one or three channels.
         maps: float [K, H, W], 0 to 1.
         captions: for each its class, the prediction, and whether it is correct.
         theme: the colours.
@@ -169,16 +187,13 @@ def gradcam_figure(
         axes = figure.add_axes((0, 0, 1, 1))
         for i, (image, heat) in enumerate(zip(images, maps, strict=True)):
             left, top = across * (i % columns) + 2, down * (i // columns) + 1
-            # The map shows through the grey image, so that no colour of the image is taken for heat.
-            grey = as_rgb(image) @ np.array([0.299, 0.587, 0.114]) / 255
-            heated = 0.45 * grey[..., None] + 0.55 * colormaps["inferno"](heat)[..., :3]
-            for shift, layer in ((0, as_rgb(image)), (31, heated)):
+            for shift, layer in ((0, as_rgb(image)), (31, heat_overlay(image, heat))):
                 extent = (left + shift, left + shift + 30, top + 30, top)
                 axes.imshow(layer, extent=extent, interpolation="nearest")
             name, prediction, correct = captions[i]
             color = theme.first if correct else theme.second
             axes.text(left + 63, top + 14, shorten(name, 13), size=8.5, color=theme.text)
-            axes.text(left + 63, top + 19, prediction, size=8.5, color=color)
+            axes.text(left + 63, top + 19, shorten(prediction, 18), size=8.5, color=color)
         axes.set_axis_off()
         axes.set_xlim(0, across * columns)
         axes.set_ylim(down * rows, 0)
@@ -188,7 +203,7 @@ def gradcam_figure(
 def robustness_figure(robustness: Robustness, theme: Theme) -> Figure:
     """Accuracy by corruption and severity, and by attack and strength."""
     severities, epsilons = robustness.severities, robustness.epsilons_255
-    with new_figure(theme, 7.6, 4.4) as figure:
+    with new_figure(theme, 12.4, 5.6) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
         names = [result.name.replace("_", " ") for result in robustness.corruptions]
         for i, severity in enumerate(severities):
@@ -204,7 +219,7 @@ def robustness_figure(robustness: Robustness, theme: Theme) -> Figure:
         left.set_title("corruptions")
         left.xaxis.set_major_formatter(PercentFormatter(1))
         left.set_xlim(0, 1)
-        # Below the axes: inside them it would look like a row of its own.
+        # Below the axes: inside, it would look like another row.
         figure.legend(loc="outside lower left", ncols=len(severities), handletextpad=0, columnspacing=0.4,
                       title="severity")  # fmt: skip
         for result, color, marker in zip(
@@ -222,16 +237,16 @@ def robustness_figure(robustness: Robustness, theme: Theme) -> Figure:
 
 
 def unfamiliar_figure(energies: Mapping[str, np.ndarray], threshold: float, theme: Theme) -> Figure:
-    """How the energy of familiar images and of each other kind is distributed, and the threshold.
+    """Histograms of the energy of the split's images and of each other kind, with the threshold.
 
     Args:
-        energies: float [N] by name; the first are the images of the split.
+        energies: float [N] by name, those of the split first.
         threshold: images above it are called unfamiliar.
         theme: the colours.
     """
     low, high = np.percentile(np.concatenate(list(energies.values())), (0.5, 99.5))
     edges = np.linspace(low, high, 61)
-    with new_figure(theme, 7.6, 2.9) as figure:
+    with new_figure(theme, 12.4, 4.0) as figure:
         axes = figure.add_subplot()
         for i, (name, values) in enumerate(energies.items()):
             shares, _ = np.histogram(values, edges)
@@ -241,6 +256,6 @@ def unfamiliar_figure(energies: Mapping[str, np.ndarray], threshold: float, them
         axes.axvline(threshold, color=theme.muted, linewidth=1.2, linestyle="--", label="threshold")
         axes.set_xlabel("energy")
         axes.set_ylabel("share of images")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         figure.legend(loc="outside upper left", ncols=4)
     return figure

@@ -11,8 +11,8 @@ from scipy.special import softmax
 def last_feature_map(model: keras.Model) -> keras.layers.Layer | None:
     """The last layer whose output is a feature map of more than one position: [N, H, W, C].
 
-    It holds the most abstract features that still have a position (section 3), after their
-    activation where that is a layer of its own. None where there is no such layer.
+    It has the most abstract features that still have a position (section 3), after their
+    activation if that is a layer of its own. None if there is no such layer.
     """
     for layer in reversed(model.layers):
         shape = tuple(getattr(getattr(layer, "output", None), "shape", ()))
@@ -21,50 +21,58 @@ def last_feature_map(model: keras.Model) -> keras.layers.Layer | None:
     return None
 
 
-def grad_cam(
-    model: keras.Model, images: np.ndarray, classes: Sequence[int] | np.ndarray
-) -> np.ndarray | None:
-    """How much each position raises a class's logit: ReLU of the maps weighted by their mean gradients.
-
-    Equations 1 and 2: alpha_k is the mean over all positions of the derivative of the class's
-    logit by map k; the result is ReLU(sum of alpha_k times map k), enlarged bilinearly to the
-    image's size.
+class GradCam:
+    """Explains a model. Building it clones the network, so build it once and call it often.
 
     Args:
         model: uint8 [N, H, W, C] to logits [N, classes], a functional or sequential model.
-        images: uint8 [N, H, W, C].
-        classes: a label for each image, [N].
-
-    Returns:
-        float32 [N, H, W] from 0 to 1: each divided by its largest value, all 0 where no position
-        raises the logit. None where the model has no feature map.
     """
-    # A loaded Sequential has called its layers several times; a clone has called each once.
-    twin = keras.models.clone_model(model)
-    twin.set_weights(model.get_weights())
-    layer = last_feature_map(twin)
-    if layer is None:
-        return None
-    # In two parts, so that the tape can watch the maps between them, whatever is trainable.
-    to_maps = keras.Model(twin.inputs, layer.output)
-    to_logits = keras.Model(layer.output, twin.outputs[0])
-    maps = to_maps(tf.constant(images), training=False)
-    with tf.GradientTape() as tape:
-        tape.watch(maps)
-        logits = to_logits(maps, training=False)
-        score = tf.reduce_sum(tf.gather(logits, tf.constant(classes, tf.int32), batch_dims=1))
-    gradients = tf.cast(tape.gradient(score, maps), tf.float32)
-    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
-    cam = tf.nn.relu(tf.reduce_sum(weights * tf.cast(maps, tf.float32), axis=-1, keepdims=True))
-    large = tf.image.resize(cam, images.shape[1:3], method="bilinear")[..., 0]
-    peak = tf.reduce_max(large, axis=(1, 2), keepdims=True)
-    return np.asarray(tf.math.divide_no_nan(large, peak))
+
+    def __init__(self, model: keras.Model) -> None:
+        # A loaded Sequential has called its layers several times; a clone has called each once.
+        twin = keras.models.clone_model(model)
+        twin.set_weights(model.get_weights())
+        layer = last_feature_map(twin)
+        self._parts = None
+        if layer is not None:
+            # In two parts, so that the tape can watch the maps between them.
+            self._parts = keras.Model(twin.inputs, layer.output), keras.Model(layer.output, twin.outputs[0])
+
+    def __call__(self, images: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """How much each position raises a class's logit.
+
+        Equations 1 and 2: alpha_k is the mean over all positions of the derivative of the class's
+        logit with respect to map k; the result is ReLU(sum of alpha_k times map k), enlarged
+        bilinearly to the image's size.
+
+        Args:
+            images: uint8 [N, H, W, C].
+            classes: a label for each image, [N].
+
+        Returns:
+            float32 [N, H, W] from 0 to 1: each divided by its largest value, all 0 if no position
+            raises the logit. None if the model has no feature map.
+        """
+        if self._parts is None:
+            return None
+        to_maps, to_logits = self._parts
+        maps = to_maps(tf.constant(images), training=False)
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            logits = to_logits(maps, training=False)
+            score = tf.reduce_sum(tf.gather(logits, tf.constant(classes, tf.int32), batch_dims=1))
+        gradients = tf.cast(tape.gradient(score, maps), tf.float32)
+        weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+        cam = tf.nn.relu(tf.reduce_sum(weights * tf.cast(maps, tf.float32), axis=-1, keepdims=True))
+        large = tf.image.resize(cam, images.shape[1:3], method="bilinear")[..., 0]
+        peak = tf.reduce_max(large, axis=(1, 2), keepdims=True)
+        return np.asarray(tf.math.divide_no_nan(large, peak))
 
 
 def representative_images(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each class its image with the highest probability of being of it: int64 [classes].
+    """For each class, its image with the highest probability of the class: int64 [classes].
 
-    -1 where the split has no image of a class.
+    -1 if the split has no image of a class.
     """
     probabilities = softmax(logits.astype(np.float64), axis=1)
     chosen = np.full(logits.shape[1], -1, np.int64)

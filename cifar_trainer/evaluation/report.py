@@ -1,29 +1,24 @@
-"""The figures of a subject, as one frozen report."""
+"""The measurements of a subject as one frozen report, and the table of its predictions."""
 
+import csv
 import dataclasses
+import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from cifar_trainer import metrics
-from cifar_trainer.evaluation.calibration import Calibration, calibrate
 from cifar_trainer.evaluation.robustness import Robustness
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import Unfamiliar
-from cifar_trainer.metrics import (
-    Confusion,
-    Mistake,
-    confident_mistakes,
-    precision_recall_curves,
-    top_confusions,
-)
 from cifar_trainer.recipes import EXPECTED_ON, Expected
 from cifar_trainer.results import Result
 from cifar_trainer.settings import Settings
 
-#: Mistakes in the gallery, and pairs of classes in the list.
-MISTAKES = 20
+#: Errors in the gallery, and pairs of classes in the list.
+ERRORS = 20
 CONFUSIONS = 10
 #: What `evaluate --json` prints of a report, in this order.
 _CONTRACT = ("run_dir", "split", "images", "loss", "accuracy", "macro", "per_class", "confusion_matrix")
@@ -38,26 +33,26 @@ class Report(Result):
         run_dir: the run's folder.
         split: `test`, or `validation`: the training images that were held out.
         data: what the images are, such as `CIFAR-10`.
-        images: their number.
+        images: number of images.
         loss: mean cross-entropy in nats.
         accuracy: share classified correctly.
         accuracy_interval: its 95 % interval (Wilson).
-        expected: what earlier runs with these settings reached; None where none were measured.
-        balanced_accuracy: the mean recall of the classes that have images.
+        expected: what earlier runs with these settings reached; None if none were measured.
+        balanced_accuracy: mean recall of the classes that have images.
         macro: precision, recall and F1, each the unweighted mean over the classes.
         mean_average_precision: over the classes that have images.
-        per_class: `class`, precision, recall and F1 of each; `support`, the number of its images;
-            the 95 % intervals of precision and recall (Wilson); the average precision, None for
-            a class without images.
-        confusion_matrix: counts, by true class, then by predicted class.
-        confusions: the pairs of classes that are confused most.
-        mistakes: the most confident ones.
+        per_class: `class`, `precision`, `recall`, `f1` and `support`, the number of images; the 95 %
+            intervals of precision and recall (Wilson); the average precision, None for a class
+            without images; `predicted`, the number of images that were predicted as the class.
+        confusion_matrix: counts by true class, then by predicted class.
+        confusions: the pairs of classes that are confused most often.
+        mistakes: the most confident errors.
         calibration: how well confidence matches accuracy.
         unfamiliar: how well images of other kinds are distinguished from these.
-        robustness: under corruptions and attacks, where that was measured.
+        robustness: under corruptions and attacks, if measured.
         test_looks: how often the run's test set was looked at so far.
         weights_sha256: of the model that was evaluated.
-        split_sha256: of the files that the images were taken from, in which they have an order.
+        split_sha256: of the split's files, which fix the order of the images.
     """
 
     run_dir: str
@@ -73,9 +68,9 @@ class Report(Result):
     mean_average_precision: float
     per_class: list[dict[str, Any]]
     confusion_matrix: list[list[int]]
-    confusions: tuple[Confusion, ...]
-    mistakes: tuple[Mistake, ...]
-    calibration: Calibration
+    confusions: tuple[metrics.Confusion, ...]
+    mistakes: tuple[metrics.Mistake, ...]
+    calibration: metrics.Calibration
     unfamiliar: Unfamiliar
     robustness: Robustness | None
     test_looks: int
@@ -97,23 +92,24 @@ class Report(Result):
         return len({row["support"] for row in self.per_class}) == 1
 
     def to_json(self) -> dict[str, Any]:
-        """What `evaluate --json` prints: the figures that scripts rely on."""
+        """What `evaluate --json` prints: the keys that scripts rely on."""
         per_class = [{key: row[key] for key in _CONTRACT_PER_CLASS} for row in self.per_class]
         return {**{key: getattr(self, key) for key in _CONTRACT}, "per_class": per_class}
 
     def record(self) -> dict[str, Any]:
-        """All of it as a JSON object: report.json."""
+        """Everything as a JSON object: report.json."""
         return dataclasses.asdict(self)
 
 
 def make_report(
     subject: Subject, unfamiliar: Unfamiliar, robustness: Robustness | None, test_looks: int
 ) -> Report:
-    """The figures of a subject; the other arguments are measured before, and passed on."""
+    """Measure a subject. The other arguments were measured before and become part of the report."""
     predicted, labels, count = subject.predicted, subject.split.labels, len(subject.classes)
     matrix = metrics.confusion_matrix(predicted, labels, count)
     per_class = _per_class(subject, matrix)
     averages = [row["average_precision"] for row in per_class if row["average_precision"] is not None]
+    recipe = subject.recipe
     return Report(
         run_dir=str(subject.run.path),
         split=subject.split_name,
@@ -122,15 +118,15 @@ def make_report(
         loss=metrics.cross_entropy(subject.logits, labels),
         accuracy=metrics.accuracy(subject.logits, labels),
         accuracy_interval=metrics.wilson_interval(int(matrix.trace()), len(labels)),
-        expected=_expected(subject),
+        expected=recipe.expected if is_expected_data(subject) and not unusual_settings(subject) else None,
         balanced_accuracy=metrics.balanced_accuracy(predicted, labels),
         macro=metrics.macro(predicted, labels, count),
         mean_average_precision=float(np.mean(averages)),
         per_class=per_class,
         confusion_matrix=matrix.tolist(),
-        confusions=top_confusions(matrix, CONFUSIONS),
-        mistakes=confident_mistakes(subject.logits, labels, MISTAKES),
-        calibration=calibrate(
+        confusions=metrics.top_confusions(matrix, CONFUSIONS),
+        mistakes=metrics.most_confident_errors(subject.logits, labels, ERRORS),
+        calibration=metrics.calibrate(
             subject.logits, labels, subject.held_out, same_images=subject.split_name == "validation"
         ),
         unfamiliar=unfamiliar,
@@ -141,30 +137,79 @@ def make_report(
     )
 
 
-def _expected(subject: Subject) -> Expected | None:
-    """What the recipe is expected to reach, where the run has the settings and the data of that."""
+def is_expected_data(subject: Subject) -> bool:
+    """Whether the images are those that the expected accuracies of recipes are for."""
+    dataset = subject.dataset
+    return dataset.name == EXPECTED_ON and dataset.verified and subject.split_name == "test"
+
+
+def unusual_settings(subject: Subject) -> dict[str, Any]:
+    """The settings of a run that affect its result and are not the recipe's own, by name."""
     config, recipe = subject.config, subject.recipe
-    usual = Settings(recipe.name, EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate)
-    # A run that was ended early has not seen the end of its schedule.
-    whole = subject.result.epochs == config.epochs
-    same = whole and config.affecting_result() == usual.affecting_result() and subject.dataset.verified
-    return recipe.expected if same and subject.split_name == "test" else None
+    usual = Settings(recipe.name, config.dataset, recipe.epochs, recipe.batch_size, recipe.learning_rate)
+    own = usual.affecting_result()
+    differing = {name: value for name, value in config.affecting_result().items() if value != own[name]}
+    if subject.result.epochs != config.epochs:
+        # A run that ended early has not seen the end of its schedule.
+        differing["epochs"] = f"{subject.result.epochs} of {config.epochs}"
+    return differing
 
 
 def _per_class(subject: Subject, matrix: np.ndarray) -> list[dict[str, Any]]:
     labels = subject.split.labels
     figures = metrics.per_class(subject.predicted, labels, len(subject.classes))
-    curves = precision_recall_curves(subject.logits, labels)
+    curves = metrics.precision_recall_curves(subject.logits, labels)
     rows: list[dict[str, Any]] = []
     for label, name in enumerate(subject.classes):
-        correct, average = int(matrix[label, label]), curves[label].average_precision
+        correct, predicted = int(matrix[label, label]), int(matrix[:, label].sum())
+        average = curves[label].average_precision
         rows.append(
             {
                 "class": name,
                 **dataclasses.asdict(figures[label]),
-                "precision_interval": metrics.wilson_interval(correct, int(matrix[:, label].sum())),
-                "recall_interval": metrics.wilson_interval(correct, int(matrix[label].sum())),
+                "predicted": predicted,
+                "precision_interval": metrics.wilson_interval(correct, predicted),
+                "recall_interval": metrics.wilson_interval(correct, figures[label].support),
                 "average_precision": None if math.isnan(average) else average,
             }
         )
     return rows
+
+
+#: The columns of predictions.csv.
+COLUMNS = ("index", "file", "label", "predicted", "probability", "margin", "loss", "unfamiliar")
+
+
+def predictions(subject: Subject, unfamiliar: Unfamiliar) -> list[Mapping[str, Any]]:
+    """A row for each image, in the order of the split, with the keys of `COLUMNS`.
+
+    `index` is the image's position in the prepared data: among the test images, or among the training
+    images for the validation split. `file` is empty if the source had no file names, and `unfamiliar`
+    is None if the thresholds cannot be used. Probabilities are at temperature 1.
+    """
+    labels, logits, split, classes = subject.split.labels, subject.logits, subject.split, subject.classes
+    flags = unfamiliar.thresholds.is_unfamiliar(logits)
+    columns = zip(
+        range(len(labels)) if split.indices is None else split.indices.tolist(),
+        split.files or [""] * len(labels),
+        (classes[label] for label in labels),
+        (classes[label] for label in subject.predicted),
+        metrics.max_probability(logits).tolist(),
+        metrics.margins(logits).tolist(),
+        metrics.image_losses(logits, labels).tolist(),
+        flags.tolist() if unfamiliar.usable else [None] * len(labels),
+        strict=True,
+    )
+    return [dict(zip(COLUMNS, row, strict=True)) for row in columns]
+
+
+def format_predictions(rows: list[Mapping[str, Any]]) -> str:
+    """predictions.csv: probabilities, margins and losses with six digits, `unfamiliar` as true or false."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        digits = {name: f"{row[name]:.6g}" for name in ("probability", "margin", "loss")}
+        flag = "" if row["unfamiliar"] is None else str(row["unfamiliar"]).lower()
+        writer.writerow({**row, **digits, "unfamiliar": flag})
+    return text.getvalue()

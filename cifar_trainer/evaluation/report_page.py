@@ -1,36 +1,36 @@
-"""report.html: the figures, where the model comes from, the page."""
+"""report.html: the figures, what they show in words, where the model comes from."""
 
-import base64
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jinja2
 import numpy as np
 from scipy.special import softmax
 
-from cifar_trainer import __version__
+from cifar_trainer import pages
+from cifar_trainer.data import DATASETS
 from cifar_trainer.evaluation import figures
-from cifar_trainer.evaluation.gradcam import grad_cam, representative_images
-from cifar_trainer.evaluation.report import Report
+from cifar_trainer.evaluation.gradcam import GradCam, representative_images
+from cifar_trainer.evaluation.report import Report, is_expected_data, predictions, unusual_settings
 from cifar_trainer.evaluation.subject import Subject, total_energy
 from cifar_trainer.metrics import FAMILIAR_SHARE, precision_recall_curves
-from cifar_trainer.plots import DARK, LIGHT, NUMBERED_CLASSES, Figure, Theme, confusion_figure, gallery_figure
-from cifar_trainer.plots import render as render_figure
+from cifar_trainer.pages import PageFigure, percent
+from cifar_trainer.plots import (
+    NUMBERED_CLASSES,
+    Figure,
+    Theme,
+    confusion_figure,
+    drawable_names,
+    gallery_figure,
+    undrawable,
+)
 from cifar_trainer.run import TrainResult
 from cifar_trainer.settings import WATCHED
 
 #: Grad-CAM is shown for at most so many classes.
 EXPLAINED_CLASSES = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportFigure:
-    """A figure in both themes, as PNG bytes."""
-
-    light: bytes
-    dark: bytes
+#: Rows of the table of errors until more are asked for.
+FIRST_ERRORS = 100
 
 
 def draw_figures(
@@ -38,33 +38,23 @@ def draw_figures(
     report: Report,
     energies: Mapping[str, np.ndarray],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, ReportFigure]:
+) -> dict[str, PageFigure]:
     """Draw every figure of a report.
 
     Args:
         subject: what the report is about.
-        report: its figures.
+        report: its measurements.
         energies: of the split's images and of other kinds, by name (`unfamiliar.measure_unfamiliar`).
         on_progress: called with (done, total) after each figure.
 
     Returns:
         The figures by the name of their file, without `.png`.
     """
-    drawings = _drawings(subject, report, energies)
-    drawn = {}
-    for name, draw in drawings.items():
-        drawn[name] = ReportFigure(render_figure(draw(LIGHT), "png"), render_figure(draw(DARK), "png"))
-        on_progress(len(drawn), len(drawings))
-    return drawn
-
-
-def _drawings(
-    subject: Subject, report: Report, energies: Mapping[str, np.ndarray]
-) -> dict[str, Callable[[Theme], Figure]]:
-    classes, matrix = subject.classes, np.array(report.confusion_matrix)
-    curves = precision_recall_curves(subject.logits, subject.split.labels)
-    wrong = np.array([mistake.index for mistake in report.mistakes], np.int64)
-    confidence = np.array([mistake.confidence for mistake in report.mistakes])
+    classes, matrix, split = subject.classes, np.array(report.confusion_matrix), subject.split
+    curves = precision_recall_curves(subject.logits, split.labels)
+    wrong = np.array([error.index for error in report.mistakes], np.int64)
+    confidence = np.array([error.confidence for error in report.mistakes])
+    names = [split.files[i].rpartition("/")[2] for i in wrong] if split.files else None
     validation = WATCHED[subject.config.validation]
     drawings: dict[str, Callable[[Theme], Figure]] = {
         "confusion_matrix": lambda theme: confusion_figure(matrix, classes, theme),
@@ -72,20 +62,16 @@ def _drawings(
         "reliability": lambda theme: figures.reliability_figure(report.calibration, theme),
         "precision_recall": lambda theme: figures.precision_recall_figure(curves, classes, theme),
         "mistakes": lambda theme: gallery_figure(
-            subject.split.images[wrong],
-            subject.split.labels[wrong],
-            subject.predicted[wrong],
-            confidence,
-            classes,
-            theme,
+            split.images[wrong], split.labels[wrong], subject.predicted[wrong], confidence, classes, theme,
+            columns=10, files=names,
         ),
         "unfamiliar": lambda theme: figures.unfamiliar_figure(
             energies, report.unfamiliar.thresholds.energy, theme
         ),
         "learning_curves": lambda theme: figures.learning_curves_figure(subject.history, validation, theme),
-    }
-    if len(classes) <= NUMBERED_CLASSES:
-        # Without numbers in its cells it would be the same figure.
+    }  # fmt: skip
+    if len(classes) <= NUMBERED_CLASSES and not report.is_balanced:
+        # With as many images in each class, the counts say the same; without numbers, the colours do.
         drawings["confusion_matrix_by_row"] = lambda theme: confusion_figure(
             matrix, classes, theme, shares=True
         )
@@ -95,27 +81,97 @@ def _drawings(
     robustness = report.robustness
     if robustness is not None:
         drawings["robustness"] = lambda theme: figures.robustness_figure(robustness, theme)
-    return drawings
+    return pages.draw_figures(drawings, on_progress)
 
 
 def _explain(subject: Subject) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str, bool]]] | None:
-    """Images, maps and captions of Grad-CAM; None where the network has no feature map."""
+    """Images, maps and captions of Grad-CAM; None if the network has no feature map."""
     chosen = representative_images(subject.logits, subject.split.labels)
     labels = np.flatnonzero(chosen >= 0)
     if len(labels) > EXPLAINED_CLASSES:
         labels = labels[np.linspace(0, len(labels) - 1, EXPLAINED_CLASSES).astype(int)]
     images = np.ascontiguousarray(subject.split.images[chosen[labels]])
-    maps = grad_cam(subject.model, images, labels)
+    maps = GradCam(subject.model)(images, labels)
     if maps is None:
         return None
+    names = drawable_names(subject.classes)
     probabilities = softmax(subject.logits[chosen[labels]].astype(np.float64), axis=1)
     captions = []
     for label, row in zip(labels, probabilities, strict=True):
         guess = int(row.argmax())
         # A wrong prediction is named.
-        caption = f"{row[guess]:.0%}" if guess == label else f"{subject.classes[guess]} {row[guess]:.0%}"
-        captions.append((subject.classes[label], caption, guess == label))
+        caption = f"{row[guess]:.0%}" if guess == label else f"{names[guess]} {row[guess]:.0%}"
+        captions.append((names[label], caption, guess == label))
     return images, maps, captions
+
+
+def describe_figures(subject: Subject, report: Report) -> dict[str, str]:
+    """What each figure shows, in words: the text alternatives of the page."""
+    classes, calibration, unfamiliar = subject.classes, report.calibration, report.unfamiliar
+    worst = min(report.per_class, key=lambda row: row["f1"])
+    best = max(report.per_class, key=lambda row: row["f1"])
+    pairs = [
+        f"{classes[pair.true]} as {classes[pair.predicted]}, {pair.images:,} images"
+        for pair in report.confusions[:3]
+    ]
+    confusions = f"Most frequent errors: {'; '.join(pairs)}." if pairs else "There are no errors."
+    first = next(iter(report.mistakes), None)
+    last = subject.history[-1] if subject.history else None
+    averages = [row["average_precision"] for row in report.per_class if row["average_precision"] is not None]
+    texts = {
+        "confusion_matrix": f"Confusion matrix. {confusions}",
+        "confusion_matrix_by_row": f"Confusion matrix in per cent of each row. {confusions}",
+        "per_class": f"Precision and recall by class. Highest F1: {best['class']}, {percent(best['f1'])}; "
+        f"lowest: {worst['class']}, {percent(worst['f1'])}.",
+        "precision_recall": "Precision-recall curves by class. Average precision from "
+        f"{min(averages):.3f} to {max(averages):.3f}.",
+        "reliability": f"Accuracy by confidence. Calibration error {calibration.before.ece:.3f}"
+        + (
+            "."
+            if calibration.after is None
+            else f", at temperature {calibration.temperature:.2f} {calibration.after.ece:.3f}."
+        ),
+        "mistakes": "There are no errors."
+        if first is None
+        else f"The {len(report.mistakes)} most confident errors. The first: {classes[first.true]} as "
+        f"{classes[first.predicted]}, {percent(first.confidence)}.",
+        "grad_cam": "An image of each class, with the parts that raised the class's score in red.",
+        "unfamiliar": f"Histograms of the energy. Share above the threshold: {report.split} images "
+        f"{percent(unfamiliar.flagged)}"
+        + "".join(f", {kind.name} {percent(kind.flagged)}" for kind in unfamiliar.kinds)
+        + ".",
+        "learning_curves": "Loss and accuracy by epoch."
+        if last is None
+        else f"Loss and accuracy by epoch. After epoch {last['epoch']:.0f}: accuracy "
+        f"{percent(last['accuracy'] or 0)} in training, {percent(last['val_accuracy'] or 0)} in validation.",
+    }
+    robustness = report.robustness
+    if robustness is not None:
+        weakest = min(robustness.corruptions, key=lambda each: each.mean)
+        texts["robustness"] = (
+            f"Accuracy under corruptions and attacks. Clean {percent(robustness.clean)}, mean of the "
+            f"corruptions {percent(robustness.mean_corrupted)}, lowest under {_words(weakest.name)}, "
+            f"{percent(weakest.mean)}."
+        )
+    return texts
+
+
+def list_errors(subject: Subject, report: Report) -> list[list[str]]:
+    """The rows of the table of errors, the most confident first, as texts for its columns."""
+    rows = [row for row in predictions(subject, report.unfamiliar) if row["label"] != row["predicted"]]
+    return [
+        [
+            str(row["index"]),
+            *([utf8(row["file"])] if subject.split.files else []),
+            row["label"],
+            row["predicted"],
+            percent(row["probability"]),
+            percent(row["margin"]),
+            f"{row['loss']:.3f}",
+            {None: "", True: "yes", False: "no"}[row["unfamiliar"]],
+        ]
+        for row in sorted(rows, key=lambda row: -row["probability"])
+    ]
 
 
 def provenance(subject: Subject) -> list[tuple[str, str]]:
@@ -126,67 +182,94 @@ def provenance(subject: Subject) -> list[tuple[str, str]]:
     """
     run, config, dataset, result = subject.run, subject.config, subject.dataset, subject.result
     environment = run.read_environment()
-    begun = (environment.get("earlier") or [environment])[0]
+    earlier = environment.get("earlier") or []
+    start = (earlier or [environment])[0]
     energy = total_energy(subject.history)
     versions = environment.get("versions", {})
-    resumed = len(environment.get("earlier") or [])
-    times = "" if resumed == 0 else f"; resumed {'once' if resumed == 1 else f'{resumed} times'}"
+    times = f"; resumed {_times(len(earlier))}" if earlier else ""
     return [
-        ("run", _run_name(subject)),
-        ("command", _utf8(str(begun.get("command_line", "unknown")))),
+        ("run", run_name(subject)),
+        ("command", utf8(str(start.get("command_line") or "unknown"))),
         ("recipe", f"{config.recipe}, {result.parameters:,} parameters"),
         (
             "training",
-            f"{result.epochs} epochs, batch size {config.batch_size}, learning rate "
+            f"{_epochs(result.epochs)}, batch size {config.batch_size}, learning rate "
             f"{config.learning_rate:g}, seed {config.seed}, {config.precision}"
             + ("" if config.limit is None else f", {config.limit:,} images only"),
         ),
         ("device", str(environment.get("device", {}).get("description", "unknown"))),
         ("time", f"{result.seconds:,.0f} s, {result.images_per_second:,.0f} images/s"),
         *([] if energy is None else [("energy", f"{energy:,.0f} J, of the GPU alone")]),
-        ("data", f"{dataset.title}{'; verified by its fingerprints' if dataset.verified else ''}"),
+        ("data", dataset.title),
         ("training split", dataset.train.fingerprint),
         ("test split", dataset.test.fingerprint),
         ("test set looked at", _looks(subject)),
         ("weights, SHA-256", subject.weights_sha256),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("begun", f"{_minute(begun.get('started_at'))}{times}"),
+        ("started", f"{str(start.get('started_at', 'unknown'))[:16].replace('T', ' ')}{times}"),
     ]
 
 
+def data_note(subject: Subject) -> str:
+    """What is known about the images, if they are not proved to be those of a published data set."""
+    dataset, spec = subject.dataset, DATASETS.get(subject.dataset.name)
+    if dataset.verified:
+        return ""
+    if spec is not None and spec.draw is not None:
+        return "These are drawn images, made for quick tests: the numbers say nothing about photographs."
+    if spec is not None:
+        return (
+            f"It was not proved that these are the images of {spec.title}. Do not compare these numbers with "
+            "published results."
+        )
+    return "These images are your own: there are no published results to compare the numbers with."
+
+
+def expectation_note(subject: Subject) -> str:
+    """Why the recipe's expected range does not apply to this run; empty if it does, or there is none."""
+    expected, differing = subject.recipe.expected, unusual_settings(subject)
+    if expected is None or not differing or not is_expected_data(subject):
+        return ""
+    listed = ", ".join(f"{_words(name)} {_value(value)}" for name, value in differing.items())
+    return (
+        f"With its own settings on all training images the recipe reaches {percent(expected.low)} to "
+        f"{percent(expected.high)} ({_runs(expected.n)}). This run differs: {listed}."
+    )
+
+
 _ENDED_BY = {
-    "patience": "training ended early, when validation accuracy had stopped rising",
-    "time limit": "training ended early, at its time limit",
-    "end_after": "training ended early, as it was asked to",
+    "patience": "training ended early because validation accuracy had stopped rising",
+    "time limit": "training ended early at its time limit",
+    "end_after": "training ended early as requested",
     "callback": "a callback ended training early",
 }
 
 
 def choice(result: TrainResult) -> str:
-    """Whose epoch's weights the model has, what chose it, and why training ended, in a sentence."""
+    """Which epoch's weights the model has, what selected it, and why training ended, in a sentence."""
     if result.chosen_by == "last epoch":
         chosen = f"The model of the last epoch, {result.epochs}"
     elif result.chosen_epoch is None:
-        chosen = "The model of a callback"
+        chosen = "A model set by a callback"
     else:
         by = "its validation accuracy" if result.chosen_by == "best validation accuracy" else "a callback"
-        chosen = f"The model of epoch {result.chosen_epoch} of {result.epochs}, chosen by {by}"
+        chosen = f"The model of epoch {result.chosen_epoch} of {result.epochs}, selected by {by}"
     if result.ended_by is None:
         return f"{chosen}."
-    return f"{chosen}; {_ENDED_BY[result.ended_by]} ({result.planned_epochs} epochs were planned)."
+    return f"{chosen}; {_ENDED_BY[result.ended_by]} ({_epochs(result.planned_epochs or 0)} planned)."
 
 
 def selection(subject: Subject) -> str:
-    """How the model was chosen, and what was not used for it."""
+    """How the model was selected, and what was not used for it."""
     if subject.config.validation == "test":
         return (
-            "The test set was evaluated after each epoch, as in TensorFlow's CNN tutorial, and cifar-trainer "
-            "chose nothing by it. No training images were held out, so no temperature was fitted."
+            "The test set was evaluated after each epoch, as in TensorFlow's CNN tutorial, but nothing was "
+            "chosen by it. No training images were held out, so no temperature was fitted."
         )
     if subject.config.validation == "train":
         return (
-            "No training images were held out: after each epoch a tenth of those that it was trained on were "
-            "evaluated, so no temperature was fitted. The test set was not looked at during training."
+            "No training images were held out: after each epoch, a tenth of the images that the model was "
+            "trained on were evaluated, so no temperature was fitted. Training did not look at the test set."
         )
     held_out = 0 if subject.held_out is None else len(subject.held_out[1])
     return (
@@ -200,67 +283,95 @@ def selection(subject: Subject) -> str:
     )
 
 
+def run_files(subject: Subject) -> list[tuple[str, str]]:
+    """Files of the run that exist: their path relative to the page, and what they are."""
+    candidates = {
+        "model.keras": "the model",
+        "history.csv": "loss and accuracy by epoch",
+        **{f"export/{name}": "exported model" for name in _exported(subject)},
+        "export/model_card.md": "model card",
+    }
+    found = [
+        (f"../../{name}", what) for name, what in candidates.items() if (subject.run.path / name).exists()
+    ]
+    return [*found, ("predictions.csv", "a row for each image"), ("report.json", "all numbers of this page")]
+
+
+def _exported(subject: Subject) -> list[str]:
+    folder = subject.run.export
+    models = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in models if name.startswith(("model.", "saved_model"))]
+
+
 def _looks(subject: Subject) -> str:
     """How often, and by which commands, such as `11 times (train 10, evaluate 1)`."""
     commands = [look.command for look in subject.run.read_looks()]
     if not commands:
         return "never"
     by_command = ", ".join(f"{name} {commands.count(name)}" for name in dict.fromkeys(commands))
-    return f"{'once' if len(commands) == 1 else f'{len(commands)} times'} ({by_command})"
+    return f"{_times(len(commands))} ({by_command})"
 
 
-def _run_name(subject: Subject) -> str:
-    return _utf8(subject.run.path.resolve().name)
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
-def _minute(moment: Any) -> str:
-    return str(moment)[:16].replace("T", " ") if moment else "unknown"
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
-def _utf8(text: str) -> str:
-    # A folder's name may not be UTF-8; the page is.
+def _runs(count: int) -> str:
+    return f"{count} earlier run{'' if count == 1 else 's'}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _value(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def run_name(subject: Subject) -> str:
+    """The name of the run's folder."""
+    return utf8(subject.run.path.resolve().name)
+
+
+def utf8(text: str) -> str:
+    """A path or a part of one, with bytes escaped that are not UTF-8: files that we write are."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
-def render_page(subject: Subject, report: Report, drawn: Mapping[str, ReportFigure]) -> str:
+def render_page(subject: Subject, report: Report, drawn: Mapping[str, PageFigure]) -> str:
     """The page's HTML; everything that comes from outside is escaped.
 
     Raises:
         RunError: environment.json cannot be read.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifar_trainer.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "count": lambda number: f"{number:,}",
-        "words": lambda name: name.replace("_", " "),
-    }
-    return environment.get_template("report.html.j2").render(
+    return pages.render(
+        "cifar_trainer.evaluation",
+        "report.html.j2",
+        drawn,
         report=report,
-        run_name=_run_name(subject),
+        recipe=subject.config.recipe,
+        run_name=run_name(subject),
+        run_path=utf8(str(subject.run.path)),
         provenance=provenance(subject),
         choice=choice(subject.result),
         selection=selection(subject),
-        figures={name: (_data_uri(each.light), _data_uri(each.dark)) for name, each in drawn.items()},
+        data_note=data_note(subject),
+        expectation_note=expectation_note(subject),
+        alts=describe_figures(subject, report),
+        errors=list_errors(subject, report),
+        first_errors=FIRST_ERRORS,
+        has_files=bool(subject.split.files),
+        files=run_files(subject),
+        exported=bool(_exported(subject)),
         classes=subject.classes,
-        comparable=subject.dataset.verified,
+        numbered_names=undrawable(subject.classes),
         numbered=len(subject.classes) <= NUMBERED_CLASSES,
         rows=figures.ROWS,
         panels=figures.PANELS,
         explained=EXPLAINED_CLASSES,
         familiar_share=FAMILIAR_SHARE,
-        version=__version__,
     )
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{share * 100:.{digits}f} %"
-
-
-def _data_uri(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode("ascii")

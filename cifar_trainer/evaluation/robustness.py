@@ -1,7 +1,7 @@
 """Accuracy under corruptions and under attacks."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from cifar_trainer import metrics
 from cifar_trainer.data.splits import stratified_limit
+from cifar_trainer.errors import UsageError
 from cifar_trainer.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import to_float32
@@ -16,21 +17,31 @@ from cifar_trainer.model import to_float32
 #: Iterations of PGD; each step is 2.5 · epsilon / STEPS long (Madry et al. 2018, as in their code).
 STEPS = 10
 BATCH_SIZE = 500
+#: Largest change of a value by an attack, in 255ths.
+EPSILONS = (1, 2, 4, 8)
+SEED = 0
 
 
 class Attacker:
-    """Attacks a model.
+    """Attacks a model as it predicts, in all the views that its recipe averages.
 
     Args:
         model: uint8 [N, H, W, C] to logits [N, classes], whose first layer takes 0 to 255.
+        predict: the recipe's `predict`: the model and images to logits; None is the model alone.
         seed: of PGD's random starts.
     """
 
-    def __init__(self, model: keras.Model, seed: int = 0) -> None:
-        # The same network on values that need not be whole numbers, so that there is a gradient.
+    def __init__(
+        self,
+        model: keras.Model,
+        predict: Callable[[keras.Model, tf.Tensor], tf.Tensor] | None = None,
+        seed: int = SEED,
+    ) -> None:
+        # The same network for values that need not be whole numbers, so that there is a gradient.
         images = keras.Input(model.input_shape[1:], dtype="float32")
         self._model = keras.models.clone_model(model, input_tensors=images)
         self._model.set_weights(model.get_weights())
+        self._predict = predict
         self._seed = seed
         gpu = bool(tf.config.get_visible_devices("GPU"))
         self._compiled_fgsm = tf.function(self._fgsm, autograph=False, jit_compile=gpu)
@@ -42,14 +53,18 @@ class Attacker:
         Args:
             images: uint8 [N, H, W, C].
             labels: integer [N].
-            epsilon: the most that a value changes, of 0 to 1.
+            epsilon: largest change of a value on the scale from 0 to 1.
 
         Returns:
-            The logits of the attacked images, float32 [N, classes].
+            Logits of the attacked images, float32 [N, classes].
+
+        Raises:
+            UsageError: the recipe's `predict` has no gradient.
         """
+        strength = tf.constant(epsilon, tf.float32)
         return np.concatenate(
             [
-                self._compiled_fgsm(batch, truth, tf.constant(epsilon, tf.float32)).numpy()
+                self._compiled_fgsm(batch, truth, strength).numpy()
                 for batch, truth, _ in _batches(images, labels)
             ]
         )
@@ -57,13 +72,12 @@ class Attacker:
     def pgd(self, images: np.ndarray, labels: np.ndarray, epsilon: float) -> np.ndarray:
         """Many small steps from a random start, kept within epsilon (Madry et al. 2018, section 2.1).
 
-        Arguments and result as of `fgsm`.
+        Arguments, result and errors are those of `fgsm`.
         """
+        strength = tf.constant(epsilon, tf.float32)
         return np.concatenate(
             [
-                self._compiled_pgd(
-                    batch, truth, tf.constant(epsilon, tf.float32), tf.constant([self._seed, start])
-                ).numpy()
+                self._compiled_pgd(batch, truth, strength, tf.constant([self._seed, start])).numpy()
                 for batch, truth, start in _batches(images, labels)
             ]
         )
@@ -88,31 +102,30 @@ class Attacker:
         return self._logits(changed)
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
-        return self._model(images * 255.0, training=False)
+        if self._predict is None:
+            return self._model(images * 255.0, training=False)
+        return self._predict(self._model, images * 255.0)
 
     def _gradient(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, self._logits(images))
             loss = tf.reduce_sum(losses)
-        return tape.gradient(loss, images)
+        gradient = tape.gradient(loss, images)
+        if gradient is None:
+            raise UsageError(
+                "--robustness needs a gradient, and the recipe's `predict` has none. Let it compute on "
+                "floating-point images too, without rounding them."
+            )
+        return gradient
 
 
-def _batches(images: np.ndarray, labels: np.ndarray) -> list[tuple[tf.Tensor, tf.Tensor, int]]:
-    starts = range(0, len(images), BATCH_SIZE)
-    return [
-        (
-            tf.constant(images[start : start + BATCH_SIZE].astype(np.float32) / np.float32(255)),
-            tf.constant(labels[start : start + BATCH_SIZE].astype(np.int32)),
-            start,
-        )
-        for start in starts
-    ]
-
-
-#: The most that an attack changes a value, in 255ths.
-EPSILONS = (1, 2, 4, 8)
-SEED = 0
+def _batches(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[tf.Tensor, tf.Tensor, int]]:
+    """Images from 0 to 1, labels, and the position of the first."""
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = slice(start, start + BATCH_SIZE)
+        values = images[batch].astype(np.float32) / np.float32(255)
+        yield tf.constant(values), tf.constant(labels[batch].astype(np.int32)), start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +151,13 @@ class Robustness:
     """Accuracies on the same images: clean, corrupted and attacked.
 
     Attributes:
-        images: their number; the first of the split, stratified.
+        images: number of images: the first of the split, stratified.
         seed: of every random draw.
-        clean: the accuracy on them as they are.
+        clean: accuracy on the unchanged images.
         severities: of the corruptions.
         corruptions: in the paper's order.
-        mean_corrupted: the mean over all corruptions and severities.
-        epsilons_255: the most that an attack changes a value, in 255ths.
+        mean_corrupted: mean over all corruptions and severities.
+        epsilons_255: largest changes of a value by an attack, in 255ths.
         attacks: FGSM and PGD.
         weights_sha256: of the model that was measured.
     """
@@ -167,7 +180,7 @@ def measure_robustness(
 
     Args:
         subject: the model and the split.
-        count: images to take; all, where there are fewer.
+        count: number of images; all if there are fewer.
         on_progress: called with (done, total) after each measurement.
     """
     split = subject.split
@@ -189,9 +202,9 @@ def measure_robustness(
         )
         mean = float(np.mean(accuracy))
         corruptions.append(CorruptionResult(name, corruption.family, accuracy, mean))
-    # In float32 whatever it was trained in: a step of a quarter of a 255th is lost in bfloat16, and an
-    # attack that fails because of rounding makes a network look robust.
-    attacker = Attacker(to_float32(subject.model), SEED)
+    # Always in float32: bfloat16 loses a step of a quarter of a 255th, and an attack that fails because of
+    # rounding makes a network look robust.
+    attacker = Attacker(to_float32(subject.model), subject.recipe.predict)
     attacks = tuple(
         AttackResult(name, tuple(measured(attack(images, labels, epsilon / 255)) for epsilon in EPSILONS))
         for name, attack in (("FGSM", attacker.fgsm), ("PGD", attacker.pgd))

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cifar_trainer import files
 from cifar_trainer.data.dataset import Dataset, Split
-from cifar_trainer.data.splits import evaluated_split
+from cifar_trainer.data.splits import evaluated_split, split_for, stratified_limit
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import Settings
 
 if TYPE_CHECKING:
     import keras
+
+#: Training images for the thresholds of unfamiliar images, if the run held none out.
+_TRAINING_IMAGES = 5000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,16 +27,17 @@ class Subject:
     Attributes:
         run, config, recipe, dataset: the run, its settings, its recipe, its data.
         result: how its training ended.
-        history: the rows of history.csv up to the end of the training. Where a longer run was
-            begun and stopped, the file goes on beyond the model.
+        history: the rows of history.csv for the epochs of the result.
         model: uint8 [N, H, W, C] to float32 logits [N, classes], in the precision of the training.
         predict_logits: images to logits, in batches, compiled once.
         split_name: `test` or `validation`.
         split: its images and labels.
-        logits: float32 [N, classes], of those images.
-        held_out: the logits and labels of the training images that the run held out, for
-            what is fitted after training; None where it held none out.
-        weights_sha256: over the model's weights.
+        logits: float32 [N, classes] of those images.
+        held_out: logits and labels of the held-out training images, for what is fitted after
+            training; None if the run held none out.
+        familiar: float32 [M, classes], logits to fit the thresholds of unfamiliar images on: of the
+            held-out images, or of training images if there are none. Never of the test set.
+        weights_sha256: of the model's weights.
     """
 
     run: Run
@@ -47,6 +52,7 @@ class Subject:
     split: Split
     logits: np.ndarray
     held_out: tuple[np.ndarray, np.ndarray] | None
+    familiar: np.ndarray
     weights_sha256: str
 
     @property
@@ -55,16 +61,17 @@ class Subject:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The class of the largest logit, int64 [N]."""
+        """Class of the largest logit, int64 [N]."""
         predicted: np.ndarray = self.logits.argmax(axis=1)
         return predicted
 
 
 def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
-    """Load a run's model and compute its logits for a split that the run has.
+    """Load a run's model and compute its logits for a split. A look at the test set is recorded here.
 
     Raises:
-        RunError: its model is damaged, holds code, or is not the one of its result.json.
+        RunError: the model is damaged, holds code, or is not the one of result.json; or the look at
+            the test set cannot be recorded.
     """
     from cifar_trainer.model import LogitsFunction, load_model, weights_sha256
 
@@ -74,6 +81,9 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     run.check_weights(result, digest)
     predict_logits = LogitsFunction(model, recipe.predict)
     split = evaluated_split(dataset, config, split_name)
+    if split_name == "test":
+        with files.writing(run.path, "Make room, or give write access to the run's folder."):
+            run.record_look("evaluate", result.epochs)
     logits = predict_logits(split.images)
     held_out = None
     if split_name == "validation":
@@ -87,6 +97,7 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
         recipe=recipe,
         dataset=dataset,
         result=result,
+        # If the run was resumed for more epochs and stopped, the file continues beyond the model.
         history=run.read_history()[: result.epochs],
         model=model,
         predict_logits=predict_logits,
@@ -94,11 +105,20 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
         split=split,
         logits=logits,
         held_out=held_out,
+        familiar=predict_logits(_training_images(dataset, config)) if held_out is None else held_out[0],
         weights_sha256=digest,
     )
 
 
+def _training_images(dataset: Dataset, config: Settings) -> np.ndarray:
+    """Some of the images that the run was trained on, stratified: uint8 [N, H, W, C]."""
+    trained, _ = split_for(dataset, config)
+    some = stratified_limit(dataset.train.labels[trained], min(_TRAINING_IMAGES, len(trained)))
+    images: np.ndarray = dataset.train.images[trained[some]]
+    return images
+
+
 def total_energy(history: Sequence[Mapping[str, float | None]]) -> float | None:
-    """The GPU's energy over the epochs of a history in joules; None where it was not measured."""
+    """The GPU's energy over the epochs of a history in joules; None if it was not measured."""
     measured = [row["energy_joules"] for row in history if row["energy_joules"] is not None]
     return float(sum(measured)) if measured else None

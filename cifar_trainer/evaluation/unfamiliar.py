@@ -1,9 +1,8 @@
-"""How well a model's scores distinguish its own kind of images from other kinds.
+"""How well a model's scores distinguish familiar images from other kinds of images.
 
-Two scores are used: the energy (Liu et al. 2020) and the largest softmax probability
-(Hendrycks & Gimpel 2017), both of the logits as they are. They see only what reaches the
-logits: an image of no class that looks like one passes, and so does an image that was
-changed to deceive the model.
+There are two scores: the energy (Liu et al. 2020) and the largest softmax probability
+(Hendrycks & Gimpel 2017). They see only what reaches the logits: an image of no class that
+resembles one passes, and so does an image that was changed to deceive the model.
 """
 
 import dataclasses
@@ -21,9 +20,12 @@ from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.images import ImageError, Preprocessing, is_image, is_leftover
 from cifar_trainer.metrics import Thresholds, energy, fit_thresholds, max_probability
 
-#: Images of each other kind, at most.
+#: At most so many images of each kind.
 IMAGES = 2000
 SEED = 0
+NOISE = "noise"
+#: The AUROC of a score that knows nothing.
+CHANCE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Detection:
     """How well one score distinguishes other images from those of the split.
 
     Attributes:
-        auroc: the probability that an image of the split looks more familiar than another one;
+        auroc: probability that an image of the split looks more familiar than another one;
             0.5 is chance.
-        fpr95: the share of the other images that pass where 95 % of the split's images pass.
+        fpr95: share of the other images that pass if 95 % of the split's images pass.
     """
 
     auroc: float
@@ -46,8 +48,8 @@ class OtherKind:
 
     Attributes:
         name: what they are.
-        images: their number.
-        flagged: the share of them whose energy is above the threshold.
+        images: number of images.
+        flagged: share whose energy is above the threshold.
         energy, probability: by each score.
     """
 
@@ -57,20 +59,28 @@ class OtherKind:
     energy: Detection
     probability: Detection
 
+    @property
+    def worse_than_chance(self) -> bool:
+        """Whether these images look more familiar than the split's."""
+        return self.energy.auroc < CHANCE
+
 
 @dataclasses.dataclass(frozen=True)
 class Unfamiliar:
     """Whether a model recognizes what it was not trained on.
 
     Attributes:
-        thresholds: beyond which an image is called unfamiliar.
-        fitted_on: `validation`, the held-out training images; or, where the run held none out, `test`.
-        fitted_images: how many images they were fitted on.
-        flagged: the share of the split's images whose energy is above the threshold.
+        thresholds: an image beyond them is called unfamiliar.
+        usable: whether `predict` and `serve` use the thresholds. They do not if noise looks more
+            familiar to the model than the split's images.
+        fitted_on: `validation`, the held-out training images, or `train` if the run held none out.
+        fitted_images: number of images that the thresholds were fitted on.
+        flagged: share of the split's images whose energy is above the threshold.
         kinds: the other kinds of images.
     """
 
     thresholds: Thresholds
+    usable: bool
     fitted_on: str
     fitted_images: int
     flagged: float
@@ -84,13 +94,12 @@ def measure_unfamiliar(
 
     Args:
         subject: the model and the split.
-        others: uint8 [N, H, W, C] by name, of the model's shape.
+        others: uint8 [N, H, W, C] by name, in the model's shape.
 
     Returns:
-        The figures, and the energies by name for a figure, those of the split first.
+        The measurements, and the energies by name for the figure, those of the split first.
     """
-    fitted = subject.logits if subject.held_out is None else subject.held_out[0]
-    thresholds = fit_thresholds(fitted)
+    thresholds = fit_thresholds(subject.familiar)
     energies = {f"{subject.split_name} images": energy(subject.logits)}
     kinds = []
     for name, images in others.items():
@@ -107,15 +116,16 @@ def measure_unfamiliar(
         )
     return Unfamiliar(
         thresholds=thresholds,
-        fitted_on="test" if subject.held_out is None else "validation",
-        fitted_images=len(fitted),
+        usable=not any(kind.name == NOISE and kind.worse_than_chance for kind in kinds),
+        fitted_on="train" if subject.held_out is None else "validation",
+        fitted_images=len(subject.familiar),
         flagged=float(thresholds.is_unfamiliar(subject.logits).mean()),
         kinds=tuple(kinds),
     ), energies
 
 
 def _detection(familiar: np.ndarray, other: np.ndarray) -> Detection:
-    """From scores that are higher for what is familiar, float [N] and float [M]."""
+    """Compare scores of familiar and other images, float [N] and [M]; familiar ones should be higher."""
     truth = np.repeat([1, 0], (len(familiar), len(other)))
     auroc = sklearn.metrics.roc_auc_score(truth, np.concatenate([familiar, other]))
     passes = np.quantile(familiar, 0.05, method="lower")
@@ -126,23 +136,23 @@ def other_kinds(dataset_name: str, preprocessing: Preprocessing, path: Path | No
     """Images that a model was not trained on: drawn shapes, noise, and those in `path`.
 
     Args:
-        dataset_name: what it was trained on; the drawn shapes are left out where it is them.
+        dataset_name: what it was trained on; the drawn shapes are left out if it was those.
         preprocessing: of the model's data.
-        path: a prepared data set, whose test images are taken, or a folder of image files.
+        path: a prepared data set, of which the test images are used, or a folder of image files.
 
     Returns:
         uint8 [N, H, W, C] by name.
 
     Raises:
-        DataError: there are no images in `path`, or one cannot be read.
+        DataError: `path` has no images, or one cannot be read.
     """
     kinds = {}
     if dataset_name != "synthetic":
         kinds["drawn shapes"] = _reshaped(draw_dataset().splits["test"].images[:IMAGES], preprocessing)
     shape = (IMAGES, *preprocessing.image_shape)
-    kinds["noise"] = np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
+    kinds[NOISE] = np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
     if path is not None:
-        # So named that a folder called `noise` is not taken for the noise.
+        # A folder called `noise` must not replace the noise.
         kinds[f"images in {printable(path.resolve().name)}"] = _read(path, preprocessing)
     return kinds
 
@@ -155,8 +165,10 @@ def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
     except OSError as error:
         raise DataError(f"--unfamiliar: {error.filename} cannot be read: {error.strerror}.") from error
     if not found:
-        raise DataError(f"--unfamiliar {path}: no image is there. Expected a folder of images.")
-    # From all of its folders, which may be classes.
+        raise DataError(
+            f"--unfamiliar {path} has no images. Expected a folder of images or a prepared data set."
+        )
+    # From all of its folders: each may be a class.
     chosen = np.random.default_rng(SEED).permutation(len(found))[:IMAGES]
     decoded = []
     for file in (found[i] for i in sorted(chosen)):

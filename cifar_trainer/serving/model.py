@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import functools
 import importlib.util
 import threading
 import time
@@ -357,13 +356,11 @@ class Explainer:
         with self._lock:
             if self._grad_cam is None:
                 devices.start(device="cpu")
-                from cifar_trainer.evaluation.gradcam import grad_cam
+                from cifar_trainer.evaluation.gradcam import GradCam
                 from cifar_trainer.model import load_model, to_float32, weights_sha256
 
                 model = load_model(self._run.model)
                 same = self._weights_sha256 in (None, weights_sha256(model))
-                self._grad_cam = (
-                    functools.partial(grad_cam, to_float32(model)) if same else lambda images, classes: None
-                )
+                self._grad_cam = GradCam(to_float32(model)) if same else lambda images, classes: None
             maps = self._grad_cam(image[None], [class_id])
         return None if maps is None else maps[0]

@@ -1,14 +1,10 @@
 """sweep.html: the best trials, what mattered, all trials; one page that loads nothing from elsewhere."""
 
-import base64
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
-from cifar_trainer import __version__
-from cifar_trainer.plots import DARK, LIGHT, Figure, Theme
-from cifar_trainer.plots import render as render_figure
+from cifar_trainer import pages
+from cifar_trainer.plots import Figure, Theme
 from cifar_trainer.sweeps import figures
 from cifar_trainer.sweeps.result import SweepResult, best_first
 from cifar_trainer.sweeps.space import read_description
@@ -49,23 +45,12 @@ def render_page(result: SweepResult, sampler: str, pruner: str, agreed: Mapping[
     importance = result.importance
     if importance is not None:
         drawings["importance"] = lambda theme: figures.importance_figure(importance, theme)
-    drawn = {
-        name: tuple(_data_uri(render_figure(draw(theme), "png")) for theme in (LIGHT, DARK))
-        for name, draw in drawings.items()
-    }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifar_trainer.sweeps"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "value": format_value,
-    }
     states = [trial.state for trial in trials]
-    return environment.get_template("sweep.html.j2").render(
+    return pages.render(
+        "cifar_trainer.sweeps",
+        "sweep.html.j2",
+        pages.draw_figures(drawings),
+        alts=_describe_figures(result),
         result=result,
         ranked=[*best_first(trials), *(trial for trial in trials if trial.state != "complete")],
         counts={state: states.count(state) for state in dict.fromkeys(states)},
@@ -76,19 +61,26 @@ def render_page(result: SweepResult, sampler: str, pruner: str, agreed: Mapping[
         settings={key: value for key, value in agreed["settings"].items() if value is not None},
         sampler=sampler,
         pruner=pruner,
-        figures=drawn,
-        version=__version__,
+        value=format_value,
     )
 
 
-def _percent(share: float | None, digits: int = 2) -> str:
-    return "" if share is None else f"{share * 100:.{digits}f} %"
+def _describe_figures(result: SweepResult) -> dict[str, str]:
+    """What each figure shows, in words: the text alternatives of the page."""
+    best, importance = result.best, result.importance or {}
+    if best is None:
+        return dict.fromkeys(("history", "parallel", "slices"), "No trial was completed.")
+    params = ", ".join(f"{name} {format_value(value)}" for name, value in best.params.items())
+    winner = f"trial {best.number}, {pages.percent(best.value or 0.0, 2)}, with {params}"
+    shares = ", ".join(f"{name} {pages.percent(share)}" for name, share in importance.items())
+    return {
+        "history": f"Accuracy by trial. The best: {winner}.",
+        "parallel": f"One line per trial through its values. The best: {winner}.",
+        "slices": f"Accuracy by each parameter. The best: {winner}.",
+        "importance": f"Importance of each parameter: {shares}.",
+    }
 
 
 def format_value(value: Any) -> str:
     """A parameter's value in a few digits, such as 0.000734."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _data_uri(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode("ascii")

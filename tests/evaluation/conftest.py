@@ -60,6 +60,7 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
             "split": split,
             "logits": logits,
             "held_out": held_out,
+            "familiar": logits if held_out is None else held_out[0],
             "weights_sha256": "a" * 64,
         }  # fmt: skip
         return Subject(**{**values, **others})
@@ -72,7 +73,7 @@ def report_on() -> Callable[[Subject], Report]:
     """The report on a subject, without what would need its model."""
 
     def make(subject: Subject) -> Report:
-        unfamiliar = Unfamiliar(fit_thresholds(subject.logits), "test", len(subject.logits), 0.05, ())
+        unfamiliar = Unfamiliar(fit_thresholds(subject.logits), True, "train", len(subject.logits), 0.05, ())
         return make_report(subject, unfamiliar, None, test_looks=0)
 
     return make

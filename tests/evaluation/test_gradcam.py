@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_trainer.evaluation.gradcam import grad_cam, last_feature_map, representative_images
+from cifar_trainer.evaluation.gradcam import GradCam, last_feature_map, representative_images
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.recipes.regularized import REGULARIZED
 
@@ -39,7 +39,7 @@ def test_the_map_is_the_relu_of_the_maps_weighted_by_their_mean_gradients(corner
     """Here the mean gradient of map k by class c is weights[k][c] / 1024."""
     model = two_maps([[1.0, 0.0, -1.0], [1.0, 2.0, -1.0]])
     red, green = corners[0, ..., 0] / 200, corners[0, ..., 1] / 100
-    both, only_green, nothing = grad_cam(model, np.repeat(corners, 3, axis=0), [0, 1, 2])
+    both, only_green, nothing = GradCam(model)(np.repeat(corners, 3, axis=0), [0, 1, 2])
     np.testing.assert_allclose(both, np.maximum(red, green / 2), atol=1e-6)
     np.testing.assert_allclose(only_green, green, atol=1e-6)
     assert not nothing.any()
@@ -47,11 +47,11 @@ def test_the_map_is_the_relu_of_the_maps_weighted_by_their_mean_gradients(corner
 
 def test_what_speaks_against_a_class_is_left_out(corners: np.ndarray) -> None:
     model = two_maps([[1.0], [-1.0]])
-    np.testing.assert_allclose(grad_cam(model, corners, [0])[0], corners[0, ..., 0] / 200, atol=1e-6)
+    np.testing.assert_allclose(GradCam(model)(corners, [0])[0], corners[0, ..., 0] / 200, atol=1e-6)
 
 
 def test_a_small_map_is_enlarged_to_the_picture(corners: np.ndarray) -> None:
-    heat = grad_cam(two_maps([[1.0], [0.0]], pool=8), corners, [0])[0]
+    heat = GradCam(two_maps([[1.0], [0.0]], pool=8))(corners, [0])[0]
     assert heat.shape == (32, 32)
     assert heat[:4, :4].min() > 0.99
     assert not heat[16:, 16:].any()
@@ -64,7 +64,19 @@ def test_the_last_map_of_a_recipe_is_that_of_its_last_convolution_after_its_acti
 
 def test_a_network_without_feature_maps_has_no_grad_cam() -> None:
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
-    assert grad_cam(model, np.zeros((1, 8), np.float32), [0]) is None
+    assert GradCam(model)(np.zeros((1, 8), np.float32), [0]) is None
+
+
+def test_explaining_again_builds_no_further_network(corners: np.ndarray, monkeypatch) -> None:
+    """A server explains each upload; Keras keeps what it builds, so its memory would grow without end."""
+    explain = GradCam(two_maps([[1.0], [0.0]]))
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr(keras.models, "clone_model", refuse)
+    monkeypatch.setattr(keras, "Model", refuse)
+    np.testing.assert_array_equal(explain(corners, [0]), explain(corners, [0]))
 
 
 def test_the_image_of_a_class_is_the_one_that_the_model_is_most_confident_about() -> None:

@@ -99,7 +99,7 @@ def test_images_of_any_size_and_of_one_or_three_channels_are_shown(kind: str, sh
 def rows(f1: Sequence[float]) -> list[dict[str, Any]]:
     interval = (0.1, 0.9)
     return [
-        {"class": str(i), "precision": 0.5, "recall": 0.5, "f1": value,
+        {"class": str(i), "precision": 0.5, "recall": 0.5, "f1": value, "predicted": 9,
          "precision_interval": interval, "recall_interval": interval}
         for i, value in enumerate(f1)
     ]  # fmt: skip

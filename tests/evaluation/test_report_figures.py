@@ -10,11 +10,10 @@ import pytest
 from scipy.optimize import brentq
 
 from cifar_trainer import metrics
-from cifar_trainer.evaluation.calibration import fit_temperature, reliability
 from cifar_trainer.evaluation.figures import precision_recall_figure
 from cifar_trainer.evaluation.report import Report
 from cifar_trainer.evaluation.subject import Subject
-from cifar_trainer.metrics import precision_recall_curves
+from cifar_trainer.metrics import fit_temperature, precision_recall_curves, reliability
 from cifar_trainer.plots import LIGHT
 from cifar_trainer.recipes import EXPECTED_ON, Expected
 from cifar_trainer.recipes.document import DOCUMENT
@@ -130,7 +129,7 @@ def test_the_expected_calibration_error(report: Report, small_logits: Logits) ->
     assert sum(b.images for b in report.calibration.before.bins) == 60
 
 
-def test_the_most_confident_mistakes_come_first(report: Report, small_logits: Logits) -> None:
+def test_the_most_confident_errors_come_first(report: Report, small_logits: Logits) -> None:
     logits, labels = small_logits
     chances = probabilities(logits)
     wrong = [i for i in range(60) if chances[i].index(max(chances[i])) != labels[i]]

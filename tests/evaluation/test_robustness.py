@@ -75,9 +75,9 @@ def test_a_model_of_mixed_precision_is_attacked_in_float32(
     attacked: list[keras.Model] = []
 
     class Watched(Attacker):
-        def __init__(self, model: keras.Model, seed: int) -> None:
+        def __init__(self, model: keras.Model, predict: object) -> None:
             attacked.append(model)
-            super().__init__(model, seed)
+            super().__init__(model)
 
     monkeypatch.setattr(robustness, "Attacker", Watched)
     model = build_model(DOCUMENT, "bfloat16", (32, 32, 3), 10)

@@ -1,6 +1,7 @@
 """Scores of unfamiliar images, against their definitions and against cases whose answer is known."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from PIL import Image
 
 from cifar_trainer import metrics
+from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import DataError
-from cifar_trainer.evaluation.subject import Subject
+from cifar_trainer.evaluation.subject import Subject, load_subject
 from cifar_trainer.evaluation.unfamiliar import measure_unfamiliar, other_kinds
 from cifar_trainer.images import Preprocessing
+from cifar_trainer.run import Run
 
 Logits = tuple[np.ndarray, np.ndarray]
 
@@ -89,11 +92,25 @@ def test_thresholds_are_fitted_on_held_out_images_where_there_are(
     assert measured.thresholds == metrics.fit_thresholds(logits[:40] * 2)
 
 
-def test_thresholds_that_were_fitted_on_the_test_set_say_so(
-    make_subject: Callable[..., Subject], small_logits: Logits
+def test_without_held_out_images_the_thresholds_are_fitted_on_training_images_never_on_the_test_set(
+    trained_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    measured, _ = measure_unfamiliar(make_subject(*small_logits), {})
-    assert (measured.fitted_on, measured.fitted_images) == ("test", 60)
+    run = Run(shutil.copytree(trained_run, tmp_path / "run"))
+    subject = load_subject(run, run.load_data(data_dir), "test")
+    trained, _ = split_for(subject.dataset, subject.config)
+    logits = subject.predict_logits(subject.dataset.train.images[trained])
+    measured, _ = measure_unfamiliar(subject, {})
+    assert (measured.fitted_on, measured.fitted_images) == ("train", 2000)
+    assert measured.thresholds == metrics.fit_thresholds(logits)
+
+
+@pytest.mark.parametrize(("brightness", "usable"), [(0, True), (255, False)])
+def test_thresholds_are_not_used_if_noise_looks_more_familiar_than_real_images(
+    confident: Subject, brightness: int, usable: bool
+) -> None:
+    measured, _ = measure_unfamiliar(confident, {"noise": of_brightness(brightness)})
+    assert measured.usable == usable
+    assert measured.kinds[0].worse_than_chance != usable
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (64, 64, 3)])
@@ -125,7 +142,7 @@ def test_a_prepared_data_set_is_read_as_such(data_dir: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no image is there"):
+    with pytest.raises(DataError, match="has no images"):
         other_kinds("synthetic", Preprocessing((32, 32, 3)), tmp_path)
 
 

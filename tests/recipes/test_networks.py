@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from cifar_trainer.errors import TrainingStopped
-from cifar_trainer.evaluation.gradcam import grad_cam, last_feature_map
+from cifar_trainer.evaluation.gradcam import GradCam, last_feature_map
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.recipes.catalogue import describe
 from cifar_trainer.training import trainer as trainer_module
@@ -53,7 +53,7 @@ def test_grad_cam_reads_a_transformers_last_tokens() -> None:
     layer = last_feature_map(model)
     assert layer is not None
     assert layer.name == "map"
-    maps = grad_cam(model, np.zeros((1, 32, 32, 3), np.uint8), [0])
+    maps = GradCam(model)(np.zeros((1, 32, 32, 3), np.uint8), [0])
     assert maps is not None
     assert maps.shape == (1, 32, 32)
 

@@ -1,0 +1,61 @@
+"""HTML pages that open offline: one style, figures for both colour schemes, nothing from elsewhere."""
+
+import base64
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jinja2
+
+from cifar_trainer import __version__, plots
+from cifar_trainer.plots import DARK, LIGHT, Figure, Theme
+
+
+@dataclasses.dataclass(frozen=True)
+class PageFigure:
+    """A figure as PNG bytes, for the light and the dark colour scheme."""
+
+    light: bytes
+    dark: bytes
+
+
+def draw_figures(
+    drawings: Mapping[str, Callable[[Theme], Figure]],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, PageFigure]:
+    """Draw each figure in both themes; `on_progress` gets (done, total) after each."""
+    drawn = {}
+    for name, draw in drawings.items():
+        drawn[name] = PageFigure(plots.render(draw(LIGHT), "png"), plots.render(draw(DARK), "png"))
+        on_progress(len(drawn), len(drawings))
+    return drawn
+
+
+def render(package: str, template: str, figures: Mapping[str, PageFigure], **values: Any) -> str:
+    """Render a page; everything that comes from outside is escaped.
+
+    Args:
+        package: whose `templates` folder has the template.
+        template: its file name. It extends `page.html.j2`.
+        figures: by the names that the template uses.
+        values: its other variables.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("cifar_trainer")]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": lambda number: f"{number:,}"}
+    uris = {name: (_data_uri(each.light), _data_uri(each.dark)) for name, each in figures.items()}
+    return environment.get_template(template).render(figures=uris, version=__version__, **values)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in per cent, such as `97.1 %`."""
+    return f"{share * 100:.{digits}f} %"
+
+
+def _data_uri(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode("ascii")
