@@ -11,6 +11,7 @@ from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.evaluation.report import Report, make_report
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import Unfamiliar
+from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run, TrainResult
@@ -47,7 +48,10 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
             "run": Run(tmp_path / "run"),
             "config": Settings("document", "synthetic", 1, 32, 0.001),
             "recipe": DOCUMENT,
-            "dataset": Dataset("synthetic", tmp_path, False, classes, split, split, "drawn images"),
+            "dataset": Dataset(
+                "synthetic", tmp_path, None, classes, split, split, "drawn images",
+                Preprocessing(pixels.shape[1:]),
+            ),
             "result": TrainResult(
                 run_dir="run", recipe="document", dataset="synthetic", epochs=1, seed=0, parameters=10,
                 device="cpu", precision="float32", train={}, validation={}, seconds=1.0,

@@ -220,7 +220,7 @@ def usual(make_subject: Callable[..., Subject], small_logits: Logits) -> Callabl
     plain = make_subject(*small_logits)
     result = dataclasses.replace(plain.result, epochs=recipe.epochs)
     config = Settings("document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate, seed=7)
-    dataset = dataclasses.replace(plain.dataset, name=EXPECTED_ON, verified=True)
+    dataset = dataclasses.replace(plain.dataset, name=EXPECTED_ON, verified_by="content")
 
     def make(**settings: Any) -> Subject:
         changed = dataclasses.replace(config, **settings)
@@ -256,5 +256,5 @@ def test_no_range_is_expected_of_a_longer_training(
 
 def test_no_range_is_expected_on_other_data(usual: Callable[..., Subject], report_on: ReportOn) -> None:
     subject = usual()
-    other = dataclasses.replace(subject, dataset=dataclasses.replace(subject.dataset, verified=False))
+    other = dataclasses.replace(subject, dataset=dataclasses.replace(subject.dataset, verified_by=None))
     assert report_on(other).expected is None

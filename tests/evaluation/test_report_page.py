@@ -65,7 +65,9 @@ def render(
         subject = dataclasses.replace(
             plain,
             dataset=dataclasses.replace(
-                plain.dataset, name=EXPECTED_ON if verified else "synthetic", verified=verified
+                plain.dataset,
+                name=EXPECTED_ON if verified else "synthetic",
+                verified_by="content" if verified else None,
             ),
             result=dataclasses.replace(plain.result, epochs=epochs),
         )
