@@ -1,4 +1,4 @@
-"""How fast a model answers, and how fast a recipe trains."""
+"""Measure how fast a model answers, and how fast a recipe trains."""
 
 import dataclasses
 import time
@@ -10,7 +10,6 @@ import numpy as np
 
 from cifar_trainer import devices, files
 from cifar_trainer.errors import UsageError
-from cifar_trainer.plots import LINES, Figure, Theme, new_figure, shorten
 from cifar_trainer.recipes import Recipe, get_recipe
 from cifar_trainer.results import Result
 from cifar_trainer.run import is_run_folder, open_run
@@ -27,12 +26,13 @@ from cifar_trainer.settings import (
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.formats import Artefact
     from cifar_trainer.devices import Device
+    from cifar_trainer.plots import Figure, Theme
 
 BATCH_SIZES = (1, 8, 64, 512)
-#: Calls before any is timed, and the seconds that they take at least.
+#: Calls before timing starts, and their minimum duration.
 WARM_UP_CALLS = 3
 WARM_UP_SECONDS = 0.3
-#: Fewer calls say nothing about a p99.
+#: A p99 of fewer calls is meaningless.
 LEAST_CALLS = 100
 
 
@@ -41,10 +41,10 @@ class Timing(Result):
     """One artefact at one batch size.
 
     Attributes:
-        batch_size: images a call.
-        calls: that were timed.
+        batch_size: images in a call.
+        calls: number of timed calls.
         p50_ms, p95_ms, p99_ms: percentiles of a call's duration in milliseconds.
-        images_per_second: all images by all of the time.
+        images_per_second: number of images divided by the total time.
     """
 
     batch_size: int
@@ -61,10 +61,10 @@ class Latency:
 
     Attributes:
         artefact: its path.
-        format: as its runtime names it.
+        format: such as `onnx`.
         device: `cpu` or `gpu`.
-        bytes: of all its files.
-        timings: by batch size.
+        bytes: size of all its files.
+        timings: one for each batch size.
     """
 
     artefact: str
@@ -76,11 +76,11 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True)
 class LatencyBenchmark(Result):
-    """How fast artefacts answer.
+    """The latency of artefacts.
 
     Attributes:
         device: in words.
-        environment: versions, processor, device, as a run's environment.json has them.
+        environment: versions, processor and device, as in a run's environment.json.
         artefacts: one for each artefact and device.
     """
 
@@ -172,14 +172,14 @@ def benchmark_artefacts(
     verbose: bool = False,
     on_artefact: Callable[[Path, str], None] = lambda path, device: None,
 ) -> LatencyBenchmark:
-    """Time calls of artefacts, in this process, from array to array.
+    """Time calls of artefacts in this process, from array to array.
 
     Args:
-        artefacts: their paths; none is a run's model and what it has exported.
-        run: that run's folder; None is the newest run.
-        batch_sizes: images a call, one after the other.
-        seconds: for each measurement.
-        device: one of `DEVICES`; `auto` is the CPU, and the GPU where there is one.
+        artefacts: their paths; none: a run's model and its exports.
+        run: that run's folder; None is the newest run with a model.
+        batch_sizes: images in a call.
+        seconds: duration of each measurement.
+        device: one of `DEVICES`; `auto` is the CPU, and also a GPU.
         verbose: show TensorFlow's own messages.
         on_artefact: called with the path and the device (`cpu` or `gpu`) before an artefact is measured.
 
@@ -195,7 +195,7 @@ def benchmark_artefacts(
     for size in batch_sizes:
         check_count("batch-size", size)
     if artefacts and run is not None:
-        raise UsageError(f"--run {run} and {artefacts[0]} were both given. Name one of them.")
+        raise UsageError(f"--run {run} and {artefacts[0]} were both given. Expected one of them.")
     kinds = {path: kind_of(path) for path in artefacts or _artefacts_of(run)}
     started = devices.start(device=device, verbose=verbose)
     import tensorflow as tf
@@ -219,11 +219,11 @@ def _artefacts_of(run: str | Path | None) -> list[Path]:
 
 
 def _places(kinds: Mapping[Path, str], device: "Device", wanted: str) -> Iterator[tuple[Path, str, str]]:
-    """Each artefact with its kind and a device to measure it on."""
+    """Each artefact with its format and a device to measure it on."""
     from cifar_trainer.artefacts.formats import FORMATS
 
     for path, kind in kinds.items():
-        # Of the runtimes that are installed for the formats, only TensorFlow uses a GPU.
+        # Only TensorFlow's runtime uses a GPU.
         on_gpu = FORMATS[kind].uses_tensorflow
         if wanted != "gpu" or not on_gpu:
             yield path, kind, "cpu"
@@ -237,15 +237,15 @@ def measure_latency(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """Time calls of an artefact, one after the other, from host array to host array.
+    """Time sequential calls of an artefact, from host array to host array.
 
-    The images are random: a network's time does not depend on what they show.
+    The images are random: a network's time does not depend on their content.
 
     Args:
-        artefact: opened.
-        batch_size: images a call.
-        seconds: to go on for; at least LEAST_CALLS calls are made.
-        clock: gives seconds; for tests.
+        artefact: the opened artefact.
+        batch_size: images in a call.
+        seconds: duration; at least LEAST_CALLS calls are made.
+        clock: returns seconds; for tests.
     """
     images = np.random.default_rng(0).integers(0, 256, (batch_size, *artefact.image_shape), np.uint8)
     began, calls = clock(), 0
@@ -263,23 +263,23 @@ def measure_latency(
     return Timing(batch_size, len(durations), float(p50), float(p95), float(p99), float(rate))
 
 
-#: As many as CIFAR-10's training set has; their order is as scattered as an epoch's.
+#: The size of CIFAR-10's training set.
 IMAGES = 50_000
-#: Steps of the chunk that waits for the compiler, and of the one after it, which tells the speed.
+#: Steps of the first chunk, which includes compiling, and of the second, which estimates the speed.
 _WARM_UP = (8, 32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """How fast a recipe trains.
+    """The speed of training a recipe.
 
     Attributes:
-        recipe, batch_size, precision, device: what was trained, and where.
-        steps, seconds: that were timed, evaluation and checkpoints left out.
-        images_per_second: trained.
-        first_step_seconds: until the first chunk was done, the compiler's time included.
-        joules_per_image, watts, utilization: of the GPU, None where there is no NVIDIA GPU;
-            J, W, and per cent of the time.
+        recipe, batch_size, precision, device: what was trained, and on what.
+        steps, seconds: timed steps and their duration, without evaluation and checkpoints.
+        images_per_second: training speed.
+        first_step_seconds: duration of the first chunk, including compiling.
+        joules_per_image, watts, utilization: of the GPU (J, W, per cent of the time); None without an NVIDIA
+            GPU.
     """
 
     recipe: str
@@ -297,11 +297,11 @@ class Throughput:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingBenchmark(Result):
-    """How fast a recipe trains.
+    """The speed of training a recipe.
 
     Attributes:
         device: in words.
-        environment: versions, processor, device, as a run's environment.json has them.
+        environment: versions, processor and device, as in a run's environment.json.
         training: the figures.
     """
 
@@ -326,16 +326,16 @@ def benchmark_training(
     verbose: bool = False,
     on_start: Callable[[Settings, str], None] = lambda config, device: None,
 ) -> TrainingBenchmark:
-    """Train a recipe on random images for a while; nothing is written.
+    """Train a recipe on random images for a while. Writes nothing.
 
     Args:
-        recipe: the name of a recipe.
-        batch_size: images a step; None is the recipe's.
+        recipe: the name of a recipe, or a Python file that defines one.
+        batch_size: images in a step; None is the recipe's.
         precision: one of `PRECISIONS`.
-        xla: whether XLA compiles the step; None is on for a GPU and off for a CPU.
+        xla: whether XLA compiles the step; None: on a GPU only.
         conv: one of `CONVOLUTIONS`.
         device: one of `DEVICES`.
-        seconds: to go on for, after the warm-up.
+        seconds: duration after the warm-up.
         verbose: show TensorFlow's own messages.
         on_start: called with the settings and the device, in words, before the first step.
 
@@ -374,7 +374,7 @@ def _measure_training(config: Settings, recipe: Recipe, device: "Device", second
     split = Split(images, draw.integers(0, classes, IMAGES).astype(np.uint8), "")
     loop = assemble(config, recipe, split, np.arange(IMAGES), classes=classes, gpu=device.kind == "gpu")
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
-    # The last step of an epoch may be smaller, and is left out.
+    # Without the last step of an epoch, which may be smaller.
     whole = IMAGES // config.batch_size
     began = time.perf_counter()
     for steps in _WARM_UP:
@@ -409,24 +409,38 @@ def _measure_training(config: Settings, recipe: Recipe, device: "Device", second
 
 
 LEGEND_COLUMNS = 4
+#: Colours alone are hard to tell apart. The distance between whiskers is a share of a doubling of the size.
+_MARKERS, _DODGE = "osD^vX", 0.08
 
 
-def latency_figure(measured: Sequence[Latency], theme: Theme) -> Figure:
-    """Left the median latency, up to p99 as a bar; right images per second; a line for each artefact."""
+def latency_figure(measured: Sequence[Latency], theme: "Theme") -> "Figure":
+    """Two panels: median latency with a whisker to p99, and images per second; a line for each artefact."""
+    from cifar_trainer.plots import LINES, new_figure, shorten
+
     names = [shorten(name, 32) for name in figure_labels(measured)]
     with new_figure(theme, 9.6, 4.2 + 0.25 * -(-len(measured) // LEGEND_COLUMNS)) as figure:
         left, right = figure.subplots(1, 2)
         for i, each in enumerate(measured):
             color = LINES[i % len(LINES)]
             sizes = [timing.batch_size for timing in each.timings]
+            # Side by side: whiskers of several artefacts at the same place would hide each other.
+            aside = [size * 2 ** (_DODGE * (i - (len(measured) - 1) / 2)) for size in sizes]
             p50 = [timing.p50_ms for timing in each.timings]
             above = [timing.p99_ms - timing.p50_ms for timing in each.timings]
             left.errorbar(
-                sizes, p50, yerr=([0] * len(p50), above), color=color, marker="o", ms=4, label=names[i]
+                aside,
+                p50,
+                yerr=([0] * len(p50), above),
+                color=color,
+                marker=_MARKERS[i % len(_MARKERS)],
+                ms=5,
+                capsize=2,
+                label=names[i],
             )
             rates = [timing.images_per_second for timing in each.timings]
-            right.plot(sizes, rates, color=color, marker="o", ms=4)
-        for axes, title in ((left, "latency in ms: median, and up to p99"), (right, "images per second")):
+            right.plot(sizes, rates, color=color, marker=_MARKERS[i % len(_MARKERS)], ms=5)
+        titles = ("latency in ms: median, whisker to p99", "images per second")
+        for axes, title in zip((left, right), titles, strict=True):
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [str(size) for size in sizes])
             axes.minorticks_off()
@@ -436,13 +450,13 @@ def latency_figure(measured: Sequence[Latency], theme: Theme) -> Figure:
         left.yaxis.set_major_formatter("{x:g}")
         right.set_ylim(bottom=0)
         right.yaxis.set_major_formatter("{x:,.0f}")
-        # Below both: inside, it would hide lines.
+        # Below both panels: inside, it would hide lines.
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
     return figure
 
 
 def figure_labels(measured: Sequence[Latency]) -> list[str]:
-    """A short name for each: the file's, with as many folders as tell it from the others, and the device."""
+    """A short name for each: the file's, with as many folders as needed to be unique, and the device."""
     paths = {Path(each.artefact) for each in measured}
     devices = {each.device for each in measured}
     names = [_short(Path(each.artefact), paths) for each in measured]

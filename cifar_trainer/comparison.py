@@ -1,11 +1,14 @@
-"""Compare runs: their figures, groups of seeds, and whether two models differ by more than chance."""
+"""Compare runs: their figures, groups of seeds, and whether two models differ by more than chance.
+
+Imports no TensorFlow, and Matplotlib only to draw.
+"""
 
 import dataclasses
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +18,13 @@ from cifar_trainer.data.splits import check_split, evaluated_split
 from cifar_trainer.errors import CifarTrainerError, DataError, DeviceError, RunError, UsageError
 from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
 from cifar_trainer.evaluation.subject import total_energy
-from cifar_trainer.plots import LINES, Figure, MaxNLocator, PercentFormatter, Theme, new_figure, shorten
 from cifar_trainer.process import module_command
 from cifar_trainer.results import Result
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.settings import Settings, check_choice
+
+if TYPE_CHECKING:
+    from cifar_trainer.plots import Figure, Theme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +32,11 @@ class McNemar:
     """McNemar's test of two classifiers (McNemar 1947; Dietterich 1998, section 3.1).
 
     Attributes:
-        only_first: images that only the first classifies correctly.
-        only_second: images that only the second does.
-        statistic: (only_first - only_second)² / (only_first + only_second), to be compared with
-            chi-square with one degree of freedom; 0 where they never differ.
-        p_value: exact and two-sided: that of only_first among their sum in a fair toss.
+        only_first: number of images that only the first classifies correctly.
+        only_second: number of images that only the second classifies correctly.
+        statistic: (only_first - only_second)² / (only_first + only_second), chi-square distributed with one
+            degree of freedom; 0 if the two never differ.
+        p_value: exact and two-sided, by the binomial test of only_first among the images where they differ.
     """
 
     only_first: int
@@ -41,8 +46,8 @@ class McNemar:
 
 
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
-    """Test two classifiers by which of the same images each classified correctly: bool [N], twice."""
-    # It takes half a second to import, which a usage error need not wait for.
+    """Test two classifiers by the images that each classified correctly: bool [N], twice."""
+    # Slow to import; a usage error need not wait for it.
     from scipy.stats import binomtest
 
     first = int(np.sum(first_correct & ~second_correct))
@@ -56,16 +61,16 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluated:
-    """A run, and what its report on a split says.
+    """A run and the figures of its report on a split.
 
     Attributes:
         run, config: the run and its settings.
-        accuracy, interval, loss, ece: of the split; the interval is at 95 %.
+        accuracy, interval, loss, ece: on the split; the interval is the 95 % interval.
         epochs, seconds, parameters: of the training.
-        joules: the GPU's energy over the training; None where it was not measured.
-        test_looks: how often the run's test set was looked at so far.
+        joules: energy that the GPU used for the training; None if it was not measured.
+        test_looks: number of looks at the run's test set so far.
         correct: bool [N], which images of the split were classified correctly.
-        history: the rows of history.csv up to the end of the training.
+        history: rows of history.csv up to the end of the training.
     """
 
     run: Run
@@ -101,10 +106,10 @@ class Evaluated:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
-    """Runs that differ only by their seed.
+    """Runs that differ only in their seed.
 
     Attributes:
-        name: what distinguishes it from the other groups.
+        name: the settings in which it differs from the other groups.
         runs: its members.
         accuracy, loss, seconds: mean and sample standard deviation (n - 1; None for one run).
     """
@@ -127,14 +132,14 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison(Result):
-    """Runs that are compared.
+    """Runs compared on the same images.
 
     Attributes:
-        split: what they were evaluated on.
-        images: of the split.
-        runs: in the order given.
+        split: `test` or `validation`.
+        images: number of images.
+        runs: in the given order.
         groups: by settings, in the order of their first run.
-        tests: each later run against the first.
+        tests: each other run against the first.
     """
 
     split: str
@@ -159,38 +164,39 @@ class Comparison(Result):
 
 
 def compare(
-    runs: Sequence[Path],
+    runs: Sequence[str | Path],
     *,
     split: str = "test",
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     on_evaluate: Callable[[Path], None] = lambda run: None,
 ) -> Comparison:
-    """Compare runs on the same images; a run that has no report on them is evaluated first.
+    """Compare runs on the same images; evaluate those first that have no report on them.
 
-    Each is evaluated in a process of its own, so that its figures are those of `evaluate` to
-    the bit, whatever device and settings the others have.
+    Each is evaluated in its own process, so that its figures are those of `evaluate` to the bit, whatever
+    the device and settings of the others.
 
     Args:
-        runs: their folders, two or more.
-        split: `test`, or `validation` where all held out the same images.
-        data_dir: where the data lie; None is where each run found them.
-        on_evaluate: called with the folder of a run before it is evaluated.
+        runs: the folders of two or more runs.
+        split: `test`, or `validation` if all runs held out the same images.
+        data_dir: the data folder; None: the one that each run was trained from.
+        on_evaluate: called with a run's folder before it is evaluated.
 
     Raises:
-        UsageError: the runs cannot be compared, or the split is not known.
-        DataError: a run's data are missing, or not the ones that it was trained on.
-        RunError: a run is missing, has no model, is damaged, or could not be evaluated.
+        UsageError: the runs cannot be compared, or the split is unknown.
+        DataError: a run's data are missing, or are not those that it was trained on.
+        RunError: a run is missing, has no model, is damaged, or cannot be evaluated.
     """
     check_choice("split", split, SPLITS)
     opened = [open_run(path) for path in runs]
     check_comparable(opened, split)
     for run in opened:
         run.check_model()
+    data_dir = None if data_dir is None else Path(data_dir).expanduser()
     splits = [evaluated_split(run.load_data(data_dir), run.read_config(), split) for run in opened]
     if any(images.sha256 != splits[0].sha256 for images in splits):
         raise UsageError(
-            "The runs have the same images in another order, in data folders that were prepared from other "
-            "sources. Name one folder for all of them with --data-dir."
+            "The runs have the same images in different orders, in data folders that were prepared from "
+            "different sources. Pass one folder for all of them with --data-dir."
         )
     evaluated = []
     for run, images in zip(opened, splits, strict=True):
@@ -200,19 +206,19 @@ def compare(
             evaluate_apart(run, split, data_dir)
             found = read_evaluated(run, split, images)
         if found is None:
-            raise RunError(f"{run.evaluation(split)} has changed while it was read. Try again.")
+            raise RunError(f"{run.evaluation(split)} was changed while it was read. Try again.")
         evaluated.append(found)
     return summarize(split, evaluated)
 
 
 def check_comparable(runs: Sequence[Run], split: str) -> None:
-    """Raise UsageError unless there are two runs or more, each once, with the same images in `split`."""
+    """Raise UsageError unless these are two or more different runs with the same images in `split`."""
     if len(runs) < 2:
-        raise UsageError("compare needs two runs or more. `cifar-trainer runs` lists the runs.")
+        raise UsageError("compare needs two or more runs. `cifar-trainer runs` lists them.")
     paths = [run.path.resolve() for run in runs]
     doubled = next((path for path in paths if paths.count(path) > 1), None)
     if doubled is not None:
-        raise UsageError(f"{doubled} was named twice. Name each run once.")
+        raise UsageError(f"{doubled} was given twice. Give each run once.")
     first, first_config, first_data = runs[0], runs[0].read_config(), runs[0].read_data()
     for run in runs:
         config, data = run.read_config(), run.read_data()
@@ -242,7 +248,7 @@ class _Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class _Reported:
-    """What of a report.json a comparison needs."""
+    """The part of a report.json that a comparison needs."""
 
     accuracy: float
     accuracy_interval: tuple[float, float]
@@ -253,12 +259,12 @@ class _Reported:
 
 
 def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
-    """What a run's report says; None where there is none, or it is about other weights or another order.
+    """A run's report; None if there is none, or it is about other weights or another order of the images.
 
     Args:
         run: the run.
         split: `test` or `validation`.
-        images: of the split; the labels are used.
+        images: the split's images, whose labels are used.
 
     Raises:
         RunError: one of the run's files cannot be read.
@@ -275,7 +281,7 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
         correct = logits.argmax(axis=1) == images.labels
     except (OSError, ValueError) as error:
         raise RunError(f"{folder / LOGITS_FILE} cannot be read: {error}. {remedy}") from error
-    # Where a longer run was begun and stopped, the file goes on beyond the model.
+    # If the run was extended and stopped, the file has more epochs than the model.
     history = run.read_history()[: result.epochs]
     return Evaluated(
         run=run,
@@ -295,14 +301,14 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
 
 
 def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
-    """Evaluate a run in a process of its own.
+    """Evaluate a run in its own process.
 
     Raises:
-        CifarTrainerError: the process failed; the message and the kind of error are its own.
+        CifarTrainerError: it failed, with the message and the class of that process's error.
     """
     where = [] if data_dir is None else ["--data-dir", str(data_dir)]
     command = module_command("cifar_trainer", "evaluate", "--quiet", "--json", "--split", split)
-    # The variables are for the user's own `evaluate`: a required accuracy is no concern of this one.
+    # These variables are meant for the user's own `evaluate`, such as a required accuracy.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("CIFAR_TRAINER_EVALUATE_")}
     with subprocess.Popen(
         [*command, *where, "--", str(run.path)],
@@ -316,7 +322,7 @@ def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
         try:
             _, errors = process.communicate()
         except BaseException:
-            # Asked to end, it leaves nothing half-written.
+            # It leaves nothing half-written when it is asked to end.
             process.terminate()
             raise
     if process.returncode != 0:
@@ -326,7 +332,7 @@ def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
 
 
 def summarize(split: str, runs: Sequence[Evaluated]) -> Comparison:
-    """Put together runs that were all evaluated on the same images of `split`."""
+    """Compare runs that were all evaluated on the same images of `split`."""
     return Comparison(
         split=split,
         images=len(runs[0].correct),
@@ -337,7 +343,7 @@ def summarize(split: str, runs: Sequence[Evaluated]) -> Comparison:
 
 
 def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
-    """Group the runs that have the same settings apart from the seed."""
+    """Group the runs with the same settings but for the seed."""
     groups: dict[tuple[tuple[str, Any], ...], list[Evaluated]] = {}
     for each in runs:
         settings = {**each.config.affecting_result(), "epochs": each.epochs}
@@ -350,7 +356,7 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
 
 def _group(settings: dict[str, Any], varied: set[str], members: list[Evaluated]) -> Group:
     parts = [settings["recipe"]]
-    # What is not set distinguishes no group from those where it is.
+    # A setting without a value does not help to tell groups apart.
     parts += [f"{k} {v}" for k, v in settings.items() if k in varied and k != "recipe" and v is not None]
     return Group(
         name=", ".join(parts),
@@ -365,8 +371,10 @@ def _spread(values: list[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def comparison_figure(comparison: Comparison, theme: Theme) -> Figure:
-    """Left the validation accuracy by epoch, a line a run; right each run's accuracy with its interval."""
+def comparison_figure(comparison: Comparison, theme: "Theme") -> "Figure":
+    """Two panels: validation accuracy per epoch, and final accuracy with its interval."""
+    from cifar_trainer.plots import LINES, MaxNLocator, PercentFormatter, new_figure, shorten
+
     color = {
         id(each): LINES[place % len(LINES)]
         for place, group in enumerate(comparison.groups)
