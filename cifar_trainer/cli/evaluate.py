@@ -1,5 +1,6 @@
 """`cifar-trainer evaluate`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,8 @@ def command(
             on_progress=show,
         )
     output.result(report, lambda report: report_tables(report, robustness))
-    output.note(f"report: {Path(report.run_dir) / 'evaluation' / split}/report.html")
+    output.note(f"report: {Path(report.run_dir) / 'evaluation' / split}/report.html", wrap=False)
+    output.note(f"next: cifar-trainer export {shlex.quote(report.run_dir)}", wrap=False)
     if require_accuracy is not None and report.accuracy < require_accuracy:
         raise CheckError(
             f"The accuracy is {report.accuracy:.4f} on {report.images} images of the {split} split; "

@@ -5,11 +5,14 @@ from typing import Any
 
 import click
 
-from cifar_trainer.cli.base import Duration
+from cifar_trainer.cli.base import DATASET, RECIPE, Duration
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.settings import Declaration
 
 Command = Callable[..., Any]
+
+#: Settings whose values the shell can complete.
+_NAMES: Mapping[str, Any] = {"recipe": RECIPE, "dataset": DATASET}
 
 
 def choices(values: Iterable[str]) -> str:
@@ -36,7 +39,7 @@ def setting_option(declaration: Declaration) -> Callable[[Command], Command]:
         kind = {"is_flag": True}
     else:
         kind = {
-            "type": Duration() if declaration.seconds else declaration.type,
+            "type": Duration() if declaration.seconds else _NAMES.get(declaration.name, declaration.type),
             "metavar": _metavar(declaration),
         }
     name = declaration.option

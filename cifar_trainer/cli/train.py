@@ -10,7 +10,7 @@ from cifar_trainer.cli.base import PathType, RunType, data_dir_option, make_comm
 from cifar_trainer.cli.gpus import choose_gpus, train_together
 from cifar_trainer.cli.options import choices, given, setting_options
 from cifar_trainer.devices.cluster import find_cluster
-from cifar_trainer.errors import TrainingStopped, UsageError
+from cifar_trainer.errors import TrainingStopped, UsageError, counted
 from cifar_trainer.settings import STACKS, WATCHED, RuntimeOptions, Settings, command_words, declared
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def command(
     Ctrl-C finishes the current step, saves a checkpoint, and prints the command that resumes.
     """
     from cifar_trainer.cli.displays import TrainingDisplay
+    from cifar_trainer.run import TrainResult
     from cifar_trainer.training import api
 
     options = given(options)
@@ -109,6 +110,8 @@ def command(
             display.exit_stopped(f"Resume with:\n  {shlex.join(words)}")
     if not follows:
         output.result(result, format_training)
+        if isinstance(result, TrainResult):
+            output.note(f"next: cifar-trainer evaluate {shlex.quote(result.run_dir)}", wrap=False)
 
 
 def format_training(result: "TrainResult | GroupResult") -> str:
@@ -127,7 +130,7 @@ def format_result(result: "TrainResult") -> str:
         chosen = f"weights{epoch}, chosen by: {result.chosen_by}\n"
     watched = WATCHED[str(validation["split"])]
     return (
-        f"{result.epochs} epochs in {result.seconds:.1f} s, "
+        f"{counted(result.epochs, 'epoch')} in {result.seconds:.1f} s, "
         f"{result.images_per_second:,.0f} images/s\n"
         f"{chosen}"
         f"train       loss {train['loss']:.4f}  accuracy {train['accuracy']:.2%}\n"
