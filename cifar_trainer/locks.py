@@ -102,9 +102,17 @@ def _looks_free(path: Path) -> bool | None:
         os.close(descriptor)
 
 
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # Another user's file: a lock needs no write access, except on NFS.
+        return os.open(path, os.O_RDONLY)
+
+
 def _acquire(path: Path, on_wait: Callable[[], None] | None) -> tuple[int, Path | None]:
     while True:
-        descriptor, stand_in = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), None
+        descriptor, stand_in = _open(path), None
         try:
             stand_in = _take(descriptor, path)
             # The previous holder may have deleted the file that was opened here. A lock on it is useless.

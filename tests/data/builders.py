@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import pickle
 import subprocess
 import tarfile
 import zipfile
@@ -86,54 +85,6 @@ def write_tar(
         for info, content in [*extra, *(tar_member(name, content) for name, content in members.items())]:
             archive.addfile(info, io.BytesIO(content))
     return path
-
-
-def official_arrays() -> tuple[np.ndarray, np.ndarray]:
-    """60,000 nearly blank images, uint8 [N, 32, 32, 3], and labels; the last 10,000 are the test set."""
-    count = np.arange(60_000)
-    images = np.zeros((60_000, 32, 32, 3), np.uint8)
-    images[:, 0, 1] = np.stack([count % 256, count // 256, count % 7], 1)
-    images[:, 5, 2, 0] = 200
-    return images, (count * 7 % 10).astype(np.uint8)
-
-
-def by_channel(images: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), 3072))
-
-
-def python_batch(images: np.ndarray, labels: list[int], protocol: int = 2) -> bytes:
-    """A batch of the Python version, as cPickle wrote it."""
-    names = [f"{index}.png".encode() for index in range(len(labels))]
-    batch = {b"batch_label": b"a batch", b"labels": labels, b"data": by_channel(images), b"filenames": names}
-    return pickle.dumps(batch, protocol)
-
-
-def python_meta() -> bytes:
-    names = [name.encode() for name in CIFAR10_CLASSES]
-    return pickle.dumps({b"num_cases_per_batch": 10000, b"label_names": names, b"num_vis": 3072}, 2)
-
-
-def batch_names(suffix: str = "") -> list[str]:
-    return [*(f"data_batch_{number}{suffix}" for number in range(1, 6)), f"test_batch{suffix}"]
-
-
-def official_python(protocol: int = 2) -> Members:
-    images, labels = official_arrays()
-    members = {
-        name: python_batch(images[start : start + 10_000], labels[start : start + 10_000].tolist(), protocol)
-        for name, start in zip(batch_names(), range(0, 60_000, 10_000), strict=True)
-    }
-    return {"readme.html": b"<html>", **members, "batches.meta": python_meta()}
-
-
-def official_binary() -> Members:
-    images, labels = official_arrays()
-    records = np.concatenate([labels[:, None], by_channel(images)], axis=1)
-    members = {
-        name: records[start : start + 10_000].tobytes()
-        for name, start in zip(batch_names(".bin"), range(0, 60_000, 10_000), strict=True)
-    }
-    return {"batches.meta.txt": "\n".join([*CIFAR10_CLASSES, ""]).encode(), **members}
 
 
 def under(folder: str, members: Members) -> Members:

@@ -1,19 +1,22 @@
 """CIFAR-10 in each form in which people have it: the same images, labels and classes come out."""
 
+import dataclasses
 import io
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import builders
 import numpy as np
+import official
 import pytest
 from builders import Members
 from PIL import Image
 
-from cifar_trainer.data import unpack
+from cifar_trainer.data import DATASETS, unpack
 from cifar_trainer.data.cifar10 import CLASSES
 from cifar_trainer.data.dataset import ImageSet
+from cifar_trainer.data.download import PrepareReporter
+from cifar_trainer.data.fingerprints import fingerprints_of
 from cifar_trainer.data.prepare import prepare
 from cifar_trainer.errors import DataError
 
@@ -309,88 +312,78 @@ def test_kaggles_competition_is_read_from_its_packed_images(tmp_path: Path) -> N
     assert (len(raw.splits["train"].images), len(raw.splits["test"].images)) == (10, 10)
 
 
-# The official versions, wherever they lie
+# CIFAR-10 where other programs keep it
 
 
-@pytest.fixture(scope="module")
-def python_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    members = builders.under("cifar-10-batches-py", builders.official_python())
-    return builders.write_tar(tmp_path_factory.mktemp("official") / "cifar-10-python.tar.gz", members)
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    official.shrink(monkeypatch)
 
 
-def check_official(raw: ImageSet) -> None:
-    images, labels = builders.official_arrays()
-    np.testing.assert_array_equal(raw.splits["train"].images[:20], images[:20])
-    np.testing.assert_array_equal(raw.splits["test"].labels, labels[50_000:])
-    assert raw.classes == CLASSES
+def check_official(found: ImageSet) -> None:
+    for name, split in official.draw("cifar10").items():
+        np.testing.assert_array_equal(found.splits[name].images, split.images)
+        np.testing.assert_array_equal(found.splits[name].labels, split.labels)
 
 
-def extracted(archive: Path, folder: Path) -> Path:
-    with tarfile.open(archive) as opened:
-        opened.extractall(folder, filter="data")
-    return folder / "cifar-10-batches-py"
-
-
-def test_torchvisions_root_has_the_archive_beside_its_folder(python_archive: Path, tmp_path: Path) -> None:
-    inner = extracted(python_archive, tmp_path)
+@pytest.mark.usefixtures("small")
+def test_torchvisions_root_has_the_archive_beside_its_folder(tmp_path: Path) -> None:
+    inner = official.as_folder(tmp_path, "cifar-10-batches-py", official.cifar10_python())
     (inner / "__pycache__").mkdir()
     (inner / "__pycache__" / "loader.pyc").write_bytes(b"x")
-    (tmp_path / "cifar-10-python.tar.gz").symlink_to(python_archive)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"not even read")
     check_official(builders.read(tmp_path))
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["cifar-10-batches-py-target", "cifar-10-batches-py_archive"])
-def test_keras_cache_is_read_from_its_parent_too(python_archive: Path, name: str, tmp_path: Path) -> None:
+def test_keras_cache_is_read_from_its_parent_too(name: str, tmp_path: Path) -> None:
     cache = tmp_path / "datasets"
     cache.mkdir()
     if name.endswith("target"):
-        extracted(python_archive, cache / name)
+        official.as_folder(cache / name, "cifar-10-batches-py", official.cifar10_python())
     else:
-        (cache / name).symlink_to(python_archive)
+        archive = official.as_tar(tmp_path, "cifar-10-batches-py", official.cifar10_python())
+        (cache / name).symlink_to(archive)
     (cache / "imdb.npz").write_bytes(b"x")
     check_official(builders.read(cache if name.endswith("target") else cache / name))
 
 
-def test_the_official_archive_in_a_zip_is_opened(python_archive: Path, tmp_path: Path) -> None:
-    members = {"cifar-10-python.tar.gz": python_archive.read_bytes()}
-    check_official(builders.read(builders.write_zip(tmp_path / "kaggle.zip", members)))
-
-
+@pytest.mark.usefixtures("small")
 def test_the_binary_version_in_a_zip_from_windows_is_read(tmp_path: Path) -> None:
-    members = {f"cifar-10-batches-bin\\{k}": v for k, v in builders.official_binary().items()}
+    members = {f"cifar-10-batches-bin\\{k}": v for k, v in official.cifar10_binary().items()}
     check_official(builders.read(builders.write_zip(tmp_path / "bin.zip", members)))
 
 
-@pytest.mark.parametrize("cells", [True, False], ids=["as MATLAB writes names", "as others do"])
-def test_the_matlab_version_is_read(cells: bool, tmp_path: Path) -> None:
-    import scipy.io
-
-    images, labels = builders.official_arrays()
-    folder = tmp_path / "cifar-10-batches-mat"
-    folder.mkdir()
-    for number, name in enumerate(builders.batch_names(".mat")):
-        rows = slice(10_000 * number, 10_000 * (number + 1))
-        batch = {"data": builders.by_channel(images[rows]), "labels": labels[rows, None], "batch_label": name}
-        scipy.io.savemat(folder / name, batch, do_compression=True)
-    names = [np.array([name]) if cells else name for name in CLASSES]
-    meta = np.empty((10, 1), object)
-    meta[:, 0] = names
-    scipy.io.savemat(folder / "batches.meta.mat", {"label_names": meta})
-    (folder / "readme.html").write_text("<html>")
-    check_official(builders.read(tmp_path))
-
-
-def test_prepare_takes_the_images_of_a_cache_before_it_downloads(
-    python_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extracted(python_archive, tmp_path / "keras" / "datasets" / "cifar-10-batches-py-target")
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's empty home folder, which is the current one too."""
+    for variable in ("KERAS_HOME", "HF_HOME", "HF_HUB_CACHE", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    # The images are not CIFAR-10's, so the cache is passed over, and said to be.
-    notes: list[str] = []
-    from cifar_trainer.data.download import PrepareReporter
+    return tmp_path
 
-    with pytest.raises(DataError):
-        prepare("cifar10", tmp_path / "data", offline=True, reporter=PrepareReporter(note=notes.append))
-    assert any("cifar-10-batches-py-target" in note for note in notes)
+
+@pytest.mark.usefixtures("small")
+def test_prepare_looks_into_caches_before_it_downloads(home: Path) -> None:
+    """The images are not CIFAR-10's, so the cache is not used, with a note; nor is a broken link."""
+    keras = home / ".keras" / "datasets"
+    official.as_folder(keras / "cifar-10-batches-py-target", "cifar-10-batches-py", official.cifar10_python())
+    snapshots = home / ".cache" / "huggingface" / "hub" / "datasets--uoft-cs--cifar10" / "snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "removed").symlink_to("../blobs/removed")
+    notes: list[str] = []
+    with pytest.raises(DataError, match="--offline forbids"):
+        prepare("cifar10", home / "data", offline=True, reporter=PrepareReporter(note=notes.append))
+    assert [note.split()[0] for note in notes] == [str(keras / "cifar-10-batches-py-target")]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_cache_that_holds_the_data_set_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = official.as_folder(home / "data", "cifar-10-batches-py", official.cifar10_python())
+    known = fingerprints_of(builders.read(source))
+    spec = dataclasses.replace(DATASETS["cifar10"], fingerprints=known)
+    monkeypatch.setitem(DATASETS, "cifar10", spec)
+    report = prepare("cifar10", home / "prepared", offline=True)
+    assert report.record.verified_by == "content" and report.record.source == "data/cifar-10-batches-py"

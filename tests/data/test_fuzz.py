@@ -12,6 +12,7 @@ from pathlib import Path
 
 import builders
 import numpy as np
+import official
 import pytest
 import test_forms
 from builders import Members
@@ -183,7 +184,7 @@ def test_a_damaged_file_gives_images_or_one_error(
 
 def test_a_damaged_pickle_gives_a_dictionary_or_one_error() -> None:
     batch = {b"data": np.zeros((4, 3072), np.uint8), b"labels": [1, 2, 3, 4], b"batch_label": b"a batch"}
-    whole = [pickle.dumps(batch, protocol) for protocol in (0, 2, 4)] + [builders.python_meta()]
+    whole = [pickle.dumps(batch, protocol) for protocol in (0, 2, 4)] + [official.python_meta()]
 
     @SETTINGS
     @given(st.sampled_from(whole), CHANGES)

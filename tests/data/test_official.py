@@ -1,63 +1,117 @@
-"""The official Python and binary versions: read as such, or refused by file and record."""
+"""Each published data set is prepared from each of its forms, with the right labels, or refused by record."""
 
+import dataclasses
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import builders
 import numpy as np
+import official
 import pytest
-from builders import Refuse, write_folder, write_tar
+from builders import Members, Refuse, write_folder, write_tar
 
-from cifar_trainer.data import cifar10
-from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
+from cifar_trainer.data import DATASETS, cifar10, unpickler
+from cifar_trainer.data.dataset import Archive
 from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.data.unpickler import load_dictionary
 from cifar_trainer.errors import DataError
+from cifar_trainer.files import sha256_file
 
 PYTHON, BINARY = "cifar-10-batches-py", "cifar-10-batches-bin"
 
 
-@pytest.fixture(scope="module")
-def binary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("official") / BINARY, builders.official_binary())
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    official.shrink(monkeypatch)
 
 
-def members_of(folder: Path) -> builders.Members:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+def test_the_published_versions_of_all_data_sets_are_tested() -> None:
+    assert {name for name, *_ in official.VERSIONS} == {n for n, spec in DATASETS.items() if not spec.draw}
 
 
-def test_python_archive_is_read(tmp_path: Path) -> None:
-    """Pixels stored by channel come out row by row, RGB interleaved; batches in their order."""
-    source = write_tar(tmp_path / "a.zip", builders.under(PYTHON, builders.official_python()))
-    images, labels = builders.official_arrays()
-    raw = builders.read(source)
-    assert raw.classes == CIFAR10_CLASSES
-    np.testing.assert_array_equal(raw.splits["train"].images, images[:50_000])
-    np.testing.assert_array_equal(raw.splits["train"].labels, labels[:50_000])
-    np.testing.assert_array_equal(raw.splits["test"].images, images[50_000:])
-    np.testing.assert_array_equal(raw.splits["test"].labels, labels[50_000:])
+@pytest.mark.parametrize("form", official.FORMS)
+@pytest.mark.parametrize(
+    ("name", "version", "folder", "make"), official.VERSIONS, ids=[" ".join(v[:2]) for v in official.VERSIONS]
+)
+def test_each_published_version_is_prepared_from_each_form_with_the_right_labels(
+    name: str, version: str, folder: str, make: Callable[[], Members], form: str, tmp_path: Path
+) -> None:
+    """Pixels that are stored by channel come out row by row, RGB interleaved; batches in their order."""
+    source = official.FORMS[form](tmp_path, folder, make())
+    prepare(name, tmp_path / "data", source=source)
+    dataset = load_dataset(tmp_path / "data", name)
+    assert dataset.classes == DATASETS[name].classes and not dataset.verified
+    for split, expected in official.draw(name).items():
+        found = getattr(dataset, split)
+        np.testing.assert_array_equal(found.images, expected.images)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        has_names = version == "Python"
+        assert len(found.files) == (len(found) if has_names else 0)
+        assert not has_names or found.files[:2] == ("image_0.png", "image_1.png")
 
 
-def test_binary_folder_is_prepared(binary_folder: Path, tmp_path: Path) -> None:
-    report = prepare("cifar10", tmp_path, source=str(binary_folder))
-    assert not report.record.verified and "not CIFAR-10" in report.title
-    dataset = load_dataset(tmp_path, "cifar10")
-    images, labels = builders.official_arrays()
-    np.testing.assert_array_equal(dataset.train.images, images[:50_000])
-    np.testing.assert_array_equal(dataset.train.labels, labels[:50_000])
-    np.testing.assert_array_equal(dataset.test.images, images[50_000:])
-    np.testing.assert_array_equal(dataset.test.labels, labels[50_000:])
+def test_a_folder_of_several_data_sets_is_read_as_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    write_folder(tmp_path / PYTHON, official.cifar10_python())
+    write_folder(tmp_path / "cifar-100-binary", official.cifar100_binary())
+    write_folder(tmp_path / "FashionMNIST" / "raw", official.fashion_mnist_files())
+    write_folder(tmp_path / "svhn", official.svhn_files())
+    for name in ("cifar10", "cifar100", "cifar100-coarse", "fashion-mnist", "svhn"):
+        found = builders.read(tmp_path, name)
+        np.testing.assert_array_equal(found.splits["test"].labels, official.draw(name)["test"].labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("cifar100", lambda path: official.as_tar(path, "cifar-100-python", official.cifar100_python())),
+        ("fashion-mnist", lambda path: official.as_folder(path, "raw", official.fashion_mnist_packed())),
+    ],
+)
+def test_data_from_the_published_archives_is_verified_by_their_sha256(
+    name: str, make: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make(tmp_path)
+    files = [source] if source.is_file() else [source / archive.name for archive in DATASETS[name].archives]
+    archives = tuple(Archive(file.name, file.stat().st_size, sha256_file(file)) for file in files)
+    monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], archives=archives))
+    report = prepare(name, tmp_path / "data", source=source)
+    assert (report.record.verified, report.record.verified_by) == (True, "archive")
+    assert report.title == DATASETS[name].title
+    assert load_dataset(tmp_path / "data", name).verified_by == "archive"
+    files[0].write_bytes(files[0].read_bytes() + b"\0")
+    report = prepare(name, tmp_path / "data", source=source, force=True)
+    assert (report.record.verified, report.title) == (
+        False,
+        f"{DATASETS[name].title}-shaped data (not verified)",
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_is_not_taken_for_fashion_mnist(packed: bool, tmp_path: Path) -> None:
+    """The same file names and sizes: the labels tell them apart."""
+    members = official.fashion_mnist_packed() if packed else official.fashion_mnist_files()
+    digits = np.arange(200, dtype=np.uint8) % 10
+    name = "train-labels-idx1-ubyte"
+    members[name + ".gz" * packed] = (
+        __import__("gzip").compress(official.idx(digits)) if packed else official.idx(digits)
+    )
+    write_folder(tmp_path / "mnist", members)
+    with pytest.raises(DataError, match=r"Fashion-MNIST's file names but other labels: .*--dataset mnist"):
+        builders.read(tmp_path / "mnist", "fashion-mnist")
+    found = builders.read(tmp_path / "mnist", "mnist")
+    assert found.classes == tuple("0123456789") and found.image_shape == (28, 28, 1)
+    np.testing.assert_array_equal(found.splits["train"].labels, digits)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 3, 5])
 def test_pickles_of_any_protocol(protocol: int) -> None:
-    images, labels = builders.official_arrays()
-    content = builders.python_batch(images[:10], labels[:10].tolist(), protocol)
-    batch = load_dictionary(content, "batch")
-    assert batch["labels"] == labels[:10].tolist()
-    np.testing.assert_array_equal(batch["data"].to_uint8((10, 3072)), builders.by_channel(images[:10]))
+    _, images, labels = official.batches()[0]
+    batch = load_dictionary(official.python_batch(images, labels.tolist(), protocol), "batch")
+    assert batch["labels"] == labels.tolist()
+    pixels = batch["data"].to_uint8((len(images), 3072))
+    np.testing.assert_array_equal(pixels, official.by_channel(images))
 
 
 class Calls:
@@ -70,9 +124,8 @@ class Calls:
         return self.call
 
 
-def hostile_archive(path: Path, content: bytes) -> Path:
-    members = dict.fromkeys([*builders.batch_names(), "batches.meta"], b"")
-    return write_tar(path, builders.under(PYTHON, {**members, "data_batch_1": content}))
+def with_batch(content: bytes) -> Members:
+    return {**official.cifar10_python(), "data_batch_1": content}
 
 
 def test_pickle_that_calls_os_system_is_refused_and_not_run(tmp_path: Path, refuse: Refuse) -> None:
@@ -80,9 +133,8 @@ def test_pickle_that_calls_os_system_is_refused_and_not_run(tmp_path: Path, refu
 
     marker = tmp_path / "ran"
     content = pickle.dumps({b"data": Calls(os.system, f"touch {marker}")}, 2)
-    refuse(
-        hostile_archive(tmp_path / "a.tar.gz", content), "data_batch_1 is refused", "posix.system", "Nothing"
-    )
+    archive = write_tar(tmp_path / "a.tar.gz", builders.under(PYTHON, with_batch(content)))
+    refuse(archive, "data_batch_1 is refused", "posix.system", "Nothing")
     assert not marker.exists()
 
 
@@ -132,39 +184,64 @@ def test_pickled_array_that_declares_a_huge_shape_allocates_nothing() -> None:
     assert load_dictionary(content, "batch")["data"].to_uint8((10,)) is None
 
 
-def test_a_pickle_that_numbers_its_parts_in_billions_allocates_nothing() -> None:
-    """Ten bytes would have the unpickler make a table of 64 GB."""
-    with pytest.raises(DataError, match="it numbers a part 4,294,967,295, and has 8 bytes"):
-        load_dictionary(b"}r\xff\xff\xff\xff0.", "batch")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        # A table up to the largest number of a part: 64 GB for ten bytes.
+        (b"}r\xff\xff\xff\xff0.", "it numbers a part 4,294,967,295, and has 8 bytes"),
+        # One text, encoded again and again.
+        (
+            b"\x80\x02c_codecs\nencode\nq\x00X" + (10_000).to_bytes(4, "little") + b"x" * 10_000
+            + b"q\x01X\x06\x00\x00\x00latin1q\x02" + b"h\x00h\x01h\x02\x86R" * 100 + b".",
+            "it unpacks to more bytes than it has",
+        ),
+        # bytes(3 GiB): an array of a number of zeros.
+        (
+            b"cnumpy.core.numeric\n_frombuffer\n(J\x00\x00\x00\x7fcnumpy\ndtype\n(Vu1\ntR(I3\ntVC\ntR.",
+            "an array's content is a int, expected bytes",
+        ),
+        # Each byte makes an empty list.
+        (b"]" * 11_000 + b".", "it has more than 10,000 parts"),
+    ],
+    ids=["numbers", "repeated text", "a number for bytes", "many parts"],
+)  # fmt: skip
+def test_a_pickle_cannot_make_the_reader_allocate_more_than_a_multiple_of_its_size(
+    content: bytes, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tracemalloc
+
+    monkeypatch.setattr(unpickler, "_MAX_PARTS", 10_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=says):
+            load_dictionary(content, "batch")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
-def test_numbers_of_thousands_of_digits_are_told_briefly() -> None:
+def test_numbers_of_thousands_of_digits_are_told_briefly(tmp_path: Path) -> None:
     digits = b"9" * 5000
     with pytest.raises(DataError, match="damaged pickle"):
         load_dictionary(b"}I" + digits + b"\nI1\ns.", "batch")
-    content = pickle.dumps({b"labels": [10**5000] * 10_000, b"data": 1}, 2)
-    labels = load_dictionary(content, "batch")["labels"]
+    content = small_batch(labels=[10**5000] * official.BATCH)
     with pytest.raises(DataError, match="record 0: the label is a number of many digits"):
-        cifar10._numbers(labels, "batch", "labels", 10_000, 10)
+        builders.read(write_folder(tmp_path, with_batch(content)))
 
 
 def small_batch(**changes: object) -> bytes:
-    images, labels = builders.official_arrays()
-    batch = {"labels": labels[:10_000].tolist(), "data": builders.by_channel(images[:10_000]), **changes}
-    return pickle.dumps(batch, 2)
+    _, images, labels = official.batches()[0]
+    return pickle.dumps({"labels": labels.tolist(), "data": official.by_channel(images), **changes}, 2)
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (
-            lambda: small_batch(labels=[0] * 77 + [10] + [0] * 9922),
-            "record 77: the label is 10, expected 0 to 9",
-        ),
-        (lambda: small_batch(labels=[-1] * 10_000), "record 0: the label is -1, expected 0 to 9"),
-        (lambda: small_batch(labels=["cat"] * 10_000), "record 0: the label is 'cat'"),
-        (lambda: small_batch(labels=[0] * 9_999), "labels is 9,999 of them, expected a list of 10,000"),
-        (lambda: small_batch(data=np.zeros((9_999, 3072), np.uint8)), "uint8 (10000, 3072)"),
+        (lambda: small_batch(labels=[0] * 7 + [10] + [0] * 12), "record 7: the label is 10, expected 0 to 9"),
+        (lambda: small_batch(labels=[-1] * 20), "record 0: the label is -1, expected 0 to 9"),
+        (lambda: small_batch(labels=["cat"] * 20), "record 0: the label is 'cat'"),
+        (lambda: small_batch(labels=[0] * 19), "labels is 19 of them, expected a list of 20"),
+        (lambda: small_batch(data=np.zeros((19, 3072), np.uint8)), "uint8 (20, 3072)"),
         (lambda: small_batch(data=np.zeros((10, 3072), np.float32)), "an array of f4 (10, 3072)"),
         (lambda: small_batch(data=None), "data is a NoneType"),
         (lambda: small_batch(fine_labels=[0]), "CIFAR-100"),
@@ -174,30 +251,65 @@ def small_batch(**changes: object) -> bytes:
 def test_python_batch_that_is_not_what_it_should_be(
     tmp_path: Path, content: Callable[[], bytes], says: str
 ) -> None:
-    members = dict.fromkeys([*builders.batch_names(), "batches.meta"], b"")
-    folder = write_folder(tmp_path / PYTHON, {**members, "data_batch_1": content()})
+    folder = write_folder(tmp_path / PYTHON, with_batch(content()))
     with pytest.raises(DataError) as caught:
         builders.read(folder)
     assert "data_batch_1" in str(caught.value) and says in str(caught.value)
 
 
-def test_label_of_ten(tmp_path: Path, refuse: Refuse, binary_folder: Path) -> None:
-    members = members_of(binary_folder)
-    batch = bytearray(members["data_batch_2.bin"])
-    batch[3073 * 5] = 10
-    write_folder(tmp_path / BINARY, {**members, "data_batch_2.bin": bytes(batch)})
-    refuse(tmp_path / BINARY, "data_batch_2.bin, record 5", "label is 10, expected 0 to 9")
+def changed(members: Members, name: str, at: int, value: int) -> Members:
+    content = bytearray(members[name])
+    content[at] = value
+    return {**members, name: bytes(content)}
 
 
-def test_batch_of_the_wrong_length(tmp_path: Path, refuse: Refuse) -> None:
-    members = dict.fromkeys([*builders.batch_names(".bin"), "batches.meta.txt"], bytes(3073 * 9_999))
-    folder = write_folder(tmp_path / BINARY, members)
-    refuse(folder, "has 30,726,927 bytes, expected 30,730,000: 10,000 records of 3,073")
+@pytest.mark.parametrize(
+    ("name", "members", "says"),
+    [
+        (
+            "cifar10", lambda: changed(official.cifar10_binary(), "data_batch_2.bin", 3073 * 5, 10),
+            "data_batch_2.bin, record 5: the label is 10, expected 0 to 9",
+        ),
+        (
+            "cifar100", lambda: changed(official.cifar100_binary(), "test.bin", 3074 * 3 + 1, 100),
+            "test.bin, record 3: the label is 100, expected 0 to 99",
+        ),
+        (
+            "cifar100-coarse", lambda: changed(official.cifar100_binary(), "test.bin", 3074 * 3, 20),
+            "test.bin, record 3: the label is 20, expected 0 to 19",
+        ),
+        (
+            "fashion-mnist",
+            lambda: changed(official.fashion_mnist_files(), "t10k-labels-idx1-ubyte", 8 + 50, 10),
+            "t10k-labels-idx1-ubyte, record 50: the label is 10, expected 0 to 9",
+        ),
+        (
+            "svhn", lambda: {**official.svhn_files(), "test_32x32.mat": official.mat(
+                {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.array([1, 2, 0, 3])[:, None]})},
+            "test_32x32.mat, record 2: the label is 0, expected 1 to 10",
+        ),
+        (
+            "cifar10", lambda: {**official.cifar10_binary(), "data_batch_2.bin": bytes(3073 * 19)},
+            "data_batch_2.bin has 58,387 bytes, expected 61,460: 20 records of 3,073",
+        ),
+        (
+            "fashion-mnist",
+            lambda: official.fashion_mnist_files() | {"t10k-labels-idx1-ubyte": official.idx(np.zeros(9, "u1"))},
+            "holds an array (9,), expected (100,)",
+        ),
+    ],
+)  # fmt: skip
+def test_a_label_or_a_size_that_is_wrong_is_named_with_its_record(
+    name: str, members: Callable[[], Members], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        builders.read(write_folder(tmp_path, members()), name)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", ["", ".bin"])
 def test_missing_and_unknown_members_are_listed(tmp_path: Path, suffix: str) -> None:
-    names = [*builders.batch_names(suffix)[:4], "surprise.txt"]
+    names = [*(f"data_batch_{number}{suffix}" for number in range(1, 5)), "surprise.txt"]
     folder = write_folder(tmp_path / "folder", dict.fromkeys(names, b""))
     meta = "batches.meta.txt" if suffix else "batches.meta"
     says = f"lacks {meta}, data_batch_5{suffix}, test_batch{suffix} and holds surprise.txt"
@@ -212,3 +324,25 @@ def test_missing_and_unknown_members_are_listed(tmp_path: Path, suffix: str) -> 
 def test_cifar100_is_named(tmp_path: Path, refuse: Refuse, names: list[str]) -> None:
     path = write_tar(tmp_path / "a.tar.gz", builders.under("cifar-100", dict.fromkeys(names, b"x")))
     refuse(path, "holds CIFAR-100", "--dataset cifar10 asks for CIFAR-10", "prepare --dataset cifar100")
+
+
+def test_a_file_larger_than_64_mib_in_an_archive_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFAR-100's training file has 154 MB."""
+    images = 22_000
+    monkeypatch.setattr(official, "SIZES", {"train": images, "test": 100})
+    official.shrink(monkeypatch)
+    content = np.zeros((images, 3074), np.uint8)
+    content[:, 1] = np.arange(images) % 100
+    members = {**official.cifar100_binary(), "train.bin": content.tobytes()}
+    assert len(members["train.bin"]) > 64 << 20
+    found = builders.read(official.as_tar(tmp_path, "cifar-100-binary", members), "cifar100")
+    np.testing.assert_array_equal(found.splits["train"].labels, np.arange(images) % 100)
+
+
+def test_the_names_of_the_classes_come_from_the_archive(tmp_path: Path) -> None:
+    members = official.cifar10_binary()
+    renamed = members["batches.meta.txt"].replace(b"automobile", b"car")
+    assert "car" in builders.read(write_folder(tmp_path, {**members, "batches.meta.txt": renamed})).classes
+    assert cifar10.CLASSES[1] == "automobile"
