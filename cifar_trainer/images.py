@@ -183,6 +183,8 @@ class Preprocessing:
     def resize_image(self, image: Image.Image) -> np.ndarray:
         """Resize an image of mode RGB, or L for one channel, to uint8 [H, W, C]."""
         height, width, _ = self.image_shape
+        if image.size == (width, height):
+            return np.asarray(image, np.uint8).reshape(self.image_shape)
         left, right, inner_width, x = self.place(Axis(image.width, width, image.height, height))
         top, bottom, inner_height, y = self.place(Axis(image.height, height, image.width, width))
         # One axis after the other: the order in which Pillow takes them depends on its version.

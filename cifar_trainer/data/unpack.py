@@ -151,8 +151,7 @@ class Unpacker:
     # What every kind of archive shares
 
     def _check(self, title: Path, files: Files, stored: str, size: int) -> str:
-        """The name of a file in an archive, once its name and size are found to be acceptable."""
-        _check_name(title, stored)
+        """The name of a file in an archive, if it is new and there is room for the file in the budget."""
         name = stored.removeprefix("./")
         if name in files:
             raise DataError(f"{title} is refused: it holds more than once {printable(name)}.")
@@ -277,6 +276,7 @@ class Unpacker:
                         raise _refused(title, info.filename, "is a link")
                     if not (info.is_file or info.is_directory):
                         raise _refused(title, info.filename, "is a special file")
+                    _check_name(title, info.filename)
                     name = self._check(title, files, info.filename, info.uncompressed)
                     if not info.is_directory:
                         self._spend(info.uncompressed)

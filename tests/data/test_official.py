@@ -19,7 +19,8 @@ from cifar_trainer.data.unpickler import load_dictionary
 from cifar_trainer.errors import DataError
 from cifar_trainer.files import sha256_file
 
-PYTHON, BINARY = "cifar-10-batches-py", "cifar-10-batches-bin"
+PYTHON = "cifar-10-batches-py"
+NINE = np.zeros(9, np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -294,7 +295,7 @@ def changed(members: Members, name: str, at: int, value: int) -> Members:
         ),
         (
             "fashion-mnist",
-            lambda: official.fashion_mnist_files() | {"t10k-labels-idx1-ubyte": official.idx(np.zeros(9, "u1"))},
+            lambda: {**official.fashion_mnist_files(), "t10k-labels-idx1-ubyte": official.idx(NINE)},
             "holds an array (9,), expected (100,)",
         ),
     ],
