@@ -91,6 +91,8 @@ def measured(
             access.info(
                 '%s "%s %s" %d %.1f ms', client, method, printable(scope["path"]), status, 1000 * seconds
             )
+            # Its traceback refers to this frame, and to those that hold the body.
+            problem = None
 
     return call
 
@@ -198,7 +200,7 @@ def limited(app: ASGIApp, limits: Limits) -> ASGIApp:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        body = bytearray()
+        parts: list[bytes] = []
         taken, reading = 0, True
         try:
             async with asyncio.timeout(limits.request_seconds):
@@ -210,9 +212,9 @@ def limited(app: ASGIApp, limits: Limits) -> ASGIApp:
                         raise RequestError(503, "busy", "Too many large requests. Try again later.", 1)
                     held += len(part)
                     taken += len(part)
-                    body += part
+                    parts.append(part)
                 reading = False
-                await _answer(app, scope, receive, send, bytes(body))
+                await _answer(app, scope, receive, send, b"".join(parts))
         except TimeoutError:
             seconds = f"{limits.request_seconds:g} s"
             if reading:

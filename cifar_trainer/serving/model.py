@@ -44,12 +44,16 @@ class _Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class _ManifestRun:
+class ManifestRun:
+    """The run of an export."""
+
     weights_sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
-class _ManifestData:
+class ManifestData:
+    """The data set of an export."""
+
     name: str
 
 
@@ -57,8 +61,8 @@ class _ManifestData:
 class Manifest:
     """The parts of an export's manifest that a server needs."""
 
-    run: _ManifestRun
-    data: _ManifestData
+    run: ManifestRun
+    data: ManifestData
     artefacts: tuple[_Entry, ...]
     unfamiliar: Thresholds | None = None
     baseline: Baseline | None = None

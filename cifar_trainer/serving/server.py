@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import gc
@@ -9,6 +10,7 @@ import logging
 import re
 import resource
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from cifar_trainer.serving.settings import Settings
 #: Descriptors that are needed beside those of the connections.
 _OTHER_DESCRIPTORS = 200
 _BACKLOG = 1024
+_SWITCH_SECONDS = 0.001
+#: Of glibc's malloc.h.
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 #: The state of a listening socket in /proc/net/tcp.
 _LISTENS = "0A"
 
@@ -100,6 +105,17 @@ def settle() -> None:
     gc.freeze()
 
 
+def _return_memory() -> None:
+    """Let glibc return freed blocks of a megabyte to the system, as large bodies are.
+
+    By default it keeps ever larger ones, in each thread.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 2**20)
+        mallopt(_M_ARENA_MAX, 2)
+
+
 def serve(
     run: Path | None = None,
     *,
@@ -121,6 +137,7 @@ def serve(
         UsageError: the host is not an address of this machine.
         CifarTrainerError: the port is taken.
     """
+    _return_memory()
     # The port first: a model takes seconds to open.
     with listen(settings.host, settings.port) as bound:
         # A run that is newer by the time of a later look may be about other data.
@@ -136,6 +153,8 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         on_start(Started(f"http://{shown}:{port}/", settings.name, holder.current))
         settle()
+        # A thread that decodes gives way to the event loop after this time, by default 5 ms.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         server.run(sockets=[bound])
 
 

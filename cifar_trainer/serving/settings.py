@@ -15,6 +15,7 @@ class Limits:
 
     Attributes:
         body_bytes: size of one body, also after decompression.
+        json_bytes: size of the JSON in it. Python answers nobody else while it is split into images.
         bodies_bytes: size of all bodies that are being read or answered.
         header_bytes: size of a request's line and headers.
         header_seconds: from the start of a connection, or of a further request, to the end of its headers.
@@ -26,6 +27,7 @@ class Limits:
     """
 
     body_bytes: int = 16 * MIB
+    json_bytes: int = 8 * MIB
     bodies_bytes: int = 128 * MIB
     header_bytes: int = 16 * 1024
     header_seconds: float = 10.0

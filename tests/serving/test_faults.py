@@ -11,9 +11,8 @@ import time
 import zlib
 
 import httpx
-import numpy as np
 import pytest
-from serving_server import SHAPE, Running, images_of, running, until
+from serving_server import Running, running, until
 
 from cifar_trainer.errors import CifarTrainerError
 from cifar_trainer.serving.server import listen
@@ -183,29 +182,6 @@ def test_ten_thousand_connections_that_are_left_open_do_not_shut_others_out() ->
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_full_queue_is_503_with_a_time_to_try_again(png: bytes) -> None:
-    with running(max_batch_size=1, max_enqueued_batches=2) as server:
-        server.model.hold.clear()
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            ask = lambda: httpx.post(f"{server.url}/predict", content=png, timeout=20)  # noqa: E731
-            accepted = [threads.submit(ask)]
-            assert server.model.working.wait(10)
-            accepted += [threads.submit(ask), threads.submit(ask)]
-            assert until(lambda: server.counted("queued_images") == 2)
-            refused = ask()
-            server.model.hold.set()
-            assert [each.result().status_code for each in accepted] == [200, 200, 200]
-    assert refused.status_code == 503
-    assert refused.headers["Retry-After"] == "1"
-
-
-def test_more_images_than_the_queue_holds_are_413() -> None:
-    with running(max_batch_size=2, max_enqueued_batches=1) as server:
-        body = {"instances": images_of(3).tolist()}
-        answer = httpx.post(f"{server.url}/v1/models/colours:predict", json=body)
-    assert answer.status_code == 413
-
-
 def test_an_answer_that_takes_too_long_is_504(png: bytes) -> None:
     with running(limits=Limits(request_seconds=0.2)) as server:
         server.model.hold.clear()
@@ -224,59 +200,9 @@ def test_a_model_that_fails_is_500_and_the_next_request_is_answered(png: bytes) 
     assert answered.status_code == 200
 
 
-def test_requests_that_wait_together_make_one_batch(png: bytes) -> None:
-    with running() as server:
-        server.model.hold.clear()
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            ask = lambda: httpx.post(f"{server.url}/predict", content=png, timeout=20)  # noqa: E731
-            answers = [threads.submit(ask)]
-            assert server.model.working.wait(10)
-            answers += [threads.submit(ask) for _ in range(4)]
-            assert until(lambda: server.counted("queued_images") == 4)
-            server.model.hold.set()
-            assert {each.result().status_code for each in answers} == {200}
-        assert server.model.sizes == [1, 4]
-
-
-def test_a_large_request_is_split_into_batches() -> None:
-    with running(max_batch_size=2) as server:
-        images = images_of(5)
-        answer = httpx.post(f"{server.url}/v1/models/colours:predict", json={"instances": images.tolist()})
-        ids = [row["class_id"] for row in answer.json()["predictions"]]
-        assert server.model.sizes == [2, 2, 1]
-    assert ids == images.mean(axis=(1, 2)).argmax(axis=1).tolist()
-
-
-def test_a_batch_waits_for_more_as_long_as_it_may() -> None:
-    with running(batch_timeout_ms=300) as server:
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            body = {"instances": np.zeros((1, *SHAPE), int).tolist()}
-            ask = lambda: httpx.post(f"{server.url}/v1/models/colours:predict", json=body)  # noqa: E731
-            assert {each.result().status_code for each in [threads.submit(ask) for _ in range(3)]} == {200}
-        assert len(server.model.sizes) < 3
-
-
 def test_a_port_that_is_taken_is_named_with_who_has_it(server: Running) -> None:
     with pytest.raises(CifarTrainerError, match=rf"Port {server.port} .* is taken by process \d+"):
         listen("127.0.0.1", server.port)
-
-
-@pytest.mark.parametrize("header", [{"Authorization": "Bearer secret"}, {"X-API-Key": "secret"}])
-def test_a_key_lets_in(png: bytes, header: dict[str, str]) -> None:
-    with running(api_key="secret") as server:
-        assert httpx.post(f"{server.url}/predict", content=png, headers=header).status_code == 200
-
-
-@pytest.mark.parametrize("path", ["/metrics", "/monitoring", "/v1/models/colours", "/v2/models/colours"])
-def test_without_the_key_nobody_gets_in(path: str) -> None:
-    with running(api_key="secret") as server:
-        answers = [httpx.get(server.url + path, headers=h) for h in ({}, {"X-API-Key": "wrong"})]
-    assert [answer.status_code for answer in answers] == [401, 401]
-
-
-def test_whether_the_server_lives_may_be_asked_without_the_key() -> None:
-    with running(api_key="secret") as server:
-        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
 
 
 def test_an_upload_larger_than_a_megabyte_does_not_touch_the_disk(

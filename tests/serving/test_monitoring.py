@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,9 +14,17 @@ import numpy as np
 import pytest
 from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served, until
 
+from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.images import Preprocessing, encode_png
 from cifar_trainer.serving import service
-from cifar_trainer.serving.monitoring import LEAST, WINDOW, DriftMonitor, DriftReport
+from cifar_trainer.serving.monitoring import (
+    LEAST,
+    SIGNIFICANCE,
+    WINDOW,
+    DriftMonitor,
+    DriftReport,
+    _compare_classes,
+)
 
 
 def report_on(images: np.ndarray) -> DriftReport:
@@ -42,6 +51,43 @@ def test_images_of_one_class_have_drifted_in_classes() -> None:
     assert "classes" in {test.measure for test in report.tests if test.drifted}
 
 
+@pytest.mark.parametrize("classes", [20, 1000])
+def test_images_without_drift_raise_no_alarm_however_rare_their_classes(classes: int) -> None:
+    draw = np.random.default_rng(0)
+    shares = 1 / np.arange(1, classes + 1)
+    shares /= shares.sum()
+    names = tuple(map(str, range(classes)))
+    counts = tuple(np.bincount(draw.choice(classes, 5000, p=shares), minlength=classes).tolist())
+    confidence = tuple(draw.uniform(size=500).tolist())
+    images = np.zeros((LEAST, *SHAPE), np.uint8)
+    baseline = Baseline(counts, {"confidence": confidence}, ())
+    alarms = []
+    for _ in range(200):
+        monitor = DriftMonitor(baseline, names)
+        monitor.add(images, draw.choice(classes, LEAST, p=shares), draw.uniform(size=LEAST))
+        alarms.append(monitor.report().drifted)
+    assert sum(alarms) == 0
+
+
+def test_a_small_change_of_the_classes_is_no_drift_and_a_large_one_is() -> None:
+    expected, classes = np.array([500, 300, 200]), ("a", "b", "c")
+    p_values = [
+        _compare_classes(expected, np.array(counts), classes)[3]
+        for counts in ([500, 300, 200], [520, 290, 190], [600, 250, 150], [900, 60, 40])
+    ]
+    assert p_values[0] == 1
+    assert p_values[1] > 0.1
+    assert p_values[2] < 0.001
+    assert p_values[3] < SIGNIFICANCE
+    assert p_values == sorted(p_values, reverse=True)
+
+
+def test_drift_is_told_in_words() -> None:
+    report = report_on(images_of(500, seed=1) // 2)
+    changes = {test.measure: test.change for test in report.tests if test.drifted}
+    assert changes["brightness"] == "the images are darker"
+
+
 def test_few_images_are_not_compared() -> None:
     report = report_on(images_of(LEAST - 1))
     assert report.tests == ()
@@ -64,14 +110,6 @@ def test_monitoring_is_json_for_programs() -> None:
         metrics = httpx.get(f"{server.url}/metrics").text
     assert report["drifted"]
     assert "cifar_trainer_drifted 1.0" in metrics
-
-
-def test_monitoring_is_a_page_with_a_plot_for_people() -> None:
-    with running() as server:
-        body = {"instances": images_of(200).tolist()}
-        httpx.post(f"{server.url}/v1/models/colours:predict", json=body).raise_for_status()
-        page = httpx.get(f"{server.url}/monitoring", headers={"Accept": "text/html"}).text
-    assert "<svg" in page
 
 
 @contextlib.contextmanager
@@ -106,7 +144,7 @@ def test_the_webhook_is_told_once_when_drift_begins(monkeypatch: pytest.MonkeyPa
     with listening() as (address, told), running(alert_webhook=address) as server:
         ask_about(server, images_of(200, seed=1) // 2)
         assert until(lambda: told)
-        # Drift that goes on is no news.
+        # Drift that lasts is no news.
         assert not until(lambda: len(told) > 1, 0.3)
     assert told[0]["model"] == "colours"
     drifted = {test["measure"] for test in told[0]["monitoring"]["tests"] if test["drifted"]}
@@ -130,6 +168,60 @@ def test_a_webhook_that_cannot_be_reached_is_counted_and_the_server_goes_on(
         ask_about(server, images_of(200, seed=1) // 2)
         assert until(lambda: server.counted("alert_webhook_failures_total") == 1)
         ask_about(server, images_of(1))
+
+
+def test_a_webhook_s_address_is_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "_DRIFT_SECONDS", 0.05)
+    with running(alert_webhook="http://127.0.0.1:9/services/s3cret") as server:
+        ask_about(server, images_of(200, seed=1) // 2)
+        assert until(lambda: server.counted("alert_webhook_failures_total") == 1)
+    assert "127.0.0.1 cannot be reached" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_drift_is_still_looked_for_after_a_look_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_DRIFT_SECONDS", 0.02)
+    looks = []
+    report = DriftMonitor.report
+
+    def fail_once(self: DriftMonitor) -> DriftReport:
+        looks.append(1)
+        return report(self) if len(looks) > 1 else 1 / 0  # type: ignore[return-value]
+
+    monkeypatch.setattr(DriftMonitor, "report", fail_once)
+    with running():
+        assert until(lambda: len(looks) > 2)
+
+
+def test_a_model_is_looked_for_after_a_look_has_failed() -> None:
+    looks = []
+
+    def fail_once() -> bool:
+        looks.append(1)
+        return len(looks) < 2 and bool(1 / 0)
+
+    holder = SimpleNamespace(current=served(ColourModel()), failure=None, refresh=fail_once)
+    with running(holder, watch=True, watch_seconds=0.02):
+        assert until(lambda: len(looks) > 2)
+
+
+def test_a_new_model_has_a_window_of_its_own() -> None:
+    holder = SimpleNamespace(current=served(ColourModel()), failure=None)
+    with running(holder) as server:
+        ask_about(server, images_of(200, seed=1) // 2)
+        assert httpx.get(f"{server.url}/monitoring").json()["drifted"]
+        # One with fewer classes and another baseline.
+        holder.current = served(
+            ColourModel(), monitor=DriftMonitor(Baseline((1, 1), {"confidence": (0.5,)}, ()), ("a", "b"))
+        )
+        report = httpx.get(f"{server.url}/monitoring")
+        metrics = httpx.get(f"{server.url}/metrics")
+    assert (report.status_code, metrics.status_code) == (200, 200)
+    assert (report.json()["images"], report.json()["class_counts"]) == (0, {"a": 0, "b": 0})
+    assert "cifar_trainer_drifted 0.0" in metrics.text
+    assert "drift_p_value{" not in metrics.text
 
 
 def test_no_image_is_stored_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,19 @@
 """The protocols: what a client of each is answered."""
 
 import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from serving_server import CLASSES, SHAPE, Running, images_of
+from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served
+
+from cifar_trainer.serving.api.bodies import to_list
+from cifar_trainer.serving.model import Manifest, ManifestData, ManifestRun, Source
 
 MODEL = "/v1/models/colours"
 INFER = "/v2/models/colours/infer"
@@ -20,11 +27,17 @@ def expected(images: np.ndarray) -> list[str]:
     return [CLASSES[i] for i in images.mean(axis=(1, 2)).argmax(axis=1)]
 
 
-def test_a_form_with_a_file_is_answered(client: httpx.Client, png: bytes) -> None:
+def test_a_form_with_a_file_is_answered_with_all_classes_the_likeliest_first(
+    client: httpx.Client, png: bytes
+) -> None:
     answer = client.post("/predict", files={"image": ("green.png", png)}).json()
-    assert answer["class"] == "green"
-    assert answer["top"][0]["class"] == "green"
-    assert answer["confidence"] == answer["top"][0]["probability"]
+    probabilities = [each["probability"] for each in answer["top"]]
+    assert answer["class"] == answer["top"][0]["class"] == "green"
+    assert answer["confidence"] == probabilities[0]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1)
+    # An image of the mean colours (20, 200, 20): the other two are equal, and the lower class comes first.
+    assert [each["class_id"] for each in answer["top"]] == [1, 0, 2]
 
 
 def test_the_bytes_of_a_file_alone_are_answered(client: httpx.Client, png: bytes) -> None:
@@ -142,16 +155,36 @@ def test_open_inference_refuses_a_wrong_tensor(client: httpx.Client, change: dic
     assert "inputs[0]" in answer.json()["error"]
 
 
-def test_triton_s_client_is_answered(server: Running) -> None:
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_s_client_is_answered_with_and_without_binary_tensors(server: Running, binary: bool) -> None:
     triton = pytest.importorskip("tritonclient.http")
     images = images_of(4)
     with triton.InferenceServerClient(server.url.removeprefix("http://")) as asking:
         assert asking.is_server_ready()
         assert asking.is_model_ready("colours")
         tensor = triton.InferInput("images", list(images.shape), "UINT8")
-        tensor.set_data_from_numpy(images, binary_data=False)
+        tensor.set_data_from_numpy(images, binary_data=binary)
         answer = asking.infer("colours", [tensor])
     assert answer.as_numpy("class_id").tolist() == images.mean(axis=(1, 2)).argmax(axis=1).tolist()
+    assert [name.decode() for name in answer.as_numpy("class_name")] == expected(images)
+
+
+def test_triton_s_client_sends_image_files_as_binary_tensors(server: Running, png: bytes) -> None:
+    triton = pytest.importorskip("tritonclient.http")
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as asking:
+        tensor = triton.InferInput("image_bytes", [2], "BYTES")
+        tensor.set_data_from_numpy(np.array([png, png], object))
+        answer = asking.infer("colours", [tensor])
+    assert answer.as_numpy("class_name").tolist() == [b"green", b"green"]
+
+
+def test_a_classification_is_refused_and_not_ignored(server: Running) -> None:
+    triton = pytest.importorskip("tritonclient.http")
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as asking:
+        tensor = triton.InferInput("images", [1, *SHAPE], "UINT8")
+        tensor.set_data_from_numpy(images_of(1))
+        with pytest.raises(Exception, match="class_count"):
+            asking.infer("colours", [tensor], outputs=[triton.InferRequestedOutput("logits", class_count=2)])
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/monitoring/prometheus/metrics"])
@@ -160,3 +193,109 @@ def test_the_metrics_count_requests_and_classes(client: httpx.Client, png: bytes
     text = client.get(path).text
     assert 'cifar_trainer_requests_total{method="POST",route="/predict",status="200"}' in text
     assert 'cifar_trainer_predictions_total{class_name="green"}' in text
+
+
+def test_floating_point_numbers_without_a_fraction_are_pixels(client: httpx.Client) -> None:
+    images = images_of(2)
+    rows = client.post(f"{MODEL}:predict", json={"instances": images.astype(float).tolist()}).json()
+    assert [row["class_name"] for row in rows["predictions"]] == expected(images)
+
+
+def test_a_body_may_begin_with_a_byte_order_mark(client: httpx.Client) -> None:
+    body = b"\xef\xbb\xbf" + json.dumps({"instances": images_of(1).tolist()}).encode()
+    assert client.post(f"{MODEL}:predict", content=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text.rstrip("="), lambda text: text.translate({43: 45, 47: 95})]
+)
+def test_base64_may_be_url_safe_and_without_padding(
+    client: httpx.Client, png: bytes, change: Callable[[str], str]
+) -> None:
+    body = {"signature_name": "serving_bytes", "instances": [{"b64": change(b64(png + b"12")["b64"])}]}
+    assert client.post(f"{MODEL}:predict", json=body).status_code == 200
+
+
+def test_a_data_address_is_refused_by_name(client: httpx.Client, png: bytes) -> None:
+    address = "data:image/png;base64," + b64(png)["b64"]
+    body = {"signature_name": "serving_bytes", "instances": [{"b64": address}]}
+    assert "data: address" in client.post(f"{MODEL}:predict", json=body).json()["error"]
+
+
+@pytest.mark.parametrize("number", ["7", 7])
+def test_an_id_is_returned(client: httpx.Client, number: str | int) -> None:
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, *SHAPE], "data": images_of(1).tolist()}
+    assert client.post(INFER, json={"id": number, "inputs": [tensor]}).json()["id"] == "7"
+
+
+def test_whether_a_model_is_ready_is_told_with_its_name(client: httpx.Client) -> None:
+    assert client.get("/v2/models/colours/ready").json() == {"name": "colours", "ready": True}
+
+
+def test_a_model_without_thresholds_does_not_list_unfamiliar() -> None:
+    holder = SimpleNamespace(current=served(ColourModel(), thresholds=None), failure=None)
+    with running(holder) as server:
+        outputs = {each["name"] for each in httpx.get(f"{server.url}/v2/models/colours").json()["outputs"]}
+        metadata = httpx.get(f"{server.url}{MODEL}/metadata").text
+        answered = {
+            each["name"]
+            for each in httpx.post(
+                server.url + INFER,
+                json={
+                    "inputs": [
+                        {
+                            "name": "images",
+                            "datatype": "UINT8",
+                            "shape": [1, *SHAPE],
+                            "data": images_of(1).tolist(),
+                        }
+                    ]
+                },
+            ).json()["outputs"]
+        }
+    assert "unfamiliar" not in outputs
+    assert "unfamiliar" not in metadata
+    assert answered == outputs
+
+
+def test_answers_and_metrics_tell_the_weights(png: bytes) -> None:
+    manifest = Manifest(ManifestRun("ab" * 32), ManifestData("colours"), ())
+    holder = SimpleNamespace(
+        current=served(ColourModel(), source=Source(Path("model"), None, manifest)), failure=None
+    )
+    with running(holder) as server:
+        answer = httpx.post(f"{server.url}/predict", content=png).json()
+        metadata = httpx.get(f"{server.url}/v2/models/colours").json()
+        metrics = httpx.get(f"{server.url}/metrics").text
+    assert answer["weights_sha256"] == metadata["parameters"]["weights_sha256"] == "ab" * 32
+    assert f'sha256="{"ab" * 32}",version="1"' in metrics
+
+
+def test_float32_is_sent_with_the_digits_that_it_has() -> None:
+    draw = np.random.default_rng(0)
+    values = np.concatenate([draw.normal(size=1000), draw.uniform(size=1000) * 1e-6, [0, 1, -40]])
+    values = values.astype(np.float32)
+    sent = to_list(values)
+    assert np.array_equal(np.array(sent, np.float32), values)
+    assert max(len(str(each).replace("e-", "")) for each in sent) <= 14
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/v2/", "/metrics/"])
+def test_a_path_with_a_slash_too_many_is_404_and_not_redirected(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_a_get_of_predict_is_a_malformed_request_as_for_tensorflow_serving(client: httpx.Client) -> None:
+    assert client.get(f"{MODEL}:predict").json() == {"error": f"Malformed request: GET {MODEL}:predict"}
+
+
+def test_the_metrics_have_memory_and_processor_time_and_no_times_of_creation(client: httpx.Client) -> None:
+    text = client.get("/metrics").text
+    assert "process_resident_memory_bytes" in text
+    assert "_created" not in text
+
+
+def test_a_class_can_be_explained_only_if_it_exists(client: httpx.Client, png: bytes) -> None:
+    answers = [client.post(f"/explain?class_id={i}", content=png) for i in ("2", "3", "x")]
+    assert [answer.status_code for answer in answers] == [200, 400, 400]
+    assert answers[0].json()["grad_cam"] is None

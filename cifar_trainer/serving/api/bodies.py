@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 #: Larger bodies are decoded in a thread; for smaller ones the thread would cost more.
 _SMALL_BYTES = 64 * 1024
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: Bytes between two images of a list: a comma, a name, white space.
 _GAP_BYTES = 256
 #: Integers, and floating-point numbers without a fraction, which NumPy and Keras send.
@@ -52,10 +53,14 @@ async def parse_body(service: Service, request: Request, parse: Callable[[bytes]
     """
     body = await request.body()
     encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding == "identity" and len(body) <= _SMALL_BYTES:
-        return parse(body)
     most = service.settings.limits.body_bytes
-    return await service.in_decoder(lambda: parse(_decompress(body, encoding, most)))
+
+    def work() -> T:
+        return parse(_decompress(body, encoding, most).removeprefix(_BYTE_ORDER_MARK))
+
+    if encoding == "identity" and len(body) <= _SMALL_BYTES:
+        return work()
+    return await service.in_decoder(work)
 
 
 def _decompress(body: bytes, encoding: str, most: int) -> bytes:
@@ -78,18 +83,34 @@ def _decompress(body: bytes, encoding: str, most: int) -> bytes:
     return content
 
 
-def parse_json(body: bytes | Raw, kind: type[T], what: str | None = None) -> T:
+def parse_json(text: bytes | memoryview | Raw, kind: type[T], what: str | None = None) -> T:
     """JSON of a given type.
 
     Raises:
         RequestError: 400, with the place of the mistake.
     """
     try:
-        return msgspec.json.decode(bytes(body).removeprefix(b"\xef\xbb\xbf"), type=kind)
+        return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise bad_request(f"{what or 'JSON Value'}: {error}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(f"JSON Parse error: {error}") from error
+
+
+def parse_request(service: Service, text: bytes, kind: type[T]) -> T:
+    """The JSON of a request.
+
+    Raises:
+        RequestError: 413, it is too large; 400, it is malformed.
+    """
+    most = service.settings.limits.json_bytes
+    if len(text) > most:
+        raise RequestError(
+            413,
+            "too_large",
+            f"The JSON is larger than {most:,} bytes. Send several requests, or binary tensors to /v2.",
+        )
+    return parse_json(text, kind)
 
 
 class _NamedImage(msgspec.Struct, forbid_unknown_fields=True):
@@ -121,16 +142,17 @@ def parse_images(
         RequestError: 413, there are too many; 400, one has another shape, or other values.
     """
     shape = service.model.artefact.image_shape
-    text = bytes(raw).strip()
+    text = memoryview(raw)
     if flat:
-        spans = _split_numbers(service, text, int(np.prod(shape)))
-        decoder = _decoder((int(np.prod(shape)),))
-        pieces = (b"[%b]" % text[start:end] for start, end in spans)
+        size = int(np.prod(shape))
+        spans = _split_numbers(service, text, size)
+        decoder = _decoder((size,))
+        pieces = [b"[" + bytes(text[start:end]) + b"]" for start, end in spans]
     else:
         spans = _split_images(service, text)
-        _check_between(text, spans, what, named, shape)
+        _check_between(text, spans, what, named, _expected(shape))
         decoder = _decoder(shape)
-        pieces = (text[start:end] for start, end in spans)
+        pieces = [bytes(text[start:end]) for start, end in spans]
     images = np.empty((len(spans), *shape), np.uint8)
     for i, piece in enumerate(pieces):
         try:
@@ -144,7 +166,7 @@ def _expected(shape: tuple[int, ...]) -> str:
     return f"Expected a list of images of the shape {list(shape)}, whole numbers from 0 to 255."
 
 
-def _split_images(service: Service, text: bytes) -> list[tuple[int, int]]:
+def _split_images(service: Service, text: memoryview) -> list[tuple[int, int]]:
     """Where the lists in a list start and end. Strings with brackets are refused here or later."""
     characters = np.frombuffer(text, np.uint8)
     step = (characters == ord("[")).astype(np.int8) - (characters == ord("]")).astype(np.int8)
@@ -158,29 +180,35 @@ def _split_images(service: Service, text: bytes) -> list[tuple[int, int]]:
 
 
 def _check_between(
-    text: bytes, spans: list[tuple[int, int]], what: str, named: bool, shape: tuple[int, ...]
+    text: memoryview, spans: list[tuple[int, int]], what: str, named: bool, expected: str
 ) -> None:
     """Check the list without its images: each is an element by itself or, if `named`, in an object."""
+    length = len(text) - sum(end - start for start, end in spans)
+    if not spans or length > _GAP_BYTES * (len(spans) + 1):
+        if not spans:
+            # Names the first element.
+            parse_json(text, list[Annotated[list[Any], Meta(min_length=1)]], f"{what}: {expected}")
+        raise bad_request(f"{what} is empty, or holds more than images. {expected}")
     bounds = [0, *(place for span in spans for place in span), len(text)]
     outline = b"0".join(text[bounds[i] : bounds[i + 1]] for i in range(0, len(bounds), 2))
-    if not spans or len(outline) > _GAP_BYTES * (len(spans) + 1):
-        # There is something else in it; the first of it is named.
-        row: Any = Literal[0] if spans else Annotated[list[Any], Meta(min_length=1)]
-        parse_json(outline, list[row], f"{what}: {_expected(shape)}")
-        raise bad_request(f"{what} is empty, or holds more than images. {_expected(shape)}")
     kind = list[Literal[0] | _NamedImage] if named else list[Literal[0]]
     try:
         msgspec.json.decode(outline, type=kind)
     except msgspec.DecodeError as error:
-        raise bad_request(f"{what} holds more than images. {_expected(shape)}") from error
+        raise bad_request(f"{what} holds more than images. {expected}") from error
 
 
-def _split_numbers(service: Service, text: bytes, size: int) -> list[tuple[int, int]]:
+def _split_numbers(service: Service, text: memoryview, size: int) -> list[tuple[int, int]]:
     """Where every `size` numbers of a flat list start and end."""
     commas = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(","))
     service.check_size((len(commas) + 1) // size)
-    cuts = [text.find(b"["), *commas[size - 1 :: size].tolist(), text.rfind(b"]")]
+    cuts = [0, *commas[size - 1 :: size].tolist(), len(text) - 1]
     return [(start + 1, end) for start, end in itertools.pairwise(cuts)]
+
+
+def first_byte(raw: Raw) -> bytes:
+    """The first byte of a JSON value, which tells its kind; nothing if it is missing."""
+    return bytes(memoryview(raw)[:1])
 
 
 class EncodedImage(msgspec.Struct, forbid_unknown_fields=True):
@@ -201,10 +229,10 @@ def parse_files(service: Service, raw: Raw, kind: type[T], what: str) -> list[T]
     Raises:
         RequestError: 413, there are too many; 400, one is of another kind.
     """
-    text = bytes(raw)
     # Each has at least one pair of quotes, or in an object two of them.
-    service.check_size(text.count(b'"') // (2 if kind is str else 4))
-    items = parse_json(text, list[kind], what)  # type: ignore[valid-type]
+    quotes = np.count_nonzero(np.frombuffer(raw, np.uint8) == ord('"'))
+    service.check_size(int(quotes) // (2 if kind is str else 4))
+    items = parse_json(raw, list[kind], what)  # type: ignore[valid-type]
     service.check_size(len(items))
     if not items:
         raise bad_request(f"{what} is empty. Expected image files in base64.")

@@ -28,6 +28,7 @@ from cifar_trainer.serving.api.bodies import (
     parse_files,
     parse_images,
     parse_json,
+    parse_request,
     to_list,
 )
 from cifar_trainer.serving.errors import bad_request, not_found
@@ -165,7 +166,7 @@ def _parse(service: Service, body: bytes, header_length: str | None) -> Parsed:
                 f"{_HEADER_LENGTH} is {header_length[:60]!r}, the body has {len(body):,} bytes."
             )
         body, binary = body[: int(header_length)], body[int(header_length) :]
-    request = parse_json(body, InferRequest)
+    request = parse_request(service, body, InferRequest)
     tensor = request.inputs[0]
     if (tensor.name, tensor.datatype) not in (("images", "UINT8"), ("image_bytes", "BYTES")):
         raise bad_request(f"inputs[0] is {tensor.name[:80]!r} of {tensor.datatype[:80]!r}. {_EXPECTED}")
@@ -204,7 +205,7 @@ def _parse_shape(service: Service, tensor: InputTensor) -> list[int]:
 
 
 def _json_images(service: Service, tensor: InputTensor, shape: list[int]) -> np.ndarray:
-    inner = bytes(tensor.data).strip()[1:].lstrip()[:1]
+    inner = bytes(memoryview(tensor.data)[1:64]).lstrip()[:1]
     # Flat, row by row, as the protocol allows beside nested lists.
     flat = inner != b"[" and inner != b"]" and bool(inner)
     images = parse_images(service, tensor.data, "inputs[0].data", flat=flat)

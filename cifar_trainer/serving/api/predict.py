@@ -25,7 +25,7 @@ def routes(service: Service) -> list[Route]:
     """The paths /predict and /explain."""
 
     async def predict(request: Request) -> Response:
-        decoded = await service.decode(_file_of(request, await request.body()))
+        decoded = await service.decode(await _file_of(service, request))
         answers = await service.classify(decoded.pixels[None])
         answer = format_answer(service.settings.name, decoded, answers)
         if request.query_params.get("explain", "") not in ("", "0", "false"):
@@ -38,7 +38,7 @@ def routes(service: Service) -> list[Route]:
         classes = len(service.model.artefact.classes)
         if not class_id.isdecimal() or len(class_id) > 9 or int(class_id) >= classes:
             raise bad_request(f"class_id is {class_id[:80]!r}. Expected a number from 0 to {classes - 1}.")
-        decoded = await service.decode(_file_of(request, await request.body()))
+        decoded = await service.decode(await _file_of(service, request))
         return json_response(await _explain(service, decoded.pixels, int(class_id)))
 
     return [Route("/predict", predict, methods=["POST"]), Route("/explain", explain, methods=["POST"])]
@@ -66,12 +66,18 @@ def format_answer(name: str, decoded: DecodedImage, answers: Answers) -> dict[st
     }
 
 
-def _file_of(request: Request, body: bytes) -> bytes:
-    """The image file in a body: the body itself, or the file of a form (RFC 7578)."""
+async def _file_of(service: Service, request: Request) -> bytes:
+    """The image file in a body: the body itself, or the file of a form."""
+    body = await request.body()
     header = email.message.Message()
     header["content-type"] = request.headers.get("content-type", "application/octet-stream")
     if header.get_content_type() != "multipart/form-data":
         return body
+    return await service.in_decoder(_file_of_form, header, body)
+
+
+def _file_of_form(header: email.message.Message, body: bytes) -> bytes:
+    """The file in a form, multipart/form-data (RFC 7578)."""
     boundary = header.get_boundary()
     if not boundary:
         raise bad_request("The form has no boundary in its Content-Type.")

@@ -17,12 +17,14 @@ from cifar_trainer.serving.api.bodies import (
     columns,
     decode_base64,
     decode_files,
+    first_byte,
     json_response,
     outputs_of,
     parse_body,
     parse_files,
     parse_images,
     parse_json,
+    parse_request,
     to_list,
 )
 from cifar_trainer.serving.errors import bad_request, not_found
@@ -115,20 +117,19 @@ def _check_model(service: Service, request: Request) -> None:
 
 
 def _parse(service: Service, body: bytes) -> Parsed:
-    request = parse_json(body, PredictRequest)
+    request = parse_request(service, body, PredictRequest)
     signature = request.signature_name or _PIXELS
     if signature not in (_PIXELS, _FILES):
         raise bad_request(f'Serving signature name: "{signature[:80]}" not found in signature def')
-    instances, inputs = bytes(request.instances), bytes(request.inputs)
-    if bool(instances) == bool(inputs):
+    in_rows, in_column = bool(first_byte(request.instances)), bool(first_byte(request.inputs))
+    if in_rows == in_column:
         raise bad_request('Expected either "instances" or "inputs" in the body.')
-    in_rows = bool(instances)
     what, raw = ("instances", request.instances) if in_rows else ("inputs", request.inputs)
     if signature == _PIXELS:
-        if inputs.lstrip().startswith(b"{"):
+        if in_column and first_byte(raw) == b"{":
             raw = parse_json(raw, ImagesColumn, what).images
         return Parsed(parse_images(service, raw, what, named=in_rows), [], in_rows)
-    if inputs.lstrip().startswith(b"{"):
+    if in_column and first_byte(raw) == b"{":
         raw = parse_json(raw, FilesColumn, what).image_bytes
     files = []
     for i, item in enumerate(parse_files(service, raw, NamedFile, what)):

@@ -1,0 +1,102 @@
+"""Who may ask: the key, and requests that pages of other sites make a browser send."""
+
+import logging
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from serving_server import Running, running
+
+from cifar_trainer.errors import UsageError
+from cifar_trainer.serving.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    """A server that another name than its own is allowed for."""
+    with running(allowed_hosts=("ours.example",)) as started:
+        yield started
+
+
+@pytest.mark.parametrize("header", [{"Authorization": "Bearer secret"}, {"X-API-Key": "secret"}])
+def test_the_key_lets_in(png: bytes, header: dict[str, str]) -> None:
+    with running(api_key="secret") as server:
+        assert httpx.post(f"{server.url}/predict", content=png, headers=header).status_code == 200
+
+
+def test_without_the_key_only_the_page_and_the_probes_answer() -> None:
+    paths = ["/metrics", "/monitoring", "/v1/models/colours", "/v2/models/colours", "/predict", "/nothing"]
+    with running(api_key="secret") as server:
+        for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Basic secret"}):
+            refused = [httpx.get(server.url + path, headers=headers) for path in paths]
+            assert {answer.status_code for answer in refused} == {401}
+            assert all(answer.json()["error"] for answer in refused)
+        for path in ("/", "/v2/health/live", "/v2/health/ready"):
+            assert httpx.get(server.url + path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200), ("LOCALHOST:8501", 200), ("127.0.0.1:1", 200), ("[::1]:8501", 200),
+        ("10.0.0.7", 200), ("ours.example", 200), ("evil.example", 403), ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example:8501", 403), ("evil.example:127.0.0.1", 403), ("[evil.example]", 403),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_not_the_server_s_is_refused_as_host(server: Running, host: str, status: int) -> None:
+    # With DNS rebinding, evil.example resolves to 127.0.0.1, and its page could read the answers.
+    assert httpx.get(f"{server.url}/v2/models/colours", headers={"Host": host}).status_code == status
+
+
+def test_any_host_can_be_allowed() -> None:
+    with running(allowed_hosts=("*",)) as server:
+        assert httpx.get(server.url, headers={"Host": "any.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://localhost:8501"}, 200),
+        ({"Origin": "https://ours.example"}, 200),
+        ({"Origin": "http://localhost:3000"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:8501"}, 200),
+    ],
+)
+def test_a_page_of_another_site_cannot_make_a_browser_send_images(
+    server: Running, png: bytes, headers: dict[str, str], status: int
+) -> None:
+    headers = {"Host": "localhost:8501", "Content-Type": "text/plain", **headers}
+    before = server.service.model.monitor.report().images
+    answer = httpx.post(f"{server.url}/predict", content=png, headers=headers)
+    assert answer.status_code == status
+    assert server.service.model.monitor.report().images == before + (status == 200)
+
+
+def test_settings_do_not_show_their_secrets() -> None:
+    settings = Settings("a", api_key="s3cret", alert_webhook="https://hooks.example/s3cret")
+    assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a:b", "a b", "a?b", "a%2fb", "a\n"])
+def test_a_name_that_cannot_stand_in_a_path_is_wrong_usage(name: str) -> None:
+    with pytest.raises(UsageError, match="--name"):
+        Settings(name)
+
+
+@pytest.mark.parametrize("address", ["hooks.example", "ftp://hooks.example", "https://"])
+def test_a_webhook_that_is_not_an_http_address_is_wrong_usage(address: str) -> None:
+    with pytest.raises(UsageError, match="--alert-webhook"):
+        Settings("a", alert_webhook=address)
+
+
+def test_each_request_is_a_line_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "cifar_trainer.serving.access"), running() as server:
+        httpx.get(f"{server.url}/v2/health/live")
+        httpx.get(f"{server.url}/%0anothing")
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("access")]
+    assert '127.0.0.1 "GET /v2/health/live" 200' in lines[0]
+    assert '"GET /\\nnothing" 404' in lines[1]
