@@ -202,7 +202,7 @@ def _tensorflow_serving(path: str, shape: tuple[int, int, int], large: int) -> I
         )
     files = b'{"signature_name":"serving_bytes","instances":'
     small = b'{"b64":"' + _b64(png(1, 1, zlib.compress(b"\0" * 4))) + b'"}'
-    yield attack("100,000 files", files + repeated(small, min(large, 10 * MIB)) + b"}")
+    yield attack("more files than the queue holds", files + repeated(small, max(large, MIB // 2)) + b"}")
     for value in (
         b"7",
         b'{"b64":7}',
@@ -328,7 +328,7 @@ def _http(model: str) -> Iterator[Attack]:
         ("a Content-Length of 10 GB", get("/predict", "Content-Length: 10000000000", method="POST")),
         ("two lengths", post("/predict", b"0\r\n\r\n", chunked)),
         ("a chunk without a size", post("/predict", b"zz\r\n", chunked, length=-1)),
-        ("a chunk of 2^64 bytes", post("/predict", b"ffffffffffffffff\r\n", chunked, length=-1)),
+        ("a chunk of 2^64 bytes", post("/predict", b"10000000000000000\r\n", chunked, length=-1)),
         ("17 MiB in chunks", post("/predict", chunks, chunked, length=-1)),
         ("trailers of 20,000 bytes", post("/predict", trailers, chunked, length=-1)),
     ):  # fmt: skip

@@ -1,6 +1,5 @@
 """`cifar-trainer serve` as a process, and that every client gets the class that `predict` gives."""
 
-import importlib.util
 import json
 import os
 import re
@@ -165,68 +164,3 @@ def test_a_model_that_is_not_there_is_exit_code_1(run_cli: RunCli, tmp_path: Pat
     done = run_cli(["serve", "--model", tmp_path / "no.onnx", "--port", 0])
     assert done.returncode == 1
     assert "cannot be read" in done.stderr
-
-
-def test_the_page_answers_in_a_browser(url: str, images: list[Path], expected: list[str]) -> None:
-    driver = open_browser()
-    try:
-        driver.get(url)
-        driver.find_element("id", "file").send_keys(str(images[0]))
-        verdict = wait_for(driver, "verdict")
-        assert verdict.startswith(expected[0])
-        assert len(driver.find_elements("css selector", "#classes li")) == 10
-    finally:
-        driver.quit()
-
-
-def test_the_page_says_what_is_no_image(url: str, tmp_path: Path) -> None:
-    (tmp_path / "no.png").write_bytes(b"no image")
-    driver = open_browser()
-    try:
-        driver.get(url)
-        driver.find_element("id", "file").send_keys(str(tmp_path / "no.png"))
-        assert "no image" in wait_for(driver, "problem")
-    finally:
-        driver.quit()
-
-
-def test_the_page_can_be_used_by_keyboard_on_a_phone_and_loads_nothing_from_elsewhere(url: str) -> None:
-    from selenium.webdriver.common.keys import Keys
-
-    driver = open_browser()
-    try:
-        size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        driver.get(url)
-        driver.find_element("tag name", "body").send_keys(Keys.TAB)
-        assert driver.switch_to.active_element.get_attribute("id") == "file"
-        assert driver.execute_script("return document.documentElement.scrollWidth") == 390
-        loaded = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-        assert [name for name in loaded if not name.startswith(url)] == []
-    finally:
-        driver.quit()
-
-
-def open_browser():  # type: ignore[no-untyped-def]
-    """A headless Chromium; skips where there is none."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None or importlib.util.find_spec("selenium") is None:
-        pytest.skip("Chromium, its driver or selenium is not installed")
-    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-
-    options = ChromeOptions()
-    options.binary_location = browser
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    return Chrome(options=options, service=ChromeService(driver))
-
-
-def wait_for(driver, name: str) -> str:  # type: ignore[no-untyped-def]
-    """The text of an element once it is shown."""
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    return str(
-        WebDriverWait(driver, 20, 0.05).until(
-            lambda d: d.find_element("id", name).is_displayed() and d.find_element("id", name).text
-        )
-    )
