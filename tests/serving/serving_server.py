@@ -151,7 +151,7 @@ def running(holder: Any = None, **settings: Any) -> Iterator[Running]:
     """A server with these settings, for the time of the block."""
     model = ColourModel()
     holder = holder or SimpleNamespace(current=served(model), failure=None)
-    started = Running(Service(holder, Settings("colours", port=0, **settings)), model)
+    started = Running(Service(holder, Settings(**{"name": "colours", "port": 0, **settings})), model)
     started.thread.start()
     assert until(lambda: started.server.started)
     try:
