@@ -95,7 +95,7 @@ def run(
     import keras
 
     from cifar_trainer.training.assembly import build_model
-    from cifar_trainer.training.engine import MAX_CHUNK, epoch_order
+    from cifar_trainer.training.loop import MAX_CHUNK, epoch_order
 
     keras.utils.set_random_seed(seed)
     fresh = build_model(recipe, config.precision, images.shape[1:], loop.model.output_shape[-1])

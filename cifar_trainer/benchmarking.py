@@ -366,7 +366,7 @@ def _measure_training(config: Settings, recipe: Recipe, device: "Device", second
     from cifar_trainer.data.dataset import Split
     from cifar_trainer.devices.telemetry import GpuTelemetry
     from cifar_trainer.training.assembly import assemble
-    from cifar_trainer.training.engine import MAX_CHUNK
+    from cifar_trainer.training.loop import MAX_CHUNK
 
     draw = np.random.default_rng(config.seed)
     classes = len(CIFAR10.classes)

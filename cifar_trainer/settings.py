@@ -36,7 +36,7 @@ WATCHED = {
     "holdout": "held-out training images",
     "train": "images that it was trained on",
 }
-#: How convolutions are computed; see `training.layers.choose_forms`.
+#: How convolutions are computed; see `training.layers.choose_variants`.
 CONVOLUTIONS = ("auto", "cudnn", "matmul")
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
 KEEPS = ("last", "best")

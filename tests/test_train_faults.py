@@ -21,7 +21,7 @@ from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training import trainer as trainers
-from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.loop import StepLoop
 from cifar_trainer.training.reporter import TrainingReporter
 
 CPU = Device("cpu", "a processor", 1)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cifar_trainer.cli.base import PathType, RunType, data_dir_option, make_command
-from cifar_trainer.cli.gpus import choose_gpus, train_together
 from cifar_trainer.cli.options import choices, given, setting_options
-from cifar_trainer.devices.cluster import find_cluster
 from cifar_trainer.errors import TrainingStopped, UsageError, counted
 from cifar_trainer.settings import STACKS, WATCHED, RuntimeOptions, Settings, command_words, declared
+from cifar_trainer.training.distributed import choose_gpus, find_cluster, train_together
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output

@@ -128,10 +128,10 @@ def initialize(model: "keras.Model", images: "np.ndarray") -> None:
 
 def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
     """Nesterov's momentum with a rate that is a triangle, 64 times as high for normalization's biases."""
-    from cifar_trainer.recipes.nesterov import Nesterov, Triangle
+    from cifar_trainer.recipes.optimizers import Nesterov, Schedule
 
     return Nesterov(
-        Triangle(learning_rate, total_steps, start=0.2, peak=0.23, end=0.07),
+        Schedule("airbench", learning_rate, total_steps),
         momentum=0.85,
         # Of the decoupled form: a step of the highest rate takes this much, whatever that rate is.
         decay=0.0153 / (1 + 1 / (1 - 0.85)) / learning_rate,
@@ -143,7 +143,7 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
 
 def loss() -> "keras.losses.Loss":
     """Cross-entropy with label smoothing of 0.2."""
-    from cifar_trainer.recipes.losses import SmoothedCrossEntropy
+    from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
 
     return SmoothedCrossEntropy(0.2)
 
@@ -207,32 +207,18 @@ def reflected(places: "tf.Tensor", size: int) -> "tf.Tensor":
 def look_ahead(
     model: "keras.Model", optimizer: "keras.optimizers.Optimizer"
 ) -> "Callable[[tf.Tensor], None]":
-    """Lookahead over weights and statistics (Zhang et al. 2019, with the momentum of section 3.4).
+    """Lookahead in the late part of the run, with a momentum that rises to 0.95 a step (section 3.4)."""
+    from cifar_trainer.recipes.optimizers import lookahead
 
-    After every fifth step of the late part of the run, the slow weights move towards the network's, and the
-    network takes the slow ones. At the end of the run it takes them once more.
-    """
-    import tensorflow as tf
-
-    total = optimizer.total_steps
-    every = LOOKAHEAD_STEPS
-    first = -(-round(LATE * total) // every) * every
-    weights = list(model.weights)
-    slow = [optimizer.add_variable_from_reference(weight, name="slow") for weight in weights]
-
-    def after_step(step: tf.Tensor) -> None:
-        due = (step >= first) & (step % every == 0)
-        share = tf.cast(step, tf.float32) / total
-        momentum = LOOKAHEAD_MOMENTUM**every * share**LOOKAHEAD_POWER
-        # No weight is kept at the first time, and the slow ones alone at the end of the run.
-        momentum = tf.where(step == first, 0.0, momentum)
-        momentum = tf.where(due, momentum, 1.0)
-        taken = (due & (step > first)) | ((step == total) & (step > first))
-        for weight, average in zip(weights, slow, strict=True):
-            average.assign(momentum * average.value + (1.0 - momentum) * weight.value)
-            weight.assign(tf.where(taken, average.value, weight.value))
-
-    return after_step
+    total, every = optimizer.total_steps, LOOKAHEAD_STEPS
+    return lookahead(
+        model,
+        optimizer,
+        total=total,
+        first=-(-round(LATE * total) // every) * every,
+        every=every,
+        momentum=lambda share: LOOKAHEAD_MOMENTUM**every * share**LOOKAHEAD_POWER,
+    )
 
 
 def predict(model: "keras.Model", images: "tf.Tensor") -> "tf.Tensor":

@@ -55,7 +55,7 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
     """Nesterov's momentum of 0.9, with a rate that falls along a cosine to 0."""
     import keras
 
-    from cifar_trainer.recipes.nesterov import Nesterov
+    from cifar_trainer.recipes.optimizers import Nesterov
 
     return Nesterov(
         keras.optimizers.schedules.CosineDecay(learning_rate, total_steps), momentum=0.9, decay=5e-4

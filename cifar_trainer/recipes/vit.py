@@ -105,7 +105,7 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
 
 def loss() -> "keras.losses.Loss":
     """Cross-entropy with label smoothing of 0.1."""
-    from cifar_trainer.recipes.losses import SmoothedCrossEntropy
+    from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
 
     return SmoothedCrossEntropy(0.1)
 

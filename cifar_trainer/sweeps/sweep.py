@@ -8,7 +8,6 @@ from cifar_trainer import files
 from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.splits import check_fit
 from cifar_trainer.data.store import load_dataset
-from cifar_trainer.devices.cluster import check_alone
 from cifar_trainer.extras import check_extra
 from cifar_trainer.run import DEFAULT_ROOT
 from cifar_trainer.settings import DEFAULT_DATA_DIR
@@ -16,6 +15,7 @@ from cifar_trainer.sweeps.plan import CARRIED_OUT, Plan
 from cifar_trainer.sweeps.result import SweepReporter, SweepResult
 from cifar_trainer.sweeps.space import parse_space
 from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
+from cifar_trainer.training.distributed import check_single_process
 
 
 def sweep(
@@ -72,7 +72,7 @@ def sweep(
         TrainingStopped: `should_stop` asked to stop.
     """
     check_extra("sweep", "sweep", ["optuna"])
-    check_alone("sweep")
+    check_single_process("sweep")
     given = {key: value for key, value in settings.items() if value is not None}
     plan = Plan(
         name=name,

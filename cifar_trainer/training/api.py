@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from cifar_trainer import devices, files
-from cifar_trainer.devices.cluster import check_alone
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
 from cifar_trainer.recipes import Recipe, get_recipe
 from cifar_trainer.recipes.own import load_copy
@@ -31,6 +30,7 @@ from cifar_trainer.settings import (
     declared,
     option_name,
 )
+from cifar_trainer.training.distributed import check_single_process
 from cifar_trainer.training.jobs import Job, train_jobs, truncate_to_common_step
 from cifar_trainer.training.reporter import TrainingReporter
 
@@ -198,7 +198,7 @@ def train(
         return result
     if "seed" in given:
         raise UsageError("--seed does not go with --seeds. Leave one of them out.")
-    check_alone("--seeds")
+    check_single_process("--seeds")
     check_choice("stack", stack, STACKS)
     group = _Group(parse_seeds(seeds), {**given, "data_dir": str(data.absolute()), "stack": stack})
     if folder is not None:
@@ -400,7 +400,7 @@ def _resume_group(
     verbose: bool,
 ) -> GroupResult:
     """Continue a group: resume the runs that were started, start the others."""
-    check_alone("The resume of a group")
+    check_single_process("The resume of a group")
     group = files.read_json(folder / GROUP_FILE, _Group)
     common = dict(group.settings)
     stack, place = common.pop("stack", "off"), Path(common.pop("data_dir", DEFAULT_DATA_DIR))
@@ -475,7 +475,7 @@ def reproduce(
         DataError: its data are missing, or others are there.
         CifarTrainerError: as in `train`.
     """
-    check_alone("reproduce")
+    check_single_process("reproduce")
     path = run.path if isinstance(run, Run) else Path(run).expanduser()
     is_group = (path / GROUP_FILE).is_file()
     group = files.read_json(path / GROUP_FILE, _Group) if is_group else None

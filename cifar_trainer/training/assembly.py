@@ -1,16 +1,26 @@
-"""A run's parts, from its settings: network, optimizer, loop."""
+"""Builds a run's network, optimizer and loop from its settings."""
+
+import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
 
 from cifar_trainer.data.dataset import Split, release_pages
 from cifar_trainer.recipes import Recipe
+from cifar_trainer.recipes.optimizers import (
+    Schedule,
+    SmoothedCrossEntropy,
+    StatisticsAverage,
+    WarmUp,
+    exclude_from_decay,
+    rate_of,
+)
 from cifar_trainer.recipes.own import check_network
 from cifar_trainer.settings import Settings
-from cifar_trainer.training.engine import StepLoop, balanced_weights
-from cifar_trainer.training.layers import check_divisible, choose_forms
-from cifar_trainer.training.overrides import StatisticsAverage, exclude_from_decay, overridden
-from cifar_trainer.training.replicas import ALONE, Alone
+from cifar_trainer.training.distributed import SINGLE, Replicas
+from cifar_trainer.training.layers import check_shardable, choose_variants
+from cifar_trainer.training.loop import StepLoop, balanced_weights
 
 
 def assemble(
@@ -21,20 +31,20 @@ def assemble(
     *,
     classes: int,
     gpu: bool,
-    replicas: Alone = ALONE,
+    replicas: Replicas = SINGLE,
     stacked: bool = False,
 ) -> StepLoop:
-    """Build a run's network, optimizer and loop; the first weights follow from its seed.
+    """Build a run's network, optimizer and loop; its seed determines the first weights.
 
     The model is compiled, so that callbacks and the saved model are complete.
 
     Args:
         config: the settings.
-        recipe: that they name.
+        recipe: the recipe that they name.
         train: the whole training split.
         indices: of the images to train on, int64 [N].
-        classes: how many there are.
-        gpu: whether the device is a GPU; it decides XLA's default and how a batch is split.
+        classes: number of classes.
+        gpu: whether the device is a GPU; it determines XLA's default and how a batch is split.
         replicas: the processes that train together.
         stacked: whether the steps of several seeds are computed at once.
 
@@ -46,15 +56,15 @@ def assemble(
     recipe = overridden(recipe, config, steps)
     model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
-    if replicas is not ALONE:
-        check_divisible(model)
+    if replicas is not SINGLE:
+        check_shardable(model)
     model.compile(optimizer, recipe.loss(), metrics=["accuracy"])
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if config.weight_decay is not None:
         exclude_from_decay(inner, model.trainable_variables)
     optimizer.build(model.trainable_variables)
     averages = None if config.ema is None else StatisticsAverage(model, inner, config.ema)
-    # All images in order need no copy on the host: the map of the file is read once, by the device.
+    # All images in order need no copy on the host: the device reads the mapped file once.
     images = train.images if len(indices) == len(train) else train.images[indices]
     labels = train.labels[indices]
     if recipe.initialize is not None:
@@ -67,10 +77,10 @@ def assemble(
         labels,
         batch_size=config.batch_size,
         seed=config.seed,
-        # XLA has no such collective operations.
-        xla=(gpu and replicas is ALONE) if config.xla is None else config.xla,
+        # XLA lacks these collective operations.
+        xla=(gpu and replicas is SINGLE) if config.xla is None else config.xla,
         shards=2 if not gpu and recipe.splittable and not stacked else 1,
-        forms=choose_forms(model, config.batch_size, gpu=gpu, conv=config.conv, stacked=stacked),
+        variants=choose_variants(model, config.batch_size, gpu=gpu, conv=config.conv, stacked=stacked),
         statistics=averages,
         class_weights=None if config.class_weights is None else balanced_weights(labels, classes),
         replicas=replicas,
@@ -80,10 +90,49 @@ def assemble(
     return loop
 
 
+def overridden(recipe: Recipe, config: Settings, steps_per_epoch: int) -> Recipe:
+    """The recipe with the optimizer and the loss that the settings ask for; without any, the recipe itself.
+
+    Args:
+        recipe: the recipe.
+        config: the settings.
+        steps_per_epoch: convert `warmup` into steps.
+    """
+    changes: dict[str, Any] = {}
+    if config.label_smoothing is not None:
+        smoothing = config.label_smoothing
+        changes["loss"] = lambda: SmoothedCrossEntropy(smoothing)
+    if any(value is not None for value in (config.schedule, config.warmup, config.weight_decay, config.ema)):
+
+        def build_optimizer(learning_rate: float, total_steps: int) -> keras.optimizers.Optimizer:
+            optimizer = recipe.build_optimizer(learning_rate, total_steps)
+            warmup = round((config.warmup or 0.0) * steps_per_epoch)
+            # An object: `from_config` could not find a recipe's own schedule by its name.
+            rate = rate_of(optimizer)
+            if config.schedule == "plateau":
+                rate = learning_rate
+            elif config.schedule is not None:
+                rate = Schedule(config.schedule, learning_rate, total_steps, warmup)
+            elif config.warmup is not None:
+                rate = WarmUp(rate, warmup)
+            arguments = {**optimizer.get_config(), "learning_rate": rate}
+            if config.weight_decay is not None:
+                arguments["weight_decay"] = config.weight_decay
+                if "decay" in arguments:
+                    # The option replaces what a recipe's own optimizer adds to the gradient.
+                    arguments["decay"] = 0.0
+            if config.ema is not None:
+                arguments |= {"use_ema": True, "ema_momentum": config.ema, "ema_overwrite_frequency": None}
+            return type(optimizer).from_config(arguments)
+
+        changes["build_optimizer"] = build_optimizer
+    return dataclasses.replace(recipe, **changes) if changes else recipe
+
+
 def build_model(
     recipe: Recipe, precision: str, image_shape: tuple[int, int, int], classes: int
 ) -> keras.Model:
-    """A recipe's network whose layers compute in `precision` and keep float32 weights."""
+    """A recipe's network, with layers that compute in `precision` and keep float32 weights."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32" if precision in ("float32", "tf32") else f"mixed_{precision}")
     try:
@@ -93,7 +142,7 @@ def build_model(
 
 
 def build_optimizer(recipe: Recipe, config: Settings, steps: int) -> keras.optimizers.Optimizer:
-    """A recipe's optimizer; under float16 it scales the loss (Micikevicius et al. 2018, 3.2)."""
+    """A recipe's optimizer; with float16 it scales the loss (Micikevicius et al. 2018, 3.2)."""
     optimizer = recipe.build_optimizer(config.learning_rate, steps)
     if config.precision == "float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)

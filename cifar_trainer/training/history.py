@@ -1,6 +1,7 @@
-"""What is measured in each epoch, declared once: history.csv, TensorBoard and the screen follow from it.
+"""The metrics of an epoch, declared once, and what follows from them: warnings, and the end of a run.
 
-Imports no TensorFlow.
+history.csv, TensorBoard, the screen and a run's result all use the table of metrics. Importing this does not
+import TensorFlow.
 """
 
 import csv
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cifar_trainer import files
-from cifar_trainer.settings import Settings
+from cifar_trainer.errors import TrainingError
+from cifar_trainer.settings import RuntimeOptions, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CompleteEpoch:
-    """What is known once an epoch is complete; the metrics follow from it.
+    """The measurements of a complete epoch, from which the metrics are computed.
 
     Attributes:
-        loss, accuracy: of the training images, as they were trained on.
+        loss, accuracy: of the training images, during training.
         val_loss, val_accuracy: of the validation images, after the epoch.
         val_logits: of the validation images, float32 [N, classes].
         val_labels: uint8 [N].
@@ -33,9 +35,9 @@ class CompleteEpoch:
         images: training images.
         training_seconds: of its steps.
         seconds: of its steps and of validation.
-        compile_seconds: which are in neither.
-        gpu: what the GPU did meanwhile; its figures are None without one.
-        energy_joules: that the GPU took, in all processes that trained this epoch.
+        compile_seconds: included in neither.
+        gpu: statistics of the GPU; None without one.
+        energy_joules: used by the GPU, in all processes that trained this epoch.
     """
 
     loss: float
@@ -59,10 +61,11 @@ class Metric:
 
     Attributes:
         name: its column in history.csv and its key in callbacks' logs.
-        split: the part of TensorBoard that it belongs to.
+        split: the run of TensorBoard that it belongs to.
         tag: its name there.
-        of: its value, from a complete epoch.
-        show: its value to a few words for the screen, or to nothing; None never shows it.
+        of: computes its value from a complete epoch.
+        show: formats its value for the screen, perhaps as an empty text; None never shows it.
+        in_result: whether a run's result gives it, for the epoch whose weights the model has.
     """
 
     name: str
@@ -70,16 +73,17 @@ class Metric:
     tag: str
     of: Callable[[CompleteEpoch], float | None]
     show: Callable[[float], str] | None = None
+    in_result: bool = False
 
 
-#: In the order of history.csv's columns, in which `epoch` comes first. A GPU's are None without one.
+#: In the order of history.csv's columns, after `epoch`. Those of a GPU are None without one.
 METRICS = (
-    Metric("loss", "train", "epoch_loss", lambda e: e.loss, "loss {:.4f}".format),
-    Metric("accuracy", "train", "epoch_accuracy", lambda e: e.accuracy, "accuracy {:6.2%}".format),
-    Metric("val_loss", "validation", "epoch_loss", lambda e: e.val_loss, "val_loss {:.4f}".format),
+    Metric("loss", "train", "epoch_loss", lambda e: e.loss, "loss {:.4f}".format, True),
+    Metric("accuracy", "train", "epoch_accuracy", lambda e: e.accuracy, "accuracy {:6.2%}".format, True),
+    Metric("val_loss", "validation", "epoch_loss", lambda e: e.val_loss, "val_loss {:.4f}".format, True),
     Metric(
         "val_accuracy", "validation", "epoch_accuracy", lambda e: e.val_accuracy,
-        "val_accuracy {:6.2%}".format,
+        "val_accuracy {:6.2%}".format, True,
     ),
     Metric("learning_rate", "train", "epoch_learning_rate", lambda e: e.learning_rate),
     Metric(
@@ -102,7 +106,7 @@ METRICS = (
 
 
 def history_row(number: int, epoch: CompleteEpoch) -> dict[str, Any]:
-    """The row of a complete epoch, which is the `number`th, from 1."""
+    """The row of a complete epoch; its number counts from 1."""
     return {"epoch": number, **{metric.name: metric.of(epoch) for metric in METRICS}}
 
 
@@ -120,7 +124,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def format_epoch(row: Mapping[str, Any], epochs: int) -> str:
-    """One line about a complete epoch; a `seed` in the row comes first."""
+    """One line about a complete epoch; it begins with the `seed` if the row has one."""
     shown = [
         metric.show(row[metric.name])
         for metric in METRICS
@@ -131,35 +135,64 @@ def format_epoch(row: Mapping[str, Any], epochs: int) -> str:
 
 
 def best_epoch(rows: Sequence[Mapping[str, Any]]) -> int:
-    """The first epoch, from 1, with the highest validation accuracy of `rows`, which are at least one."""
+    """The first epoch, from 1, with the highest validation accuracy; `rows` must not be empty."""
     accuracies = [row["val_accuracy"] for row in rows]
     return accuracies.index(max(accuracies)) + 1
 
 
-#: A training accuracy no further than this above the largest class's share is chance.
+def result_figures(row: Mapping[str, Any], split: str) -> dict[str, float]:
+    """The figures of `train` or `validation` that a run's result gives, from the row of its epoch."""
+    return {
+        metric.name.removeprefix("val_"): row[metric.name]
+        for metric in METRICS
+        if metric.split == split and metric.in_result
+    }
+
+
+#: An accuracy up to this far above the largest class's share is chance.
 CHANCE_MARGIN = 0.02
-#: Steps before which a network that has learned nothing yet is nothing strange.
-PATIENT_STEPS = 200
-#: How far training may lie above validation in the first epochs.
+#: Steps within which a network may still have learned nothing, unless its loss is this many times chance's.
+PATIENT_STEPS, DIVERGED = 200, 2.0
+#: A largest class of this many times the mean share makes accuracy misleading.
+IMBALANCE = 1.5
+#: A suspicious lead of training over validation in the first epochs.
 GAP, EARLY_EPOCHS = 0.2, 3
 
 
 def concerns(
-    row: Mapping[str, Any], shares: Sequence[float], config: Settings, default_rate: float
+    row: Mapping[str, Any],
+    shares: Sequence[float],
+    config: Settings,
+    default_rate: float,
+    *,
+    steps: int,
+    predicted_classes: int,
 ) -> dict[str, str]:
     """What a user should know about an epoch that went wrong without an error; name to message.
 
     Args:
         row: of the history.
-        shares: each class's part of the training images.
+        shares: each class's share of the training images.
         config: the run's settings.
-        default_rate: the recipe's own learning rate.
+        default_rate: the recipe's learning rate.
+        steps: of the run so far.
+        predicted_classes: classes that the validation images were classified as.
     """
     found = {}
     epoch, accuracy, validation = row["epoch"], row["accuracy"], row["val_accuracy"]
     chance = max(shares)
     entropy = -sum(share * math.log(share) for share in shares if share > 0)
-    if accuracy < chance + CHANCE_MARGIN and row["loss"] > 0.98 * entropy:
+    if predicted_classes == 1 and chance * len(shares) > IMBALANCE:
+        found["one class"] = (
+            f"All validation images were classified as the same class by the end of epoch {epoch}, and the "
+            f"largest class has {chance:.2%} of the training images: the accuracy of {validation:.2%} shows "
+            "nothing. Try --class-weights balanced, or more images of the other classes."
+        )
+    elif (
+        max(accuracy, validation) < chance + CHANCE_MARGIN
+        and row["loss"] > 0.98 * entropy
+        and (steps >= PATIENT_STEPS or row["loss"] > DIVERGED * entropy)
+    ):
         rates = f"it is {config.learning_rate:g}, the recipe's own is {default_rate:g}"
         if config.learning_rate > default_rate:
             remedy = f"Try a lower --learning-rate: {rates}."
@@ -169,7 +202,7 @@ def concerns(
             remedy = "Try more --epochs or images, another --seed, or a lower --learning-rate."
         found["nothing learned"] = (
             f"The network has learned nothing by the end of epoch {epoch}: training accuracy {accuracy:.2%}, "
-            f"chance {chance:.2%}. {remedy}"
+            f"validation {validation:.2%}, chance {chance:.2%}. {remedy}"
         )
     if epoch <= EARLY_EPOCHS and accuracy - validation > GAP:
         found["far above validation"] = (
@@ -177,3 +210,81 @@ def concerns(
             f"{epoch}. Train on more images, or check that the validation images are of the same kind."
         )
     return found
+
+
+def reason_to_end(
+    history: Sequence[Mapping[str, Any]],
+    seconds: float,
+    *,
+    config: Settings,
+    options: RuntimeOptions,
+    note: Callable[[str], None],
+) -> str | None:
+    """Why no further epoch begins: `patience`, `time limit`, `end_after`; None if there is no reason.
+
+    It depends on the history and the clock only, which checkpoints hold.
+
+    Args:
+        history: the rows of the complete epochs.
+        seconds: spent so far, with compilation.
+        config: holds the patience.
+        options: hold the time limit, and the epoch after which a sweep ends the run.
+        note: receives the reason in a sentence.
+    """
+    if not history:
+        return None
+    done, epochs, patience, limit = len(history), config.epochs, config.patience, options.time_limit
+    best = best_epoch(history)
+    if patience is not None and done - best >= patience:
+        note(
+            f"Training ends after epoch {done} of {epochs}: validation accuracy was highest in epoch "
+            f"{best}, and --patience is {patience}."
+        )
+        return "patience"
+    if limit is not None and seconds + history[-1]["seconds"] > limit:
+        note(
+            f"Training ends after epoch {done} of {epochs}: {seconds:.1f} s are spent, and another epoch "
+            f"does not fit into --time-limit ({limit:g} s)."
+        )
+        return "time limit"
+    return "end_after" if options.end_after == done else None
+
+
+def not_finite(what: str, epoch: int, step: int, steps: int, precision: str) -> TrainingError:
+    """The error for a loss or a weight that is not finite.
+
+    Args:
+        what: the loss or the weight, as the start of the sentence.
+        epoch: the epoch in which it was found.
+        step: of that epoch.
+        steps: per epoch.
+        precision: as `--precision` names it.
+    """
+    other = ", or with --precision bfloat16" if precision == "float16" else ""
+    return TrainingError(
+        f"{what} is not finite at epoch {epoch}, step {step} of {steps}. "
+        "This step was not saved; the last checkpoint predates it. "
+        f"Start a new run with a lower --learning-rate{other}.",
+        epoch,
+        step,
+    )
+
+
+def out_of_memory(batch_size: int, epoch: int, step: int, seeds: int) -> TrainingError:
+    """The error for a device that lacks the memory for a batch.
+
+    Args:
+        batch_size: images in the batch.
+        epoch: the epoch in which it happened.
+        step: of that epoch.
+        seeds: seeds that are trained in one program.
+    """
+    received, advice = f"--batch-size {batch_size}", f"--batch-size {max(1, batch_size // 2)}"
+    if seeds > 1:
+        received, advice = f"{received} and {seeds} seeds at once", "fewer --seeds, or --stack off"
+    return TrainingError(
+        f"The device ran out of memory with {received}, at epoch {epoch}, step {step}. "
+        f"Try {advice}. The last checkpoint is kept.",
+        epoch,
+        step,
+    )

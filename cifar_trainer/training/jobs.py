@@ -18,7 +18,6 @@ from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.splits import check_fit, fit_batch_size, split_for
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices import Device
-from cifar_trainer.devices.cluster import Cluster, find_cluster
 from cifar_trainer.errors import CheckpointError, DataError, RunError, TrainingStopped, UsageError
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import Recipe, is_splittable
@@ -36,11 +35,12 @@ from cifar_trainer.run import (
 from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, checkpoint_step, list_checkpoints
+from cifar_trainer.training.distributed import Cluster, find_cluster
 from cifar_trainer.training.reporter import PrintReporter, SeedReporter, TrainingReporter
 
 if TYPE_CHECKING:
     from cifar_trainer.data.dataset import Split
-    from cifar_trainer.training.replicas import Alone
+    from cifar_trainer.training.distributed import Replicas
     from cifar_trainer.training.trainer import Trainer
 
 
@@ -204,15 +204,15 @@ def _train_together(
     parts: Sequence[tuple[Job, Dataset, TrainingReporter]],
     device: Device,
     options: RuntimeOptions,
-    replicas: "Alone",
+    replicas: "Replicas",
 ) -> list[TrainResult]:
     """Train runs in one program."""
     from cifar_trainer.training.trainer import open_trainer, train
 
     recipe = _recipe(parts[0][0])
     with contextlib.ExitStack() as stack:
-        stack.enter_context(replicas.together())
-        stack.enter_context(replicas.leading())
+        stack.enter_context(replicas.connected())
+        stack.enter_context(replicas.starting())
         opened = [
             stack.enter_context(_open(*part, recipe, device, options.side_by_side, replicas))
             for part in parts
@@ -253,7 +253,7 @@ def _open(
     recipe: Recipe,
     device: Device,
     stacked: int,
-    replicas: "Alone",
+    replicas: "Replicas",
 ) -> Iterator[tuple[Run, Checkpoint | None]]:
     """Hold a run's folder, with its settings written, and find the checkpoint to resume."""
     config, checkpoint = job.config, None
@@ -276,7 +276,7 @@ def _open(
         if checkpoint is not None:
             reporter.note(f"Resuming after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
         step = None if checkpoint is None else checkpoint.global_step
-        replicas.message({**_shared(config, dataset), "run_dir": str(run.path), "step": step})
+        replicas.broadcast_json({**_shared(config, dataset), "run_dir": str(run.path), "step": step})
         try:
             yield run, checkpoint
         except UsageError:
@@ -324,7 +324,7 @@ def _train_along(
     device: Device,
     reporter: TrainingReporter,
     options: RuntimeOptions,
-    replicas: "Alone",
+    replicas: "Replicas",
 ) -> TrainResult:
     """Train as a worker of the chief's run; this process writes into a temporary folder.
 
@@ -335,8 +335,8 @@ def _train_along(
     """
     from cifar_trainer.training.trainer import open_trainer, train
 
-    with replicas.together(), tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
-        told = replicas.message(None)
+    with replicas.connected(), tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
+        told = replicas.broadcast_json(None)
         if "error" in told:
             raise RunError(f"The first process could not begin: {told['error']}")
         mine = _shared(job.config, dataset)
@@ -454,7 +454,7 @@ def _start(
     verbose: bool,
     cluster: Cluster | None,
     onednn: bool | None = None,
-) -> "tuple[Device, Alone]":
+) -> "tuple[Device, Replicas]":
     """Start TensorFlow, and meet the other processes of the cluster."""
     nth = None if cluster is None else cluster.local_rank
     device = devices.start(config, split=is_splittable(config), onednn=onednn, verbose=verbose, nth_gpu=nth)
@@ -465,7 +465,7 @@ def _start(
             f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "
             "times as long as float32, or far longer."
         )
-    from cifar_trainer.training.replicas import join
+    from cifar_trainer.training.distributed import join
 
     return device, join(cluster, gpu=device.kind == "gpu")
 

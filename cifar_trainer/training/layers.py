@@ -1,12 +1,12 @@
-"""How the training loop computes some layers otherwise than Keras does, and to the same end.
+"""How the training loop computes some layers differently from Keras, with the same result.
 
 - Batch normalization's moving statistics are right after any number of steps.
 - On a CPU, batch normalization is one operation forward and one backward.
-- On a GPU, max-pooling has a gradient without a scatter, and small convolutions are matrix
-  products, so that XLA can put the whole loop into one CUDA graph and repeat it to the bit.
+- On a GPU, max-pooling has a gradient without a scatter, and small convolutions are matrix products, so
+  that XLA can put the whole loop into one CUDA graph and repeat it to the bit.
 
-The layers themselves stay as they are, and so does the model that is saved: what differs
-holds while the training step is traced.
+The layers themselves, and the saved model, stay unchanged: the replacements apply only while the training
+step is traced.
 """
 
 import contextlib
@@ -19,79 +19,82 @@ import keras
 import tensorflow as tf
 
 from cifar_trainer.errors import UsageError
-from cifar_trainer.training.replicas import Part
+from cifar_trainer.training.distributed import Shard
 
 #: Polynomial-decay averaging's eta: the larger, the more the last steps weigh.
 ETA = 8
-#: A GPU's second-level cache holds patches of this size (an H100's: 50 MB). Beyond it, writing them to
-#: memory and reading them again takes longer than cuDNN.
+#: An H100's second-level cache holds patches of this size (50 MB). Larger ones go through memory, which takes
+#: longer than cuDNN.
 PATCH_BYTES = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Forms:
-    """In which form a network's layers are computed.
+class KernelVariants:
+    """Which operations compute a network's layers.
 
     Attributes:
-        own_gradients: max-pooling and the loss by operations whose gradients need no scatter.
-        matmul: convolutions as matrix products of patches.
-        fused_normalization: batch normalization by the device's own operation.
+        scatter_free: compute max-pooling and the loss by operations whose gradients do not scatter.
+        matmul: compute convolutions as matrix products of patches.
+        fused_normalization: compute batch normalization by TensorFlow's fused operation.
     """
 
-    own_gradients: bool = False
+    scatter_free: bool = False
     matmul: bool = False
     fused_normalization: bool = False
 
 
-def choose_forms(
+def choose_variants(
     model: keras.Model, batch_size: int, *, gpu: bool, conv: str, stacked: bool = False
-) -> Forms:
-    """The forms for a network on a device; the one place where that is decided.
+) -> KernelVariants:
+    """The kernel variants for a network on a device; the one place that decides.
 
     Args:
         model: the network.
-        batch_size: images a step.
-        gpu: whether the device is a GPU. On a CPU, Keras's own forms are the fastest for all but batch
+        batch_size: images per step.
+        gpu: whether the device is a GPU. On a CPU, Keras's own operations are the fastest, except for batch
             normalization, whose twenty operations took half of a step of `regularized`.
-        conv: `cudnn`, `matmul`, or `auto`: matrix products on a GPU while the patches of each
-            convolution fit into its cache.
-        stacked: whether several seeds are computed at once: by forms that have a leading axis of seeds.
+        conv: `cudnn`, `matmul`, or `auto`: matrix products on a GPU if the patches of each convolution fit
+            into its cache.
+        stacked: whether several seeds are computed at once, which needs operations with a leading axis of
+            seeds.
     """
     if stacked:
-        return Forms(own_gradients=True, matmul=True)
+        return KernelVariants(scatter_free=True, matmul=True)
     fits = all(_patch_bytes(layer, batch_size) <= PATCH_BYTES for layer in _layers(model) if _is_plain(layer))
-    return Forms(
-        own_gradients=gpu,
+    return KernelVariants(
+        scatter_free=gpu,
         matmul=conv == "matmul" or (conv == "auto" and gpu and fits),
         fused_normalization=not gpu,
     )
 
 
 @contextlib.contextmanager
-def computed(model: keras.Model, forms: Forms, step: tf.Tensor, part: Part | None = None) -> Iterator[None]:
-    """While this holds, the layers of `model` compute in `forms`.
+def replaced_layers(
+    model: keras.Model, variants: KernelVariants, step: tf.Tensor, shard: Shard | None = None
+) -> Iterator[None]:
+    """Compute the layers of `model` by these variants within the block.
 
     Args:
         model: the network.
-        forms: chosen.
-        step: int32 scalar, steps of the run before this one; it weighs the moving statistics.
-        part: of the batch that other processes compute the rest of; None where it is the whole. Batch
-            normalization then takes the statistics of the whole batch, and dropout its mask.
+        variants: the kernel variants.
+        step: of the run, an int32 scalar; decides the momentum of batch normalization's statistics.
+        shard: the part of the batch that this process computes; None is all of it. Batch normalization then
+            sums its statistics over the processes, and dropout takes its rows of the whole batch's mask.
     """
     with contextlib.ExitStack() as stack:
         for layer in _layers(model):
             if isinstance(layer, keras.layers.BatchNormalization):
                 momentum = statistics_momentum(layer.momentum, step)
                 stack.enter_context(_attribute(layer, "momentum", momentum))
-                if part is not None:
-                    stack.enter_context(_attribute(layer, "_moments", _moments(layer, part)))
-                elif forms.fused_normalization and _is_fusible(layer):
+                if shard is not None:
+                    stack.enter_context(_attribute(layer, "_moments", _moments(layer, shard)))
+                elif variants.fused_normalization and _is_fusible(layer):
                     stack.enter_context(_attribute(layer, "call", _normalization(layer)))
-            elif part is not None and type(layer) is keras.layers.Dropout:
-                stack.enter_context(_attribute(layer, "call", _dropout(layer, part)))
-            elif forms.own_gradients and _is_halving(layer):
+            elif shard is not None and type(layer) is keras.layers.Dropout:
+                stack.enter_context(_attribute(layer, "call", _dropout(layer, shard)))
+            elif variants.scatter_free and _is_halving(layer):
                 stack.enter_context(_attribute(layer, "call", max_pool))
-            elif forms.matmul and _is_plain(layer):
+            elif variants.matmul and _is_plain(layer):
                 stack.enter_context(_attribute(layer, "call", _convolution(layer)))
         yield
 
@@ -101,8 +104,8 @@ def statistics_momentum(momentum: float, step: tf.Tensor) -> tf.Tensor:
 
     min(momentum, step / (step + 1 + ETA)): polynomial-decay averaging (Shamir & Zhang 2013, section 4)
     until the layer's own momentum is reached. The first step's statistics replace the initial 0 and 1
-    altogether, and the average covers about the last ninth of the steps. With Keras's momentum alone, 0.99,
-    it takes some 600 steps until the initial values are forgotten.
+    altogether, and the average covers about the last ninth of the steps. With Keras's momentum of 0.99 alone,
+    the initial values fade only after some 600 steps.
     """
     done = tf.cast(step, tf.float32)
     return tf.minimum(tf.constant(momentum, tf.float32), done / (done + (1 + ETA)))
@@ -112,8 +115,8 @@ def statistics_momentum(momentum: float, step: tf.Tensor) -> tf.Tensor:
 def max_pool(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """The maxima of windows of 2×2, float [N, H, W, C] to [N, H // 2, W // 2, C].
 
-    The gradient goes to the first maximum of a window, as in TensorFlow's own. That one has no
-    deterministic kernel under XLA on a GPU (tensorflow/tensorflow#69417); this one needs no scatter.
+    The gradient goes to the first maximum of a window, as in TensorFlow's own pooling, which lacks a
+    deterministic kernel under XLA on a GPU (tensorflow/tensorflow#69417). This one does not scatter.
     """
     height, width, channels = images.shape[1:]
     rows, columns = height // 2, width // 2
@@ -173,13 +176,17 @@ def _same_padding(size: int, span: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def summed_loss(loss: keras.losses.Loss, forms: Forms) -> Callable[..., tf.Tensor]:
+def summed_loss(loss: keras.losses.Loss, variants: KernelVariants) -> Callable[..., tf.Tensor]:
     """`loss` as (labels, logits, weights or None) to the sum over the images, a float32 scalar.
 
     TensorFlow's sparse cross-entropy picks each image's logit, and its gradient scatters it back, one image
-    after the other where the order must be the same each time. A product with one-hot labels does not.
+    after the other if it must be deterministic. A product with one-hot labels does not scatter.
     """
-    if forms.own_gradients and type(loss) is keras.losses.SparseCategoricalCrossentropy and loss.from_logits:
+    if (
+        variants.scatter_free
+        and type(loss) is keras.losses.SparseCategoricalCrossentropy
+        and loss.from_logits
+    ):
 
         def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
             targets = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1], dtype=logits.dtype)
@@ -218,23 +225,23 @@ def _normalization(layer: keras.layers.BatchNormalization) -> Callable[..., tf.T
 
 
 def _moments(
-    layer: keras.layers.BatchNormalization, part: Part
+    layer: keras.layers.BatchNormalization, shard: Shard
 ) -> Callable[[tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]:
-    """Mean and variance of the whole batch, of which each process has a part."""
+    """Mean and variance of the whole batch, of which each process has a shard."""
 
     def moments(inputs: tf.Tensor, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         axes = layer._reduction_axes
         inner = [inputs.shape[axis] for axis in axes if axis > 0]
-        count = float(part.batch * math.prod(inner))
-        mean = part.replicas.differentiable_sum(tf.reduce_sum(inputs, axes)) / count
+        count = float(shard.batch * math.prod(inner))
+        mean = shard.replicas.differentiable_sum(tf.reduce_sum(inputs, axes)) / count
         squares = tf.reduce_sum(tf.math.squared_difference(inputs, mean), axes)
-        return mean, part.replicas.differentiable_sum(squares) / count
+        return mean, shard.replicas.differentiable_sum(squares) / count
 
     return moments
 
 
-def _dropout(layer: keras.layers.Dropout, part: Part) -> Callable[..., tf.Tensor]:
-    """The layer's `call`: the rows of the mask that it would draw for the whole batch."""
+def _dropout(layer: keras.layers.Dropout, shard: Shard) -> Callable[..., tf.Tensor]:
+    """The layer's `call`, with this shard's rows of the mask that it draws for the whole batch."""
 
     def call(inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or layer.rate == 0:
@@ -242,15 +249,15 @@ def _dropout(layer: keras.layers.Dropout, part: Part) -> Callable[..., tf.Tensor
         wanted = layer.noise_shape or [None] * len(inputs.shape)
         inner = [size or inputs.shape[i] for i, size in enumerate(wanted) if i > 0]
         kept = keras.random.dropout(
-            tf.ones([part.batch, *inner], inputs.dtype), layer.rate, seed=layer.seed_generator
+            tf.ones([shard.batch, *inner], inputs.dtype), layer.rate, seed=layer.seed_generator
         )
-        return inputs * kept[part.low : part.high]
+        return inputs * kept[shard.low : shard.high]
 
     return call
 
 
-def check_divisible(model: keras.Model) -> None:
-    """Raise UsageError where a layer cannot be computed by several processes as by one."""
+def check_shardable(model: keras.Model) -> None:
+    """Raise UsageError if a layer of several processes would compute something else than in one."""
     for layer in _layers(model):
         draws = getattr(layer, "seed_generator", None) is not None
         normalizes = isinstance(layer, keras.layers.BatchNormalization)
@@ -259,13 +266,13 @@ def check_divisible(model: keras.Model) -> None:
         ):
             raise UsageError(
                 f"The layer {layer.name} ({type(layer).__name__}) cannot be trained by several processes: "
-                "it would draw or average otherwise than in one. Use Dropout and BatchNormalization over the "
-                "last axis, or train in one process."
+                "it would draw or average differently than in one. Use Dropout and BatchNormalization over "
+                "the last axis, or train in one process."
             )
 
 
 def _layers(model: keras.Model) -> list[keras.layers.Layer]:
-    # `Model.layers` holds no layer that is inside of another.
+    # `Model.layers` lacks layers within other layers.
     return list(model._flatten_layers(include_self=False))
 
 
@@ -301,7 +308,7 @@ def _is_plain(layer: keras.layers.Layer) -> bool:
 def _patch_bytes(layer: keras.layers.Conv2D, batch_size: int) -> int:
     _, rows, columns, _ = layer.output.shape
     high, wide, channels, _ = layer.kernel.shape
-    return int(batch_size * rows * columns * high * wide * channels * 4)
+    return int(batch_size * rows * columns * high * wide * channels * tf.as_dtype(layer.compute_dtype).size)
 
 
 def _convolution(layer: keras.layers.Conv2D) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -316,7 +323,7 @@ def _convolution(layer: keras.layers.Conv2D) -> Callable[[tf.Tensor], tf.Tensor]
 
 @contextlib.contextmanager
 def _attribute(layer: keras.layers.Layer, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of the object, past Keras's tracking, and take it back afterwards."""
+    """Set an attribute of the object for the block, bypassing Keras's tracking."""
     own = vars(layer)
     absent = object()
     before = own.get(name, absent)

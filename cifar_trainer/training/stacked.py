@@ -1,9 +1,9 @@
-"""Many seeds in one program: their steps side by side, in the launches that one of them takes.
+"""Several seeds in one program: a step of all seeds needs as many kernel launches as a step of one.
 
-A small network leaves a GPU idle most of the time. Here each operation of a step has a leading axis of
-seeds: `tf.vectorized_map` writes the step of one seed for all of them. The seeds' models and optimizers stay
-ordinary ones. A call stacks their variables, runs its steps, and gives each seed its own back, so that all
-that happens between two calls (validation, checkpoints, a schedule's plateau) is that of a single run.
+A small network leaves a GPU idle most of the time. Here each operation of a step has a leading axis of seeds:
+`tf.vectorized_map` turns the step of one seed into a step of all. The seeds' models and optimizers stay
+ordinary: a call stacks their variables, runs its steps, and writes the variables back, so that everything
+between two calls (validation, checkpoints, a schedule's plateau) is that of a single run.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from tensorflow.python.ops.parallel_for import pfor
 
-from cifar_trainer.training.engine import (
+from cifar_trainer.training.loop import (
     BLOCK,
     MAX_CHUNK,
     Chunk,
@@ -26,7 +26,7 @@ from cifar_trainer.training.engine import (
     joined,
 )
 
-#: Operations that draw, of which TensorFlow knows no stacked form.
+#: Random operations that TensorFlow cannot vectorize.
 _DRAWING = (
     "StatelessRandomGetKeyCounter",
     "StatelessRandomUniformV2",
@@ -38,12 +38,12 @@ _DRAWING = (
 
 
 class StackedLoop:
-    """Runs the same steps of several loops that differ by their seeds only.
+    """Runs the same steps of several loops that differ in their seeds only.
 
     Args:
-        loops: of the seeds, over the same images. The first one's recipe and forms hold for all.
+        loops: of the seeds, over the same images. The first one's recipe and kernel variants apply to all.
         width: seeds that the program computes, at least as many as `loops`; the rest repeat the first. So
-            a group of which some runs have ended goes on with the program that it had.
+            a group of which some runs have ended keeps its program, and its bits.
     """
 
     def __init__(self, loops: Sequence[StepLoop], width: int) -> None:
@@ -55,12 +55,12 @@ class StackedLoop:
         )
 
     def compile(self) -> None:
-        """Trace and compile all that an epoch runs, by runs of no steps."""
+        """Trace and compile everything that an epoch runs, by running no steps."""
         for batch in {self._first.batch_size, self._first.last_batch}:
             self._call(0, 0, 0, batch)
 
     def lowered(self, count: int) -> str:
-        """The HLO of `count` whole steps, as TensorFlow gives it to XLA. Nothing is run."""
+        """The HLO of `count` full steps, as TensorFlow gives it to XLA. Runs nothing."""
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self._first.batch_size)
         return str(self._run.experimental_get_compiler_ir(*arguments)(stage="hlo"))
 
@@ -77,15 +77,15 @@ class StackedLoop:
         parts: dict[int, list[Chunk]] = {i: [] for i in members}
         for first, steps, batch in self._first.calls(start, count):
             chunks = self._call(first, steps, global_start + first - start, batch)
-            for i, mine in parts.items():
-                if mine and not mine[-1].finite:
+            for i, of_member in parts.items():
+                if of_member and not of_member[-1].finite:
                     continue
                 chunk = chunks[i]
                 if not chunk.finite:
-                    # Its state is that from before the call. Which step it was is found as in a single run.
+                    # Its state is that from before the call. Find the faulty step as a single run does.
                     (chunk,) = self._loops[i].run(first, steps, global_start + first - start)
-                mine.append(chunk)
-        return [joined(mine) for mine in parts.values()]
+                of_member.append(chunk)
+        return [joined(of_member) for of_member in parts.values()]
 
     def _call(self, start: int, count: int, global_start: int, batch: int) -> list[Chunk]:
         losses, correct, finite = self._run(
@@ -147,14 +147,14 @@ class StackedLoop:
         streams: tuple[tf.Tensor, ...],
         values: Sequence[tf.Tensor],
     ) -> Any:
-        """One step of all seeds: losses and images right, [seeds], and the state after it."""
+        """One step of all seeds: losses and correct images, [seeds], and the state after it."""
         variables = _state(self._first)
 
-        def of_one(mine: Any) -> Any:
-            drawn_from, values = mine
+        def of_one(arguments: Any) -> Any:
+            streams, values = arguments
             scope = keras.StatelessScope(zip(variables, values, strict=True))
             with _functional(self._first.optimizer), scope:
-                loss, right = self._first.step(step, global_step, batch, Streams(*drawn_from))
+                loss, right = self._first.step(step, global_step, batch, Streams(*streams))
                 after = [scope.get_current_value(variable) for variable in variables]
             return loss, right, after
 
@@ -167,7 +167,7 @@ def _state(loop: StepLoop) -> list[keras.Variable]:
 
 @contextlib.contextmanager
 def _functional(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """While this holds, the optimizer updates Keras's variables, not TensorFlow's: in a scope, tensors."""
+    """Let the optimizer update Keras's variables, not TensorFlow's, so that a stateless scope sees it."""
     base = BaseOptimizer
     own = vars(optimizer)
     names = ("assign", "assign_add", "assign_sub", "_apply_weight_decay", "_backend_update_step")
@@ -181,18 +181,18 @@ def _functional(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
             del own[name]
 
 
-def _drawn_by_each(pfor_input: Any) -> list[Any]:
-    """An operation that draws, of each seed by itself."""
+def _draw_for_each(pfor_input: Any) -> list[Any]:
+    """A random operation, called for each seed."""
     inputs = [pfor_input.input(i) for i in range(pfor_input.num_inputs)]
-    count = next(int(each.t.shape[0]) for each in inputs if each.is_stacked)
-    parts = [tf.unstack(each.t) if each.is_stacked else [each.t] * count for each in inputs]
+    count = next(int(value.t.shape[0]) for value in inputs if value.is_stacked)
+    parts = [tf.unstack(value.t) if value.is_stacked else [value.t] * count for value in inputs]
     op = pfor_input.op
     drawn = [
         pfor._create_op(op.type, list(one), [output.dtype for output in op.outputs], op.node_def.attr).outputs
         for one in zip(*parts, strict=True)
     ]
-    return [pfor.wrap(tf.stack(each), True) for each in zip(*drawn, strict=True)]
+    return [pfor.wrap(tf.stack(outputs), True) for outputs in zip(*drawn, strict=True)]
 
 
 for _name in _DRAWING:
-    pfor.RegisterPFor(_name)(_drawn_by_each)
+    pfor.RegisterPFor(_name)(_draw_for_each)

@@ -18,23 +18,25 @@ from cifar_trainer.devices.telemetry import GpuTelemetry
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction, weights_sha256
 from cifar_trainer.recipes import Recipe
+from cifar_trainer.recipes.optimizers import last_rate, plateau
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import Checkpoint, assign_variables, read_variables
-from cifar_trainer.training.ending import kept_epoch, not_finite, out_of_memory, reason_to_end
-from cifar_trainer.training.engine import MAX_CHUNK, Chunk, StepLoop, epoch_order
+from cifar_trainer.training.distributed import SINGLE, Replicas
 from cifar_trainer.training.history import (
-    PATIENT_STEPS,
     CompleteEpoch,
     best_epoch,
     concerns,
     history_row,
+    not_finite,
+    out_of_memory,
+    reason_to_end,
+    result_figures,
     write_history,
 )
-from cifar_trainer.training.overrides import plateau_factor
-from cifar_trainer.training.replicas import ALONE, Alone
+from cifar_trainer.training.loop import MAX_CHUNK, Chunk, StepLoop, epoch_order
 from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.stacked import StackedLoop
 from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EpochHistograms, EpochImages, EventWriter
@@ -53,7 +55,7 @@ def train(
     *,
     should_stop: Callable[[], bool],
     stacked: int = 1,
-    replicas: Alone = ALONE,
+    replicas: Replicas = SINGLE,
 ) -> None:
     """Train runs until each is finished, has failed, or was asked to stop.
 
@@ -79,7 +81,7 @@ def _train(
     trainers: Sequence["Trainer"],
     program: StepLoop | StackedLoop,
     should_stop: Callable[[], bool],
-    replicas: Alone,
+    replicas: Replicas,
 ) -> None:
     length, chunks_run = FIRST_CHUNK, 0
     for trainer in trainers:
@@ -87,7 +89,9 @@ def _train(
             trainer.begin()
     while active := [trainer for trainer in trainers if trainer.is_active]:
         # All processes stop together, and take chunks of the chief's length.
-        stops, length = map(int, replicas.totals(bool(should_stop()), length if replicas.is_chief else 0))
+        stops, length = map(
+            int, replicas.sum_numbers(bool(should_stop()), length if replicas.is_chief else 0)
+        )
         for trainer in active:
             with trainer.catching():
                 trainer.advance(stop=stops > 0)
@@ -166,7 +170,7 @@ class Trainer:
         *,
         options: RuntimeOptions,
         reporter: TrainingReporter,
-        replicas: Alone,
+        replicas: Replicas,
     ) -> None:
         self.loop = loop
         self._model, self._optimizer, self._replicas = loop.model, loop.optimizer, replicas
@@ -282,7 +286,7 @@ class Trainer:
     def begin(self) -> None:
         """Start the callbacks, save the first checkpoint, and finish the run if nothing is left to train."""
         self._model.stop_training = False
-        self._replicas.share([*self._model.variables, *self._optimizer.variables])
+        self._replicas.broadcast_variables([*self._model.variables, *self._optimizer.variables])
         self._callbacks.on_train_begin()
         if self._saved_position is None:
             self._save()
@@ -351,8 +355,8 @@ class Trainer:
 
     def _begin_epoch(self) -> None:
         if self._config.schedule == "plateau":
-            factor = plateau_factor([row["val_loss"] for row in self.history])
-            self._optimizer.learning_rate = self._config.learning_rate * factor
+            share = plateau([row["val_loss"] for row in self.history])
+            self._optimizer.learning_rate = self._config.learning_rate * share
         self.loop.set_order(epoch_order(self._config.seed, self._epoch, self.loop.count))
         self._in_epoch = True
         self._reporter.epoch_begun(self._epoch + 1, self._config.epochs, self.step, self.loop.steps)
@@ -381,8 +385,7 @@ class Trainer:
             val_accuracy=val_accuracy,
             val_logits=logits,
             val_labels=labels,
-            # The shortest number that is this float32: 0.001, not 0.0010000000474974513.
-            learning_rate=float(str(np.float32(self._optimizer.learning_rate))),
+            learning_rate=last_rate(self._optimizer),
             images=self.loop.count,
             training_seconds=self._clock["training"],
             seconds=self._clock["epoch"],
@@ -397,7 +400,7 @@ class Trainer:
         self._callbacks.on_epoch_end(
             self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None}
         )
-        self._model.stop_training = self._replicas.totals(self._model.stop_training)[0] > 0
+        self._model.stop_training = self._replicas.sum_numbers(self._model.stop_training)[0] > 0
         self._reporter.epoch_ended(row, self._config.epochs)
         self._warn(row)
         self._epoch, self.step, self._in_epoch = self._epoch + 1, 0, False
@@ -409,14 +412,21 @@ class Trainer:
 
     def _warn(self, row: Mapping[str, Any]) -> None:
         """Say once of each concern that an epoch other than the last gives rise to."""
-        if self.global_step >= PATIENT_STEPS and self._epoch + 1 < self._config.epochs:
+        if self._epoch + 1 < self._config.epochs:
             for name, text in self._concerns(row).items():
                 if name not in self._warned:
                     self._warned.add(name)
                     self._reporter.warn(text)
 
     def _concerns(self, row: Mapping[str, Any]) -> dict[str, str]:
-        return concerns(row, self._class_shares, self._config, self._recipe.learning_rate)
+        return concerns(
+            row,
+            self._class_shares,
+            self._config,
+            self._recipe.learning_rate,
+            steps=self.global_step,
+            predicted_classes=len(np.unique(self._validation_logits.argmax(axis=1))),
+        )
 
     def _finish_if_over(self) -> None:
         """Finish the run after its last epoch, or after an earlier one for a reason."""
@@ -425,7 +435,7 @@ class Trainer:
             if self._model.stop_training:
                 ended_by = "callback"
             elif self.step == 0:
-                ended_by = self._replicas.message(self._reason_to_end())
+                ended_by = self._replicas.broadcast_json(self._reason_to_end())
             if ended_by is None:
                 return
         self._finish(ended_by)
@@ -434,7 +444,6 @@ class Trainer:
         return reason_to_end(
             self.history,
             self._clock["total"] + self._clock["compile_total"],
-            self._config.epochs,
             config=self._config,
             options=self._options,
             note=self._reporter.note,
@@ -460,10 +469,8 @@ class Trainer:
             parameters=self._model.count_params(),
             device=self._device.kind,
             precision=config.precision,
-            train={"loss": row["loss"], "accuracy": row["accuracy"]},
-            validation={
-                "split": config.validation, "loss": row["val_loss"], "accuracy": row["val_accuracy"],
-            },
+            train=result_figures(row, "train"),
+            validation={"split": config.validation, **result_figures(row, "validation")},
             seconds=self._clock["total"],
             images_per_second=statistics.harmonic_mean([row["images_per_second"] for row in self.history]),
             weights_sha256=weights_sha256(self._model),
@@ -490,9 +497,12 @@ class Trainer:
         last = len(self.history)
         if self._config.keep == "best":
             return "best validation accuracy", self.history[best_epoch(self.history) - 1]
-        epoch = kept_epoch(self._digests, weights_sha256(self._model), last)
-        if epoch is not None:
-            return "last epoch" if epoch == last else "callback", self.history[epoch - 1]
+        digest = weights_sha256(self._model)
+        epochs = [epoch for epoch, known in self._digests.items() if known == digest]
+        if last in epochs or not self._digests:
+            return "last epoch", self.history[-1]
+        if epochs:
+            return "callback", self.history[max(epochs) - 1]
         logits, labels = self._validate(last), self._validation.labels
         figures = {
             "val_loss": metrics.cross_entropy(logits, labels),
@@ -528,7 +538,7 @@ class Trainer:
         if self._config.validation == "test":
             with self._writing():
                 self._run.record_look("train", epoch)
-        return self._replicas.of_chief(lambda: self._predictor(self._validation_images))
+        return self._replicas.broadcast(lambda: self._predictor(self._validation_images))
 
     def _training_metrics(self) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch's steps so far."""
@@ -597,7 +607,7 @@ def open_trainer(
     reporter: TrainingReporter,
     options: RuntimeOptions,
     *,
-    replicas: Alone = ALONE,
+    replicas: Replicas = SINGLE,
 ) -> Trainer:
     """Build a run's network, optimizer and loop, ready to train.
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from command_line import RunCli
 
-from cifar_trainer.cli.gpus import choose_gpus
-from cifar_trainer.devices.cluster import Cluster, find_cluster, tasks_per_node, tf_config
 from cifar_trainer.errors import DeviceError, UsageError
+from cifar_trainer.training.distributed import Cluster, choose_gpus, find_cluster, tasks_per_node, tf_config
 
 TWO = ("a:1", "b:2")
 

@@ -14,12 +14,10 @@ import pytest
 import tensorflow as tf
 from command_line import environment, python, start_command
 
-from cifar_trainer.cli.gpus import train_together
-from cifar_trainer.devices.cluster import tf_config
 from cifar_trainer.errors import UsageError
 from cifar_trainer.training.checkpoint import list_checkpoints
-from cifar_trainer.training.layers import Forms, check_divisible, computed
-from cifar_trainer.training.replicas import ALONE, Part
+from cifar_trainer.training.distributed import SINGLE, Shard, tf_config, train_together
+from cifar_trainer.training.layers import KernelVariants, check_shardable, replaced_layers
 
 #: Trains some steps of a recipe as one of several processes, and keeps losses and weights.
 STEPS = """
@@ -27,14 +25,14 @@ import sys, numpy as np
 from cifar_trainer import devices
 from cifar_trainer.settings import Settings
 from cifar_trainer.data.dataset import Split
-from cifar_trainer.devices.cluster import find_cluster
+from cifar_trainer.training.distributed import find_cluster
 from cifar_trainer.recipes import get_recipe, is_splittable
 recipe, batch, steps, data, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 config = Settings(recipe, "synthetic", 1, batch, 1e-4, seed=3, device="cpu")
 devices.start(config, split=is_splittable(config))
 from cifar_trainer.training.assembly import assemble
-from cifar_trainer.training.engine import epoch_order
-from cifar_trainer.training.replicas import join
+from cifar_trainer.training.loop import epoch_order
+from cifar_trainer.training.distributed import join
 replicas = join(find_cluster(), gpu=False)
 images, labels = np.load(f"{data}/train_images.npy"), np.load(f"{data}/train_labels.npy")
 count = steps * batch - 5
@@ -102,7 +100,7 @@ def test_dropout_of_a_part_has_the_rows_of_the_whole_batchs_mask(
     model = keras.Sequential([keras.Input((7,)), layer])
     whole = model(tf.ones((6, 7)), training=True)
     layer.seed_generator.state.assign(keras.layers.Dropout(0.5, seed=3).seed_generator.state)
-    with computed(model, Forms(), tf.constant(0), Part(6, 2, 5, ALONE)):
+    with replaced_layers(model, KernelVariants(), tf.constant(0), Shard(6, 2, 5, SINGLE)):
         part = model(tf.ones((3, 7)), training=True)
     np.testing.assert_array_equal(part, whole[2:5])
 
@@ -110,7 +108,7 @@ def test_dropout_of_a_part_has_the_rows_of_the_whole_batchs_mask(
 def test_a_layer_that_would_draw_otherwise_in_parts_is_refused() -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.GaussianNoise(0.1, name="noise")])
     with pytest.raises(UsageError, match="The layer noise"):
-        check_divisible(model)
+        check_shardable(model)
 
 
 class Pair:

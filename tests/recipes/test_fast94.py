@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cifar_trainer.recipes import Batch
 from cifar_trainer.recipes import fast94 as recipe
-from cifar_trainer.recipes.nesterov import Nesterov, Triangle
+from cifar_trainer.recipes.optimizers import Nesterov, Schedule
 
 DRAW = np.random.default_rng(0)
 #: Images whose neighbouring pixels are alike, as those of photographs are.
@@ -98,7 +98,7 @@ def test_a_moved_image_is_a_part_of_the_image_padded_by_its_reflection() -> None
 
 
 def test_the_schedule_has_its_corners_at_a_fifth_at_one_and_at_seven_hundredths() -> None:
-    schedule = Triangle(2.0, 100, start=0.2, peak=0.23, end=0.07)
+    schedule = Schedule("airbench", 2.0, 100)
     found = [float(schedule(step)) for step in (0, 23, 100)]
     assert found == pytest.approx([0.4, 2.0, 0.14], abs=1e-6)
 
@@ -122,7 +122,7 @@ def by_hand(gradients: list[float], scale: float, last: int | None) -> list[floa
 def test_a_step_is_that_of_nesterovs_momentum(path: str, scale: float, last: int | None) -> None:
     variable = keras.Variable([1.0], name=path.rpartition("/")[2])
     variable._path = path
-    rate = Triangle(0.1, 10, start=1.0, peak=0.5, end=1.0)
+    rate = Schedule("constant", 0.1, 10)
     optimizer = Nesterov(rate, 0.5, 0.1, {"beta": 64.0}, {"whiten/bias": 2})
     optimizer.build([variable])
     found = []

@@ -7,19 +7,19 @@ import tensorflow as tf
 from command_line import run_python
 
 from cifar_trainer.recipes import RECIPES, get_recipe
-from cifar_trainer.training.engine import StepLoop, epoch_order
 from cifar_trainer.training.layers import (
-    Forms,
-    choose_forms,
-    computed,
+    KernelVariants,
+    choose_variants,
     convolve,
     max_pool,
+    replaced_layers,
     statistics_momentum,
     summed_loss,
 )
+from cifar_trainer.training.loop import StepLoop, epoch_order
 
 #: Every layer as Keras computes it.
-KERAS = Forms()
+KERAS = KernelVariants()
 
 
 def learnable(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,7 @@ def learnable(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trained(
-    steps: int, forms: Forms = KERAS, recipe_name: str = "regularized"
+    steps: int, variants: KernelVariants = KERAS, recipe_name: str = "regularized"
 ) -> tuple[keras.Model, np.ndarray]:
     keras.utils.set_random_seed(1)
     recipe = get_recipe(recipe_name)
@@ -40,7 +40,7 @@ def trained(
     # Of a long run, so that schedules are at their beginning.
     optimizer = recipe.build_optimizer(recipe.learning_rate, 1000)
     optimizer.build(model.trainable_variables)
-    loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=64, seed=0, forms=forms)
+    loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=64, seed=0, variants=variants)
     loop.set_order(epoch_order(0, 0, len(labels)))
     return model, loop.run(0, steps, 0)[0].losses
 
@@ -77,11 +77,11 @@ def test_batch_normalization_as_one_operation_is_keras_batch_normalization(scale
     images = tf.constant(draw.normal(3, 2, (6, 5, 5, 4)), tf.float32)
     upstream = tf.constant(draw.normal(0, 1, images.shape), tf.float32)
 
-    def normalized(forms: Forms) -> dict[str, np.ndarray]:
+    def normalized(variants: KernelVariants) -> dict[str, np.ndarray]:
         layer = keras.layers.BatchNormalization(scale=scale, center=center)
         model = keras.Sequential([keras.Input((5, 5, 4)), layer])
         model.set_weights([0.5 + np.arange(weight.shape[0]) / 4 for weight in model.weights])
-        with computed(model, forms, tf.constant(20)), tf.GradientTape() as tape:
+        with replaced_layers(model, variants, tf.constant(20)), tf.GradientTape() as tape:
             tape.watch(images)
             outputs = model(images, training=True)
         variables = [images, *(weight.value for weight in model.trainable_weights)]
@@ -89,18 +89,18 @@ def test_batch_normalization_as_one_operation_is_keras_batch_normalization(scale
         statistics = {"mean": layer.moving_mean.numpy(), "variance": layer.moving_variance.numpy()}
         return {"outputs": outputs, **statistics, **{str(i): each for i, each in enumerate(gradients)}}
 
-    plain, fused = normalized(KERAS), normalized(Forms(fused_normalization=True))
+    plain, fused = normalized(KERAS), normalized(KernelVariants(fused_normalization=True))
     for name, expected in plain.items():
         np.testing.assert_allclose(fused[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_on_a_cpu_batch_normalization_is_one_operation() -> None:
     model = get_recipe("regularized").build_model((32, 32, 3), 10)
-    forms = choose_forms(model, 64, gpu=False, conv="auto")
+    variants = choose_variants(model, 64, gpu=False, conv="auto")
 
     @tf.function
     def forward(images: tf.Tensor) -> tf.Tensor:
-        with computed(model, forms, tf.constant(0)):
+        with replaced_layers(model, variants, tf.constant(0)):
             return model(images, training=True)
 
     graph = forward.get_concrete_function(tf.TensorSpec((64, 32, 32, 3), tf.uint8)).graph
@@ -108,7 +108,7 @@ def test_on_a_cpu_batch_normalization_is_one_operation() -> None:
 
 
 def test_a_traced_network_keeps_its_layers_own_settings() -> None:
-    model, _ = trained(1, Forms(own_gradients=True, matmul=True))
+    model, _ = trained(1, KernelVariants(scatter_free=True, matmul=True))
     assert model.get_layer("norm1").momentum == 0.99
     assert "call" not in vars(model.get_layer("conv1"))
 
@@ -144,8 +144,8 @@ def test_the_loss_without_a_scatter_is_keras_loss_weights_and_all() -> None:
     labels, logits = draw.integers(0, 10, 6).astype(np.uint8), draw.normal(size=(6, 10)).astype(np.float32)
     weights = tf.constant([1.0, 1, 1, 1, 0, 0])
     ours, plain = (
-        summed_loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True), forms)
-        for forms in (Forms(own_gradients=True), Forms())
+        summed_loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True), variants)
+        for variants in (KernelVariants(scatter_free=True), KernelVariants())
     )
     np.testing.assert_allclose(ours(labels, logits, weights), plain(labels, logits, weights), rtol=1e-6)
 
@@ -153,7 +153,7 @@ def test_the_loss_without_a_scatter_is_keras_loss_weights_and_all() -> None:
 @pytest.mark.parametrize("recipe_name", ["document", "regularized"])
 def test_the_losses_in_a_gpus_forms_are_those_in_keras_forms(recipe_name: str) -> None:
     _, plain = trained(5, recipe_name=recipe_name)
-    _, ours = trained(5, Forms(own_gradients=True, matmul=True), recipe_name)
+    _, ours = trained(5, KernelVariants(scatter_free=True, matmul=True), recipe_name)
     np.testing.assert_allclose(ours, plain, atol=2e-3)
 
 
@@ -171,21 +171,21 @@ def test_small_convolutions_on_a_gpu_are_matrix_products_unless_told_otherwise(
     gpu: bool, batch_size: int, conv: str, matmul: bool
 ) -> None:
     model = get_recipe("document").build_model((32, 32, 3), 10)
-    assert choose_forms(model, batch_size, gpu=gpu, conv=conv).matmul == matmul
+    assert choose_variants(model, batch_size, gpu=gpu, conv=conv).matmul == matmul
 
 
 LOWER = """
 import sys
 import tensorflow as tf, keras
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.training.layers import choose_forms, computed, summed_loss
+from cifar_trainer.training.layers import choose_variants, replaced_layers, summed_loss
 
 tf.config.experimental.enable_op_determinism()
 keras.utils.set_random_seed(0)
 recipe = get_recipe(sys.argv[1])
 model = recipe.build_model((32, 32, 3), 10)
-forms = choose_forms(model, 32, gpu=True, conv="auto")
-loss_of = summed_loss(recipe.loss(), forms)
+variants = choose_variants(model, 32, gpu=True, conv="auto")
+loss_of = summed_loss(recipe.loss(), variants)
 trainable = [v.numpy() for v in model.trainable_variables]
 others = [tf.constant(v.numpy()) for v in model.non_trainable_variables]
 
@@ -193,7 +193,7 @@ others = [tf.constant(v.numpy()) for v in model.non_trainable_variables]
 def gradients(images, labels, *weights):
     with tf.GradientTape() as tape:
         tape.watch(weights)
-        with computed(model, forms, tf.constant(5)):
+        with replaced_layers(model, variants, tf.constant(5)):
             logits, _ = model.stateless_call(list(weights), others, images, training=True)
         loss = loss_of(labels, logits, None)
     return loss, tape.gradient(loss, weights)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cifar_trainer.training.engine import augmentation_seed, epoch_order, layer_seeds
+from cifar_trainer.training.loop import augmentation_seed, epoch_order, layer_seeds
 
 
 def test_an_order_is_a_permutation() -> None:

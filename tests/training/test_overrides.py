@@ -14,16 +14,15 @@ import pytest
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import TrainingStopped
 from cifar_trainer.recipes import RECIPES
-from cifar_trainer.recipes.losses import SmoothedCrossEntropy
+from cifar_trainer.recipes.optimizers import Schedule, SmoothedCrossEntropy, plateau
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import SCHEDULES, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training import trainer as trainer_module
 from cifar_trainer.training.api import reproduce, resume, train
-from cifar_trainer.training.assembly import assemble
-from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.assembly import assemble, overridden
 from cifar_trainer.training.history import best_epoch
-from cifar_trainer.training.overrides import Schedule, overridden, plateau_factor
+from cifar_trainer.training.loop import StepLoop
 
 PLAIN = Settings("document", "synthetic", 2, 16, 0.1)
 RATE = 0.1
@@ -79,7 +78,7 @@ def test_a_warmup_alone_comes_before_the_recipes_own_schedule() -> None:
 def test_three_epochs_without_a_lower_loss_halve_the_rate_on_a_plateau(
     losses: list[float], factor: float
 ) -> None:
-    assert plateau_factor(losses) == factor
+    assert plateau(losses) == factor
 
 
 SOME_CONTROL = [

@@ -20,7 +20,7 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.api import GroupResult, resume
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
-from cifar_trainer.training.engine import StepLoop, epoch_order
+from cifar_trainer.training.loop import StepLoop, epoch_order
 from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.stacked import StackedLoop
 

@@ -15,7 +15,7 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training.api import train
-from cifar_trainer.training.engine import StepLoop
+from cifar_trainer.training.loop import StepLoop
 from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.tensorboard import THRESHOLDS, EpochImages, precision_recall
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
 from cifar_trainer.recipes import RECIPES, Batch, get_recipe
-from cifar_trainer.training.engine import (
+from cifar_trainer.training.loop import (
     BLOCK,
     StepLoop,
     augmentation_seed,

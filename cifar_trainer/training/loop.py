@@ -1,9 +1,8 @@
-"""The compiled loop: many steps a call, on images that lie on the device.
+"""The compiled training loop: many steps per call, on images that stay on the device.
 
-A call of `StepLoop.run` is one call into TensorFlow: gather a batch by index,
-augment it, forward, backward, update, and again. Python, the host's memory and the
-bus see nothing between two steps. It computes what `Model.train_on_batch` computes,
-step by step (tests/test_engine.py holds it to that).
+A call of `StepLoop.run` is one call into TensorFlow: gather a batch by index, augment it, forward, backward,
+update, and repeat. Nothing returns to Python or to the host's memory between two steps. It computes what
+`Model.train_on_batch` computes, step by step; tests/training/test_loop.py checks that.
 """
 
 import dataclasses
@@ -16,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer.recipes import Batch, Recipe
-from cifar_trainer.training.layers import Forms, computed, summed_loss
-from cifar_trainer.training.overrides import StatisticsAverage
-from cifar_trainer.training.replicas import ALONE, Alone, Part
+from cifar_trainer.recipes.optimizers import StatisticsAverage
+from cifar_trainer.training.distributed import SINGLE, Replicas, Shard
+from cifar_trainer.training.layers import KernelVariants, replaced_layers, summed_loss
 
-#: Names the independent streams that grow from one seed.
+#: Distinguish the independent streams of random numbers of one seed.
 _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
 
 
@@ -31,22 +30,22 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def layer_seeds(seed: int, count: int) -> np.ndarray:
-    """One seed for each of `count` random layers, as uint32 [count]; the step is their counter."""
+    """A seed for each of `count` random layers, as uint32 [count]; the step is their counter."""
     return np.random.SeedSequence([seed, _LAYERS]).generate_state(count, np.uint32)
 
 
 def augmentation_seed(seed: int) -> int:
-    """The first word of the augmentation's seed, a non-negative int32; the step is the second."""
+    """The first word of the seed of augmentation, a non-negative int32; the step is the second."""
     return int(np.random.SeedSequence([seed, _AUGMENT]).generate_state(1, np.uint32)[0] >> 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streams:
-    """What the steps of one seed draw from it.
+    """The random streams of one seed.
 
     Attributes:
         order: of the images in this epoch, int64 [N] or longer.
-        augmentation: the first word of augmentation's seed, an int32 scalar.
+        augmentation: the first word of the seed of augmentation, an int32 scalar.
         layers: a seed for each random layer, int64 [layers].
     """
 
@@ -55,20 +54,20 @@ class Streams:
     layers: tf.Tensor
 
 
-#: The most steps that one call can run; the buffers of losses have this length.
+#: The most steps per call; the length of the buffers of losses.
 MAX_CHUNK = 1024
-#: Steps between two looks at the losses, where XLA compiles the loop.
+#: Steps between two checks of the losses if XLA compiles the loop.
 BLOCK = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chunk:
-    """What some consecutive steps gave.
+    """The figures of consecutive steps.
 
     Attributes:
-        losses: float32 [steps], the mean loss of each batch. Shorter than asked for
-            where a loss, or a weight after the step, was not finite: then that step is the last.
-        correct: int32 [steps], the images of each batch that were classified rightly.
+        losses: float32 [steps], the mean loss of each batch. If a loss, or a weight after a step, is not
+            finite, that step is the last one.
+        correct: int32 [steps], the images of each batch that were classified correctly.
         finite: whether all losses are finite, and all weights after the last step.
     """
 
@@ -81,27 +80,27 @@ class StepLoop:
     """Runs training steps of a model over images that it places on the device.
 
     Args:
-        recipe: its loss, augmentation and what it does after a step.
+        recipe: gives the loss, the augmentation and `after_step`.
         model: uint8 [B, H, W, C] to float32 logits [B, classes].
         optimizer: built on the model's trainable variables.
         images: uint8 [N, H, W, C].
         labels: uint8 [N].
-        batch_size: images a step, at most N; an epoch's last step takes what is left.
+        batch_size: images per step, at most N; an epoch's last step takes the rest.
         seed: the run's seed, for augmentation and for layers that draw.
         xla: whether XLA compiles the loop.
-        shards: parts of a batch that run side by side; the gradients are added up. Only
-            a recipe that says so (`splittable`) can be split.
-        forms: in which form the layers are computed.
-        statistics: their moving average, where the optimizer averages the weights.
-        class_weights: what an image's loss is multiplied by, by its label, float [classes]; None is 1.
-        replicas: the processes that compute a batch together; each has all images, and the same order.
+        shards: parts of a batch that run in parallel; their gradients are added. Only `splittable` recipes
+            can be split.
+        variants: which operations compute the layers.
+        statistics: the moving average of the network's statistics, if the optimizer averages the weights.
+        class_weights: the factor of an image's loss, by label, float [classes]; None is 1.
+        replicas: the processes that compute a batch together; each has all images in the same order.
 
     Attributes:
         model, optimizer, statistics, xla: as given.
-        streams: what its steps draw from.
+        streams: the random streams of its seed.
         count: training images, N.
-        batch_size: images a step.
-        steps: of an epoch.
+        batch_size: images per step.
+        steps: steps per epoch.
     """
 
     def __init__(
@@ -116,10 +115,10 @@ class StepLoop:
         seed: int,
         xla: bool = False,
         shards: int = 1,
-        forms: Forms = Forms(),  # noqa: B008, frozen
+        variants: KernelVariants = KernelVariants(),  # noqa: B008, frozen
         statistics: StatisticsAverage | None = None,
         class_weights: np.ndarray | None = None,
-        replicas: Alone = ALONE,
+        replicas: Replicas = SINGLE,
     ) -> None:
         self.model, self.optimizer, self.statistics = model, optimizer, statistics
         self.count = len(labels)
@@ -131,15 +130,15 @@ class StepLoop:
         self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._shards = shards
         self._replicas = replicas
-        self._forms = forms
+        self._variants = variants
         self.xla = xla
-        # One program less for XLA to compile: the last batch is filled up with images of weight 0. Where
-        # the images of a batch see each other, they would be seen; there it has a program of its own.
+        # Fill the last batch with images of weight 0, so that XLA compiles one program less. If images of a
+        # batch affect each other, the last batch needs a program of its own.
         self._masked = xla and recipe.splittable and self.count % batch_size != 0
         self._images = tf.constant(images)
         self._labels = tf.constant(labels)
-        # int64: TensorFlow keeps an int32 variable in the host's memory, where a loop that XLA has
-        # compiled for a GPU cannot read it.
+        # int64: TensorFlow keeps int32 variables in the host's memory, which a loop that XLA has compiled
+        # for a GPU cannot read.
         places = self.steps * batch_size if self._masked else self.count
         self._order = tf.Variable(tf.zeros([places], tf.int64), trainable=False)
         self._seed_states = seed_states(model)
@@ -147,25 +146,25 @@ class StepLoop:
         self.streams = Streams(
             self._order, tf.constant(augmentation_seed(seed)), tf.constant(layers, tf.int64)
         )
-        self._loss = summed_loss(recipe.loss(), forms)
+        self._loss = summed_loss(recipe.loss(), variants)
         self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
 
     def compile(self) -> None:
-        """Trace and compile all that an epoch runs, by runs of no steps: nothing compiles later."""
+        """Trace and compile everything that an epoch runs, by running no steps."""
         for batch in {self.batch_size, self.last_batch}:
             self._call(0, 0, 0, batch)
 
     def lowered(self, count: int) -> str:
-        """The HLO of `count` whole steps, as TensorFlow gives it to XLA. Nothing is run."""
+        """The HLO of `count` full steps, as TensorFlow gives it to XLA. Runs nothing."""
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size)
         return str(self._run.experimental_get_compiler_ir(*arguments)(stage="hlo"))
 
     def set_order(self, order: np.ndarray) -> None:
-        """Set the order of the images for the steps to come: int64 [N], a permutation."""
+        """Set the order of the images: int64 [N], a permutation."""
         self._order.assign(np.pad(order, (0, self._order.shape[0] - self.count)))
 
     def batch_sizes(self, start: int, count: int) -> np.ndarray:
-        """The number of images in each of `count` steps from `start` on, as int64 [count]."""
+        """The number of images in each of `count` steps from `start`, as int64 [count]."""
         first = np.arange(start, start + count) * self.batch_size
         return np.minimum(first + self.batch_size, self.count) - first
 
@@ -189,14 +188,14 @@ class StepLoop:
         chunk = self._run_chunk(start, count, global_start)
         if chunk.finite or not np.isfinite(chunk.losses).all():
             return chunk
-        # A weight is not finite and no loss has shown it: some processors' ReLU makes 0 of NaN. To look
-        # at the weights after each step would cost some per cent, so the chunk is run again by steps.
+        # A weight is not finite though every loss is: some processors' ReLU turns NaN into 0. Checking the
+        # weights after each step would cost some per cent, so the chunk is repeated step by step.
         for variable, value in zip(state, before, strict=True):
             variable.assign(value)
-        return self._run_to_the_first_fault(start, count, global_start) or chunk
+        return self._run_to_first_fault(start, count, global_start) or chunk
 
-    def _run_to_the_first_fault(self, start: int, count: int, global_start: int) -> Chunk | None:
-        """Run step by step; None where this time every weight stays finite, as may be on a GPU."""
+    def _run_to_first_fault(self, start: int, count: int, global_start: int) -> Chunk | None:
+        """Run step by step; None if every weight stays finite this time, as may happen on a GPU."""
         parts: list[Chunk] = []
         while len(parts) < count:
             parts.append(self._run_chunk(start + len(parts), 1, global_start + len(parts)))
@@ -206,7 +205,7 @@ class StepLoop:
 
     @property
     def last_batch(self) -> int:
-        """The images, real or not, that the program for an epoch's last step takes."""
+        """The size of an epoch's last batch, filled up or not."""
         return self.batch_size if self._masked else self.count - (self.steps - 1) * self.batch_size
 
     def _run_chunk(self, start: int, count: int, global_start: int) -> Chunk:
@@ -217,7 +216,7 @@ class StepLoop:
         return joined(parts)
 
     def calls(self, start: int, count: int) -> list[tuple[int, int, int]]:
-        """The calls that steps of an epoch take: the first step, how many, and images a step."""
+        """The calls that run these steps of an epoch: first step, number of steps, images per step."""
         whole = count if self._masked else min(count, self.count // self.batch_size - start)
         found = [(start, whole, self.batch_size)] if whole > 0 else []
         return found if whole == count else [*found, (start + whole, 1, self.last_batch)]
@@ -242,8 +241,8 @@ class StepLoop:
             return i + 1, tf.math.is_finite(loss), losses, correct
 
         def block(i: tf.Tensor, finite: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> State:
-            # A constant number of steps, and no look at the losses between them: to test a condition, a
-            # GPU would wait for the host at each step.
+            # A constant number of steps without a check of the losses, for which a GPU would wait for the
+            # host at each step.
             _, i, _, losses, correct = tf.while_loop(
                 lambda done, *_: done < BLOCK,
                 lambda done, *state: (done + 1, *one(*state)),
@@ -253,7 +252,7 @@ class StepLoop:
             return i, tf.reduce_all(tf.math.is_finite(losses)), losses, correct
 
         def repeat(body: Any, steps: int, state: State) -> State:
-            # One step at a time: the next reads the weights that this one writes.
+            # One step at a time, since the next reads the weights that this one writes.
             done: State = tf.while_loop(
                 lambda i, finite, *_: tf.logical_and(i + steps <= count, finite),
                 body,
@@ -273,14 +272,14 @@ class StepLoop:
     def step(
         self, step: tf.Tensor, global_step: tf.Tensor, batch: int, streams: Streams
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step, traced: the mean loss of its batch and how many images were classified rightly.
+        """One step, traced: the mean loss of its batch, and how many images were classified correctly.
 
         Args:
             step, global_step: within the epoch and within the run, int32 scalars.
-            batch: images, real or not.
-            streams: what this seed draws from.
+            batch: images, with those that fill the batch up.
+            streams: the random streams of this seed.
         """
-        # Not a slice: XLA would take where it begins for a constant, and compile anew at each call.
+        # Not a slice: XLA would treat its start as a constant, and compile again at each call.
         indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
         images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
         if self._recipe.augment is not None:
@@ -290,13 +289,13 @@ class StepLoop:
         for i, state in enumerate(self._seed_states):
             seed = tf.stack([streams.layers[i], tf.cast(global_step, tf.int64)])
             state.assign(tf.cast(seed, state.dtype))
-        # Fewer images than processes: each computes all of them.
-        replicas = self._replicas if batch >= self._replicas.count else ALONE
-        low, high = replicas.part(batch)
+        # With fewer images than processes, each computes all of them.
+        replicas = self._replicas if batch >= self._replicas.count else SINGLE
+        low, high = replicas.shard(batch)
         cuts = np.linspace(low, high, min(self._shards, batch) + 1).astype(int)
         weights, size = self._weights(step, batch)
-        part = None if replicas is ALONE else Part(batch, low, high, replicas)
-        with computed(self.model, self._forms, global_step, part):
+        shard = None if replicas is SINGLE else Shard(batch, low, high, replicas)
+        with replaced_layers(self.model, self._variants, global_step, shard):
             parts = [
                 self._forward_backward(
                     images[low:high],
@@ -309,7 +308,7 @@ class StepLoop:
             ]
         losses, rights, gradients = zip(*parts, strict=True)
         summed = [tf.add_n(shards) for shards in zip(*gradients, strict=True)]
-        loss, right, *summed = self._replicas.sums(
+        loss, right, *summed = self._replicas.all_reduce(
             [tf.add_n(losses), tf.add_n(rights), *summed], copies=self._replicas.count // replicas.count
         )
         self.optimizer.apply(summed, self.model.trainable_variables)
@@ -320,7 +319,7 @@ class StepLoop:
         return loss, right
 
     def _weights(self, step: tf.Tensor, batch: int) -> tuple[tf.Tensor | None, Any]:
-        """The weight of each image of a batch, float32 [B] or None where all are 1; and their sum."""
+        """The weight of each image of a batch, float32 [B] or None if all are 1; and their sum."""
         if not self._masked:
             return None, batch
         weights = tf.cast(tf.range(batch) + step * self.batch_size < self.count, tf.float32)
@@ -336,21 +335,21 @@ class StepLoop:
     def _forward_backward(
         self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None, size: Any, share: float
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """The part of a batch's loss, images right and gradients that some of its images give.
+        """The contribution of some images to their batch's loss, correct images and gradients.
 
         Args:
             images, labels: of these images.
-            weights: of these images, float32, or None where all are 1.
-            size: of the whole batch, the images of weight 0 left out.
-            share: these images' part of the batch.
+            weights: of these images, float32, or None if all are 1.
+            size: of the whole batch, without images of weight 0.
+            share: these images' fraction of the batch.
         """
         variables = [variable.value for variable in self.model.trainable_variables]
         with tf.GradientTape() as tape:
-            # Tensors, where many seeds are stacked, are not watched by themselves.
+            # If seeds are stacked, these are tensors, which the tape does not watch by itself.
             tape.watch(variables)
             logits = self.model(images, training=True)
             loss = self._loss(labels, logits, self._weighted(labels, weights)) / size
-            # A layer's loss is that of all weights or the mean over its images, so each part has its share.
+            # A layer's loss is about all weights, or a mean over its images.
             for added in self.model.losses:
                 loss += added * share
             scaled = self.optimizer.scale_loss(loss)
@@ -363,9 +362,9 @@ class StepLoop:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """The weight of each class, float64 [classes]: N / (K times its images), so that all images' mean is 1.
+    """The weight of each class, float64 [classes]: N / (K times its images), so that the images' mean is 1.
 
-    scikit-learn's `balanced` (King & Zeng 2001). A class without images has 0, and K does not count it.
+    scikit-learn's `balanced` (King & Zeng 2001). A class without images has weight 0, and K leaves it out.
     """
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0
@@ -375,14 +374,14 @@ def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def chunk_of(losses: np.ndarray, correct: np.ndarray, finite: bool) -> Chunk:
-    """The chunk of steps with these losses, up to the first one that is not finite."""
+    """The chunk of these steps, up to the first loss that is not finite."""
     faults = np.flatnonzero(~np.isfinite(losses))
     steps = int(faults[0]) + 1 if len(faults) else len(losses)
     return Chunk(losses[:steps], correct[:steps], finite)
 
 
 def joined(parts: list[Chunk]) -> Chunk:
-    """Chunks that follow on each other, as one."""
+    """Consecutive chunks as one."""
     return Chunk(
         losses=np.concatenate([part.losses for part in parts]),
         correct=np.concatenate([part.correct for part in parts]),
@@ -391,7 +390,7 @@ def joined(parts: list[Chunk]) -> Chunk:
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:
-    """The state of each random layer, [2] as (seed, counter); no weights in Keras's sense."""
+    """The state of each random layer, [2] as (seed, counter). Keras does not count them as weights."""
     weights = {id(variable) for variable in model.weights}
     return [
         variable
