@@ -105,6 +105,19 @@ METRICS = (
 )  # fmt: skip
 
 
+def training_metrics(losses: "np.ndarray", correct: "np.ndarray", sizes: "np.ndarray") -> tuple[float, float]:
+    """Mean loss and accuracy over the images of some steps.
+
+    Args:
+        losses: the mean loss of each step, float32 [steps].
+        correct: the images of each step that were classified correctly, int32 [steps].
+        sizes: the images of each step, int64 [steps].
+    """
+    images = int(sizes.sum())
+    # In float64 and in one piece, so that the sum does not depend on how the steps were chunked.
+    return float(losses.astype("float64") @ sizes) / images, int(correct.sum()) / images
+
+
 def history_row(number: int, epoch: CompleteEpoch) -> dict[str, Any]:
     """The row of a complete epoch; its number counts from 1."""
     return {"epoch": number, **{metric.name: metric.of(epoch) for metric in METRICS}}

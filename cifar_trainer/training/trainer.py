@@ -34,6 +34,7 @@ from cifar_trainer.training.history import (
     out_of_memory,
     reason_to_end,
     result_figures,
+    training_metrics,
     write_history,
 )
 from cifar_trainer.training.loop import MAX_CHUNK, Chunk, StepLoop, epoch_order
@@ -542,10 +543,7 @@ class Trainer:
 
     def _training_metrics(self) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch's steps so far."""
-        sizes = self.loop.batch_sizes(0, self.step)
-        images = int(sizes.sum())
-        # In float64 and in one piece, so that the sum does not depend on how the steps were chunked.
-        return float(self._losses.astype(np.float64) @ sizes) / images, int(self._correct.sum()) / images
+        return training_metrics(self._losses, self._correct, self.loop.batch_sizes(0, self.step))
 
     def _with_earlier(self, joules: float | None) -> float | None:
         # Runs of one program share the GPU's energy.

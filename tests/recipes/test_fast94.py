@@ -132,15 +132,16 @@ def test_a_step_is_that_of_nesterovs_momentum(path: str, scale: float, last: int
     assert found == pytest.approx(by_hand([0.3, -0.2, 0.5, 0.1], scale, last), rel=1e-5)
 
 
-def test_lookahead_takes_the_slow_weights_after_every_fifth_late_step() -> None:
-    """The network's one weight is set to the step's number; 40 steps, of which those from 15 on are late."""
+@pytest.mark.parametrize("total", [40, 42])
+def test_lookahead_takes_the_slow_weights_after_every_fifth_late_step_and_at_the_end(total: int) -> None:
+    """The network's one weight is set to the step's number; the steps from 15 on are late."""
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
-    optimizer = recipe.build_optimizer(1.0, 40)
+    optimizer = recipe.build_optimizer(1.0, total)
     optimizer.build(model.trainable_variables)
     after_step = recipe.look_ahead(model, optimizer)
     weight, slow, found, expected = model.weights[0], 0.0, [], []
-    for step in range(1, 41):
+    for step in range(1, total + 1):
         weight.assign([[float(step)]])
         after_step(tf.constant(step))
         found.append(float(weight.numpy()[0, 0]))
@@ -148,8 +149,10 @@ def test_lookahead_takes_the_slow_weights_after_every_fifth_late_step() -> None:
         if step == 15:
             slow = fast
         elif step > 15 and step % 5 == 0:
-            momentum = 0.95**5 * (step / 40) ** 3
+            momentum = 0.95**5 * (step / total) ** 3
             slow = momentum * slow + (1 - momentum) * fast
+            fast = slow
+        elif step == total:
             fast = slow
         expected.append(fast)
     assert found == pytest.approx(expected, rel=1e-5)

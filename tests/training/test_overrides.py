@@ -14,7 +14,13 @@ import pytest
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import TrainingStopped
 from cifar_trainer.recipes import RECIPES
-from cifar_trainer.recipes.optimizers import Schedule, SmoothedCrossEntropy, plateau
+from cifar_trainer.recipes.optimizers import (
+    Schedule,
+    SmoothedCrossEntropy,
+    exclude_from_decay,
+    last_rate,
+    plateau,
+)
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import SCHEDULES, Settings
 from cifar_trainer.training import checkpoint as checkpoints
@@ -157,6 +163,24 @@ def test_weight_decay_shrinks_kernels_beside_the_gradient_and_leaves_biases_alon
     ]
     for weight, value in zip(decayed.model.trainable_weights, expected, strict=True):
         np.testing.assert_allclose(weight.numpy(), value, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["regularized", "vit"])
+def test_weight_decay_is_for_kernels_only(name: str) -> None:
+    """The biases of attention and of the positional embedding have two axes."""
+    optimizer = keras.optimizers.AdamW(weight_decay=0.1)
+    variables = RECIPES[name].build_model((32, 32, 3), 10).trainable_variables
+    exclude_from_decay(optimizer, variables)
+    optimizer.build(variables)
+    decayed = {variable.name for variable in variables if optimizer._use_weight_decay(variable)}
+    assert decayed == {"kernel"}
+
+
+def test_the_learning_rate_of_the_last_step_is_the_one_that_it_used() -> None:
+    """Not the next step's, which at the end of a cosine is 0."""
+    loop = loop_of("document", dataclasses.replace(PLAIN, schedule="cosine"), count=32)
+    loop.run(0, 2, 0)
+    assert last_rate(loop.optimizer) == pytest.approx(RATE * 0.5 * (1 + math.cos(math.pi / 4)))
 
 
 def test_averaged_weights_and_statistics_are_those_computed_by_hand() -> None:

@@ -160,6 +160,19 @@ def test_a_group_that_was_killed_between_two_saves_goes_on_to_the_same_bits(
     assert hashes(resume(folder)) == hashes(group)
 
 
+def test_seeds_without_a_common_checkpoint_are_asked_to_stop_and_go_on_to_the_same_bits(
+    group: GroupResult, data_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "apart"
+    with pytest.raises(TrainingStopped):
+        train(data_dir, folder, should_stop=StopAfter(1))
+    shutil.rmtree(list_checkpoints(folder / "seed-3" / "checkpoints")[0])
+    with pytest.raises(TrainingStopped):
+        resume_seeds(folder, should_stop=StopAfter(1))
+    assert not (folder / "seed-5" / "result.json").exists()
+    assert hashes(resume_seeds(folder)) == hashes(group)
+
+
 def test_a_seed_whose_run_has_ended_early_leaves_the_others_bits(
     group: GroupResult, data_dir: Path, tmp_path: Path
 ) -> None:
