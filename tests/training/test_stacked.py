@@ -168,9 +168,9 @@ def test_seeds_without_a_common_checkpoint_are_asked_to_stop_and_go_on_to_the_sa
         train(data_dir, folder, should_stop=StopAfter(1))
     shutil.rmtree(list_checkpoints(folder / "seed-3" / "checkpoints")[0])
     with pytest.raises(TrainingStopped):
-        resume_seeds(folder, should_stop=StopAfter(1))
+        resume(folder, should_stop=StopAfter(1))
     assert not (folder / "seed-5" / "result.json").exists()
-    assert hashes(resume_seeds(folder)) == hashes(group)
+    assert hashes(resume(folder)) == hashes(group)
 
 
 def test_a_seed_whose_run_has_ended_early_leaves_the_others_bits(
