@@ -96,8 +96,7 @@ def trials_table(result: "SweepResult") -> "Table":
     """The best trials, and the number in each state."""
     from rich.table import Table
 
-    from cifar_trainer.sweeps.page import format_value
-    from cifar_trainer.sweeps.result import best_first
+    from cifar_trainer.sweeps.result import best_first, format_value
 
     states = [trial.state for trial in result.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

@@ -9,8 +9,7 @@ from rich.table import Table
 
 from cifar_trainer.cli.console import UNSEEN, Output
 from cifar_trainer.cli.displays import StoppableDisplay
-from cifar_trainer.sweeps.page import format_value
-from cifar_trainer.sweeps.result import SweepReporter, Trial, best_first
+from cifar_trainer.sweeps.result import SweepReporter, Trial, best_first, format_value
 
 #: The number of trials in the live table.
 _BEST = 8

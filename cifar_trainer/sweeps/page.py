@@ -1,13 +1,14 @@
 """sweep.html: the best trials, what mattered, all trials; one page that loads nothing from elsewhere."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cifar_trainer import pages
 from cifar_trainer.plots import Figure, Theme
 from cifar_trainer.sweeps import figures
-from cifar_trainer.sweeps.result import SweepResult, best_first
-from cifar_trainer.sweeps.space import read_description
+from cifar_trainer.sweeps.plan import Plan
+from cifar_trainer.sweeps.result import SweepResult, best_first, format_value
+from cifar_trainer.sweeps.space import describe
 
 if TYPE_CHECKING:
     import optuna
@@ -27,15 +28,9 @@ def measure_importance(study: "optuna.Study") -> dict[str, float] | None:
     return {name: float(share) for name, share in optuna.importance.get_param_importances(study).items()}
 
 
-def render_page(result: SweepResult, sampler: str, pruner: str, agreed: Mapping[str, Any]) -> str:
-    """The page's HTML; everything that comes from outside is escaped.
-
-    Args:
-        result: what it is about.
-        sampler, pruner: by which they were chosen and ended.
-        agreed: the space and the settings of all trials.
-    """
-    space = read_description(agreed["space"])
+def render_page(result: SweepResult, plan: Plan) -> str:
+    """The HTML of the page; everything that comes from outside is escaped."""
+    space = plan.space
     trials = result.trials
     drawings: dict[str, Callable[[Theme], Figure]] = {
         "history": lambda theme: figures.history_figure(trials, theme),
@@ -57,10 +52,9 @@ def render_page(result: SweepResult, sampler: str, pruner: str, agreed: Mapping[
         trials={trial.number: trial for trial in trials},
         least=LEAST_TRIALS,
         names=[parameter.name for parameter in space],
-        space=agreed["space"],
-        settings={key: value for key, value in agreed["settings"].items() if value is not None},
-        sampler=sampler,
-        pruner=pruner,
+        space=describe(space),
+        settings={**plan.settings, "seed": plan.seed, "validation": "holdout"},
+        plan=plan,
         value=format_value,
     )
 
@@ -79,8 +73,3 @@ def _describe_figures(result: SweepResult) -> dict[str, str]:
         "slices": f"Accuracy by each parameter. The best: {winner}.",
         "importance": f"Importance of each parameter: {shares}.",
     }
-
-
-def format_value(value: Any) -> str:
-    """A parameter's value in a few digits, such as 0.000734."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

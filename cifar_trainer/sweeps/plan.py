@@ -71,7 +71,6 @@ class Plan:
         Raises:
             UsageError: they are not possible.
         """
-        given = {"dataset": "cifar10", "recipe": "document", **self.settings, **values}
-        recipe = get_recipe(str(given["recipe"]))
-        defaults = {name: getattr(recipe, name) for name in ("epochs", "batch_size", "learning_rate")}
-        return Settings(**{**defaults, **given, "seed": self.seed, "validation": "holdout"})
+        given = {**self.settings, **values, "seed": self.seed, "validation": "holdout"}
+        recipe = given.pop("recipe", declared(Settings)["recipe"].default)
+        return get_recipe(str(recipe)).settings(given)

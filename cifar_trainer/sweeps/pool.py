@@ -161,12 +161,12 @@ class WorkerPool:
                 self._reporter.epoch_ended(trial, message["epoch"], message["accuracy"])
             case "done":
                 state, value = "complete", message["value"]
-                trials.complete(trial, message["value"])
+                trials.end(trial, state, value)
             case "failed":
                 state, reason = "failed", message["text"]
-                trials.fail(trial, message["text"])
+                trials.end(trial, state, message=reason)
             case "stopped" if not stopping:
-                state = "pruned" if trials.prune(trial) else "stopped"
+                state = "pruned" if trials.end(trial, "pruned") else "stopped"
             case "stopped":
                 state = "stopped"
                 trials.release(trial)

@@ -133,6 +133,11 @@ def best_first(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
+def format_value(value: Any) -> str:
+    """A parameter's value in a few digits, such as 0.000734."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def write_record(folder: Path, result: SweepResult, settings: Mapping[str, Any]) -> None:
     """Write sweep.json.
 

@@ -1,7 +1,6 @@
-"""The space of a sweep: which settings vary, and over what.
+"""The space of a sweep: which settings vary, and their ranges.
 
-A range is written `1e-4..1e-2:log`, `32..256:step=32`, or as choices, `32,64,128`. Imports neither
-Optuna nor TensorFlow.
+A range is `1e-4..1e-2:log`, `32..256:step=32`, or choices: `32,64,128`. Needs neither Optuna nor TensorFlow.
 """
 
 import dataclasses
@@ -18,20 +17,20 @@ from cifar_trainer.settings import Settings, declared
 
 Value = int | float | str
 
-#: A range with more values than this counts as endless.
+#: A space with more combinations than this counts as infinite.
 MOST_COMBINATIONS = 100_000
 _EXPECTED = "Expected LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=STEP, or choices such as 32,64,128."
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One setting and what it may be.
+    """One setting and its range.
 
     Attributes:
-        name: of the setting, as in `Settings`.
-        choices: the values, where they are listed; else empty.
-        low, high: the bounds, both included, where it is a range. With a step, `high` is on the grid.
-        step: between values; None where there is none.
+        name: the setting's name in `Settings`.
+        choices: the values, if they are listed.
+        low, high: the bounds of a range, both included. With a step, `high` is on the grid.
+        step: the distance between values; None if there is none.
         log: whether the values are spread evenly over the orders of magnitude.
     """
 
@@ -54,11 +53,11 @@ class Parameter:
         return isinstance(self.low, int)
 
     def extremes(self) -> tuple[Value, ...]:
-        """The values which, if they are possible, make all others possible."""
+        """Values that stand for all others: if these are possible, so are the others."""
         return self.choices or (self.low, self.high)
 
     def values(self) -> Sequence[Value] | None:
-        """All values in order; None where they are endless."""
+        """All values in order; None if there are infinitely many."""
         if self.choices:
             return self.choices
         if self.whole:
@@ -111,7 +110,7 @@ def parse_parameter(name: str, value: Any) -> Parameter:
     """Read one setting's range, or its choices as a list.
 
     Raises:
-        UsageError: it is no setting that can vary, or no range of its type.
+        UsageError: the setting cannot vary, or the range does not fit its type.
     """
     settings = declared(Settings)
     known = sorted(each for each, declaration in settings.items() if declaration.vary)
@@ -133,13 +132,15 @@ def parse_parameter(name: str, value: Any) -> Parameter:
 def _with_choices(name: str, kind: type, texts: Sequence[str], shown: str) -> Parameter:
     choices = tuple(_read(name, kind, text.strip(), shown) for text in texts)
     if len(set(choices)) < len(choices):
-        raise UsageError(f"{name}={shown} names a choice twice.")
+        raise UsageError(f"{name}={shown} has a choice twice.")
     return Parameter(name, choices=choices)
 
 
 def _ranged(name: str, kind: type, text: str) -> Parameter:
     if kind not in (int, float):
-        raise UsageError(f"{name}={text} is a range, but {name} is no number. Expected choices: a,b,c.")
+        raise UsageError(
+            f"{name}={text} is a range, but {name} is not numeric. Expected choices such as a,b,c."
+        )
     bounds, _, how = text.partition(":")
     low_text, _, high_text = bounds.partition("..")
     low, high = (_read(name, kind, each.strip(), text) for each in (low_text, high_text))
@@ -151,13 +152,13 @@ def _ranged(name: str, kind: type, text: str) -> Parameter:
         assert not isinstance(read, str)
         step = read
     elif how not in ("", "log"):
-        raise UsageError(f"{name}={text} is no range. {_EXPECTED}")
+        raise UsageError(f"{name}={text} is not a range. {_EXPECTED}")
     if low > high or (step is not None and step <= 0):
-        raise UsageError(f"{name}={text} is empty: it needs LOW up to HIGH and a step above 0.")
+        raise UsageError(f"{name}={text} is empty. Expected LOW below HIGH and a step above 0.")
     if how == "log" and low <= 0:
-        raise UsageError(f"{name}={text} cannot be logarithmic: LOW must be above 0.")
+        raise UsageError(f"{name}={text} cannot be logarithmic. Expected LOW above 0.")
     if step is not None:
-        # The last value that a step reaches; the rounding of 0.1 + 0.2 is not a step less.
+        # The last value on the grid; 1e-9 because 0.1 + 0.2 is more than 0.3.
         high = low + math.floor((high - low) / step + 1e-9) * step
     return Parameter(name, low=low, high=high, step=step, log=how == "log")
 
@@ -185,7 +186,7 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 def combinations(space: Space) -> list[dict[str, Value]] | None:
-    """Every combination of values; None where they are endless, or more than `MOST_COMBINATIONS`."""
+    """All combinations of values; None if there are infinitely many, or more than `MOST_COMBINATIONS`."""
     values = [parameter.values() for parameter in space]
     if any(each is None for each in values):
         return None
@@ -197,10 +198,5 @@ def combinations(space: Space) -> list[dict[str, Value]] | None:
 
 
 def describe(space: Space) -> dict[str, str]:
-    """The space as text by name, which `parse_parameter` reads again."""
+    """The space as texts, by name."""
     return {parameter.name: str(parameter) for parameter in space}
-
-
-def read_description(described: Mapping[str, str]) -> Space:
-    """The space that `describe` gave."""
-    return tuple(parse_parameter(name, text) for name, text in sorted(described.items()))

@@ -229,10 +229,8 @@ class Study:
         """Write sweep.json and the page."""
         result = self._result(measure_importance(self._trials.study))
         self._write(result)
-        agreed = self._trials.study.user_attrs[SETTINGS]
-        page = render_page(result, self._plan.sampler, self._plan.pruner, agreed)
         with files.writing(self._folder, "Free some space, or make the folder writable."):
-            files.write_text(self._folder / PAGE_FILE, page)
+            files.write_text(self._folder / PAGE_FILE, render_page(result, self._plan))
         return result
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cifar_trainer import files
 from cifar_trainer.data.prepare import prepare
-from cifar_trainer.data.splits import check_fit
+from cifar_trainer.data.splits import check_fit, fit_batch_size
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.extras import check_extra
 from cifar_trainer.run import DEFAULT_ROOT
@@ -110,5 +110,8 @@ def _prepare(plan: Plan, reporter: SweepReporter) -> str:
     prepare(config.dataset, data_dir, offline=offline, reporter=reporter.prepare)
     dataset = load_dataset(data_dir, config.dataset)
     for values in [{}, *({each.name: value} for each in plan.space for value in each.extremes())]:
-        check_fit(dataset, plan.config(values))
+        settings = plan.config(values)
+        if "batch_size" not in {**plan.settings, **values}:
+            settings = fit_batch_size(dataset, settings)
+        check_fit(dataset, settings)
     return dataset.train.fingerprint

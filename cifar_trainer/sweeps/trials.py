@@ -109,9 +109,9 @@ class Trials:
     @_patient
     def started(self, trial: Trial, run_dir: Path) -> None:
         """Record the folder of the trial's run."""
-        inside = run_dir.absolute().is_relative_to(self._folder.absolute())
-        place = run_dir.absolute().relative_to(self._folder.absolute()) if inside else run_dir.absolute()
-        self._set(trial, {RUN_DIR: str(place)})
+        run_dir, folder = run_dir.absolute(), self._folder.absolute()
+        inside = run_dir.is_relative_to(folder)
+        self._set(trial, {RUN_DIR: str(run_dir.relative_to(folder) if inside else run_dir)})
 
     @_patient
     def report(self, trial: Trial, epoch: int, value: float) -> bool:
@@ -129,19 +129,20 @@ class Trials:
         return self._frozen(taken).state == TrialState.RUNNING and not taken.should_prune()
 
     @_patient
-    def complete(self, trial: Trial, value: float) -> None:
-        """The trial was trained to its end."""
-        self._tell(trial, TrialState.COMPLETE, value)
+    def end(self, trial: Trial, state: str, value: float | None = None, message: str | None = None) -> bool:
+        """End a trial for good, unless another command has taken it over.
 
-    @_patient
-    def prune(self, trial: Trial) -> bool:
-        """The trial was ended as `report` asked; returns whether it still belonged to this command."""
-        return self._tell(trial, TrialState.PRUNED) == TrialState.PRUNED
+        Args:
+            trial: a trial that this command has taken.
+            state: `complete`, `pruned` or `failed`.
+            value: the accuracy of a complete trial.
+            message: why a trial has failed.
 
-    @_patient
-    def fail(self, trial: Trial, message: str) -> None:
-        """The trial has failed; it is not tried again."""
-        self._tell(trial, TrialState.FAIL, attributes={FAILURE: message})
+        Returns:
+            Whether the trial still belonged to this command.
+        """
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+        return self._tell(trial, states[state], value, {} if message is None else {FAILURE: message})
 
     @_patient
     def release(self, trial: Trial, death: str | None = None) -> bool:
@@ -157,7 +158,7 @@ class Trials:
         attempt = trial.attempts[-1]
         reason = {STOPPED: attempt} if death is None else {DEATH: {"attempt": attempt, "how": death}}
         with self._database.lock(self.study.study_name):
-            self._tell(trial, TrialState.FAIL, attributes=reason)
+            self._tell(trial, TrialState.FAIL, None, reason)
             self._recover()
             return attempt in _superseded(self.study.get_trials(deepcopy=False))
 
@@ -227,17 +228,12 @@ class Trials:
         return self.study._storage.get_trial(taken._trial_id)
 
     def _tell(
-        self,
-        trial: Trial,
-        state: TrialState,
-        value: float | None = None,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> TrialState:
-        """End a trial unless another command has taken it over; returns the state it is in then."""
-        self._set(trial, attributes or {})
+        self, trial: Trial, state: TrialState, value: float | None, attributes: Mapping[str, Any]
+    ) -> bool:
+        self._set(trial, attributes)
         told = self.study.tell(trial.attempts[-1], value, state, skip_if_finished=True)
         self._taken.pop(trial.attempts[-1], None)
-        return told.state
+        return told.state == state
 
     def _set(self, trial: Trial, attributes: Mapping[str, Any]) -> None:
         """Set attributes of a trial unless another command has taken it over."""

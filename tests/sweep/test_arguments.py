@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import cifar_trainer
 from cifar_trainer.cli.sweep import command
-from cifar_trainer.errors import CifarTrainerError
+from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
 from cifar_trainer.settings import Settings
 from cifar_trainer.sweeps.plan import CARRIED_OUT
 from cifar_trainer.sweeps.storage import parse_storage
@@ -69,6 +70,22 @@ def test_each_worker_has_its_own_gpu_if_there_are_several(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = worker_environments(workers, device)
     assert [each.get("CUDA_VISIBLE_DEVICES") for each in found] == expected
+
+
+def test_a_default_batch_size_larger_than_the_data_is_not_an_error(data_dir: Path, tmp_path: Path) -> None:
+    """What stops this sweep comes later."""
+    arguments = {
+        "name": "x",
+        "set": ["epochs=1,2"],
+        "dataset": "synthetic",
+        "data_dir": data_dir,
+        "limit": 20,
+    }
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file cannot be written"):
+        cifar_trainer.sweep(**arguments, run_dir=tmp_path / "file")
+    with pytest.raises(UsageError, match="--batch-size 32 is more than the 20"):
+        cifar_trainer.sweep(**arguments, run_dir=tmp_path / "file", batch_size=32)
 
 
 def test_without_optuna_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

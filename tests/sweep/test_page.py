@@ -12,10 +12,17 @@ from cifar_trainer.cli.sweep_display import SweepDisplay
 from cifar_trainer.plots import DARK, LIGHT, pixels
 from cifar_trainer.sweeps import figures
 from cifar_trainer.sweeps.page import measure_importance, render_page
+from cifar_trainer.sweeps.plan import Plan
 from cifar_trainer.sweeps.result import Confirmed, SweepResult, Trial, best_first
-from cifar_trainer.sweeps.space import describe, parse_space
+from cifar_trainer.sweeps.space import parse_space
 
 SPACE = parse_space(["learning_rate=1e-4..1e-2:log", "batch_size=128,32,64", "recipe=document,regularized"])
+
+
+PLAN = Plan(
+    name="s", space=SPACE, trials=4, sampler="tpe", pruner="median", seed=0, workers=1, confirm=1,
+    confirm_seeds=1, heartbeat=15, settings={"epochs": 3}, carried_out={},
+)  # fmt: skip
 
 
 def a_trial(number: int, state: str, value: float | None, message: str | None = None) -> Trial:
@@ -37,8 +44,7 @@ def a_page(trials: tuple[Trial, ...], importance: dict[str, float] | None = None
     result = SweepResult(
         "<s>", "sqlite:///x", trials, best, confirmed, importance, "runs/s", "runs/s/sweep.html"
     )
-    agreed = {"space": describe(SPACE), "settings": {"epochs": 3, "limit": None}}
-    return render_page(result, "tpe", "median", agreed)
+    return render_page(result, PLAN)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_commands_that_ask_at_once_share_the_trials_and_no_values(another_comman
     def work(trials: Trials) -> None:
         while (trial := trials.claim()) is not None:
             claimed.append(trial)
-            trials.complete(trial, 0.5)
+            trials.end(trial, "complete", 0.5)
 
     # Opened here: the filters of warnings must not change while another thread uses Optuna.
     commands = [another_command("crowd", budget=12, heartbeat=60) for _ in range(4)]
@@ -92,7 +92,7 @@ def test_a_server_that_is_restarted_is_waited_for(postgres: Server, another_comm
     postgres.control("-m", "immediate", "stop")
     restart = threading.Timer(1.5, postgres.control, ["start"])
     restart.start()
-    trials.complete(trial, 0.5)
+    trials.end(trial, "complete", 0.5)
     restart.join()
     assert [(each.state, each.value) for each in trials.listed()] == [("complete", 0.5)]
 

@@ -76,7 +76,7 @@ def values(trials: Trials, count: int) -> list[dict[str, Any]]:
         trial = claim(trials)
         # Hyperband has brackets only after it was asked once.
         trials.report(trial, 1, 0.5)
-        trials.complete(trial, 0.5)
+        trials.end(trial, "complete", 0.5)
         claimed.append(trial.params)
     return claimed
 
@@ -125,7 +125,7 @@ def test_the_attempts_of_a_trial_are_one_trial(sweep: MakeSweep) -> None:
     for _ in range(3):
         claim(command())
     last = command()
-    last.complete(claim(last), 0.75)
+    last.end(claim(last), "complete", 0.75)
     assert last.claim() is None
     assert [(each.number, each.state, each.value, each.attempts) for each in last.listed()] == [
         (0, "complete", 0.75, (0, 1, 2, 3))
@@ -169,7 +169,7 @@ def test_a_stop_on_request_is_not_a_death(sweep: MakeSweep) -> None:
 def test_a_failed_trial_is_not_tried_again(sweep: MakeSweep) -> None:
     command = sweep(budget=1)
     trials = command()
-    trials.fail(claim(trials), "The loss (nan) is not finite.")
+    trials.end(claim(trials), "failed", message="The loss (nan) is not finite.")
     assert command().claim() is None
     assert [(each.state, each.message) for each in trials.listed()] == [
         ("failed", "The loss (nan) is not finite.")
@@ -183,9 +183,9 @@ def test_a_command_whose_trial_was_taken_over_cannot_change_it(sweep: MakeSweep)
     second = command()
     taken = claim(second)
     assert not first.report(lost, 1, 0.9)
-    assert not first.prune(lost)
-    first.complete(lost, 0.9)
-    second.complete(taken, 0.6)
+    assert not first.end(lost, "pruned")
+    first.end(lost, "complete", 0.9)
+    second.end(taken, "complete", 0.6)
     assert [each.value for each in second.listed()] == [0.6]
 
 
@@ -193,10 +193,10 @@ def test_a_trial_below_the_median_ends(sweep: MakeSweep) -> None:
     trials = sweep(pruner="median")()
     good = claim(trials)
     assert trials.report(good, 1, 0.9)
-    trials.complete(good, 0.9)
+    trials.end(good, "complete", 0.9)
     bad = claim(trials)
     assert not trials.report(bad, 1, 0.1)
-    assert trials.prune(bad)
+    assert trials.end(bad, "pruned")
     assert [(each.state, each.value) for each in trials.listed()] == [("complete", 0.9), ("pruned", 0.1)]
 
 
