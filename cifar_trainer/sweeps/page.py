@@ -18,7 +18,7 @@ LEAST_TRIALS = 20
 
 
 def measure_importance(study: "optuna.Study") -> dict[str, float] | None:
-    """Each parameter's importance by Optuna, the largest first; None where the trials do not tell."""
+    """Each parameter's importance by Optuna, the largest first; None if there are too few, or all are equal."""
     import optuna
 
     states = (optuna.trial.TrialState.COMPLETE,)
@@ -63,7 +63,7 @@ def _describe_figures(result: SweepResult) -> dict[str, str]:
     """What each figure shows, in words: the text alternatives of the page."""
     best, importance = result.best, result.importance or {}
     if best is None:
-        return dict.fromkeys(("history", "parallel", "slices"), "No trial was completed.")
+        return dict.fromkeys(("history", "parallel", "slices"), "No trial is complete.")
     params = ", ".join(f"{name} {format_value(value)}" for name, value in best.params.items())
     winner = f"trial {best.number}, {pages.percent(best.value or 0.0, 2)}, with {params}"
     shares = ", ".join(f"{name} {pages.percent(share)}" for name, share in importance.items())
