@@ -18,7 +18,7 @@ LEAST_TRIALS = 20
 
 
 def measure_importance(study: "optuna.Study") -> dict[str, float] | None:
-    """Each parameter's importance by Optuna, the largest first; None if there are too few, or all are equal."""
+    """Each parameter's importance by Optuna, the largest first; None if too few or equal."""
     import optuna
 
     states = (optuna.trial.TrialState.COMPLETE,)

@@ -229,8 +229,9 @@ class Study:
         """Write sweep.json and the page."""
         result = self._result(measure_importance(self._trials.study))
         self._write(result)
+        page = render_page(result, self._plan)
         with files.writing(self._folder, "Free some space, or make the folder writable."):
-            files.write_text(self._folder / PAGE_FILE, render_page(result, self._plan))
+            files.write_text(self._folder / PAGE_FILE, page)
         return result
 
 
