@@ -102,6 +102,24 @@ def run_command(arguments: Sequence[object], **options: Any) -> subprocess.Compl
     return run_python(["-m", "cifar_trainer", *arguments], **options)
 
 
+def run_here(arguments: Sequence[object], env: Mapping[str, str] | None = None) -> Any:
+    """Run `cifar-trainer ARGUMENTS` in this process; `exit_code`, `stdout` and `stderr` of the result.
+
+    For commands that end before they compute anything, such as those with a wrong argument: no process, no
+    TensorFlow.
+    """
+    from click.testing import CliRunner
+
+    from cifar_trainer.cli import main
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return CliRunner(env=dict(env or {})).invoke(main, [str(word) for word in arguments])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def start_command(arguments: Sequence[object], **options: Any) -> subprocess.Popen[str]:
     """Start `cifar-trainer ARGUMENTS`, its output in pipes, with every signal at its default."""
     defaults: dict[str, Any] = {"stdin": subprocess.DEVNULL, "text": True}

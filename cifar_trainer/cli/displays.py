@@ -21,6 +21,8 @@ from cifar_trainer.training.reporter import TrainingReporter
 
 #: Without a live terminal, a line of a download's progress for each so many bytes.
 _LINE_BYTES = 20_000_000
+#: The epoch, losses and accuracies are shown however narrow the terminal is.
+_LEAST_FIGURES = 5
 
 
 class PrepareDisplay:
@@ -167,7 +169,12 @@ class TrainingDisplay(StoppableDisplay, TrainingReporter):
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         self.close()
-        self._output.note(format_epoch(row, epochs))
+        figures = format_epoch(row, epochs).split("  ")
+        if self._output.live:
+            # The last ones, such as the duration, are the least important.
+            while len("  ".join(figures)) > self._output.notes.width and len(figures) > _LEAST_FIGURES:
+                figures.pop()
+        self._output.note("  ".join(figures))
 
     def close(self) -> None:
         if self._bar is not None:

@@ -134,7 +134,7 @@ def format_result(result: "TrainResult") -> str:
         f"{chosen}"
         f"train       loss {train['loss']:.4f}  accuracy {train['accuracy']:.2%}\n"
         f"validation  loss {validation['loss']:.4f}  accuracy {validation['accuracy']:.2%}  ({watched})\n"
-        f"weights     sha256 {result.weights_sha256}\n"
+        f"weights     {result.weights_sha256}\n"
         f"model       {result.run_dir}/model.keras"
     )
 

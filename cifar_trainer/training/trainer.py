@@ -367,6 +367,7 @@ class Trainer:
         began = time.monotonic()
         self._callbacks.on_test_begin()
         with self._averaged():
+            self._reporter.phase("validating")
             self._validation_logits = self._validate(self._epoch + 1)
             self._digests[self._epoch + 1] = weights_sha256(self._model)
             weights = read_variables(self._model.weights) if self._config.keep == "best" else []
@@ -571,6 +572,7 @@ class Trainer:
     def _save(self) -> None:
         if self._saved_position == self.position:
             return
+        self._reporter.phase("saving")
         self._events.flush()
         with self._writing():
             checkpoints.save(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import INTERPRETER
 
 from cifar_trainer.artefacts.formats import Artefact
 from cifar_trainer.benchmarking import LEAST_CALLS, Latency, Timing, latency_figure, measure_latency
@@ -85,39 +84,6 @@ def test_training_a_recipe_is_measured_and_nothing_is_written(run_cli: RunCli, t
     assert training["images_per_second"] == pytest.approx(32 * training["steps"] / training["seconds"])
     assert training["joules_per_image"] is None
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--train", "--batch-size", "0"], "from 1 up"),
-        (["--seconds", "0"], "above 0"),
-        (["--plot", "x.gif"], "Expected .png, .svg or .pdf"),
-        (["--plot", "x"], "Expected .png, .svg or .pdf"),
-        (["--train", "--run", "runs/x"], "leave out ARTEFACT and --run"),
-        (["model.onnx", "--run", "runs/x"], "Name one of them"),
-        (["--train", "--recipe", "documnet"], "Did you mean 'document'?"),
-        (["--train", "--batch-size", "60000"], "more than the 50,000 images"),
-    ],
-)
-def test_usage_errors_are_reported_before_anything_starts(
-    run_cli: RunCli, arguments: list[str], message: str
-) -> None:
-    done = run_cli(["benchmark", *arguments])
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stdout == ""
-
-
-def test_a_usage_error_of_train_imports_neither_tensorflow_nor_keras() -> None:
-    script = (
-        "import sys; from cifar_trainer.benchmarking import benchmark_training\n"
-        "try: benchmark_training(batch_size=60000)\n"
-        "except Exception as error: print(type(error).__name__)\n"
-        "print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
-    )
-    done = subprocess.run([INTERPRETER, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["UsageError", "[]"]
 
 
 def test_training_is_measured_with_tensorflow_whatever_keras_backend_another_project_uses(

@@ -1,5 +1,6 @@
 """Which runs can be compared, which belong together, and what is reported about them."""
 
+import io
 import json
 import shutil
 import statistics
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from cifar_trainer.cli.compare import runs_table
 from cifar_trainer.comparison import Evaluated, check_comparable, comparison_figure, summarize
 from cifar_trainer.errors import UsageError
 from cifar_trainer.plots import LIGHT, pixels
@@ -105,13 +108,13 @@ def make_run(trained_run: Path, tmp_path: Path) -> Callable[..., Run]:
 
 
 def test_one_run_alone_cannot_be_compared(make_run: Callable[..., Run]) -> None:
-    with pytest.raises(UsageError, match="two runs or more"):
+    with pytest.raises(UsageError, match="two or more runs"):
         check_comparable([make_run("a")], "test")
 
 
 def test_a_run_cannot_be_compared_with_itself(make_run: Callable[..., Run]) -> None:
     run = make_run("a")
-    with pytest.raises(UsageError, match="named twice"):
+    with pytest.raises(UsageError, match="given twice"):
         check_comparable([run, run], "test")
 
 
@@ -134,6 +137,16 @@ def test_runs_with_other_held_out_images_cannot_be_compared_on_them(make_run: Ca
     check_comparable(runs, "test")
     with pytest.raises(UsageError, match="same images"):
         check_comparable(runs, "validation")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_table_shows_which_row_is_which_run_at_any_width(six: list[Evaluated], width: int) -> None:
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(runs_table(summarize("test", six), width))
+    lines = shown.getvalue().splitlines()
+    assert "…" not in shown.getvalue()
+    assert "accuracy" in lines[1]
+    assert [line.split()[0] for line in lines[2:]] == ["d0", "d1", "d2", "r0", "r1", "r2"]
 
 
 def test_the_figure_has_a_line_for_each_run_and_one_name_for_each_group(six: list[Evaluated]) -> None:

@@ -79,7 +79,7 @@ def test_the_tasks_of_a_job_train_one_run(slurm: dict[str, str], data_dir: Path,
     written = submit(slurm, tmp_path, *tasks, example, "runs/large", *SMALL, "--data-dir", data_dir)
     described = json.loads((tmp_path / "runs" / "large" / "environment.json").read_text())
     assert described["replicas"] == 2
-    assert written.count("weights     sha256") == 1
+    assert written.count("weights     ") == 1
 
 
 def test_a_job_of_a_sweep_without_a_database_is_refused(slurm: dict[str, str], tmp_path: Path) -> None:

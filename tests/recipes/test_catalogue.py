@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import keras
-import pytest
 from command_line import RunCli
 from keras import layers
 from PIL import Image
@@ -36,13 +35,3 @@ def test_a_recipes_view_of_the_images_is_drawn(run_cli: RunCli, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     with Image.open(plot) as image:
         assert image.width > 600
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [(["--show", "document"], "--show needs --plot"), (["--plot", "x.png"], "--plot needs --show")],
-)
-def test_a_recipe_and_its_plot_go_together(run_cli: RunCli, arguments: list[str], says: str) -> None:
-    done = run_cli(["recipes", *arguments])
-    assert says in done.stderr
-    assert done.returncode == 2
