@@ -188,7 +188,7 @@ def benchmark_artefacts(
         RunError: there is no such run, or an artefact is missing or damaged.
         DeviceError: there is no such device.
     """
-    from cifar_trainer.artefacts.formats import kind_of, open_artefact
+    from cifar_trainer.artefacts.formats import open_artefact, recognize
 
     check_choice("device", device, DEVICES, DEVICE_ALIASES)
     check_seconds("seconds", seconds)
@@ -196,7 +196,7 @@ def benchmark_artefacts(
         check_count("batch-size", size)
     if artefacts and run is not None:
         raise UsageError(f"--run {run} and {artefacts[0]} were both given. Expected one of them.")
-    kinds = {path: kind_of(path) for path in artefacts or _artefacts_of(run)}
+    kinds = {path: recognize(path).name for path in artefacts or _artefacts_of(run)}
     started = devices.start(device=device, verbose=verbose)
     import tensorflow as tf
 

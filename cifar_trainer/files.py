@@ -16,7 +16,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -163,6 +163,36 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def atomic_group(folder: Path, *, replace: Collection[str] = ()) -> Iterator[Path]:
+    """Make files and folders under partial names; when the block ends well, all move into `folder`, or none.
+
+    `replace` has the names that may be replaced. Any other name that is taken raises FileExistsError.
+    """
+    with partial_folder(folder, "group") as partial:
+        yield partial
+        flush_tree(partial)
+        _move_together(partial, folder, replace)
+    flush_folder(folder)
+
+
+def _move_together(partial: Path, folder: Path, replace: Collection[str]) -> None:
+    moved = []
+    try:
+        for path in sorted(partial.iterdir()):
+            target = folder / path.name
+            existed = os.path.lexists(target)
+            _put_in_place(path, target, replace=path.name in replace)
+            moved.append((path, target, existed))
+    except BaseException:
+        for path, target, existed in reversed(moved):
+            if existed:
+                _put_in_place(path, target, replace=True)
+            else:
+                os.rename(target, path)
+        raise
+
+
+@contextlib.contextmanager
 def partial_folder(parent: Path, name: str) -> Iterator[Path]:
     """Make a locked folder for an unfinished write, and delete what is left of it at the end."""
     partial = _partial_name(parent, name)
@@ -182,11 +212,12 @@ def _partial_name(parent: Path, name: str) -> Path:
 
 
 def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
+    """Rename `partial` to `path`. What was there, if it may be replaced, is then at `partial`."""
     if not os.path.lexists(path):
         os.rename(partial, path)
         return
     if not replace:
-        raise FileExistsError(f"{path} exists already")
+        raise FileExistsError(errno.EEXIST, "it already exists", str(path))
     if _exchange(partial, path):
         return
     # rename(2) does not replace a folder that is not empty, so move the old one aside first.
@@ -194,6 +225,7 @@ def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
     try:
         os.rename(path, aside / "old")
         os.rename(partial, path)
+        os.rename(aside / "old", partial)
     except BaseException:
         if not os.path.lexists(path):
             os.rename(aside / "old", path)

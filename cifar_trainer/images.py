@@ -4,8 +4,9 @@
    MAX_PIXELS are refused before anything is decoded.
 2. The first frame of an animation is taken. An EXIF orientation is applied.
 3. Palette, greyscale, bilevel, CMYK and YCbCr images become RGB (Pillow's conversions, but
-   TensorFlow's for CMYK; colour profiles are ignored). Of 16 bits the upper 8 are kept. For a
-   data set with one channel, colours become greyscale (ITU-R BT.601's luma).
+   TensorFlow's for CMYK; colour profiles are ignored). Of 16 bits a channel the upper 8 are kept,
+   unless the data set says how many bits are in use. For a data set with one channel, colours
+   become greyscale (ITU-R BT.601's luma).
 4. Transparent parts become white.
 5. The image is resized with a triangle filter that widens when it shrinks (Pillow's BILINEAR),
    first along its rows, then along its columns: see `RESIZES`.
@@ -74,7 +75,13 @@ _LEFTOVERS = re.compile(
 
 
 class ImageError(Exception):
-    """An image cannot be used; the message says why."""
+    """An image cannot be used; the message says why.
+
+    Attributes:
+        peak: see `DecodedImage`.
+    """
+
+    peak: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +119,7 @@ class DecodedImage:
         mode: Pillow's name for how its pixels were stored, such as `RGB`.
         width, height: as stored, before an EXIF orientation.
         conversions: what was changed, keys of `CONVERSIONS`.
+        peak: the largest value of a greyscale image of more than 8 bits; None for other images.
     """
 
     pixels: np.ndarray
@@ -120,6 +128,12 @@ class DecodedImage:
     width: int
     height: int
     conversions: tuple[str, ...] = ()
+    peak: int | None = None
+
+
+def bits_in_use(peak: int) -> int:
+    """The bits of a greyscale image whose largest value is `peak`: 8, 10, 12, 14 or 16."""
+    return next(bits for bits in (8, 10, 12, 14, 16) if peak < 2**bits or bits == 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +143,8 @@ class Preprocessing:
     Attributes:
         image_shape: height, width and channels (3: RGB, 1: greyscale) of the input.
         resize: how images of other sizes are resized, one of `RESIZES`.
+        grey_bits: bits in use in greyscale images of 16 or 32 bits, such as 12 for many cameras. None: all
+            16, and images of 32 bits are refused, since their range is unknown.
 
     Raises:
         UsageError: the mode is not known.
@@ -136,6 +152,7 @@ class Preprocessing:
 
     image_shape: tuple[int, int, int]
     resize: str = "stretch"
+    grey_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
@@ -161,22 +178,39 @@ class Preprocessing:
             try:
                 if name == "PNG":
                     _check_crcs(content)
-                    _scale_transparent_grey(image, content)
+                    _restore_transparency(image, content)
                 orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
                 conversions = self._conversions(image, content, orientation)
                 if orientation != 1:
                     ImageOps.exif_transpose(image, in_place=True)
                 pixels = self.convert(image)
+                peak = _peak(image)
+            except ImageError:
+                raise
             except Exception as error:  # Pillow's decoders raise all kinds of exceptions for damaged files.
                 raise ImageError(f"it is a {name} that cannot be decoded: {error}.") from error
-        return DecodedImage(pixels, name, mode, width, height, conversions)
+        # Cameras write JPEGs with previews or a second view, which Pillow calls MPO.
+        name = "JPEG" if name == "MPO" else name
+        return DecodedImage(pixels, name, mode, width, height, conversions, peak)
 
     def convert(self, image: Image.Image) -> np.ndarray:
         """Turn an opened image of any mode and size into the input, uint8 [H, W, C].
 
         Raises:
-            ValueError: its pixels have no known range.
+            ImageError: the range of its values is unknown.
         """
+        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise ImageError("floating-point images are not supported: their range is unknown.")
+        if image.mode == "I" and (self.grey_bits is None or (_peak(image) or 0) >= 2**16):
+            error = ImageError(
+                "integer images of 32 bits are not supported: their range is unknown. Convert it to 16 bits."
+            )
+            error.peak = _peak(image)
+            raise error
+        if _is_deep(image.mode):
+            image = _to_8_bits(image, self.grey_bits or 16)
         rgb = to_rgb(image)
         return self.resize_image(rgb if self.image_shape[2] == 3 else rgb.convert("L"))
 
@@ -205,12 +239,12 @@ class Preprocessing:
     def _conversions(self, image: Image.Image, content: bytes, orientation: int) -> tuple[str, ...]:
         """What is to be changed about an image, in the order of `CONVERSIONS`."""
         mode, channels = image.mode, self.image_shape[2]
-        grey = mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
+        grey = mode in ("1", "L", "LA", "La") or _is_deep(mode)
         # Pillow gives RGB of 16 bits as 8: only the header of a PNG still tells.
-        sixteen = mode.startswith("I") or (image.format == "PNG" and len(content) > 24 and content[24] == 16)
+        sixteen = _is_deep(mode) or (image.format == "PNG" and len(content) > 24 and content[24] == 16)
         height, width = (image.width, image.height) if orientation > 4 else image.size[::-1]
         applies = {
-            "first_frame": getattr(image, "n_frames", 1) > 1,
+            "first_frame": getattr(image, "n_frames", 1) > 1 and image.format != "MPO",
             "turned": orientation != 1,
             "greyscale": grey and channels == 3,
             "palette": mode in ("P", "PA"),
@@ -284,11 +318,21 @@ def _check_crcs(png: bytes) -> None:
         position = end
 
 
-def _scale_transparent_grey(image: Image.Image, png: bytes) -> None:
-    """Scale the transparent grey of a PNG below 8 bits to 8 bits; Pillow scales the pixels alone."""
+def _restore_transparency(image: Image.Image, png: bytes) -> None:
+    """Make the transparent colour of a PNG comparable with the pixels that Pillow gives.
+
+    Pillow brings greys below 8 bits and colours of 16 bits to 8 bits, but not the transparent one.
+    """
     key, bits = image.info.get("transparency"), png[24]
     if isinstance(key, int) and image.mode in ("1", "L") and bits < 8:
         image.info["transparency"] = key * 255 // (2**bits - 1)
+    elif isinstance(key, tuple) and bits == 16:
+        # Which pixels have this colour is only known from both bytes of each value.
+        lower: Any = _open(png)
+        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+        values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)
+        del image.info["transparency"]
+        image.putalpha(Image.fromarray(np.where((values == key).all(axis=-1), 0, 255).astype(np.uint8)))
 
 
 def _identify(content: bytes) -> str:
@@ -308,25 +352,33 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to 8-bit RGB, white where it is transparent."""
-    if image.mode == "F":
-        raise ValueError("floating-point images are not supported: their range is unknown")
-    if image.mode.startswith("I"):
-        image = _to_8_bits(image)
-    if _has_alpha(image):
-        return _on_white(image.convert("RGBA"))
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _is_deep(mode: str) -> bool:
+    """Whether Pillow's mode is a greyscale of 16 or 32 bits."""
+    return mode.startswith("I")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion of 16 bits would clip at 255 instead of scaling.
+def _peak(image: Image.Image) -> int | None:
+    return int(np.asarray(image).max()) if _is_deep(image.mode) else None
+
+
+def _to_8_bits(image: Image.Image, bits: int) -> Image.Image:
+    # Pillow's own conversion would clip at 255 instead of scaling.
     values = np.asarray(image)
-    reduced = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    reduced = Image.fromarray((values >> (bits - 8)).clip(0, 255).astype(np.uint8))
     transparent = image.info.get("transparency")
     if transparent is not None:
         reduced.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return reduced
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of 8 bits a channel to RGB, white where it is transparent."""
+    if image.mode == "CMYK":
+        light = 255 - np.asarray(image).astype(np.uint16)
+        return Image.fromarray((light[..., :3] * light[..., 3:] // 255).astype(np.uint8))
+    if _has_alpha(image):
+        return _on_white(image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Image files in, the likeliest classes out."""
+"""Images in, the likeliest classes out."""
 
 import dataclasses
 import os
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from cifar_trainer import devices, files
-from cifar_trainer.artefacts.formats import MANIFEST_FILE, Artefact, open_artefact, recognize
+from cifar_trainer import devices
+from cifar_trainer.artefacts.source import Source, find_source
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
     MAX_BYTES,
@@ -24,46 +25,51 @@ from cifar_trainer.images import (
     is_leftover,
     name_unread_format,
 )
-from cifar_trainer.recipes import is_splittable
 from cifar_trainer.results import Result
-from cifar_trainer.run import Run, is_run_folder, open_run
+from cifar_trainer.run import is_run_folder
 from cifar_trainer.settings import check_count
 
 if TYPE_CHECKING:
+    from cifar_trainer.artefacts.formats import Artefact
     from cifar_trainer.metrics import Thresholds
 
+#: An image: a file's name, pixels, or an image of Pillow.
+ImageSource = str | Path | np.ndarray | Image.Image
+
 STANDARD_INPUT = "-"
-#: Images a call of the artefact.
+#: Classes that are shown unless a number is asked for.
+DEFAULT_TOP = 3
+#: Images per call of the artefact.
 _BATCH_SIZE = 64
+#: What a folder may contain besides images.
 _LEFTOVER = "leftover of an operating system or program"
 _UNREADABLE = "unreadable file"
-_NO_IMAGE = "file that is no image"
-_RUN = "folder of a run"
+_OTHER = "file that is not an image"
+_RUN = "run's folder"
 
 
 @dataclasses.dataclass(frozen=True)
-class Guess:
-    """A class, and how likely the artefact finds it."""
+class Guess(Result):
+    """A class and its probability."""
 
     class_name: str
     class_id: int
     probability: float
 
     def to_json(self) -> dict[str, Any]:
-        """The guess as a JSON object."""
         return {"class": self.class_name, "class_id": self.class_id, "probability": self.probability}
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Answer(Result):
     """The likeliest classes of one image.
 
     Attributes:
-        name: as given, or found in a folder.
-        guesses: the likeliest classes, the likeliest first.
-        format, mode, width, height: see `DecodedImage`.
-        unfamiliar: whether it is unlike the images that the model was validated on; None where `evaluate`
-            has fitted no thresholds.
+        name: the file's name as given, or as found in a folder; `image 0` and so on for pixels.
+        guesses: the likeliest classes, best first.
+        format, mode, width, height: see `DecodedImage`; `format` is empty for pixels.
+        unfamiliar: whether it is unlike the images that the model was validated on; None if `evaluate`
+            has found no threshold of use.
     """
 
     name: str
@@ -75,7 +81,6 @@ class Answer:
     unfamiliar: bool | None
 
     def to_json(self) -> dict[str, Any]:
-        """The answer as a JSON object."""
         return {
             "image": self.name,
             "format": self.format,
@@ -88,28 +93,27 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Failure:
-    """An image that could not be read, and why."""
+class Failure(Result):
+    """An image that cannot be read, and why."""
 
     name: str
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """The failure as a JSON object."""
         return {"image": self.name, "error": self.reason}
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionReport(Result):
-    """What a model says about images.
+    """A model's answers to images.
 
     Attributes:
         model: the path of the artefact, or of the run's model.
         format: a name of `FORMATS` that its runtime reads, such as `keras`.
-        run_dir: the run's folder; None where an artefact was named.
-        predictions: of the images that could be read, in the order of their names.
-        errors: those that could not.
-        passed_over: how many files in the folders given were no images, by what they are.
+        run_dir: the run's folder; None if only an artefact is known.
+        predictions: of the images that can be read, in the order of their names.
+        errors: the images that cannot be read.
+        passed_over: how many files in the folders are not images, by what they are.
     """
 
     model: str
@@ -131,112 +135,182 @@ class PredictionReport(Result):
 
 
 def predict(
-    images: str | Path | Iterable[str | Path],
+    images: ImageSource | Iterable[ImageSource],
     *,
     run: str | Path | None = None,
     model: str | Path | None = None,
-    top: int = 3,
+    top: int | None = None,
     verbose: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> PredictionReport:
-    """Classify image files with a run's model or an exported artefact.
+    """Classify images with a run's model or an exported artefact.
 
-    An image that cannot be read is among the report's `errors`, and the others are classified.
+    A run answers with the fastest artefact that it has exported, as in `serve`, or with its own model.
+    An image that cannot be read is listed in the report's `errors`; the others are classified.
 
     Args:
-        images: files, folders (the images below them, told by content), FIFOs, or `-` for standard input.
-        run: the run's folder; None is the newest run, unless `model` is given.
+        images: one or several of: files, folders (the images in them, recognized by content), FIFOs, `-` for
+            standard input, PIL images, and arrays uint8 [H, W], [H, W, C] or [N, H, W, C] with 1, 3 or 4
+            channels (greyscale, RGB, RGBA).
+        run: the run's folder; None is the newest run with a model, unless `model` is given.
         model: an exported artefact.
-        top: how many classes to give for each image, at most all.
+        top: how many classes to give for each image; None is 3, or all of fewer.
         verbose: show TensorFlow's own messages.
         on_progress: called with the number of images read so far.
 
     Raises:
-        UsageError: an argument is not possible, or a run's folder is among the images.
+        UsageError: an argument is invalid, or a run's folder is among the images.
         RunError: there is no such run or artefact, or it is damaged or holds code.
         CifarTrainerError: the artefact needs a package that is not installed.
     """
-    names = [os.fspath(name) for name in ([images] if isinstance(images, str | Path) else images)]
-    _check(names, run, model, top)
-    artefact, path, opened = _open(run, model, top, verbose)
-    if top > len(artefact.classes):
-        raise _too_many(top, len(artefact.classes))
+    given = [images] if isinstance(images, str | Path | np.ndarray | Image.Image) else list(images)
+    _check(given, run, model, top)
+    source = find_source(run, model)
+    if top is not None and source.run is not None:
+        _check_top(top, len(source.run.read_data().classes))
     passed_over: Counter[str] = Counter()
-    read: list[tuple[str, DecodedImage]] = []
     failures: list[Failure] = []
-    for name in _expand(names, failures, passed_over):
-        try:
-            read.append((name, artefact.preprocessing.decode(read_source(name))))
-        except ImageError as error:
-            failures.append(Failure(name, str(error)))
-        on_progress(len(read) + len(failures))
+    found = list(_expand(given, failures, passed_over))
+    classifier = _Classifier(source, top, verbose)
+    answers: list[Answer] = []
+    for start in range(0, len(found), _BATCH_SIZE):
+        batch = []
+        for place, (name, image) in enumerate(found[start : start + _BATCH_SIZE], start):
+            try:
+                batch.append((name, classifier.decode(image)))
+            except ImageError as error:
+                failures.append(Failure(name, str(error)))
+            on_progress(place + 1)
+        if batch:
+            answers += classifier.classify(batch)
     return PredictionReport(
-        model=str(path),
-        format=artefact.format,
-        run_dir=None if opened is None else str(opened.path),
-        predictions=tuple(_classify(artefact, read, top, _read_thresholds(path, opened))),
+        model=str(source.path),
+        format=source.format.module,
+        run_dir=None if source.run is None else str(source.run.path),
+        predictions=tuple(answers),
         errors=tuple(failures),
         passed_over=dict(passed_over.most_common()),
     )
 
 
-def _check(names: Sequence[str], run: str | Path | None, model: str | Path | None, top: int) -> None:
+def _check(
+    given: Sequence[ImageSource], run: str | Path | None, model: str | Path | None, top: int | None
+) -> None:
     if run is not None and model is not None:
-        raise UsageError(f"--run {run} and --model {model} were both given. Name one of them.")
-    if not names:
+        raise UsageError(f"--run {run} and --model {model} were both given. Pass one of them.")
+    if not given:
         raise UsageError("No image was given. Expected files, folders, or - for standard input.")
-    check_count("top", top)
-    for name in names:
-        if name != STANDARD_INPUT and is_run_folder(Path(name)):
+    if top is not None:
+        check_count("top", top)
+    for image in given:
+        if isinstance(image, str | Path) and image != STANDARD_INPUT and is_run_folder(Path(image)):
             raise UsageError(
-                f"{name} is a run's folder, and not one of images; nothing was classified. "
-                f"To use its model: cifar-trainer predict --run {name} IMAGE..."
+                f"{image} is a run's folder, not an image or a folder of images. "
+                f"To use its model: cifar-trainer predict --run {image} IMAGE..."
             )
 
 
-def _too_many(top: int, classes: int) -> UsageError:
-    return UsageError(f"--top {top} is out of range. The model knows {classes} classes.")
+def _check_top(top: int, classes: int) -> None:
+    if top > classes:
+        raise UsageError(f"--top {top} is out of range. The model has {classes} classes.")
 
 
-def _open(
-    run: str | Path | None, model: str | Path | None, top: int, verbose: bool
-) -> tuple[Artefact, Path, Run | None]:
-    """The artefact, where it lies, and the run that it belongs to unless it was named itself."""
-    # A few images are classified before a GPU has started.
-    if model is not None:
-        path = Path(model)
-        if recognize(path).uses_tensorflow:
-            devices.start(device="cpu", verbose=verbose)
-        return open_artefact(path), path, None
-    opened = open_run(run, with_model=True)
-    classes = opened.read_data().classes
-    if top > len(classes):
-        raise _too_many(top, len(classes))
-    settings = opened.read_config()
-    devices.start(settings, split=is_splittable(settings), device="cpu", verbose=verbose)
-    from cifar_trainer.artefacts.keras import open_run_model
+class _Classifier:
+    """An artefact that is opened for the first image that can be read: opening may take seconds."""
 
-    return open_run_model(opened), opened.model, opened
+    def __init__(self, source: Source, top: int | None, verbose: bool) -> None:
+        self._source, self._top, self._verbose = source, top, verbose
+        self._artefact: Artefact | None = None
+        self._thresholds: Thresholds | None = None
 
+    def _open(self) -> "Artefact":
+        if self._artefact is None:
+            if self._source.format.uses_tensorflow:
+                # A few images are classified before a GPU has started.
+                devices.start(device="cpu", verbose=self._verbose)
+            self._artefact = self._source.open()
+            self._thresholds = self._source.read_thresholds()
+            if self._top is not None:
+                _check_top(self._top, len(self._artefact.classes))
+        return self._artefact
 
-def _expand(names: Iterable[str], failures: list[Failure], passed_over: Counter[str]) -> Iterator[str]:
-    for name in names:
+    def decode(self, image: ImageSource) -> DecodedImage:
+        """Read and decode an image.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if isinstance(image, str | Path):
+            content = read_file(os.fspath(image))
+            return self._open().preprocessing.decode(content)
+        pillow = image if isinstance(image, Image.Image) else _to_pillow(image)
+        preprocessing = self._open().preprocessing
         try:
-            # os.path's test, unlike pathlib's, answers for a name that is too long.
-            if name != STANDARD_INPUT and os.path.isdir(name):
-                yield from images_below(name, passed_over)
-            else:
-                yield name
-        except ImageError as error:
-            failures.append(Failure(name, str(error)))
+            pixels = preprocessing.convert(pillow)
+        except (OSError, ValueError, SyntaxError) as error:  # An opened file that Pillow has not read yet.
+            raise ImageError(f"it cannot be decoded: {error}.") from error
+        return DecodedImage(pixels, pillow.format or "", pillow.mode, pillow.width, pillow.height)
+
+    def classify(self, batch: Sequence[tuple[str, DecodedImage]]) -> Iterator[Answer]:
+        """The answers to images that `decode` has returned, with their names."""
+        artefact = self._open()
+        top = DEFAULT_TOP if self._top is None else self._top
+        predictions = artefact.predict(np.stack([image.pixels for _, image in batch]))
+        unfamiliar = [None] * len(batch)
+        if self._thresholds is not None:
+            unfamiliar = self._thresholds.is_unfamiliar(predictions.logits).tolist()
+        for (name, image), probabilities, flag in zip(
+            batch, predictions.probabilities, unfamiliar, strict=True
+        ):
+            # A stable sort: of equal probabilities the lower class comes first, in every runtime.
+            order = np.argsort(-probabilities, kind="stable")[:top]
+            guesses = tuple(Guess(artefact.classes[i], int(i), float(probabilities[i])) for i in order)
+            yield Answer(name, guesses, image.format, image.mode, image.width, image.height, flag)
+
+
+def _to_pillow(pixels: np.ndarray) -> Image.Image:
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"its pixels are {pixels.dtype}; expected uint8 from 0 to 255.")
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _expand(
+    given: Iterable[ImageSource], failures: list[Failure], passed_over: Counter[str]
+) -> Iterator[tuple[str, ImageSource]]:
+    """Each image with its name; folders become the images in them, arrays of several images each of them."""
+    count = 0
+    for image in given:
+        if isinstance(image, str | Path):
+            name = os.fspath(image)
+            try:
+                # Unlike pathlib's, this test does not raise for a name that is too long.
+                inside = images_below(name, passed_over) if os.path.isdir(name) else [name]
+                yield from ((path, path) for path in inside)
+            except ImageError as error:
+                failures.append(Failure(name, str(error)))
+            continue
+        for single in _single_images(image):
+            yield f"image {count}", single
+            count += 1
+
+
+def _single_images(image: np.ndarray | Image.Image) -> Iterable[np.ndarray | Image.Image]:
+    if isinstance(image, Image.Image) or image.ndim == 2:
+        return [image]
+    if image.ndim not in (3, 4) or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise UsageError(
+            f"An array of shape {image.shape} was given. Expected [H, W], [H, W, C] or [N, H, W, C] with "
+            "1, 3 or 4 channels."
+        )
+    return [image] if image.ndim == 3 else image
 
 
 def images_below(folder: str, passed_over: Counter[str]) -> list[str]:
-    """The images below a folder, sorted. Each is told by its content, or claims to be one by its name.
+    """The images in a folder and below, sorted: files whose content or suffix is an image's.
 
     Args:
-        folder: its path. Folders of runs below it are passed over whole.
-        passed_over: gains one for each file that is no image, under what it is.
+        folder: its path. Runs' folders below it are skipped.
+        passed_over: counts the other files, by what they are.
 
     Raises:
         ImageError: the folder holds no image, or cannot be listed.
@@ -245,43 +319,44 @@ def images_below(folder: str, passed_over: Counter[str]) -> list[str]:
     def refuse(error: OSError) -> None:
         raise ImageError(f"{error.filename} cannot be listed: {error.strerror}.") from error
 
-    found, here = [], Counter[str]()
+    found, others = [], Counter[str]()
     for root, folders, names in os.walk(folder, onerror=refuse):
-        runs = [each for each in folders if is_run_folder(Path(root, each))]
-        folders[:] = [each for each in folders if each not in runs]
-        here.update({_RUN: len(runs)} if runs else {})
+        runs = [name for name in folders if is_run_folder(Path(root, name))]
+        folders[:] = [name for name in folders if name not in runs]
+        others.update({_RUN: len(runs)} if runs else {})
         for name in names:
             path = os.path.join(root, name)
             kind = _kind_of(path, os.path.relpath(path, folder))
             if kind is None:
                 found.append(path)
             else:
-                here[kind] += 1
-    passed_over.update(here)
+                others[kind] += 1
+    passed_over.update(others)
     if not found:
-        held = f" It holds: {format_counts(here)}." if here else ""
+        held = f" It holds {format_counts(others)}." if others else ""
         raise ImageError(f"it is a folder without images.{held}")
     return sorted(found)
 
 
 def format_counts(counts: dict[str, int]) -> str:
-    """Counts of things in words, such as `2 HEIC images, 1 file that is no image`."""
+    """Counts of things in words, such as `2 HEIC images, 1 file that is not an image`."""
     return ", ".join(f"{count:,} {_plural(what) if count > 1 else what}" for what, count in counts.items())
 
 
 def _plural(what: str) -> str:
     plural = re.sub(r"\b(leftover|file|folder|image)\b", r"\1s", what, count=1)
-    return plural.replace("that is no image", "that are no images")
+    return plural.replace("that is not an image", "that are not images").replace("run's", "runs'")
 
 
 def _kind_of(path: str, relative: str) -> str | None:
-    """What a file below a folder is; None for an image, and for what has an image's name."""
+    """What a file in a folder is; None for an image, and for a file with an image's suffix."""
     if is_leftover(relative.replace(os.sep, "/")):
         return _LEFTOVER
+    # Reading a FIFO would wait for whoever writes to it.
+    if os.path.exists(path) and not os.path.isfile(path):
+        return _OTHER
     if Path(path).suffix.lower() in SUFFIXES:
         return None
-    if not os.path.isfile(path):
-        return _NO_IMAGE
     try:
         with open(path, "rb") as file:
             head = file.read(64)
@@ -290,14 +365,14 @@ def _kind_of(path: str, relative: str) -> str | None:
     if is_image(head):
         return None
     other = name_unread_format(head)
-    return f"{other} image" if other else _NO_IMAGE
+    return f"{other} image" if other else _OTHER
 
 
-def read_source(name: str) -> bytes:
-    """The bytes of a file, a FIFO up to its end, or standard input.
+def read_file(name: str) -> bytes:
+    """The bytes of a file, of a FIFO up to its end, or of standard input.
 
     Raises:
-        ImageError: it is absent, unreadable, a device or socket, or larger than MAX_BYTES.
+        ImageError: it is missing, unreadable, a device or socket, or larger than MAX_BYTES.
     """
     try:
         if name == STANDARD_INPUT:
@@ -316,62 +391,9 @@ def read_source(name: str) -> bytes:
 
 
 def _hint(name: str) -> str:
-    """What to do about a name of which there is no file."""
+    """What to do if there is no file of this name."""
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
-        return f" It is a URL; download it first: curl -sL '{name}' | cifar-trainer predict -"
+        return f" It is a URL. Download it first: curl -sL '{name}' | cifar-trainer predict -"
     if re.search(r"[*?]|\[.+\]", name):
-        return " It is a pattern that the shell has not expanded, as no file matches it or it is quoted."
+        return " It is a pattern that the shell has not expanded: it is quoted, or no file matches it."
     return ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Manifest:
-    """What of an export's manifest tells unfamiliar images."""
-
-    unfamiliar: dict[str, float] | None = None
-
-
-def _read_thresholds(path: Path, run: Run | None) -> "Thresholds | None":
-    """Beyond which an image is unfamiliar to a run's model, or to the artefact in `path`; None if unknown."""
-    if run is not None:
-        return run.read_thresholds(run.read_result().weights_sha256)
-    manifest = path.parent / MANIFEST_FILE
-    fitted = files.read_json(manifest, _Manifest).unfamiliar if manifest.is_file() else None
-    if fitted is None:
-        return None
-    # scikit-learn, which it imports, is not waited for where there is nothing to tell.
-    from cifar_trainer.metrics import Thresholds
-
-    return Thresholds(**fitted)
-
-
-def _classify(
-    artefact: Artefact,
-    read: Sequence[tuple[str, DecodedImage]],
-    top: int,
-    thresholds: "Thresholds | None",
-) -> Iterator[Answer]:
-    for start in range(0, len(read), _BATCH_SIZE):
-        batch = read[start : start + _BATCH_SIZE]
-        predictions = artefact.predict(np.stack([image.pixels for _, image in batch]))
-        unfamiliar = (
-            [None] * len(batch) if thresholds is None else thresholds.is_unfamiliar(predictions.logits)
-        )
-        for (name, image), probabilities, flag in zip(
-            batch, predictions.probabilities, unfamiliar, strict=True
-        ):
-            yield Answer(
-                name,
-                _guesses(probabilities, artefact.classes, top),
-                image.format,
-                image.mode,
-                image.width,
-                image.height,
-                None if flag is None else bool(flag),
-            )
-
-
-def _guesses(probabilities: np.ndarray, classes: tuple[str, ...], top: int) -> tuple[Guess, ...]:
-    # A stable sort: of equal probabilities the lower class comes first, in every runtime.
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return tuple(Guess(classes[i], int(i), float(probabilities[i])) for i in order)

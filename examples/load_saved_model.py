@@ -1,37 +1,49 @@
-"""Load an exported SavedModel with TensorFlow alone, and classify one picture by both signatures.
+"""Load an exported SavedModel with TensorFlow alone, and classify an image through both signatures.
 
-python load_saved_model.py runs/RUN/export/saved_model photo.png
+    python load_saved_model.py runs/RUN/export/saved_model photo.png
 
 `serving_default` takes pixels, which this script reads with Pillow; `serving_bytes` takes
-the file's bytes, PNG or JPEG, and does the rest itself.
+the bytes of a PNG or JPEG file and does the rest itself.
 """
 
+import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
 
-def read_picture(path: str, shape: Sequence[int]) -> np.ndarray:
-    """A picture file as uint8 [1, *shape]: height, width, channels. The model scales the values itself."""
-    height, width, channels = shape
+def read_image(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
+    """An image file as uint8 [1, H, W, C], prepared as the training images were. The model scales it."""
+    height, width, channels = preprocessing["image_shape"]
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file).convert("RGBA")
-    ground = Image.new("RGBA", picture.size, "white")  # Under what is transparent.
-    picture = Image.alpha_composite(ground, picture).convert("RGB" if channels == 3 else "L")
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    return pixels.reshape(1, height, width, channels)
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255.
+        shift = (preprocessing["grey_bits"] or 16) - 8
+        image = Image.fromarray((np.asarray(image) >> shift).clip(0, 255).astype(np.uint8))
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")  # Behind transparent parts.
+    image = Image.alpha_composite(white, image).convert("RGB" if channels == 3 else "L")
+    size, smooth = (width, height), Image.Resampling.BILINEAR
+    match preprocessing["resize"]:
+        case "crop":
+            image = ImageOps.fit(image, size, smooth)
+        case "fit":
+            image = ImageOps.pad(image, size, smooth, color="white")
+        case _:
+            image = image.resize(size, smooth)
+    return np.asarray(image).reshape(1, height, width, channels)
 
 
 def main(folder: str, path: str) -> None:
-    """Print for each signature the class and its probability."""
+    """Print the class and its probability for each signature."""
     model = tf.saved_model.load(folder)
-    shape = model.signatures["serving_default"].structured_input_signature[1]["images"].shape[1:]
+    preprocessing = json.loads(Path(folder, "assets.extra", "preprocessing.json").read_bytes())
     inputs = {
-        "serving_default": {"images": tf.constant(read_picture(path, shape))},
+        "serving_default": {"images": tf.constant(read_image(path, preprocessing))},
         "serving_bytes": {"image_bytes": tf.constant([Path(path).read_bytes()])},
     }
     for signature, tensors in inputs.items():
@@ -42,5 +54,5 @@ def main(folder: str, path: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("Usage: python load_saved_model.py SAVED_MODEL PICTURE")
+        sys.exit("Usage: python load_saved_model.py SAVED_MODEL IMAGE")
     main(*sys.argv[1:])

@@ -1,44 +1,55 @@
-"""Classify pictures with an `.onnx` file.
+"""Classify images with an `.onnx` file.
 
     pip install onnxruntime numpy pillow
     python onnx_predict.py model.onnx photo.jpg
 
-This file and the model are all that is copied: neither TensorFlow nor cifar-trainer is needed.
+Copy only this file and the model: neither TensorFlow nor cifar-trainer is needed.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
 
-def read_picture(path: str, shape: Sequence[int]) -> np.ndarray:
-    """A picture file as uint8 [1, *shape]: height, width, channels. The model scales the values itself."""
-    height, width, channels = shape
+def read_image(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
+    """An image file as uint8 [1, H, W, C], prepared as the training images were. The model scales it."""
+    height, width, channels = preprocessing["image_shape"]
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file).convert("RGBA")
-    ground = Image.new("RGBA", picture.size, "white")  # Under what is transparent.
-    picture = Image.alpha_composite(ground, picture).convert("RGB" if channels == 3 else "L")
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    return pixels.reshape(1, height, width, channels)
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255.
+        shift = (preprocessing["grey_bits"] or 16) - 8
+        image = Image.fromarray((np.asarray(image) >> shift).clip(0, 255).astype(np.uint8))
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")  # Behind transparent parts.
+    image = Image.alpha_composite(white, image).convert("RGB" if channels == 3 else "L")
+    size, smooth = (width, height), Image.Resampling.BILINEAR
+    match preprocessing["resize"]:
+        case "crop":
+            image = ImageOps.fit(image, size, smooth)
+        case "fit":
+            image = ImageOps.pad(image, size, smooth, color="white")
+        case _:
+            image = image.resize(size, smooth)
+    return np.asarray(image).reshape(1, height, width, channels)
 
 
-def main(model: str, *pictures: str) -> None:
-    """Print the three likeliest classes of each picture."""
+def main(model: str, *images: str) -> None:
+    """Print the three likeliest classes of each image."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    # The names are a JSON list among the model's metadata.
-    names = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-    shape = session.get_inputs()[0].shape[1:]
-    for path in pictures:
-        (batch,) = session.run(["probabilities"], {"images": read_picture(path, shape)})
+    # The class names and the preprocessing are JSON in the model's metadata.
+    metadata = session.get_modelmeta().custom_metadata_map
+    names, preprocessing = json.loads(metadata["classes"]), json.loads(metadata["preprocessing"])
+    for path in images:
+        (batch,) = session.run(["probabilities"], {"images": read_image(path, preprocessing)})
         likeliest = np.argsort(-batch[0])[:3]
         print(f"{path}: " + ", ".join(f"{names[i]} {batch[0, i]:.1%}" for i in likeliest))
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit("Usage: python onnx_predict.py MODEL.onnx PICTURE...")
+        sys.exit("Usage: python onnx_predict.py MODEL.onnx IMAGE...")
     main(*sys.argv[1:])

@@ -78,3 +78,39 @@ def test_the_umask_decides_who_may_read_a_result_and_is_never_changed(
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("one_step", [True, False])
+def test_if_one_of_a_group_cannot_be_renamed_the_others_are_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_step: bool
+) -> None:
+    if not one_step:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    (tmp_path / "a.onnx").write_text("old")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "precious").write_text("old")
+    put_in_place = files._put_in_place
+
+    def fail_at_the_last(partial: Path, path: Path, *, replace: bool) -> None:
+        if path.name == "d":
+            raise OSError("no more")
+        put_in_place(partial, path, replace=replace)
+
+    monkeypatch.setattr(files, "_put_in_place", fail_at_the_last)
+    with (
+        pytest.raises(OSError, match="no more"),
+        files.atomic_group(tmp_path, replace=("a.onnx", "b")) as folder,
+    ):
+        (folder / "b").mkdir()
+        for name in ("a.onnx", "b/new", "c", "d"):
+            (folder / name).write_text("new")
+    assert (tmp_path / "a.onnx").read_text() == "old"
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["precious"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b"]
+
+
+def test_a_group_replaces_only_the_names_that_it_may(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(FileExistsError), files.atomic_group(tmp_path) as folder:
+        (folder / "a").write_text("new")
+    assert (tmp_path / "a").read_text() == "old"

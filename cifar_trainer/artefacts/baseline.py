@@ -1,26 +1,25 @@
-"""What a served model is compared with: known answers for its warm-up, and measures of ordinary images.
+"""Known answers and statistics of ordinary images, with which a server compares its model and its requests.
 
-`export` writes it into the manifest, under `baseline`, so that a server needs no data set.
+`export` writes them into the manifest, under `baseline`, so that a server does not need the data set.
 """
 
 import base64
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from cifar_trainer.artefacts.formats import softmax
 from cifar_trainer.images import encode_png
 
-#: Images of which a baseline keeps the measures.
+#: Number of images whose measures are kept.
 SAMPLE = 500
-#: Images of which it keeps the logits.
+#: Number of images whose logits are kept.
 ANSWERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class KnownAnswer:
-    """An image, as a PNG file in base64, and the logits that the Keras model gives it."""
+    """An image, as a PNG file in base64, and the Keras model's logits."""
 
     png: str
     logits: tuple[float, ...]
@@ -31,8 +30,8 @@ class Baseline:
     """How a model answers the images that it was validated on.
 
     Attributes:
-        class_counts: how many of the images it puts into each class.
-        measures: what `measure_images` and the confidence say of a sample of them, by name.
+        class_counts: how many images it assigns to each class.
+        measures: `measure_images` and the confidence of a sample, by name.
         answers: a few images with their logits.
     """
 
@@ -40,13 +39,9 @@ class Baseline:
     measures: dict[str, tuple[float, ...]]
     answers: tuple[KnownAnswer, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """The baseline as a JSON object."""
-        return dataclasses.asdict(self)
-
 
 def make_baseline(images: np.ndarray, logits: np.ndarray, temperature: float) -> Baseline:
-    """Describe images and a model's answers to them.
+    """Summarize images and a model's answers to them.
 
     Args:
         images: uint8 [N, H, W, C], in random order.
@@ -75,7 +70,7 @@ def measure_images(images: np.ndarray) -> dict[str, np.ndarray]:
     Brightness is the mean and contrast the standard deviation over all pixels and channels.
 
     Args:
-        images: uint8 [N, H, W, C]; the colours are left out where C is 1.
+        images: uint8 [N, H, W, C]; without colours if C is 1.
     """
     pixels = images.reshape(len(images), -1, images.shape[-1]) / 255
     measures = {"brightness": pixels.mean(axis=(1, 2)), "contrast": pixels.std(axis=(1, 2))}

@@ -18,7 +18,11 @@ def decode_images(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
 
 
 def _decode(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    pixels = tf.cond(tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _decode_png(encoded))
+    pixels = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: _decode_jpeg(encoded),
+        lambda: _decode_png(encoded, preprocessing.grey_bits),
+    )
     if preprocessing.image_shape[2] == 1:
         pixels = _to_greyscale(pixels)
     return _resize(pixels, preprocessing)
@@ -36,18 +40,28 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
-def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+def _decode_png(encoded: tf.Tensor, grey_bits: int | None) -> tf.Tensor:
     # Zeros behind it, so that a header can be read from a truncated file.
     padded = tf.strings.join([encoded, tf.constant(b"\0" * 32)])
-    # Width, height and bits a channel are in the first chunk, from byte 16 on (PNG, section 11.2.2).
+    # Width, height, bits a channel and colour type are in the first chunk, from byte 16 on (PNG, 11.2.2).
     width, height = tf.cast(_integer(padded, 16), tf.int64), tf.cast(_integer(padded, 20), tf.int64)
     bits = tf.cast(tf.io.decode_raw(tf.strings.substr(padded, 24, 1), tf.uint8)[0], tf.int32)
     with tf.control_dependencies([_check_pixels(width * height)]):
         pixels = tf.cast(tf.io.decode_png(encoded, channels=4), tf.float32)
+        if grey_bits is not None:
+            deep_grey = tf.logical_and(bits == 16, tf.strings.substr(padded, 25, 1) == b"\0")
+            pixels = tf.cond(deep_grey, lambda: _decode_deep_grey(encoded, grey_bits), lambda: pixels)
     # TensorFlow fills a missing alpha of less than 8 bits with the largest value of these bits, such as 15.
     opaque = tf.logical_and(bits < 8, tf.logical_not(_has_transparency(padded)))
     alpha = tf.where(opaque, 1.0, pixels[..., 3:] / 255)
     return tf.cast(tf.round(pixels[..., :3] * alpha + 255 * (1 - alpha)), tf.uint8)
+
+
+def _decode_deep_grey(encoded: tf.Tensor, grey_bits: int) -> tf.Tensor:
+    """A greyscale PNG of 16 bits, of which `grey_bits` are in use, as RGBA from 0 to 255."""
+    pixels = tf.cast(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), tf.int32)
+    colours = tf.minimum(pixels[..., :3] // 2 ** (grey_bits - 8), 255)
+    return tf.cast(tf.concat([colours, pixels[..., 3:] // 257], axis=-1), tf.float32)
 
 
 def _has_transparency(png: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,8 @@
-"""Export a run: write beside the place, verify, and only then put in place, all formats or none."""
+"""Export a run: write every artefact beside its place, verify it, then publish all of them or none."""
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,29 +10,42 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifar_trainer import devices, files
-from cifar_trainer.artefacts.documents import Export, describe_export, write_documents
-from cifar_trainer.artefacts.formats import (
-    Format,
-    check_packages,
-    check_targets,
-    get_format,
-    write_artefact,
+from cifar_trainer.artefacts.baseline import make_baseline
+from cifar_trainer.artefacts.card import CARD_FILE, format_card
+from cifar_trainer.artefacts.formats import Format, check_packages, get_format, write_artefact
+from cifar_trainer.artefacts.gate import FILES, IMAGES, LEAST_IMAGES, Reference, encode_in_turn, prove
+from cifar_trainer.artefacts.manifest import (
+    MANIFEST_FILE,
+    Accuracy,
+    Data,
+    Export,
+    Manifest,
+    Training,
+    describe_export,
+    describe_input,
+    installed_versions,
+    printable_name,
 )
-from cifar_trainer.artefacts.verification import prove
+from cifar_trainer.errors import CheckError, RunError
 from cifar_trainer.recipes import is_splittable
 from cifar_trainer.results import Result
-from cifar_trainer.run import open_run
+from cifar_trainer.run import Run, open_run
 
 if TYPE_CHECKING:
-    from cifar_trainer.artefacts.measurement import MeasuredModel
+    from cifar_trainer.data.dataset import Dataset, Split
+    from cifar_trainer.metrics import Thresholds
+    from cifar_trainer.model import LogitsFunction, Network
+    from cifar_trainer.settings import Settings
 
-#: Images of the training split by which int8 sets its ranges; TensorFlow's guide asks for 100 to 500.
+#: Training images from which int8 gets its ranges; TensorFlow's guide asks for 100 to 500.
 _EXAMPLES = 500
+#: How much float32 arithmetic may change the accuracy of a model that was trained in a narrower type.
+_PRECISION_ACCURACY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport(Result):
-    """What an export has put in place.
+    """What an export has published.
 
     Attributes:
         run_dir: the run's folder.
@@ -58,72 +72,87 @@ def export(
     verbose: bool = False,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
-    """Export a run's model, each artefact verified against Keras by its own runtime on real images.
+    """Export a run's model. Each artefact is verified against Keras by its own runtime on real images.
 
-    All formats are put in place, or none. An export that measures on the test set, as it does unless
-    the run held images out, is recorded as a look at it.
+    All formats are published, or none. An export that measures on the test set, as it does unless
+    the run held out images, is recorded as a look at it.
 
     Args:
-        run: the run's folder; None is the newest run.
+        run: the run's folder; None is the newest run with a model.
         formats: names of `FORMATS`.
         output: the folder to write into; None is RUN/export.
-        data_dir: where the data lie; None is where the run found them.
-        force: replace artefacts that stand there.
+        data_dir: the data folder; None is where the run found its data.
+        force: replace existing artefacts.
         verbose: show TensorFlow's own messages.
-        on_progress: called with what is being done.
+        on_progress: called with a description of each step.
 
     Raises:
         UsageError: a format is not known, or none is given.
         DataError: the run's data are missing or have changed.
         RunError: there is no such run, it has no model, one of its files is damaged, an artefact
-            stands there already, or `output` cannot be written.
+            exists already, or `output` cannot be written.
         CifarTrainerError: a format needs a package that is not installed, or cannot hold this network.
-        CheckError: an artefact does not agree with the Keras model. Nothing is put in place.
+        CheckError: an artefact does not agree with the Keras model. Nothing is published.
     """
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
     opened = open_run(run, with_model=True)
     folder = opened.export if output is None else Path(output)
     check_packages(chosen)
-    check_targets(chosen, folder, force)
+    _check_targets(chosen, folder, force)
     config = opened.read_config()
     dataset = opened.load_data(data_dir)
-    # The gate asks for 1e-4 of a logit; a GPU's TF32 alone would be further off.
+    # The gate allows 1e-4 of a logit; a GPU's TF32 alone differs by more.
     devices.start(config, split=is_splittable(config), device="cpu", verbose=verbose)
-    # TensorFlow is imported by it, and must be set up before.
-    from cifar_trainer.artefacts.measurement import measure_model, spread
-
     with files.writing(opened.path, "Make room, or give write access to the run's folder."):
         measured = measure_model(opened, config, dataset)
-    examples = np.ascontiguousarray(dataset.train.images[spread(len(dataset.train), _EXAMPLES)])
-    with files.writing(folder, "Make room, or choose another --output."):
-        exports = _export(chosen, folder, measured, examples, force, on_progress)
-        write_documents(opened, folder, dataset, measured, exports)
-    return ExportReport(str(opened.path), exports, str(folder))
+    examples = np.ascontiguousarray(dataset.train.images[_spread(len(dataset.train), _EXAMPLES)])
+    with files.writing(folder, "Make room, or choose another --output."), _folder(folder):
+        replaced = [form.file_name for form in chosen] if force else []
+        with files.atomic_group(folder, replace=(MANIFEST_FILE, CARD_FILE, *replaced)) as partial:
+            exports = tuple(
+                _write(form, partial / form.file_name, measured, examples, on_progress) for form in chosen
+            )
+            manifest = make_manifest(opened, dataset, measured, exports).with_earlier(folder)
+            files.write_json(partial / MANIFEST_FILE, dataclasses.asdict(manifest))
+            files.write_text(partial / CARD_FILE, format_card(manifest))
+    placed = tuple(dataclasses.replace(each, path=str(folder / each.path)) for each in exports)
+    return ExportReport(str(opened.path), placed, str(folder))
 
 
-def _export(
-    formats: Sequence[Format],
-    output: Path,
+def _write(
+    form: Format,
+    path: Path,
     measured: "MeasuredModel",
     examples: np.ndarray,
-    replace: bool,
     on_progress: Callable[[str], None],
-) -> tuple[Export, ...]:
-    proofs = {}
-    # The artefacts get their names when the block ends without an exception.
-    with _folder(output), contextlib.ExitStack() as stack:
-        for form in formats:
-            partial = stack.enter_context(_staged(form, output, replace))
-            on_progress(f"{form.name}: writing")
-            write_artefact(form, measured.network, partial, examples)
-            on_progress(f"{form.name}: verifying on {len(measured.reference.labels):,} images")
-            proofs[form.name] = prove(partial, form, measured.reference, measured.encoded)
-    return tuple(describe_export(form, output / form.file_name, proofs[form.name]) for form in formats)
+) -> Export:
+    if form.is_folder:
+        path.mkdir()
+    on_progress(f"{form.name}: writing")
+    write_artefact(form, measured.network, path, examples)
+    on_progress(f"{form.name}: verifying on {len(measured.reference.labels):,} images")
+    return describe_export(form, path, prove(path, form, measured.reference, measured.encoded))
+
+
+def _check_targets(formats: Sequence[Format], output: Path, replace: bool) -> None:
+    """Raise RunError if an artefact exists and may not be replaced, or is not an artefact at all."""
+    paths = {output / form.file_name: form for form in formats if os.path.lexists(output / form.file_name)}
+    if paths and not replace:
+        raise RunError(
+            f"{', '.join(map(str, paths))} already exists. Replace with --force, or choose another --output."
+        )
+    for path, form in paths.items():
+        if path.exists() and path.is_dir() != form.is_folder:
+            found, expected = ("folder", "file") if path.is_dir() else ("file", "folder")
+            raise RunError(
+                f"{path} is a {found}; expected the {expected} of an earlier export. Remove it, or choose "
+                "another --output."
+            )
 
 
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """Make a folder; an exception takes it away again if it is new and holds nothing."""
+    """Make a folder; an exception removes it again if it is new and empty."""
     new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
@@ -135,12 +164,162 @@ def _folder(path: Path) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _staged(form: Format, output: Path, replace: bool) -> Iterator[Path]:
-    target = output / form.file_name
-    if form.is_folder:
-        with files.atomic_folder(target, replace=replace) as partial:
-            yield partial
-    else:
-        with files.atomic_path(target) as partial:
-            yield partial
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeasuredModel:
+    """A run's network, and what its artefacts are compared with.
+
+    Attributes:
+        network: in float32.
+        epochs: number of epochs of its training.
+        weights_sha256: of the weights as trained.
+        reference: images and Keras's answers, for the gate.
+        encoded: the same for image files of every kind, for formats that decode files.
+        accuracy: on the whole split.
+        thresholds: of unfamiliar images, as `evaluate` has fitted them; None if it has not.
+    """
+
+    network: "Network"
+    epochs: int
+    weights_sha256: str
+    reference: Reference
+    encoded: Reference
+    accuracy: Accuracy
+    thresholds: "Thresholds | None"
+
+
+def measure_model(run: Run, config: "Settings", dataset: "Dataset") -> MeasuredModel:
+    """Load a run's network and let Keras classify the run's validation split.
+
+    With --validation holdout that is the held-out images: the test set is not touched. Otherwise it
+    is a look at the test set, which is recorded.
+
+    Raises:
+        RunError: the model, its result, or the report with the temperature cannot be read.
+        CheckError: a model trained in mixed precision is not as good in float32.
+        OSError: the look at the test set cannot be recorded.
+    """
+    from cifar_trainer import metrics
+    from cifar_trainer.data.splits import split_for
+    from cifar_trainer.images import Preprocessing
+    from cifar_trainer.model import (
+        LogitsFunction,
+        Network,
+        is_float32,
+        load_model,
+        to_float32,
+        weights_sha256,
+    )
+
+    _, split = split_for(dataset, config)
+    trained = load_model(run.model)
+    digest = weights_sha256(trained)
+    result = run.read_result()
+    run.check_weights(result, digest)
+    if config.validation == "test":
+        run.record_look("export", result.epochs)
+    preprocessing = run.read_data().preprocessing or Preprocessing(dataset.image_shape)
+    network = Network(to_float32(trained), dataset.classes, preprocessing, run.read_temperature(digest))
+    predict_logits = LogitsFunction(network.model)
+    logits = predict_logits(split.images)
+    value = metrics.accuracy(logits, split.labels)
+    if not is_float32(trained):
+        _check_precision(metrics.accuracy(LogitsFunction(trained)(split.images), split.labels), value)
+    low, high = metrics.wilson_interval(round(value * len(split)), len(split))
+    reference = _reference(network, split, logits, dataset.train, predict_logits)
+    return MeasuredModel(
+        network,
+        result.epochs,
+        digest,
+        reference,
+        _encoded_reference(reference, network, predict_logits),
+        Accuracy(config.validation, len(split), value, low, high, is_selected_on(config)),
+        run.read_thresholds(digest),
+    )
+
+
+def is_selected_on(config: "Settings") -> bool:
+    """Whether the validation images decided anything about the weights."""
+    return config.keep == "best" or config.patience is not None or config.schedule == "plateau"
+
+
+def _check_precision(trained: float, accuracy: float) -> None:
+    if abs(accuracy - trained) > _PRECISION_ACCURACY:
+        raise CheckError(
+            f"The model's accuracy is {accuracy:.2%} in float32, and {trained:.2%} in the precision of its "
+            f"training; expected at most {_PRECISION_ACCURACY:.0%} between them. Nothing was exported."
+        )
+
+
+def _reference(
+    network: "Network", split: "Split", logits: np.ndarray, train: "Split", predict_logits: "LogitsFunction"
+) -> Reference:
+    images, labels = split.images, np.asarray(split.labels)
+    if len(split) < LEAST_IMAGES:
+        # Too few to prove anything; training images serve to tell two programs apart.
+        more = _spread(len(train), LEAST_IMAGES - len(split))
+        images = np.concatenate([images, train.images[more]])
+        labels = np.concatenate([labels, train.labels[more]])
+        logits = np.concatenate([logits, predict_logits(train.images[more])])
+    # The first images of a split may all be of one class, and only the first become files.
+    order = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
+    return Reference(
+        images=np.ascontiguousarray(images[order]),
+        labels=labels[order],
+        logits=logits[order],
+        classes=network.classes,
+        temperature=network.temperature,
+    )
+
+
+def _encoded_reference(
+    reference: Reference, network: "Network", predict_logits: "LogitsFunction"
+) -> Reference:
+    """The first images as files of every kind, with Keras's answers to the pixels that they decode to."""
+    first = reference.first(FILES)
+    contents = encode_in_turn(first.images)
+    images = np.stack([network.preprocessing.decode(content).pixels for content in contents])
+    return dataclasses.replace(first, images=images, logits=predict_logits(images), files=tuple(contents))
+
+
+def _spread(length: int, count: int) -> np.ndarray:
+    """`count` indices below `length`, or all of them, evenly spaced: int64 [count]."""
+    return np.linspace(0, length - 1, min(length, count)).round().astype(np.int64)
+
+
+def make_manifest(
+    run: Run, dataset: "Dataset", measured: MeasuredModel, exports: Sequence[Export]
+) -> Manifest:
+    """The manifest of `exports`."""
+    config, network, reference = run.read_config(), measured.network, measured.reference
+    return Manifest(
+        run=Training(
+            name=printable_name(run.path),
+            epochs=measured.epochs,
+            recipe=config.recipe,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            precision=config.precision,
+            validation=config.validation,
+            limit=config.limit,
+            weights_sha256=measured.weights_sha256,
+        ),
+        data=Data(
+            name=dataset.name,
+            title=dataset.title,
+            verified=dataset.verified,
+            train_fingerprint=dataset.train.fingerprint,
+            test_fingerprint=dataset.test.fingerprint,
+            verified_by=dataset.verified_by,
+        ),
+        classes=network.classes,
+        parameters=network.model.count_params(),
+        input=describe_input(network.preprocessing),
+        preprocessing=network.preprocessing,
+        temperature=network.temperature,
+        unfamiliar=None if measured.thresholds is None else dataclasses.asdict(measured.thresholds),
+        accuracy=measured.accuracy,
+        baseline=make_baseline(reference.images, reference.logits, network.temperature),
+        artefacts=tuple(exports),
+        versions=installed_versions(),
+    )

@@ -1,4 +1,4 @@
-"""The formats of an export: one table, and what an opened artefact offers."""
+"""The formats of exports in one table, and the interface of an opened artefact."""
 
 import abc
 import dataclasses
@@ -20,22 +20,19 @@ from cifar_trainer.images import Preprocessing
 from cifar_trainer.settings import check_choice
 
 if TYPE_CHECKING:
-    from cifar_trainer.artefacts.network import Network
-
-#: Beside the artefacts of an export: what they are, what they were verified by, how they answer.
-MANIFEST_FILE = "manifest.json"
+    from cifar_trainer.model import Network
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """How far an artefact may be from the Keras model.
+    """How much an artefact may differ from the Keras model.
 
     Attributes:
-        difference: of any logit; None where only the classes count.
+        difference: of any logit; None if only the classes matter.
         agreement: the least share of images with the same top class. Two classes whose
-            logits differ by less than twice `difference` are a tie, and either will do.
-        accuracy_loss: in points of accuracy; an artefact that loses no more passes even
-            below `agreement`. None where that is no excuse.
+            logits differ by less than twice `difference` are tied; either is accepted.
+        accuracy_loss: an artefact whose accuracy is within this of the Keras model's passes even
+            below `agreement`; None if it does not.
     """
 
     difference: float | None
@@ -45,24 +42,24 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format. All that the rest of the package knows of formats stands in the table `FORMATS`.
+    """A format: a row of the table `FORMATS`.
 
     Attributes:
         name: as on the command line.
         file_name: of the artefact, in the export's folder.
         module: below `cifar_trainer.artefacts`, with `write(network, path, examples, **options)`
             and `open_artefact(path) -> Artefact`.
-        title: what people call it.
-        recognizes: whether what stands at a path is of this format or of another with the same module.
-        bound: what the gate asks for.
-        aliases: what other tools call it.
-        options: of this format, for the module's `write`.
-        extra: of this package's extras, the one that brings `packages`.
+        title: its usual name.
+        recognizes: whether a path holds this format, or another of the same module.
+        bound: what the gate requires.
+        aliases: its names in other tools.
+        options: for the module's `write`.
+        extra: the extra of this package that installs `packages`.
         packages: modules that must be importable.
-        takes_bytes: whether the artefact decodes images too.
+        takes_bytes: whether the artefact also decodes image files.
         uses_tensorflow: whether its runtime is TensorFlow, which must be started first.
-        serving_rank: its place, from 1, among the formats that are served: the fastest runtime for one image
-            first, as `cifar-trainer benchmark` measures them on a CPU. None is not served unasked.
+        serving_rank: its rank among the formats that `serve` and `predict` choose from, 1 for the fastest
+            for one image on a CPU (measured with `cifar-trainer benchmark`). None is never chosen.
     """
 
     name: str
@@ -161,7 +158,7 @@ def get_format(name: str) -> Format:
     """The format of that name.
 
     Raises:
-        UsageError: there is none; the message names the one that was probably meant.
+        UsageError: there is none; the message suggests one.
     """
     aliases = {alias: form.name for form in FORMATS.values() for alias in form.aliases}
     check_choice("format", name, tuple(FORMATS), aliases)
@@ -169,27 +166,27 @@ def get_format(name: str) -> Format:
 
 
 def served_formats() -> list[Format]:
-    """The formats that are served unasked, the fastest first."""
+    """The formats that `serve` and `predict` choose from, the fastest first."""
     ranked = [(form.serving_rank, form) for form in FORMATS.values() if form.serving_rank is not None]
     return [form for _, form in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def distributions() -> tuple[str, ...]:
-    """The optional packages of all formats, by their names on the package index."""
+    """Names of all formats' optional packages on the package index."""
     packages = (package for form in FORMATS.values() for package in form.packages)
     return tuple(dict.fromkeys(package.replace("_", "-") for package in packages))
 
 
 def expected_artefacts() -> str:
-    """What an artefact can be, in words: `a SavedModel's folder, or a .keras or .onnx file`."""
-    folders = dict.fromkeys(f"a {form.title}'s folder" for form in FORMATS.values() if form.is_folder)
+    """The artefacts that can be opened, such as `a SavedModel folder, or a .keras or .onnx file`."""
+    folders = dict.fromkeys(f"a {form.title} folder" for form in FORMATS.values() if form.is_folder)
     *suffixes, last = dict.fromkeys(form.suffix for form in FORMATS.values() if not form.is_folder)
     return f"{', '.join(folders)}, or a {', '.join(suffixes)} or {last} file"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """What an artefact says about N images.
+    """An artefact's answers to N images.
 
     Attributes:
         logits: float32 [N, classes], before the temperature.
@@ -208,7 +205,7 @@ class Artefact(abc.ABC):
     """An opened artefact.
 
     Attributes:
-        format: such as `saved_model`; what its runtime can tell.
+        format: its format, such as `saved_model`, as far as its runtime knows.
         classes: the names, by class_id.
         preprocessing: how any image becomes its input.
     """
@@ -229,7 +226,7 @@ class Artefact(abc.ABC):
 
 @runtime_checkable
 class TakesBytes(Protocol):
-    """An artefact that decodes images itself."""
+    """An artefact that decodes image files itself."""
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> Predictions:
         """Classify PNG or JPEG files of any size in one batch."""
@@ -258,7 +255,7 @@ def recognize(path: Path) -> Format:
     """The format of an artefact, by its content. Of formats that share a module, the first.
 
     Raises:
-        RunError: it is absent, cannot be read, or is none of them.
+        RunError: it is missing, cannot be read, or has another format.
     """
     try:
         for form in FORMATS.values():
@@ -268,36 +265,31 @@ def recognize(path: Path) -> Format:
             held = ", ".join(sorted(map(_describe_entry, path.iterdir()))[:8]) or "nothing"
             raise RunError(
                 f"{path} is a folder without saved_model.pb (it holds {held}). "
-                f"Name {expected_artefacts()}; a run goes to --run."
+                f"Expected {expected_artefacts()}. Pass a run with --run."
             )
         with open(path, "rb") as file:
             head = file.read(8)
     except OSError as error:
         raise RunError(
-            f"{path} cannot be read: {error.strerror}. Make it with: cifar-trainer export"
+            f"{path} cannot be read: {error.strerror}. Create one with: cifar-trainer export"
         ) from error
     raise RunError(
-        f"{path} is none of the artefacts that can be read (it begins with {head!r}). "
+        f"{path} is not an artefact of a known format (it starts with {head!r}). "
         f"Expected {expected_artefacts()}."
     )
 
 
 def _describe_entry(path: Path) -> str:
     dangles = path.is_symlink() and not path.exists()
-    return f"{path.name}, a link to what is not there" if dangles else path.name
-
-
-def kind_of(path: Path) -> str:
-    """The name of an artefact's format, as `recognize` finds it; raises as it does."""
-    return recognize(path).name
+    return f"{path.name}, a broken link" if dangles else path.name
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open an artefact with its own runtime; TensorFlow is imported only where that is the runtime.
+    """Open an artefact with its own runtime; only a format that uses TensorFlow imports it.
 
     Raises:
-        RunError: it is absent, damaged, of an unknown kind, needs a package that is not
-            installed, or holds code.
+        RunError: it is missing, damaged, of an unknown format, or holds code.
+        CifarTrainerError: it needs a package that is not installed.
     """
     artefact: Artefact = _module_of(recognize(path)).open_artefact(path)
     return artefact
@@ -314,15 +306,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def check_targets(formats: Sequence[Format], output: Path, replace: bool) -> None:
-    """Raise RunError where an artefact stands already and may not be replaced."""
-    taken = [str(output / form.file_name) for form in formats if os.path.lexists(output / form.file_name)]
-    if taken and not replace:
-        raise RunError(
-            f"{', '.join(taken)} exists already. Replace it with --force, or choose another --output."
-        )
-
-
 def check_packages(formats: Sequence[Format]) -> None:
     """Raise CifarTrainerError where a format needs packages that are not installed."""
     for form in formats:
@@ -331,12 +314,12 @@ def check_packages(formats: Sequence[Format]) -> None:
 
 
 def write_artefact(form: Format, network: "Network", path: Path, examples: np.ndarray) -> None:
-    """Write `network` to `path` in the format `form`.
+    """Write `network` to `path`, the name of a file or an empty folder.
 
     Args:
-        form: one of `FORMATS`.
+        form: its format.
         network: what to write.
-        path: a file's name, or an empty folder.
+        path: where to.
         examples: uint8 [N, H, W, C], training images: for warm-up and for int8's ranges.
 
     Raises:
@@ -348,21 +331,21 @@ def write_artefact(form: Format, network: "Network", path: Path, examples: np.nd
         module.write(network, path, examples, **form.options)
     except (OSError, CifarTrainerError):
         raise
-    except Exception as error:  # The converters raise all sorts, TensorFlow's for a full disk too.
+    except Exception as error:  # The converters raise all kinds, TensorFlow's also for a full disk.
         number = _system_error(str(error))
         if number is not None:
             raise OSError(number, os.strerror(number), str(path)) from error
         reason = str(error).strip().split("\n")[0][:500]
         raise CifarTrainerError(
             f"The network cannot be written as {form.name}: {type(error).__name__}: {reason} "
-            "Nothing was exported. Choose another --format, or see the whole error with -v."
+            "Nothing was exported. Choose another --format, or show the whole error with -v."
         ) from error
 
 
-#: What a file system may answer to a write.
+#: Errors of file systems when they write.
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
 
 def _system_error(text: str) -> int | None:
-    """The number of the system's error that a message of TensorFlow's tells of; None for other messages."""
+    """The number of the system error that a message of TensorFlow's contains; None for other messages."""
     return next((number for number in _WRITE_ERRORS if os.strerror(number) in text), None)

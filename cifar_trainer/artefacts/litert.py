@@ -1,4 +1,4 @@
-"""LiteRT: written by TensorFlow, and opened by its own runtime without it."""
+"""LiteRT: written with TensorFlow, opened without it."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from cifar_trainer.extras import install_command
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from cifar_trainer.artefacts.network import Network
+    from cifar_trainer.model import Network
 
 #: Members of the zip archive behind the model.
 CLASSES_MEMBER = "labels.txt"
@@ -27,11 +27,11 @@ PREPROCESSING_MEMBER = "preprocessing.json"
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Turn the process's stdout and stderr away: LiteRT and its converter write to them from C++."""
+    """Discard the process's stdout and stderr: LiteRT and its converter write to them from C++."""
     saved = {}
     with open(os.devnull, "wb") as nowhere:
         for number in (1, 2):
-            with contextlib.suppress(OSError):  # It is closed: nobody reads it anyway.
+            with contextlib.suppress(OSError):  # It is closed.
                 saved[number] = os.dup(number)
                 os.dup2(nowhere.fileno(), number)
         try:
@@ -60,14 +60,14 @@ class LiteRTModel(Artefact):
         with silence():
             self._interpreter = Interpreter(model_content=content)
             self._serve = self._interpreter.get_signature_runner("serving_default")
-            # The first call makes LiteRT's kernels, and tells the terminal about it.
+            # The first call creates LiteRT's kernels, and writes to the terminal.
             shape = self._serve.get_input_details()["images"]["shape"][1:].tolist()
             self.preprocessing = read_preprocessing(preprocessing, shape)
             self._serve(images=np.zeros((1, *self.image_shape), np.uint8))
 
     def predict(self, images: np.ndarray) -> Predictions:
         outputs = self._serve(images=images)
-        # The runner's arrays are views of memory that the next call overwrites.
+        # The next call overwrites the memory of the runner's arrays.
         ids = outputs["class_id"].copy()
         return Predictions(
             logits=outputs["logits"].copy(),
@@ -78,10 +78,10 @@ class LiteRTModel(Artefact):
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open a `.tflite` file that `cifar-trainer export` has written.
+    """Open a `.tflite` file from `cifar-trainer export`.
 
     Raises:
-        RunError: it is damaged, or lacks what such an export holds.
+        RunError: it is damaged, or not such an export.
         CifarTrainerError: ai-edge-litert is not installed.
     """
     try:
@@ -96,8 +96,8 @@ def open_artefact(path: Path) -> Artefact:
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise RunError(
-            f"{path} is not a whole LiteRT file of cifar-trainer: {error}. "
-            "Make it anew with: cifar-trainer export --format litert --force"
+            f"{path} is not a complete LiteRT export of cifar-trainer: {error}. "
+            "Export it again with: cifar-trainer export --format litert --force"
         ) from error
 
 
@@ -110,14 +110,14 @@ def write(network: "Network", path: Path, examples: np.ndarray, weights: Weights
     Args:
         network: what to write.
         path: the file.
-        examples: uint8 [N, H, W, C], training images; int8 sets its ranges by them.
-        weights: the type in which the weights are stored.
+        examples: uint8 [N, H, W, C], training images, from which int8 gets its ranges.
+        weights: the type of the stored weights.
     """
     with warnings.catch_warnings(), silence():
-        warnings.simplefilter("ignore")  # The converter calibrates with an interpreter that it deprecates.
+        warnings.simplefilter("ignore")  # The converter calibrates with a deprecated interpreter.
         content = _quantize(network, examples) if weights == "int8" else _convert(network, weights)
     path.write_bytes(content)
-    # LiteRT's own place for labels: a zip archive behind the model, which the runtime passes over.
+    # LiteRT's own place for labels: a zip archive behind the model, which the runtime ignores.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(CLASSES_MEMBER, "\n".join(network.classes) + "\n")
         archive.writestr(PREPROCESSING_MEMBER, msgspec.json.encode(network.preprocessing))
@@ -148,14 +148,14 @@ def _quantize(network: "Network", calibration: np.ndarray) -> bytes:
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    # The operation that gives the logits is told to the quantizer by the name of its result.
+    # The quantizer takes the name of an operation's result to leave that operation in float32.
     whole = Interpreter(model_content=_convert(network)).get_signature_runner("serving_default")
     converter = _converter(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: _one_by_one(calibration)
     options = tf.lite.experimental.QuantizationDebugOptions(
         denylisted_nodes=[whole.get_output_details()["logits"]["name"]],
-        # What is made of them: divided by the temperature, probabilities, the class.
+        # What is computed from the logits: the temperature, the probabilities, the class.
         denylisted_ops=["MUL", "DIV", "SOFTMAX", "ARG_MAX"],
     )
     quantizer = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)

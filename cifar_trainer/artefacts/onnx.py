@@ -1,4 +1,4 @@
-"""ONNX: written by TensorFlow, and opened by ONNX Runtime without it."""
+"""ONNX: written with TensorFlow, opened by ONNX Runtime without it."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from cifar_trainer.errors import CifarTrainerError, RunError
 from cifar_trainer.extras import install_command
 
 if TYPE_CHECKING:
-    from cifar_trainer.artefacts.network import Network
+    from cifar_trainer.model import Network
 
 #: Keys of the model's metadata, both with JSON.
 CLASSES_KEY, PREPROCESSING_KEY = "classes", "preprocessing"
@@ -21,7 +21,7 @@ _OUTPUTS = ["logits", "probabilities", "class_id"]
 
 
 class OnnxModel(Artefact):
-    """An `.onnx` file that takes `images` and gives `logits`, `probabilities` and `class_id`."""
+    """An `.onnx` file that takes `images` and returns `logits`, `probabilities` and `class_id`."""
 
     format = "onnx"
 
@@ -30,9 +30,9 @@ class OnnxModel(Artefact):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Its threads would turn for a millisecond after each call, on the cores that others need.
+        # Its threads would spin for a millisecond after each call, on cores that others need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # The bytes and not the path: onnxruntime takes no path that is not UTF-8.
+        # From bytes: onnxruntime does not accept paths that are not UTF-8.
         self._session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
@@ -48,10 +48,10 @@ class OnnxModel(Artefact):
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open an `.onnx` file that `cifar-trainer export` has written.
+    """Open an `.onnx` file from `cifar-trainer export`.
 
     Raises:
-        RunError: it is damaged, or lacks what such an export holds.
+        RunError: it is damaged, or not such an export.
         CifarTrainerError: onnxruntime is not installed.
     """
     try:
@@ -60,19 +60,19 @@ def open_artefact(path: Path) -> Artefact:
         raise CifarTrainerError(
             f"{path} needs onnxruntime, which is not installed. Install it with: {install_command('onnx')}"
         ) from error
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own.
+    except Exception as error:  # onnxruntime's exceptions have no common base class.
         raise RunError(
-            f"{path} is not a whole ONNX file of cifar-trainer: {error}. "
-            "Make it anew with: cifar-trainer export --format onnx --force"
+            f"{path} is not a complete ONNX export of cifar-trainer: {error}. "
+            "Export it again with: cifar-trainer export --format onnx --force"
         ) from error
 
 
-#: ONNX 1.13 of December 2022: old enough for the runtimes in use, browsers' among them.
+#: ONNX 1.13 of December 2022, which current runtimes support, also in browsers.
 OPSET = 18
 
 
 def write(network: "Network", path: Path, examples: np.ndarray) -> None:
-    """Write an `.onnx` file: `images` in; `logits`, `probabilities` and `class_id` out."""
+    """Write an `.onnx` file from `images` to `logits`, `probabilities` and `class_id`."""
     import onnx
     import tensorflow as tf
     import tf2onnx

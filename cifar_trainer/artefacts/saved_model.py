@@ -1,4 +1,4 @@
-"""The SavedModel: written, and opened by TensorFlow without Keras."""
+"""The SavedModel: written with Keras, opened by TensorFlow without it."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,22 +11,17 @@ import tensorflow as tf
 from cifar_trainer import files
 from cifar_trainer.artefacts.decoding import decode_images
 from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing
-from cifar_trainer.artefacts.network import Network
 from cifar_trainer.errors import RunError
 from cifar_trainer.images import encode_png
+from cifar_trainer.model import Network
 
-#: TensorFlow Serving reads this file and no other.
+#: TensorFlow Serving reads only this file.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _BATCH_SIZES = (1, 32)
 
 
 def write_warmup(folder: Path, images: np.ndarray) -> None:
-    """Write requests to both signatures into a SavedModel's folder.
-
-    Args:
-        folder: of the SavedModel.
-        images: uint8 [N, H, W, C], real ones.
-    """
+    """Write warm-up requests for both signatures into a SavedModel's folder, of images uint8 [N, H, W, C]."""
     encoded = [encode_png(image) for image in images[: max(_BATCH_SIZES)]]
     path = folder / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
@@ -38,7 +33,7 @@ def write_warmup(folder: Path, images: np.ndarray) -> None:
 
 def _prediction_log(signature: str, name: str, value: np.ndarray | list[bytes]) -> bytes:
     tensor = tf.make_tensor_proto(value).SerializeToString()
-    # Serving knows the model by the folder in which the file lies.
+    # Without a name: Serving gets the model from the folder.
     model_spec = _field(3, signature.encode())
     inputs = _field(1, name.encode()) + _field(2, tensor)
     request = _field(1, model_spec) + _field(2, inputs)
@@ -47,7 +42,7 @@ def _prediction_log(signature: str, name: str, value: np.ndarray | list[bytes]) 
 
 
 def _field(number: int, content: bytes) -> bytes:
-    # Wire type 2: a tag, the length as a varint, the bytes.
+    # Protocol Buffers' wire type 2: a tag, the length as a varint, the bytes.
     length, varint = len(content), bytearray()
     while length > 0x7F:
         varint.append(length & 0x7F | 0x80)
@@ -56,14 +51,12 @@ def _field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + bytes(varint) + content
 
 
-#: TensorFlow Serving looks for numbered folders below the folder that it is given.
+#: TensorFlow Serving looks for numbered folders in the model's folder.
 VERSION = "1"
 
 
 def write(network: Network, folder: Path, examples: np.ndarray) -> None:
-    """Write a SavedModel into `folder`, which exists and is empty.
-
-    `examples`, uint8 [N, H, W, C], are the real images of the warm-up requests.
+    """Write a SavedModel into `folder`, which is empty, with `examples` as its warm-up requests.
 
     Signatures: `serving_default` takes `images`, uint8 [N, H, W, C]; `serving_bytes`
     takes `image_bytes`, string [N], PNG or JPEG of any size. Both return `logits`,
@@ -82,7 +75,7 @@ def write(network: Network, folder: Path, examples: np.ndarray) -> None:
         return network.named_outputs(decode_images(image_bytes, network.preprocessing))
 
     module = tf.Module()
-    # Bare TensorFlow variables, so that loading needs no Keras.
+    # Plain TensorFlow variables, so that loading does not need Keras.
     module.weights = [weight.value for weight in network.model.weights]
     module.serve = serve
     module.serve_bytes = serve_bytes
@@ -98,10 +91,9 @@ def write(network: Network, folder: Path, examples: np.ndarray) -> None:
 
 
 def _show_files_of(version: Path) -> None:
-    """Show the files of `folder/1` in `folder` too: one for TensorFlow Serving, the other for all else.
+    """Link the files of `folder/1` into `folder`, where programs other than TensorFlow Serving look for them.
 
-    The files themselves lie in the version's folder, which can be copied alone; a copy of the whole
-    folder keeps the links.
+    The version's folder can be copied alone, since it has the files themselves.
     """
     for path in sorted(version.iterdir()):
         shown = version.parent / path.name
@@ -126,7 +118,7 @@ class SavedModel(Artefact):
 
     def __init__(self, path: Path) -> None:
         self.classes = tuple((path / CLASSES_FILE).read_text(encoding="utf-8").splitlines())
-        # The loaded object owns the variables: it must live as long as the signature.
+        # The loaded object owns the variables, so keep it as long as the signature.
         with files.plain_link(path) as link:
             self._loaded = tf.saved_model.load(str(link))
         self._serve = self._loaded.signatures["serving_default"]
@@ -153,15 +145,15 @@ def _predictions(outputs: dict[str, tf.Tensor]) -> Predictions:
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open a SavedModel that `cifar-trainer export` has written.
+    """Open a SavedModel from `cifar-trainer export`.
 
     Raises:
-        RunError: it is damaged, or lacks what such an export holds.
+        RunError: it is damaged, or not such an export.
     """
     try:
         return SavedModel(path)
     except (OSError, ValueError, KeyError, UnicodeDecodeError, tf.errors.OpError) as error:
         raise RunError(
-            f"{path} is not a whole SavedModel of cifar-trainer: {type(error).__name__}: {error}. "
-            "Make it anew with: cifar-trainer export --force"
+            f"{path} is not a complete SavedModel of cifar-trainer: {type(error).__name__}: {error}. "
+            "Export it again with: cifar-trainer export --force"
         ) from error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from cifar_trainer.artefacts.documents import Export
+    from cifar_trainer.artefacts.manifest import Export
     from cifar_trainer.cli.console import Output
 
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     metavar=f"[{'|'.join(FORMATS)}]",
     multiple=True,
     default=["saved_model"],
-    help="What to write; may be given several times.",
+    help="Format to write; may be given several times.",
 )
 @click.option("--output", type=PathType(), help="Folder to write into.  [default: RUN/export]")
-@click.option("--force", is_flag=True, show_default=False, help="Replace what is there, whole.")
+@click.option("--force", is_flag=True, show_default=False, help="Replace existing artefacts.")
 @data_dir_option()
 def command(
     screen: "Output",
@@ -42,9 +42,10 @@ def command(
 ) -> None:
     """Export a run's model, verified against the original on real images.
 
-    RUN is a run's folder, by default the newest run. Each artefact takes uint8 images
-    as they are. A fresh process loads it and compares it with the Keras model; it is
-    put in place only if they agree (exit code 4 otherwise).
+    RUN is a run's folder, by default the newest run with a model. Each artefact takes uint8
+    images without further preprocessing. A clean process loads it and compares its answers
+    with the Keras model's. All formats are published, or, if one does not agree, none
+    (exit code 4).
 
     \b
     Examples:

@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
     from cifar_trainer.prediction import Answer, PredictionReport
 
-#: Images that could not be read which are named; of the others, their number.
+#: At most so many images that cannot be read are named; the others are counted.
 _NAMED_FAILURES = 8
 
 
 @make_command("predict")
 @click.argument("images", metavar="[RUN] IMAGE...", nargs=-1, required=True, type=SourceType())
-@click.option("--run", type=RunType(), help="A run's folder.  [default: the newest run]")
+@click.option("--run", type=RunType(), help="A run's folder.  [default: the newest run with a model]")
 @click.option(
     "--model",
     type=PathType(),
     metavar="ARTEFACT",
-    help=f"An artefact instead of a run: {expected_artefacts()}.",
+    help=f"An artefact: {expected_artefacts()}.",
 )
-@click.option("--top", type=int, default=3, metavar="N", help="How many classes to give.")
+@click.option("--top", type=int, metavar="N", help="How many classes to show.  [default: 3, or all of fewer]")
 def command(
-    output: "Output", /, images: tuple[str, ...], run: Path | None, model: Path | None, top: int
+    output: "Output", /, images: tuple[str, ...], run: Path | None, model: Path | None, top: int | None
 ) -> None:
     """Classify images: PNG, JPEG, WebP, GIF, BMP or TIFF, of any size.
 
-    An IMAGE is a file, a folder (the images below it), or - for standard input. Images are
-    resized to the model's input; every artefact sees the same pixels. RUN is the run whose
-    model answers; --run names it too.
+    An IMAGE is a file, a folder (the images in it), or - for standard input. Images are resized
+    as the training images were. RUN, or --run, is the run whose model answers: the fastest
+    artefact that it has exported, or its own model.
 
     \b
     Examples:
@@ -46,7 +46,7 @@ def command(
     """
     from cifar_trainer.prediction import format_counts, predict
 
-    # As `evaluate RUN` and `export RUN` name it.
+    # The run may come first, as for `evaluate` and `export`.
     if run is None and model is None and len(images) > 1 and is_run_folder(Path(images[0])):
         run, images = Path(images[0]), images[1:]
     with output.counting() as show:
@@ -61,44 +61,45 @@ def command(
     newest = " (the newest run)" if run is None and model is None else ""
     output.note(f"model: {report.model}{newest}")
     if report.passed_over:
-        output.note(f"passed over: {format_counts(report.passed_over)}")
+        output.note(f"skipped: {format_counts(report.passed_over)}")
     output.result(report, lambda report: [format_answer(answer) for answer in report.predictions])
     if report.errors:
         raise CifarTrainerError(format_failures(report))
 
 
 def format_answer(answer: "Answer") -> str:
-    """One line for an image, with a note where it is unfamiliar or its name belies its format."""
+    """One line for an image, with a note if it is unfamiliar or of another format than its name says."""
     guesses = ", ".join(f"{guess.class_name} {guess.probability:.1%}" for guess in answer.guesses)
     unfamiliar = "  (unlike the training images)" if answer.unfamiliar else ""
     return f"{printable(answer.name)}: {printable(guesses)}{unfamiliar}{_format_note(answer)}"
 
 
-#: Endings of names, and the formats that they promise.
+#: Suffixes of names, and their formats.
 _PROMISED = {
-    ".png": ("PNG",),
-    ".jpg": ("JPEG", "MPO"),
-    ".jpeg": ("JPEG", "MPO"),
-    ".webp": ("WEBP",),
-    ".gif": ("GIF",),
-    ".bmp": ("BMP",),
-    ".tif": ("TIFF",),
-    ".tiff": ("TIFF",),
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
 }
 
 
 def _format_note(answer: "Answer") -> str:
     promised = _PROMISED.get(Path(answer.name).suffix.lower())
-    if promised is not None and answer.format not in promised:
-        return f"  (it is a {answer.format}, whatever its name says)"
+    if promised not in (None, answer.format):
+        return f"  (a {answer.format} file, despite its name)"
     return ""
 
 
 def format_failures(report: "PredictionReport") -> str:
-    """One message that names the images that could not be read."""
+    """One message that names the images that cannot be read."""
     total = len(report.errors) + len(report.predictions)
+    others = "; the others are classified" if report.predictions else ""
     lines = [f"  {printable(each.name)}: {each.reason}" for each in report.errors[:_NAMED_FAILURES]]
     more = len(report.errors) - len(lines)
     if more:
         lines.append(f"  and {more:,} more; --json lists them all.")
-    return "\n".join([f"{len(report.errors)} of {total} could not be read; the others are done.", *lines])
+    return "\n".join([f"{len(report.errors)} of {total} images could not be read{others}:", *lines])

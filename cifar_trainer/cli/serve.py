@@ -94,8 +94,7 @@ def command(
         raise UsageError("RUN and --model were both given. Expected one of them.")
     check_extra("serve", "serve", _PACKAGES)
     from cifar_trainer import devices
-    from cifar_trainer.artefacts.formats import recognize
-    from cifar_trainer.serving.model import find_source
+    from cifar_trainer.artefacts.source import find_source
     from cifar_trainer.serving.server import serve
     from cifar_trainer.serving.settings import Limits, Settings
 
@@ -122,7 +121,7 @@ def command(
             + " docs/security.md says what to put in front."
         )
     _log_to(output, access=output.verbose)
-    if recognize(source.path).uses_tensorflow:
+    if source.format.uses_tensorflow:
         devices.start(device="cpu", verbose=output.verbose)
     # The newest run may be another one in a moment.
     chosen = run if source.run is None else source.run.path

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import importlib.util
 import threading
 import time
 from collections.abc import Callable
@@ -13,19 +12,13 @@ import numpy as np
 
 from cifar_trainer import devices, files
 from cifar_trainer.artefacts.baseline import Baseline
-from cifar_trainer.artefacts.formats import (
-    FORMATS,
-    MANIFEST_FILE,
-    Artefact,
-    Format,
-    open_artefact,
-    recognize,
-    served_formats,
-)
+from cifar_trainer.artefacts.formats import FORMATS, Artefact
+from cifar_trainer.artefacts.manifest import MANIFEST_FILE, Export
+from cifar_trainer.artefacts.source import Source
 from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
 from cifar_trainer.images import ImageError
 from cifar_trainer.metrics import Thresholds
-from cifar_trainer.run import Run, open_run
+from cifar_trainer.run import Run
 from cifar_trainer.serving.monitoring import DriftMonitor
 
 #: Tolerance for logits. The export's gate allows 1e-4 on its own machine.
@@ -34,96 +27,6 @@ _LOGIT_TOLERANCE = 1e-3
 _AGREEMENT = 0.75
 #: An export renames an artefact before it writes the manifest. Until then their SHA-256 differ.
 _EXPORT_SECONDS = 30.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Entry:
-    format: str
-    path: str
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ManifestRun:
-    """The run of an export."""
-
-    weights_sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ManifestData:
-    """The data set of an export."""
-
-    name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """The parts of an export's manifest that a server needs."""
-
-    run: ManifestRun
-    data: ManifestData
-    artefacts: tuple[_Entry, ...]
-    unfamiliar: Thresholds | None = None
-    baseline: Baseline | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where a model comes from.
-
-    Attributes:
-        path: the artefact, or a run's `model.keras`.
-        run: the run that it belongs to; None if the artefact was named by its path.
-        manifest: the export's manifest; None if there is none.
-    """
-
-    path: Path
-    run: Run | None
-    manifest: Manifest | None
-
-    @property
-    def dataset(self) -> str:
-        """The name of the data set that it was trained on, or `cifar10` if that is unknown."""
-        if self.manifest is not None:
-            return self.manifest.data.name
-        return "cifar10" if self.run is None else self.run.read_data().name
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """SHA-256 of the weights; None if no manifest or run tells."""
-        if self.manifest is not None:
-            return self.manifest.run.weights_sha256
-        return None if self.run is None else self.run.read_result().weights_sha256
-
-
-def find_source(run: Path | None, model: Path | None) -> Source:
-    """Choose what to serve: `model`, or the run's fastest artefact, or the run's own model.
-
-    Raises:
-        RunError: there is no such run or artefact.
-    """
-    if model is not None:
-        recognize(model)
-        return Source(model, None, _read_manifest(model.parent))
-    opened = open_run(run, with_model=True)
-    manifest = _read_manifest(opened.export)
-    if manifest is not None and manifest.run.weights_sha256 == opened.read_result().weights_sha256:
-        exported = {entry.format: opened.export / entry.path for entry in manifest.artefacts}
-        for form in served_formats():
-            path = exported.get(form.name)
-            if path is not None and path.exists() and _is_installed(form):
-                return Source(path, opened, manifest)
-    return Source(opened.model, opened, None)
-
-
-def _read_manifest(folder: Path) -> Manifest | None:
-    path = folder / MANIFEST_FILE
-    return files.read_json(path, Manifest) if path.is_file() else None
-
-
-def _is_installed(form: Format) -> bool:
-    return all(importlib.util.find_spec(package) is not None for package in form.packages)
 
 
 class ExportUnderWayError(RunError):
@@ -161,7 +64,7 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
         RunError: it cannot be opened, or is not the file that the manifest lists.
         CheckError: it does not give the answers in the manifest.
     """
-    entry = _entry(source)
+    entry = None if source.manifest is None else source.manifest.find(source.path.name)
     if entry is not None:
         actual = (files.sha256_tree if source.path.is_dir() else files.sha256_file)(source.path)
         if actual != entry.sha256:
@@ -169,16 +72,9 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
                 f"{source.path} is not the file that {MANIFEST_FILE} lists: its SHA-256 is {actual}, "
                 f"expected {entry.sha256}. Export it again with: cifar-trainer export --force"
             )
-    if recognize(source.path).uses_tensorflow:
+    if source.format.uses_tensorflow:
         devices.start(device="cpu")
-    if source.run is not None and source.path == source.run.model:
-        from cifar_trainer.artefacts.keras import open_run_model
-
-        artefact = open_run_model(source.run)
-        thresholds = source.run.read_thresholds(source.run.read_result().weights_sha256)
-    else:
-        artefact = open_artefact(source.path)
-        thresholds = source.manifest.unfamiliar if source.manifest else None
+    artefact, thresholds = source.open(), source.read_thresholds()
     baseline = source.manifest.baseline if source.manifest else None
     images = _warm_up_images(source.path, artefact, baseline)
     checked = "it classified noise; no manifest has answers to compare with"
@@ -200,12 +96,6 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
     )
 
 
-def _entry(source: Source) -> _Entry | None:
-    if source.manifest is None:
-        return None
-    return next((e for e in source.manifest.artefacts if e.path == source.path.name), None)
-
-
 def _warm_up_images(path: Path, artefact: Artefact, baseline: Baseline | None) -> np.ndarray:
     if baseline is None:
         return np.random.default_rng(0).integers(0, 256, (8, *artefact.image_shape), np.uint8)
@@ -220,7 +110,7 @@ def _warm_up_images(path: Path, artefact: Artefact, baseline: Baseline | None) -
 
 
 def _check_answers(
-    path: Path, artefact: Artefact, baseline: Baseline, images: np.ndarray, entry: _Entry | None
+    path: Path, artefact: Artefact, baseline: Baseline, images: np.ndarray, entry: Export | None
 ) -> None:
     expected = np.array([answer.logits for answer in baseline.answers])
     given = artefact.predict(images).logits.astype(np.float64)

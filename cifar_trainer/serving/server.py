@@ -16,10 +16,11 @@ from pathlib import Path
 
 import uvicorn
 
+from cifar_trainer.artefacts.source import find_source
 from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 from cifar_trainer.serving.app import make_app
 from cifar_trainer.serving.connections import protocol_with
-from cifar_trainer.serving.model import ModelHolder, ServedModel, find_source
+from cifar_trainer.serving.model import ModelHolder, ServedModel
 from cifar_trainer.serving.service import Service
 from cifar_trainer.serving.settings import Settings
 

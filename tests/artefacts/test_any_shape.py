@@ -18,6 +18,7 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.images import Preprocessing, encode_png
 from cifar_trainer.prediction import PredictionReport, predict
 from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.run import Run
 
 SHAPE = (28, 28, 1)
 CLASSES = ("boot", "coat", "dress")
@@ -41,7 +42,7 @@ def small_run(
     keras.utils.set_random_seed(0)
     replace_model(run, DOCUMENT.build_model(SHAPE, len(CLASSES)))
     config = json.loads((run / "config.json").read_text())
-    config["data"]["classes"] = CLASSES
+    config["data"].update(classes=CLASSES, preprocessing={"image_shape": SHAPE, "resize": "stretch"})
     (run / "config.json").write_text(json.dumps(config))
     return run
 
@@ -54,7 +55,7 @@ def exported(small_run: Path, data_dir: Path) -> dict[str, Path]:
         load_dataset(data_dir, "synthetic"), classes=CLASSES, train=draw(1200), test=draw(120)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "load_data", lambda run, data_dir: dataset)
+        patch.setattr(Run, "load_data", lambda run, data_dir: dataset)
         report = export.export(small_run, formats=FORMATS)
     return {each.format: Path(each.path) for each in report.exports}
 
@@ -91,7 +92,7 @@ def test_the_manifest_has_the_models_input(exported: dict[str, Path]) -> None:
 
 def test_the_model_card_has_the_models_input(exported: dict[str, Path]) -> None:
     card = (exported["keras"].parent / "model_card.md").read_text()
-    assert "A classifier of 28×28 grey images into 3 classes" in card
+    assert "A classifier of 28×28 greyscale images into 3 classes" in card
 
 
 def test_a_saved_model_makes_encoded_images_grey_as_predict_does(opened: dict[str, Artefact]) -> None:

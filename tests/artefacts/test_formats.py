@@ -17,7 +17,7 @@ def test_the_docs_list_each_format_with_its_file(form: formats.Format) -> None:
 
 
 def test_what_an_artefact_can_be_is_told_from_the_table() -> None:
-    assert formats.expected_artefacts() == "a SavedModel's folder, or a .keras, .tflite or .onnx file"
+    assert formats.expected_artefacts() == "a SavedModel folder, or a .keras, .tflite or .onnx file"
 
 
 def test_the_optional_packages_are_told_by_their_names_on_the_index() -> None:

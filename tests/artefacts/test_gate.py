@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifar_trainer.artefacts import export, saved_model
+from cifar_trainer.artefacts import decoding, export
+from cifar_trainer.artefacts.export import ExportReport
 from cifar_trainer.artefacts.formats import FORMATS, Format, softmax, write_artefact
-from cifar_trainer.artefacts.network import Network
-from cifar_trainer.artefacts.verification import Reference, compare
+from cifar_trainer.artefacts.gate import Reference, compare
 from cifar_trainer.errors import CheckError
+from cifar_trainer.model import Network
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.training.assembly import build_model
 
@@ -77,7 +78,7 @@ def permute_logits(form: Format, network: Network, path: Path, examples: np.ndar
     ids=lambda value: getattr(value, "__name__", value if value in FORMATS else ""),
 )
 def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
-    learned_run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    gated_export: Callable[..., ExportReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     name: str, broken: Breaking, said: str,
 ) -> None:  # fmt: skip
     form = available(name)
@@ -89,7 +90,7 @@ def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
         before.write_bytes(b"an earlier export")
     monkeypatch.setattr(export, "write_artefact", broken)
     with pytest.raises(CheckError, match=said) as caught:
-        export.export(learned_run, formats=[name], output=tmp_path, data_dir=data_dir, force=True)
+        gated_export(tmp_path, name, force=True)
     if "does not agree" in str(caught.value):
         assert "The worst images" in str(caught.value)
         assert "Keras says" in str(caught.value)
@@ -99,12 +100,12 @@ def test_a_broken_artefact_is_refused_and_what_stood_there_stays(
 
 
 def test_a_saved_model_that_decodes_one_kind_of_file_wrongly_is_refused(
-    learned_run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gated_export: Callable[..., ExportReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The opaque pixels of a PNG below 8 bits are taken for nearly transparent ones."""
-    monkeypatch.setattr(saved_model, "_has_transparency", lambda png: tf.constant(True))
+    monkeypatch.setattr(decoding, "_has_transparency", lambda png: tf.constant(True))
     with pytest.raises(CheckError, match=r"does not agree with the Keras model from image files \(PNG,"):
-        export.export(learned_run, output=tmp_path, data_dir=data_dir)
+        gated_export(tmp_path, "saved_model")
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -189,7 +190,7 @@ def test_float16_may_differ_on_one_picture_of_a_thousand(
     if passes:
         assert compare(given, "", FORMATS["litert-float16"], reference).agreement == 0.999
     else:
-        with pytest.raises(CheckError, match=r"99\.80% of 1000 images"):
+        with pytest.raises(CheckError, match=r"99\.80% of 1,000 images"):
             compare(given, "", FORMATS["litert-float16"], reference)
 
 
@@ -205,7 +206,7 @@ def test_int8_may_differ_more_if_the_accuracy_stays_within_a_point(reference: Re
     assert proof.agreement == 0.97
     spoilt = reference.logits.copy()
     spoilt[np.flatnonzero(right)[:30]] *= -1
-    with pytest.raises(CheckError, match=r"at least 99\.0% is asked for"):
+    with pytest.raises(CheckError, match=r"at least 99\.0% is required"):
         compare(answer(reference, spoilt), "", FORMATS["litert-int8"], reference)
 
 

@@ -1,5 +1,6 @@
 """examples/: each asks an exported artefact, without this package, and says what the artefact says."""
 
+import dataclasses
 import http.server
 import importlib.util
 import re
@@ -17,6 +18,9 @@ import pytest
 import tensorflow as tf
 from command_line import INTERPRETER
 from PIL import Image
+
+from cifar_trainer.artefacts.gate import KINDS
+from cifar_trainer.images import RESIZES, Preprocessing
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CLIENT = EXAMPLES / "serving" / "client.py"
@@ -72,14 +76,18 @@ def server(artefacts: dict[str, Path]) -> Iterator[Any]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def client() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("serving_client", CLIENT)
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def client() -> ModuleType:
+    return load_script(CLIENT)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +189,31 @@ def test_the_readmes_curl_line_asks_as_the_client_does(
     line = found[1].replace("photo.png", str(pictures[0])).replace("localhost:8501", server.url)
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=60)
     assert f'"class_name": "{expected[0][0]}"' in done.stdout
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize(
+    ("script", "package"),
+    [
+        ("litert_predict", "ai_edge_litert"),
+        ("onnx_predict", "onnxruntime"),
+        ("load_saved_model", "tensorflow"),
+    ],
+)
+def test_a_script_reads_images_as_training_did(
+    tmp_path: Path, script: str, package: str, resize: str
+) -> None:
+    """At most one level of 255 apart, as Pillow may resize the columns first."""
+    pytest.importorskip(package)
+    read_image = load_script(EXAMPLES / f"{script}.py").read_image
+    shown = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    for kind in ("PNG", "grey PNG", "grey PNG of 16 bits", "PNG with alpha", "JPEG"):
+        (tmp_path / "image").write_bytes(KINDS[kind](shown.copy()))
+        for shape, bits in (((32, 32, 3), None), ((28, 28, 1), 12)):
+            preprocessing = Preprocessing(shape, resize, bits)
+            expected = preprocessing.decode((tmp_path / "image").read_bytes()).pixels
+            pixels = read_image(tmp_path / "image", dataclasses.asdict(preprocessing))[0]
+            assert np.abs(pixels.astype(int) - expected).max() <= 1, kind
 
 
 @pytest.mark.parametrize(

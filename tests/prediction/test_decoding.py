@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from image_files import decode_image, encode, noise, png, rows_of
+from image_files import SHAPE, decode_image, encode, noise, png, rows_of
 from PIL import Image
+
+from cifar_trainer.images import ImageError, Preprocessing, bits_in_use
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "WEBP"])
@@ -162,3 +164,56 @@ def test_an_exif_orientation_is_applied(orientation: int, form: str) -> None:
 def test_broken_exif_is_passed_over_quietly() -> None:
     content = encode(Image.new("RGB", (40, 40), "#ffffff"), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
     assert (decode_image(content).pixels == 255).all()
+
+
+def deep_tiff(values: np.ndarray) -> bytes:
+    return encode(Image.fromarray(values), "TIFF")
+
+
+def test_an_image_of_32_bits_is_refused_since_its_range_is_unknown() -> None:
+    content = deep_tiff(np.arange(1024, dtype=np.int32).reshape(32, 32) // 5)
+    with pytest.raises(ImageError, match="integer images of 32 bits are not supported") as refused:
+        decode_image(content)
+    assert refused.value.peak == 204
+    with pytest.raises(ImageError, match="floating-point images are not supported"):
+        decode_image(deep_tiff(np.zeros((32, 32), np.float32)))
+
+
+@pytest.mark.parametrize(("peak", "bits"), [(0, 8), (255, 8), (256, 10), (4095, 12), (9000, 14), (65535, 16)])
+def test_the_bits_in_use_follow_from_the_largest_value(peak: int, bits: int) -> None:
+    assert bits_in_use(peak) == bits
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_values_are_scaled_by_the_bits_that_the_data_set_uses(bits: int, dtype: type[np.generic]) -> None:
+    """Not by all 16: values of 12 bits would become nearly black."""
+    values = np.linspace(0, 2**bits - 1, 1024).astype(dtype).reshape(32, 32)
+    image = Preprocessing(SHAPE, grey_bits=bits).decode(deep_tiff(values))
+    np.testing.assert_array_equal(image.pixels[..., 0], values >> (bits - 8))
+    assert image.peak == 2**bits - 1
+
+
+def test_a_value_beyond_the_bits_in_use_becomes_white() -> None:
+    image = Preprocessing(SHAPE, grey_bits=12).decode(deep_tiff(np.full((32, 32), 5000, np.uint16)))
+    assert (image.pixels == 255).all()
+
+
+def test_only_images_of_more_than_8_bits_have_a_peak() -> None:
+    assert decode_image(encode(Image.new("L", (32, 32), 7), "PNG")).peak is None
+    assert decode_image(deep_tiff(np.full((32, 32), 300, np.uint16))).peak == 300
+
+
+def test_a_transparent_colour_of_16_bits_is_the_whole_value() -> None:
+    """Two colours whose upper bytes are the same: only one of them is transparent."""
+    row = b"\0" + b"\x10\xff\x20\xff\x30\xff" * 16 + b"\x10\xfe\x20\xff\x30\xff" * 16
+    image = decode_image(png(32, 32, 16, 2, row * 32, b"\x10\xff\x20\xff\x30\xff"))
+    assert (image.pixels[:, :16] == 255).all()
+    assert (image.pixels[:, 16:] == (0x10, 0x20, 0x30)).all()
+    assert "transparent" in image.conversions
+
+
+def test_a_photo_with_a_preview_is_not_called_animated() -> None:
+    views = {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}
+    image = decode_image(encode(Image.fromarray(noise()), "MPO", **views))
+    assert (image.format, image.conversions) == ("JPEG", ())

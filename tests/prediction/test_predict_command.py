@@ -14,9 +14,9 @@ import pytest
 from command_line import INTERPRETER, python
 from PIL import Image
 
-from cifar_trainer.cli.predict import format_answer
+from cifar_trainer.artefacts.source import Source
 from cifar_trainer.errors import UsageError
-from cifar_trainer.prediction import Answer, Guess, predict
+from cifar_trainer.prediction import predict
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -72,8 +72,8 @@ def test_one_picture_that_cannot_be_read_is_named_and_the_others_are_done(
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == [str(good), str(folder / "really.gif")]
-    assert "it is a JPEG, whatever its name says" in lines[1]
-    assert "3 of 5 could not be read; the others are done" in done.stderr
+    assert "a JPEG file, despite its name" in lines[1]
+    assert "3 of 5 images could not be read; the others are classified" in done.stderr
     for path, reason in zip(named, ("PNG", "it is empty", "No such file"), strict=True):
         assert any(str(path) in line and reason in line for line in done.stderr.splitlines())
     assert "Traceback" not in done.stderr
@@ -129,9 +129,9 @@ def test_a_keras_file_with_a_lambda_layer_is_refused_and_its_code_does_not_run(
 @pytest.mark.parametrize(
     ("content", "name", "said"),
     [
-        (b"PK\x03\x04 but no more", "model.keras", "none of the artefacts"),
-        (b"\x00\x00\x00\x00TFL3 cut", "model.tflite", "not a whole LiteRT file"),
-        (b"not a graph", "model.onnx", "not a whole ONNX file"),
+        (b"PK\x03\x04 but no more", "model.keras", "not an artefact of a known format"),
+        (b"\x00\x00\x00\x00TFL3 cut", "model.tflite", "not a complete LiteRT export"),
+        (b"not a graph", "model.onnx", "not a complete ONNX export"),
     ],
 )
 def test_a_damaged_artefact_is_named(
@@ -150,7 +150,7 @@ def test_a_damaged_artefact_is_named(
 def test_a_run_and_an_artefact_at_once_is_wrong_usage(run_cli: RunCli, folder: Path) -> None:
     done = run_cli(["predict", folder / "a.png", "--run", "runs/x", "--model", "m.onnx"])
     assert done.returncode == 2
-    assert "Name one of them" in done.stderr
+    assert "Pass one of them" in done.stderr
 
 
 def test_every_artefact_gives_the_same_class_for_100_test_images(
@@ -267,8 +267,11 @@ def test_a_runs_folder_among_the_images_is_refused(learned_run: Path, folder: Pa
         predict([learned_run, folder / "a.png"], run=learned_run)
 
 
-def test_more_classes_than_the_model_knows_are_refused(learned_run: Path, folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"--top 11 is out of range. The model knows 10 classes"):
+def test_more_classes_than_a_run_has_are_refused_before_its_model_is_opened(
+    learned_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Source, "open", lambda source: pytest.fail("it was opened"))
+    with pytest.raises(UsageError, match=r"--top 11 is out of range. The model has 10 classes"):
         predict(folder / "a.png", run=learned_run, top=11)
 
 
@@ -281,48 +284,3 @@ def test_of_many_images_that_cannot_be_read_eight_are_named_and_the_others_count
     named = [line for line in done.stderr.splitlines() if line.startswith("  ")]
     assert [line.split("/")[-1].split(":")[0] for line in named[:-1]] == [f"cut-{i:02}.png" for i in range(8)]
     assert named[-1] == "  and 12 more; --json lists them all."
-
-
-@pytest.fixture
-def flagging(onnx: Path, tmp_path: Path) -> Callable[[float], Path]:
-    """A copy of the artefact beside a manifest with that threshold of the energy."""
-
-    def make(energy: float) -> Path:
-        manifest = json.loads((onnx.parent / "manifest.json").read_text())
-        manifest["unfamiliar"] = {"energy": energy, "probability": 0.5}
-        (tmp_path / "export").mkdir(exist_ok=True)
-        (tmp_path / "export" / "manifest.json").write_text(json.dumps(manifest))
-        return Path(shutil.copy(onnx, tmp_path / "export" / onnx.name))
-
-    return make
-
-
-@pytest.mark.parametrize(("energy", "flag"), [(-1e9, True), (1e9, False)])
-def test_an_image_beyond_the_manifests_threshold_is_called_unfamiliar(
-    flagging: Callable[[float], Path], folder: Path, energy: float, flag: bool
-) -> None:
-    report = predict(folder / "a.png", model=flagging(energy))
-    assert [answer.unfamiliar for answer in report.predictions] == [flag]
-
-
-def test_an_image_beyond_the_threshold_that_evaluate_fitted_is_called_unfamiliar(
-    learned_run: Path, folder: Path, tmp_path: Path
-) -> None:
-    run = Path(shutil.copytree(learned_run, tmp_path / "run"))
-    weights = json.loads((run / "result.json").read_text())["weights_sha256"]
-    fitted = {"thresholds": {"energy": -1e9, "probability": 1.0}}
-    (run / "evaluation" / "test").mkdir(parents=True)
-    report = {"weights_sha256": weights, "unfamiliar": fitted}
-    (run / "evaluation" / "test" / "report.json").write_text(json.dumps(report))
-    assert predict(folder / "a.png", run=run).predictions[0].unfamiliar
-
-
-def test_nothing_is_called_unfamiliar_where_evaluate_has_fitted_no_threshold(
-    learned_run: Path, folder: Path
-) -> None:
-    assert predict(folder / "a.png", run=learned_run).predictions[0].unfamiliar is None
-
-
-def test_an_unfamiliar_image_is_told_on_its_line() -> None:
-    answer = Answer("x.png", (Guess("cat", 3, 0.9),), "PNG", "RGB", 32, 32, True)
-    assert format_answer(answer) == "x.png: cat 90.0%  (unlike the training images)"

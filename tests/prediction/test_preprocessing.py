@@ -23,12 +23,11 @@ from cifar_trainer.artefacts.formats import (
     softmax,
     write_artefact,
 )
-from cifar_trainer.artefacts.keras import open_run_model
-from cifar_trainer.artefacts.network import Network
 from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.evaluation.unfamiliar import other_kinds
 from cifar_trainer.images import RESIZES, Preprocessing
+from cifar_trainer.model import Network
 from cifar_trainer.run import DataRecord, Run, SplitRecord, ValidationRecord
 from cifar_trainer.serving.service import Service
 
@@ -72,16 +71,29 @@ class Recorder(Artefact):
 
 
 def seen_by_predict(preprocessing: Preprocessing, files: list[Path]) -> np.ndarray:
-    recorder = Recorder(preprocessing)
+    recorder: Any = Recorder(preprocessing)
+    source: Any = SimpleNamespace(
+        path=Path("m.onnx"),
+        run=None,
+        format=FORMATS["onnx"],
+        open=lambda: recorder,
+        read_thresholds=lambda: None,
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, "open_artefact", lambda path: recorder)
-        patch.setattr(prediction, "recognize", lambda path: FORMATS["onnx"])
-        prediction.predict([str(file) for file in files], model="m.onnx", top=1)
+        patch.setattr(prediction, "find_source", lambda run, model: source)
+        prediction.predict(files)
     return np.stack(recorder.seen)
 
 
+async def in_place(function: Any, *arguments: Any, **options: Any) -> Any:
+    return function(*arguments, **options)
+
+
 def seen_by_serve(preprocessing: Preprocessing, files: list[Path]) -> np.ndarray:
-    service: Any = SimpleNamespace(model=SimpleNamespace(artefact=Recorder(preprocessing)), _decoders=None)
+    service: Any = SimpleNamespace(
+        model=SimpleNamespace(artefact=Recorder(preprocessing)), in_decoder=in_place
+    )
+    service.settings = SimpleNamespace(limits=SimpleNamespace(image_pixels=1_000_000))
     decoded = [asyncio.run(Service.decode(service, file.read_bytes())) for file in files]
     return np.stack([image.pixels for image in decoded])
 
@@ -139,12 +151,18 @@ def test_a_runs_model_has_the_preprocessing_of_its_data_and_an_old_runs_stretche
     shape = (32, 32, 3)
     data = record(**({} if resize is None else {"preprocessing": Preprocessing(shape, resize)}))
     monkeypatch.setattr(Run, "read_data", lambda run: data)
-    assert open_run_model(Run(trained_run)).preprocessing == Preprocessing(shape, resize or "stretch")
+    assert open_artefact(trained_run / "model.keras").preprocessing == Preprocessing(
+        shape, resize or "stretch"
+    )
 
 
 def test_a_run_records_the_preprocessing_of_its_data(trained_run: Path) -> None:
     config = json.loads((trained_run / "config.json").read_text())
-    assert config["data"]["preprocessing"] == {"image_shape": [32, 32, 3], "resize": "stretch"}
+    assert config["data"]["preprocessing"] == {
+        "image_shape": [32, 32, 3],
+        "resize": "stretch",
+        "grey_bits": None,
+    }
 
 
 def pillow(image: Image.Image, resize: str, side: int) -> np.ndarray:

@@ -44,50 +44,50 @@ def test_what_is_passed_over_in_a_folder_is_counted_by_what_it_is(tmp_path: Path
     assert below(tmp_path)[1] == {
         "HEIC image": 2,
         "leftover of an operating system or program": 2,
-        "file that is no image": 1,
+        "file that is not an image": 1,
     }
 
 
 def test_counts_of_what_was_passed_over_are_told_in_words() -> None:
-    counts = {"HEIC image": 2, "file that is no image": 3, "folder of a run": 1}
-    expected = "2 HEIC images, 3 files that are no images, 1 folder of a run"
+    counts = {"HEIC image": 2, "file that is not an image": 3, "run's folder": 1}
+    expected = "2 HEIC images, 3 files that are not images, 1 run's folder"
     assert prediction.format_counts(counts) == expected
 
 
 def test_runs_below_a_folder_are_passed_over(trained_run: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode(Image.fromarray(noise()), "PNG"))
     (tmp_path / "run").symlink_to(trained_run)
-    assert below(tmp_path) == (["a.png"], {"folder of a run": 1})
+    assert below(tmp_path) == (["a.png"], {"run's folder": 1})
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "phone.heic").write_bytes(HEIC)
-    with pytest.raises(ImageError, match=r"a folder without images\. It holds: 1 HEIC image"):
+    with pytest.raises(ImageError, match=r"a folder without images\. It holds 1 HEIC image"):
         below(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("https://example.org/ship.png", "It is a URL; download it first: curl"),
+        ("https://example.org/ship.png", "It is a URL\\. Download it first: curl"),
         ("photos/*.png", "a pattern that the shell has not expanded"),
     ],
 )
 def test_what_is_no_file_gets_a_hint(name: str, hint: str) -> None:
     with pytest.raises(ImageError, match=hint):
-        prediction.read_source(name)
+        prediction.read_file(name)
 
 
 def test_a_device_is_refused() -> None:
     with pytest.raises(ImageError, match="a device or a socket"):
-        prediction.read_source("/dev/zero")
+        prediction.read_file("/dev/zero")
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="No such file"):
-        prediction.read_source(str(tmp_path / "absent.png"))
+        prediction.read_file(str(tmp_path / "absent.png"))
     with pytest.raises(ImageError, match="File name too long"):
-        prediction.read_source("a" * 300)
+        prediction.read_file("a" * 300)
 
 
 def test_an_endless_file_is_read_no_further_than_its_limit(
@@ -96,4 +96,4 @@ def test_an_endless_file_is_read_no_further_than_its_limit(
     monkeypatch.setattr(prediction, "MAX_BYTES", 1000)
     (tmp_path / "long.png").write_bytes(b"\0" * 1001)
     with pytest.raises(ImageError, match="more than 1,000 bytes"):
-        prediction.read_source(str(tmp_path / "long.png"))
+        prediction.read_file(str(tmp_path / "long.png"))

@@ -13,9 +13,10 @@ import numpy as np
 
 from cifar_trainer.artefacts.baseline import make_baseline
 from cifar_trainer.artefacts.formats import Artefact, Predictions, softmax
+from cifar_trainer.artefacts.source import Source
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import fit_thresholds
-from cifar_trainer.serving.model import ServedModel, Source
+from cifar_trainer.serving.model import ServedModel
 from cifar_trainer.serving.monitoring import DriftMonitor
 from cifar_trainer.serving.server import listen, make_server
 from cifar_trainer.serving.service import Service

@@ -14,9 +14,10 @@ from command_line import run_python
 from serving_server import running, until
 
 from cifar_trainer import files
+from cifar_trainer.artefacts.source import Source, find_source
 from cifar_trainer.errors import CheckError, RunError
 from cifar_trainer.images import encode_png
-from cifar_trainer.serving.model import ModelHolder, Source, find_source, open_model
+from cifar_trainer.serving.model import ModelHolder, open_model
 from cifar_trainer.serving.server import serve
 from cifar_trainer.serving.settings import Settings
 
@@ -85,7 +86,8 @@ def test_a_run_without_an_export_is_served_by_its_own_model(learned_run: Path) -
 WITHOUT_TENSORFLOW = """
 import sys
 from pathlib import Path
-from cifar_trainer.serving.model import find_source, open_model
+from cifar_trainer.artefacts.source import find_source
+from cifar_trainer.serving.model import open_model
 from cifar_trainer.serving.server import serve
 for path in map(Path, sys.argv[1:]):
     open_model(find_source(None, path), 1, 2)

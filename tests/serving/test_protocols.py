@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served
 
+from cifar_trainer.artefacts.source import Source
 from cifar_trainer.serving.api.bodies import to_list
-from cifar_trainer.serving.model import Manifest, ManifestData, ManifestRun, Source
 
 MODEL = "/v1/models/colours"
 INFER = "/v2/models/colours/infer"
@@ -259,7 +259,8 @@ def test_a_model_without_thresholds_does_not_list_unfamiliar() -> None:
 
 
 def test_answers_and_metrics_tell_the_weights(png: bytes) -> None:
-    manifest = Manifest(ManifestRun("ab" * 32), ManifestData("colours"), ())
+    training, data = SimpleNamespace(weights_sha256="ab" * 32), SimpleNamespace(name="colours")
+    manifest: Any = SimpleNamespace(run=training, data=data)
     holder = SimpleNamespace(
         current=served(ColourModel(), source=Source(Path("model"), None, manifest)), failure=None
     )
