@@ -33,7 +33,7 @@ TIMES = {
     "energy_joules",
 }  # fmt: skip
 #: Pictures are drawn as often as the time allows; the last epoch's always.
-DRAWN_IN_TIME = {"confusion_matrix", "surest_mistakes"}
+DRAWN_IN_TIME = {"figures/confusion_matrix", "figures/most_confident_errors"}
 
 
 def start(arguments: list[str], log: Path) -> int:

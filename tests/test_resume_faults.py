@@ -12,7 +12,7 @@ from cifar_trainer.data.dataset import ImageSet, Split
 from cifar_trainer.data.store import load_dataset, write_dataset
 from cifar_trainer.run import Run
 from cifar_trainer.training.checkpoint import list_checkpoints
-from cifar_trainer.training.tensorboard import cut_back
+from cifar_trainer.training.tensorboard import truncate_events
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_what_is_ahead_of_it_is_cut_back(
+def test_a_damaged_checkpoint_is_passed_over_and_what_is_ahead_of_it_is_truncate_events(
     run_cli: RunCli, run: Path, trained_run: Path, data_dir: Path
 ) -> None:
     """The newest loses its end: the run goes on from the one before, to the same bits, nothing doubled."""
@@ -44,7 +44,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_what_is_ahead_of_it_is_cut_back
     assert losses == [line.split(",")[1] for line in (trained_run / "history.csv").read_text().splitlines()]
     for split in ("train", "validation"):
         events = EventAccumulator(str(run / "tensorboard" / split), {"tensors": 0}).Reload()
-        assert [event.step for event in events.Tensors("epoch_loss")] == [1, 2]
+        assert [event.step for event in events.Tensors("epoch/loss")] == [1, 2]
 
 
 def test_another_environment_is_told_and_the_run_extended(run_cli: RunCli, run: Path, data_dir: Path) -> None:
@@ -100,9 +100,9 @@ def test_events_that_a_kill_has_left_in_the_old_files_and_the_new_one_are_kept_o
     folder = run / "tensorboard" / "validation"
     (old,) = folder.glob("events.out.tfevents.*")
     shutil.copy(old, folder / "events.out.tfevents.9999999999.copy")
-    cut_back(folder, 2)
+    truncate_events(folder, 2)
     events = EventAccumulator(str(folder), {"tensors": 0}).Reload()
-    assert [event.step for event in events.Tensors("epoch_loss")] == [1, 2]
+    assert [event.step for event in events.Tensors("epoch/loss")] == [1, 2]
     assert len(list(folder.iterdir())) == 1
 
 

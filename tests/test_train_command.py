@@ -71,7 +71,7 @@ def test_tensorboards_files_hold_curves_graph_samples_and_settings(trained_run: 
             assert [step for step, _ in seen] == [1, 2]
             assert [v for _, v in seen] == pytest.approx([float(r[f"{prefix}{name}"]) for r in rows])
         if split == "train":
-            assert {"epoch_learning_rate", "images_per_second", "settings", "samples"} <= set(
+            assert {"epoch/learning_rate", "speed/images_per_second", "settings", "figures/samples"} <= set(
                 events.Tags()["tensors"]
             )
             assert events.Tags()["graph"]

@@ -1,16 +1,15 @@
-"""Checkpoints: everything that a run needs to go on, whole or not at all.
+"""Checkpoints: everything that a run needs to resume, complete or not at all.
 
-A checkpoint is a folder, `checkpoints/step-00001563/`, that holds
+A checkpoint is a folder, `checkpoints/step-00001563/`, with
 
     arrays.npz     the model's variables, the optimizer's, the epoch's losses so far
-    state.json     epoch, step, history, and what else is no array
+    state.json     epoch, step, history, and everything else that is not an array
     manifest.json  the format's version, and the SHA-256 of the other two
 
-It is written under another name, flushed to the disk and renamed, so what bears the
-name of a checkpoint is whole unless the disk has failed or someone has changed it; that
-is what the hashes are for. The newest two are kept.
+It is written under another name, flushed to the disk and renamed, so a folder with the name of a checkpoint
+is complete. The hashes detect a failed disk, or a change by hand. The newest two are kept.
 
-Importing this imports no TensorFlow: a group of runs looks at their checkpoints before it starts.
+Importing this does not import TensorFlow.
 """
 
 import dataclasses
@@ -40,42 +39,43 @@ def assign_variables(variables: "Sequence[keras.Variable]", values: Sequence[np.
     """Set `variables` to `values`, one by one.
 
     Raises:
-        CheckpointError: their number, a shape or a dtype is not the variables'; nothing
-            is assigned then.
+        CheckpointError: their number, a shape or a dtype differs from the variables'; none is assigned.
     """
     expected = [(tuple(v.shape), v.dtype) for v in variables]
     received = [(value.shape, str(value.dtype)) for value in values]
     if expected != received:
         raise CheckpointError(
-            f"The checkpoint holds {len(received)} arrays that do not fit the {len(expected)} variables of "
+            f"The checkpoint has {len(received)} arrays that do not fit the {len(expected)} variables of "
             "this model and optimizer; it belongs to another recipe or version."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
-#: Rises when an older program could not read what this one writes.
-FORMAT = 1
+#: Increases when older versions cannot read what this one writes.
+FORMAT = 2
 KEEP = 2
 _PREFIX = "step-"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The whole state of a run between two steps.
+    """The complete state of a run between two steps.
 
     Attributes:
-        epoch: epochs that are complete.
-        step: steps done of the epoch that has begun; 0 at an epoch's end.
-        global_step: steps done in all.
-        variables: the model's weights and the states of its random layers, in the order
-            of `model.variables`.
-        optimizer: the optimizer's variables, the loss scale among them.
-        losses, correct: of the steps done of this epoch; float32 and int32 [step].
+        epoch: complete epochs.
+        step: steps done of the current epoch; 0 at an epoch's end.
+        global_step: steps of the run.
+        variables: the model's weights and the states of its random layers, in the order of
+            `model.variables`.
+        optimizer: the optimizer's variables, with the loss scale.
+        losses, correct: of the current epoch's steps; float32 and int32 [step].
         history: one mapping for each complete epoch.
         clock: seconds so far: `total` of the run, `epoch` and `training` of this epoch.
-        identity: what must agree for another process to go on (names to values).
-        best: the weights of the best epoch, in the order of `model.weights`; empty where none are kept.
+        identity: the settings that must agree for a resume (names to values).
+        best: the weights of the best epoch, in the order of `model.weights`; empty if none are kept.
+        digests: SHA-256 of the validated weights, by epoch.
+        ended_of: the epochs that were asked for when a callback ended the run; None if none has.
     """
 
     epoch: int
@@ -89,13 +89,15 @@ class Checkpoint:
     clock: dict[str, float]
     identity: dict[str, Any]
     best: list[np.ndarray] = dataclasses.field(default_factory=list)
+    digests: dict[int, str] = dataclasses.field(default_factory=dict)
+    ended_of: int | None = None
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint below `folder` and let the older ones go, but for the newest.
+    """Write a checkpoint below `folder`, and remove all but the newest.
 
     Raises:
-        OSError: it could not be written; the ones that were there are untouched.
+        OSError: it cannot be written; the existing ones are untouched.
     """
     path = folder / f"{_PREFIX}{checkpoint.global_step:08d}"
     arrays = {
@@ -109,7 +111,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     state = {
         name: getattr(checkpoint, name)
-        for name in ("epoch", "step", "global_step", "history", "clock", "identity")
+        for name in (
+            "epoch",
+            "step",
+            "global_step",
+            "history",
+            "clock",
+            "identity",
+            "digests",
+            "ended_of",
+        )
     }
     with files.atomic_folder(path, replace=True) as partial:
         (partial / "arrays.npz").write_bytes(buffer.getbuffer())
@@ -131,7 +142,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_step(path: Path) -> int:
-    """The steps of the whole run after which a checkpoint of this name was saved."""
+    """The steps of the run after which a checkpoint of this name was saved."""
     return int(path.name[len(_PREFIX) :])
 
 
@@ -139,7 +150,7 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint and check every byte of it.
 
     Raises:
-        CheckpointError: a file is missing, or is not what was written.
+        CheckpointError: a file is missing or has changed.
         RunError: a newer version wrote it.
     """
     try:
@@ -170,6 +181,8 @@ def load(path: Path) -> Checkpoint:
 
 def _decode(state_json: bytes, arrays_npz: bytes) -> Checkpoint:
     state = json.loads(state_json)
+    # JSON has no numbers as keys. Format 1 lacks the digests.
+    state["digests"] = {int(epoch): digest for epoch, digest in state.get("digests", {}).items()}
     with np.load(io.BytesIO(arrays_npz), allow_pickle=False) as arrays:
         names = sorted(arrays.files)
         return Checkpoint(
@@ -183,7 +196,7 @@ def _decode(state_json: bytes, arrays_npz: bytes) -> Checkpoint:
 
 
 def load_step(folder: Path, global_step: int) -> Checkpoint:
-    """The checkpoint below `folder` after so many steps.
+    """The checkpoint below `folder` at this step of the run.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -192,13 +205,13 @@ def load_step(folder: Path, global_step: int) -> Checkpoint:
 
 
 def load_newest(folder: Path, on_damage: Callable[[str], None]) -> Checkpoint:
-    """The newest checkpoint below `folder` that is whole.
+    """The newest undamaged checkpoint below `folder`.
 
     Args:
-        on_damage: told of each newer one that is not, before it is passed over.
+        on_damage: receives a message about each newer one, which is skipped.
 
     Raises:
-        CheckpointError: none is whole.
+        CheckpointError: all are damaged, or there are none.
         RunError: a newer version wrote one.
     """
     paths = list_checkpoints(folder)
@@ -211,16 +224,13 @@ def load_newest(folder: Path, on_damage: Callable[[str], None]) -> Checkpoint:
     what = (
         f"None of the {count} checkpoints in {folder} is whole" if count else f"{folder} holds no checkpoint"
     )
-    raise CheckpointError(
-        f"{what}, so the run cannot go on. It is never begun afresh by itself: "
-        "train again under another --run-dir."
-    )
+    raise CheckpointError(f"{what}, so the run cannot be resumed. To start over, use another --run-dir.")
 
 
 def set_aside_newer(folder: Path, global_step: int) -> None:
-    """Rename the checkpoints after `global_step`, damaged ones that a run has passed over.
+    """Rename the checkpoints after `global_step`, which are damaged.
 
-    Under their old names they would count among the newest and push whole ones out.
+    Under their old names they would count among the newest and displace undamaged ones.
     """
     for path in list_checkpoints(folder):
         if checkpoint_step(path) > global_step:

@@ -62,7 +62,7 @@ class Metric:
     Attributes:
         name: its column in history.csv and its key in callbacks' logs.
         split: the run of TensorBoard that it belongs to.
-        tag: its name there.
+        tag: its name there, below that of its group of cards; TensorBoard sorts the groups by name.
         of: computes its value from a complete epoch.
         show: formats its value for the screen, perhaps as an empty text; None never shows it.
         in_result: whether a run's result gives it, for the epoch whose weights the model has.
@@ -78,19 +78,19 @@ class Metric:
 
 #: In the order of history.csv's columns, after `epoch`. Those of a GPU are None without one.
 METRICS = (
-    Metric("loss", "train", "epoch_loss", lambda e: e.loss, "loss {:.4f}".format, True),
-    Metric("accuracy", "train", "epoch_accuracy", lambda e: e.accuracy, "accuracy {:6.2%}".format, True),
-    Metric("val_loss", "validation", "epoch_loss", lambda e: e.val_loss, "val_loss {:.4f}".format, True),
+    Metric("loss", "train", "epoch/loss", lambda e: e.loss, "loss {:.4f}".format, True),
+    Metric("accuracy", "train", "epoch/accuracy", lambda e: e.accuracy, "accuracy {:6.2%}".format, True),
+    Metric("val_loss", "validation", "epoch/loss", lambda e: e.val_loss, "val_loss {:.4f}".format, True),
     Metric(
-        "val_accuracy", "validation", "epoch_accuracy", lambda e: e.val_accuracy,
+        "val_accuracy", "validation", "epoch/accuracy", lambda e: e.val_accuracy,
         "val_accuracy {:6.2%}".format, True,
     ),
-    Metric("learning_rate", "train", "epoch_learning_rate", lambda e: e.learning_rate),
+    Metric("learning_rate", "train", "epoch/learning_rate", lambda e: e.learning_rate),
     Metric(
-        "images_per_second", "train", "images_per_second", lambda e: e.images / e.training_seconds,
+        "images_per_second", "train", "speed/images_per_second", lambda e: e.images / e.training_seconds,
         "{:,.0f} images/s".format,
     ),
-    Metric("seconds", "train", "seconds", lambda e: e.seconds, "{:.1f} s".format),
+    Metric("seconds", "train", "speed/seconds", lambda e: e.seconds, "{:.1f} s".format),
     Metric(
         "gpu_utilization", "train", "gpu/utilization_percent", lambda e: e.gpu.utilization,
         "GPU {:.0f} %".format,
@@ -99,7 +99,7 @@ METRICS = (
     Metric("power_watts", "train", "gpu/power_watts", lambda e: e.gpu.power_watts, "{:.0f} W".format),
     Metric("energy_joules", "train", "gpu/energy_joules", lambda e: e.energy_joules, "{:,.0f} J".format),
     Metric(
-        "compile_seconds", "train", "compile_seconds", lambda e: e.compile_seconds,
+        "compile_seconds", "train", "speed/compile_seconds", lambda e: e.compile_seconds,
         lambda s: f"compiled in {s:.1f} s" if s >= 0.05 else "",
     ),
 )  # fmt: skip

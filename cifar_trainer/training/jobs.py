@@ -402,13 +402,13 @@ def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> C
         CheckpointError: there were checkpoints, and none is whole; or the one that is belongs to other
             settings.
     """
-    from cifar_trainer.training.tensorboard import cut_back
+    from cifar_trainer.training.tensorboard import truncate_events
 
     files.remove_partials(run.path)
     if not run.history.exists() and not checkpoints.list_checkpoints(run.checkpoints):
         reporter.note(f"{run.path} was stopped before its first checkpoint; starting at its first step.")
         for split in ("", "train", "validation"):
-            cut_back(run.tensorboard / split, -1)
+            truncate_events(run.tensorboard / split, -1)
         return None
     files.remove_partials(run.checkpoints)
     found = checkpoints.load_newest(run.checkpoints, reporter.warn)
@@ -421,7 +421,7 @@ def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> C
         )
     # The table of runs shows settings, which are written again: the epochs may have been raised.
     for split, last in (("", -1), ("train", found.epoch), ("validation", found.epoch)):
-        cut_back(run.tensorboard / split, last)
+        truncate_events(run.tensorboard / split, last)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a run writes for TensorBoard: curves, images, histograms, hparams; cut back at a resume."""
+"""A run's TensorBoard summaries: curves, figures, histograms and hyperparameters, each by a callback."""
 
 import hashlib
 import json
@@ -20,19 +20,18 @@ from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 
 from cifar_trainer import __version__, files, metrics
 from cifar_trainer.data.dataset import Split
-from cifar_trainer.settings import Settings
+from cifar_trainer.settings import Settings, declared
 from cifar_trainer.training.history import METRICS
 
 
-def cut_back(folder: Path, last_step: int) -> None:
-    """Drop the events below `folder` whose step is above `last_step`.
+def truncate_events(folder: Path, last_step: int) -> None:
+    """Remove the events below `folder` after step `last_step`.
 
-    The events that stay are written to one file, which then takes the place of the
-    others; each once, for a kill in between has left both. A record that a kill has cut
-    short ends its file, as it does for TensorBoard.
+    The other events are written to one file, which then replaces the old ones; each once, since a kill in
+    between leaves both. A record that a kill has truncated ends its file, as it does for TensorBoard.
 
     Raises:
-        OSError: the new file could not be written; the old ones are untouched.
+        OSError: the new file cannot be written; the old ones are untouched.
     """
     old = sorted(folder.glob("events.out.tfevents.*"))
     if not old:
@@ -64,21 +63,22 @@ def _records(path: Path) -> Iterator[bytes]:
         return
 
 
+#: Training images to show.
 SAMPLE_IMAGES = 25
-#: What writing an event can raise.
+#: Errors of writing an event.
 WRITE_ERRORS = (OSError, tf.errors.OpError)
 
 
 class EventWriter(keras.callbacks.Callback):
-    """Writes a run's events below `folder`, as `train/` and `validation/`.
+    """Writes a run's events below `folder`, in `train/` and `validation/`: the metrics and the settings.
 
     Args:
         folder: the run's tensorboard/ folder.
-        config: shown as text and as hparams.
-        description: what else belongs to the text, such as the data's name.
+        config: shown as text and as hyperparameters.
+        description: added to the text, such as the title of the data.
         samples: uint8 [N, H, W, C], training images to show.
-        warn: told once when something cannot be written; training then goes on without.
-        begun: whether the events before the first epoch are there already.
+        warn: receives one message if something cannot be written; training then continues without.
+        begun: whether the events before the first epoch exist already.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class EventWriter(keras.callbacks.Callback):
         self._attempt(self._close)
 
     def flush(self) -> None:
-        """Hand what was written to the operating system; called before each checkpoint."""
+        """Hand the events to the operating system; call it before each checkpoint."""
         self._attempt(lambda: [writer.flush() for writer in self._writers.values()])
 
     def end_session(self, *, success: bool) -> None:
-        """Say that the run is at its end, so that HParams shows it as finished or failed."""
+        """Write the end of the run, so that HParams shows it as finished or failed."""
         status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
         ending = hparams_summary.session_end_pb(status).SerializeToString()
 
@@ -128,7 +128,7 @@ class EventWriter(keras.callbacks.Callback):
         self._attempt(write)
 
     def write(self, split: str, write: Callable[[], Any]) -> None:
-        """Call what writes summaries about `train` or `validation`; warn once where that fails."""
+        """Call `write`, which writes summaries of `train` or `validation`; warn once if it fails."""
 
         def within() -> None:
             with self._writers[split].as_default():
@@ -136,9 +136,9 @@ class EventWriter(keras.callbacks.Callback):
 
         self._attempt(within)
 
-    def write_images(self, tag: str, images: np.ndarray, step: int) -> None:
-        """Write figures about the watched split: uint8 [K, H, W, 3]."""
-        self.write("validation", lambda: tf.summary.image(tag, images, step=step, max_outputs=len(images)))
+    def write_figure(self, name: str, image: np.ndarray, step: int) -> None:
+        """Write a figure about the validation images: uint8 [H, W, 3]."""
+        self.write("validation", lambda: tf.summary.image(f"figures/{name}", image[None], step=step))
 
     def _attempt(self, write: Callable[[], Any]) -> None:
         if self._failed:
@@ -148,7 +148,7 @@ class EventWriter(keras.callbacks.Callback):
         except WRITE_ERRORS as error:
             self._failed = True
             self._warn(
-                f"TensorBoard's files in {self._folder} cannot be written ({error}); going on without."
+                f"TensorBoard's files in {self._folder} cannot be written ({error}); training continues."
             )
 
     def _open(self) -> None:
@@ -163,7 +163,9 @@ class EventWriter(keras.callbacks.Callback):
         settings = {**self._config.to_json(), **self._description, "cifar-trainer": __version__}
         with self._writers["train"].as_default():
             tf.summary.text("settings", _markdown_table(settings), step=0)
-            tf.summary.image("samples", self._samples[:SAMPLE_IMAGES], step=0, max_outputs=SAMPLE_IMAGES)
+            tf.summary.image(
+                "figures/samples", self._samples[:SAMPLE_IMAGES], step=0, max_outputs=SAMPLE_IMAGES
+            )
             tf.summary.graph(self._forward_graph())
 
     def _write_hparams(self) -> None:
@@ -175,10 +177,11 @@ class EventWriter(keras.callbacks.Callback):
                 metrics=[
                     hp.Metric(tag, group=group, display_name=f"{name} ({group})")
                     for group in ("validation", "train")
-                    for name, tag in (("accuracy", "epoch_accuracy"), ("loss", "epoch_loss"))
+                    for name, tag in (("accuracy", "epoch/accuracy"), ("loss", "epoch/loss"))
                 ],
             )
-            hp.hparams(values)
+            # The name of the run, with that of its group.
+            hp.hparams(values, trial_id="/".join(self._folder.absolute().parts[-3:-1]))
             writer.close()
 
     def _forward_graph(self) -> tf.Graph:
@@ -187,19 +190,10 @@ class EventWriter(keras.callbacks.Callback):
         return forward.get_concrete_function(specification).graph
 
     def _hparams(self) -> dict[str, Any]:
-        chosen = (
-            "recipe",
-            "batch_size",
-            "learning_rate",
-            "seed",
-            "precision",
-            "validation",
-            "epochs",
-            "limit",
-        )
-        settings = self._config.to_json()
-        values = {name: settings[name] if settings[name] is not None else "all" for name in chosen}
-        return {**values, "dataset": self._description.get("data", self._config.dataset)}
+        varied = [name for name, declaration in declared(Settings).items() if declaration.vary]
+        values = {name: getattr(self._config, name) for name in (*varied, "seed", "validation", "limit")}
+        shown = {name: "not set" if value is None else value for name, value in values.items()}
+        return {**shown, "dataset": self._description.get("data", self._config.dataset)}
 
     def _write_scalars(self, step: int, row: Mapping[str, Any]) -> None:
         for metric in METRICS:
@@ -213,7 +207,7 @@ class EventWriter(keras.callbacks.Callback):
 
 
 def _writer(folder: Path) -> tf.summary.SummaryWriter:
-    # As bytes: TensorFlow takes no text that is not UTF-8, and a folder's name need not be.
+    # As bytes: TensorFlow accepts UTF-8 texts only, and a folder's name may be anything.
     return tf.summary.create_file_writer(os.fsencode(folder))
 
 
@@ -222,10 +216,10 @@ def _markdown_table(values: Mapping[str, Any]) -> str:
     return "\n".join(["| setting | value |", "| --- | --- |", *rows])
 
 
-#: The share of the time so far that all this may take; the first and the last epoch are drawn in any case.
+#: The share of the time so far that figures may take; those of the first and the last epoch are always drawn.
 TIME_SHARE = 0.02
-#: Mistakes in the gallery.
-MISTAKES = 15
+#: Errors in the gallery.
+ERRORS = 15
 #: Points of a precision-recall curve: thresholds 0, 0.01, …, 1.
 THRESHOLDS = 101
 
@@ -234,27 +228,27 @@ class EpochImages(keras.callbacks.Callback):
     """Writes the confusion matrix, the most confident errors and precision-recall curves.
 
     Args:
-        events: where they go.
-        logits: gives the epoch's logits of the watched images, float32 [N, classes].
-        watched: the images.
+        events: receives them.
+        logits: returns the epoch's logits of the validation images, float32 [N, classes].
+        validation: the images.
         classes: the names, by label.
-        clock: gives seconds; for tests.
+        clock: returns seconds; for tests.
     """
 
     def __init__(
         self,
         events: EventWriter,
         logits: Callable[[], np.ndarray],
-        watched: Split,
+        validation: Split,
         classes: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self._events, self._logits, self._watched, self._classes = events, logits, watched, classes
+        self._events, self._logits, self._validation, self._classes = events, logits, validation, classes
         self._clock = clock
         self._begun = clock()
         self._spent = 0.0
-        # Seconds of the fastest drawing; the first, which imports Matplotlib, is slower than the others.
+        # Seconds of the fastest drawing; the first also imports Matplotlib.
         self._cost: float | None = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -279,40 +273,40 @@ class EpochImages(keras.callbacks.Callback):
         return self._spent + self._cost <= TIME_SHARE * (self._clock() - self._begun)
 
     def _draw(self, probabilities: np.ndarray, step: int) -> None:
-        # Matplotlib takes a second to import; a run that is stopped early need not wait for it.
+        # Matplotlib takes a second to import, which a run that is stopped early does not need.
         from cifar_trainer import plots
 
-        labels, predicted = self._watched.labels, probabilities.argmax(axis=1)
+        labels, predicted = self._validation.labels, probabilities.argmax(axis=1)
         matrix = metrics.confusion_matrix(predicted, labels, len(self._classes))
         confidence = probabilities.max(axis=1)
         wrong = np.flatnonzero(predicted != labels)
-        surest = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES]]
+        most_confident = wrong[np.argsort(-confidence[wrong], kind="stable")[:ERRORS]]
         figures = {
             "confusion_matrix": plots.confusion_figure(matrix, self._classes, plots.LIGHT),
-            "surest_mistakes": plots.gallery_figure(
-                self._watched.images[surest],
-                labels[surest],
-                predicted[surest],
-                confidence[surest],
+            "most_confident_errors": plots.gallery_figure(
+                self._validation.images[most_confident],
+                labels[most_confident],
+                predicted[most_confident],
+                confidence[most_confident],
                 self._classes,
                 plots.LIGHT,
             ),
         }
         for name, figure in figures.items():
-            self._events.write_images(name, plots.pixels(figure)[None], step)
+            self._events.write_figure(name, plots.pixels(figure), step)
 
     def _write_curves(self, probabilities: np.ndarray, step: int) -> None:
         for label, name in enumerate(self._classes):
             tf.summary.write(
                 f"precision_recall/{name}",
-                precision_recall(probabilities[:, label], self._watched.labels == label),
+                precision_recall(probabilities[:, label], self._validation.labels == label),
                 step=step,
                 metadata=pr_curve_metadata.create_summary_metadata(name, "", THRESHOLDS),
             )
 
 
 def precision_recall(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """What TensorBoard's plugin reads: true and false positives and negatives, precision, recall.
+    """The values that TensorBoard's plugin shows: true and false positives and negatives, precision, recall.
 
     Args:
         scores: float [N], 0 to 1.
@@ -331,21 +325,22 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     return np.stack([tp, fp, tn, fn, precision, recall]).astype(np.float32)
 
 
-#: Batches whose gradients are looked at.
+#: Batches whose gradients are measured.
 BATCHES = 32
 
 
 class EpochHistograms(keras.callbacks.Callback):
-    """Writes each weight's values, and the norms of the loss's gradient over some batches.
+    """Writes the values of each weight, and the norms of the cross-entropy's gradient over some batches.
 
-    The gradients are computed anew at the epoch's last weights, without dropout and with
-    batch normalization's moving averages: nothing that training goes on with is touched.
+    The gradients are those of plain cross-entropy, whatever the run's loss is, at the epoch's last weights
+    before any averaging, without dropout and with batch normalization's moving averages. The state of the
+    training does not change.
 
     Args:
-        events: where they go.
+        events: receives them.
         train: the training split.
         indices: of the images that are trained on, int64 [N]; the first batches of them are used.
-        batch_size: images a batch.
+        batch_size: images per batch.
     """
 
     def __init__(self, events: EventWriter, train: Split, indices: np.ndarray, batch_size: int) -> None:

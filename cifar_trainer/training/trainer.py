@@ -196,6 +196,8 @@ class Trainer:
         # The validated weights of each epoch, to recognize those that a callback restores.
         self._digests: dict[int, str] = {}
         self._warned: set[str] = set()
+        # By a callback, in an earlier process.
+        self._is_ended = False
         # Of this epoch, used by earlier processes.
         self._earlier_joules = 0.0
         self._saved_at = time.monotonic()
@@ -239,7 +241,9 @@ class Trainer:
         self.global_step = checkpoint.global_step
         self._saved_position = self.position
         self._losses, self._correct = checkpoint.losses, checkpoint.correct
-        self._best = checkpoint.best
+        self._best, self._digests = checkpoint.best, dict(checkpoint.digests)
+        # More epochs than when a callback ended the run continue it.
+        self._is_ended = checkpoint.ended_of is not None and checkpoint.ended_of >= self._config.epochs
         self.history, self._clock = list(checkpoint.history), {**self._clock, **checkpoint.clock}
         self._earlier_joules = self._clock.pop("joules", 0.0)
 
@@ -286,7 +290,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Start the callbacks, save the first checkpoint, and finish the run if nothing is left to train."""
-        self._model.stop_training = False
+        self._model.stop_training = self._is_ended
         self._replicas.broadcast_variables([*self._model.variables, *self._optimizer.variables])
         self._callbacks.on_train_begin()
         if self._saved_position is None:
@@ -364,6 +368,7 @@ class Trainer:
         self._callbacks.on_epoch_begin(self._epoch)
 
     def _finish_epoch(self) -> None:
+        self._reporter.phase("validating")
         began = time.monotonic()
         self._callbacks.on_test_begin()
         with self._averaged():
@@ -396,6 +401,7 @@ class Trainer:
             energy_joules=self._with_earlier(reading.energy_joules),
         )
         row = history_row(self._epoch + 1, complete)
+        self._reporter.phase("saving")
         self.history.append(row)
         if best_epoch(self.history) == len(self.history):
             self._best = weights
@@ -589,6 +595,8 @@ class Trainer:
                     clock={**self._clock, "joules": self._with_earlier(self._telemetry.joules()) or 0.0},
                     identity=self._config.identity(),
                     best=self._best,
+                    digests=self._digests,
+                    ended_of=self._config.epochs if self._model.stop_training and self.step == 0 else None,
                 ),
             )
         self._saved_at, self._saved_position = time.monotonic(), self.position

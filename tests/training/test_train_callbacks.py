@@ -21,10 +21,8 @@ from cifar_trainer.training.tensorboard import THRESHOLDS, EpochImages, precisio
 
 
 def run_with(data_dir: Path, run: Path, *callbacks: keras.callbacks.Callback, **options: Any) -> TrainResult:
-    return train(
-        dataset="synthetic", data_dir=data_dir, run_dir=run, epochs=3, limit=640, device="cpu",
-        callbacks=callbacks, **options,
-    )  # fmt: skip
+    settings = {"epochs": 3, "limit": 96, "device": "cpu", **options}
+    return train(dataset="synthetic", data_dir=data_dir, run_dir=run, callbacks=callbacks, **settings)
 
 
 class Seen(keras.callbacks.Callback):
@@ -55,7 +53,7 @@ def test_any_keras_callback_is_called_at_epochs_and_between_chunks_with_keras_lo
         (what, epoch) for epoch in range(3) for what in ("begin", "end")
     ]
     assert seen.calls[1][0] == "batch", "between the beginning and the end of an epoch there are chunks"
-    assert max(number for what, number in seen.calls if what == "batch") == 19
+    assert max(number for what, number in seen.calls if what == "batch") == 2
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"} <= set(seen.logs[0])
     assert {path.name for path in tmp_path.glob("*.keras")} == {f"epoch-{i}.keras" for i in (1, 2, 3)}
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 4
@@ -79,7 +77,7 @@ def test_tensorboard_shows_pictures_curves_and_on_request_histograms(data_dir: P
         for split in ("train", "validation")
     )
     curve = f"precision_recall/{load_dataset(data_dir, 'synthetic').classes[3]}"
-    for tag in ("confusion_matrix", "surest_mistakes"):
+    for tag in ("figures/confusion_matrix", "figures/most_confident_errors"):
         assert validation.Tensors(tag)[-1].step == 3
         width, height, png = validation.Tensors(tag)[-1].tensor_proto.string_val
         assert png.startswith(b"\x89PNG")
@@ -115,15 +113,15 @@ def test_precision_and_recall_at_each_threshold() -> None:
 
 
 class Kept:
-    """Takes the events, and says which epochs had pictures."""
+    """Receives the events; `drawn` are the epochs with figures."""
 
     def __init__(self) -> None:
         self.drawn: list[int] = []
 
     def write(self, split: str, write: Any) -> None: ...
 
-    def write_images(self, tag: str, images: np.ndarray, step: int) -> None:
-        if tag == "confusion_matrix":
+    def write_figure(self, name: str, image: np.ndarray, step: int) -> None:
+        if name == "confusion_matrix":
             self.drawn.append(step)
 
 
@@ -237,7 +235,7 @@ def test_a_run_that_learned_nothing_says_so_at_the_epoch_and_at_the_end(
     data_dir: Path, tmp_path: Path
 ) -> None:
     listening = Listening()
-    run_with(data_dir, tmp_path / "run", reporter=listening, learning_rate=100.0, batch_size=3)
+    run_with(data_dir, tmp_path / "run", reporter=listening, learning_rate=100.0)
     assert len(listening.warnings) == 2
     assert "learned nothing by the end of epoch 1" in listening.warnings[0]
     assert "learned nothing by the end of epoch 3" in listening.warnings[1]
