@@ -9,7 +9,7 @@ import pytest
 from cifar_trainer.cli.sweep import command as sweep
 from cifar_trainer.cli.train import command as train
 from cifar_trainer.errors import UsageError
-from cifar_trainer.settings import RuntimeOptions, Settings, command_words, declared
+from cifar_trainer.settings import Declaration, RuntimeOptions, Settings, command_words, declared
 
 GIVEN = {"recipe": "document", "dataset": "synthetic", "epochs": 10, "batch_size": 32, "learning_rate": 0.001}
 EVERYTHING = {**declared(Settings), **declared(RuntimeOptions)}
@@ -108,3 +108,18 @@ def test_the_words_of_a_command_line_are_read_as_the_arguments_that_they_were_ma
     assert words[-4:] == ["--time-limit", "90", "--run-dir", "a b"]
     context = train.make_context("train", words)
     assert {name: context.params[name] for name in arguments} == arguments
+
+
+def test_the_documentation_has_a_row_for_each_declaration() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    told = [line for line in page.splitlines() if line.startswith("| `--")]
+    marks = {True: "yes", False: ""}
+    expected = [row(each, marks[each.vary], marks[each.resumable]) for each in declared(Settings).values()]
+    assert told == [*expected, *map(row, declared(RuntimeOptions).values())]
+
+
+def row(each: Declaration, *more: str) -> str:
+    values = ", ".join(f"`{choice}`" for choice in each.choices) or each.expected
+    if each.type is bool:
+        values = "flag"
+    return "| " + " | ".join([f"`{each.option}`", values, each.shown_default, each.help, *more]) + " |"

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import statistics
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -23,6 +23,7 @@ from cifar_trainer.run import GROUP_FILE, Run, TrainResult, check_new, open_run,
 from cifar_trainer.settings import (
     DEFAULT_DATA_DIR,
     STACKS,
+    Declaration,
     RuntimeOptions,
     Settings,
     check_choice,
@@ -109,22 +110,27 @@ class _Group:
     settings: dict[str, Any]
 
 
-def _documented(*classes: type) -> Callable[[F], F]:
-    """Show the settings and runtime options in the signature and the docstring, in place of `{settings}`."""
-    declarations = [declaration for cls in classes for declaration in declared(cls).values()]
+def _documented(declarations: Iterable[Declaration], *, defaults: bool) -> Callable[[F], F]:
+    """Show declared arguments in the signature and, in place of `{settings}`, in the docstring."""
+    declarations = list(declarations)
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
         explicit = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
         names = {each.name for each in explicit}
         added = [
-            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default)
+            inspect.Parameter(
+                each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default if defaults else None
+            )
             for each in declarations
             if each.name not in names
         ]
         lines = [
             textwrap.fill(
-                f"{each.name}: {each.help}", 108, initial_indent=" " * 8, subsequent_indent=" " * 12
+                f"{each.name}: {each.help}{' In seconds.' if each.seconds else ''}",
+                108,
+                initial_indent=" " * 8,
+                subsequent_indent=" " * 12,
             )
             for each in declarations
         ]
@@ -143,7 +149,7 @@ def train(*, seeds: None = None, **arguments: Any) -> TrainResult: ...
 def train(*, seeds: int | str | Sequence[int], **arguments: Any) -> GroupResult: ...
 
 
-@_documented(Settings, RuntimeOptions)
+@_documented([*declared(Settings).values(), *declared(RuntimeOptions).values()], defaults=True)
 def train(
     *,
     seeds: int | str | Sequence[int] | None = None,
@@ -221,7 +227,13 @@ def resume(run: Run, **arguments: Any) -> TrainResult: ...
 def resume(run: str | Path, **arguments: Any) -> TrainResult | GroupResult: ...
 
 
-@_documented(Settings, RuntimeOptions)
+@_documented(
+    [
+        *(each for each in declared(Settings).values() if each.resumable),
+        *declared(RuntimeOptions).values(),
+    ],
+    defaults=False,
+)
 def resume(
     run: Run | str | Path,
     *,
@@ -243,7 +255,7 @@ def resume(
         callbacks, reporter, should_stop, end_after, verbose: as in `train`.
         {settings}
 
-    `epochs` may be raised, `device` and the runtime options may change. Other settings must be the run's.
+    `epochs` can only be raised. Other settings are accepted if they are those of the run.
 
     Returns:
         The `TrainResult` of a run, the `GroupResult` of a group.

@@ -192,6 +192,8 @@ def _load(job: Job, options: RuntimeOptions, reporter: TrainingReporter) -> tupl
         if not report.already:
             reporter.note(f"Prepared {report.title} in {report.folder}.")
     dataset = load_dataset(job.data_dir, config.dataset)
+    # The name may have been spelled otherwise.
+    config = dataclasses.replace(config, dataset=dataset.name)
     if not job.own_batch_size:
         config = fit_batch_size(dataset, config)
         if config.batch_size < job.config.batch_size:
