@@ -29,9 +29,8 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "gpu")
 #: What other frameworks call a device.
 DEVICE_ALIASES = {"cuda": "gpu", "cuda:0": "gpu", "0": "gpu", "mps": "gpu", "GPU:0": "gpu", "/GPU:0": "gpu"}
-VALIDATIONS = ("test", "holdout", "train")
 #: The validation splits, in words.
-WATCHED = {
+VALIDATIONS = {
     "test": "test set",
     "holdout": "held-out training images",
     "train": "images that it was trained on",
@@ -220,7 +219,7 @@ class Settings:
         0, at_least=0, at_most=MAX_SEED, help="Seed of weights, image order, augmentation and dropout."
     )
     validation: str = setting(
-        "test", choices=VALIDATIONS,
+        "test", choices=tuple(VALIDATIONS),
         help="Validate on the test set, as the tutorial does; on a tenth of the training images, held out; "
         "or on a tenth of the images trained on, which leaves the test set unseen and holds nothing out.",
     )  # fmt: skip
@@ -298,20 +297,17 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """The settings that a resume must not change."""
-        return {k: v for k, v in self.to_json().items() if not _is(k, "resumable")}
+        resumable = {name for name, each in declared(Settings).items() if each.resumable}
+        return {name: value for name, value in self.to_json().items() if name not in resumable}
 
     def affecting_result(self) -> dict[str, Any]:
         """The settings that determine a result, except the seed."""
-        return {k: v for k, v in self.to_json().items() if k != "seed" and _is(k, "affects_result", True)}
+        others = {"seed", *(name for name, each in declared(Settings).items() if not each.affects_result)}
+        return {name: value for name, value in self.to_json().items() if name not in others}
 
     def to_json(self) -> dict[str, Any]:
         """The settings as a flat JSON object, in the order of their declaration."""
         return dataclasses.asdict(self)
-
-
-def _is(name: str, property: str, undeclared: bool = False) -> bool:
-    declaration = declared(Settings).get(name)
-    return undeclared if declaration is None else bool(getattr(declaration, property))
 
 
 def _needs_holdout(option: str) -> UsageError:

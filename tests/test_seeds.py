@@ -16,7 +16,7 @@ from cifar_trainer.cli.train import format_group
 from cifar_trainer.errors import DeviceError, UsageError
 from cifar_trainer.run import Run
 from cifar_trainer.settings import RuntimeOptions, Settings, declared
-from cifar_trainer.training.api import GroupResult, mean_accuracy, parse_seeds, reproduce, resume, train
+from cifar_trainer.training.api import GroupResult, mean_accuracy, parse_seeds, resume, train
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -153,9 +153,9 @@ def test_a_finished_group_refuses_other_settings_by_name(
         resume(group[0], epochs=2, **setting)
 
 
-def test_a_group_is_reproduced(group: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    found = reproduce(group[0], run_dir=tmp_path / "again")
-    assert found.same
+def test_a_group_is_reproduced(run_cli: RunCli, group: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    done = run_cli(["reproduce", group[0], "--run-dir", tmp_path / "again"])
+    assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "again" / "seed-5" / "result.json").is_file()
 
 

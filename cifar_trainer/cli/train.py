@@ -9,7 +9,7 @@ import click
 from cifar_trainer.cli.base import PathType, RunType, data_dir_option, make_command
 from cifar_trainer.cli.options import choices, given, setting_options
 from cifar_trainer.errors import TrainingStopped, UsageError, counted
-from cifar_trainer.settings import STACKS, WATCHED, RuntimeOptions, Settings, command_words, declared
+from cifar_trainer.settings import STACKS, VALIDATIONS, RuntimeOptions, Settings, command_words, declared
 from cifar_trainer.training.distributed import choose_gpus, find_cluster, train_together
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def format_result(result: "TrainResult") -> str:
     if result.chosen_by != "last epoch":
         epoch = "" if result.chosen_epoch is None else f" of epoch {result.chosen_epoch}"
         chosen = f"weights{epoch}, chosen by: {result.chosen_by}\n"
-    watched = WATCHED[str(validation["split"])]
+    watched = VALIDATIONS[str(validation["split"])]
     return (
         f"{counted(result.epochs, 'epoch')} in {result.seconds:.1f} s, "
         f"{result.images_per_second:,.0f} images/s\n"

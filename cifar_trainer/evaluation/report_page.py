@@ -25,7 +25,7 @@ from cifar_trainer.plots import (
     undrawable,
 )
 from cifar_trainer.run import TrainResult
-from cifar_trainer.settings import WATCHED
+from cifar_trainer.settings import VALIDATIONS
 
 #: Grad-CAM is shown for at most so many classes.
 EXPLAINED_CLASSES = 12
@@ -55,7 +55,7 @@ def draw_figures(
     wrong = np.array([error.index for error in report.mistakes], np.int64)
     confidence = np.array([error.confidence for error in report.mistakes])
     names = [split.files[i].rpartition("/")[2] for i in wrong] if split.files else None
-    validation = WATCHED[subject.config.validation]
+    validation = VALIDATIONS[subject.config.validation]
     drawings: dict[str, Callable[[Theme], Figure]] = {
         "confusion_matrix": lambda theme: confusion_figure(matrix, classes, theme),
         "per_class": lambda theme: figures.per_class_figure(report.per_class, theme),

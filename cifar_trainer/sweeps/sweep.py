@@ -9,7 +9,7 @@ from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.splits import check_fit, fit_batch_size
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.extras import check_extra
-from cifar_trainer.run import DEFAULT_ROOT
+from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
 from cifar_trainer.settings import DEFAULT_DATA_DIR
 from cifar_trainer.sweeps.plan import CARRIED_OUT, Plan
 from cifar_trainer.sweeps.result import SweepReporter, SweepResult
@@ -91,7 +91,7 @@ def sweep(
     reporter = reporter or SweepReporter()
     folder = DEFAULT_ROOT / name if run_dir is None else Path(run_dir).expanduser()
     chosen = parse_storage(storage, folder)
-    fingerprint = _prepare(plan, reporter)
+    fingerprint = _prepare(plan, folder, reporter)
     with files.writing(folder, "Choose another --run-dir."):
         folder.mkdir(parents=True, exist_ok=True)
     # Only now: it imports Optuna.
@@ -101,13 +101,15 @@ def sweep(
         return Study(plan, folder, database, fingerprint, reporter, should_stop, verbose).run()
 
 
-def _prepare(plan: Plan, reporter: SweepReporter) -> str:
+def _prepare(plan: Plan, folder: Path, reporter: SweepReporter) -> str:
     """Prepare the data and check that the settings fit them; returns the training images' fingerprint."""
     config = plan.config({})
     data_dir = Path(plan.carried_out.get("data_dir", DEFAULT_DATA_DIR)).expanduser()
     plan.carried_out["data_dir"] = str(data_dir.absolute())
     offline = bool(plan.carried_out.get("offline"))
-    prepare(config.dataset, data_dir, offline=offline, reporter=reporter.prepare)
+    # A sweep that is resumed must find the data that it had.
+    if not (folder / SWEEP_FILE).is_file():
+        prepare(config.dataset, data_dir, offline=offline, reporter=reporter.prepare)
     dataset = load_dataset(data_dir, config.dataset)
     for values in [{}, *({each.name: value} for each in plan.space for value in each.extremes())]:
         settings = plan.config(values)

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from command_line import RunCli
 
+from cifar_trainer.cli import main
 from cifar_trainer.errors import DeviceError, UsageError
+from cifar_trainer.training import distributed
 from cifar_trainer.training.distributed import Cluster, choose_gpus, find_cluster, tasks_per_node, tf_config
 
 TWO = ("a:1", "b:2")
@@ -126,3 +130,27 @@ def test_more_gpus_than_there_are_is_a_device_error(monkeypatch: pytest.MonkeyPa
 def test_a_number_of_gpus_that_cannot_be_is_refused(wanted: str, device: str) -> None:
     with pytest.raises(UsageError, match=f"--gpus '?{wanted}"):
         choose_gpus(wanted, device)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"), [(["--gpus", "2"], {}), ([], {"CIFAR_TRAINER_TRAIN_GPUS": "2"})]
+)
+def test_each_process_has_the_options_without_the_number_of_gpus(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], variables: dict[str, str]
+) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def start(command: list[str], *, env: dict[str, str], **_: object) -> SimpleNamespace:
+        started.append((command, env))
+        return SimpleNamespace(wait=lambda: 0)
+
+    monkeypatch.setattr(distributed.subprocess, "Popen", start)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    done = CliRunner().invoke(
+        main, ["train", "--no-xla", *arguments, "--json", "--epochs", "3"], env=variables
+    )
+    assert done.exit_code == 0, done.output
+    words = [command[command.index("cifar_trainer") + 1 :] for command, _ in started]
+    assert words == [["train", "--no-xla", "--epochs", "3", "--json"]] * 2
+    assert [env["CUDA_VISIBLE_DEVICES"] for _, env in started] == ["0", "1"]
+    assert not any("CIFAR_TRAINER_TRAIN_GPUS" in env for _, env in started)

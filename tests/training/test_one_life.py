@@ -145,4 +145,8 @@ def test_what_was_killed_resumes_from_its_checkpoint(subject: Subject, run_cli: 
 
 def test_each_prints_the_command_that_resumes(stopped: tuple[Subject, int, str]) -> None:
     subject, _, err = stopped
-    assert "Repeat the command to resume" in err if subject.kind == "trial" else f"--resume {subject.folder}" in err
+    assert (
+        "Repeat the command to resume" in err
+        if subject.kind == "trial"
+        else f"--resume {subject.folder}" in err
+    )
