@@ -371,6 +371,10 @@ def _spread(values: list[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
+#: Up to so many epochs, each has a marker.
+FEW_EPOCHS = 30
+
+
 def comparison_figure(comparison: Comparison, theme: "Theme") -> "Figure":
     """Two panels: validation accuracy per epoch, and final accuracy with its interval."""
     from cifar_trainer.plots import LINES, MaxNLocator, PercentFormatter, new_figure, shorten
@@ -389,10 +393,20 @@ def comparison_figure(comparison: Comparison, theme: "Theme") -> "Figure":
                 points = [(row["epoch"], row["val_accuracy"]) for row in each.history]
                 label = None if place in labelled else f"{group.name} (n = {len(group.runs)})"
                 labelled.add(place)
-                left.plot(*np.array(points, float).T, color=color[id(each)], linewidth=1.4, label=label)
+                # A line through one point cannot be seen.
+                marker = "o" if len(points) <= FEW_EPOCHS else ""
+                left.plot(
+                    *np.array(points, float).T,
+                    marker,
+                    ls="-",
+                    ms=4,
+                    lw=1.4,
+                    color=color[id(each)],
+                    label=label,
+                )
         left.set_xlabel("epoch")
         left.set_title("validation accuracy")
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         left.yaxis.set_major_formatter(PercentFormatter(1))
         for row, each in enumerate(comparison.runs):
             low, high = each.interval
@@ -405,6 +419,6 @@ def comparison_figure(comparison: Comparison, theme: "Theme") -> "Figure":
         right.set_title(f"{comparison.split} accuracy, 95 % interval")
         right.xaxis.set_major_locator(MaxNLocator(4))
         right.xaxis.set_major_formatter(PercentFormatter(1))
-        # Below both: a group's name may be as long as its settings are many.
+        # Below both panels: a group's name lists its settings and may be long.
         figure.legend(loc="outside lower left")
     return figure

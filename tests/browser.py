@@ -70,3 +70,22 @@ def accessibility_violations(driver: Any) -> list[str]:
     axe.inject()
     found = axe.run()["violations"]
     return [f"{each['id']}: {each['help']}: {each['nodes'][0]['html'][:200]}" for each in found]
+
+
+def problems_on_screens(url: str) -> list[str]:
+    """Open a page at each of `WIDTHS` in each of `SCHEMES`.
+
+    Returns:
+        The violations that axe-core finds, and a line if the page as a whole scrolls sideways.
+    """
+    found = []
+    with open_browser() as driver:
+        for width in WIDTHS:
+            for scheme in SCHEMES:
+                use_screen(driver, width, scheme)
+                driver.get(url)
+                found += [f"{width} {scheme}: {line}" for line in accessibility_violations(driver)]
+                across = driver.execute_script("return document.documentElement.scrollWidth")
+                if across > width:
+                    found.append(f"{width} {scheme}: the page is {across} pixels wide")
+    return found

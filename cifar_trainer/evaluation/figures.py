@@ -149,7 +149,7 @@ def learning_curves_figure(
                 axes.plot(epochs, [row[key] for row in rows], color=color, marker=marker, ms=3.5, label=label)
             axes.set_title(name)
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)

@@ -40,7 +40,7 @@ def history_figure(trials: Sequence[Trial], theme: Theme) -> Figure:
             axes.plot(failed, [bottom] * len(failed), "v", color=theme.muted, label="failed", clip_on=False)
         axes.set_xlabel("trial")
         axes.set_ylabel("accuracy on held-out images")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         # Above the axes, where no trial stands.
         if complete or pruned or failed:

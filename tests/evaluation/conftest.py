@@ -1,6 +1,9 @@
-"""A small case whose figures can be counted by hand."""
+"""A small case whose numbers can be computed by hand, and its page."""
 
-from collections.abc import Callable
+import base64
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +12,23 @@ import pytest
 
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.evaluation.report import Report, make_report
+from cifar_trainer.evaluation.report_page import render_page
+from cifar_trainer.evaluation.robustness import Robustness
 from cifar_trainer.evaluation.subject import Subject
-from cifar_trainer.evaluation.unfamiliar import Unfamiliar
+from cifar_trainer.evaluation.unfamiliar import Detection, OtherKind, Unfamiliar
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import fit_thresholds
+from cifar_trainer.pages import PageFigure
+from cifar_trainer.recipes import EXPECTED_ON
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import Settings
 
 CLASSES = ("ant", "bee", "cow")
+#: A PNG of one pixel.
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 @pytest.fixture
@@ -40,18 +51,18 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
         held_out: tuple[np.ndarray, np.ndarray] | None = None,
         images: np.ndarray | None = None,
         classes: tuple[str, ...] = CLASSES,
+        files: tuple[str, ...] = (),
         **others: Any,
     ) -> Subject:
-        pixels = np.zeros((len(labels), 32, 32, 3), np.uint8) if images is None else images
-        split = Split(pixels, labels, "f" * 64, "b" * 64)
+        if images is None:
+            images = np.broadcast_to(np.uint8(0), (len(labels), 32, 32, 3))
+        split = Split(images, labels, "f" * 64, "b" * 64, files)
+        preprocessing = Preprocessing(images.shape[1:])
         values: dict[str, Any] = {
             "run": Run(tmp_path / "run"),
             "config": Settings("document", "synthetic", 1, 32, 0.001),
             "recipe": DOCUMENT,
-            "dataset": Dataset(
-                "synthetic", tmp_path, None, classes, split, split, "drawn images",
-                Preprocessing(pixels.shape[1:]),
-            ),
+            "dataset": Dataset("own", tmp_path, None, classes, split, split, "own", preprocessing),
             "result": TrainResult(
                 run_dir="run", recipe="document", dataset="synthetic", epochs=1, seed=0, parameters=10,
                 device="cpu", precision="float32", train={}, validation={}, seconds=1.0,
@@ -72,12 +83,53 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
     return make
 
 
+def scores(subject: Subject, noise_auroc: float = 0.9) -> Unfamiliar:
+    """Measurements of unfamiliar images that no model was asked for."""
+    noise = OtherKind("noise", 100, 0.5, Detection(noise_auroc, 0.3), Detection(noise_auroc, 0.3))
+    thresholds = fit_thresholds(subject.logits)
+    return Unfamiliar(thresholds, noise_auroc >= 0.5, "train", len(subject.logits), 0.05, (noise,))
+
+
 @pytest.fixture
 def report_on() -> Callable[[Subject], Report]:
     """The report on a subject, without what would need its model."""
+    return lambda subject: make_report(subject, scores(subject), None, test_looks=0)
 
-    def make(subject: Subject) -> Report:
-        unfamiliar = Unfamiliar(fit_thresholds(subject.logits), True, "train", len(subject.logits), 0.05, ())
-        return make_report(subject, unfamiliar, None, test_looks=0)
+
+@pytest.fixture
+def render(
+    make_subject: Callable[..., Subject], small_logits: tuple[np.ndarray, np.ndarray]
+) -> Callable[..., str]:
+    """The page about a subject: `own`, `synthetic`, or `verified` data; `logits` with their labels."""
+
+    def make(
+        *,
+        logits: tuple[np.ndarray, np.ndarray] = small_logits,
+        environment: Mapping[str, Any] | None = None,
+        robustness: Robustness | None = None,
+        dataset: str = "own",
+        verified: bool = False,
+        epochs: int = 1,
+        noise_auroc: float = 0.9,
+        **others: Any,
+    ) -> str:
+        plain = make_subject(*logits, **others)
+        proof = "content" if verified else None
+        name = EXPECTED_ON if verified else dataset
+        subject = dataclasses.replace(
+            plain,
+            dataset=dataclasses.replace(plain.dataset, name=name, verified_by=proof),
+            result=dataclasses.replace(plain.result, epochs=epochs),
+        )
+        subject.run.path.mkdir()
+        subject.run.environment.write_text(json.dumps(environment or {}))
+        for command in ("train", "train", "train", "evaluate"):
+            subject.run.record_look(command, 1)
+        report = make_report(subject, scores(subject, noise_auroc), robustness, test_looks=4)
+        names = (
+            "per_class", "precision_recall", "confusion_matrix", "confusion_matrix_by_row", "mistakes",
+            "reliability", "grad_cam", "unfamiliar", "robustness", "learning_curves",
+        )  # fmt: skip
+        return render_page(subject, report, dict.fromkeys(names, PageFigure(PIXEL, PIXEL)))
 
     return make

@@ -51,12 +51,12 @@ def test_there_are_fifteen_in_the_papers_four_families() -> None:
     assert families == {"noise": 3, "blur": 4, "weather": 4, "digital": 4}
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (28, 28, 3), (48, 48, 3), (64, 64, 1), (30, 40, 3)])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (30, 40, 3), (300, 256, 3)])
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_images_of_any_size_and_of_one_or_three_channels_are_corrupted(
     name: str, shape: tuple[int, int, int]
 ) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype(np.uint8)
     corrupted = corrupt(images, name, 5)
     assert (corrupted.shape, corrupted.dtype) == (images.shape, images.dtype)
 

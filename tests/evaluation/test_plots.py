@@ -149,3 +149,63 @@ def test_the_ending_may_be_in_capital_letters(tmp_path: Path) -> None:
 
     save_plot(tmp_path / "X.PNG", plots.confusion_figure(np.eye(2, dtype=int), "ab", LIGHT))
     assert Image.open(io.BytesIO((tmp_path / "X.PNG").read_bytes())).format == "PNG"
+
+
+SCRIPTS = ("Äpfel", "猫", "كلب", "\U0001fae8", "cat")
+
+
+def test_no_name_draws_a_missing_glyph_and_undrawable_ones_become_numbers() -> None:
+    """Warnings are errors here, and Matplotlib warns of each missing glyph."""
+    figure = plots.confusion_figure(np.eye(5, dtype=int), SCRIPTS, LIGHT)
+    shown = tick_labels(figure)
+    assert (shown[0], shown[3], shown[4]) == ("Äpfel", "class 3", "cat")
+    assert plots.undrawable(SCRIPTS)[3] == SCRIPTS[3]
+    plots.render(figure, "png")
+
+
+def test_without_further_fonts_names_in_other_scripts_become_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "_fallback_fonts", lambda: ())
+    plots._fonts.cache_clear()
+    try:
+        assert plots.drawable_names(SCRIPTS[:2]) == ["Äpfel", "class 1"]
+        assert plots.shorten("run 猫", 20) == "run ?"
+        plots.render(plots.confusion_figure(np.eye(5, dtype=int), SCRIPTS, LIGHT), "png")
+    finally:
+        plots._fonts.cache_clear()
+
+
+def test_percentages_at_ticks_are_those_of_the_ticks() -> None:
+    """Shares up to 0.17 have ticks at 2.5 %, which must not become 2 %."""
+    logits = np.repeat(np.log(np.linspace(0.34, 0.99, 12)), 5)[:, None] * [1.0, 0, 0]
+    calibration = metrics.calibrate(logits, np.zeros(60, int), None)
+    energies = {"test images": np.linspace(0, 1, 60)}
+    for figure in (
+        figures.reliability_figure(calibration, LIGHT),
+        figures.unfamiliar_figure(energies, 0.5, LIGHT),
+    ):
+        plots.pixels(figure)
+        for axes in figure.axes:
+            for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True):
+                assert float(label.get_text().rstrip("%")) / 100 == pytest.approx(place, abs=1e-9)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_epochs_of_a_short_run_are_whole_numbers(epochs: int) -> None:
+    row = {"loss": 1.0, "val_loss": 1.0, "accuracy": 0.5, "val_accuracy": 0.5}
+    history = [{"epoch": float(epoch), **row} for epoch in range(1, epochs + 1)]
+    figure = figures.learning_curves_figure(history, "test set", LIGHT)
+    plots.pixels(figure)
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert shown == list(range(1, epochs + 1))
+
+
+def test_the_heat_of_grad_cam_has_the_colours_of_the_page_of_serve() -> None:
+    """Yellow for little, red for much, over a grey image."""
+    blue = np.zeros((1, 2, 3), np.uint8)
+    blue[..., 2] = 255
+    little, much = figures.heat_overlay(blue, np.array([[0.0, 1.0]]))[0]
+    assert little.max() == little.min()
+    assert much[0] > 0.7
+    assert much[1:].max() < 0.15

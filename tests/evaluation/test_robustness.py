@@ -8,8 +8,11 @@ import keras
 import msgspec
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from cifar_trainer.errors import UsageError
 from cifar_trainer.evaluation import robustness
+from cifar_trainer.evaluation.corruptions import CORRUPTIONS
 from cifar_trainer.evaluation.robustness import Attacker, Robustness, measure_robustness
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import LogitsFunction, is_float32
@@ -86,6 +89,7 @@ def test_a_model_of_mixed_precision_is_attacked_in_float32(
     subject = make_subject(
         predictor(mid_tones), labels, model=model, predict_logits=predictor, images=mid_tones
     )
+    monkeypatch.setattr(robustness, "CORRUPTIONS", {"contrast": CORRUPTIONS["contrast"]})
     measure_robustness(subject, 6)
     assert not is_float32(model)
     assert is_float32(attacked[0])
@@ -109,3 +113,33 @@ def test_the_table_has_every_corruption_severity_and_attack_and_repeats(
     assert first.mean_corrupted == pytest.approx(np.mean([result.accuracy for result in first.corruptions]))
     assert measure_robustness(subject, 4) == first
     assert msgspec.convert(json.loads(json.dumps(dataclasses.asdict(first))), Robustness) == first
+
+
+def test_attacks_start_at_the_accuracy_with_the_same_views(
+    linear, mid_tones: np.ndarray, make_subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe that predicts from several views is attacked through all of them."""
+    monkeypatch.setattr(robustness, "EPSILONS", (0,))
+    monkeypatch.setattr(robustness, "CORRUPTIONS", {"contrast": CORRUPTIONS["contrast"]})
+    model, _ = linear
+
+    def predict(network: keras.Model, images: tf.Tensor) -> tf.Tensor:
+        return -network(images[:, ::-1], training=False)
+
+    predictor = LogitsFunction(model, predict)
+    logits = predictor(mid_tones)
+    recipe = dataclasses.replace(DOCUMENT, predict=predict)
+    subject = make_subject(
+        logits, logits.argmax(axis=1).astype(np.uint8), model=model, predict_logits=predictor,
+        images=mid_tones, recipe=recipe,
+    )  # fmt: skip
+    measured = measure_robustness(subject, 6)
+    assert measured.clean == 1
+    assert [attack.accuracy for attack in measured.attacks] == [(1,), (1,)]
+
+
+def test_a_recipe_without_a_gradient_is_refused_by_its_cause(linear, mid_tones: np.ndarray) -> None:
+    model, _ = linear
+    attacker = Attacker(model, lambda network, images: network(tf.round(tf.stop_gradient(images))))
+    with pytest.raises(UsageError, match="`predict` has none"):
+        attacker.fgsm(mid_tones, np.zeros(6, np.uint8), 0.1)
