@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from browser import open_browser, problems_on_screens
 
+from cifar_trainer import pages, plots
 from cifar_trainer.evaluation import robustness, unfamiliar
 from cifar_trainer.evaluation.report import make_report
 from cifar_trainer.evaluation.report_page import choice, draw_figures, render_page
@@ -18,6 +19,7 @@ from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import measure_unfamiliar, other_kinds
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.model import LogitsFunction
+from cifar_trainer.pages import PageFigure
 from cifar_trainer.recipes import EXPECTED_ON, Expected
 from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.run import TrainResult
@@ -148,6 +150,14 @@ def test_a_report_on_many_classes_of_grey_images_has_every_figure_that_can_be_re
     monkeypatch.setattr(unfamiliar, "IMAGES", 50)
     measured, energies = measure_unfamiliar(subject, other_kinds("flowers", Preprocessing((28, 28, 1)), None))
     report = make_report(subject, measured, robustness.measure_robustness(subject, 5), test_looks=1)
+    # Drawing takes most of the time, and one theme shows whether it works.
+    monkeypatch.setattr(
+        pages,
+        "draw_figures",
+        lambda drawings, progress: {
+            name: PageFigure(plots.render(draw(plots.LIGHT), "png"), b"") for name, draw in drawings.items()
+        },
+    )
     figures = draw_figures(subject, report, energies)
     assert set(figures) == {
         "per_class", "precision_recall", "confusion_matrix", "mistakes", "reliability", "grad_cam",
