@@ -1,4 +1,4 @@
-"""`evaluate` repeats training's numbers in another process, writes one folder, and refuses what it cannot do."""
+"""`evaluate` repeats training's numbers, writes one folder as a whole, and refuses what it cannot do."""
 
 import csv
 import dataclasses
