@@ -1,10 +1,12 @@
 """The page of a sweep, its figures, and the live table, from made-up trials."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
+from browser import problems_on_screens
 from rich.console import Console
 
 from cifar_trainer.cli.console import Output
@@ -55,6 +57,11 @@ def page() -> str:
 
 def test_the_page_has_the_best_trial_and_its_accuracy_on_the_test_set(page: str) -> None:
     assert [text for text in ("70.00 %", "65.43 %", "train --from-trial runs/s:2") if text not in page] == []
+
+
+def test_the_page_is_accessible_on_a_screen_and_on_a_phone(page: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.html").write_text(page)
+    assert problems_on_screens((tmp_path / "sweep.html").as_uri()) == []
 
 
 def test_the_best_trials_are_at_the_top_of_the_table(page: str) -> None:
