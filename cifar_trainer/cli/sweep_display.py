@@ -56,7 +56,7 @@ class SweepDisplay(StoppableDisplay, SweepReporter):
 
     def trial_ended(self, trial: Trial, state: str, value: float | None, message: str | None) -> None:
         self._running.pop(trial.attempts[-1], None)
-        if self._live is None:
+        if self._live is None or state == "failed":
             accuracy = "" if value is None else f"  accuracy {value:.2%}"
             reason = "" if message is None else f"  {message}"
             self._output.note(f"{trial.label}  {state}{accuracy}  {_values(trial.params)}{reason}")

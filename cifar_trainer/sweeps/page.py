@@ -53,7 +53,7 @@ def render_page(result: SweepResult, plan: Plan) -> str:
         least=LEAST_TRIALS,
         names=[parameter.name for parameter in space],
         space=describe(space),
-        settings={**plan.settings, "seed": plan.seed, "validation": "holdout"},
+        settings=plan.common,
         plan=plan,
         value=format_value,
     )

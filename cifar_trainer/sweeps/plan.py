@@ -65,12 +65,17 @@ class Plan:
             for value in parameter.extremes():
                 self.config({parameter.name: value})
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """The arguments of `train` that decide a trial's result and are the same for all trials."""
+        return {**self.settings, "seed": self.seed, "validation": "holdout"}
+
     def config(self, values: Mapping[str, Any]) -> Settings:
         """The settings of a trial with these values.
 
         Raises:
             UsageError: they are not possible.
         """
-        given = {**self.settings, **values, "seed": self.seed, "validation": "holdout"}
+        given = {**self.common, **values}
         recipe = given.pop("recipe", declared(Settings)["recipe"].default)
         return get_recipe(str(recipe)).settings(given)

@@ -38,6 +38,7 @@ _NEED_HOLDOUT = (
 #: The attribute of a study with what all its commands must agree on, and the version of that.
 SETTINGS, FORMAT = "cifar_trainer", 1
 PAGE_FILE = "sweep.html"
+_REMEDY = "Free some space, or make the folder writable."
 #: A sweep ends if its first trials all fail: the cause is then not their values.
 HOPELESS = 3
 
@@ -138,8 +139,7 @@ class Study:
         return len(self._ended) >= HOPELESS and not any(state != "failed" for state in self._ended)
 
     def _trial_job(self, trial: Trial) -> Job:
-        settings = {**self._plan.settings, "seed": self._plan.seed, "validation": "holdout", **trial.params}
-        return self._job(trial, f"trial-{trial.number}", settings)
+        return self._job(trial, f"trial-{trial.number}", {**self._plan.common, **trial.params})
 
     def _confirmation_job(self, trial: Trial) -> Job:
         kept = {**self._plan.settings, **trial.params}
@@ -220,17 +220,16 @@ class Study:
         )
 
     def _write(self, result: SweepResult) -> None:
-        settings = self._trials.study.user_attrs[SETTINGS]["settings"]
         places = {k: v for k, v in self._plan.carried_out.items() if k in ("data_dir", "device")}
-        with files.writing(self._folder, "Free some space, or make the folder writable."):
-            write_record(self._folder, result, {**settings, **places})
+        with files.writing(self._folder, _REMEDY):
+            write_record(self._folder, result, {**self._plan.common, **places})
 
     def _publish(self) -> SweepResult:
         """Write sweep.json and the page."""
         result = self._result(measure_importance(self._trials.study))
         self._write(result)
         page = render_page(result, self._plan)
-        with files.writing(self._folder, "Free some space, or make the folder writable."):
+        with files.writing(self._folder, _REMEDY):
             files.write_text(self._folder / PAGE_FILE, page)
         return result
 
@@ -251,7 +250,7 @@ def agreed(plan: Plan, fingerprint: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "space": describe(plan.space),
-        "settings": {**plan.settings, "seed": plan.seed, "validation": "holdout"},
+        "settings": plan.common,
         "data": fingerprint,
     }
 

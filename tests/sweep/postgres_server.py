@@ -69,20 +69,9 @@ def running_server() -> Iterator[Server]:
 
     try:
         run(
-            initdb,
-            "-D",
-            folder / "data",
-            "-A",
-            "scram-sha-256",
-            "-U",
-            "me",
-            "--pwfile",
-            password,
-            "-N",
-            "--locale=C",
-            "-E",
-            "UTF8",
-        )
+            initdb, "-D", folder / "data", "-A", "scram-sha-256", "-U", "me", "--pwfile", password, "-N",
+            "--locale=C", "-E", "UTF8",
+        )  # fmt: skip
         options = f"-c fsync=off -c listen_addresses= -k {folder}"
         control = functools.partial(
             run, pg_ctl, "-D", folder / "data", "-l", folder / "log", "-w", "-o", options

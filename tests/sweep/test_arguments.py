@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import cifar_trainer
 from cifar_trainer.cli.sweep import command
 from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
-from cifar_trainer.settings import Settings
+from cifar_trainer.settings import Settings, declared
 from cifar_trainer.sweeps.plan import CARRIED_OUT
 from cifar_trainer.sweeps.storage import parse_storage
 from cifar_trainer.sweeps.study import differences, worker_environments
@@ -42,6 +43,13 @@ def test_each_option_of_the_command_is_an_argument_of_the_function_or_of_a_trial
     shown = ("as_json", "quiet", "verbose")
     names = {option.name for option in command.params} - {*shown}
     assert names - {*of_sweep} - of_trials == set()
+
+
+def test_the_docs_list_the_settings_that_may_vary() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    listed = page.split("can vary: ")[1].split(".")[0]
+    varied = [name for name, declaration in declared(Settings).items() if declaration.vary]
+    assert re.findall(r"`(\w+)`", listed) == sorted(varied)
 
 
 def test_the_defaults_of_the_command_are_those_of_the_function() -> None:
