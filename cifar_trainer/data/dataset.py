@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cifar_trainer.data.copies import find_originals
 from cifar_trainer.data.folder import Folder
 from cifar_trainer.images import Preprocessing
 
@@ -256,8 +257,6 @@ class Dataset:
     @functools.cached_property
     def originals(self) -> np.ndarray:
         """For each training image, the index of the first one with the same pixels: int64 [N]."""
-        from cifar_trainer.data.fingerprints import find_originals
-
         originals = find_originals(self.train.images)
         release_pages(self.train.images)
         return originals

@@ -1,4 +1,4 @@
-"""Identifies data sets and copies of images by their content, whatever file, order or names they have."""
+"""Identifies data sets by their content, whatever file, order or class names they have."""
 
 import hashlib
 from collections.abc import Iterable
@@ -43,34 +43,6 @@ def fingerprints_of(found: ImageSet) -> Fingerprints:
         _by_class(train, len(found.classes)),
         _by_class(test, len(found.classes)),
     )
-
-
-def find_originals(images: np.ndarray) -> np.ndarray:
-    """For each image, the index of the first one with the same pixels: its own, unless it is a copy.
-
-    Args:
-        images: uint8 [N, H, W, C].
-
-    Returns:
-        int64 [N].
-    """
-    size = int(np.prod(images.shape[1:]))
-    words = -(-size // 8)
-    # A sum of words times odd random numbers, modulo 2**64: equal images have equal sums.
-    factors = np.random.PCG64(0).random_raw(words) | np.uint64(1)
-    sums = np.empty(len(images), np.uint64)
-    padded = np.zeros((min(_CHUNK // 5, len(images)), words * 8), np.uint8)
-    for start in range(0, len(images), max(len(padded), 1)):
-        count = min(len(padded), len(images) - start)
-        padded[:count, :size] = images[start : start + count].reshape(count, size)
-        sums[start : start + count] = (padded[:count].view(np.uint64) * factors).sum(1)
-    originals = np.arange(len(images))
-    order = np.argsort(sums, kind="stable")
-    shared = np.flatnonzero(np.diff(sums[order]) == 0)
-    seen: dict[bytes, int] = {}
-    for index in np.unique(order[np.concatenate([shared, shared + 1])]) if len(shared) else ():
-        originals[index] = seen.setdefault(images[index].tobytes(), int(index))
-    return originals
 
 
 def with_true_classes(found: ImageSet, spec: DatasetSpec) -> ImageSet:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from cifar_trainer.data.copies import find_originals
 from cifar_trainer.data.dataset import ImageSet, Split
 from cifar_trainer.data.decoding import ReadOptions
-from cifar_trainer.data.fingerprints import find_originals
 from cifar_trainer.data.folder import abridged
 from cifar_trainer.data.labels import MAX_CLASSES, MIN_CLASSES
 from cifar_trainer.data.splits import stratified_part

@@ -1,0 +1,506 @@
+"""A user's own images and arrays: odd files, names and labels, copies, and what `prepare` says about them."""
+
+import io
+import os
+import shutil
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import builders
+import numpy as np
+import official
+import pytest
+from bad_server import serve
+from builders import Members, RunCli, picture, write_folder, write_zip
+from PIL import Image
+
+from cifar_trainer.data.copies import find_originals
+from cifar_trainer.data.download import PrepareReporter
+from cifar_trainer.data.prepare import PreparedReport, prepare
+from cifar_trainer.data.samples import write_samples
+from cifar_trainer.data.splits import check_fit, holdout, split_for, stratified_part
+from cifar_trainer.data.store import load_dataset
+from cifar_trainer.errors import DataError, UsageError
+from cifar_trainer.settings import Settings
+
+
+def pets(count: int = 4, classes: tuple[str, ...] = ("cat", "dog")) -> Members:
+    """CLASS/NUMBER.png, all different."""
+    return {
+        f"{name}/{index}.png": picture(50 * label + index)
+        for label, name in enumerate(classes)
+        for index in range(count)
+    }
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def arrays(path: Path, **members: np.ndarray) -> Path:
+    np.savez(path, **members)  # type: ignore[arg-type]
+    return path
+
+
+def prepared(tmp_path: Path, source: object, **options: object) -> tuple[PreparedReport, list[str]]:
+    """What `prepare --dataset own` gives, and what it says."""
+    said: list[str] = []
+    reporter = PrepareReporter(note=said.append, warn=said.append)
+    report = prepare("own", tmp_path / "data", source=str(source), reporter=reporter, **options)  # type: ignore[arg-type]
+    return report, said
+
+
+# Odd files
+
+
+def test_a_broken_link_is_an_unreadable_image_which_can_be_skipped(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "own", pets())
+    (folder / "dog" / "x.png").symlink_to("/nowhere")
+    with pytest.raises(DataError, match=r"dog/x\.png: No such file.*\n.*--skip-unreadable"):
+        builders.read(folder, "own")
+    found = builders.read(folder, "own", skip_unreadable=True)
+    assert sum(map(len, found.splits.values())) == 8
+
+
+def test_large_files_in_a_class_folder_are_read_or_listed_as_unreadable(tmp_path: Path) -> None:
+    """A scan of 75 MB is an image; a film is not, and can be skipped."""
+    folder = write_folder(tmp_path / "own", pets())
+    Image.new("RGB", (5000, 5000)).save(folder / "cat" / "scan.bmp")
+    with open(folder / "cat" / "clip.mp4", "wb") as film:
+        film.truncate(100 << 20)
+    with pytest.raises(DataError, match=r"1 image cannot be read:\n  \S*cat/clip\.mp4: it is not an image"):
+        builders.read(folder, "own")
+    found = builders.read(folder, "own", skip_unreadable=True)
+    assert sum(map(len, found.splits.values())) == 9
+
+
+def test_hidden_folders_are_skipped(tmp_path: Path) -> None:
+    write_folder(
+        tmp_path / "own", {**pets(), "dog/.thumbnails/1.png": picture(9), ".venv/x/1.png": picture(8)}
+    )
+    assert sum(map(len, builders.read(tmp_path / "own", "own").splits.values())) == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name, number: name.replace("/", f"/camera{number % 2}/"),
+        lambda name, number: f"photos/2026/{name.replace('/', f'/camera{number % 2}/')}",
+    ],
+    ids=["CLASS/SUBFOLDER/IMAGE", "and folders around it"],
+)
+def test_images_in_subfolders_of_a_class_belong_to_it(
+    change: Callable[[str, int], str], tmp_path: Path
+) -> None:
+    write_folder(tmp_path, {change(name, number): data for number, (name, data) in enumerate(pets().items())})
+    found = builders.read(tmp_path, "own")
+    assert found.classes == ("cat", "dog") and sum(map(len, found.splits.values())) == 8
+
+
+def test_splits_may_be_inside_of_the_classes(tmp_path: Path) -> None:
+    members = {name.replace("/", "/train/" if name[-5] != "3" else "/test/"): c for name, c in pets().items()}
+    found = builders.read(write_folder(tmp_path, members), "own")
+    assert found.classes == ("cat", "dog")
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 6, "test": 2}
+
+
+def test_unlabelled_test_images_are_named_with_a_way_out(tmp_path: Path) -> None:
+    members = {f"train/{name}": content for name, content in pets().items()}
+    members |= {f"test/{index}.png": picture(90 + index) for index in range(4)}
+    with pytest.raises(DataError, match=r"4 images .*Move test/ out of the source, and add --test-fraction"):
+        builders.read(write_folder(tmp_path, members), "own")
+
+
+@pytest.mark.parametrize("head", ["file,label", "id,breed", "image,class,split"])
+def test_a_csv_file_with_labels_is_read_whatever_its_two_columns_are_called(
+    head: str, tmp_path: Path
+) -> None:
+    rows = [
+        f"{index},{'dog' if index % 2 else 'cat'}{',train' if 'split' in head else ''}" for index in range(8)
+    ]
+    members = {f"images/{index}.png": picture(index) for index in range(8)}
+    found = builders.read(
+        write_folder(tmp_path, {**members, "labels.csv": "\n".join([head, *rows]).encode()}), "own"
+    )
+    assert found.classes == ("cat", "dog") and sum(map(len, found.splits.values())) == 8
+
+
+def test_the_name_of_each_image_is_kept_relative_to_the_source(tmp_path: Path) -> None:
+    report, _ = prepared(tmp_path, write_zip(tmp_path / "own.zip", pets()), test_fraction=0.25)
+    dataset = load_dataset(tmp_path / "data", "own")
+    for split in (dataset.train, dataset.test):
+        for image, label, name in zip(split.images, split.labels, split.files, strict=True):
+            expected = np.asarray(Image.open(io.BytesIO(pets()[name])))
+            np.testing.assert_array_equal(image, expected)
+            assert name.startswith(dataset.classes[label])
+    assert {"train_files.txt", "test_files.txt"} <= set(report.record.files)
+    taken = dataset.train.take(np.array([3, 1]))
+    assert taken.files == (dataset.train.files[3], dataset.train.files[1])
+    names = report.folder / "test_files.txt"
+    names.write_text(names.read_text().replace("cat", "dog"))
+    with pytest.raises(DataError, match=r"test_files\.txt has changed"):
+        load_dataset(tmp_path / "data", "own")
+
+
+# Names
+
+
+def test_composed_and_decomposed_names_are_one_class(tmp_path: Path) -> None:
+    forms = [unicodedata.normalize(form, "Käfer") for form in ("NFC", "NFD")]
+    members = {f"{form}/{n}.png": picture(10 * k + n) for k, form in enumerate(forms) for n in range(3)}
+    members |= {f"Hund/{n}.png": picture(50 + n) for n in range(3)}
+    found = builders.read(write_folder(tmp_path / "own", members), "own")
+    assert found.classes == ("Hund", forms[0]) and sum(map(len, found.splits.values())) == 9
+    assert any("two Unicode forms" in note for note in found.notes)
+    split = {
+        f"{split}/{name}/0.png": picture(7 * number + (split == "test"))
+        for split, form in (("train", forms[0]), ("test", forms[1]))
+        for number, name in enumerate((form, "Hund"))
+    }
+    assert builders.read(write_folder(tmp_path / "split", split), "own").classes == ("Hund", forms[0])
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    members = pets(3, ("Cat", "cat", "dog"))
+    found = builders.read(write_folder(tmp_path / "own", members), "own")
+    assert any("differ only in upper and lower case: cat" in note for note in found.notes)
+    train = {f"train/{name}": content for name, content in pets(1, ("Cat", "dog")).items()}
+    test = {f"test/{name}/0.png": picture(90 + number) for number, name in enumerate(("cat", "dog"))}
+    with pytest.raises(DataError, match=r"lacks images for train/cat\..* differ in upper and lower case"):
+        builders.read(write_folder(tmp_path / "split", {**train, **test}), "own")
+
+
+@pytest.mark.parametrize(("encoding", "told"), [("utf-8", False), ("gbk", True)])
+def test_names_in_a_zip_that_does_not_flag_its_encoding(encoding: str, told: bool, tmp_path: Path) -> None:
+    """Some programs write UTF-8 without saying so; others write what their system uses."""
+    stand_in = {"猫": "CATS", "狗": "DOGS"}
+    path = write_zip(
+        tmp_path / "own.zip", {f"{stand_in[n[0]]}{n[1:]}": c for n, c in pets(4, ("猫", "狗")).items()}
+    )
+    content = path.read_bytes()
+    for name, ascii_name in stand_in.items():
+        content = content.replace(ascii_name.encode(), name.encode(encoding).ljust(4, b"_"))
+    path.write_bytes(content)
+    found = builders.read(path, "own")
+    assert any("in which encoding" in note for note in found.notes) is told
+    assert ("猫_" in found.classes) is not told
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR-10", "Cifar_10"])
+def test_the_name_of_a_known_data_set_is_known_in_any_spelling(name: str, tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "a.zip", builders.class_folders())
+    report = prepare(name, tmp_path / "data", source=source)
+    assert (report.record.dataset, report.folder.name) == ("cifar10", "cifar10")
+    assert "not CIFAR-10" in report.title
+    assert load_dataset(tmp_path / "data", name).name == "cifar10"
+
+
+def test_a_typing_error_in_a_name_is_answered_with_what_is_prepared_too(tmp_path: Path) -> None:
+    prepared(tmp_path, write_folder(tmp_path / "own", pets()))
+    with pytest.raises(UsageError, match=r"Choose from cifar10.*or own.* Did you mean 'own'\?"):
+        prepare("owm", tmp_path / "data")
+
+
+def test_names_that_are_taken_for_those_of_a_known_data_set_are_told(tmp_path: Path) -> None:
+    members = {
+        name.replace("/airplane/", "/01_plane/"): content
+        for name, content in builders.class_folders().items()
+    }
+    found = builders.read(write_folder(tmp_path, members))
+    assert found.classes[0] == "airplane"
+    assert "The folders are named after CIFAR-10's classes: 01_plane is airplane." in found.notes
+
+
+def test_the_advice_for_a_damaged_own_data_set_can_be_followed(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "own", pets())
+    report, _ = prepared(tmp_path, source)
+    os.truncate(report.folder / "test_images.npy", 100)
+    with pytest.raises(DataError, match=rf"prepare --dataset own --source {source} --data-dir \S+ --force"):
+        load_dataset(tmp_path / "data", "own")
+
+
+# Copies
+
+
+def test_the_holdout_of_a_set_without_copies_is_unchanged() -> None:
+    images, labels = noise(500), (np.arange(500) * 7 % 10).astype(np.uint8)
+    originals = find_originals(images)
+    np.testing.assert_array_equal(originals, np.arange(500))
+    for one, other in zip(holdout(labels, 50, 3), holdout(labels, 50, 3, originals), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(
+        stratified_part(labels, 0.2, 3), stratified_part(labels, 0.2, 3, originals), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("copies", [2, 4, 9])
+def test_all_copies_of_an_image_are_on_one_side_of_a_split(copies: int) -> None:
+    images = np.repeat(noise(100), copies, 0)
+    labels = np.repeat(np.arange(100) % 2, copies).astype(np.uint8)
+    originals = find_originals(images)
+    np.testing.assert_array_equal(originals, np.repeat(np.arange(100) * copies, copies))
+    count = len(labels) // 10
+    for rest, aside in (holdout(labels, count, 0, originals), stratified_part(labels, 0.1, 0, originals)):
+        assert not set(originals[rest]) & set(originals[aside])
+        assert count - 2 * copies <= len(aside) <= count
+        np.testing.assert_array_equal(np.sort(np.concatenate([rest, aside])), np.arange(len(labels)))
+
+
+def test_a_class_of_few_images_with_many_copies_has_images_on_both_sides() -> None:
+    labels = np.repeat([0, 0, 1, 1], [30, 10, 1, 39]).astype(np.uint8)
+    originals = np.repeat([0, 30, 40, 41], [30, 10, 1, 39])
+    rest, aside = holdout(labels, 8, 0, originals)
+    assert set(labels[rest]) == set(labels[aside]) == {0, 1}
+    assert not set(originals[rest]) & set(originals[aside])
+
+
+def test_prepare_tells_copies_and_contradicting_labels_and_a_run_splits_them_by_image(tmp_path: Path) -> None:
+    images, labels = np.repeat(noise(40), 4, 0), np.repeat(np.arange(40) % 2, 4)
+    labels[[3, 7]] = 1 - labels[[3, 7]]
+    source = arrays(
+        tmp_path / "a.npz", x_train=images, y_train=labels, x_test=noise(10, 1), y_test=np.arange(10) % 2
+    )
+    _, said = prepared(tmp_path, source)
+    assert any(note.startswith("120 of 160 training images are copies of others") for note in said)
+    assert any(note.startswith("2 training images have two labels") for note in said)
+    dataset = load_dataset(tmp_path / "data", "own")
+    settings = Settings("tutorial", "own", 1, 8, 0.001, validation="holdout")
+    indices, validation = split_for(dataset, settings)
+    trained_on = {image.tobytes() for image in dataset.train.images[indices]}
+    assert len(validation) and not trained_on & {image.tobytes() for image in validation.images}
+    with pytest.raises(UsageError, match=f"the largest possible is {len(indices)}"):
+        check_fit(
+            dataset, Settings("tutorial", "own", 1, 8, 0.001, validation="holdout", limit=len(indices) + 1)
+        )
+
+
+def test_a_test_fraction_splits_copies_by_image(tmp_path: Path) -> None:
+    members = {f"{name[:-4]}-{copy}.png": c for name, c in pets(10).items() for copy in range(3)}
+    found = builders.read(write_folder(tmp_path, members), "own", test_fraction=0.25)
+    assert sum(map(len, found.splits.values())) == 60, "none had to be dropped"
+    train, test = ({image.tobytes() for image in found.splits[name].images} for name in ("train", "test"))
+    assert test and not train & test
+
+
+def test_a_class_under_two_names_is_told(tmp_path: Path) -> None:
+    write_folder(tmp_path / "own", pets(5))
+    shutil.copytree(tmp_path / "own" / "cat", tmp_path / "own" / "bird")
+    found = builders.read(tmp_path / "own", "own", test_fraction=0.2)
+    assert any("4 training images have two labels" in n and "(bird and cat)" in n for n in found.notes)
+
+
+# Labels and arrays
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "note"),
+    [
+        (np.arange(20) % 10 + 1, tuple(map(str, range(1, 11))), "1 to 10"),
+        (np.arange(20) % 10 * 3, tuple(map(str, range(0, 30, 3))), "0, 3, 6, 9, … 27"),
+        ((np.arange(20) % 4 + 1)[None], ("1", "2", "3", "4"), "1 to 4"),
+        (np.arange(20) % 4, ("0", "1", "2", "3"), ""),
+        (np.array(["cat", "dog"] * 10), ("cat", "dog"), ""),
+        (np.eye(4, dtype=np.uint8)[np.arange(20) % 4], ("0", "1", "2", "3"), ""),
+    ],
+    ids=["from 1", "with gaps", "in a row", "from 0", "names", "one-hot"],
+)
+def test_labels_of_any_numbers_or_names_are_classes(
+    labels: np.ndarray, classes: tuple[str, ...], note: str, tmp_path: Path
+) -> None:
+    images = noise(40)
+    source = arrays(
+        tmp_path / "a.npz", x_train=images[:20], y_train=labels, x_test=images[20:], y_test=labels
+    )
+    found = builders.read(source, "own")
+    assert found.classes == classes
+    assert [found.classes[label] for label in found.splits["train"].labels[:2]] in (
+        [str(value) for value in labels.ravel()[:2]], ["0", "1"],
+    )  # fmt: skip
+    assert any(note in each for each in found.notes) if note else found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a | {"y_train": np.arange(20) - 1}, "the labels are -1 to 18, expected 0 to 999"),
+        (lambda a: a | {"y_train": np.arange(20) / 2}, "the train labels are fractions"),
+        (lambda a: a | {"y_train": np.array([{}] * 20, object)}, "holds Python objects"),
+        (lambda a: a | {"y_train": np.arange(19)}, "are 20, and their labels 19"),
+        (lambda a: a | {"x_train": noise(20)[:, :, :20]}, "are 32×20×3, expected 28 to 64 pixels a side"),
+        (lambda a: a | {"train_images": noise(20)}, "holds the same images or labels twice"),
+        (lambda a: a | {"x_train": noise(20) * 2.0}, "values from 0 to 510, expected 0 to 255, or 0 to 1"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], says: str, tmp_path: Path
+) -> None:
+    labels = np.arange(20) % 4
+    whole = {"x_train": noise(20), "y_train": labels, "x_test": noise(20, 1), "y_test": labels}
+    with pytest.raises(DataError) as caught:
+        builders.read(arrays(tmp_path / "a.npz", **change(whole)), "own")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(100, 90, 3), (20, 30, 1)])
+def test_size_and_resize_hold_for_arrays_too(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
+    source = arrays(tmp_path / "a.npz", images=images, labels=np.arange(8) % 2)
+    with pytest.raises(DataError, match="Add --size 32 to resize them"):
+        builders.read(source, "own")
+    report, _ = prepared(tmp_path, source, size=40, resize="fit")
+    assert report.image_shape == (40, 40, shape[2]) and report.record.conversions == {"resized": 8}
+    assert load_dataset(tmp_path / "data", "own").preprocessing.resize == "fit"
+
+
+def test_fractions_are_scaled_alike_in_all_splits(tmp_path: Path) -> None:
+    """The test set happens to be dark: its largest value is 1."""
+    labels = np.arange(8) % 2
+    bright, dark = (
+        noise(8).astype(np.float32),
+        np.eye(32, dtype=np.float32)[None, :, :, None] * np.ones((8, 1, 1, 3)),
+    )
+    dark *= np.linspace(0.1, 1, 8)[:, None, None, None]
+    source = arrays(tmp_path / "a.npz", x_train=bright, y_train=labels, x_test=dark, y_test=labels)
+    found = builders.read(source, "own")
+    np.testing.assert_array_equal(found.splits["train"].images, noise(8))
+    assert found.splits["test"].images.max() == 1
+    source = arrays(
+        tmp_path / "b.npz", x_train=bright / 255, y_train=labels, x_test=dark / 255, y_test=labels
+    )
+    np.testing.assert_array_equal(builders.read(source, "own").splits["train"].images, noise(8))
+
+
+def test_a_matlab_file_with_labels_in_a_row_from_1_is_read(tmp_path: Path) -> None:
+    labels = (np.arange(40) % 4 + 1)[None]
+    (tmp_path / "own.mat").write_bytes(official.mat({"images": noise(40), "labels": labels}))
+    assert builders.read(tmp_path / "own.mat", "own").classes == ("1", "2", "3", "4")
+
+
+def test_a_matlab_file_of_version_7_3_says_how_to_save_it(tmp_path: Path) -> None:
+    (tmp_path / "own.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n")
+    with pytest.raises(DataError, match=r"version 7\.3 .*save\(FILE, '-v7'\)"):
+        builders.read(tmp_path / "own.mat", "own")
+
+
+def test_a_class_name_of_tensorflow_datasets_may_hold_a_space(tmp_path: Path) -> None:
+    from cifar_trainer.data.folder import list_folder
+    from cifar_trainer.data.records import _classes_beside
+
+    (tmp_path / "label.labels.txt").write_text("great dane\npug\n")
+    assert _classes_beside(list_folder(tmp_path)) == ["great dane", "pug"]
+
+
+# Sources by their content
+
+
+def table() -> object:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    images = [{"bytes": content, "path": name} for name, content in pets().items()]
+    return pyarrow.table({"image": images, "label": [name.split("/")[0] for name in pets()]})
+
+
+def parquet() -> bytes:
+    file = io.BytesIO()
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed").write_table(table(), file)
+    return file.getvalue()
+
+
+def arrow(kind: str) -> bytes:
+    ipc = pytest.importorskip("pyarrow.ipc", reason="pyarrow is not installed")
+    file, found = io.BytesIO(), table()
+    with getattr(ipc, f"new_{kind}")(file, found.schema) as writer:  # type: ignore[attr-defined]
+        writer.write_table(found)
+    return file.getvalue()
+
+
+def npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, images=noise(8), labels=np.arange(8) % 2)
+    return file.getvalue()
+
+
+SINGLE_FILES: dict[str, Callable[[], bytes]] = {
+    "parquet": parquet,
+    "arrow file": lambda: arrow("file"),
+    "arrow stream": lambda: arrow("stream"),
+    "npz": npz,
+    "mat": lambda: official.mat({"images": noise(8), "labels": np.arange(8)[:, None] % 2}),
+}
+
+
+@pytest.mark.parametrize("kind", SINGLE_FILES)
+def test_a_single_file_is_known_by_its_content_whatever_its_name_and_also_from_a_url(
+    kind: str, tmp_path: Path
+) -> None:
+    content = SINGLE_FILES[kind]()
+    (tmp_path / "download").write_bytes(content)
+    found = builders.read(tmp_path / "download", "own")
+    assert len(found.classes) == 2 and sum(map(len, found.splits.values())) == 8
+    if kind in ("parquet", "arrow file", "arrow stream"):
+        assert set(found.splits["train"].files) <= set(pets())
+    with serve(content) as server:
+        report, _ = prepared(tmp_path, f"{server.url}/whole")
+    assert report.record.source == f"{server.url}/whole"
+    assert list((tmp_path / "data" / "downloads").iterdir()) == []
+
+
+# samples.png and samples/
+
+
+def test_prepare_writes_ten_test_images_to_classify(tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "a.zip", builders.class_folders())
+    report = prepare("cifar10", tmp_path / "data", source=source)
+    dataset = load_dataset(tmp_path / "data", "cifar10")
+    files = {path.name: np.asarray(Image.open(path)) for path in (report.folder / "samples").iterdir()}
+    assert set(files) == {f"{name}.png" for name in dataset.classes}
+    for label, name in enumerate(dataset.classes):
+        first = np.flatnonzero(dataset.test.labels == label)[0]
+        np.testing.assert_array_equal(files[f"{name}.png"], dataset.test.images[first])
+
+
+def test_the_names_on_samples_png_are_letters_and_not_boxes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name for which no font has letters is written as the class's number."""
+    from cifar_trainer.data import samples
+    from cifar_trainer.data.dataset import ImageSet, Split
+
+    drawn: list[str] = []
+    legible = samples._legible
+    monkeypatch.setattr(samples, "_legible", lambda *a: (drawn.append(legible(*a)[0]), legible(*a))[1])
+    split = Split(noise(4), np.arange(4) % 2)
+    write_samples(tmp_path, ImageSet(("Ägypten", "Ωμέγα", "\U00012000"), {"train": split, "test": split}))
+    assert drawn == ["Ägypten", "Ωμέγα", "class 2"]
+
+
+# The command
+
+
+def test_help_lists_every_data_set_and_the_range_of_size(run_cli: RunCli) -> None:
+    from cifar_trainer.data import DATASETS
+
+    said = " ".join(run_cli(["prepare", "--help"]).stdout.split())
+    assert all(name in said for name in DATASETS) and "28 to 64" in said
+
+
+def test_a_second_user_of_a_data_folder_can_add_a_data_set(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    folder = Path(shutil.os.path.realpath(tmp_path.parent.parent.parent)) / f"shared-{os.getpid()}"
+    folder.mkdir()
+    try:
+        source = write_zip(folder / "own.zip", pets())
+        (folder / "data").mkdir()
+        (folder / "data").chmod(0o2777)
+        prepare("first", folder / "data", source=source)
+        assert (folder / "data" / ".prepare.lock").stat().st_mode & 0o777 == 0o644
+        os.seteuid(65534)
+        try:
+            prepare("second", folder / "data", source=source)
+        finally:
+            os.seteuid(0)
+        assert load_dataset(folder / "data", "second").classes == ("cat", "dog")
+    finally:
+        shutil.rmtree(folder)
