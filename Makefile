@@ -8,7 +8,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
 DEVELOPED = $(VENV)/.installed-dev
 INSTALLED = $(VENV)/.installed
 
-.PHONY: help install demo test check format gpu-check clean
+.PHONY: help install demo test fuzz check format gpu-check clean
 
 help: ## Show this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(INSTALLED) ## Prepare, train, evaluate, export; in minutes. [SOURCE=cifa
 
 test: $(DEVELOPED) ## Run the tests. [PYTEST="-k export -x"]
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST)
+
+fuzz: $(DEVELOPED) ## Read damaged files, other ones each time. [FUZZ_EXAMPLES=1000]
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),1000) $(VENV)/bin/python -m pytest -n auto tests/data/test_fuzz.py
 
 check: $(DEVELOPED) ## Lint and check types; changes nothing.
 	$(VENV)/bin/ruff check .

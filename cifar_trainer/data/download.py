@@ -157,7 +157,7 @@ def download(
         DataError: it could not be written.
         UsageError: an environment variable names a certificate file that does not exist.
     """
-    _check_certificates()
+    _check_certificates(urls)
     target = folder / archive.name
     part = Part(folder / f"{archive.name}.part")
     failures = []
@@ -470,11 +470,13 @@ class _Session(requests.Session):
         return target
 
 
-def _check_certificates() -> None:
+def _check_certificates(urls: Sequence[str]) -> None:
     """Raise UsageError if a variable names a certificate file that does not exist: no mirror would work."""
-    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+    if not any(url.lower().startswith("https:") for url in urls):
+        return
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         path = os.environ.get(variable)
-        if path and not os.path.exists(path):
+        if path and not Path(path).exists():
             raise UsageError(
                 f"{variable} names {path}, which does not exist. Expected a file with trusted certificates; "
                 "correct the variable, or unset it."

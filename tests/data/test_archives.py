@@ -2,15 +2,20 @@
 
 import gzip
 import io
+import shutil
 import stat
 import struct
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import builders
 import pytest
 from builders import Refuse, RunCli, tar_member, write_tar, write_zip
+
+from cifar_trainer.data import unpack
+from cifar_trainer.errors import DataError
 
 PICTURES = builders.class_folders()
 
@@ -190,6 +195,49 @@ def test_zip_member_that_is_larger_than_it_declares(tmp_path: Path, refuse: Refu
     path = write_zip(tmp_path / "a.zip", {"train/cat/bomb.png": bytes(80 << 20), **PICTURES})
     _set_zip_size(path, 100)
     refuse(path, "train/cat/bomb.png is damaged", **_small_memory())
+
+
+def nested(path: Path, count: int = 3) -> Path:
+    """A zip of zips, each of 400 kB of zeros."""
+    inner = {}
+    for number in range(count):
+        zeros = write_zip(path / "inner.zip", {f"{number}/train/cat/{number}.bin": bytes(400_000)})
+        inner[f"{number}.zip"] = zeros.read_bytes()
+    return write_zip(path / "outer.zip", inner)
+
+
+def test_archives_in_an_archive_share_one_budget_of_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpack, "MAX_BYTES", 1_000_000)
+    with pytest.raises(DataError, match=r"2\.zip is refused: its member .* declares 400,000 bytes"):
+        builders.read(nested(tmp_path), "mine")
+
+
+def test_archives_in_an_archive_share_one_budget_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpack, "MAX_FILES", 5)
+    with pytest.raises(DataError, match=r"2\.zip is refused: .* and 5 files in all"):
+        builders.read(nested(tmp_path), "mine")
+
+
+def test_the_room_on_the_disk_is_checked_before_an_archive_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=r"is full: [\d,]+ bytes are needed, 1,000 are free"):
+        builders.read(write_zip(tmp_path / "a.zip", PICTURES))
+
+
+def test_archives_of_a_folder_are_left_where_they_are(tmp_path: Path) -> None:
+    """The archives inside an unpacked archive are deleted once they are unpacked; the user's are not."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    inner = write_tar(tmp_path / "inner.tar.gz", PICTURES)
+    write_zip(folder / "images.zip", {"inner.tar.gz": inner.read_bytes()})
+    assert len(builders.read(folder).splits["train"]) == 20
+    assert [path.name for path in folder.iterdir()] == ["images.zip"]
 
 
 def test_png_that_declares_a_huge_picture(tmp_path: Path, refuse: Refuse) -> None:

@@ -1,6 +1,7 @@
 """Each way in which a server can misbehave, and what the download makes of it."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -192,3 +193,30 @@ def test_unknown_size_is_capped(get: Get) -> None:
 
 def test_redirects_are_followed(get: Get) -> None:
     assert get("to//whole").path.read_bytes() == CONTENT
+
+
+def test_a_damaged_archive_of_an_earlier_download_is_set_aside(tmp_path: Path) -> None:
+    """A power cut may leave a file of the right name with other bytes."""
+    notes: list[str] = []
+    reporter = PrepareReporter(note=notes.append)
+    (tmp_path / KNOWN.name).write_bytes(bytes(len(CONTENT)))
+    assert downloading.local_archive([KNOWN], tmp_path, reporter) is None
+    assert left_behind(tmp_path) == {"cifar.tar.gz.wrong"}
+    assert str(KNOWN.sha256) in notes[0] and "set aside" in notes[0]
+    (tmp_path / KNOWN.name).write_bytes(CONTENT)
+    assert downloading.local_archive([KNOWN], tmp_path, reporter) == tmp_path / KNOWN.name
+
+
+def test_a_download_is_on_the_disk_before_it_has_its_name(
+    get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        flushed.append((os.fstat(descriptor).st_ino, (tmp_path / KNOWN.name).exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    path = get("whole").path
+    assert (path.stat().st_ino, False) in flushed

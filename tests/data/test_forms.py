@@ -283,6 +283,9 @@ def test_tensorflow_datasets_records_are_read(expected: object, tmp_path: Path) 
     (folder / "dataset_info.json").write_text("{}")
     assert content(builders.read(folder)) == expected
     assert content(builders.read(tmp_path / "cifar10")) == expected
+    for split in ("train", "test"):
+        (folder / f"cifar10-{split}.tfrecord-00000-of-00001").rename(folder / split)
+    assert content(builders.read(folder)) == expected, "its checksum tells what it is"
 
 
 def kaggle_competition() -> Members:

@@ -1,6 +1,6 @@
 """Damaged files of each kind, by Hypothesis: an array or one clear error comes out, and nothing else.
 
-FUZZ_EXAMPLES=100000 looks far longer than the suite does, and elsewhere each time.
+The suite draws the same few inputs each time; `make fuzz` draws many, and others each time.
 """
 
 import csv

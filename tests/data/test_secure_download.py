@@ -12,7 +12,7 @@ from cifar_trainer.data import download as downloading
 from cifar_trainer.data.dataset import Archive
 from cifar_trainer.data.download import Patience, PrepareReporter
 from cifar_trainer.data.download import download as download_archive
-from cifar_trainer.errors import DataNotFoundError
+from cifar_trainer.errors import DataNotFoundError, UsageError
 from cifar_trainer.files import sha256_bytes
 
 CONTENT = bytes(range(256)) * 40
@@ -103,6 +103,15 @@ def test_the_variables_of_openssl_requests_and_curl_name_authorities_to_trust(
     monkeypatch.setenv(variable, str(tmp_path / "authority.pem"))
     with serve(CONTENT, written(authority.issue_cert("localhost"), tmp_path)) as server:
         assert get(tmp_path, f"{server.url}/whole")[0] == CONTENT
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_variable_that_names_no_file_is_told_before_any_mirror_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "/nowhere/authority.pem")
+    with pytest.raises(UsageError, match=f"{variable} names /nowhere/authority.pem, which does not exist"):
+        get(tmp_path, "https://localhost:9/whole")
 
 
 def test_a_redirect_out_of_https_is_refused(authority: trustme.CA, plain: BadServer, tmp_path: Path) -> None:
