@@ -8,14 +8,12 @@ import numpy as np
 
 from cifar_trainer.data.dataset import DatasetSpec
 from cifar_trainer.errors import DataError, UsageError
-from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing
+from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing, bits_in_use
 
 #: Pixels along each side of a user's own images. They are held in memory, and networks pool them four times.
 MIN_SIZE, MAX_SIZE, DEFAULT_SIZE = 28, 64, 32
 #: List so many unreadable images, then count the others.
 _EXAMPLES = 8
-#: If no 16-bit image is brighter than this after its upper 8 bits were taken, it uses 15 bits or fewer.
-_DARK = 127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +28,7 @@ class ReadOptions:
         test_fraction: the part of a source without a test set that becomes one.
         seed: decides which.
         skip_unreadable: leave out images that cannot be decoded instead of refusing all of them.
+        grey_bits: see `images.Preprocessing`; None finds out.
 
     Raises:
         UsageError: a value is out of its range.
@@ -41,6 +40,7 @@ class ReadOptions:
     test_fraction: float | None = None
     seed: int = 0
     skip_unreadable: bool = False
+    grey_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:
@@ -64,7 +64,17 @@ class ReadOptions:
     def preprocessing(self) -> Preprocessing:
         """How image files become pixels."""
         side = DEFAULT_SIZE if self.size is None else self.size
-        return Preprocessing(self.spec.image_shape if self.spec else (side, side, 3), self.resize)
+        return Preprocessing(
+            self.spec.image_shape if self.spec else (side, side, 3), self.resize, self.grey_bits
+        )
+
+
+class ReadAgain(Exception):  # noqa: N818
+    """The greyscale images of a source use `bits` bits: it has to be read again with that number."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.bits = bits
 
 
 class Decoder:
@@ -81,7 +91,8 @@ class Decoder:
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._read = 0
         self._unreadable: list[str] = []
-        self._brightest = 0
+        self._peak: int | None = None
+        self._refused_grey = False
         # One buffer that grows: a list of arrays would need the memory twice.
         self._pixels: dict[str, bytearray] = {}
 
@@ -100,6 +111,8 @@ class Decoder:
             image = self._preprocessing.decode(content)
         except (ImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
+            if isinstance(error, ImageError) and error.peak is not None:
+                self._peak, self._refused_grey = max(self._peak or 0, error.peak), True
             self._unreadable.append(f"{describe()}: {reason}")
             return False
         self._read += 1
@@ -107,8 +120,8 @@ class Decoder:
             self._conversions.update(image.conversions)
             if "resized" in image.conversions:
                 self._sizes[image.width, image.height] += 1
-            if "sixteen_bits" in image.conversions:
-                self._brightest = max(self._brightest, int(image.pixels.max()))
+        if image.peak is not None:
+            self._peak = max(self._peak or 0, image.peak)
         self._pixels.setdefault(split, bytearray()).extend(image.pixels.tobytes())
         return True
 
@@ -118,14 +131,23 @@ class Decoder:
         return self._read
 
     def check(self) -> None:
-        """Raise DataError if images are unreadable and are not to be skipped."""
+        """Check whether all images could be read, and with the right number of bits.
+
+        Raises:
+            ReadAgain: greyscale images of 16 or 32 bits use fewer of them.
+            DataError: images are unreadable and are not to be skipped.
+        """
+        if self._peak is not None and self._options.grey_bits is None:
+            bits = bits_in_use(self._peak)
+            if bits < 16 or self._refused_grey:
+                raise ReadAgain(bits)
         if self._unreadable and not self._options.skip_unreadable:
             raise DataError(f"{self._list_unreadable()}\nFix or remove them, or pass --skip-unreadable.")
 
     def images(self, split: str) -> np.ndarray:
         """The images of a split, uint8 [N, H, W, C]; its buffer is given away."""
-        array = np.frombuffer(self._pixels.pop(split, bytearray()), np.uint8)
-        array = array.reshape(-1, *self._preprocessing.image_shape)
+        buffer = self._pixels.pop(split, bytearray())
+        array = np.frombuffer(buffer, np.uint8).reshape(-1, *self._preprocessing.image_shape)
         return np.ascontiguousarray(array[..., :1]) if self._keeps_grey else array
 
     @property
@@ -147,10 +169,10 @@ class Decoder:
         found = []
         for name, count in self.conversions.items():
             found.append(f"{count:,} of {self._read:,} images: {CONVERSIONS[name]}{self._from_sizes(name)}.")
-        if self._conversions["sixteen_bits"] and self._brightest <= _DARK:
+        if self._peak is not None and self._options.grey_bits is not None:
             found.append(
-                f"Warning: the brightest of the {self._conversions['sixteen_bits']:,} images of 16 bits is "
-                f"{self._brightest} of 255."
+                f"The brightest greyscale image of more than 8 bits has the value {self._peak:,}: they "
+                f"are scaled as images of {self._options.grey_bits} bits, also in predictions."
             )
         if self._unreadable:
             found.append(f"Left out: {self._list_unreadable()}")

@@ -12,7 +12,7 @@ from typing import Any
 from cifar_trainer import files, locks
 from cifar_trainer.data import disk, find_spec, get_spec, store
 from cifar_trainer.data.caches import find_cached
-from cifar_trainer.data.dataset import Archive, DatasetSpec, ImageSet
+from cifar_trainer.data.dataset import Archive, DatasetSpec
 from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.download import (
     PrepareReporter,
@@ -24,7 +24,7 @@ from cifar_trainer.data.download import (
     ways_out,
 )
 from cifar_trainer.data.fingerprints import fingerprint
-from cifar_trainer.data.readers import read_source
+from cifar_trainer.data.readers import Reading, read_source
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
 from cifar_trainer.results import Result
 from cifar_trainer.settings import check_seed
@@ -34,8 +34,8 @@ DOWNLOADS = "downloads"
 _QUIET = PrepareReporter()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-#: The images, what they were made from, and whether that is the published archives.
-_Found = tuple[ImageSet, str, bool]
+#: The images, and what they were made from.
+_Found = tuple[Reading, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +136,11 @@ def prepare(
             already = record is not None
             if record is None:
                 files.remove_partials(data_dir)
-                found, origin, published = _obtain(data_dir, where, offline, options, reporter)
-                for note in found.notes:
+                reading, origin = _obtain(data_dir, where, offline, options, reporter)
+                for note in reading.images.notes:
                     warning = note.removeprefix("Warning: ")
                     (reporter.note if warning == note else reporter.warn)(warning)
-                record = _write(folder, dataset, found, origin, published, options)
+                record = _write(folder, dataset, reading, origin)
     elif where is not None and record.source != _named(where) and not record.verified:
         reporter.warn(
             f"{folder} was prepared from {record.source}, not from {_named(where)}. "
@@ -216,29 +216,25 @@ def _obtain(
     if spec is not None and spec.draw is not None:
         disk.check_room(data_dir, store.bytes_needed(spec.images, spec.image_shape))
         reporter.note(f"Drawing {spec.images:,} images.")
-        return spec.draw(), spec.origin, False
+        return Reading(spec.draw(), False, options.preprocessing), spec.origin
     if source is None:
         assert spec is not None
         return _obtain_published(spec, data_dir, offline, options, reporter)
     if not is_url(source):
         path = Path(source).expanduser()
-        return _named_as(source, read_source(path, options, reporter.on_images, data_dir))
+        return read_source(path, options, reporter.on_images, data_dir), source
     # The content behind a URL may change: it is read once, and not kept. Its name may tell the split.
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", urllib.parse.urlsplit(source).path.rpartition("/")[2])[-80:]
     folder = data_dir / DOWNLOADS / f"source-{files.sha256_bytes(source.encode())[:16]}"
     path = download(Archive(name.lstrip(".") or "source"), [source], folder, reporter)
     try:
-        return _named_as(printable_url(source), read_source(path, options, reporter.on_images, data_dir))
+        return read_source(path, options, reporter.on_images, data_dir), printable_url(source)
     except DataError as error:
         raise DataError(f"What {printable_url(source)} gave cannot be used. {error}") from error
     finally:
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _named_as(name: str, read: tuple[ImageSet, bool]) -> _Found:
-    return read[0], name, read[1]
 
 
 def _obtain_published(
@@ -266,7 +262,7 @@ def _obtain_published(
                 path = download(archive, urls, place, reporter, spec.mirrors_variable)
     assert path is not None
     path = path if single else place
-    return _named_as(path.name, read_source(path, options, reporter.on_images, data_dir))
+    return read_source(path, options, reporter.on_images, data_dir), path.name
 
 
 def _downloads(spec: DatasetSpec, folder: Path) -> Path:
@@ -282,16 +278,16 @@ def _from_cache(
         return None
     for path in find_cached(spec.caches):
         try:
-            found, _ = read_source(path, options, reporter.on_images, data_dir)
+            reading = read_source(path, options, reporter.on_images, data_dir)
         except DataError as error:
             reporter.note(f"{path} is not used: {error}")
             continue
-        train, test = (found.splits[name] for name in store.SPLITS)
+        train, test = (reading.images.splits[name] for name in store.SPLITS)
         if spec.has_fingerprints(
             fingerprint(train.images, train.labels), fingerprint(test.images, test.labels)
         ):
             reporter.note(f"Found {spec.title} in {path}: nothing has to be downloaded.")
-            return found, str(path), False
+            return reading, str(path)
         reporter.note(f"{path} is not used: its images are not those of {spec.title}.")
     return None
 
@@ -317,16 +313,19 @@ def _not_obtainable(spec: DatasetSpec, place: Path) -> DataNotFoundError:
     )
 
 
-def _write(
-    folder: Path, dataset: str, found: ImageSet, origin: str, published: bool, options: ReadOptions
-) -> store.Record:
-    images = sum(len(split) for split in found.splits.values())
-    needed = store.bytes_needed(images, found.image_shape)
+def _write(folder: Path, dataset: str, reading: Reading, origin: str) -> store.Record:
+    images = reading.images
+    needed = store.bytes_needed(sum(len(split) for split in images.splits.values()), images.image_shape)
     # A link is followed to the disk that the set is on.
     disk.check_room(folder.resolve().parent, needed)
     try:
         return store.write_dataset(
-            folder, dataset, found, origin, published=published, preprocessing=options.preprocessing
+            folder,
+            dataset,
+            images,
+            origin,
+            published=reading.published,
+            preprocessing=reading.preprocessing,
         )
     except OSError as error:
         raise disk.write_error(folder, needed, error) from error

@@ -1,15 +1,17 @@
 """The list of readers, and which of them reads a source."""
 
 import contextlib
+import dataclasses
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from cifar_trainer.data import DATASETS, formats
 from cifar_trainer.data.arrays import read_arrays
 from cifar_trainer.data.class_folders import EXPECTED_LAYOUT, read_class_folders
 from cifar_trainer.data.csv_labels import read_csv
 from cifar_trainer.data.dataset import DatasetSpec, ImageSet, OfficialForm, OnImages
-from cifar_trainer.data.decoding import ReadOptions
+from cifar_trainer.data.decoding import ReadAgain, ReadOptions
 from cifar_trainer.data.fingerprints import with_true_classes
 from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.partition import to_train_and_test
@@ -17,6 +19,7 @@ from cifar_trainer.data.records import read_records
 from cifar_trainer.data.unpack import Unpacker
 from cifar_trainer.errors import DataError, UsageError
 from cifar_trainer.files import sha256_file
+from cifar_trainer.images import Preprocessing
 
 #: Readers of forms that are not official, in the order in which they are asked. Each one returns None for a
 #: folder that has another form.
@@ -25,9 +28,23 @@ READERS = (read_csv, read_class_folders, read_records, read_arrays)
 _MAX_NESTING = 2
 
 
+class Reading(NamedTuple):
+    """What was read from a source.
+
+    Attributes:
+        images: the training and the test images.
+        published: they come from the published archives of the data set, by their SHA-256.
+        preprocessing: how image files became images.
+    """
+
+    images: ImageSet
+    published: bool
+    preprocessing: Preprocessing
+
+
 def read_source(
     path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None = None
-) -> tuple[ImageSet, bool]:
+) -> Reading:
     """Read a data set from a folder, an archive or a file, whatever its form.
 
     Args:
@@ -36,13 +53,17 @@ def read_source(
         on_images: told how many images are read, and of how many.
         scratch: where to unpack archives; None is the system's folder for temporary files.
 
-    Returns:
-        The training and the test images; and whether they come from the published archives, by their SHA-256.
-
     Raises:
         DataError: no reader knows its form, or it is not what it should be.
         UsageError: an option does not go with what is there.
     """
+    try:
+        return _read_once(path, options, on_images, scratch)
+    except ReadAgain as again:
+        return _read_once(path, dataclasses.replace(options, grey_bits=again.bits), on_images, scratch)
+
+
+def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None) -> Reading:
     known_sizes = {
         folder: archive.size
         for spec in DATASETS.values()
@@ -63,14 +84,14 @@ def read_source(
         notes = (*unpacker.notes, *found.notes)
     found = ImageSet(found.classes, found.splits, found.conversions, notes)
     if spec is None:
-        return found, False
+        return Reading(found, False, options.preprocessing)
     found = with_true_classes(found, spec)
     if len(found.classes) != len(spec.classes):
         raise DataError(
             f"{path} holds {len(found.classes)} classes ({abridged(found.classes)}), expected the "
             f"{len(spec.classes)} of {spec.title}. For classes of your own, choose a name: --dataset NAME."
         )
-    return found, bool(published)
+    return Reading(found, bool(published), options.preprocessing)
 
 
 def _published_archives(path: Path, spec: DatasetSpec) -> list[Path]:

@@ -28,7 +28,7 @@ Refuse = Callable[..., subprocess.CompletedProcess[str]]
 
 def read(path: Path, name: str = "cifar10", **options: Any) -> ImageSet:
     """A source read as the data set `name`; an unknown name stands for a user's own classes."""
-    return read_source(path, ReadOptions(DATASETS.get(name), **options), lambda done, total: None)[0]
+    return read_source(path, ReadOptions(DATASETS.get(name), **options), lambda done, total: None).images
 
 
 def picture(number: int, size: tuple[int, int] = (32, 32), mode: str = "RGB", kind: str = "PNG") -> bytes:

@@ -143,6 +143,24 @@ def test_the_name_of_each_image_is_kept_relative_to_the_source(tmp_path: Path) -
         load_dataset(tmp_path / "data", "own")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "peak", "bits"), [("u2", 4095, 12), ("u2", 65_535, None), ("i4", 25_500, 16)], ids=str
+)
+def test_deep_grey_images_are_scaled_by_the_bits_that_the_set_uses(
+    dtype: str, peak: int, bits: int | None, tmp_path: Path
+) -> None:
+    ramp = np.linspace(0, peak, 1024).reshape(32, 32)
+    for index in range(8):
+        path = tmp_path / "own" / ("cat", "dog")[index % 2] / f"{index}.{'tif' if dtype == 'i4' else 'png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((ramp - index).clip(0, peak).astype(dtype)).save(path)
+    _, said = prepared(tmp_path, tmp_path / "own")
+    dataset = load_dataset(tmp_path / "data", "own")
+    assert dataset.preprocessing.grey_bits == bits
+    assert dataset.train.images.max() == (peak >> 8 if bits in (None, 16) else 255)
+    assert any(f"as images of {bits} bits" in note for note in said) is (bits is not None)
+
+
 # Names
 
 
