@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cifar_trainer.recipes.catalogue import list_recipes as list_recipes
     from cifar_trainer.run import list_runs as list_runs
     from cifar_trainer.run import open_run as load_run  # noqa: F401
+    from cifar_trainer.serving.server import serve as serve
     from cifar_trainer.sweeps.sweep import sweep as sweep
     from cifar_trainer.training.api import reproduce as reproduce
     from cifar_trainer.training.api import resume as resume
@@ -51,6 +52,7 @@ _FUNCTIONS = {
     "prepare": ("data.prepare", "prepare"),
     "reproduce": ("training.api", "reproduce"),
     "resume": ("training.api", "resume"),
+    "serve": ("serving.server", "serve"),
     "sweep": ("sweeps.sweep", "sweep"),
     "train": ("training.api", "train"),
 }

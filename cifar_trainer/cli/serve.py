@@ -2,13 +2,11 @@
 
 import ipaddress
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cifar_trainer.cli.base import PathType, make_command, run_argument
-from cifar_trainer.errors import UsageError
 from cifar_trainer.extras import check_extra
 
 if TYPE_CHECKING:
@@ -59,25 +57,7 @@ _PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
     "--keep-limit", type=click.IntRange(1, 1_000_000), default=1000, help="Maximum number of images in DIR."
 )
 @click.option("--alert-webhook", metavar="URL", help="URL that gets a POST when drift begins.")
-def command(
-    output: "Output",
-    /,
-    run: Path | None,
-    model: Path | None,
-    name: str | None,
-    host: str,
-    allowed_hosts: tuple[str, ...],
-    port: int,
-    max_batch_size: int,
-    batch_timeout_ms: float,
-    max_enqueued_batches: int,
-    deadline: float,
-    api_key: str | None,
-    watch: bool,
-    keep_unfamiliar: Path | None,
-    keep_limit: int,
-    alert_webhook: str | None,
-) -> None:
+def command(output: "Output", /, host: str, api_key: str | None, **options: Any) -> None:
     """Classify images over HTTP, with a page to try it.
 
     Serves the newest run, RUN, or an ARTEFACT; of a run's exports the fastest. Speaks
@@ -90,30 +70,9 @@ def command(
       cifar-trainer serve --model runs/seed-1/export/model.onnx --port 9000
       curl -F image=@cat.jpg http://127.0.0.1:8501/predict
     """
-    if run is not None and model is not None:
-        raise UsageError("RUN and --model were both given. Expected one of them.")
     check_extra("serve", "serve", _PACKAGES)
-    from cifar_trainer import devices
-    from cifar_trainer.artefacts.source import find_source
     from cifar_trainer.serving.server import serve
-    from cifar_trainer.serving.settings import Limits, Settings
 
-    source = find_source(run, model)
-    settings = Settings(
-        name=name or source.dataset,
-        host=host,
-        allowed_hosts=allowed_hosts,
-        port=port,
-        max_batch_size=max_batch_size,
-        batch_timeout_ms=batch_timeout_ms,
-        max_enqueued_batches=max_enqueued_batches,
-        api_key=api_key,
-        watch=watch,
-        keep_unfamiliar=keep_unfamiliar,
-        keep_limit=keep_limit,
-        alert_webhook=alert_webhook,
-        limits=Limits(request_seconds=deadline),
-    )
     if not _is_loopback(host):
         output.warn(
             f"--host {host} lets other machines in. The connection is not encrypted"
@@ -121,11 +80,13 @@ def command(
             + " docs/security.md says what to put in front."
         )
     _log_to(output, access=output.verbose)
-    if source.format.uses_tensorflow:
-        devices.start(device="cpu", verbose=output.verbose)
-    # The newest run may be another one in a moment.
-    chosen = run if source.run is None else source.run.path
-    serve(chosen, model=model, settings=settings, on_start=lambda started: _announce(output, started))
+    serve(
+        host=host,
+        api_key=api_key,
+        verbose=output.verbose,
+        on_start=lambda started: _announce(output, started),
+        **options,
+    )
 
 
 def _is_loopback(host: str) -> bool:

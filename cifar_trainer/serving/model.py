@@ -129,6 +129,11 @@ def _check_answers(
     )
 
 
+def version_of(path: Path) -> int:
+    """The number of a folder that TensorFlow Serving would call version N; 1 for other names."""
+    return int(path.name) if path.name.isdecimal() else 1
+
+
 class ModelHolder:
     """The model in service, and how it is replaced.
 
@@ -147,8 +152,7 @@ class ModelHolder:
         source = find()
         self._seen = _signature(source)
         self._unsettled_since: float | None = None
-        name = source.path.name
-        self.current = open_model(source, int(name) if name.isdecimal() else 1, batch_size)
+        self.current = open_model(source, version_of(source.path), batch_size)
         self.failure: str | None = None
 
     def refresh(self) -> bool:

@@ -11,18 +11,19 @@ import re
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
 
+from cifar_trainer import devices
 from cifar_trainer.artefacts.source import find_source
 from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 from cifar_trainer.serving.app import make_app
 from cifar_trainer.serving.connections import protocol_with
 from cifar_trainer.serving.model import ModelHolder, ServedModel
 from cifar_trainer.serving.service import Service
-from cifar_trainer.serving.settings import Settings
+from cifar_trainer.serving.settings import Limits, Settings
 
 #: Descriptors that are needed beside those of the connections.
 _OTHER_DESCRIPTORS = 200
@@ -118,10 +119,23 @@ def _return_memory() -> None:
 
 
 def serve(
-    run: Path | None = None,
+    run: str | Path | None = None,
     *,
-    model: Path | None = None,
-    settings: Settings,
+    model: str | Path | None = None,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    allowed_hosts: Sequence[str] = (),
+    max_batch_size: int = 64,
+    batch_timeout_ms: float = 0.0,
+    max_enqueued_batches: int = 16,
+    deadline: float = 30.0,
+    api_key: str | None = None,
+    watch: bool = False,
+    keep_unfamiliar: str | Path | None = None,
+    keep_limit: int = 1000,
+    alert_webhook: str | None = None,
+    verbose: bool = False,
     on_start: Callable[[Started], None] = lambda started: None,
 ) -> None:
     """Serve a run's model, or an artefact, until SIGINT or SIGTERM; then answer what was accepted.
@@ -129,30 +143,62 @@ def serve(
     Args:
         run: a run's folder; None is the newest run at the start.
         model: an artefact instead.
-        settings: the options of `serve`.
+        name: the model's name in the protocols' paths; None is the data set's.
+        host, port: where to listen; port 0 takes a free one.
+        allowed_hosts: further names that clients may call this server by; `*` allows any.
+        max_batch_size: images in one call of the model.
+        batch_timeout_ms: how long a batch waits for more images.
+        max_enqueued_batches: batches that may wait.
+        deadline: seconds that a request may take.
+        api_key: the key that clients must send.
+        watch: whether to load new versions of the model.
+        keep_unfamiliar: folder for unfamiliar images.
+        keep_limit: maximum number of images in it.
+        alert_webhook: URL that gets a POST when drift begins.
+        verbose: show TensorFlow's own messages.
         on_start: called when the model is ready, right before requests are accepted.
 
     Raises:
         RunError: there is no such run or artefact, or it is damaged.
         CheckError: the model does not give the answers in its manifest.
-        UsageError: the host is not an address of this machine.
+        UsageError: an argument is invalid, or the host is not an address of this machine.
         CifarTrainerError: the port is taken.
     """
+    if run is not None and model is not None:
+        raise UsageError("RUN and --model were both given. Expected one of them.")
+    artefact = None if model is None else Path(model)
+    source = find_source(None if run is None else Path(run), artefact)
+    # A run that is newer by the time of a later look may be about other data.
+    chosen = None if source.run is None else source.run.path
+    settings = Settings(
+        name=name or source.dataset,
+        host=host,
+        port=port,
+        allowed_hosts=tuple(allowed_hosts),
+        max_batch_size=max_batch_size,
+        batch_timeout_ms=batch_timeout_ms,
+        max_enqueued_batches=max_enqueued_batches,
+        api_key=api_key,
+        watch=watch,
+        keep_unfamiliar=None if keep_unfamiliar is None else Path(keep_unfamiliar),
+        keep_limit=keep_limit,
+        alert_webhook=alert_webhook,
+        limits=Limits(request_seconds=deadline),
+    )
     _return_memory()
     # The port first: a model takes seconds to open.
     with listen(settings.host, settings.port) as bound:
-        # A run that is newer by the time of a later look may be about other data.
-        source = find_source(run, model)
-        chosen = run if source.run is None else source.run.path
-        holder = ModelHolder(lambda: find_source(chosen, model), settings.max_batch_size)
+        if source.format.uses_tensorflow:
+            devices.start(device="cpu", verbose=verbose)
+        holder = ModelHolder(lambda: find_source(chosen, artefact), settings.max_batch_size)
         server = make_server(Service(holder, settings, on_load=settle))
         # After a second Ctrl-C, uvicorn reports what it cut off with a traceback.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)
         # Whoever reads the address may connect at once; the kernel keeps the connection until it is accepted.
         bound.listen(_BACKLOG)
-        host, port = bound.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        on_start(Started(f"http://{shown}:{port}/", settings.name, holder.current))
+        address, free_port = bound.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        on_start(Started(f"http://{shown}:{free_port}/", settings.name, holder.current))
         settle()
         # A thread that decodes gives way to the event loop after this time, by default 5 ms.
         sys.setswitchinterval(_SWITCH_SECONDS)

@@ -1,5 +1,6 @@
 """A server on the loopback, in a thread of the test's process, with a model of arithmetic."""
 
+import asyncio
 import contextlib
 import http.client
 import threading
@@ -77,6 +78,10 @@ class Running:
         self.port = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The server's event loop."""
+        return self.server.servers[0].get_loop()
 
     def counted(self, name: str, **labels: str) -> float:
         """A figure of /metrics."""

@@ -5,8 +5,10 @@ import concurrent.futures
 import contextlib
 import io
 import resource
+import select
 import socket
 import struct
+import threading
 import time
 import zlib
 
@@ -33,7 +35,9 @@ def post(path: str, announced: int, body: bytes = b"") -> bytes:
 
 
 def alive(port: int) -> bool:
-    return b"200 OK" in talk(port, GET)
+    with contextlib.suppress(ConnectionError):
+        return b"200 OK" in talk(port, GET)
+    return False
 
 
 def test_ten_gigabytes_announced_are_refused_before_they_are_sent(server: Running) -> None:
@@ -119,6 +123,85 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_is_counted(server: Ru
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(post("/predict", 1000, b"half"))
     assert until(lambda: server.counted("errors_total", cause="client_gone") == before + 1)
+
+
+def test_a_client_that_has_left_is_counted_with_a_status_of_its_own() -> None:
+    with running() as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(post("/predict", 1000, b"half"))
+        labels = {"route": "/predict", "method": "POST", "status": "499"}
+        assert until(lambda: server.counted("requests_total", **labels) == 1)
+
+
+def test_slow_uploads_do_not_shut_others_out() -> None:
+    with running(limits=Limits(connections=20)) as server:
+        slow = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(20)]
+        try:
+            for connection in slow:
+                connection.sendall(post("/predict", 100_000, b"x"))
+            assert until(lambda: server.counted("connections") == 20)
+            # Those that have just begun to send are not called slow yet.
+            assert until(lambda: alive(server.port))
+            answer = next(connection.recv(65536) for connection in slow if is_answered(connection))
+            assert alive(server.port)
+        finally:
+            for connection in slow:
+                connection.close()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'{"error": ' in answer
+
+
+def is_answered(connection: socket.socket) -> bool:
+    """Whether the server has sent something."""
+    return bool(select.select([connection], [], [], 0)[0])
+
+
+def test_one_connection_too_many_is_answered_and_not_reset(png: bytes) -> None:
+    with running(limits=Limits(connections=2)) as server:
+        server.model.hold.clear()
+        busy = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(2)]
+        for connection in busy:
+            connection.sendall(post("/predict", len(png), png))
+        assert until(lambda: len(server.model.sizes) + server.counted("queued_images") == 2)
+        with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+            refused = connection.recv(65536)
+        server.model.hold.set()
+        answered = [connection.recv(65536) for connection in busy]
+        for connection in busy:
+            connection.close()
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b'{"error": ' in refused
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answered)
+
+
+def test_a_server_that_stops_is_not_ready_and_answers_what_it_has(png: bytes) -> None:
+    with running() as server:
+        assert server.counted("ready") == 1
+        server.model.hold.clear()
+        with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+            connection.sendall(post("/predict", len(png), png))
+            assert server.model.working.wait(10)
+            server.server.should_exit = True
+            assert until(lambda: server.counted("ready") == 0)
+            server.model.hold.set()
+            assert b"connection: close" in connection.recv(65536).lower()
+
+
+def test_connections_that_the_kernel_holds_are_answered_when_the_server_stops() -> None:
+    with running() as server:
+        # The event loop is busy while they connect and ask, and the server stops.
+        held = threading.Event()
+        loop = server.loop()
+        loop.call_soon_threadsafe(held.wait, 10)
+        clients = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(16)]
+        for client in clients:
+            client.sendall(GET)
+        server.server.should_exit = True
+        held.set()
+        answers = [client.recv(65536) for client in clients]
+        for client in clients:
+            client.close()
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
 
 
 def test_the_images_of_a_client_that_has_left_are_not_classified(png: bytes) -> None:
