@@ -1,7 +1,7 @@
 """The server's paths and middleware, as one ASGI application."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -18,13 +18,8 @@ from cifar_trainer.serving.service import Service
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 
 
-def make_app(service: Service, is_stopping: Callable[[], bool]) -> ASGIApp:
-    """All paths of `service`, behind its limits.
-
-    Args:
-        service: answers.
-        is_stopping: whether to ask clients to close their connections.
-    """
+def make_app(service: Service) -> ASGIApp:
+    """All paths of `service`, behind its limits."""
 
     async def metrics(request: Request) -> Response:
         await service.drift_report()
@@ -65,4 +60,4 @@ def make_app(service: Service, is_stopping: Callable[[], bool]) -> ASGIApp:
     app = limits.limited(route, settings.limits)
     app = limits.authorized(app, settings.api_key, pages.key_page(settings.name))
     app = limits.same_site(app, settings)
-    return limits.measured(app, service.metrics, route_of, is_stopping)
+    return limits.measured(app, service.metrics, route_of, service.is_stopping)

@@ -66,14 +66,10 @@ def make_server(service: Service) -> Server:
     limits = service.settings.limits
     _allow_descriptors(limits.connections + _OTHER_DESCRIPTORS)
 
-    def is_stopping() -> bool:
-        if server.should_exit:
-            service.ready = False
-        return server.should_exit
-
+    service.is_stopping = lambda: server.should_exit
     config = uvicorn.Config(
-        make_app(service, is_stopping),
-        http=protocol_with(limits, is_stopping),
+        make_app(service),
+        http=protocol_with(limits, service.is_stopping),
         ws="none",
         loop="asyncio",
         lifespan="on",

@@ -92,7 +92,12 @@ class Service:
         holder: the model in service.
         settings: the options of `serve`.
         on_load: called when a model was loaded while requests are answered.
+
+    Attributes:
+        is_stopping: whether the server is shutting down; the server sets it.
     """
+
+    is_stopping: Callable[[], bool]
 
     def __init__(
         self, holder: ModelHolder, settings: Settings, on_load: Callable[[], None] = lambda: None
@@ -103,7 +108,8 @@ class Service:
         self.metrics = Metrics()
         self._show_model()
         self.metrics.loads.labels("loaded").inc()
-        self.ready = False
+        self.is_stopping = lambda: False
+        self._running = False
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self._slow = ThreadPoolExecutor(2, "slow")
         self._batcher: Batcher[Answers] = Batcher(
@@ -123,6 +129,11 @@ class Service:
         return self.holder.current
 
     @property
+    def ready(self) -> bool:
+        """Whether requests are accepted."""
+        return self._running and not self.is_stopping()
+
+    @property
     def queued(self) -> int:
         """Images that wait for the model."""
         return self._batcher.queued
@@ -137,11 +148,11 @@ class Service:
         tasks = [asyncio.create_task(self._batcher.run()), asyncio.create_task(self._watch_drift())]
         if self.settings.watch:
             tasks.append(asyncio.create_task(self._watch_model()))
-        self.ready = True
+        self._running = True
         try:
             yield
         finally:
-            self.ready = False
+            self._running = False
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

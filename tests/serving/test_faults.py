@@ -162,7 +162,7 @@ def test_one_connection_too_many_is_answered_and_not_reset(png: bytes) -> None:
         busy = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(2)]
         for connection in busy:
             connection.sendall(post("/predict", len(png), png))
-        assert until(lambda: len(server.model.sizes) + server.counted("queued_images") == 2)
+        assert until(lambda: sum(server.model.sizes) + server.counted("queued_images") == 2)
         with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
             refused = connection.recv(65536)
         server.model.hold.set()
