@@ -66,5 +66,5 @@ for row in cifar_trainer.load_run(extended.run_dir).read_history():
 # ## Export a model that needs neither this package nor Keras
 
 # %%
-for export in cifar_trainer.export(extended.run_dir, formats=["saved_model"]).exports:
+for export in cifar_trainer.export(extended.run_dir, format=["saved_model"]).exports:
     print(f"{export.format}: {export.path}, agreement with Keras {export.agreement:.2%}")

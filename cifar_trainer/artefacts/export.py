@@ -65,7 +65,7 @@ class ExportReport(Result):
 def export(
     run: str | Path | None = None,
     *,
-    formats: Sequence[str] = ("saved_model",),
+    format: str | Sequence[str] = "saved_model",
     output: str | Path | None = None,
     data_dir: str | Path | None = None,
     force: bool = False,
@@ -79,7 +79,7 @@ def export(
 
     Args:
         run: the run's folder; None is the newest run with a model.
-        formats: names of `FORMATS`.
+        format: the names of one or several `FORMATS`.
         output: the folder to write into; None is RUN/export.
         data_dir: the data folder; None is where the run found its data.
         force: replace existing artefacts.
@@ -94,7 +94,7 @@ def export(
         CifarTrainerError: a format needs a package that is not installed, or cannot hold this network.
         CheckError: an artefact does not agree with the Keras model. Nothing is published.
     """
-    chosen = [get_format(name) for name in dict.fromkeys(formats)]
+    chosen = [get_format(name) for name in dict.fromkeys([format] if isinstance(format, str) else format)]
     opened = open_run(run, with_model=True)
     folder = opened.export if output is None else Path(output)
     check_packages(chosen)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 @run_argument
 @click.option(
     "--format",
-    "names",
     metavar=f"[{'|'.join(FORMATS)}]",
     multiple=True,
     default=["saved_model"],
@@ -35,7 +34,7 @@ def command(
     screen: "Output",
     /,
     run: Path | None,
-    names: tuple[str, ...],
+    format: tuple[str, ...],
     output: Path | None,
     force: bool,
     data_dir: Path | None,
@@ -56,7 +55,7 @@ def command(
 
     report = export(
         run,
-        formats=names,
+        format=format,
         output=output,
         data_dir=data_dir,
         force=force,

@@ -34,7 +34,7 @@ def gated_export(
 
     def run_export(output: Path, *formats: str, **options: Any) -> export.ExportReport:
         return export.export(
-            learned_run, formats=formats or ("keras",), output=output, data_dir=data_dir, **options
+            learned_run, format=formats or ("keras",), output=output, data_dir=data_dir, **options
         )
 
     return run_export

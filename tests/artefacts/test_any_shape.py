@@ -56,7 +56,7 @@ def exported(small_run: Path, data_dir: Path) -> dict[str, Path]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "load_data", lambda run, data_dir: dataset)
-        report = export.export(small_run, formats=FORMATS)
+        report = export.export(small_run, format=FORMATS)
     return {each.format: Path(each.path) for each in report.exports}
 
 

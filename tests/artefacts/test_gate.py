@@ -121,7 +121,7 @@ def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(1)
     replace_model(run, build_model(DOCUMENT, precision, (32, 32, 3), 10))
-    report = export.export(run, formats=["onnx"], output=tmp_path / "out", data_dir=data_dir)
+    report = export.export(run, format=["onnx"], output=tmp_path / "out", data_dir=data_dir)
     (exported,) = report.exports
     assert exported.proof.agreement == 1
     assert exported.proof.max_abs_difference < 1e-4
