@@ -2,11 +2,12 @@
 
     pip install -e '.[gpu-program]'      # JAX's XLA for CUDA, a compiler that needs no device
     python benchmarks/gpu_program.py --recipe document --batch-size 32
-    python benchmarks/gpu_program.py --lower-only step.hlo.txt
+    python benchmarks/gpu_program.py --lower-only step.hlo.pb
 
-jaxlib 0.9.0's XLA is within weeks of TensorFlow 2.21's. Without a device nothing is autotuned, so which
-algorithm a convolution or a product gets is not known; the thunks (launches, copies, library calls) of the
-loop are. `h100_sxm.txtpb` is XLA's own description of an H100 SXM (openxla/xla, Apache-2.0).
+jaxlib 0.9.0's XLA is within weeks of TensorFlow 2.21's; --compiler names the Python of another version.
+Without a device nothing is autotuned, so the algorithms of convolutions and products are unknown; the thunks
+(launches, copies, library calls) of the loop are not. `h100_sxm.txtpb` is XLA's own description of an H100
+SXM (openxla/xla, Apache-2.0).
 
 Prints a line for each figure, or with --json one object: `thunks_in_the_loop_body`, `by_kind`,
 `cudnn_convolutions`, `host_submissions_a_step` under TensorFlow 2.21's default command buffers,
@@ -33,8 +34,8 @@ _LEAST_COMMANDS = 5
 _STEPS = 32
 
 
-def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int) -> str:
-    """The HLO of the training loop of these seeds side by side, as it would be compiled for a GPU."""
+def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int) -> bytes:
+    """The training loop of these seeds as TensorFlow lowers it for a GPU, a serialized HloModuleProto."""
     from cifar_trainer import devices
     from cifar_trainer.recipes import is_splittable
     from cifar_trainer.settings import Settings
@@ -66,36 +67,45 @@ def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int)
     return (loops[0] if seeds == 1 else StackedLoop(loops, seeds)).lowered(_STEPS)
 
 
+#: Versions that the target must name: without them XLA puts no library call into a CUDA graph.
+_TARGET_VERSIONS = ("driver_version", "runtime_version")
+
+
 def compile_for_h100(hlo: Path, dump: Path, flags: str) -> float:
-    """Compile HLO by the XLA:GPU of jaxlib into `dump`; the seconds that it took. Without TensorFlow."""
+    """Compile HLO with the XLA:GPU of jaxlib into `dump`; the seconds that it took. Without TensorFlow."""
+    import importlib
     import sysconfig
     import time
 
-    nvcc = Path(sysconfig.get_path("purelib")) / "nvidia" / "cuda_nvcc"
+    nvidia = Path(sysconfig.get_path("purelib")) / "nvidia"
+    # Where the wheels of CUDA 12 and of CUDA 13 put the assembler.
+    cuda, nvcc = next(
+        pair for pair in ((12, nvidia / "cuda_nvcc"), (13, nvidia / "cu13")) if pair[1].is_dir()
+    )
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["PATH"] = f"{nvcc / 'bin'}{os.pathsep}{os.environ['PATH']}"
     os.environ["XLA_FLAGS"] = (
         f"--xla_dump_to={dump} --xla_dump_hlo_as_text --xla_gpu_cuda_data_dir={nvcc} {flags}"
     )
-    import jax_plugins.xla_cuda12 as plugin
     import numpy as np
     from jax._src.interpreters import mlir as jax_mlir
     from jax._src.lib import xla_client
     from jax._src.lib.mlir import ir
-    from jaxlib import _jax
 
+    plugin = importlib.import_module(f"jax_plugins.xla_cuda{cuda}")
+    target = (HERE / "h100_sxm.txtpb").read_text()
+    for name in _TARGET_VERSIONS:
+        if name not in target:
+            opening = "gpu_device_info {\n"
+            target = target.replace(opening, f'{opening}  {name}: "{cuda}.0.0"\n', 1)
     api = xla_client.load_pjrt_plugin_dynamically("cuda", str(plugin._get_library_path()))
     xla_client.initialize_pjrt_plugin("cuda")
-    topology = xla_client.make_c_api_device_topology(
-        api, "1x1x1", target_config=(HERE / "h100_sxm.txtpb").read_text(), topology="1x1x1"
-    )
+    topology = xla_client.make_c_api_device_topology(api, "1x1x1", target_config=target, topology="1x1x1")
     (device, *_) = topology._make_compile_only_devices()
-    # A copy that TensorFlow writes has no counterpart in StableHLO.
-    text = re.sub(r" copy\(", " reshape(", hlo.read_text())
-    proto = xla_client._xla.hlo_module_from_text(text).as_serialized_hlo_module_proto()
+    stablehlo = to_stablehlo(hlo.read_bytes())
     with jax_mlir.make_ir_context():
-        module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(proto))
+        module = ir.Module.parse(stablehlo)
     options = xla_client.CompileOptions()
     options.num_replicas = options.num_partitions = 1
     options.device_assignment = xla_client.DeviceAssignment.create(np.zeros((1, 1), "int32"))
@@ -104,29 +114,53 @@ def compile_for_h100(hlo: Path, dump: Path, flags: str) -> float:
     return time.perf_counter() - began
 
 
-def read_bodies(path: Path) -> list[list[str]]:
-    """The kinds of the thunks in each loop's body of a dumped sequence; loops within it count as one."""
+def to_stablehlo(proto: bytes) -> bytes:
+    """A serialized HloModuleProto as StableHLO, by this Python's jaxlib."""
+    from jaxlib import _jax
+
+    # jaxlib 0.11 moved these.
+    hlo = _jax if hasattr(_jax, "hlo_module_from_text") else __import__("jaxlib._hlo", fromlist=["_hlo"])
+    printed = hlo.HloPrintOptions()
+    printed.print_large_constants = True
+    printed.print_metadata = False
+    text = hlo.HloModule.from_serialized_hlo_module_proto(proto).to_string(printed)
+    if "{...}" in text:
+        raise ValueError("the printed program lacks the values of constants")
+    # StableHLO lacks the copies that TensorFlow writes.
+    module = hlo.hlo_module_from_text(re.sub(r" copy\(", " reshape(", text))
+    stablehlo: bytes = _jax.mlir.hlo_to_stablehlo(module.as_serialized_hlo_module_proto())
+    return stablehlo
+
+
+def read_bodies(text: str) -> list[list[str]]:
+    """The kinds of the thunks in each loop's body of a dumped sequence; a loop within it counts as one."""
     bodies: list[list[str]] = []
-    # The headers around a line: their indents, and the bodies that they open.
-    around: list[tuple[int, list[str] | None]] = []
-    for line in path.read_text().splitlines():
+    # The bodies around a line, with their indents.
+    around: list[tuple[int, list[str]]] = []
+    in_condition = False
+    for line in text.splitlines():
         indent = len(line) - len(line.lstrip())
-        around = [each for each in around if each[0] < indent]
         if thunk := re.match(r"\s*\d+: (k\w+)", line):
-            if around and around[-1][1] is not None:
+            # Thunks of the condition follow its header, up to that of the body.
+            if in_condition:
+                continue
+            around = [body for body in around if body[0] < indent]
+            if around:
                 around[-1][1].append(thunk[1])
-        elif header := re.fullmatch(r"(\w+):", line.strip()):
-            body = [] if header[1] == "body" else None
-            around.append((indent, body))
-            bodies += [] if body is None else [body]
+        elif line.strip() in ("condition:", "body:"):
+            # Newer versions of XLA do not indent `condition:`.
+            in_condition = line.strip() == "condition:"
+            if not in_condition:
+                around = [body for body in around if body[0] < indent]
+                around.append((indent, []))
+                bodies.append(around[-1][1])
     return bodies
 
 
 def count(dump: Path, compile_seconds: float) -> dict[str, Any]:
     """The figures of the loop over steps: the one whose body has most thunks."""
-    body = max(
-        read_bodies(max(dump.glob("*thunk_sequence.txt"), key=lambda path: path.stat().st_size)), key=len
-    )
+    sequence = max(dump.glob("*thunk_sequence.txt"), key=lambda path: path.stat().st_size)
+    body = max(read_bodies(sequence.read_text()), key=len)
     optimized = max(dump.glob("*gpu_after_optimizations.txt"), key=lambda path: path.stat().st_size)
     submissions = run = 0
     for kind in [*body, ""]:
@@ -166,13 +200,13 @@ def main() -> None:
     here = options.compiler == sys.executable
     if options.lower_only is None and here and importlib.util.find_spec("jax_plugins") is None:
         sys.exit("JAX's XLA for CUDA is not installed. Install it with: pip install -e '.[gpu-program]'")
-    text = lower(options.recipe, options.precision, options.batch_size, options.images, options.seeds)
+    lowered = lower(options.recipe, options.precision, options.batch_size, options.images, options.seeds)
     if options.lower_only is not None:
-        options.lower_only.write_text(text)
+        options.lower_only.write_bytes(lowered)
         return
     with tempfile.TemporaryDirectory() as folder:
-        hlo, dump = Path(folder) / "step.hlo.txt", Path(folder) / "dump"
-        hlo.write_text(text)
+        hlo, dump = Path(folder) / "step.hlo.pb", Path(folder) / "dump"
+        hlo.write_bytes(lowered)
         command = [options.compiler, __file__, "--compile", str(hlo), str(dump), f"--flags={options.flags}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from command_line import INTERPRETER, run_python
+from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from cifar_trainer.devices import cuda
@@ -100,11 +102,48 @@ def test_the_peers_network_is_that_of_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_training_loop_can_be_lowered_without_a_gpu(seeds: int, tmp_path: Path) -> None:
-    hlo = tmp_path / "step.hlo.txt"
+    """With the values of all constants, which the text that TensorFlow prints leaves out."""
+    hlo = tmp_path / "step.hlo.pb"
     options = ["--images", 640, "--seeds", seeds, "--lower-only", hlo]
     done = run_python([BENCHMARKS / "gpu_program.py", *options])
     assert done.returncode == 0, done.stderr
-    assert hlo.read_text().startswith("HloModule")
+    module = hlo_pb2.HloModuleProto.FromString(hlo.read_bytes())
+    literals = [
+        instruction.literal
+        for computation in module.computations
+        for instruction in computation.instructions
+        if instruction.opcode == "constant" and list(instruction.shape.dimensions) == [32]
+    ]
+    assert any(list(literal.s32s) == list(range(32)) for literal in literals), "of the batch's indices"
+
+
+#: A loop within a loop's body, as jaxlib 0.9 writes it.
+SEQUENCE = """
+0: kCopy
+1: kWhile
+  condition:
+    0: kKernel
+  body:
+    0: kGemm
+    1: kWhile
+      condition:
+        0: kKernel
+      body:
+        0: kConvolution
+    2: kKernel
+2: kCopy
+"""
+
+
+@pytest.mark.parametrize("sequence", [SEQUENCE, re.sub(" +condition:", "condition:", SEQUENCE)])
+def test_the_thunks_of_each_loops_body_are_counted_in_old_and_new_dumps(sequence: str) -> None:
+    spec = importlib.util.spec_from_file_location("gpu_program", BENCHMARKS / "gpu_program.py")
+    assert spec is not None
+    assert spec.loader is not None
+    gpu_program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu_program)
+    found = gpu_program.read_bodies(sequence)
+    assert found == [["kGemm", "kWhile", "kKernel"], ["kConvolution"]]
 
 
 @pytest.mark.skipif(

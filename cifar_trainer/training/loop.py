@@ -154,10 +154,14 @@ class StepLoop:
         for batch in {self.batch_size, self.last_batch}:
             self._call(0, 0, 0, batch)
 
-    def lowered(self, count: int) -> str:
-        """The HLO of `count` full steps, as TensorFlow gives it to XLA. Runs nothing."""
+    def lowered(self, count: int) -> bytes:
+        """The HLO of `count` full steps that TensorFlow gives to XLA, a serialized HloModuleProto.
+
+        The text that TensorFlow prints lacks the values of larger constants. Runs nothing.
+        """
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size)
-        return str(self._run.experimental_get_compiler_ir(*arguments)(stage="hlo"))
+        serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
+        return serialized
 
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images: int64 [N], a permutation."""

@@ -59,10 +59,14 @@ class StackedLoop:
         for batch in {self._first.batch_size, self._first.last_batch}:
             self._call(0, 0, 0, batch)
 
-    def lowered(self, count: int) -> str:
-        """The HLO of `count` full steps, as TensorFlow gives it to XLA. Runs nothing."""
+    def lowered(self, count: int) -> bytes:
+        """The HLO of `count` full steps that TensorFlow gives to XLA, a serialized HloModuleProto.
+
+        The text that TensorFlow prints lacks the values of larger constants. Runs nothing.
+        """
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self._first.batch_size)
-        return str(self._run.experimental_get_compiler_ir(*arguments)(stage="hlo"))
+        serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
+        return serialized
 
     def run(self, start: int, count: int, global_start: int, members: Sequence[int]) -> list[Chunk]:
         """Run steps of the epoch for all loops.
