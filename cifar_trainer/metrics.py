@@ -36,40 +36,13 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
     return matrix
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassFigures:
-    """Precision, recall and F1 of one class.
-
-    Attributes:
-        precision: share of the images predicted as this class that belong to it; 0 if none was predicted.
-        recall: share of the class's images that were predicted as it; 0 if it has no images.
-        f1: harmonic mean of both; 0 if both are 0.
-        support: number of images of the class.
-    """
-
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-def per_class(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[ClassFigures, ...]:
-    """Precision, recall and F1 of each class, by label."""
+def per_class(predicted: np.ndarray, labels: np.ndarray, classes: int) -> list[dict[str, float | int]]:
+    """Precision, recall and F1 of each class, and `support`, its images; 0 if there is nothing to count."""
     columns = sklearn.metrics.precision_recall_fscore_support(
         labels, predicted, labels=np.arange(classes), average=None, zero_division=0.0
     )
-    return tuple(
-        ClassFigures(float(precision), float(recall), float(f1), int(support))
-        for precision, recall, f1, support in zip(*columns, strict=True)
-    )
-
-
-def macro(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
-    """Unweighted means over the classes of `precision`, `recall` and `f1`."""
-    means = sklearn.metrics.precision_recall_fscore_support(
-        labels, predicted, labels=np.arange(classes), average="macro", zero_division=0.0
-    )
-    return dict(zip(("precision", "recall", "f1"), map(float, means[:3]), strict=True))
+    keys = ("precision", "recall", "f1", "support")
+    return [dict(zip(keys, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
 def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:

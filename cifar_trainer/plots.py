@@ -12,7 +12,7 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,6 @@ __all__ = [
     "as_rgb",
     "confusion_figure",
     "drawable_names",
-    "font_path",
     "gallery_figure",
     "new_figure",
     "pixels",
@@ -168,23 +167,16 @@ def _fallback_fonts() -> tuple[str, ...]:
 
 
 @functools.cache
-def _fonts() -> tuple[tuple[str, frozenset[int]], ...]:
-    """Path and character codes of each font that figures use."""
-    paths = [
-        fontManager.findfont(FontProperties(family=[name])) for name in ("DejaVu Sans", *_fallback_fonts())
-    ]
-    return tuple((str(path), frozenset(get_font(path).get_charmap())) for path in paths)
-
-
-def font_path(text: str) -> str | None:
-    """The first font that has all characters of a text, DejaVu Sans first; None if there is none."""
-    return next((path for path, codes in _fonts() if all(ord(c) in codes for c in text)), None)
+def _characters() -> frozenset[int]:
+    """The codes of all characters that figures can draw."""
+    names = ("DejaVu Sans", *_fallback_fonts())
+    paths = (fontManager.findfont(FontProperties(family=[name])) for name in names)
+    return frozenset(code for path in paths for code in get_font(path).get_charmap())
 
 
 def _is_drawable(character: str) -> bool:
-    # Almost every character is in the first font; the others take time to load.
-    code = ord(character)
-    return 32 <= code < 127 or any(code in codes for _, codes in _fonts())
+    # Most names need no look at the fonts, which takes time.
+    return " " <= character <= "~" or ord(character) in _characters()
 
 
 def undrawable(classes: Sequence[str]) -> dict[int, str]:
@@ -194,7 +186,7 @@ def undrawable(classes: Sequence[str]) -> dict[int, str]:
 
 def drawable_names(classes: Sequence[str]) -> list[str]:
     """The names as figures can show them: `class 3` for one that no installed font can draw."""
-    replaced: Collection[int] = undrawable(classes)
+    replaced = undrawable(classes)
     return [f"class {label}" if label in replaced else name for label, name in enumerate(classes)]
 
 

@@ -120,7 +120,7 @@ def make_report(
         accuracy_interval=metrics.wilson_interval(int(matrix.trace()), len(labels)),
         expected=recipe.expected if is_expected_data(subject) and not unusual_settings(subject) else None,
         balanced_accuracy=metrics.balanced_accuracy(predicted, labels),
-        macro=metrics.macro(predicted, labels, count),
+        macro={key: float(np.mean([row[key] for row in per_class])) for key in ("precision", "recall", "f1")},
         mean_average_precision=float(np.mean(averages)),
         per_class=per_class,
         confusion_matrix=matrix.tolist(),
@@ -166,10 +166,10 @@ def _per_class(subject: Subject, matrix: np.ndarray) -> list[dict[str, Any]]:
         rows.append(
             {
                 "class": name,
-                **dataclasses.asdict(figures[label]),
+                **figures[label],
                 "predicted": predicted,
                 "precision_interval": metrics.wilson_interval(correct, predicted),
-                "recall_interval": metrics.wilson_interval(correct, figures[label].support),
+                "recall_interval": metrics.wilson_interval(correct, int(matrix[label].sum())),
                 "average_precision": None if math.isnan(average) else average,
             }
         )

@@ -1,7 +1,7 @@
 """Accuracy under corruptions and under attacks."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -44,8 +44,8 @@ class Attacker:
         self._predict = predict
         self._seed = seed
         gpu = bool(tf.config.get_visible_devices("GPU"))
-        self._compiled_fgsm = tf.function(self._fgsm, autograph=False, jit_compile=gpu)
-        self._compiled_pgd = tf.function(self._pgd, autograph=False, jit_compile=gpu)
+        self._fgsm = tf.function(self._step_once, autograph=False, jit_compile=gpu)
+        self._pgd = tf.function(self._ascend, autograph=False, jit_compile=gpu)
 
     def fgsm(self, images: np.ndarray, labels: np.ndarray, epsilon: float) -> np.ndarray:
         """One step along the sign of the gradient (Goodfellow et al. 2015, section 4).
@@ -61,32 +61,34 @@ class Attacker:
         Raises:
             UsageError: the recipe's `predict` has no gradient.
         """
-        strength = tf.constant(epsilon, tf.float32)
-        return np.concatenate(
-            [
-                self._compiled_fgsm(batch, truth, strength).numpy()
-                for batch, truth, _ in _batches(images, labels)
-            ]
-        )
+        return self._attack(self._fgsm, images, labels, epsilon)
 
     def pgd(self, images: np.ndarray, labels: np.ndarray, epsilon: float) -> np.ndarray:
         """Many small steps from a random start, kept within epsilon (Madry et al. 2018, section 2.1).
 
         Arguments, result and errors are those of `fgsm`.
         """
-        strength = tf.constant(epsilon, tf.float32)
-        return np.concatenate(
-            [
-                self._compiled_pgd(batch, truth, strength, tf.constant([self._seed, start])).numpy()
-                for batch, truth, start in _batches(images, labels)
-            ]
-        )
+        return self._attack(self._pgd, images, labels, epsilon)
 
-    def _fgsm(self, images: tf.Tensor, labels: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+    def _attack(
+        self, attack: Callable[..., tf.Tensor], images: np.ndarray, labels: np.ndarray, epsilon: float
+    ) -> np.ndarray:
+        logits = []
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
+            values = tf.constant(images[batch].astype(np.float32) / np.float32(255))
+            truth = tf.constant(labels[batch].astype(np.int32))
+            seed = tf.constant([self._seed, start])
+            logits.append(attack(values, truth, tf.constant(epsilon, tf.float32), seed).numpy())
+        return np.concatenate(logits)
+
+    def _step_once(
+        self, images: tf.Tensor, labels: tf.Tensor, epsilon: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
         changed = images + epsilon * tf.sign(self._gradient(images, labels))
         return self._logits(tf.clip_by_value(changed, 0.0, 1.0))
 
-    def _pgd(self, images: tf.Tensor, labels: tf.Tensor, epsilon: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def _ascend(self, images: tf.Tensor, labels: tf.Tensor, epsilon: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         low = tf.maximum(images - epsilon, 0.0)
         high = tf.minimum(images + epsilon, 1.0)
         start = images + tf.random.stateless_uniform(tf.shape(images), seed, -1, 1, alg="philox") * epsilon
@@ -118,14 +120,6 @@ class Attacker:
                 "floating-point images too, without rounding them."
             )
         return gradient
-
-
-def _batches(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[tf.Tensor, tf.Tensor, int]]:
-    """Images from 0 to 1, labels, and the position of the first."""
-    for start in range(0, len(images), BATCH_SIZE):
-        batch = slice(start, start + BATCH_SIZE)
-        values = images[batch].astype(np.float32) / np.float32(255)
-        yield tf.constant(values), tf.constant(labels[batch].astype(np.int32)), start
 
 
 @dataclasses.dataclass(frozen=True)

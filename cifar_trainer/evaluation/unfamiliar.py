@@ -24,8 +24,6 @@ from cifar_trainer.metrics import Thresholds, energy, fit_thresholds, max_probab
 IMAGES = 2000
 SEED = 0
 NOISE = "noise"
-#: The AUROC of a score that knows nothing.
-CHANCE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +60,7 @@ class OtherKind:
     @property
     def worse_than_chance(self) -> bool:
         """Whether these images look more familiar than the split's."""
-        return self.energy.auroc < CHANCE
+        return self.energy.auroc < 0.5
 
 
 @dataclasses.dataclass(frozen=True)

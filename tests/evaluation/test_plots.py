@@ -165,13 +165,13 @@ def test_no_name_draws_a_missing_glyph_and_undrawable_ones_become_numbers() -> N
 
 def test_without_further_fonts_names_in_other_scripts_become_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "_fallback_fonts", lambda: ())
-    plots._fonts.cache_clear()
+    plots._characters.cache_clear()
     try:
         assert plots.drawable_names(SCRIPTS[:2]) == ["Äpfel", "class 1"]
         assert plots.shorten("run 猫", 20) == "run ?"
         plots.render(plots.confusion_figure(np.eye(5, dtype=int), SCRIPTS, LIGHT), "png")
     finally:
-        plots._fonts.cache_clear()
+        plots._characters.cache_clear()
 
 
 def test_percentages_at_ticks_are_those_of_the_ticks() -> None:
