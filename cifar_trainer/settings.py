@@ -130,7 +130,7 @@ class Declaration:
         """Raise UsageError, with what was expected, unless `value` is possible."""
         if value is None and self.optional:
             return
-        # A bool is an int to Python, but nobody means 1 epoch by True.
+        # To Python a bool is an int, but True is not a number of epochs.
         kinds = {int: int, float: int | float, bool: bool, str: str}[self.type]
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
             raise UsageError(f"{self.option} {value!r} is {_a_type(value)}. Expected {self.expected}.")
@@ -323,7 +323,7 @@ def _never() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeOptions:
-    """How a run is carried out: nothing here changes what it computes, and each resume may choose anew.
+    """How a run is carried out. Nothing here changes what it computes; each resume may choose other values.
 
     Attributes:
         callbacks: Keras callbacks, called at epochs and at chunks of steps.

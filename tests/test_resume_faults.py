@@ -36,7 +36,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_what_is_ahead_of_it_is_removed(
     done = run_cli(["train", "--resume", run, "--data-dir", data_dir, "--json"])
     assert done.returncode == 0, done.stderr
     assert f"{newest} is damaged: arrays.npz" in done.stderr
-    assert "Resuming after 1 epoch" in done.stderr, before
+    assert "Resuming after 1 epoch and 0 steps" in done.stderr, before
     result = json.loads(done.stdout)
     for key in ("weights_sha256", "train", "validation"):
         assert result[key] == expected[key]

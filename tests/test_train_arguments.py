@@ -32,7 +32,7 @@ def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -
         ("--checkpoint-every", "nan", "'nan' is not a time"),
         ("--time-limit", "soon", "such as 90s, 10m or 2h"),
         ("--recipe", "documnet", "Did you mean 'document'?"),
-        ("--dataset", "cifar-10", "Did you mean 'cifar10'?"),
+        ("--dataset", "cifer10", "Did you mean 'cifar10'?"),
     ],
 )
 def test_a_value_that_is_not_possible_is_one_message(

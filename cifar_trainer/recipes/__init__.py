@@ -1,4 +1,4 @@
-"""The recipes: one file each, one line each in the table below. Importing them imports no TensorFlow."""
+"""The recipes: one file each, one line each in the table below. Importing them does not import TensorFlow."""
 
 from pathlib import Path
 
@@ -19,10 +19,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe called `name`, or the one that the file `name` defines where that ends in `.py`.
+    """The recipe called `name`, or the recipe that the file `name` defines if that ends in `.py`.
 
     Raises:
-        UsageError: no recipe has that name, and the message names the nearest; or the file is no recipe.
+        UsageError: there is no such recipe; the message has the nearest name. Or the file is not a recipe.
     """
     if name.endswith(".py"):
         from cifar_trainer.recipes.own import load_recipe

@@ -1,4 +1,4 @@
-"""What the recipes are, in numbers: what `cifar-trainer recipes` shows."""
+"""The catalogue of recipes that `cifar-trainer recipes` shows."""
 
 import dataclasses
 import math
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
     from cifar_trainer.plots import Figure
 
-#: CIFAR-10's: what parameters and FLOPs are told for.
+#: Parameters and FLOPs are counted for CIFAR-10.
 IMAGE_SHAPE, CLASSES = (32, 32, 3), 10
 
 
 @dataclasses.dataclass(frozen=True)
 class RecipeInfo(Result):
-    """A recipe in numbers, for images and classes as CIFAR-10 has them.
+    """A recipe, with figures for CIFAR-10's images and classes.
 
     Attributes:
         name, summary: of the recipe.
         parameters: of the network.
         flops_per_image: of its convolutions and matrix products, forward, for one image: two for each
             multiplication and addition. Training takes about three times as many.
-        epochs, batch_size, learning_rate: what a run takes when it is told nothing else.
-        expected: what earlier runs reached; None where none were measured.
+        epochs, batch_size, learning_rate: the defaults of a run.
+        expected: accuracy of earlier runs; None if none were measured.
     """
 
     name: str
@@ -68,7 +68,7 @@ def list_recipes(show: str | Path | None = None, *, verbose: bool = False) -> Re
 
 
 def describe(recipe: Recipe) -> RecipeInfo:
-    """Build a recipe's network, and count."""
+    """Build a recipe's network and count its parameters and FLOPs."""
     model = recipe.build_model(IMAGE_SHAPE, CLASSES)
     return RecipeInfo(
         name=recipe.name,
@@ -138,7 +138,7 @@ def augmentation_figure(recipe: Recipe, data_dir: Path | None) -> "Figure":
 
     Args:
         recipe: whose `augment` is shown.
-        data_dir: the folder of the prepared data sets; where CIFAR-10 is not in it, images are drawn.
+        data_dir: the folder of the prepared data sets; without CIFAR-10 in it, images are drawn.
     """
     import numpy as np
 
@@ -150,13 +150,13 @@ def augmentation_figure(recipe: Recipe, data_dir: Path | None) -> "Figure":
     with new_figure(LIGHT, 0.9 * _COLUMNS + 0.8, 0.95 * len(rows)) as figure:
         axes = figure.subplots(len(rows), _COLUMNS)
         for across, label, row in zip(axes, labels, rows, strict=True):
-            for place, image in zip(across, row, strict=True):
+            for panel, image in zip(across, row, strict=True):
                 if image.dtype != np.uint8:
-                    # Of any range: from its darkest to its brightest.
+                    # Any range: scale from its darkest to its brightest value.
                     image = (image - image.min()) / max(float(image.max() - image.min()), 1e-9)
-                place.imshow(as_rgb(image), interpolation="nearest")
-                place.set(xticks=[], yticks=[])
-                place.spines[:].set_visible(False)
+                panel.imshow(as_rgb(image), interpolation="nearest")
+                panel.set(xticks=[], yticks=[])
+                panel.spines[:].set_visible(False)
             across[0].set_ylabel(label, rotation=0, ha="right", va="center")
     return figure
 

@@ -60,7 +60,8 @@ def load_recipe(path: Path) -> Recipe:
             "from cifar_trainer.recipes."
         )
     file = RecipeFile(path, content, sha256_bytes(content))
-    return _File(path, content).wrapped(found[0].with_file(file))
+    # Whether a batch is computed in parts is decided before the file is read.
+    return _File(path, content).wrapped(dataclasses.replace(found[0], file=file, splittable=False))
 
 
 def load_copy(path: Path, sha256: str | None) -> Recipe:

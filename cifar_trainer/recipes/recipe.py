@@ -70,7 +70,7 @@ def cross_entropy() -> "keras.losses.Loss":
 
 @dataclasses.dataclass(frozen=True)
 class RecipeFile:
-    """The file that a recipe of one's own was read from: its path, its content, and the SHA-256 of that."""
+    """The file of a user's own recipe: its path, its content, and the SHA-256 of the content."""
 
     path: Path
     content: bytes
@@ -82,28 +82,27 @@ class Recipe:
     """A network and how it is trained. Its functions import TensorFlow; the value does not.
 
     Attributes:
-        name: by which it is asked for.
-        summary: one line about it.
-        epochs, batch_size, learning_rate: what a run takes when it is told nothing else.
-        build_model: image shape (height, width, channels) and number of classes to the network:
-            uint8 [N, H, W, C] named `images` to float32 logits [N, classes].
-        build_optimizer: learning rate and the run's total steps to the optimizer, with its schedule.
-        loss: the loss of float32 logits [B, classes] against uint8 labels [B]. The training loop divides
-            its sum over a batch by the images, and adds what the network's layers add (`model.losses`).
-        augment: a batch to the images to train on, uint8 or float [B, H, W, C]; without state, and a
-            function of the batch alone.
+        name: for `--recipe`.
+        summary: one line.
+        epochs, batch_size, learning_rate: the defaults of a run.
+        build_model: returns the network for an image shape (height, width, channels) and a number of classes:
+            from uint8 [N, H, W, C], named `images`, to float32 logits [N, classes].
+        build_optimizer: returns the optimizer, with its schedule, for a learning rate and all steps of a run.
+        loss: returns the loss of float32 logits [B, classes] against uint8 labels [B]. The training loop
+            divides its sum over a batch by the images, and adds the losses of the layers (`model.losses`).
+        augment: returns the images to train on, uint8 or float [B, H, W, C], for a batch; stateless.
         initialize: sets first weights from the training images, uint8 [N, H, W, C].
-        after_step: called once with the network and its built optimizer; what it returns is called after each
-            step with the steps done so far (int32 scalar). What it remembers belongs among the optimizer's
-            variables (`add_variable_from_reference`), which checkpoints hold.
-        predict: the network and uint8 images [N, H, W, C] to logits, for augmentation at test time; by
-            default the network alone.
-        splittable: whether a batch may be computed in parts: no layer sees more than one image, or draws.
+        after_step: is called once with the network and its built optimizer, and returns a function that is
+            called after each step with the steps done so far (int32 scalar). Keep state in variables of the
+            optimizer (`add_variable_from_reference`), which checkpoints include.
+        predict: returns logits for the network and uint8 images [N, H, W, C], with augmentation at test time;
+            None is the network alone.
+        splittable: whether a batch may be computed in parts: no layer combines images or draws.
         stackable: whether the steps of several seeds can be computed at once: the layers, the optimizer and
-            `augment` draw by TensorFlow's stateless uniform and normal operations only, branch on no value,
-            and there is no `after_step`.
-        expected: what earlier runs reached; None where none were measured.
-        file: of a recipe of one's own; None for those that come with the package.
+            `augment` draw only by TensorFlow's stateless uniform and normal operations, do not branch on a
+            value, and there is no `after_step`.
+        expected: accuracy of earlier runs; None if none were measured.
+        file: of a user's own recipe; None for the package's recipes.
     """
 
     name: str
@@ -136,11 +135,3 @@ class Recipe:
         dataset = declarations["dataset"].default
         sha256 = None if self.file is None else self.file.sha256
         return Settings(**{"dataset": dataset, **own, **given, "recipe": self.name, "recipe_sha256": sha256})
-
-    def with_file(self, file: RecipeFile) -> "Recipe":
-        """The same recipe as one that was read from a file.
-
-        Its batches are computed in one part: whether TensorFlow's threads serve that is decided before
-        the file is known.
-        """
-        return dataclasses.replace(self, file=file, splittable=False)

@@ -171,7 +171,7 @@ def train(
         run_dir: folder of the run or group; None is `runs/TIME-RECIPE`.
         data_dir: folder of the prepared data sets; the data set is prepared if it is missing.
         callbacks: Keras callbacks, called at epochs and between chunks of steps.
-        reporter: told what happens while it trains.
+        reporter: receives the progress; None prints it.
         should_stop: asked between chunks of steps whether to save and stop.
         end_after: epochs after which training ends, with the schedule of all epochs.
         verbose: show TensorFlow's own messages.
@@ -315,10 +315,9 @@ def resumed_settings(saved: Settings, given: Mapping[str, Any]) -> Settings:
     """
     changed = dataclasses.replace(saved, **given)
     differences = [
-        f"{option_name(name)} was {getattr(saved, name)} for this run, got {value}"
+        f"{option_name(name)} was {'not set' if before is None else before} for this run, got {value}"
         for name, value in given.items()
-        if value != getattr(saved, name)
-        and not (name in declared(Settings) and declared(Settings)[name].resumable)
+        if value != (before := getattr(saved, name)) and name in saved.identity()
     ]
     if changed.epochs < saved.epochs:
         differences.append(

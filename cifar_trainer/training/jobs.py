@@ -18,7 +18,7 @@ from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.splits import check_fit, fit_batch_size, split_for
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices import Device
-from cifar_trainer.errors import CheckpointError, DataError, RunError, TrainingStopped, UsageError
+from cifar_trainer.errors import CheckpointError, DataError, RunError, TrainingStopped, UsageError, counted
 from cifar_trainer.files import writing
 from cifar_trainer.recipes import Recipe, is_splittable
 from cifar_trainer.recipes.own import naming_the_line
@@ -134,11 +134,11 @@ def train_jobs(
     options = dataclasses.replace(options, side_by_side=stacked)
     turns = [list(datasets)] if stacked > 1 else [[i] for i in datasets]
     for turn in turns:
-        told = [
+        reporters = [
             SeedReporter(reporter, jobs[i].config.seed, leads=i == turn[0]) if stacked > 1 else reporter
             for i in turn
         ]
-        parts = [(jobs[i], datasets[i], mine) for i, mine in zip(turn, told, strict=True)]
+        parts = [(jobs[i], datasets[i], mine) for i, mine in zip(turn, reporters, strict=True)]
         results |= zip(turn, _train_together(parts, device, options, replicas), strict=True)
     return [results[i] for i in range(len(jobs))]
 
@@ -175,7 +175,7 @@ def _finished(job: Job, options: RuntimeOptions, reporter: TrainingReporter) -> 
     result = run.read_result()
     if not result.is_final(job.config.epochs, options.time_limit):
         return None
-    epochs = f"{result.epochs} epoch{'' if result.epochs == 1 else 's'}"
+    epochs = counted(result.epochs, "epoch")
     more = " or --time-limit" if result.ended_by == "time limit" else ""
     reporter.note(f"{run.path} is already finished ({epochs}). Pass a larger --epochs{more} to train longer.")
     return result
@@ -197,7 +197,7 @@ def _load(job: Job, options: RuntimeOptions, reporter: TrainingReporter) -> tupl
     if not job.own_batch_size:
         config = fit_batch_size(dataset, config)
         if config.batch_size < job.config.batch_size:
-            reporter.note(f"--batch-size is {config.batch_size}: there are no more training images.")
+            reporter.note(f"--batch-size is {config.batch_size}, the number of training images.")
     check_fit(dataset, config)
     return dataclasses.replace(job, config=config), dataset
 
@@ -276,7 +276,8 @@ def _open(
         extensions = [] if job.resumed is None else _extensions(run, config, checkpoint)
         _write_settings(run, config, dataset, described, recipe, extensions)
         if checkpoint is not None:
-            reporter.note(f"Resuming after {checkpoint.epoch} epochs and {checkpoint.step} steps.")
+            done = f"{counted(checkpoint.epoch, 'epoch')} and {counted(checkpoint.step, 'step')}"
+            reporter.note(f"Resuming after {done}.")
         step = None if checkpoint is None else checkpoint.global_step
         replicas.broadcast_json({**_shared(config, dataset), "run_dir": str(run.path), "step": step})
         try:
@@ -338,28 +339,28 @@ def _train_along(
     from cifar_trainer.training.trainer import open_trainer, train
 
     with replicas.connected(), tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
-        told = replicas.broadcast_json(None)
-        if "error" in told:
-            raise RunError(f"The first process could not begin: {told['error']}")
+        chief = replicas.broadcast_json(None)
+        if "error" in chief:
+            raise RunError(f"The first process could not start: {chief['error']}")
         mine = _shared(job.config, dataset)
-        if told["config"] != mine["config"]:
-            different = [name for name, value in mine["config"].items() if told["config"].get(name) != value]
+        if chief["config"] != mine["config"]:
+            different = [name for name, value in mine["config"].items() if chief["config"].get(name) != value]
             raise UsageError(
                 f"This process was started with other settings than the first one: {', '.join(different)}."
             )
-        if told["data"] != mine["data"]:
+        if chief["data"] != mine["data"]:
             raise DataError(f"{dataset.folder} holds other data than the first process has.")
-        reporter.begun(Run(Path(told["run_dir"])), job.config, dataset.title, device)
+        reporter.begun(Run(Path(chief["run_dir"])), job.config, dataset.title, device)
         checkpoint = None
-        if job.resumed is not None and told["step"] is not None:
-            checkpoint = checkpoints.load_step(job.resumed.checkpoints, told["step"])
+        if job.resumed is not None and chief["step"] is not None:
+            checkpoint = checkpoints.load_step(job.resumed.checkpoints, chief["step"])
         trainer = open_trainer(
             job.config, recipe, dataset, Run(Path(folder)), checkpoint, device, reporter, options,
             replicas=replicas,
         )  # fmt: skip
         train([trainer], should_stop=options.should_stop, replicas=replicas)
-        (result,) = results_of([trainer], [Path(told["run_dir"])])
-        return dataclasses.replace(result, run_dir=told["run_dir"])
+        (result,) = results_of([trainer], [Path(chief["run_dir"])])
+        return dataclasses.replace(result, run_dir=chief["run_dir"])
 
 
 def _shared(config: Settings, dataset: Dataset) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reporters of a training run: told what happens while it trains. Imports no TensorFlow."""
+"""Reporters of a training run. Imports no TensorFlow."""
 
 import builtins
 import sys
@@ -13,12 +13,12 @@ from cifar_trainer.training.history import format_epoch
 
 
 class TrainingReporter:
-    """Told what happens while a run trains; the methods of this class do nothing.
+    """Receives what happens while a run trains; the methods of this class do nothing.
 
     Methods must not raise if there is no terminal.
 
     Attributes:
-        prepare: told what happens while the data are prepared.
+        prepare: receives what happens while the data are prepared.
     """
 
     prepare = PrepareReporter()
