@@ -349,12 +349,13 @@ class _Stream:
         self._file = file
         self._last = b""
         self._position = 0
-        self._head = file.read(tarfile.BLOCKSIZE)
+        self._head = b""
         self.member = ""
 
     def peek(self) -> bytes:
-        """The first block."""
-        return cast(bytes, self._head)
+        """The first block, before anything else is read."""
+        self._head = self._file.read(tarfile.BLOCKSIZE)
+        return self._head
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _MAX_HEADER:
