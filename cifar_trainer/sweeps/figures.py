@@ -1,8 +1,10 @@
 """The figures of a sweep: history, importance, parallel coordinates, slices."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from cifar_trainer.plots import (
     Figure,
@@ -14,7 +16,7 @@ from cifar_trainer.plots import (
     new_figure,
 )
 from cifar_trainer.sweeps.result import Trial, best_first
-from cifar_trainer.sweeps.space import Parameter, Space, Value
+from cifar_trainer.sweeps.space import Range, Space
 
 #: At most so many slices stand in one row.
 COLUMNS = 3
@@ -75,7 +77,7 @@ def parallel_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figu
             heights = np.array(
                 [
                     [
-                        *(place(parameter, trial.params[parameter.name]) for parameter in space),
+                        *(place(values, trial.params[name]) for name, values in space.items()),
                         _share(v, low, high),
                     ]
                     for trial, v in zip(shown, values, strict=True)
@@ -89,11 +91,11 @@ def parallel_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figu
                 axes.plot(range(len(columns)), row, color=theme.second, linewidth=2.6)
             ticks = [(low, f"≤ {low:.1%}"), (high, f"{high:.1%}")] if high > low else [(high, f"{high:.1%}")]
             _axis(axes, len(space), [(_share(v, low, high), text) for v, text in ticks], theme)
-        for index, parameter in enumerate(space):
-            _axis(axes, index, _ticks(parameter), theme)
+        for index, each in enumerate(space.values()):
+            _axis(axes, index, _ticks(each), theme)
         axes.set_xlim(-0.25, len(space) + 0.35)
         axes.set_ylim(-0.06, 1.06)
-        axes.set_xticks(range(len(columns)), [*(each.name for each in space), "accuracy"])
+        axes.set_xticks(range(len(columns)), [*space, "accuracy"])
         axes.tick_params(length=0, pad=10)
         axes.set_yticks([])
         axes.grid(False)
@@ -107,17 +109,17 @@ def slices_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figure
     rows = -(-len(space) // columns)
     with new_figure(theme, 12.4, 3.4 * rows) as figure:
         plots = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for parameter, axes in zip(space, plots, strict=False):
+        for (name, values), axes in zip(space.items(), plots, strict=False):
             for state, color, mark in (("complete", theme.first, "o"), ("pruned", theme.second, "x")):
                 chosen = [t for t in trials if t.state == state and t.value is not None]
-                places = [place(parameter, t.params[parameter.name]) for t in chosen]
+                places = [place(values, t.params[name]) for t in chosen]
                 axes.plot(places, [t.value for t in chosen], mark, color=color, markersize=5)
             axes.set_xlim(-0.05, 1.05)
-            labels = axes.set_xticks(*zip(*_ticks(parameter), strict=True))
+            labels = axes.set_xticks(*zip(*_ticks(values), strict=True))
             # The outer ones would run into those of the figure beside.
             for tick, side in ((labels[0], "left"), (labels[-1], "right")):
                 tick.label1.set_horizontalalignment(side if len(labels) > 1 else "center")
-            axes.set_xlabel(parameter.name)
+            axes.set_xlabel(name)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         for axes in plots[len(space) :]:
             axes.set_visible(False)
@@ -126,12 +128,12 @@ def slices_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figure
     return figure
 
 
-def place(parameter: Parameter, value: Value) -> float:
-    """Where a value stands between its parameter's bounds, or among its choices: 0 to 1."""
-    if parameter.choices:
-        return _share(_ordered(parameter).index(value), 0, len(parameter.choices) - 1)
-    number, low, high = float(value), float(parameter.low), float(parameter.high)
-    if parameter.log:
+def place(values: Range, value: int | float | str) -> float:
+    """Where a value stands between the bounds, or among the choices: 0 to 1."""
+    if isinstance(values, CategoricalDistribution):
+        return _share(_ordered(values).index(value), 0, len(values.choices) - 1)
+    number, low, high = float(value), float(values.low), float(values.high)
+    if values.log:
         number, low, high = np.log(number), np.log(low), np.log(high)
     return _share(number, low, high)
 
@@ -140,29 +142,26 @@ def _share(number: float, low: float, high: float) -> float:
     return 0.5 if high <= low else float(np.clip((number - low) / (high - low), 0.0, 1.0))
 
 
-def _ordered(parameter: Parameter) -> list[Value]:
-    """The choices; numbers in their order."""
-    if all(isinstance(choice, int | float) for choice in parameter.choices):
-        return sorted(parameter.choices, key=float)
-    return list(parameter.choices)
+def _ordered(values: CategoricalDistribution) -> list[Any]:
+    """The choices, numbers in their order."""
+    numeric = all(isinstance(choice, int | float) for choice in values.choices)
+    return sorted(values.choices, key=float) if numeric else list(values.choices)
 
 
-def _ticks(parameter: Parameter) -> list[tuple[float, str]]:
+def _ticks(values: Range) -> list[tuple[float, str]]:
     """Places on a parameter's axis, and what to write there."""
-    if parameter.choices:
-        return [(place(parameter, each), str(each)) for each in _ordered(parameter)]
-    low, high = float(parameter.low), float(parameter.high)
-    if parameter.log:
+    if isinstance(values, CategoricalDistribution):
+        return [(place(values, each), str(each)) for each in _ordered(values)]
+    low, high = float(values.low), float(values.high)
+    if values.log:
         powers = range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)
         between = [10.0**power for power in powers]
         # One that stands right beside a bound would be written over it.
-        between = [each for each in between if 0.15 < place(parameter, each) < 0.85]
-        values = [low, *between, high]
+        between = [each for each in between if 0.15 < place(values, each) < 0.85]
     else:
-        values = [low, (low + high) / 2, high]
-        if parameter.whole and not values[1].is_integer():
-            values = [low, high]
-    return [(place(parameter, each), f"{each:g}") for each in dict.fromkeys(values)]
+        middle = (low + high) / 2
+        between = [middle] if isinstance(values, FloatDistribution) or middle.is_integer() else []
+    return [(place(values, each), f"{each:g}") for each in dict.fromkeys([low, *between, high])]
 
 
 def _axis(axes: "object", x: int, ticks: Sequence[tuple[float, str]], theme: Theme) -> None:

@@ -51,7 +51,7 @@ def render_page(result: SweepResult, plan: Plan) -> str:
         counts={state: states.count(state) for state in dict.fromkeys(states)},
         trials={trial.number: trial for trial in trials},
         least=LEAST_TRIALS,
-        names=[parameter.name for parameter in space],
+        names=list(space),
         space=describe(space),
         settings=plan.common,
         plan=plan,

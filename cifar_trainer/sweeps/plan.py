@@ -8,7 +8,7 @@ from typing import Any
 from cifar_trainer.errors import UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.settings import RuntimeOptions, Settings, check_choice, check_count, check_seed, declared
-from cifar_trainer.sweeps.space import Space
+from cifar_trainer.sweeps.space import Space, extremes
 
 SAMPLERS = ("tpe", "random", "qmc")
 PRUNERS = ("median", "hyperband", "none")
@@ -59,16 +59,20 @@ class Plan:
                 f"--validation {validation}: a sweep chooses by held-out images, so that the test set stays "
                 "an independent check. Leave it out, or use --validation holdout."
             )
-        for parameter in self.space:
-            if parameter.name in self.settings:
-                raise UsageError(f"{parameter.name} has both a value and a range. Leave out one of them.")
-            for value in parameter.extremes():
-                self.config({parameter.name: value})
+        for name in self.space:
+            if name in self.settings:
+                raise UsageError(f"{name} has both a value and a range. Leave out one of them.")
+        for values in self.extremes():
+            self.config(values)
 
     @property
     def common(self) -> dict[str, Any]:
         """The arguments of `train` that decide a trial's result and are the same for all trials."""
         return {**self.settings, "seed": self.seed, "validation": "holdout"}
+
+    def extremes(self) -> list[dict[str, Any]]:
+        """Values of a trial that stand for all others: if these are possible, so are the others."""
+        return [{}, *({name: value} for name, each in self.space.items() for value in extremes(each))]
 
     def config(self, values: Mapping[str, Any]) -> Settings:
         """The settings of a trial with these values.

@@ -14,7 +14,6 @@ from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.results import Result
 from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
-from cifar_trainer.sweeps.space import Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Trial:
 
     number: int
     state: str
-    params: dict[str, Value]
+    params: dict[str, int | float | str]
     value: float | None = None
     run_dir: str | None = None
     message: str | None = None
@@ -61,7 +60,7 @@ class Confirmed:
     """
 
     number: int
-    params: dict[str, Value]
+    params: dict[str, int | float | str]
     runs: tuple[str, ...]
     test_accuracy: float
 

@@ -6,17 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from cifar_trainer.sweeps.space import Parameter, Space, Value, combinations
+from cifar_trainer.sweeps.space import Space, combinations
 
 #: Proposals that may repeat an earlier trial before untried values are drawn at random.
 ATTEMPTS = 20
@@ -40,20 +35,6 @@ def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space as Optuna's distributions, by parameter."""
-    return {parameter.name: _distribution(parameter) for parameter in space}
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if parameter.choices:
-        return CategoricalDistribution(parameter.choices)
-    if parameter.whole:
-        step = 1 if parameter.log else int(parameter.step or 1)
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
 class DistinctSampler(BaseSampler):
     """Proposes another sampler's values, but never those of an earlier trial.
 
@@ -69,12 +50,12 @@ class DistinctSampler(BaseSampler):
 
     def __init__(self, name: str, seed: int, space: Space) -> None:
         self._name, self._seed = name, seed
-        self._distributions = distributions(space)
+        self._space: dict[str, BaseDistribution] = {**space}
         self._combinations = combinations(space)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         # All parameters in one call, to see whether the values as a whole are new.
-        return self._distributions
+        return self._space
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -96,7 +77,7 @@ class DistinctSampler(BaseSampler):
         # Optuna calls this only for a parameter outside the space.
         return self._sampler(trial, 0).sample_independent(study, trial, param_name, param_distribution)
 
-    def left(self, trials: Sequence[FrozenTrial]) -> list[dict[str, Value]] | None:
+    def left(self, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]] | None:
         """The combinations that none of `trials` has; None if the space is infinite."""
         if self._combinations is None:
             return None
@@ -110,7 +91,7 @@ class DistinctSampler(BaseSampler):
             name: values[name]
             if name in values
             else sampler.sample_independent(study, trial, name, distribution)
-            for name, distribution in self._distributions.items()
+            for name, distribution in self._space.items()
         }
 
     def _sampler(self, trial: FrozenTrial, attempt: int) -> BaseSampler:

@@ -23,7 +23,7 @@ from cifar_trainer.sweeps.result import (
     best_first,
     write_record,
 )
-from cifar_trainer.sweeps.sampler import DistinctSampler, distributions, make_pruner
+from cifar_trainer.sweeps.sampler import DistinctSampler, make_pruner
 from cifar_trainer.sweeps.space import describe
 from cifar_trainer.sweeps.storage import Database
 from cifar_trainer.sweeps.trials import CONFIRMS, Trials
@@ -67,12 +67,11 @@ class Study:
             confirmed = self._study(
                 f"{plan.name} (confirmed)", optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
             )
-        space = distributions(plan.space)
         self._trials = Trials(
-            database, study, folder, space, budget=plan.trials, exhausted=lambda t: sampler.left(t) == []
+            database, study, folder, plan.space, budget=plan.trials, exhausted=lambda t: sampler.left(t) == []
         )
         seeds = optuna.distributions.IntDistribution(0, MAX_SEED)
-        self._confirmations = Trials(database, confirmed, folder, {**space, "seed": seeds})
+        self._confirmations = Trials(database, confirmed, folder, {**plan.space, "seed": seeds})
 
     def _study(
         self, name: str, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner

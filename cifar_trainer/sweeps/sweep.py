@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import files
 from cifar_trainer.data.prepare import prepare
@@ -11,11 +11,11 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.extras import check_extra
 from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
 from cifar_trainer.settings import DEFAULT_DATA_DIR
-from cifar_trainer.sweeps.plan import CARRIED_OUT, Plan
 from cifar_trainer.sweeps.result import SweepReporter, SweepResult
-from cifar_trainer.sweeps.space import parse_space
-from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
 from cifar_trainer.training.distributed import check_single_process
+
+if TYPE_CHECKING:
+    from cifar_trainer.sweeps.plan import Plan
 
 
 def sweep(
@@ -72,6 +72,11 @@ def sweep(
         TrainingStopped: `should_stop` asked to stop.
     """
     check_extra("sweep", "sweep", ["optuna"])
+    from cifar_trainer.sweeps.plan import CARRIED_OUT, Plan
+    from cifar_trainer.sweeps.space import parse_space
+    from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
+    from cifar_trainer.sweeps.study import Study
+
     check_single_process("sweep")
     given = {key: value for key, value in settings.items() if value is not None}
     plan = Plan(
@@ -94,14 +99,11 @@ def sweep(
     fingerprint = _prepare(plan, folder, reporter)
     with files.writing(folder, "Choose another --run-dir."):
         folder.mkdir(parents=True, exist_ok=True)
-    # Only now: it imports Optuna.
-    from cifar_trainer.sweeps.study import Study
-
     with hold_alone(chosen), Database(chosen, heartbeat) as database, database.telling_errors():
         return Study(plan, folder, database, fingerprint, reporter, should_stop, verbose).run()
 
 
-def _prepare(plan: Plan, folder: Path, reporter: SweepReporter) -> str:
+def _prepare(plan: "Plan", folder: Path, reporter: SweepReporter) -> str:
     """Prepare the data and check that the settings fit them; returns the training images' fingerprint."""
     config = plan.config({})
     data_dir = Path(plan.carried_out.get("data_dir", DEFAULT_DATA_DIR)).expanduser()
@@ -111,7 +113,7 @@ def _prepare(plan: Plan, folder: Path, reporter: SweepReporter) -> str:
     if not (folder / SWEEP_FILE).is_file():
         prepare(config.dataset, data_dir, offline=offline, reporter=reporter.prepare)
     dataset = load_dataset(data_dir, config.dataset)
-    for values in [{}, *({each.name: value} for each in plan.space for value in each.extremes())]:
+    for values in plan.extremes():
         settings = plan.config(values)
         if "batch_size" not in {**plan.settings, **values}:
             settings = fit_batch_size(dataset, settings)

@@ -107,9 +107,8 @@ def test_of_equal_trials_one_is_the_best_in_the_headline_the_table_and_the_figur
     assert f'href="trial-{number}/"' in row
     figure = figures.parallel_figure(trials, SPACE, LIGHT)
     [drawn] = [line for line in figure.axes[0].lines if line.get_color() == LIGHT.second]
-    rate = SPACE[1]
-    assert rate.name == "learning_rate"
-    assert drawn.get_ydata()[1] == pytest.approx(figures.place(rate, trials[number].params[rate.name]))
+    rate = trials[number].params["learning_rate"]
+    assert drawn.get_ydata()[1] == pytest.approx(figures.place(SPACE["learning_rate"], rate))
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
@@ -133,8 +132,7 @@ def test_the_figures_can_be_told_from_empty_ones(theme: object) -> None:
 )
 def test_a_value_has_its_place_on_its_axis(name: str, value: float | str, expected: float) -> None:
     """Logarithmic where the range is; choices that are numbers in their order."""
-    parameter = next(each for each in SPACE if each.name == name)
-    assert figures.place(parameter, value) == pytest.approx(expected)
+    assert figures.place(SPACE[name], value) == pytest.approx(expected)
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

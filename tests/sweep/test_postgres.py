@@ -16,7 +16,7 @@ from command_line import run_command, start_command
 from postgres_server import Server
 
 from cifar_trainer.sweeps.result import Trial
-from cifar_trainer.sweeps.sampler import DistinctSampler, distributions
+from cifar_trainer.sweeps.sampler import DistinctSampler
 from cifar_trainer.sweeps.space import parse_space
 from cifar_trainer.sweeps.storage import MISSED_HEARTBEATS, Database, parse_storage
 from cifar_trainer.sweeps.trials import Trials
@@ -42,7 +42,7 @@ def begin(opened: contextlib.ExitStack, url: str, name: str, *, budget: int, hea
             storage=database.optuna, study_name=name, direction="maximize",
             sampler=DistinctSampler("tpe", 0, space), pruner=optuna.pruners.NopPruner(), load_if_exists=True,
         )  # fmt: skip
-    return Trials(database, study, Path("unused"), distributions(space), budget=budget)
+    return Trials(database, study, Path("unused"), space, budget=budget)
 
 
 def test_a_trial_without_heartbeats_is_taken_over(another_command: Begin) -> None:

@@ -3,32 +3,32 @@
 from pathlib import Path
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from cifar_trainer.errors import UsageError
-from cifar_trainer.sweeps.space import (
-    Parameter,
-    combinations,
-    parse_parameter,
-    parse_space,
-)
+from cifar_trainer.sweeps.space import Range, combinations, describe, parse_space
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "expected"),
+    ("name", "text", "expected", "described"),
     [
-        ("learning_rate", "1e-4..1e-2:log", Parameter("learning_rate", low=1e-4, high=1e-2, log=True)),
-        ("learning-rate", "0.1..0.3", Parameter("learning_rate", low=0.1, high=0.3)),
-        ("batch_size", "32..256:step=32", Parameter("batch_size", low=32, high=256, step=32)),
-        ("batch_size", "32..200:step=100", Parameter("batch_size", low=32, high=132, step=100)),
-        ("epochs", "2..8", Parameter("epochs", low=2, high=8, step=1)),
-        ("batch_size", "32, 64,128", Parameter("batch_size", choices=(32, 64, 128))),
-        ("recipe", "document,regularized", Parameter("recipe", choices=("document", "regularized"))),
-        ("batch_size", [32, 64], Parameter("batch_size", choices=(32, 64))),
-        ("warmup", "0.5,1", Parameter("warmup", choices=(0.5, 1.0))),
+        ("learning_rate", "1e-4..1e-2:log", FloatDistribution(1e-4, 1e-2, log=True), "0.0001..0.01:log"),
+        ("learning-rate", "0.1..0.3", FloatDistribution(0.1, 0.3), "0.1..0.3"),
+        ("batch_size", "32..256:step=32", IntDistribution(32, 256, step=32), "32..256:step=32"),
+        ("batch_size", "32..200:step=100", IntDistribution(32, 132, step=100), "32..132:step=100"),
+        ("epochs", "2..8", IntDistribution(2, 8), "2..8"),
+        ("epochs", "2..8:log", IntDistribution(2, 8, log=True), "2..8:log"),
+        ("batch_size", "32, 64,128", CategoricalDistribution((32, 64, 128)), "32,64,128"),
+        ("recipe", "vit,regularized", CategoricalDistribution(("vit", "regularized")), "vit,regularized"),
+        ("batch_size", [32, 64], CategoricalDistribution((32, 64)), "32,64"),
+        ("warmup", "0.5,1", CategoricalDistribution((0.5, 1.0)), "0.5,1.0"),
     ],
 )
-def test_a_range_is_read(name: str, text: object, expected: Parameter) -> None:
-    assert parse_parameter(name, text) == expected
+def test_a_range_is_read_and_described(name: str, text: object, expected: Range, described: str) -> None:
+    """The description is kept with the study: another one would be another sweep."""
+    setting = name.replace("-", "_")
+    space = parse_space(space={name: text})
+    assert (space, describe(space)) == ({setting: expected}, {setting: described})
 
 
 @pytest.mark.parametrize(
@@ -36,17 +36,16 @@ def test_a_range_is_read(name: str, text: object, expected: Parameter) -> None:
     [
         ("learning_rat", "1..2", "Did you mean 'learning_rate'?"),
         ("seed", "1,2,3", "is the same for all trials"),
-        ("recipe_sha256", "a,b", "is not a setting"),
         ("gpus", "1,2", "is not a setting"),
         ("validation", "test,holdout", "is the same for all trials"),
         ("recipe_sha256", "a,b", "is not a setting"),
         ("batch_size", "a,b", "'a' is not a whole number"),
         ("batch_size", "32..64.5", "'64.5' is not a whole number"),
         ("learning_rate", "0.1..nan", "is not finite"),
-        ("learning_rate", "0.3..0.1", "is empty"),
-        ("learning_rate", "0..0.1:log", "Expected LOW above 0"),
+        ("learning_rate", "0.3..0.1", "is not a range: `low <= high` must hold"),
+        ("learning_rate", "0..0.1:log", "`low > 0` must hold"),
         ("learning_rate", "0.1..0.2:cubic", "is not a range"),
-        ("batch_size", "32..64:step=0", "a step above 0"),
+        ("batch_size", "32..64:step=0", "`step > 0` must hold"),
         ("batch_size", "32,32", "has a choice twice"),
         ("recipe", "a..b", "is not numeric"),
         ("batch_size", "", "'' is not a whole number"),
@@ -54,14 +53,14 @@ def test_a_range_is_read(name: str, text: object, expected: Parameter) -> None:
 )
 def test_a_wrong_range_is_refused(name: str, text: str, says: str) -> None:
     with pytest.raises(UsageError) as error:
-        parse_parameter(name, text)
+        parse_space(space={name: text})
     assert says in str(error.value)
 
 
 def test_a_file_and_the_command_line_add_up(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text('learning_rate = "1e-4..1e-2:log"\nbatch_size = [32, 64]\n')
-    assert [each.name for each in parse_space(["epochs=2..3"], file)] == [
+    assert list(parse_space(["epochs=2..3"], file)) == [
         "batch_size", "epochs", "learning_rate",
     ]  # fmt: skip
 

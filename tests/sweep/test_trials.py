@@ -11,7 +11,7 @@ import pytest
 
 from cifar_trainer.errors import RunError
 from cifar_trainer.sweeps.result import Trial
-from cifar_trainer.sweeps.sampler import DistinctSampler, distributions, make_pruner
+from cifar_trainer.sweeps.sampler import DistinctSampler, make_pruner
 from cifar_trainer.sweeps.space import parse_space
 from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
 from cifar_trainer.sweeps.trials import MAX_DEATHS, Trials
@@ -55,7 +55,7 @@ def sweep(tmp_path: Path) -> Iterator[MakeSweep]:
                     pruner=median if pruner == "median" else make_pruner(pruner, 9), load_if_exists=True,
                 )  # fmt: skip
                 return Trials(
-                    database, study, tmp_path / folder, distributions(parameters), budget=budget,
+                    database, study, tmp_path / folder, parameters, budget=budget,
                     exhausted=lambda trials: distinct.left(trials) == [],
                 )  # fmt: skip
 
