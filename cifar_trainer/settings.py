@@ -22,6 +22,8 @@ from cifar_trainer.errors import UsageError
 if TYPE_CHECKING:
     import keras
 
+    from cifar_trainer.training.reporter import TrainingReporter
+
 #: The default folder of the prepared data sets.
 DEFAULT_DATA_DIR = Path("data")
 
@@ -326,9 +328,11 @@ class RuntimeOptions:
     """How a run is carried out. Nothing here changes what it computes; each resume may choose other values.
 
     Attributes:
-        callbacks: Keras callbacks, called at epochs and at chunks of steps.
-        should_stop: asked between chunks of steps whether to save and stop.
+        callbacks: Keras callbacks, called at epochs and between chunks of steps.
+        reporter: receives the progress; None prints it.
+        should_stop: called between chunks of steps; True saves and stops.
         end_after: epochs after which training ends, with the schedule of all epochs; None trains all.
+        verbose: show TensorFlow's own messages.
         side_by_side: the number of runs that train in one program, this one included.
 
     Raises:
@@ -345,9 +349,11 @@ class RuntimeOptions:
     profile: bool = setting(False, in_sweep=False, help="Trace some steps for TensorBoard's profiler.")
     histograms: bool = setting(False, in_sweep=False, help="Log weights and gradient norms to TensorBoard.")
     offline: bool = setting(False, help="Never download.")
-    callbacks: "tuple[keras.callbacks.Callback, ...]" = ()
+    callbacks: "Sequence[keras.callbacks.Callback]" = ()
+    reporter: "TrainingReporter | None" = None
     should_stop: Callable[[], bool] = _never
     end_after: int | None = None
+    verbose: bool = False
     side_by_side: int = 1
 
     def __post_init__(self) -> None:

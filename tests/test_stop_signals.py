@@ -4,12 +4,11 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import INTERPRETER, default_signals, environment, start_command
+from command_line import INTERPRETER, default_signals, environment
 
 from cifar_trainer.cli.signals import SIGNALS, StopRequest, stop_on_signals
 from cifar_trainer.training import checkpoint as checkpoints
@@ -96,21 +95,3 @@ def test_a_signal_during_a_save_waits_for_the_save(tmp_path: Path, monkeypatch: 
         path = checkpoints.save(tmp_path, state)
         assert stop.received == signal.SIGTERM
     np.testing.assert_array_equal(checkpoints.load(path).variables[0], np.arange(5.0))
-
-
-def test_a_run_that_is_asked_to_stop_saves_and_prints_how_to_go_on(data_dir: Path, tmp_path: Path) -> None:
-    """Ctrl-C. SIGTERM, with what comes after it, is in test_train_command.py; SIGHUP is handled alike."""
-    run = tmp_path / "a run"
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000]
-    process = start_command(["train", *data, "--batch-size", 4, "--epochs", 50, "--run-dir", run])
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (run / "checkpoints").is_dir():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert out == ""
-    assert f"cifar-trainer train --resume '{run}'" in err
-    assert "Traceback" not in err
-    assert checkpoints.load_newest(run / "checkpoints", pytest.fail) is not None
-    assert not (run / "model.keras").exists()

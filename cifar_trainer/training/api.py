@@ -12,7 +12,7 @@ import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from cifar_trainer import devices, files
 from cifar_trainer.errors import RunError, TrainingStopped, UsageError
@@ -35,11 +35,10 @@ from cifar_trainer.training.distributed import check_single_process
 from cifar_trainer.training.jobs import Job, train_jobs, truncate_to_common_step
 from cifar_trainer.training.reporter import TrainingReporter
 
-if TYPE_CHECKING:
-    import keras
-
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: The runtime options that are arguments of `train` and `resume`.
+_ARGUMENTS = [each for each in dataclasses.fields(RuntimeOptions) if each.name != "side_by_side"]
 #: More seeds than anyone trains; a typing error must not fill the memory.
 MAX_SEEDS = 10_000
 
@@ -110,30 +109,26 @@ class _Group:
     settings: dict[str, Any]
 
 
-def _documented(declarations: Iterable[Declaration], *, defaults: bool) -> Callable[[F], F]:
-    """Show declared arguments in the signature and, in place of `{settings}`, in the docstring."""
-    declarations = list(declarations)
+def _documented(settings: Iterable[Declaration], *, defaults: bool) -> Callable[[F], F]:
+    """Show settings and runtime options in the signature and, in place of `{settings}`, in the docstring."""
+    declarations = [*settings, *declared(RuntimeOptions).values()]
+    lines = [
+        textwrap.fill(
+            f"{each.name}: {each.help}{' In seconds.' if each.seconds else ''}",
+            108,
+            initial_indent=" " * 8,
+            subsequent_indent=" " * 12,
+        )
+        for each in declarations
+    ]
+    arguments = {each.name: each.default if defaults else None for each in declarations}
+    arguments |= {field.name: field.default for field in _ARGUMENTS if field.name not in arguments}
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
         explicit = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        names = {each.name for each in explicit}
-        added = [
-            inspect.Parameter(
-                each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default if defaults else None
-            )
-            for each in declarations
-            if each.name not in names
-        ]
-        lines = [
-            textwrap.fill(
-                f"{each.name}: {each.help}{' In seconds.' if each.seconds else ''}",
-                108,
-                initial_indent=" " * 8,
-                subsequent_indent=" " * 12,
-            )
-            for each in declarations
-        ]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [inspect.Parameter(name, keyword, default=value) for name, value in arguments.items()]
         function.__signature__ = signature.replace(parameters=[*explicit, *added])  # type: ignore[attr-defined]
         function.__doc__ = (function.__doc__ or "").replace("        {settings}", "\n".join(lines))
         return function
@@ -149,19 +144,14 @@ def train(*, seeds: None = None, **arguments: Any) -> TrainResult: ...
 def train(*, seeds: int | str | Sequence[int], **arguments: Any) -> GroupResult: ...
 
 
-@_documented([*declared(Settings).values(), *declared(RuntimeOptions).values()], defaults=True)
+@_documented(declared(Settings).values(), defaults=True)
 def train(
     *,
     seeds: int | str | Sequence[int] | None = None,
     stack: str = "auto",
     run_dir: str | Path | None = None,
     data_dir: str | Path = DEFAULT_DATA_DIR,
-    callbacks: "Sequence[keras.callbacks.Callback]" = (),
-    reporter: TrainingReporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    end_after: int | None = None,
-    verbose: bool = False,
-    **settings: Any,
+    **arguments: Any,
 ) -> TrainResult | GroupResult:
     """Train a model in a new run folder, or one for each of several seeds.
 
@@ -170,12 +160,12 @@ def train(
         stack: train the seeds side by side in one program: `auto` on a GPU, `on`, or `off`.
         run_dir: folder of the run or group; None is `runs/TIME-RECIPE`.
         data_dir: folder of the prepared data sets; the data set is prepared if it is missing.
+        {settings}
         callbacks: Keras callbacks, called at epochs and between chunks of steps.
         reporter: receives the progress; None prints it.
-        should_stop: asked between chunks of steps whether to save and stop.
+        should_stop: called between chunks of steps; True saves and stops.
         end_after: epochs after which training ends, with the schedule of all epochs.
         verbose: show TensorFlow's own messages.
-        {settings}
 
     Raises:
         UsageError: a setting is not possible, or does not fit the data.
@@ -185,10 +175,7 @@ def train(
         TrainingError: a loss or weight is not finite, or memory ran out.
         TrainingStopped: `should_stop` returned True; `resume` continues.
     """
-    given, runtime = _sorted("train", settings)
-    options = RuntimeOptions(
-        **runtime, callbacks=tuple(callbacks), should_stop=should_stop, end_after=end_after
-    )
+    given, options = _sorted("train", arguments)
     folder = None if run_dir is None else Path(run_dir).expanduser()
     data = Path(data_dir).expanduser()
     recipe = get_recipe(str(given.get("recipe", declared(Settings)["recipe"].default)))
@@ -200,7 +187,7 @@ def train(
         own_batch_size="batch_size" in given,
     )
     if seeds is None:
-        (result,) = train_jobs([job], options, reporter=reporter, verbose=verbose)
+        (result,) = train_jobs([job], options)
         return result
     if "seed" in given:
         raise UsageError("--seed does not go with --seeds. Leave one of them out.")
@@ -216,7 +203,7 @@ def train(
             )
             for seed in group.seeds
         ]
-        return _train_group(made, jobs, stack, options, reporter, verbose)
+        return _train_group(made, jobs, stack, options)
 
 
 @overload
@@ -227,23 +214,12 @@ def resume(run: Run, **arguments: Any) -> TrainResult: ...
 def resume(run: str | Path, **arguments: Any) -> TrainResult | GroupResult: ...
 
 
-@_documented(
-    [
-        *(each for each in declared(Settings).values() if each.resumable),
-        *declared(RuntimeOptions).values(),
-    ],
-    defaults=False,
-)
+@_documented((each for each in declared(Settings).values() if each.resumable), defaults=False)
 def resume(
     run: Run | str | Path,
     *,
     data_dir: str | Path | None = None,
-    callbacks: "Sequence[keras.callbacks.Callback]" = (),
-    reporter: TrainingReporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    end_after: int | None = None,
-    verbose: bool = False,
-    **settings: Any,
+    **arguments: Any,
 ) -> TrainResult | GroupResult:
     """Continue a run, or a group, from its newest intact checkpoint, to the same bits as without the stop.
 
@@ -252,8 +228,8 @@ def resume(
     Args:
         run: the run or group, or its folder.
         data_dir: folder of the prepared data sets; None is where the run found its data.
-        callbacks, reporter, should_stop, end_after, verbose: as in `train`.
         {settings}
+        callbacks, reporter, should_stop, end_after, verbose: as in `train`.
 
     `epochs` can only be raised. Other settings are accepted if they are those of the run.
 
@@ -267,38 +243,32 @@ def resume(
         CheckpointError: no checkpoint is intact.
         DeviceError, TrainingError, TrainingStopped: as in `train`.
     """
-    given, runtime = _sorted("resume", settings)
-    options = RuntimeOptions(
-        **runtime, callbacks=tuple(callbacks), should_stop=should_stop, end_after=end_after
-    )
+    given, options = _sorted("resume", arguments)
     data = None if data_dir is None else Path(data_dir).expanduser()
     if not isinstance(run, Run):
         folder = Path(run).expanduser()
         if (folder / GROUP_FILE).is_file():
-            return _resume_group(folder, given, data, options, reporter, verbose)
+            return _resume_group(folder, given, data, options)
         run = open_run(folder)
-    job = _resumed(run, given, data)
-    (result,) = train_jobs([job], options, reporter=reporter, verbose=verbose)
+    (result,) = train_jobs([_resumed(run, given, data)], options)
     return result
 
 
-def _sorted(function: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _sorted(function: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], RuntimeOptions]:
     """The settings and the runtime options among the arguments of a function; None counts as not given.
 
     Raises:
-        UsageError: an argument is neither.
+        UsageError: an argument is neither, or not possible.
     """
-    settings, options = declared(Settings), declared(RuntimeOptions)
+    known = [*declared(Settings), *(field.name for field in _ARGUMENTS)]
     for name in arguments:
-        if name not in settings and name not in options:
-            near = difflib.get_close_matches(name, [*settings, *options], n=1, cutoff=0.5)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else f" help(cifar_trainer.{function}) lists them."
             raise UsageError(f"{function}() has no argument {name!r}.{hint}")
     given = {name: value for name, value in arguments.items() if value is not None}
-    return (
-        {name: value for name, value in given.items() if name in settings},
-        {name: value for name, value in given.items() if name in options},
-    )
+    settings = {name: given.pop(name) for name in declared(Settings) if name in given}
+    return settings, RuntimeOptions(**given)
 
 
 def _resumed(run: Run, given: Mapping[str, Any], data_dir: Path | None) -> Job:
@@ -407,8 +377,6 @@ def _resume_group(
     given: dict[str, Any],
     data_dir: Path | None,
     options: RuntimeOptions,
-    reporter: TrainingReporter | None,
-    verbose: bool,
 ) -> GroupResult:
     """Continue a group: resume the runs that were started, start the others."""
     check_single_process("The resume of a group")
@@ -436,7 +404,7 @@ def _resume_group(
     truncate_to_common_step([_member(folder, seed) for seed in group.seeds])
     if given.keys() & {"epochs", "device"}:
         _write_group(folder, _Group(group.seeds, {**group.settings, **given}), recipe)
-    return _train_group(folder, jobs, stack, options, reporter, verbose)
+    return _train_group(folder, jobs, stack, options)
 
 
 def _recipe_of_group(folder: Path, settings: dict[str, Any]) -> Recipe:
@@ -446,16 +414,9 @@ def _recipe_of_group(folder: Path, settings: dict[str, Any]) -> Recipe:
     return load_copy(copy, sha256) if copy.is_file() else get_recipe(name)
 
 
-def _train_group(
-    folder: Path,
-    jobs: Sequence[Job],
-    stack: str,
-    options: RuntimeOptions,
-    reporter: TrainingReporter | None,
-    verbose: bool,
-) -> GroupResult:
+def _train_group(folder: Path, jobs: Sequence[Job], stack: str, options: RuntimeOptions) -> GroupResult:
     try:
-        results = train_jobs(jobs, options, stack=stack, reporter=reporter, verbose=verbose)
+        results = train_jobs(jobs, options, stack=stack)
     except TrainingStopped as error:
         raise TrainingStopped(folder) from error
     accuracy = mean_accuracy([float(result.validation["accuracy"]) for result in results])

@@ -67,14 +67,7 @@ class Job:
     own_batch_size: bool = True
 
 
-def train_jobs(
-    jobs: Sequence[Job],
-    options: RuntimeOptions,
-    *,
-    stack: str = "off",
-    reporter: TrainingReporter | None = None,
-    verbose: bool = False,
-) -> list[TrainResult]:
+def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "off") -> list[TrainResult]:
     """Train runs that differ in their seeds only: stacked in one program, or one after the other.
 
     Args:
@@ -82,8 +75,6 @@ def train_jobs(
         options: runtime options of each run.
         stack: `on` stacks the runs, `auto` does on a GPU, `off` trains them one after the other. Settings
             that cannot be stacked are trained one after the other, with a note.
-        reporter: receives the progress; None prints it.
-        verbose: show TensorFlow's own messages.
 
     Returns:
         The results, in the order of `jobs`. A run that is already finished keeps the result that it has.
@@ -92,7 +83,7 @@ def train_jobs(
         TrainingStopped: `options.should_stop` returned True. The runs that were stacked all stop.
         CifarTrainerError: a run failed. Runs that are stacked with it are trained to their end first.
     """
-    reporter = reporter or PrintReporter()
+    reporter = options.reporter or PrintReporter()
     cluster = _find_cluster(jobs[0].config)
     is_chief = cluster is None or cluster.is_chief
     jobs = list(jobs)
@@ -120,7 +111,7 @@ def train_jobs(
     first = jobs[min(datasets)]
     # A resumed run keeps the kernels that it began with.
     onednn = None if first.resumed is None else first.resumed.read_environment().get("onednn")
-    device, replicas = _start(first.config, reporter, verbose, cluster, onednn)
+    device, replicas = _start(first.config, reporter, options.verbose, cluster, onednn)
     recipe = _recipe(first)
     if not replicas.is_chief:
         return [_train_along(first, recipe, datasets[0], device, reporter, options, replicas)]

@@ -65,7 +65,7 @@ class Subject:
 
 @pytest.fixture(params=KINDS)
 def subject(request: pytest.FixtureRequest, tmp_path: Path, own_data: Path) -> Subject:
-    return Subject(request.param, tmp_path / "subject", own_data)
+    return Subject(request.param, tmp_path / "a subject", own_data)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -73,7 +73,7 @@ def stopped(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, own_data: Path
 ) -> Iterator[tuple[Subject, int, str]]:
     """One that SIGTERM has stopped, the exit code, and what the command said."""
-    subject = Subject(request.param, tmp_path_factory.mktemp(request.param) / "subject", own_data)
+    subject = Subject(request.param, tmp_path_factory.mktemp(request.param) / "a subject", own_data)
     yield subject, *subject.interrupt(subject.start, signal.SIGTERM)
 
 
@@ -148,5 +148,5 @@ def test_each_prints_the_command_that_resumes(stopped: tuple[Subject, int, str])
     assert (
         "Repeat the command to resume" in err
         if subject.kind == "trial"
-        else f"--resume {subject.folder}" in err
+        else f"--resume '{subject.folder}'" in err
     )
