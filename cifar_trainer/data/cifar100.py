@@ -68,7 +68,7 @@ def _form(
             on_images(count, count)
         return ImageSet(classes, splits)
 
-    # Beside them lies a file that only one of the versions has.
+    # Only the Python version has this file.
     beside = {"meta"} if not suffix else set()
     return OfficialForm({*beside, *(f"{split}{suffix}" for split in SIZES)}.issubset, read)
 

@@ -112,10 +112,10 @@ def _find(folder: Folder) -> list[Labelled]:
         elif is_picture:
             misplaced.append(name)
     if misplaced:
-        others = f"others lie in {layout}" if placed else "there are no class folders around them"
+        others = f" Others are in {layout}." if placed else ""
         raise DataError(
-            f"{folder.path}: {len(misplaced):,} images lie where none is expected "
-            f"({abridged(misplaced, 3)}), while {others}. {_advice([paths[name] for name in misplaced])}"
+            f"{folder.path}: {len(misplaced):,} images are outside of class folders "
+            f"({abridged(misplaced, 3)}).{others} {_advice([paths[name] for name in misplaced])}"
         )
     return placed
 

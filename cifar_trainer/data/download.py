@@ -146,7 +146,7 @@ def download(
         archive: what to download.
         urls: where from, in the order in which to try.
         folder: is created if it is missing.
-        reporter: told of progress, and of mirrors that failed.
+        reporter: gets progress, and the mirrors that failed.
         variable: the environment variable for other mirrors, for the message.
 
     Returns:

@@ -105,7 +105,7 @@ def prepare(
         test_fraction: the part of each class that becomes the test set, if the source has none.
         seed: decides which images.
         skip_unreadable: leave out images that cannot be decoded, and list them.
-        reporter: told about progress.
+        reporter: gets progress and notes.
 
     Raises:
         UsageError: arguments that do not go together.
@@ -141,14 +141,25 @@ def prepare(
                     warning = note.removeprefix("Warning: ")
                     (reporter.note if warning == note else reporter.warn)(warning)
                 record = _write(folder, dataset, reading, origin)
-    elif where is not None and record.source != _named(where) and not record.verified:
-        reporter.warn(
-            f"{folder} was prepared from {record.source}, not from {_named(where)}. "
-            "To prepare it again from there, add --force."
-        )
+    else:
+        for difference in _differences(folder, record, where, options):
+            reporter.warn(f"{folder} was prepared {difference}. To prepare it again, add --force.")
     if verify:
         store.verify_dataset(data_dir, dataset)
     return PreparedReport(data_dir, folder, record, already)
+
+
+def _differences(
+    folder: Path, record: store.Record, source: str | None, options: ReadOptions
+) -> Iterator[str]:
+    """How prepared data differ from what was asked for now."""
+    if source is not None and record.source != _named(source) and not record.verified:
+        yield f"from {record.source}, not from {_named(source)}"
+    height, width, _ = store.image_shape(folder)
+    if options.size is not None and (height, width) != (options.size, options.size):
+        yield f"with images of {width}×{height} pixels, not with --size {options.size}"
+    if source is not None and record.preprocessing and record.preprocessing.resize != options.resize:
+        yield f"with --resize {record.preprocessing.resize}, not {options.resize}"
 
 
 def _check_own(name: str, data_dir: Path, source: str | None) -> None:

@@ -50,7 +50,7 @@ def read_source(
     Args:
         path: the folder or file.
         options: the data set that it should be, and how to read images that are in no official form.
-        on_images: told how many images are read, and of how many.
+        on_images: called with the images read so far and the images in total.
         scratch: where to unpack archives; None is the system's folder for temporary files.
 
     Raises:

@@ -46,7 +46,7 @@ class Record:
         files: the arrays, and `train_files.txt` and `test_files.txt` if the source had names: the name of
             each image's file, relative to the source, one a line.
         conversions: how many images were changed, by what (`images.CONVERSIONS`).
-        notes: what the user was told about how they were read.
+        notes: what the user should know about how they were read.
         verified_by: `content` or `archive` as in `Dataset`; None if it is not verified.
         preprocessing: how image files became images; None in older records, which have `resize`.
         resize: how images of other sizes were resized.

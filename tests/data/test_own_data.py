@@ -372,6 +372,17 @@ def test_size_and_resize_hold_for_arrays_too(shape: tuple[int, int, int], tmp_pa
     assert load_dataset(tmp_path / "data", "own").preprocessing.resize == "fit"
 
 
+def test_options_that_differ_from_what_is_prepared_are_told(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "own", pets())
+    prepared(tmp_path, source)
+    _, said = prepared(tmp_path, source, size=40, resize="crop")
+    assert [note.split(" was prepared ")[1] for note in said] == [
+        "with images of 32×32 pixels, not with --size 40. To prepare it again, add --force.",
+        "with --resize stretch, not crop. To prepare it again, add --force.",
+    ]
+    assert prepared(tmp_path, source)[1] == []
+
+
 def test_fractions_are_scaled_alike_in_all_splits(tmp_path: Path) -> None:
     """The test set happens to be dark: its largest value is 1."""
     labels = np.arange(8) % 2
