@@ -34,6 +34,8 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
             f"expected {MIN_CLASSES} to {MAX_CLASSES:,}."
         )
     splits, notes = dict(found.splits), list(found.notes)
+    if not {"train", "all"} & set(splits):
+        raise DataError(f"{where} has no training images, only those of {abridged(splits)}.")
     if "validation" in splits:
         _place_validation(splits, notes)
     if "test" not in splits:
@@ -65,7 +67,7 @@ def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
     splits["train"] = Split(
         np.concatenate([train.images, validation.images]),
         np.concatenate([train.labels, validation.labels]),
-        files=(*train.files, *validation.files),
+        files=(*train.files, *validation.files) if train.files and validation.files else (),
     )
     notes.append(
         f"The {len(validation):,} validation images were added to the training images; "
@@ -83,7 +85,7 @@ def _make_test_set(
             f"images aside; the result cannot be compared with results on {options.spec.title}."
         )
     fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
-    every = splits.pop("all", None) or splits.pop("train")
+    every = splits.pop("all" if "all" in splits else "train")
     originals = find_originals(every.images)
     different = [
         len(np.unique(originals[every.labels == label])) if (every.labels == label).any() else 0

@@ -105,6 +105,19 @@ def test_splits_may_be_inside_of_the_classes(tmp_path: Path) -> None:
     assert {name: len(split) for name, split in found.splits.items()} == {"train": 6, "test": 2}
 
 
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_source_without_training_images_is_refused(split: str, tmp_path: Path) -> None:
+    members = {f"{split}/{name}": content for name, content in pets().items()}
+    with pytest.raises(DataError, match=r"has no training images, only those of (test|validation)\."):
+        builders.read(write_folder(tmp_path, members), "own")
+
+
+def test_a_source_of_unreadable_images_alone_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, dict.fromkeys(pets(), b"not an image"))
+    with pytest.raises(DataError, match=r"lacks images for train/cat, train/dog"):
+        builders.read(tmp_path, "own", skip_unreadable=True)
+
+
 def test_unlabelled_test_images_are_named_with_a_way_out(tmp_path: Path) -> None:
     members = {f"train/{name}": content for name, content in pets().items()}
     members |= {f"test/{index}.png": picture(90 + index) for index in range(4)}
