@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The article's example by the command line; listing.py beside this does the same as a script.
-#   bash examples/command_line.sh [--limit 2000 ...]    (options go to train)
+# TensorFlow's CNN tutorial on the command line; listing.py does the same in Python.
+#   bash examples/command_line.sh [--limit 2000 ...]    (options are passed to train)
 set -euo pipefail
 
 run=${RUN_DIR:-runs/command-line}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Prepare, train, evaluate, export: on CIFAR-10 where it can be had, else on the synthetic set.
-#   SOURCE=PATH       where CIFAR-10 is, as `prepare --source` takes it
-#   DEMO_EPOCHS=N     3 if unset: a few minutes on two cores
-#   CIFAR_TRAINER_DATA  the data folder, if it is not ./data
+# Prepare, train, evaluate, export: CIFAR-10, or the synthetic data set if CIFAR-10 is not available.
+#   SOURCE=PATH         a copy of CIFAR-10, as for `prepare --source`
+#   DEMO_EPOCHS=N       3 by default: a few minutes on two cores
+#   CIFAR_TRAINER_DATA  the data folder, ./data by default
 set -euo pipefail
 
 epochs=${DEMO_EPOCHS:-3}
@@ -13,13 +13,13 @@ step() { printf '\n== %s\n' "$*"; }
 
 step "prepare"
 if [ -n "${SOURCE:-}" ]; then
-  # A source that was named must do: a mistake in it is not papered over.
+  # Fail if the given source does not work.
   cifar-trainer prepare --source "$SOURCE"
 elif ! cifar-trainer prepare; then
   dataset=synthetic
   echo
-  echo "CIFAR-10 cannot be had here. The demo goes on with the built-in SYNTHETIC set: drawn"
-  echo "pictures, whose accuracy says nothing about CIFAR-10. With CIFAR-10 at hand: make demo SOURCE=PATH"
+  echo "CIFAR-10 is not available. The demo continues with the built-in SYNTHETIC data set: drawn images,"
+  echo "whose accuracy says nothing about CIFAR-10. With a copy of CIFAR-10: make demo SOURCE=PATH"
   cifar-trainer prepare --dataset synthetic
 fi
 
@@ -37,7 +37,7 @@ cat <<EOF
 Trained on: $dataset
   $run/model.keras                      the model, for Keras
   $run/export/saved_model/              the model, for TensorFlow Serving
-  $run/evaluation/test/report.html      how good it is, on one page
-The curves:
+  $run/evaluation/test/report.html      its accuracy and errors, on one page
+Learning curves:
   ${VIRTUAL_ENV:-.venv}/bin/tensorboard --logdir demo
 EOF

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # cifar-trainer from a notebook
 #
-# Open this file in VS Code, PyCharm or Spyder, or in Jupyter through Jupytext: each `# %%` begins a cell.
-# Each command of the command line has its function here, with arguments named as the options.
+# Open this file in VS Code, PyCharm or Spyder, or in Jupyter through Jupytext: each `# %%` starts a cell.
+# Each command has a function of the same name, with arguments named as the options.
 
 # %%
 import os
@@ -23,7 +23,7 @@ prepared = cifar_trainer.prepare(DATASET, DATA_DIR)
 print(f"{prepared.title}: {prepared.train.images:,} training images of {len(prepared.classes)} classes")
 
 # %% [markdown]
-# ## Train: a run is one function call, so several seeds are a loop
+# ## Train two runs that differ in their seed
 
 # %%
 results = [
@@ -43,16 +43,16 @@ for result in results:
     )
 
 # %% [markdown]
-# ## Go on with a run
+# ## Resume a run
 #
-# A run that was stopped goes on from its last checkpoint, and a finished one can be extended.
+# A stopped run continues from its last checkpoint. A finished one can be extended.
 
 # %%
 extended = cifar_trainer.resume(results[0].run_dir, epochs=EPOCHS + 1)
 print(f"after {extended.epochs} epochs: {extended.validation['accuracy']:.2%}")
 
 # %% [markdown]
-# ## Evaluate, and look at the curves
+# ## Evaluate, and read the learning curves
 
 # %%
 report = cifar_trainer.evaluate(extended.run_dir)
@@ -63,8 +63,8 @@ for row in cifar_trainer.load_run(extended.run_dir).read_history():
     print(f"epoch {row['epoch']:.0f}: training {row['accuracy']:.2%}, validation {row['val_accuracy']:.2%}")
 
 # %% [markdown]
-# ## Export a model that needs neither this package nor Keras
+# ## Export a model that does not need this package or Keras
 
 # %%
-for export in cifar_trainer.export(extended.run_dir, format=["saved_model"]).exports:
+for export in cifar_trainer.export(extended.run_dir, format="saved_model").exports:
     print(f"{export.format}: {export.path}, agreement with Keras {export.agreement:.2%}")

@@ -29,7 +29,7 @@ def test_the_listing_trains_and_prints_its_accuracy(data_dir: Path, tmp_path: Pa
 
 
 def test_the_command_line_example_goes_from_prepare_to_export(tmp_path: Path) -> None:
-    """The demo below runs the same commands; here a stand-in tells which."""
+    """The demo below runs the same commands; here a stand-in records them."""
     (tmp_path / "cifar-trainer").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "cifar-trainer").chmod(0o755)
     shown = run_script("command_line.sh", "--limit", 320, programs=tmp_path, cwd=tmp_path)
@@ -41,15 +41,15 @@ def test_the_command_line_example_goes_from_prepare_to_export(tmp_path: Path) ->
     ]
 
 
-def test_the_demo_says_that_it_goes_on_with_synthetic_pictures(data_dir: Path, tmp_path: Path) -> None:
-    """No mirror answers, so CIFAR-10 cannot be had; the model that comes out is whole all the same."""
+def test_the_demo_says_that_it_continues_with_synthetic_images(data_dir: Path, tmp_path: Path) -> None:
+    """No mirror answers, so CIFAR-10 is not available; the result is still a complete model."""
     env = {
         "CIFAR_TRAINER_DATA": str(data_dir),
         "CIFAR_TRAINER_MIRRORS": "http://127.0.0.1:9/cifar-10-python.tar.gz",
         "DEMO_EPOCHS": "1",
     }
     shown = run_script("demo.sh", programs=Path(python()).parent, cwd=tmp_path, **env)
-    assert "goes on with the built-in SYNTHETIC set" in shown
+    assert "continues with the built-in SYNTHETIC data set" in shown
     assert "Trained on: synthetic" in shown
     assert list(tmp_path.glob("demo/*/export/saved_model/saved_model.pb"))
 
