@@ -33,10 +33,7 @@ from cifar_trainer.errors import UsageError, printable
 MAX_PIXELS = 64_000_000
 #: Larger files and streams are not read to the end.
 MAX_BYTES = 256 * 2**20
-#: Pillow's names of the formats that are supported. Its JPEG reader calls some cameras' files MPO.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-_EXPECTED = "Expected PNG, JPEG, WebP, GIF, BMP or TIFF."
-#: How files of these formats start; a `.` stands for any byte.
+#: How files of the supported formats start, by Pillow's names of them; a `.` stands for any byte.
 _SIGNATURES = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
@@ -45,8 +42,27 @@ _SIGNATURES = {
     "BMP": rb"BM....\0\0\0\0",
     "TIFF": rb"II\*\0|MM\0\*",
 }
-#: Common file name suffixes of these formats.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_EXPECTED = "Expected PNG, JPEG, WebP, GIF, BMP or TIFF."
+#: Other formats that people have. Phones write HEIC: an ISO base media file (ISO/IEC 14496-12, section 4.3)
+#: whose brands name its content.
+_UNSUPPORTED = {
+    "AVIF": rb"....ftyp.{0,52}avi[fs]",
+    "HEIC": rb"....ftyp.{0,52}(hei[cxms]|hevc|m[is]f1)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "JPEG 2000": rb"\0\0\0\x0cjP  ",
+    "Photoshop": rb"8BPS",
+    "SVG": rb"\s*(<\?xml[^>]*>\s*)?<svg\b",
+}
+#: The format that a file name's suffix promises.
+FORMAT_OF_SUFFIX = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+}
+SUFFIXES = tuple(FORMAT_OF_SUFFIX)
 #: Blend this many pixels at a time: their float32 copies are several times as large.
 _BAND_PIXELS = 2**20
 _EXIF_ORIENTATION = 0x0112
@@ -267,34 +283,21 @@ def is_leftover(name: str) -> bool:
 
 def is_image(head: bytes) -> bool:
     """Whether a file that starts with `head` (16 bytes suffice) claims to be of a supported format."""
-    return any(re.match(signature, head, re.DOTALL) for signature in _SIGNATURES.values())
+    return _match(_SIGNATURES, head) is not None
 
 
 def name_unread_format(head: bytes) -> str | None:
-    """The name of a known image format that is not supported, by how the file starts; None for others.
+    """The name of a known image format that is not supported, by how the file starts; None for others."""
+    return _match(_UNSUPPORTED, head[:64])
 
-    Phones write HEIC: an ISO base media file (ISO/IEC 14496-12, section 4.3) whose brand names its content.
-    """
-    if head[4:8] == b"ftyp":
-        brands = head[8:64]
-        if any(brand in brands for brand in (b"avif", b"avis")):
-            return "AVIF"
-        if any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")):
-            return "HEIC"
-    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return "JPEG XL"
-    if head.startswith(b"\0\0\0\x0cjP  "):
-        return "JPEG 2000"
-    if head.startswith(b"8BPS"):
-        return "Photoshop"
-    if re.match(rb"\s*(<\?xml[^>]*>\s*)?<svg\b", head):
-        return "SVG"
-    return None
+
+def _match(signatures: dict[str, bytes], head: bytes) -> str | None:
+    return next((name for name, start in signatures.items() if re.match(start, head, re.DOTALL)), None)
 
 
 def _open(content: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
+        return Image.open(io.BytesIO(content), formats=tuple(_SIGNATURES))
     except Image.DecompressionBombError as error:
         raise ImageError(f"it has too many pixels; at most {MAX_PIXELS:,} are decoded.") from error
     except Exception as error:  # Pillow's decoders, as above, already at the header.
@@ -336,15 +339,15 @@ def _restore_transparency(image: Image.Image, png: bytes) -> None:
 
 
 def _identify(content: bytes) -> str:
-    other = name_unread_format(content[:64])
+    other = name_unread_format(content)
     if other is not None:
         return f"it is a {other} file, which is not supported. Convert it to JPEG or PNG."
     try:
         return f"it is a {Image.open(io.BytesIO(content)).format} file, which is not supported."
     except Exception:
-        for name, signature in _SIGNATURES.items():
-            if re.match(signature, content, re.DOTALL):
-                return f"it starts as a {name}, but is truncated or damaged."
+        name = _match(_SIGNATURES, content)
+        if name is not None:
+            return f"it starts as a {name}, but is truncated or damaged."
         return f"it is not an image (it starts with {content[:12]!r})."
 
 

@@ -333,19 +333,14 @@ def images_below(folder: str, passed_over: Counter[str]) -> list[str]:
                 others[kind] += 1
     passed_over.update(others)
     if not found:
-        held = f" It holds {format_counts(others)}." if others else ""
+        held = f" It holds: {format_counts(others)}." if others else ""
         raise ImageError(f"it is a folder without images.{held}")
     return sorted(found)
 
 
 def format_counts(counts: dict[str, int]) -> str:
-    """Counts of things in words, such as `2 HEIC images, 1 file that is not an image`."""
-    return ", ".join(f"{count:,} {_plural(what) if count > 1 else what}" for what, count in counts.items())
-
-
-def _plural(what: str) -> str:
-    plural = re.sub(r"\b(leftover|file|folder|image)\b", r"\1s", what, count=1)
-    return plural.replace("that is not an image", "that are not images").replace("run's", "runs'")
+    """Counts of things in words, such as `HEIC image (2), file that is not an image (1)`."""
+    return ", ".join(f"{what} ({count:,})" for what, count in counts.items())
 
 
 def _kind_of(path: str, relative: str) -> str | None:

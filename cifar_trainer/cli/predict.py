@@ -8,6 +8,7 @@ import click
 from cifar_trainer.artefacts.formats import expected_artefacts
 from cifar_trainer.cli.base import PathType, RunType, SourceType, make_command
 from cifar_trainer.errors import CifarTrainerError, printable
+from cifar_trainer.images import FORMAT_OF_SUFFIX
 from cifar_trainer.run import is_run_folder
 
 if TYPE_CHECKING:
@@ -69,29 +70,14 @@ def command(
 
 def format_answer(answer: "Answer") -> str:
     """One line for an image, with a note if it is unfamiliar or of another format than its name says."""
-    guesses = ", ".join(f"{guess.class_name} {guess.probability:.1%}" for guess in answer.guesses)
-    unfamiliar = "  (unlike the training images)" if answer.unfamiliar else ""
-    return f"{printable(answer.name)}: {printable(guesses)}{unfamiliar}{_format_note(answer)}"
-
-
-#: Suffixes of names, and their formats.
-_PROMISED = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-
-
-def _format_note(answer: "Answer") -> str:
-    promised = _PROMISED.get(Path(answer.name).suffix.lower())
-    if promised not in (None, answer.format):
-        return f"  (a {answer.format} file, despite its name)"
-    return ""
+    line = f"{printable(answer.name)}: " + ", ".join(
+        f"{printable(guess.class_name)} {guess.probability:.1%}" for guess in answer.guesses
+    )
+    if answer.unfamiliar:
+        line += "  (unlike the training images)"
+    if FORMAT_OF_SUFFIX.get(Path(answer.name).suffix.lower(), answer.format) != answer.format:
+        line += f"  (a {answer.format} file, despite its name)"
+    return line
 
 
 def format_failures(report: "PredictionReport") -> str:

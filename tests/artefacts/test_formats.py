@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cifar_trainer.artefacts import formats
-from cifar_trainer.artefacts.formats import FORMATS
+from cifar_trainer.artefacts.formats import FORMATS, open_artefact
+from cifar_trainer.errors import RunError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 
@@ -28,3 +29,19 @@ def test_no_two_formats_share_an_alias_or_a_file() -> None:
     names = [name for form in FORMATS.values() for name in (form.name, form.file_name, *form.aliases)]
     repeated = {name for name in names if names.count(name) > 1}
     assert repeated == {"saved_model"}
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (b"PK\x03\x04 but no more", "model.keras", "not an artefact of a known format"),
+        (b"\x00\x00\x00\x00TFL3 cut", "model.tflite", "not a complete LiteRT export"),
+        (b"not a graph", "model.onnx", "not a complete ONNX export"),
+    ],
+)
+def test_a_damaged_artefact_is_named(tmp_path: Path, content: bytes, name: str, said: str) -> None:
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunError, match=f"{name} is {said}"):
+        open_artefact(tmp_path / name)

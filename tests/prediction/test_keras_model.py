@@ -71,3 +71,15 @@ def test_a_truncated_model_below_a_folder_named_lambda_is_called_damaged(tmp_pat
     path.write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(RunError, match="is not a complete Keras model"):
         load_model(path)
+
+
+def test_a_keras_file_with_a_lambda_layer_is_refused_and_its_code_does_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "was-run"
+    source = f"lambda x: (__import__('pathlib').Path({str(trace)!r}).touch(), x)[1]"
+    images = keras.Input((32, 32, 3), dtype="uint8")
+    hostile = keras.layers.Lambda(eval(source), output_shape=(32, 32, 3))(images)
+    keras.Model(images, keras.layers.Dense(10)(keras.layers.Flatten()(hostile))).save(tmp_path / "x.keras")
+    trace.unlink(missing_ok=True)
+    with pytest.raises(RunError, match=r"x\.keras holds Python code \(a Lambda layer\)"):
+        open_artefact(tmp_path / "x.keras")
+    assert not trace.exists()

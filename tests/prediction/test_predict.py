@@ -16,7 +16,7 @@ from cifar_trainer.cli.predict import format_answer, format_failures
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import Thresholds
-from cifar_trainer.prediction import Answer, Guess, PredictionReport, predict
+from cifar_trainer.prediction import Answer, Failure, Guess, PredictionReport, predict
 
 
 class Brightness(Artefact):
@@ -127,6 +127,19 @@ def test_images_that_cannot_be_read_are_reported_before_a_model_is_opened(
     message = format_failures(report)
     assert message.startswith("2 of 2 images could not be read:\n")
     assert "No such file" in message
+
+
+def test_eight_images_that_cannot_be_read_are_named_and_the_others_counted() -> None:
+    failures = tuple(Failure(f"{i:02}.png", "it is empty.") for i in range(20))
+    first, *named, last = format_failures(PredictionReport("m", "onnx", None, (), failures, {})).splitlines()
+    assert first == "20 of 20 images could not be read:"
+    assert named == [f"  {i:02}.png: it is empty." for i in range(8)]
+    assert last == "  and 12 more; --json lists them all."
+
+
+def test_a_run_and_an_artefact_at_once_are_refused() -> None:
+    with pytest.raises(UsageError, match="Pass one of them"):
+        predict("a.png", run="runs/x", model="m.onnx")
 
 
 def test_a_model_is_opened_once(opened: Opened) -> None:

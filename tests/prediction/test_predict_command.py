@@ -101,59 +101,6 @@ def test_standard_input_a_fifo_and_an_empty_folder(run_cli: RunCli, onnx: Path, 
     assert "a folder without images" in none.stderr
 
 
-def test_a_keras_file_with_a_lambda_layer_is_refused_and_its_code_does_not_run(
-    run_cli: RunCli, folder: Path, tmp_path: Path
-) -> None:
-    import keras
-
-    trace = tmp_path / "was-run"
-    source = f"lambda x: (__import__('pathlib').Path({str(trace)!r}).touch(), x)[1]"
-    model = keras.Sequential(
-        [
-            keras.Input((32, 32, 3), dtype="uint8"),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Lambda(eval(source), output_shape=(32, 32, 3)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(10),
-        ]
-    )
-    trace.unlink(missing_ok=True)
-    model.save(tmp_path / "hostile.keras")
-    done = run_cli(["predict", folder / "a.png", "--model", tmp_path / "hostile.keras"])
-    assert done.returncode == 1
-    assert "holds Python code (a Lambda layer)" in done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "name", "said"),
-    [
-        (b"PK\x03\x04 but no more", "model.keras", "not an artefact of a known format"),
-        (b"\x00\x00\x00\x00TFL3 cut", "model.tflite", "not a complete LiteRT export"),
-        (b"not a graph", "model.onnx", "not a complete ONNX export"),
-    ],
-)
-def test_a_damaged_artefact_is_named(
-    run_cli: RunCli, folder: Path, tmp_path: Path, content: bytes, name: str, said: str
-) -> None:
-    pytest.importorskip("ai_edge_litert")
-    pytest.importorskip("onnxruntime")
-    (tmp_path / name).write_bytes(content)
-    done = run_cli(["predict", folder / "a.png", "--model", tmp_path / name])
-    assert done.returncode == 1, done.stderr
-    assert said in done.stderr
-    assert str(tmp_path / name) in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_run_and_an_artefact_at_once_is_wrong_usage(run_cli: RunCli, folder: Path) -> None:
-    done = run_cli(["predict", folder / "a.png", "--run", "runs/x", "--model", "m.onnx"])
-    assert done.returncode == 2
-    assert "Pass one of them" in done.stderr
-
-
 def test_every_artefact_gives_the_same_class_for_100_test_images(
     run_cli: RunCli, artefacts: dict[str, Path], learned_run: Path, images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -222,14 +169,6 @@ def test_a_name_does_not_steer_the_terminal(run_cli: RunCli, onnx: Path, folder:
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_a_run_without_a_model_says_what_is_there(run_cli: RunCli, learned_run: Path, tmp_path: Path) -> None:
-    shutil.copy(learned_run / "config.json", tmp_path)
-    done = run_cli(["predict", "--run", tmp_path, "-"])
-    assert done.returncode == 1
-    assert "no model.keras (it holds config.json)" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_the_newest_run_is_named_on_stderr(run_cli: RunCli, learned_run: Path, folder: Path) -> None:
     project = learned_run.parent / "project"
     (project / "runs").mkdir(parents=True)
@@ -258,14 +197,3 @@ def test_more_classes_than_a_run_has_are_refused_before_its_model_is_opened(
     monkeypatch.setattr(Source, "open", lambda source: pytest.fail("it was opened"))
     with pytest.raises(UsageError, match=r"--top 11 is out of range. The model has 10 classes"):
         predict(folder / "a.png", run=learned_run, top=11)
-
-
-def test_of_many_images_that_cannot_be_read_eight_are_named_and_the_others_counted(
-    run_cli: RunCli, onnx: Path, folder: Path
-) -> None:
-    for i in range(20):
-        (folder / f"cut-{i:02}.png").write_bytes(b"\x89PNG")
-    done = run_cli(["predict", folder, "--model", onnx])
-    named = [line for line in done.stderr.splitlines() if line.startswith("  ")]
-    assert [line.split("/")[-1].split(":")[0] for line in named[:-1]] == [f"cut-{i:02}.png" for i in range(8)]
-    assert named[-1] == "  and 12 more; --json lists them all."

@@ -50,7 +50,7 @@ def test_what_is_passed_over_in_a_folder_is_counted_by_what_it_is(tmp_path: Path
 
 def test_counts_of_what_was_passed_over_are_told_in_words() -> None:
     counts = {"HEIC image": 2, "file that is not an image": 3, "run's folder": 1}
-    expected = "2 HEIC images, 3 files that are not images, 1 run's folder"
+    expected = "HEIC image (2), file that is not an image (3), run's folder (1)"
     assert prediction.format_counts(counts) == expected
 
 
@@ -62,7 +62,7 @@ def test_runs_below_a_folder_are_passed_over(trained_run: Path, tmp_path: Path) 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "phone.heic").write_bytes(HEIC)
-    with pytest.raises(ImageError, match=r"a folder without images\. It holds 1 HEIC image"):
+    with pytest.raises(ImageError, match=r"a folder without images\. It holds: HEIC image \(1\)"):
         below(tmp_path)
 
 
