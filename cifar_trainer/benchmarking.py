@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,82 +131,63 @@ def benchmark(
         RunError: there is no such run, or an artefact is missing or damaged.
         DeviceError: there is no such device.
     """
-    paths = [Path(artefacts)] if isinstance(artefacts, str | Path) else [Path(path) for path in artefacts]
-    sizes = [batch_size] if isinstance(batch_size, int) else list(batch_size or ())
-    if train:
-        if paths or run is not None:
-            raise UsageError("--train measures a recipe; leave out ARTEFACT and --run.")
-        if len(sizes) > 1:
-            raise UsageError("--train takes one --batch-size.")
-        return benchmark_training(
-            str(recipe),
-            batch_size=sizes[0] if sizes else None,
-            precision=precision,
-            xla=xla,
-            conv=conv,
-            device=device,
-            seconds=seconds,
-            verbose=verbose,
-            on_start=lambda config, name: on_start(f"{recipe}, batch size {config.batch_size}, on {name}"),
-        )
-    if run is None and len(paths) == 1 and is_run_folder(paths[0]):
-        run, paths = paths[0], []
-    return benchmark_artefacts(
-        paths,
-        run=run,
-        batch_sizes=sizes or BATCH_SIZES,
-        seconds=seconds,
-        device=device,
-        verbose=verbose,
-        on_artefact=lambda path, place: on_start(f"{path} on the {place.upper()}"),
-    )
-
-
-def benchmark_artefacts(
-    artefacts: Sequence[Path] = (),
-    *,
-    run: str | Path | None = None,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    seconds: float = 2.0,
-    device: str = "auto",
-    verbose: bool = False,
-    on_artefact: Callable[[Path, str], None] = lambda path, device: None,
-) -> LatencyBenchmark:
-    """Time calls of artefacts in this process, from array to array.
-
-    Args:
-        artefacts: their paths; none: a run's model and its exports.
-        run: that run's folder; None is the newest run with a model.
-        batch_sizes: images in a call.
-        seconds: duration of each measurement.
-        device: one of `DEVICES`; `auto` is the CPU, and also a GPU.
-        verbose: show TensorFlow's own messages.
-        on_artefact: called with the path and the device (`cpu` or `gpu`) before an artefact is measured.
-
-    Raises:
-        UsageError: an argument is not possible.
-        RunError: there is no such run, or an artefact is missing or damaged.
-        DeviceError: there is no such device.
-    """
-    from cifar_trainer.artefacts.formats import open_artefact, recognize
-
     check_choice("device", device, DEVICES, DEVICE_ALIASES)
     check_seconds("seconds", seconds)
-    for size in batch_sizes:
+    paths = [Path(artefacts)] if isinstance(artefacts, str | Path) else [Path(path) for path in artefacts]
+    sizes = [batch_size] if isinstance(batch_size, int) else list(batch_size or ())
+    for size in sizes:
         check_count("batch-size", size)
-    if artefacts and run is not None:
-        raise UsageError(f"--run {run} and {artefacts[0]} were both given. Expected one of them.")
-    kinds = {path: recognize(path).name for path in artefacts or _artefacts_of(run)}
+    if not train:
+        return _benchmark_artefacts(paths, run, sizes or BATCH_SIZES, seconds, device, verbose, on_start)
+    if paths or run is not None:
+        raise UsageError("--train measures a recipe; leave out ARTEFACT and --run.")
+    if len(sizes) > 1:
+        raise UsageError("--train takes one --batch-size.")
+    check_choice("precision", precision, PRECISIONS)
+    chosen = get_recipe(str(recipe))
+    (size,) = sizes or [chosen.batch_size]
+    if size > IMAGES:
+        raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images of the benchmark.")
+    config = Settings(
+        chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla,
+        conv=conv,
+    )  # fmt: skip
+    started = devices.start(config, split=chosen.splittable, verbose=verbose)
+    on_start(f"{recipe}, batch size {size}, on {started.description}")
+    throughput = _measure_training(config, chosen, started, seconds)
+    return TrainingBenchmark(started.description, devices.describe_environment(started), throughput)
+
+
+def _benchmark_artefacts(
+    paths: list[Path],
+    run: str | Path | None,
+    sizes: Sequence[int],
+    seconds: float,
+    device: str,
+    verbose: bool,
+    on_start: Callable[[str], None],
+) -> LatencyBenchmark:
+    from cifar_trainer.artefacts.formats import open_artefact, recognize
+
+    if paths and run is not None:
+        raise UsageError(f"--run {run} and {paths[0]} were both given. Expected one of them.")
+    if len(paths) == 1 and is_run_folder(paths[0]):
+        run, paths = paths[0], []
+    formats = {path: recognize(path) for path in paths or _artefacts_of(run)}
     started = devices.start(device=device, verbose=verbose)
     import tensorflow as tf
 
     measured = []
-    for path, kind, place in _places(kinds, started, device):
-        on_artefact(path, place)
-        with tf.device(f"/{place.upper()}:0"):
-            artefact = open_artefact(path)
-            timings = [measure_latency(artefact, size, seconds) for size in batch_sizes]
-        measured.append(Latency(str(path), kind, place, files.size_of(path), tuple(timings)))
+    for path, form in formats.items():
+        # Only TensorFlow's runtime uses a GPU.
+        on_gpu = started.kind == "gpu" and form.uses_tensorflow
+        on_cpu = device != "gpu" or not form.uses_tensorflow
+        for place in ["cpu"] * on_cpu + ["gpu"] * on_gpu:
+            on_start(f"{path} on the {place.upper()}")
+            with tf.device(f"/{place.upper()}:0"):
+                artefact = open_artefact(path)
+                timings = [measure_latency(artefact, size, seconds) for size in sizes]
+            measured.append(Latency(str(path), form.name, place, files.size_of(path), tuple(timings)))
     return LatencyBenchmark(started.description, devices.describe_environment(started), tuple(measured))
 
 
@@ -216,19 +197,6 @@ def _artefacts_of(run: str | Path | None) -> list[Path]:
     opened = open_run(run, with_model=True)
     exported = [opened.export / form.file_name for form in FORMATS.values()]
     return [opened.model, *(path for path in exported if path.exists())]
-
-
-def _places(kinds: Mapping[Path, str], device: "Device", wanted: str) -> Iterator[tuple[Path, str, str]]:
-    """Each artefact with its format and a device to measure it on."""
-    from cifar_trainer.artefacts.formats import FORMATS
-
-    for path, kind in kinds.items():
-        # Only TensorFlow's runtime uses a GPU.
-        on_gpu = FORMATS[kind].uses_tensorflow
-        if wanted != "gpu" or not on_gpu:
-            yield path, kind, "cpu"
-        if device.kind == "gpu" and on_gpu:
-            yield path, kind, "gpu"
 
 
 def measure_latency(
@@ -312,53 +280,6 @@ class TrainingBenchmark(Result):
     def to_json(self) -> dict[str, Any]:
         """What `benchmark --train --json` prints."""
         return {"environment": self.environment, "training": dataclasses.asdict(self.training)}
-
-
-def benchmark_training(
-    recipe: str = "document",
-    *,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    xla: bool | None = None,
-    conv: str = "auto",
-    device: str = "auto",
-    seconds: float = 2.0,
-    verbose: bool = False,
-    on_start: Callable[[Settings, str], None] = lambda config, device: None,
-) -> TrainingBenchmark:
-    """Train a recipe on random images for a while. Writes nothing.
-
-    Args:
-        recipe: the name of a recipe, or a Python file that defines one.
-        batch_size: images in a step; None is the recipe's.
-        precision: one of `PRECISIONS`.
-        xla: whether XLA compiles the step; None: on a GPU only.
-        conv: one of `CONVOLUTIONS`.
-        device: one of `DEVICES`.
-        seconds: duration after the warm-up.
-        verbose: show TensorFlow's own messages.
-        on_start: called with the settings and the device, in words, before the first step.
-
-    Raises:
-        UsageError: an argument is not possible.
-        DeviceError: there is no such device.
-    """
-    check_choice("device", device, DEVICES, DEVICE_ALIASES)
-    check_choice("precision", precision, PRECISIONS)
-    check_seconds("seconds", seconds)
-    chosen = get_recipe(recipe)
-    size = chosen.batch_size if batch_size is None else batch_size
-    check_count("batch-size", size)
-    if size > IMAGES:
-        raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images of the benchmark.")
-    config = Settings(
-        chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla,
-        conv=conv,
-    )  # fmt: skip
-    started = devices.start(config, split=chosen.splittable, verbose=verbose)
-    on_start(config, started.description)
-    throughput = _measure_training(config, chosen, started, seconds)
-    return TrainingBenchmark(started.description, devices.describe_environment(started), throughput)
 
 
 def _measure_training(config: Settings, recipe: Recipe, device: "Device", seconds: float) -> Throughput:
