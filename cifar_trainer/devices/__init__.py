@@ -1,6 +1,6 @@
-"""What a run runs on: TensorFlow's start, the device, the threads, and a record of it all.
+"""Starts TensorFlow, chooses the device and threads, and records the environment.
 
-Importing this package imports no TensorFlow; `load_tensorflow` does.
+Importing this package does not import TensorFlow; `load_tensorflow` does.
 """
 
 from cifar_trainer.devices.machine import is_slow

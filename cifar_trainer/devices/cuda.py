@@ -1,4 +1,4 @@
-"""What TensorFlow needs for an NVIDIA GPU, what of it is here, and what to install for the rest.
+"""What TensorFlow needs for an NVIDIA GPU, what is missing, and how to install it.
 
 Reads the system and loads libraries by name; never imports TensorFlow.
 """
@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from cifar_trainer.extras import install_command
 
 Version = tuple[int, ...]
 
-#: What TensorFlow 2.21 asks the system for on a GPU, and the package that brings it, a part of
-#: tensorflow[and-cuda]. The number in a library's name is its binary interface.
+#: Libraries that TensorFlow 2.21 loads for a GPU, and the packages of tensorflow[and-cuda] that contain them.
+#: The number in a library's name is its binary interface.
 LIBRARIES = {
     "libcudart.so.12": "nvidia-cuda-runtime-cu12",
     "libcublas.so.12": "nvidia-cublas-cu12",
@@ -30,11 +30,11 @@ LIBRARIES = {
     "libcudnn.so.9": "nvidia-cudnn-cu12",
 }
 
-#: XLA's convolution with bias fails with older ones, as reported for T4, A10G and L4
-#: (aws/deep-learning-containers#6417, #6418); 9.24 is the one that was reported to cure it.
+#: XLA's convolution with bias fails with older versions, as reported for T4, A10G and L4
+#: (aws/deep-learning-containers#6417, #6418); 9.24 was reported to fix it.
 CUDNN_NEEDED = (9, 24)
-#: TensorFlow 2.21's elementwise kernels come as PTX 8.5 for compute capability 9.0, which the driver compiles
-#: at first use; drivers know that PTX from CUDA 12.5 on (R555). Above 9.0 the wheel has nothing that runs.
+#: For compute capability 9.0, TensorFlow 2.21 has elementwise kernels as PTX 8.5, which the driver compiles at
+#: first use; drivers accept it from CUDA 12.5 (R555). Above 9.0 the wheel has nothing that runs.
 PTX_CUDA_NEEDED, LAST_CAPABILITY = (12, 5), (9, 0)
 #: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
@@ -43,12 +43,12 @@ _DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """One thing that keeps TensorFlow from a GPU.
+    """One reason why TensorFlow cannot use a GPU, or not fully.
 
     Attributes:
-        what: the exact file, library or setting, and what the system says of it.
+        what: the exact file, library or setting, and the system's message.
         remedy: what to install or change.
-        blocks: whether nothing can be computed without it; else it is likely to fail, or only a part does.
+        blocks: whether nothing can be computed without it; otherwise only some operations fail.
     """
 
     what: str
@@ -58,17 +58,15 @@ class Missing:
 
 @dataclasses.dataclass(frozen=True)
 class Cuda:
-    """CUDA as TensorFlow was built for it, and as it is here.
+    """CUDA as TensorFlow was built for it, and as installed.
 
     Attributes:
-        gpu_present: the kernel shows an NVIDIA GPU, usable or not.
+        gpu_present: whether the kernel shows an NVIDIA GPU, usable or not.
         driver: the driver's version, such as `550.54.14`.
-        driver_cuda: the newest CUDA that the driver runs, such as `12.4`.
-        cuda_built: the CUDA version that TensorFlow was built with; None without CUDA.
-        cudnn_built: likewise of cuDNN.
-        cuda_found: the version of the CUDA runtime library that is here.
-        cudnn_found: likewise of cuDNN.
-        missing: what stands between TensorFlow and a GPU, in the order to mend it.
+        driver_cuda: the newest CUDA version that the driver supports, such as `12.4`.
+        cuda_built, cudnn_built: versions that TensorFlow was built with; None without CUDA.
+        cuda_found, cudnn_found: versions of the installed libraries.
+        missing: why TensorFlow cannot use a GPU, in the order to fix it.
         capability: the compute capability of the first GPU, such as `9.0`.
     """
 
@@ -84,25 +82,25 @@ class Cuda:
 
     @property
     def obstacles(self) -> tuple[Missing, ...]:
-        """What of `missing` keeps everything from being computed."""
+        """The part of `missing` without which nothing can be computed."""
         return tuple(missing for missing in self.missing if missing.blocks)
 
     def advice(self) -> str:
         """What is missing and what to do about it, as sentences."""
         if not self.missing:
             return (
-                "Driver and libraries are all here, so TensorFlow itself turns the GPU down; "
-                "`cifar-trainer env -v` shows what it says."
+                "The driver and all libraries are installed, but TensorFlow still does not list the GPU; "
+                "`cifar-trainer env -v` shows its messages."
             )
         return " ".join(f"{missing.what}. {missing.remedy}." for missing in self.missing)
 
 
 def inspect(build: Mapping[str, Any], *, listed: bool = False) -> Cuda:
-    """Look at driver, libraries and compiler.
+    """Inspect driver, libraries and compiler.
 
     Args:
         build: `tf.sysconfig.get_build_info()`.
-        listed: TensorFlow lists a GPU, so it has found the driver and its libraries, wherever they lie.
+        listed: whether TensorFlow lists a GPU, and so has found the driver and its libraries.
     """
     present = gpu_present()
     missing: list[Missing] = []
@@ -135,108 +133,79 @@ def _keeps_from_listing(
     present: bool,
     driver: ctypes.CDLL | OSError,
     libraries: Mapping[str, ctypes.CDLL | OSError],
-) -> list[Missing]:
-    """What keeps TensorFlow from listing a GPU at all."""
-    missing = []
+) -> Iterator[Missing]:
+    """Why TensorFlow does not list a GPU at all."""
     if not build.get("is_cuda_build"):
-        missing.append(
-            Missing(
-                "This TensorFlow was built without CUDA",
-                f"Install one with it, on Linux: {install_command('gpu')}",
-            )
-        )
-    missing += _check_driver(driver, present, build.get("cuda_version"))
+        remedy = f"On Linux, install one with CUDA: {install_command('gpu')}"
+        yield Missing("This TensorFlow was built without CUDA", remedy)
+    yield from _check_driver(driver, present, build.get("cuda_version"))
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
-        missing.append(Missing(f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU", "Unset it"))
+        yield Missing(f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU", "Unset it")
     lacking = [name for name, library in libraries.items() if isinstance(library, OSError)]
     if lacking:
         packages = ", ".join(sorted({LIBRARIES[name] for name in lacking}))
-        what = f"{', '.join(lacking)} cannot be loaded"
-        missing.append(Missing(what, f"Install {packages}, all of it at once: {install_command('gpu')}"))
-    return missing
+        remedy = f"Install {packages}, all of them with: {install_command('gpu')}"
+        yield Missing(f"{', '.join(lacking)} cannot be loaded", remedy)
 
 
-def _check_capability(capability: Version | None, runs: Version | None) -> list[Missing]:
+def _check_capability(capability: Version | None, runs: Version | None) -> Iterator[Missing]:
     if capability is None:
-        return []
+        return
     if capability > LAST_CAPABILITY:
-        return [
-            Missing(
-                f"This GPU has compute capability {_joined(capability)}, for which TensorFlow 2.21 has no "
-                f"kernels: {_joined(LAST_CAPABILITY)} (Hopper) is its last",
-                "Use another GPU, or --device cpu",
-            )
-        ]
+        yield Missing(
+            f"This GPU has compute capability {_joined(capability)}, for which TensorFlow 2.21 has no "
+            f"kernels: {_joined(LAST_CAPABILITY)} (Hopper) is its last",
+            "Use another GPU, or --device cpu",
+        )
     if capability == LAST_CAPABILITY and runs is not None and runs < PTX_CUDA_NEEDED:
-        return [
-            Missing(
-                f"The NVIDIA driver {_driver_version() or ''} runs CUDA up to {_joined(runs)}; TensorFlow's "
-                f"kernels for compute capability {_joined(capability)} need {_joined(PTX_CUDA_NEEDED)}",
-                "Install driver 555 or newer",
-            )
-        ]
-    return []
+        yield Missing(
+            f"The NVIDIA driver {_driver_version() or ''} runs CUDA up to {_joined(runs)}; TensorFlow's "
+            f"kernels for compute capability {_joined(capability)} need {_joined(PTX_CUDA_NEEDED)}",
+            "Install driver 555 or newer",
+        )
 
 
-def _check_compiler() -> list[Missing]:
-    """XLA calls ptxas and links libdevice; TensorFlow's wheel brings neither."""
-    lacking = [
-        name
-        for name, found in (("ptxas", _find_ptxas()), ("libdevice.10.bc", _find_libdevice()))
-        if found is None
-    ]
-    if not lacking:
-        return []
-    return [
-        Missing(
-            f"{' and '.join(lacking)} cannot be found, with which XLA compiles for the GPU",
+def _check_compiler() -> Iterator[Missing]:
+    """XLA calls ptxas and links libdevice; TensorFlow's wheel contains neither."""
+    found = {"ptxas": _find_ptxas(), "libdevice.10.bc": _find_libdevice()}
+    lacking = [name for name, path in found.items() if path is None]
+    if lacking:
+        yield Missing(
+            f"{' and '.join(lacking)} cannot be found, which XLA needs to compile for the GPU",
             f"Install nvidia-cuda-nvcc-cu12: {install_command('gpu')}",
         )
-    ]
 
 
-def _check_cudnn(found: Version | None) -> list[Missing]:
-    if found is None or found >= CUDNN_NEEDED:
-        return []
-    return [
-        Missing(
+def _check_cudnn(found: Version | None) -> Iterator[Missing]:
+    if found is not None and found < CUDNN_NEEDED:
+        yield Missing(
             f"cuDNN {_joined(found)} is older than {_joined(CUDNN_NEEDED)}; XLA is known to fail with it on "
             "convolutions with a bias",
             f"pip install 'nvidia-cudnn-cu12>={_joined(CUDNN_NEEDED)},<10'",
             blocks=False,
         )
-    ]
 
 
-def _check_search_path() -> list[Missing]:
-    """Libraries of pip that others in LD_LIBRARY_PATH come before."""
+def _check_search_path() -> Iterator[Missing]:
+    """Libraries in LD_LIBRARY_PATH are loaded before those of pip's packages."""
     names = {path.name for folder in _package_folders() for path in folder.glob("*.so*")}
-    shadowing = [
-        folder
-        for folder in _search_path()
-        if folder.is_dir() and any((folder / name).exists() for name in names & set(LIBRARIES))
-    ]
-    return [
-        Missing(
-            f"LD_LIBRARY_PATH puts the CUDA libraries in {folder} before those that pip has installed",
-            f"Take {folder} out of LD_LIBRARY_PATH, or unload its module",
-            blocks=False,
-        )
-        for folder in shadowing
-    ]
+    for folder in _search_path():
+        if folder.is_dir() and any((folder / name).exists() for name in names & set(LIBRARIES)):
+            yield Missing(
+                f"LD_LIBRARY_PATH puts the CUDA libraries in {folder} before those that pip has installed",
+                f"Take {folder} out of LD_LIBRARY_PATH, or unload its module",
+                blocks=False,
+            )
 
 
-def _check_profiler() -> list[Missing]:
-    if not isinstance(_load("libcupti.so.12"), OSError):
-        return []
-    return [
-        Missing(
-            "libcupti.so.12 cannot be loaded, so --profile sees nothing of the GPU",
+def _check_profiler() -> Iterator[Missing]:
+    if isinstance(_load("libcupti.so.12"), OSError):
+        yield Missing(
+            "libcupti.so.12 cannot be loaded, so --profile does not see the GPU",
             f"Install nvidia-cuda-cupti-cu12: {install_command('gpu')}",
             blocks=False,
         )
-    ]
 
 
 def _find_ptxas() -> Path | None:
@@ -275,7 +244,7 @@ def _search_path() -> list[Path]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that a process started from here would see, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that a new process would see, as CUDA_VISIBLE_DEVICES names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [each.strip() for each in given.split(",") if each.strip() and each.strip() != "-1"]
@@ -284,10 +253,10 @@ def visible_gpus() -> list[str]:
 
 
 def bus_id(index: int) -> str | None:
-    """The place on the bus, such as `0000:65:00.0`, of a GPU by CUDA's number; None if there is none.
+    """The PCI bus id, such as `0000:65:00.0`, of CUDA's GPU `index`; None if there is no such GPU.
 
-    CUDA's numbers follow CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER; those of NVML, which
-    reads power and utilisation, do not.
+    CUDA's numbers follow CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER; those of NVML, which reads power and
+    utilisation, do not.
     """
     driver = _load("libcuda.so.1")
     if isinstance(driver, OSError):
@@ -306,32 +275,26 @@ def gpu_present() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
-def _check_driver(driver: ctypes.CDLL | OSError, present: bool, cuda_built: str | None) -> list[Missing]:
+def _check_driver(driver: ctypes.CDLL | OSError, present: bool, cuda_built: str | None) -> Iterator[Missing]:
     if isinstance(driver, OSError):
         node = "" if present else "there is no /dev/nvidia0, and "
-        return [
-            Missing(
-                f"No NVIDIA driver: {node}libcuda.so.1 cannot be loaded",
-                "Install NVIDIA's driver for the GPU (in a container: start it with --gpus all)",
-            )
-        ]
+        yield Missing(
+            f"No NVIDIA driver: {node}libcuda.so.1 cannot be loaded",
+            "Install NVIDIA's driver for the GPU (in a container: start it with --gpus all)",
+        )
+        return
     runs = _newest_cuda(driver)
     if cuda_built and runs[0] < int(cuda_built.split(".")[0]):
-        return [
-            Missing(
-                f"The NVIDIA driver {_driver_version() or ''} is too old: it runs CUDA up to "
-                f"{_joined(runs)}, TensorFlow was built with {cuda_built}",
-                "Install a newer driver",
-            )
-        ]
-    if (code := driver.cuInit(0)) != 0:
-        return [
-            Missing(
-                f"The NVIDIA driver does not start: cuInit says {_error_name(driver, code)}",
-                "Check that nvidia-smi lists a GPU; after an update of the driver, restart the machine",
-            )
-        ]
-    return []
+        yield Missing(
+            f"The NVIDIA driver {_driver_version() or ''} is too old: it runs CUDA up to "
+            f"{_joined(runs)}, TensorFlow was built with {cuda_built}",
+            "Install a newer driver",
+        )
+    elif (code := driver.cuInit(0)) != 0:
+        yield Missing(
+            f"The NVIDIA driver does not start: cuInit returns {_error_name(driver, code)}",
+            "Check that nvidia-smi lists a GPU; after an update of the driver, restart the machine",
+        )
 
 
 def _newest_cuda(driver: ctypes.CDLL) -> Version:
@@ -341,7 +304,7 @@ def _newest_cuda(driver: ctypes.CDLL) -> Version:
 
 
 def _compute_capability(driver: ctypes.CDLL) -> Version | None:
-    """Of the first GPU that CUDA lists; None if it lists none."""
+    """The compute capability of the first GPU that CUDA lists; None if there is no GPU."""
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
         return None
@@ -384,7 +347,7 @@ def _cudnn_version(library: ctypes.CDLL | OSError) -> Version | None:
         return None
     library.cudnnGetVersion.restype = ctypes.c_size_t
     number = library.cudnnGetVersion()
-    # cuDNN 9 counts 10000, 100, 1; those before it 1000, 100, 1.
+    # cuDNN 9 encodes versions as 10000, 100, 1; earlier ones as 1000, 100, 1.
     return number // 10000, number // 100 % 100, number % 100
 
 

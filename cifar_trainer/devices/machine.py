@@ -10,14 +10,14 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-#: The instruction sets for which TensorFlow and oneDNN have code of their own.
+#: Instruction sets for which TensorFlow and oneDNN have special code.
 _INSTRUCTION_SETS = re.compile(r"avx\w*|fma|amx\w*|asimd\w*|sve\w*|bf16")
-#: The instructions of which a processor needs one for TensorFlow to train fast in a precision. AVX512-FP16
-#: is not among them: with it alone TensorFlow 2.21 was 180 times slower in float16 than in float32.
+#: A processor needs one of these for TensorFlow to train fast in a precision. AVX512-FP16 is not one of them:
+#: with it alone, TensorFlow 2.21 was 180 times slower in float16 than in float32.
 _NARROW = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"amx_fp16", "asimdhp"}}
 
 
-#: With one of these TensorFlow 2.21 computes with oneDNN by itself (util/port.cc).
+#: With one of these, TensorFlow 2.21 uses oneDNN by default (util/port.cc).
 _ONEDNN_IS_ON = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 
 
@@ -64,7 +64,7 @@ def processor() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """The vector instructions that the processor has, sorted; empty where Linux does not say."""
+    """The processor's vector instruction sets, sorted; empty if unknown."""
     flags = (_field("flags") or _field("Features") or "").split()
     return sorted(flag for flag in flags if _INSTRUCTION_SETS.fullmatch(flag))
 
@@ -76,10 +76,10 @@ def is_slow(precision: str) -> bool:
 
 
 def gains_from_onednn() -> bool | None:
-    """True where oneDNN is faster although TensorFlow leaves it off; None leaves the choice to TensorFlow.
+    """True if oneDNN is faster although TensorFlow disables it; None leaves the choice to TensorFlow.
 
-    TensorFlow turns oneDNN on where the processor has AVX512-VNNI or the like. On a Zen 3 without it
-    `document` trained 1.4 to 1.6 times as fast with it.
+    TensorFlow enables oneDNN if the processor has AVX512-VNNI or the like. On a Zen 3, which lacks it,
+    `document` trained 1.4 to 1.6 times as fast with oneDNN.
     """
     available = set(instruction_sets())
     return True if "avx2" in available and available.isdisjoint(_ONEDNN_IS_ON) else None

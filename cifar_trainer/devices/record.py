@@ -1,4 +1,4 @@
-"""The record of an environment that each run keeps, and what differs between two."""
+"""The environment that each run records, and the differences between two of them."""
 
 import datetime
 import os
@@ -13,7 +13,7 @@ from cifar_trainer import __version__, process
 from cifar_trainer.devices import cuda, machine
 from cifar_trainer.devices.start import Device, tf32_enabled, threads
 
-#: The entries that decide the last bits of a result, and what to call them.
+#: Entries that can change the last bits of a result, and their names in messages.
 _DECIDING = {
     ("versions", "tensorflow"): "TensorFlow",
     ("versions", "keras"): "Keras",
@@ -36,7 +36,7 @@ _DECIDING = {
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide a result."""
+    """The versions of Python and of the packages that affect a result."""
     return {
         "python": platform.python_version(),
         "cifar-trainer": __version__,
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_environment(device: Device) -> dict[str, Any]:
-    """What environment.json holds; JSON types only."""
+    """The content of environment.json, as JSON types."""
     return {
         "started_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         # Not sys.argv: in a notebook or a user's script that is another program's command, with its secrets.
@@ -71,7 +71,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
 
 
 def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The differences that change the last bits, such as `TensorFlow was 2.21.0 and is 2.21.1`."""
+    """The differences that can change the result, such as `TensorFlow was 2.21.0 and is 2.21.1`."""
     differences = []
     for keys, title in _DECIDING.items():
         was, is_ = _look_up(before, keys), _look_up(now, keys)
@@ -82,7 +82,7 @@ def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
 
 def onednn_enabled() -> bool:
     """Whether TensorFlow computes with oneDNN's kernels here (TF_ENABLE_ONEDNN_OPTS)."""
-    # TensorFlow has no public name for it; its own tests ask in this way.
+    # TensorFlow has no public function for it; its own tests use this one.
     from tensorflow.python.util import _pywrap_util_port
 
     return bool(_pywrap_util_port.IsMklEnabled())
@@ -105,7 +105,7 @@ def _cuda(device: Device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit that this package runs from, where it runs from a checkout."""
+    """The git commit of this package, if it runs from a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""TensorFlow's start in a process: backend, quiet import, device, threads, determinism."""
+"""Start TensorFlow in a process: backend, quiet import, device, threads, determinism."""
 
 import contextlib
 import dataclasses
@@ -24,8 +24,8 @@ class Threads:
     """TensorFlow's threads.
 
     Attributes:
-        inter_op: operations that run side by side.
-        intra_op: threads inside one operation.
+        inter_op: number of operations that run in parallel.
+        intra_op: number of threads in one operation.
     """
 
     inter_op: int
@@ -34,14 +34,14 @@ class Threads:
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A device, chosen.
+    """The device that computes.
 
     Attributes:
         kind: `cpu` or `gpu`.
         description: such as `AMD EPYC, 2 cores` or `NVIDIA H100`.
-        count: how many there are of it.
-        bus_id: a GPU's place on the bus, by which NVML knows it.
-        warning: why a GPU that is there stays unused, or may fail; empty if nothing is to be said.
+        count: number of such devices.
+        bus_id: a GPU's PCI bus id, by which NVML finds it.
+        warning: why an existing GPU is not used, or may fail; empty if there is no problem.
     """
 
     kind: Literal["cpu", "gpu"]
@@ -90,18 +90,18 @@ def start(
 
 
 def prepare(*, onednn: bool | None = None, verbose: bool = False) -> None:
-    """Import TensorFlow as `start` does, and leave device and threads for it to choose."""
+    """Import TensorFlow as `start` does, without choosing device and threads."""
     _set_variables(onednn)
     load_tensorflow(verbose)
 
 
 def _set_variables(onednn: bool | None) -> None:
-    """Set what TensorFlow, Keras and XLA read once, at their import."""
-    # The training loop is TensorFlow's, whatever other projects use.
+    """Set the variables that TensorFlow, Keras and XLA read once, when they are imported."""
+    # The training loop needs TensorFlow, whatever backend other projects use.
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # With it TensorFlow's exporter would look for Keras 2, which is another package.
+    # It would make TensorFlow's exporter look for Keras 2, which is another package.
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    # Keras imports Matplotlib, which fails with a backend that a shell inherits from a notebook's kernel.
+    # Keras imports Matplotlib, which fails if a shell inherits the backend of a notebook's kernel.
     backend = os.environ.get("MPLBACKEND", "")
     if backend.startswith("module://") and not _can_import(backend.removeprefix("module://")):
         os.environ["MPLBACKEND"] = "agg"
@@ -121,20 +121,20 @@ def _can_import(module: str) -> bool:
 
 
 def xla_flags(given: str) -> str:
-    """XLA's flags for a GPU: those that the user has given, and ours where they say nothing else.
+    """XLA's flags for a GPU: the user's, and ours if the user has not set them.
 
     Args:
-        given: the value of XLA_FLAGS: flags, or the name of a file of flags, which stays as it is.
+        given: the value of XLA_FLAGS: flags, or the name of a file of flags, which is left unchanged.
     """
     if given.strip() and not given.strip().startswith("-"):
         return given
     ours = {
-        # The convolutions that `training.layers` writes as products are too fragmented for Triton.
+        # The matrix products of `training.layers` are too small for Triton.
         "--xla_gpu_enable_triton_gemm": "false",
     }
-    # A second run need not measure the same kernels again, and chooses the same ones.
+    # A second run then need not measure the kernels again, and chooses the same ones.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar-trainer" / "xla"
-    # In a home that cannot be written, each process measures anew.
+    # If the folder cannot be written, each process measures again.
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
         # XLA splits its flags at spaces.
@@ -147,14 +147,14 @@ def xla_flags(given: str) -> str:
 
 
 def load_tensorflow(verbose: bool = False) -> None:
-    """Import TensorFlow and Keras, without their chatter unless `verbose`.
+    """Import TensorFlow and Keras, without their messages unless `verbose`.
 
-    TF_CPP_MIN_LOG_LEVEL is not enough: what is logged before TensorFlow has set up its
-    log goes to stderr regardless (seen with 2.21). So file descriptor 2 is captured for
-    the import and the first listing of the devices; where that fails, it is shown.
+    TF_CPP_MIN_LOG_LEVEL is not enough: until TensorFlow has set up its log, it writes to stderr regardless
+    (seen with 2.21). So file descriptor 2 is captured during the import and the first listing of the
+    devices, and shown if that fails.
 
     Raises:
-        DeviceError: Keras was imported with another backend before.
+        DeviceError: Keras was already imported with another backend.
     """
     if "tensorflow" not in sys.modules:
         # The command line shows it: loading takes seconds, on a slow disk half a minute.
@@ -173,8 +173,8 @@ def _import() -> None:
 
     if keras.backend.backend() != "tensorflow":
         raise DeviceError(
-            f"Keras was imported with the backend {keras.backend.backend()!r} before; this needs TensorFlow. "
-            "Set KERAS_BACKEND=tensorflow before Keras is imported, or use a process of its own."
+            f"Keras was already imported with the backend {keras.backend.backend()!r}; expected tensorflow. "
+            "Set KERAS_BACKEND=tensorflow before Keras is imported, or use another process."
         )
     # ~/.keras/keras.json may say otherwise for other projects.
     keras.config.set_image_data_format("channels_last")
@@ -184,11 +184,11 @@ def _import() -> None:
 
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[None]:
-    """Keep what is written to file descriptor 2; show it only if the block fails."""
+    """Capture file descriptor 2; show what was written only if the block fails."""
     try:
         kept = os.dup(2)
     except OSError:
-        # Closed: nobody reads it anyway.
+        # It is closed: nobody reads it.
         yield
         return
     with tempfile.TemporaryFile() as file:
@@ -210,13 +210,13 @@ def _captured_stderr() -> Iterator[None]:
 
 
 def configure_threads(*, split: bool) -> Threads:
-    """Two operations side by side; returns what is in force.
+    """Let two operations run in parallel; returns the number of threads in use.
 
-    Where TensorFlow has started already, its threads stay as they are.
+    If TensorFlow has already started, its threads stay as they are.
 
     Args:
-        split: whether the two are the halves of a batch, and have half of the cores each. Else
-            the greater part is one operation after the other, and each has all.
+        split: whether the two are the halves of a batch, with half of the cores each. Otherwise operations
+            mostly run one after the other, and each gets all cores.
     """
     import tensorflow as tf
 
@@ -228,7 +228,7 @@ def configure_threads(*, split: bool) -> Threads:
 
 
 def threads() -> Threads:
-    """TensorFlow's threads as they are set; 0 leaves the number to TensorFlow."""
+    """TensorFlow's numbers of threads; 0 means that TensorFlow decides."""
     import tensorflow as tf
 
     return Threads(
@@ -238,9 +238,9 @@ def threads() -> Threads:
 
 
 def _set_tf32(enabled: bool) -> None:
-    """Let a GPU round the factors of products to 10 bits, or keep float32's 23, as `float32` says.
+    """Let a GPU round the factors of products to 10 bits of mantissa, or keep the 23 of float32.
 
-    TensorFlow's own default is to round (NVIDIA's Ampere and later; a CPU never does).
+    TensorFlow's default is to round (on NVIDIA's Ampere and later; a CPU never does).
     """
     import tensorflow as tf
 
@@ -255,27 +255,27 @@ def tf32_enabled() -> bool:
 
 
 def enable_determinism() -> None:
-    """From here on TensorFlow runs only operations that give the same bits each time."""
+    """Allow only deterministic operations from now on."""
     import tensorflow as tf
 
     tf.config.experimental.enable_op_determinism()
 
 
 def choose_device(name: str, nth_gpu: int | None = None) -> Device:
-    """Choose where to compute; to be called before TensorFlow's first operation.
+    """Choose where to compute; call it before TensorFlow's first operation.
 
-    `auto` takes a GPU where TensorFlow can use one; `cpu` hides the GPUs from
-    TensorFlow. A GPU's memory is taken as it is needed, not all at once. Where TensorFlow
-    computes already, its device is kept, with a warning if another one was chosen.
+    `auto` takes a GPU if TensorFlow can use one; `cpu` hides the GPUs from TensorFlow. GPU memory is
+    allocated as needed, not all at once. If TensorFlow already computes, its device is kept, with a warning
+    if another one was asked for.
 
     Args:
         name: one of `DEVICES`.
         nth_gpu: as in `start`.
 
     Raises:
-        UsageError: `name` is no device.
-        DeviceError: `gpu`, and there is none that TensorFlow can use: what is missing. Or this
-            process computes on the CPU already.
+        UsageError: `name` is not a device.
+        DeviceError: `gpu` was asked for, but TensorFlow cannot use one, with the reason; or this process
+            already computes on the CPU.
     """
     import tensorflow as tf
 
@@ -297,7 +297,7 @@ def choose_device(name: str, nth_gpu: int | None = None) -> Device:
     if gpus and not report.obstacles:
         if _make_visible(gpus):
             for gpu in gpus:
-                # Refused once TensorFlow has started; the choice itself still stands.
+                # TensorFlow refuses it once it has started, but still uses the device.
                 with contextlib.suppress(RuntimeError):
                     tf.config.experimental.set_memory_growth(gpu, True)
             return _gpu(len(gpus), advice if report.missing else "", first)
@@ -316,7 +316,7 @@ def choose_device(name: str, nth_gpu: int | None = None) -> Device:
 
 
 def _make_visible(gpus: Sequence[Any]) -> bool:
-    """Let TensorFlow use just these GPUs; False where it has started already with others."""
+    """Let TensorFlow use only these GPUs; False if it has already started with others."""
     import tensorflow as tf
 
     if list(tf.config.get_visible_devices("GPU")) == list(gpus):

@@ -14,25 +14,25 @@ from cifar_trainer.devices.start import Device, describe_cpu, describe_gpu, star
 from cifar_trainer.extras import optional_packages
 from cifar_trainer.results import Result
 
-#: The convolution: a batch of 32 images of 32×32×64, 3×3 to 64 channels, which gives 30×30.
+#: The convolution: a batch of 32 images of 32×32×64, kernel 3×3, 64 output channels of 30×30.
 SHAPE, FILTER = (32, 32, 32, 64), (3, 3, 64, 64)
-#: Multiplications and additions of that: two an output value, input channel and place of the filter.
+#: Its multiplications and additions: two for each output value, input channel and position in the kernel.
 FLOPS = 2 * 32 * 30 * 30 * 64 * 3 * 3 * 64
 REPEATS = 7
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A convolution, really run on a device.
+    """A convolution that was run on a device.
 
     Attributes:
-        device: TensorFlow's name for it, such as `/GPU:0`.
+        device: TensorFlow's name of the device, such as `/GPU:0`.
         kind: `cpu` or `gpu`.
         description: the device's own name.
-        error: why it failed; None if the result was right.
-        first_milliseconds: the first time, with loading and compiling.
-        milliseconds: the median of the times after it.
-        gflops: 10^9 operations a second, by that median.
+        error: why it failed; None if the result was correct.
+        first_milliseconds: duration of the first run, including loading and compiling.
+        milliseconds: median duration of the later runs.
+        gflops: 10^9 operations per second, from that median.
     """
 
     device: str
@@ -46,14 +46,14 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Survey(Result):
-    """What `cifar-trainer env` shows.
+    """Versions, devices and CUDA.
 
     Attributes:
-        record: as a run would keep it in environment.json, for `--device auto`.
-        extras: the optional packages, with None for those that are not installed.
+        record: what a run with `--device auto` would record in environment.json.
+        extras: versions of the optional packages; None for those that are not installed.
         trials: one for each device.
-        cuda: driver and CUDA libraries, looked for whether or not there is a GPU.
-        missing: what keeps a GPU, or its readings, from being used.
+        cuda: driver and CUDA libraries, whether or not there is a GPU.
+        missing: why a GPU or its readings cannot be used.
     """
 
     record: dict[str, Any]
@@ -122,7 +122,7 @@ def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Tria
             for _ in range(1 + REPEATS):
                 began = time.perf_counter()
                 result = tf.nn.conv2d(images, kernel, 1, "VALID")
-                # One number: to copy the whole result from a GPU would time the bus.
+                # Copy one number: copying the whole result from a GPU would time the bus.
                 result[0, 0, 0, 0].numpy()
                 seconds.append(time.perf_counter() - began)
     except tf.errors.OpError as error:
@@ -133,9 +133,9 @@ def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Tria
         ("convolution", result.numpy(), expected),
     )
     for what, values, wanted in checks:
-        # Not equal to the bit: an algorithm such as Winograd's rounds even where the sum is a whole number.
+        # Not exactly: algorithms such as Winograd's round, even if the sum is a whole number.
         if not np.allclose(values, wanted, rtol=1e-3):
             wrong = float(values.flat[np.abs(values - wanted).argmax()])
-            return Trial(name, kind, description, f"wrong {what}: {wrong} where {wanted} was expected")
+            return Trial(name, kind, description, f"wrong {what}: {wrong}, expected {wanted}")
     median = statistics.median(seconds[1:])
     return Trial(name, kind, description, None, 1000 * seconds[0], 1000 * median, FLOPS / median / 1e9)

@@ -1,7 +1,6 @@
-"""Readings of an NVIDIA GPU while a run trains: utilisation, memory, power, energy.
+"""GPU statistics while a run trains: utilisation, memory, power, energy.
 
-Through nvidia-ml-py (imported as pynvml), NVIDIA's own binding of its management library;
-without it, or without such a GPU, every reading is empty.
+Uses nvidia-ml-py (imported as pynvml). Without it, or without an NVIDIA GPU, every reading is empty.
 """
 
 import contextlib
@@ -12,19 +11,19 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-#: Seconds between samples; the driver's own averages do not move faster.
+#: Seconds between samples; the driver's own averages do not change faster.
 INTERVAL = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Of the time since the mark before; None where the device does not say.
+    """GPU statistics since the previous mark; None if unavailable.
 
     Attributes:
-        utilization: the mean share of time in which a kernel ran, in percent.
-        memory_mib: the most memory in use on the device, in MiB.
-        power_watts: the mean power, in W.
-        energy_joules: in J, from the device's counter, else from the mean power.
+        utilization: mean share of time in which a kernel ran, in percent.
+        memory_mib: peak of the memory in use on the device.
+        power_watts: mean power.
+        energy_joules: from the device's counter, or else from the mean power.
     """
 
     utilization: float | None = None
@@ -34,12 +33,12 @@ class Reading:
 
 
 class GpuTelemetry:
-    """Samples one GPU in a thread of its own while the `with` block runs.
+    """Samples one GPU in a thread while the `with` block runs.
 
     Args:
-        bus_id: the device's place on the bus, such as `0000:65:00.0`, which unlike its
-            number is the same for CUDA and for NVML; None gives empty readings.
-        nvml: the binding; None imports pynvml if it is there.
+        bus_id: the PCI bus id, such as `0000:65:00.0`, which CUDA and NVML share, unlike the device's number.
+            None gives empty readings.
+        nvml: the binding; None imports pynvml if it is installed.
     """
 
     def __init__(self, bus_id: str | None, nvml: ModuleType | Any | None = None) -> None:
@@ -87,10 +86,10 @@ class GpuTelemetry:
             self._nvml.nvmlShutdown()
 
     def mark(self) -> Reading:
-        """What the device did since the last mark, or since the block began."""
+        """The statistics since the previous mark, or since the start of the block."""
         if self._handle is None:
             return Reading()
-        # An epoch may be shorter than the interval: one sample there is in any case.
+        # An epoch may be shorter than the interval: take at least one sample.
         self._sample()
         now, energy = time.monotonic(), self._energy()
         with self._lock:
@@ -104,7 +103,7 @@ class GpuTelemetry:
         return Reading(_mean(utilization), max(memory, default=None), watts, joules)
 
     def joules(self) -> float | None:
-        """J since the last mark, or since the block began; the next mark tells them again."""
+        """Energy since the previous mark, in J. Does not set a mark."""
         if self._handle is None:
             return None
         with self._lock:
@@ -131,11 +130,11 @@ class GpuTelemetry:
             self._samples.append(sample)
 
     def _energy(self) -> float | None:
-        """J since the driver was loaded; None on GPUs before Volta, which do not count them."""
+        """Energy since the driver was loaded, in J; None on GPUs before Volta, which have no counter."""
         return self._read(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000)
 
     def _read(self, read: Callable[[], float]) -> float | None:
-        # Each on its own: many devices know some of these and not the others.
+        # Read each value separately: many devices support only some of them.
         try:
             return read()
         except self._nvml.NVMLError:

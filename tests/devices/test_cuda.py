@@ -68,7 +68,7 @@ def test_where_all_is_there_nothing_is_missing(machine: Callable[..., cuda.Cuda]
     assert (found.driver, found.driver_cuda, found.cuda_found, found.cudnn_found) == (
         "550.54.14", "12.6", "12.5", "9.24.0",
     )  # fmt: skip
-    assert "TensorFlow itself turns the GPU down" in found.advice()
+    assert "TensorFlow still does not list the GPU" in found.advice()
 
 
 def test_a_driver_that_is_too_old_is_named_with_what_it_runs(machine: Callable[..., cuda.Cuda]) -> None:
