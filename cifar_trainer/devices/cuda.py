@@ -33,7 +33,7 @@ LIBRARIES = {
 #: XLA's convolution with bias fails with older versions, as reported for T4, A10G and L4
 #: (aws/deep-learning-containers#6417, #6418); 9.24 was reported to fix it.
 CUDNN_NEEDED = (9, 24)
-#: For compute capability 9.0, TensorFlow 2.21 has elementwise kernels as PTX 8.5, which the driver compiles at
+#: For compute capability 9.0, TensorFlow 2.21 has elementwise kernels as PTX 8.5, compiled by the driver at
 #: first use; drivers accept it from CUDA 12.5 (R555). Above 9.0 the wheel has nothing that runs.
 PTX_CUDA_NEEDED, LAST_CAPABILITY = (12, 5), (9, 0)
 #: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h.
