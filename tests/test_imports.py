@@ -55,6 +55,11 @@ def test_the_order_in_contributing_names_every_package_and_module() -> None:
     assert set(order()) == {unit(name) for name in MODULES if "." in name} - {"__main__"}
 
 
+def test_the_files_that_contributing_names_exist() -> None:
+    named = re.findall(r"`([a-z_/]+\.py)`", CONTRIBUTING)
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_modules_import_only_what_is_below_them() -> None:
     place = order()
     wrong = [
