@@ -171,6 +171,7 @@ def test_offline_without_an_archive_names_the_ways_out_and_makes_no_folder(
         (["--dataset", "cifar01"], "Did you mean 'cifar10'"),
         (["--dataset", "synthetic", "--source", "x.zip"], "which is drawn, and has no source"),
         (["--source", "https://example.org/x", "--offline"], "--offline forbids"),
+        (["--dataset", "synthetic", "--test-fraction", "0.2"], "is for a source without a test set"),
         (["--source", "ftp://example.org/x"], "Expected a path, http, https or file"),
         (["--source", "https://user:secret@example.org/x"], "user name"),
         (["--source", "http://[::1"], "Expected a path, http, https or file"),
