@@ -25,7 +25,7 @@ def command(output: "Output", /, show: str | None, plot: Path | None, data_dir: 
     """List the recipes: networks, and how they are trained.
 
     Parameters and FLOPs are those for CIFAR-10's images and classes; FLOPs are of one image,
-    forward. Expected is the mean accuracy of n earlier runs, if any were measured.
+    forward. Expected is the mean accuracy of n earlier runs, if three or more were measured.
 
     \b
     Examples:

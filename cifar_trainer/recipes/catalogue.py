@@ -31,7 +31,7 @@ class RecipeInfo(Result):
         flops_per_image: of its convolutions and matrix products, forward, for one image: two for each
             multiplication and addition. Training takes about three times as many.
         epochs, batch_size, learning_rate: the defaults of a run.
-        expected: accuracy of earlier runs; None if none were measured.
+        expected: accuracy of earlier runs; None if fewer than three were measured.
     """
 
     name: str

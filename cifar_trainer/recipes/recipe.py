@@ -101,7 +101,7 @@ class Recipe:
         stackable: whether the steps of several seeds can be computed at once: the layers, the optimizer and
             `augment` draw only by TensorFlow's stateless uniform and normal operations, do not branch on a
             value, and there is no `after_step`.
-        expected: accuracy of earlier runs; None if none were measured.
+        expected: accuracy of earlier runs; None if fewer than three were measured.
         file: of a user's own recipe; None for the package's recipes.
     """
 
