@@ -1,16 +1,16 @@
-"""How fast `cifar-trainer serve` answers: beside the model called in process, and a handler without batching.
+"""How fast `cifar-trainer serve` answers, compared with the model in process and with a plain handler.
 
     python benchmarks/serving_load.py --model runs/seed-0/export/model.onnx
     python benchmarks/serving_load.py --model runs/seed-0/export/model.onnx --soak 3600 --rate 20
 
-The load comes over the loopback only, from this process; the server is one of its own. Each client
-keeps one connection and sends its next request when it has its answer. `--soak` sends at a fixed
-rate instead and notes the server's memory each half minute.
+The load goes over the loopback only, from this process to a server in another. Each client keeps one
+connection and sends its next request when it has its answer. `--soak` sends at a fixed rate instead and
+notes the server's memory each half minute.
 
-Beside `serve` stand: `one_each`, the same server with one image a batch, and `unbatched`, a plain handler
-of FastAPI's (`pip install fastapi`) with the same decoding, the same model and the same HTTP parser, and
-nothing else. They are measured in turn. `server_cpu_ms` is the processor time of a request in the server,
-which other work on the machine disturbs less than the rest.
+`one_each` is the same server with one image a batch. `unbatched` is a plain handler of FastAPI's
+(`pip install fastapi`) with the same decoding, model and HTTP parser, and nothing else. The servers are
+measured in turn. `server_cpu_ms` is the server's processor time for a request, which other work on the
+machine disturbs less than the rest.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def requests_for(pngs: list[bytes]) -> list[bytes]:
 
 
 class Client(asyncio.Protocol):
-    """One connection, one request at a time; cheap, for it has the same cores as the server."""
+    """One connection, one request at a time; cheap, because it shares the cores with the server."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -114,7 +114,7 @@ async def connect(port: int) -> Client:
 async def closed_loop(
     port: int, pid: int, requests: list[bytes], clients: int, seconds: float
 ) -> dict[str, float]:
-    """Let each client ask as fast as it is answered; the first fifth of the time is not counted."""
+    """Let each client ask as fast as it gets answers; the first fifth of the time is not counted."""
     latencies: list[float] = []
     errors = answered = 0
     spent, own = cpu_seconds(pid), time.process_time()

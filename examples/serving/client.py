@@ -1,10 +1,10 @@
-"""Ask TensorFlow Serving what pictures show, over REST or, with --grpc, over gRPC.
+"""Classify images by TensorFlow Serving, over REST or, with --grpc, over gRPC.
 
     python client.py photo.png photo2.jpg
     python client.py photo.png --grpc localhost:8500
 
 Each file is sent as it is, PNG or JPEG of any size: the model's signature `serving_bytes`
-decodes, resizes and scales it. REST needs Python alone; gRPC needs
+decodes, resizes and scales it. REST needs only Python; gRPC needs
 `pip install grpcio tensorflow-serving-api`.
 """
 
@@ -28,12 +28,12 @@ Guess = tuple[str, float]
 
 
 class NoAnswerError(Exception):
-    """The server was not reached, or answered with an error; the message says which."""
+    """The server cannot be reached, or returned an error."""
 
 
-def ask_rest(url: str, model: str, pictures: list[bytes]) -> list[Guess]:
-    """POST /v1/models/MODEL:predict, where bytes travel as {"b64": "..."}."""
-    instances = [{"image_bytes": {"b64": base64.b64encode(picture).decode("ascii")}} for picture in pictures]
+def ask_rest(url: str, model: str, images: list[bytes]) -> list[Guess]:
+    """POST /v1/models/MODEL:predict, with bytes as {"b64": "..."}."""
+    instances = [{"image_bytes": {"b64": base64.b64encode(image).decode("ascii")}} for image in images]
     body = json.dumps({"signature_name": SIGNATURE, "instances": instances}).encode("ascii")
     address = f"{url.rstrip('/')}/v1/models/{model}:predict"
     try:
@@ -51,13 +51,13 @@ def ask_rest(url: str, model: str, pictures: list[bytes]) -> list[Guess]:
     except urllib.error.URLError as error:
         raise NoAnswerError(f"{url} cannot be reached: {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        raise NoAnswerError(f"{url} is no TensorFlow Serving: {type(error).__name__}: {error}") from error
+        raise NoAnswerError(f"{url} is not TensorFlow Serving: {type(error).__name__}: {error}") from error
 
 
-def ask_grpc(address: str, model: str, pictures: list[bytes]) -> list[Guess]:
+def ask_grpc(address: str, model: str, images: list[bytes]) -> list[Guess]:
     """Call PredictionService/Predict."""
-    # The messages of tensorflow-serving-api import those of TensorFlow, and with them all of it:
-    # 8 s and a log on stderr. A package `tensorflow` that is found but not run has the messages too.
+    # The messages of tensorflow-serving-api import TensorFlow's, and with them all of TensorFlow: 8 s and a
+    # log on stderr. A package `tensorflow` that is found but not run has the messages too.
     try:
         if "tensorflow" not in sys.modules and (spec := importlib.util.find_spec("tensorflow")):
             sys.modules["tensorflow"] = importlib.util.module_from_spec(spec)
@@ -67,11 +67,11 @@ def ask_grpc(address: str, model: str, pictures: list[bytes]) -> list[Guess]:
     except ImportError as error:
         raise NoAnswerError(f"{error}. --grpc needs: pip install grpcio tensorflow-serving-api") from error
 
-    batch = tensor_shape_pb2.TensorShapeProto.Dim(size=len(pictures))
+    batch = tensor_shape_pb2.TensorShapeProto.Dim(size=len(images))
     tensor = tensor_pb2.TensorProto(
         dtype=types_pb2.DT_STRING,
         tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=[batch]),
-        string_val=pictures,
+        string_val=images,
     )
     request = predict_pb2.PredictRequest(inputs={"image_bytes": tensor})
     request.model_spec.name = model
@@ -84,31 +84,31 @@ def ask_grpc(address: str, model: str, pictures: list[bytes]) -> list[Guess]:
             raise NoAnswerError(f"{address} answered {error.code().name}: {error.details()}") from error
     names = [name.decode("utf-8") for name in outputs["class_name"].string_val]
     shares = floats(outputs["probabilities"])
-    classes = len(shares) // len(pictures)
+    classes = len(shares) // len(images)
     return [(name, max(shares[i * classes : (i + 1) * classes])) for i, name in enumerate(names)]
 
 
 def floats(tensor: Any) -> list[float]:
-    """A TensorProto's float32 values, row by row: each by itself, or packed, least byte first."""
+    """A TensorProto's float32 values, row by row; they are in a list, or packed, least byte first."""
     content = tensor.tensor_content
     return list(tensor.float_val) or list(struct.unpack(f"<{len(content) // 4}f", content))
 
 
 def main() -> int:
-    """Print a line for each picture; return 1 where a file cannot be read or no answer comes."""
-    parser = argparse.ArgumentParser(description="Ask TensorFlow Serving what pictures show.")
-    parser.add_argument("pictures", nargs="+", type=Path, help="PNG or JPEG files of any size")
+    """Print a line for each image; return 1 if a file cannot be read or there is no answer."""
+    parser = argparse.ArgumentParser(description="Classify images by TensorFlow Serving.")
+    parser.add_argument("images", nargs="+", type=Path, help="PNG or JPEG files of any size")
     parser.add_argument("--url", default="http://localhost:8501", help="REST address [%(default)s]")
-    parser.add_argument("--grpc", metavar="HOST:PORT", help="ask over gRPC there, not over REST")
+    parser.add_argument("--grpc", metavar="HOST:PORT", help="use gRPC at this address")
     parser.add_argument("--model", default="cifar10", help="the server's MODEL_NAME [%(default)s]")
     asked = parser.parse_args()
     ask, address = (ask_grpc, asked.grpc) if asked.grpc else (ask_rest, asked.url)
     try:
-        guesses = ask(address, asked.model, [path.read_bytes() for path in asked.pictures])
+        guesses = ask(address, asked.model, [path.read_bytes() for path in asked.images])
     except (OSError, NoAnswerError) as error:
         print("Error: " + " ".join(str(error).split()), file=sys.stderr)
         return 1
-    for path, (name, share) in zip(asked.pictures, guesses, strict=True):
+    for path, (name, share) in zip(asked.images, guesses, strict=True):
         print(f"{path}: {name} {share:.1%}")
     return 0
 

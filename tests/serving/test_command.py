@@ -94,10 +94,9 @@ def test_tritonclient_gives_the_class_that_predict_gives(
     pixels = np.stack([Preprocessing((32, 32, 3)).decode(path.read_bytes()).pixels for path in images])
     with triton.InferenceServerClient(url.removeprefix("http://").rstrip("/")) as client:
         tensor = triton.InferInput("images", list(pixels.shape), "UINT8")
-        tensor.set_data_from_numpy(pixels, binary_data=False)
-        answer = client.infer("cifar10", [tensor]).get_response()
-    outputs = {each["name"]: each["data"] for each in answer["outputs"]}
-    assert outputs["class_name"] == expected
+        tensor.set_data_from_numpy(pixels)
+        answer = client.infer("cifar10", [tensor])
+    assert [name.decode() for name in answer.as_numpy("class_name")] == expected
 
 
 def test_curl_gives_the_class_that_predict_gives(url: str, images: list[Path], expected: list[str]) -> None:
