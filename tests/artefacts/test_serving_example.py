@@ -176,7 +176,7 @@ def test_another_kind_of_server_is_one_line_too(pictures: list[Path]) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Page) as site:
         threading.Thread(target=site.handle_request, daemon=True).start()
         done = run(CLIENT, pictures[0], "--url", f"http://127.0.0.1:{site.server_port}")
-    assert_one_line(done, "is no TensorFlow Serving")
+    assert_one_line(done, "is not TensorFlow Serving")
 
 
 @pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="needs bash and curl")
