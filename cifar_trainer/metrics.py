@@ -125,8 +125,7 @@ class Confusion:
     """A pair of classes that the model confuses.
 
     Attributes:
-        true, predicted: labels of the two classes.
-        images: number of images of `true` predicted as `predicted`.
+        images: number of images of `true` that were predicted as `predicted`.
         share: their share of all images of `true`.
     """
 
@@ -168,9 +167,7 @@ class Bin:
 
     Attributes:
         low, high: the interval, low < confidence <= high.
-        images: number of images.
-        confidence: mean confidence; None without images.
-        accuracy: share classified correctly; None without images.
+        confidence, accuracy: of these images; None without images.
     """
 
     low: float

@@ -30,28 +30,19 @@ class Report(Result):
     """How a model does on a split.
 
     Attributes:
-        run_dir: the run's folder.
         split: `test`, or `validation`: the training images that were held out.
         data: what the images are, such as `CIFAR-10`.
-        images: number of images.
         loss: mean cross-entropy in nats.
-        accuracy: share classified correctly.
-        accuracy_interval: its 95 % interval (Wilson).
+        accuracy_interval: 95 % interval (Wilson), as all intervals.
         expected: what earlier runs with these settings reached; None if none were measured.
         balanced_accuracy: mean recall of the classes that have images.
         macro: precision, recall and F1, each the unweighted mean over the classes.
         mean_average_precision: over the classes that have images.
-        per_class: `class`, `precision`, `recall`, `f1` and `support`, the number of images; the 95 %
-            intervals of precision and recall (Wilson); the average precision, None for a class
-            without images; `predicted`, the number of images that were predicted as the class.
+        per_class: a row for each class; its average precision is None without images.
         confusion_matrix: counts by true class, then by predicted class.
-        confusions: the pairs of classes that are confused most often.
         mistakes: the most confident errors.
-        calibration: how well confidence matches accuracy.
-        unfamiliar: how well images of other kinds are distinguished from these.
-        robustness: under corruptions and attacks, if measured.
+        robustness: None if it was not measured.
         test_looks: how often the run's test set was looked at so far.
-        weights_sha256: of the model that was evaluated.
         split_sha256: of the split's files, which fix the order of the images.
     """
 

@@ -146,14 +146,8 @@ class Robustness:
 
     Attributes:
         images: number of images: the first of the split, stratified.
-        seed: of every random draw.
-        clean: accuracy on the unchanged images.
-        severities: of the corruptions.
-        corruptions: in the paper's order.
         mean_corrupted: mean over all corruptions and severities.
         epsilons_255: largest changes of a value by an attack, in 255ths.
-        attacks: FGSM and PGD.
-        weights_sha256: of the model that was measured.
     """
 
     images: int

@@ -25,19 +25,15 @@ class Subject:
     """What a report is about.
 
     Attributes:
-        run, config, recipe, dataset: the run, its settings, its recipe, its data.
-        result: how its training ended.
         history: the rows of history.csv for the epochs of the result.
         model: uint8 [N, H, W, C] to float32 logits [N, classes], in the precision of the training.
         predict_logits: images to logits, in batches, compiled once.
         split_name: `test` or `validation`.
-        split: its images and labels.
-        logits: float32 [N, classes] of those images.
+        logits: float32 [N, classes] of the split's images.
         held_out: logits and labels of the held-out training images, for what is fitted after
             training; None if the run held none out.
         familiar: float32 [M, classes], logits to fit the thresholds of unfamiliar images on: of the
             held-out images, or of training images if there are none. Never of the test set.
-        weights_sha256: of the model's weights.
     """
 
     run: Run

@@ -45,8 +45,6 @@ class OtherKind:
     """Images of another kind, and how well they are distinguished from those of the split.
 
     Attributes:
-        name: what they are.
-        images: number of images.
         flagged: share whose energy is above the threshold.
         energy, probability: by each score.
     """
