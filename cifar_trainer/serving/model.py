@@ -193,7 +193,7 @@ class ModelHolder:
 
 
 def _check_same_kind(new: ServedModel, old: ServedModel) -> None:
-    """Raise RunError unless clients can go on using a new model as they used the old one."""
+    """Raise RunError unless clients can use a new model as they used the old one."""
     for what, was, now in (
         ("images of the shape", old.artefact.image_shape, new.artefact.image_shape),
         ("the classes", old.artefact.classes, new.artefact.classes),

@@ -300,3 +300,11 @@ def test_a_class_can_be_explained_only_if_it_exists(client: httpx.Client, png: b
     answers = [client.post(f"/explain?class_id={i}", content=png) for i in ("2", "3", "x")]
     assert [answer.status_code for answer in answers] == [200, 400, 400]
     assert answers[0].json()["grad_cam"] is None
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_rows_may_name_their_image_and_be_indented(client: httpx.Client, indent: int | None) -> None:
+    images = images_of(3)
+    rows = [images[0].tolist(), {"images": images[1].tolist()}, images[2].tolist()]
+    answer = client.post(f"{MODEL}:predict", content=json.dumps({"instances": rows}, indent=indent))
+    assert [row["class_name"] for row in answer.json()["predictions"]] == expected(images)
