@@ -8,10 +8,9 @@ from typing import Any
 from cifar_trainer.errors import UsageError
 from cifar_trainer.recipes import get_recipe
 from cifar_trainer.settings import RuntimeOptions, Settings, check_choice, check_count, check_seed, declared
+from cifar_trainer.sweeps.sampler import PRUNERS, SAMPLERS
 from cifar_trainer.sweeps.space import Space, extremes
 
-SAMPLERS = ("tpe", "random", "qmc")
-PRUNERS = ("median", "hyperband", "none")
 #: Arguments of `train` that each command chooses for itself.
 CARRIED_OUT = ("data_dir", "device", *declared(RuntimeOptions))
 
@@ -46,8 +45,8 @@ class Plan:
             raise UsageError(
                 f"--name {self.name!r} cannot be used. Expected up to 100 letters, digits, '-', '_', '.'."
             )
-        check_choice("sampler", self.sampler, SAMPLERS)
-        check_choice("pruner", self.pruner, PRUNERS)
+        check_choice("sampler", self.sampler, tuple(SAMPLERS))
+        check_choice("pruner", self.pruner, tuple(PRUNERS))
         check_seed(self.seed)
         for name in ("trials", "workers", "heartbeat", "confirm_seeds"):
             check_count(name.replace("_", "-"), getattr(self, name))

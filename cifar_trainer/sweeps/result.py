@@ -5,7 +5,7 @@ Needs neither Optuna nor the database.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +135,6 @@ def best_first(trials: Sequence[Trial]) -> list[Trial]:
 def format_value(value: Any) -> str:
     """A parameter's value in a few digits, such as 0.000734."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def write_record(folder: Path, result: SweepResult, settings: Mapping[str, Any]) -> None:
-    """Write sweep.json.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    files.write_json(folder / SWEEP_FILE, {**result.to_json(), "settings": dict(settings)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 import random
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -17,22 +18,18 @@ from cifar_trainer.sweeps.space import Space, combinations
 ATTEMPTS = 20
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Optuna's sampler `tpe`, `random` or `qmc`."""
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed)
-    if name == "qmc":
-        return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
-    return optuna.samplers.TPESampler(seed=seed)
-
-
-def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
-    """Optuna's pruner `median`, `hyperband` or `none`, for trials of so many epochs."""
-    if name == "median":
-        return optuna.pruners.MedianPruner()
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
-    return optuna.pruners.NopPruner()
+#: Optuna's samplers, made from a seed.
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed),
+    "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
+}
+#: Optuna's pruners, made for trials of so many epochs.
+PRUNERS: dict[str, Callable[[int], BasePruner]] = {
+    "median": lambda epochs: optuna.pruners.MedianPruner(),
+    "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs),
+    "none": lambda epochs: optuna.pruners.NopPruner(),
+}
 
 
 class DistinctSampler(BaseSampler):
@@ -97,7 +94,7 @@ class DistinctSampler(BaseSampler):
     def _sampler(self, trial: FrozenTrial, attempt: int) -> BaseSampler:
         # A quasi-random sequence is one sequence for all trials.
         seed = self._seed if self._name == "qmc" else self._seed_of(trial, attempt)
-        return make_sampler(self._name, seed)
+        return SAMPLERS[self._name](seed)
 
     def _seed_of(self, trial: FrozenTrial, attempt: int) -> int:
         return zlib.crc32(f"{self._seed}/{trial.number}/{attempt}".encode())

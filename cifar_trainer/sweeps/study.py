@@ -10,7 +10,7 @@ import optuna
 from cifar_trainer import files
 from cifar_trainer.devices.cuda import visible_gpus
 from cifar_trainer.errors import RunError, SweepError, TrainingStopped, UsageError
-from cifar_trainer.run import Run
+from cifar_trainer.run import SWEEP_FILE, Run
 from cifar_trainer.settings import MAX_SEED, Settings, command_words, declared
 from cifar_trainer.sweeps.page import measure_importance, render_page
 from cifar_trainer.sweeps.plan import Plan
@@ -21,9 +21,8 @@ from cifar_trainer.sweeps.result import (
     SweepResult,
     Trial,
     best_first,
-    write_record,
 )
-from cifar_trainer.sweeps.sampler import DistinctSampler, make_pruner
+from cifar_trainer.sweeps.sampler import PRUNERS, DistinctSampler
 from cifar_trainer.sweeps.space import describe
 from cifar_trainer.sweeps.storage import Database
 from cifar_trainer.sweeps.trials import CONFIRMS, Trials
@@ -62,7 +61,7 @@ class Study:
         self._ended: list[str] = []
         sampler = DistinctSampler(plan.sampler, plan.seed, plan.space)
         with database.lock(plan.name):
-            study = self._study(plan.name, sampler, make_pruner(plan.pruner, plan.config({}).epochs))
+            study = self._study(plan.name, sampler, PRUNERS[plan.pruner](plan.config({}).epochs))
             self._agree(study, agreed(plan, fingerprint))
             confirmed = self._study(
                 f"{plan.name} (confirmed)", optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
@@ -197,17 +196,15 @@ class Study:
         return tuple(confirmed)
 
     def _trial_ended(self, trial: Trial, state: str) -> None:
-        """Update sweep.json."""
         if state != "stopped":
             self._ended.append(state)
-        result = self._result(None)
-        self._write(result)
-        self._reporter.listed(result.trials)
+        self._reporter.listed(self._save().trials)
 
-    def _result(self, importance: dict[str, float] | None) -> SweepResult:
+    def _save(self, importance: dict[str, float] | None = None) -> SweepResult:
+        """Write sweep.json."""
         trials = self._trials.listed()
         best = best_first(trials)
-        return SweepResult(
+        result = SweepResult(
             name=self._plan.name,
             storage=self._database.label,
             trials=trials,
@@ -217,16 +214,15 @@ class Study:
             sweep_dir=str(self._folder),
             page=str(self._folder / PAGE_FILE),
         )
-
-    def _write(self, result: SweepResult) -> None:
         places = {k: v for k, v in self._plan.carried_out.items() if k in ("data_dir", "device")}
+        record = {**result.to_json(), "settings": {**self._plan.common, **places}}
         with files.writing(self._folder, _REMEDY):
-            write_record(self._folder, result, {**self._plan.common, **places})
+            files.write_json(self._folder / SWEEP_FILE, record)
+        return result
 
     def _publish(self) -> SweepResult:
         """Write sweep.json and the page."""
-        result = self._result(measure_importance(self._trials.study))
-        self._write(result)
+        result = self._save(measure_importance(self._trials.study))
         page = render_page(result, self._plan)
         with files.writing(self._folder, _REMEDY):
             files.write_text(self._folder / PAGE_FILE, page)

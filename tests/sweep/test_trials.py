@@ -11,7 +11,7 @@ import pytest
 
 from cifar_trainer.errors import RunError
 from cifar_trainer.sweeps.result import Trial
-from cifar_trainer.sweeps.sampler import DistinctSampler, make_pruner
+from cifar_trainer.sweeps.sampler import PRUNERS, DistinctSampler
 from cifar_trainer.sweeps.space import parse_space
 from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
 from cifar_trainer.sweeps.trials import MAX_DEATHS, Trials
@@ -52,7 +52,7 @@ def sweep(tmp_path: Path) -> Iterator[MakeSweep]:
                 median = optuna.pruners.MedianPruner(n_startup_trials=1)
                 study = optuna.create_study(
                     storage=database.optuna, study_name="s", direction="maximize", sampler=distinct,
-                    pruner=median if pruner == "median" else make_pruner(pruner, 9), load_if_exists=True,
+                    pruner=median if pruner == "median" else PRUNERS[pruner](9), load_if_exists=True,
                 )  # fmt: skip
                 return Trials(
                     database, study, tmp_path / folder, parameters, budget=budget,
