@@ -142,7 +142,10 @@ def _describe_data(data: Data) -> str:
             return f"{data.title}, from the published archive (checked by its SHA-256)"
         case _, True:
             return f"{data.title}, every image and label as published (checked by their fingerprints)"
-    if data.name in DATASETS:
+    spec = DATASETS.get(data.name)
+    if spec is not None and spec.draw is not None:
+        return f"{data.title}, drawn by cifar-trainer"
+    if spec is not None:
         return f"{data.title}; not proved to be the published data set"
     return f"{data.title}, a data set of the user's own"
 

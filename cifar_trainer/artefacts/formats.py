@@ -48,14 +48,15 @@ class Format:
         name: as on the command line.
         file_name: of the artefact, in the export's folder.
         module: below `cifar_trainer.artefacts`, with `write(network, path, examples, **options)`
-            and `open_artefact(path) -> Artefact`.
+            and `open_artefact(path) -> Artefact`, which may raise any exception for a damaged file.
         title: its usual name.
         recognizes: whether a path holds this format, or another of the same module.
         bound: what the gate requires.
         aliases: its names in other tools.
         options: for the module's `write`.
         extra: the extra of this package that installs `packages`.
-        packages: modules that must be importable.
+        packages: modules that are needed to write it.
+        runtime: those of them that are needed to open it.
         takes_bytes: whether the artefact also decodes image files.
         uses_tensorflow: whether its runtime is TensorFlow, which must be started first.
         serving_rank: its rank among the formats that `serve` and `predict` choose from, 1 for the fastest
@@ -72,6 +73,7 @@ class Format:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extra: str | None = None
     packages: tuple[str, ...] = ()
+    runtime: tuple[str, ...] = ()
     takes_bytes: bool = False
     uses_tensorflow: bool = False
     serving_rank: int | None = None
@@ -118,7 +120,6 @@ def _has_suffix(suffix: str) -> Callable[[Path], bool]:
 _EXACT = Bound(difference=1e-4, agreement=1.0)
 _IS_LITERT = _has_bytes(b"TFL3", at=4)
 _LITERT_PACKAGES = ("ai_edge_litert",)
-_ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 FORMATS = {
     each.name: each
@@ -134,21 +135,25 @@ FORMATS = {
         ),
         Format(
             "litert", "model.tflite", "litert", "LiteRT", _IS_LITERT, _EXACT,
-            aliases=("tflite", "lite"), extra="litert", packages=_LITERT_PACKAGES, serving_rank=2,
+            aliases=("tflite", "lite"), extra="litert", packages=_LITERT_PACKAGES, runtime=_LITERT_PACKAGES,
+            serving_rank=2,
         ),
         Format(
             "litert-float16", "model-float16.tflite", "litert", "LiteRT", _IS_LITERT, Bound(None, 0.999),
             aliases=("tflite-float16", "tflite-fp16", "float16", "fp16"),
             options={"weights": "float16"}, extra="litert", packages=_LITERT_PACKAGES,
+            runtime=_LITERT_PACKAGES,
         ),
         Format(
             "litert-int8", "model-int8.tflite", "litert", "LiteRT", _IS_LITERT, Bound(None, 0.99, 0.01),
             aliases=("tflite-int8", "int8"),
             options={"weights": "int8"}, extra="litert", packages=_LITERT_PACKAGES,
+            runtime=_LITERT_PACKAGES,
         ),
         Format(
             "onnx", "model.onnx", "onnx", "ONNX", _has_suffix(".onnx"), _EXACT,
-            extra="onnx", packages=_ONNX_PACKAGES, serving_rank=1,
+            extra="onnx", packages=("onnx", "onnxruntime", "tf2onnx"), runtime=("onnxruntime",),
+            serving_rank=1,
         ),
     )
 }  # fmt: skip
@@ -291,7 +296,18 @@ def open_artefact(path: Path) -> Artefact:
         RunError: it is missing, damaged, of an unknown format, or holds code.
         CifarTrainerError: it needs a package that is not installed.
     """
-    artefact: Artefact = _module_of(recognize(path)).open_artefact(path)
+    form = recognize(path)
+    if form.extra is not None:
+        check_extra(str(path), form.extra, form.runtime)
+    try:
+        artefact: Artefact = _module_of(form).open_artefact(path)
+    except CifarTrainerError:
+        raise
+    except Exception as error:  # The runtimes raise all kinds of exceptions for damaged files.
+        raise RunError(
+            f"{path} is not a complete {form.title} export ({type(error).__name__}: {error}). "
+            f"Export it again with: cifar-trainer export --format {form.name} --force"
+        ) from error
     return artefact
 
 

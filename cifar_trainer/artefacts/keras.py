@@ -86,11 +86,8 @@ def open_artefact(path: Path) -> Artefact:
     with zipfile.ZipFile(path) as archive:
         names = {CLASSES_MEMBER, PREPROCESSING_MEMBER} & set(archive.namelist())
         members = {name: archive.read(name) for name in names}
-    try:
-        classes = tuple(json.loads(members.get(CLASSES_MEMBER, "null")) or map(str, range(count)))
-        preprocessing = read_preprocessing(members.get(PREPROCESSING_MEMBER), shape[1:])
-    except ValueError as error:
-        raise RunError(f"{path} cannot be used: {error}.") from error
+    classes = tuple(json.loads(members.get(CLASSES_MEMBER, "null")) or map(str, range(count)))
+    preprocessing = read_preprocessing(members.get(PREPROCESSING_MEMBER), shape[1:])
     if len(classes) != count:
         raise RunError(f"{path} returns {count} logits, but names {len(classes)} classes.")
     return KerasModel(model, classes, preprocessing)

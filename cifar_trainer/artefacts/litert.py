@@ -12,8 +12,6 @@ import msgspec
 import numpy as np
 
 from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing
-from cifar_trainer.errors import CifarTrainerError, RunError
-from cifar_trainer.extras import install_command
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -78,27 +76,11 @@ class LiteRTModel(Artefact):
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open a `.tflite` file from `cifar-trainer export`.
-
-    Raises:
-        RunError: it is damaged, or not such an export.
-        CifarTrainerError: ai-edge-litert is not installed.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            classes = tuple(archive.read(CLASSES_MEMBER).decode("utf-8").splitlines())
-            recorded = PREPROCESSING_MEMBER in archive.namelist() and archive.read(PREPROCESSING_MEMBER)
-        return LiteRTModel(path.read_bytes(), classes, recorded or None)
-    except ModuleNotFoundError as error:
-        raise CifarTrainerError(
-            f"{path} needs ai-edge-litert, which is not installed. "
-            f"Install it with: {install_command('litert')}"
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise RunError(
-            f"{path} is not a complete LiteRT export of cifar-trainer: {error}. "
-            "Export it again with: cifar-trainer export --format litert --force"
-        ) from error
+    """Open a `.tflite` file from `cifar-trainer export`."""
+    with zipfile.ZipFile(path) as archive:
+        classes = tuple(archive.read(CLASSES_MEMBER).decode("utf-8").splitlines())
+        recorded = PREPROCESSING_MEMBER in archive.namelist() and archive.read(PREPROCESSING_MEMBER)
+    return LiteRTModel(path.read_bytes(), classes, recorded or None)
 
 
 Weights = Literal["float32", "float16", "int8"]

@@ -9,8 +9,6 @@ import msgspec
 import numpy as np
 
 from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing
-from cifar_trainer.errors import CifarTrainerError, RunError
-from cifar_trainer.extras import install_command
 
 if TYPE_CHECKING:
     from cifar_trainer.model import Network
@@ -48,23 +46,8 @@ class OnnxModel(Artefact):
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open an `.onnx` file from `cifar-trainer export`.
-
-    Raises:
-        RunError: it is damaged, or not such an export.
-        CifarTrainerError: onnxruntime is not installed.
-    """
-    try:
-        return OnnxModel(path)
-    except ModuleNotFoundError as error:
-        raise CifarTrainerError(
-            f"{path} needs onnxruntime, which is not installed. Install it with: {install_command('onnx')}"
-        ) from error
-    except Exception as error:  # onnxruntime's exceptions have no common base class.
-        raise RunError(
-            f"{path} is not a complete ONNX export of cifar-trainer: {error}. "
-            "Export it again with: cifar-trainer export --format onnx --force"
-        ) from error
+    """Open an `.onnx` file from `cifar-trainer export`."""
+    return OnnxModel(path)
 
 
 #: ONNX 1.13 of December 2022, which current runtimes support, also in browsers.

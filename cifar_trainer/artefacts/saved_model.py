@@ -11,7 +11,6 @@ import tensorflow as tf
 from cifar_trainer import files
 from cifar_trainer.artefacts.decoding import decode_images
 from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing
-from cifar_trainer.errors import RunError
 from cifar_trainer.images import encode_png
 from cifar_trainer.model import Network
 
@@ -145,15 +144,5 @@ def _predictions(outputs: dict[str, tf.Tensor]) -> Predictions:
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open a SavedModel from `cifar-trainer export`.
-
-    Raises:
-        RunError: it is damaged, or not such an export.
-    """
-    try:
-        return SavedModel(path)
-    except (OSError, ValueError, KeyError, UnicodeDecodeError, tf.errors.OpError) as error:
-        raise RunError(
-            f"{path} is not a complete SavedModel of cifar-trainer: {type(error).__name__}: {error}. "
-            "Export it again with: cifar-trainer export --force"
-        ) from error
+    """Open a SavedModel from `cifar-trainer export`."""
+    return SavedModel(path)

@@ -81,7 +81,7 @@ def find_source(run: str | Path | None = None, model: str | Path | None = None) 
     if manifest is not None and _is_current(manifest, opened):
         for form in served_formats():
             path = opened.export / form.file_name
-            if manifest.find(path.name) is not None and path.exists() and all(map(find_spec, form.packages)):
+            if manifest.find(path.name) is not None and path.exists() and all(map(find_spec, form.runtime)):
                 return Source(path, opened, manifest)
     return Source(opened.model, opened, None)
 

@@ -81,6 +81,7 @@ def test_an_accuracy_on_training_images_is_no_estimate_for_others() -> None:
             "SVHN, from the published archive (checked by its SHA-256)",
         ),
         (Data("svhn", "SVHN (not verified)", False, "", ""), "not proved to be the published data set"),
+        (Data("synthetic", "synthetic images", False, "", ""), "synthetic images, drawn by cifar-trainer"),
         (Data("pets", "pets", False, "", ""), "pets, a data set of the user's own"),
     ],
 )

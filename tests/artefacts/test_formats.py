@@ -1,12 +1,13 @@
 """The one table of formats: what is fed from it agrees with it."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from cifar_trainer.artefacts import formats
 from cifar_trainer.artefacts.formats import FORMATS, open_artefact
-from cifar_trainer.errors import RunError
+from cifar_trainer.errors import CifarTrainerError, RunError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 
@@ -45,3 +46,13 @@ def test_a_damaged_artefact_is_named(tmp_path: Path, content: bytes, name: str, 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RunError, match=f"{name} is {said}"):
         open_artefact(tmp_path / name)
+
+
+def test_an_artefact_whose_runtime_is_not_installed_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = dataclasses.replace(FORMATS["onnx"], runtime=("no_such_package",))
+    monkeypatch.setitem(FORMATS, "onnx", form)
+    (tmp_path / "a.onnx").write_bytes(b"graph")
+    with pytest.raises(CifarTrainerError, match=r"a\.onnx needs no_such_package.*\[onnx\]"):
+        open_artefact(tmp_path / "a.onnx")
