@@ -177,7 +177,8 @@ class WorkerPool:
             case "died":
                 code = message["code"]
                 how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-                if trials.release(trial, death=how):
+                # A worker that was killed together with its command did not fail.
+                if trials.release(trial, death=None if stopping else how):
                     state = "stopped"
                     self._reporter.warn(f"{trial.label}: its worker died {how}; another resumes it.")
                 else:

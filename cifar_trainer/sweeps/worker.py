@@ -167,8 +167,8 @@ def _exit_after_command() -> None:
 
 def main() -> None:
     """Train the jobs that arrive until standard input ends."""
-    # A terminal sends Ctrl-C to all its processes. The command receives it too, and stops its workers.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # Terminals and schedulers signal all processes. The command receives it too, and stops its workers.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # Each trial traces its own loop, and TensorFlow warns about one that is traced too often.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -35,19 +35,20 @@ def between_epochs(run: Path) -> bool:
     return history.is_file() and len(history.read_text().splitlines()) > 1
 
 
-def worker_of(mark: str) -> int:
-    """The process of the worker whose command was started with `mark` in its environment."""
+def workers_of(mark: str) -> list[int]:
+    """The processes of the workers whose command was started with `mark` in its environment."""
+    workers = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             if b"cifar_trainer.sweeps.worker" in words and f"MARK={mark}".encode() in (
                 folder / "environ"
             ).read_bytes().split(b"\0"):
-                return int(folder.name)
+                workers.append(int(folder.name))
         except OSError:
             # It has ended.
             continue
-    raise AssertionError("no worker")
+    return workers
 
 
 def earlier(run: Path) -> int:
@@ -59,7 +60,8 @@ def test_a_killed_workers_trial_is_resumed_from_its_checkpoint(data_dir: Path, t
     folder = tmp_path / "s"
     command = start_command(long(data_dir, folder, "--trials", 1), env={"MARK": str(tmp_path)})
     wait_for(lambda: between_epochs(folder / "trial-0"), command)
-    os.kill(worker_of(str(tmp_path)), signal.SIGKILL)
+    [worker] = workers_of(str(tmp_path))
+    os.kill(worker, signal.SIGKILL)
     out, err = command.communicate(timeout=PATIENCE)
     [trial] = json.loads(out)["trials"]
     assert err.count("its worker died by signal 9") == 1
@@ -73,11 +75,13 @@ def test_two_workers_that_were_stopped_are_resumed(data_dir: Path, tmp_path: Pat
     folder = tmp_path / "s"
     runs = [folder / "trial-0", folder / "trial-1"]
     options = ["--trials", 2, "--workers", 2, "--epochs", 5]
-    command = start_command(long(data_dir, folder, *options))
+    command = start_command(long(data_dir, folder, *options), env={"MARK": str(tmp_path)})
     wait_for(lambda: all(map(between_epochs, runs)), command)
-    command.send_signal(signal.SIGINT)
+    # A scheduler signals all processes of a job.
+    for process in (*workers_of(str(tmp_path)), command.pid):
+        os.kill(process, signal.SIGTERM)
     out, err = command.communicate(timeout=PATIENCE)
-    assert (command.returncode, out, "Repeat the command to resume" in err) == (130, "", True), err
+    assert (command.returncode, out, "Repeat the command to resume" in err) == (143, "", True), err
     done = run_command(long(data_dir, folder, *options))
     assert [trial["state"] for trial in json.loads(done.stdout)["trials"]] == ["complete", "complete"]
     assert [earlier(run) for run in runs] == [1, 1]
