@@ -74,6 +74,15 @@ def test_a_group_that_was_stopped_goes_on_with_what_is_missing(
     assert hashes == [run["weights_sha256"] for run in group[1]["runs"]]
 
 
+def test_the_epochs_of_a_group_are_raised_for_all_seeds_or_for_none(
+    tmp_path: Path, group: tuple[Path, dict[str, Any]]
+) -> None:
+    (tmp_path / "group.json").write_text(json.dumps({"seeds": [3, 5], "settings": {"epochs": 1}}))
+    (tmp_path / "seed-3").symlink_to(group[0] / "seed-3")
+    with pytest.raises(UsageError, match=r"seed 5 has not. Resume without --epochs first"):
+        resume(tmp_path, epochs=2)
+
+
 @pytest.mark.parametrize(
     "seeds", ["", "x", "0", "-1", "1,1", "1,,2", "1.5", "1,99999999999", 0, [1, 1], [-1]]
 )

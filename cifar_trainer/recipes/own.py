@@ -147,9 +147,10 @@ class _File:
                 f"the name {recipe.name!r} cannot be used for a folder. Expected up to 80 letters, digits, "
                 "spaces, '-', '_' or '.'.",
             )
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name, declaration in declared(Settings).items():
             try:
-                declared(Settings)[name].check(getattr(recipe, name))
+                if declaration.of_recipe:
+                    declaration.check(getattr(recipe, name))
             except UsageError as error:
                 raise self._fault(name, str(error).removeprefix("--")) from error
         functions: dict[str, Any] = {}

@@ -390,7 +390,14 @@ def _resume_group(
         if run.config.is_file():
             jobs.append(_resumed(run, given, data_dir))
         else:
-            settings = resumed_settings(recipe.settings({**common, "seed": seed}), given)
+            planned = recipe.settings({**common, "seed": seed})
+            settings = resumed_settings(planned, given)
+            if settings.epochs > planned.epochs:
+                # Its schedule would differ from that of the seeds that are extended.
+                raise UsageError(
+                    f"--epochs can be raised once all seeds have started, and seed {seed} has not. "
+                    "Resume without --epochs first."
+                )
             jobs.append(
                 Job(
                     settings,
