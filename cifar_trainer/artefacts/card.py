@@ -72,7 +72,7 @@ learning rate {run.learning_rate:g}, seed {run.seed}, {run.precision}\
 def _metadata(manifest: Manifest) -> str:
     """YAML for the Hub; a JSON string is a YAML string."""
     spec = DATASETS.get(manifest.data.name) if manifest.data.verified else None
-    dataset = next(iter(spec.caches.hugging_face), None) if spec is not None else None
+    dataset = spec.hugging_face if spec is not None else ""
     lines = [
         "---",
         "# Choose a license before you publish this model.",

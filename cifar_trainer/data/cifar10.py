@@ -8,7 +8,6 @@ import numpy as np
 from cifar_trainer.data.arrays import load_mat
 from cifar_trainer.data.dataset import (
     Archive,
-    CacheNames,
     DatasetSpec,
     Fingerprints,
     ImageSet,
@@ -282,19 +281,23 @@ FINGERPRINTS = Fingerprints(
 CIFAR10 = DatasetSpec(
     name="cifar10",
     title="CIFAR-10",
-    summary="photographs of ten kinds of animals and vehicles",
     classes=CLASSES,
     image_shape=IMAGE_SHAPE,
     fingerprints=FINGERPRINTS,
     archives=(PYTHON_VERSION,),
     mirrors_variable="CIFAR_TRAINER_MIRRORS",
     other_archives=(BINARY_VERSION,),
-    caches=CacheNames(
-        keras=("cifar-10-batches-py-target", "cifar-10-batches-py", "cifar-10-batches-py.tar.gz"),
-        torchvision=("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-        hugging_face=("uoft-cs/cifar10", "cifar10"),
-        tensorflow_datasets=("cifar10",),
+    caches=(
+        "KERAS/cifar-10-batches-py-target",
+        "KERAS/cifar-10-batches-py",
+        "KERAS/cifar-10-batches-py.tar.gz",
+        "TORCHVISION/cifar-10-batches-py",
+        "TORCHVISION/cifar-10-python.tar.gz",
+        "HUGGING_FACE/datasets--uoft-cs--cifar10/snapshots/*",
+        "HUGGING_FACE/datasets--cifar10/snapshots/*",
+        "TFDS/cifar10/*.*.*",
     ),
+    hugging_face="uoft-cs/cifar10",
     forms=(
         _version("", "batches.meta", _python_batch, _python_classes),
         _version(".bin", "batches.meta.txt", _binary_batch, _binary_classes),

@@ -98,7 +98,6 @@ def _spec(name: str, title: str, classes: tuple[str, ...], key: str, byte: int) 
     return DatasetSpec(
         name=name,
         title=title,
-        summary=f"photographs of {len(classes)} kinds of things",
         classes=classes,
         image_shape=IMAGE_SHAPE,
         archives=(PYTHON_VERSION,),

@@ -5,7 +5,6 @@ import functools
 import mmap
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,23 +54,6 @@ class Fingerprints:
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheNames:
-    """The names of a data set in other programs' caches.
-
-    Attributes:
-        keras: entries of `~/.keras/datasets`.
-        torchvision: entries of the `root` that its data sets are given.
-        hugging_face: repositories, as `owner/name`.
-        tensorflow_datasets: entries of `~/tensorflow_datasets`.
-    """
-
-    keras: tuple[str, ...] = ()
-    torchvision: tuple[str, ...] = ()
-    hugging_face: tuple[str, ...] = ()
-    tensorflow_datasets: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
 class OfficialForm:
     """A form in which the authors of a data set publish it.
 
@@ -93,7 +75,6 @@ class DatasetSpec:
     Attributes:
         name: as in `--dataset`, and the name of its folder.
         title: what to call it once it is verified.
-        summary: one line for help.
         classes: the names, by label.
         image_shape: height, width and channels.
         images: how many `draw` makes, or the archives hold.
@@ -101,7 +82,8 @@ class DatasetSpec:
         archives: what to download, all of it.
         mirrors_variable: the environment variable for other URLs of the only archive.
         other_archives: equivalents of `archives` that are used if they are there.
-        caches: its names in other programs' caches.
+        caches: its places in other programs' caches, as `caches.find_cached` takes them.
+        hugging_face: its repository on the Hugging Face Hub.
         forms: the official forms.
         draw: draws the data set, which then needs no source.
         origin: the source of a drawn set, for the record.
@@ -111,7 +93,6 @@ class DatasetSpec:
 
     name: str
     title: str
-    summary: str
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     images: int = 0
@@ -119,7 +100,8 @@ class DatasetSpec:
     archives: tuple[Archive, ...] = ()
     mirrors_variable: str = ""
     other_archives: tuple[Archive, ...] = ()
-    caches: CacheNames = CacheNames()
+    caches: tuple[str, ...] = ()
+    hugging_face: str = ""
     forms: tuple[OfficialForm, ...] = ()
     draw: Callable[[], "ImageSet"] | None = None
     origin: str = ""
@@ -163,17 +145,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
     def take(self, indices: np.ndarray) -> "Split":
         """The images at `indices`, int64 [N]; the fingerprint and hash stay those of the whole split."""
         files = tuple(self.files[index] for index in indices) if self.files else ()
         positions = indices if self.indices is None else self.indices[indices]
-        return dataclasses.replace(
-            self,
-            images=self.images[indices],
-            labels=self.labels[indices],
-            files=files,
-            indices=positions,
-        )
+        images, labels = self.images[indices], self.labels[indices]
+        return dataclasses.replace(self, images=images, labels=labels, files=files, indices=positions)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,30 +177,18 @@ class ImageSet:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
-        return _shape(next(iter(self.splits.values())).images)
+        return next(iter(self.splits.values())).image_shape
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitSummary:
-    """A split in figures.
-
-    Attributes:
-        images: how many.
-        per_class: how many of each class, by label.
-        fingerprint: the content fingerprint, 64 hexadecimal digits.
-        mean: of each channel, pixels scaled to 0..1.
-        std: of each channel, over the whole split.
-    """
+    """A split in figures: its images, those of each class, and the channels' statistics of pixels/255."""
 
     images: int
     per_class: tuple[int, ...]
     fingerprint: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,7 +197,7 @@ class Dataset:
 
     Attributes:
         name: as in `--dataset`.
-        folder: where it lies, DATA_DIR/name.
+        folder: DATA_DIR/name.
         verified_by: `content` (its fingerprints) or `archive` (the SHA-256 of the published files) if it
             is the data set of this name; None if that is not proved.
         classes: the names, by label.
@@ -251,8 +222,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
-        return _shape(self.train.images)
+        return self.train.image_shape
 
     @functools.cached_property
     def originals(self) -> np.ndarray:
@@ -260,11 +230,6 @@ class Dataset:
         originals = find_originals(self.train.images)
         release_pages(self.train.images)
         return originals
-
-
-def _shape(images: np.ndarray) -> tuple[int, int, int]:
-    height, width, channels = images.shape[1:]
-    return height, width, channels
 
 
 def release_pages(array: np.ndarray) -> None:

@@ -91,7 +91,6 @@ def _read_idx(folder: Folder, name: str, shape: tuple[int, ...]) -> np.ndarray:
 FASHION_MNIST = DatasetSpec(
     name="fashion-mnist",
     title="Fashion-MNIST",
-    summary="greyscale images of ten kinds of clothes",
     classes=CLASSES,
     image_shape=IMAGE_SHAPE,
     archives=ARCHIVES,

@@ -1,5 +1,6 @@
 """Identifies data sets by their content, whatever file, order or class names they have."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 
@@ -19,9 +20,6 @@ def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
     Args:
         images: uint8 [N, H, W, C].
         labels: uint8 or uint16 [N].
-
-    Returns:
-        64 hexadecimal digits.
     """
     rows = labels.astype(labels.dtype.newbyteorder("<"), copy=False).reshape(len(labels), 1)
     return _combined(_digests(images, rows.view(np.uint8)))
@@ -48,9 +46,8 @@ def fingerprints_of(found: ImageSet) -> Fingerprints:
 def with_true_classes(found: ImageSet, spec: DatasetSpec) -> ImageSet:
     """`found` with the classes of `spec` in their order, if its images are those of `spec`.
 
-    Classes are compared by their images alone, so it does not matter how they are called or sorted.
-    The result has a note that lists the classes with other names. If the images are the right ones, but in
-    wrong classes, the labels are kept and the note says so.
+    Classes are compared by their images alone, so it does not matter how they are called or sorted. A note
+    lists the classes with other names, or says that the right images are in wrong classes.
     """
     known = spec.fingerprints
     if known is None or not known.train_pixels or found.image_shape != spec.image_shape:
@@ -69,23 +66,22 @@ def with_true_classes(found: ImageSet, spec: DatasetSpec) -> ImageSet:
     note = f"The images are {spec.title}'s under other class names: {named}. The true names are used."
     table = np.array(order, np.uint8)
     splits = {
-        name: Split(split.images, table[split.labels], files=split.files)
-        for name, split in found.splits.items()
+        name: dataclasses.replace(split, labels=table[split.labels]) for name, split in found.splits.items()
     }
-    return ImageSet(spec.classes, splits, found.conversions, (*found.notes, note) if named else found.notes)
+    notes = (*found.notes, note) if named else found.notes
+    return dataclasses.replace(found, classes=spec.classes, splits=splits, notes=notes)
 
 
 def _with_label_note(found: ImageSet, spec: DatasetSpec, known: Fingerprints) -> ImageSet:
     """`found` with a note if its images are the right ones, and its labels are not."""
-    if pixel_fingerprint(found.splits["test"].images) != known.test_pixels:
-        return found
-    if pixel_fingerprint(found.splits["train"].images) != known.train_pixels:
-        return found
+    for name, pixels in (("test", known.test_pixels), ("train", known.train_pixels)):
+        if pixel_fingerprint(found.splits[name].images) != pixels:
+            return found
     note = (
         f"The images are {spec.title}'s, but they are sorted into other classes: the labels differ. "
         f"This is not {spec.title}."
     )
-    return ImageSet(found.classes, found.splits, found.conversions, (*found.notes, note))
+    return dataclasses.replace(found, notes=(*found.notes, note))
 
 
 def _by_class(split: Split, classes: int) -> tuple[str, ...]:

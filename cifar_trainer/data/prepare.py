@@ -34,6 +34,11 @@ DOWNLOADS = "downloads"
 _QUIET = PrepareReporter()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+_JSON_KEYS = (
+    "dataset", "data_dir", "source", "verified", "verified_by", "classes", "image_shape", "conversions",
+    "train", "test",
+)  # fmt: skip
+
 #: The images, and what they were made from.
 _Found = tuple[Reading, str]
 
@@ -61,19 +66,13 @@ class PreparedReport(Result):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
         return store.image_shape(self.folder)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `prepare --json`."""
-        record = self.record.to_json()
-        keys = ("source", "verified", "verified_by", "classes", "image_shape", "conversions", "train", "test")
-        values = {**record, "image_shape": list(self.image_shape), "classes": list(self.record.classes)}
-        return {
-            "dataset": self.record.dataset,
-            "data_dir": str(self.data_dir),
-            **{key: values[key] for key in keys},
-        }
+        values = dataclasses.asdict(self.record)
+        values |= {"data_dir": str(self.data_dir), "image_shape": list(self.image_shape)}
+        return {key: values[key] for key in _JSON_KEYS}
 
 
 def prepare(
@@ -129,8 +128,11 @@ def prepare(
             "Leave the option out."
         )
     record = None if force else _existing(folder, reporter)
-    already = record is not None
-    if record is None:
+    if record is not None:
+        already = True
+        for difference in _differences(folder, record, where, options):
+            reporter.warn(f"{folder} was prepared {difference}. To prepare it again, add --force.")
+    else:
         if where is None:
             # Before a folder is created for nothing.
             _check_obtainable(spec or get_spec(dataset), data_dir / DOWNLOADS, offline)
@@ -146,9 +148,6 @@ def prepare(
                     warning = note.removeprefix("Warning: ")
                     (reporter.note if warning == note else reporter.warn)(warning)
                 record = _write(folder, dataset, reading, origin)
-    else:
-        for difference in _differences(folder, record, where, options):
-            reporter.warn(f"{folder} was prepared {difference}. To prepare it again, add --force.")
     if verify:
         store.verify_dataset(data_dir, dataset)
     return PreparedReport(data_dir, folder, record, already)
@@ -258,26 +257,23 @@ def _obtain_published(
 ) -> _Found:
     """The published data set: from an earlier download, from a cache, or downloaded now."""
     place = _downloads(spec, data_dir / DOWNLOADS)
-    single = len(spec.archives) == 1
-    path = local_archive((*spec.archives, *spec.other_archives), place, reporter) if single else None
-    if path is not None:
-        reporter.note(f"Reading {path}.")
-    else:
+    paths = [local_archive((archive, *spec.other_archives), place, reporter) for archive in spec.archives]
+    missing = [archive for archive, path in zip(spec.archives, paths, strict=True) if path is None]
+    if missing:
         cached = _from_cache(spec, data_dir, options, reporter)
         if cached is not None:
             return cached
-        _check_obtainable(spec, data_dir / DOWNLOADS, offline)
-        size = sum(archive.size or 0 for archive in spec.archives)
+        if offline:
+            raise _not_obtainable(spec, place)
+        size = sum(archive.size or 0 for archive in missing)
         disk.check_room(data_dir, size + store.bytes_needed(spec.images, spec.image_shape))
-        for archive in spec.archives:
-            path = local_archive((archive,), place, reporter)
-            if path is None:
-                if offline:
-                    raise _not_obtainable(spec, place)
-                urls = mirrors(archive, spec.mirrors_variable)
-                path = download(archive, urls, place, reporter, spec.mirrors_variable)
+        variable = spec.mirrors_variable
+        paths = [
+            download(archive, mirrors(archive, variable), place, reporter, variable) for archive in missing
+        ]
+    path = place if len(spec.archives) > 1 else paths[0]
     assert path is not None
-    path = path if single else place
+    reporter.note(f"Reading {path}.")
     return read_source(path, options, reporter.on_images, data_dir), path.name
 
 
@@ -298,10 +294,8 @@ def _from_cache(
         except DataError as error:
             reporter.note(f"{path} is not used: {error}")
             continue
-        train, test = (reading.images.splits[name] for name in store.SPLITS)
-        if spec.has_fingerprints(
-            fingerprint(train.images, train.labels), fingerprint(test.images, test.labels)
-        ):
+        splits = [reading.images.splits[name] for name in store.SPLITS]
+        if spec.has_fingerprints(*(fingerprint(split.images, split.labels) for split in splits)):
             reporter.note(f"Found {spec.title} in {path}: nothing has to be downloaded.")
             return reading, str(path)
         reporter.note(f"{path} is not used: its images are not those of {spec.title}.")
@@ -331,18 +325,14 @@ def _not_obtainable(spec: DatasetSpec, place: Path) -> DataNotFoundError:
 
 def _write(folder: Path, dataset: str, reading: Reading, origin: str) -> store.Record:
     images = reading.images
-    needed = store.bytes_needed(sum(len(split) for split in images.splits.values()), images.image_shape)
+    needed = store.bytes_needed(sum(map(len, images.splits.values())), images.image_shape)
     # A link is followed to the disk that the set is on.
     disk.check_room(folder.resolve().parent, needed)
     try:
         return store.write_dataset(
-            folder,
-            dataset,
-            images,
-            origin,
-            published=reading.published,
-            preprocessing=reading.preprocessing,
-        )
+            folder, dataset, images, origin,
+            published=reading.published, preprocessing=reading.preprocessing,
+        )  # fmt: skip
     except OSError as error:
         raise disk.write_error(folder, needed, error) from error
 

@@ -10,15 +10,7 @@ from cifar_trainer.settings import Settings
 
 
 def stratified_limit(labels: np.ndarray, count: int) -> np.ndarray:
-    """The indices of the first `count` images, stratified: the first of each class, by its share.
-
-    Args:
-        labels: uint8 [N].
-        count: how many, 1 to N.
-
-    Returns:
-        int64 [count], ascending.
-    """
+    """The indices of the first `count` images, ascending: the first of each class, by its share."""
     shares = _shares(np.bincount(labels), count)
     first = [np.flatnonzero(labels == label)[:share] for label, share in enumerate(shares)]
     return np.sort(np.concatenate(first))
@@ -33,8 +25,8 @@ def holdout(
     promise (NEP 19), the methods of Generator are not.
 
     Args:
-        labels: uint8 [N].
-        count: how many to set aside, 0 to N. With copies it may be a few less.
+        labels: whole numbers [N].
+        count: 0 to N. With copies a few less may be set aside.
         seed: 0 to 2**32 - 1.
         originals: the index of the first image with the same pixels, int64 [N]; None if there are no copies.
 
@@ -47,16 +39,9 @@ def holdout(
 def stratified_part(
     labels: np.ndarray, fraction: float, seed: int, originals: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Set a part of each class aside as in `holdout`, but at least one image of each.
+    """Set a part of each class aside as `holdout` does, but at least one image of each.
 
-    Args:
-        labels: whole numbers [N], each class with two different images or more.
-        fraction: the part of each class, 0 to 1, both excluded.
-        seed: 0 to 2**32 - 1.
-        originals: as in `holdout`.
-
-    Returns:
-        The indices that are left and those set aside, each int64 and ascending.
+    Each class needs two different images or more.
     """
     sizes = np.bincount(labels)
     shares = [min(max(round(int(size) * fraction), 1), int(size) - 1) if size else 0 for size in sizes]

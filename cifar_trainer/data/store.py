@@ -4,7 +4,6 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from cifar_trainer.images import Preprocessing
 RECORD_NAME = "dataset.json"
 FORMAT = 1
 SPLITS = ("train", "test")
-ARRAYS = tuple(f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels"))
 #: An upper bound for everything but the arrays, besides the names of the images' files.
 _OTHER_BYTES = 1 << 20
 _CHUNK = 1_000
@@ -38,19 +36,14 @@ class Record:
     """dataset.json: what is in the folder, and the SHA-256 of each file.
 
     Attributes:
-        dataset: as in `--dataset`.
         source: what it was made from.
         verified: it is proved to be the data set of this name.
-        classes: the names, by label.
-        train, test: the splits in figures.
         files: the arrays, and `train_files.txt` and `test_files.txt` if the source had names: the name of
             each image's file, relative to the source, one a line.
         conversions: how many images were changed, by what (`images.CONVERSIONS`).
         notes: what the user should know about how they were read.
         verified_by: `content` or `archive` as in `Dataset`; None if it is not verified.
         preprocessing: how image files became images; None in older records, which have `resize`.
-        resize: how images of other sizes were resized.
-        format: of this file.
     """
 
     dataset: str
@@ -66,9 +59,6 @@ class Record:
     preprocessing: Preprocessing | None = None
     resize: str = "stretch"
     format: int = FORMAT
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
     @property
     def title(self) -> str:
@@ -106,13 +96,13 @@ def write_dataset(
     """
     with files.atomic_folder(folder, replace=True) as partial:
         summaries = {}
-        for name_, split in found.splits.items():
-            _save(partial / f"{name_}_images.npy", split.images)
-            _save(partial / f"{name_}_labels.npy", split.labels)
+        for split_name, split in found.splits.items():
+            _save(partial / f"{split_name}_images.npy", split.images)
+            _save(partial / f"{split_name}_labels.npy", split.labels)
             if split.files:
                 text = "".join(f"{printable(file)}\n" for file in split.files)
-                (partial / f"{name_}_files.txt").write_text(text, encoding="utf-8")
-            summaries[name_] = summarize(split, len(found.classes))
+                (partial / f"{split_name}_files.txt").write_text(text, encoding="utf-8")
+            summaries[split_name] = summarize(split, len(found.classes))
         train, test = summaries["train"], summaries["test"]
         spec = DATASETS.get(name)
         verified_by = "archive" if spec is not None and published else None
@@ -137,7 +127,7 @@ def write_dataset(
             ),
         )
         write_samples(partial, found)
-        files.write_json(partial / RECORD_NAME, record.to_json())
+        files.write_json(partial / RECORD_NAME, dataclasses.asdict(record))
     return record
 
 
@@ -162,23 +152,21 @@ def summarize(split: Split, classes: int) -> SplitSummary:
         # Over the images first: NumPy adds up long rows, not three channels at a time.
         total += chunk.sum(0, dtype=np.int64).sum((0, 1))
         squares += np.square(chunk, dtype=np.uint16).sum(0, dtype=np.int64).sum((0, 1))
-    mean = [int(t) / pixels / 255 for t in total]
-    variance = [
+    variances = [
         (pixels * int(q) - int(t) * int(t)) / (pixels * pixels) for t, q in zip(total, squares, strict=True)
     ]
     return SplitSummary(
         images=len(images),
-        per_class=tuple(int(n) for n in np.bincount(split.labels, minlength=classes)),
+        per_class=tuple(np.bincount(split.labels, minlength=classes).tolist()),
         fingerprint=fingerprint(images, split.labels),
-        mean=tuple(mean),
-        std=tuple(v**0.5 / 255 for v in variance),
+        mean=tuple(int(t) / pixels / 255 for t in total),
+        std=tuple(variance**0.5 / 255 for variance in variances),
     )
 
 
 def image_shape(folder: Path) -> tuple[int, int, int]:
     """Height, width and channels of prepared images."""
-    images = np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False)
-    height, width, channels = images.shape[1:]
+    height, width, channels = np.load(folder / "train_images.npy", mmap_mode="r").shape[1:]
     return height, width, channels
 
 
@@ -196,7 +184,16 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD_NAME
     if not path.exists():
-        raise DataNotFoundError(_not_prepared(folder))
+        more = " --source FOLDER"
+        if folder.name in DATASETS:
+            more = (
+                " (or with --source PATH from a copy; or --dataset synthetic, drawn images that need no "
+                "source)."
+            )
+        raise DataNotFoundError(
+            f"No data is prepared in {folder}. Prepare it with: cifar-trainer prepare "
+            f"--dataset {folder.name}{more}"
+        )
     remedy = _remedy(folder)
     found = files.read_json(path, _Format, error=DataError, remedy=remedy)
     if found.format > FORMAT:
@@ -206,7 +203,8 @@ def read_record(folder: Path) -> Record:
         )
     record = files.read_json(path, Record, error=DataError, remedy=remedy)
     remedy = _remedy(folder, record.source)
-    missing = set(ARRAYS) - set(record.files)
+    arrays = {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")}
+    missing = arrays - set(record.files)
     if missing:
         raise DataError(f"{path} lacks the files {', '.join(sorted(missing))}. {remedy}")
     for name, expected in record.files.items():
@@ -231,19 +229,6 @@ class _Format:
     format: int
 
 
-def _not_prepared(folder: Path) -> str:
-    if folder.name in DATASETS:
-        return (
-            f"No data is prepared in {folder}. Prepare it with: cifar-trainer prepare "
-            f"--dataset {folder.name} (or with --source PATH from a copy; or --dataset synthetic, drawn "
-            "images that need no source)."
-        )
-    return (
-        f"No data is prepared in {folder}. Prepare it with: cifar-trainer prepare "
-        f"--dataset {folder.name} --source FOLDER"
-    )
-
-
 def _remedy(folder: Path, source: str = "FOLDER") -> str:
     needed = "" if folder.name in DATASETS else f" --source {shlex.quote(source)}"
     return (
@@ -253,14 +238,7 @@ def _remedy(folder: Path, source: str = "FOLDER") -> str:
 
 
 def load_dataset(data_dir: Path, name: str) -> Dataset:
-    """The prepared data set `name`, its files verified by their SHA-256.
-
-    Args:
-        data_dir: the folder of the prepared data sets.
-        name: as in `--dataset`.
-
-    Returns:
-        The data set; its images are read-only memory maps.
+    """The prepared data set `name`, verified by the SHA-256 of its files. Its arrays are read-only maps.
 
     Raises:
         DataNotFoundError: it is not prepared.
@@ -272,19 +250,24 @@ def load_dataset(data_dir: Path, name: str) -> Dataset:
     record = read_record(folder)
     remedy = _remedy(folder, record.source)
     for file, expected in record.files.items():
-        _check_unchanged(folder / file, expected.sha256, remedy)
+        path = folder / file
+        try:
+            actual = files.sha256_file(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}. {remedy}") from error
+        if actual != expected.sha256:
+            raise DataError(
+                f"{path} has changed since it was prepared: its SHA-256 is {actual}, "
+                f"expected {expected.sha256}. {remedy}"
+            )
     splits = {}
     for split in SPLITS:
-        images = _load_array(folder / f"{split}_images.npy", 4, remedy)
-        labels = _load_array(folder / f"{split}_labels.npy", 1, remedy)
+        images, labels = (
+            np.load(folder / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "labels")
+        )
         names: list[str] = []
         if f"{split}_files.txt" in record.files:
             names = (folder / f"{split}_files.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        for kind, found in (("labels", len(labels)), ("file names", len(names) or len(labels))):
-            if found != len(images):
-                raise DataError(
-                    f"{folder} holds {len(images):,} {split} images and {found:,} {kind}. {remedy}"
-                )
         sums = "".join(record.files[f"{split}_{kind}.npy"].sha256 for kind in ("images", "labels"))
         digest = files.sha256_bytes(sums.encode("ascii"))
         splits[split] = Split(images, labels, getattr(record, split).fingerprint, digest, tuple(names))
@@ -293,10 +276,9 @@ def load_dataset(data_dir: Path, name: str) -> Dataset:
         folder,
         record.verified_by,
         record.classes,
-        splits["train"],
-        splits["test"],
-        record.title,
-        record.preprocessing or Preprocessing(image_shape(folder), record.resize),
+        **splits,
+        title=record.title,
+        preprocessing=record.preprocessing or Preprocessing(splits["train"].image_shape, record.resize),
     )
 
 
@@ -314,27 +296,3 @@ def verify_dataset(data_dir: Path, name: str) -> None:
                 f"The {split_name} split in {dataset.folder} has the fingerprint {actual}, "
                 f"its record says {split.fingerprint}. {_remedy(dataset.folder)}"
             )
-
-
-def _check_unchanged(path: Path, expected: str, remedy: str) -> None:
-    try:
-        actual = files.sha256_file(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. {remedy}") from error
-    if actual != expected:
-        raise DataError(
-            f"{path} has changed since it was prepared: its SHA-256 is {actual}, "
-            f"expected {expected}. {remedy}"
-        )
-
-
-def _load_array(path: Path, dimensions: int, remedy: str) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not an array: {error}. {remedy}") from error
-    kinds = (np.uint8,) if dimensions == 4 else (np.uint8, np.uint16)
-    if array.dtype not in kinds or array.ndim != dimensions or array.shape[3:] not in ((), (1,), (3,)):
-        wanted = "N×height×width×channels" if dimensions == 4 else "N"
-        raise DataError(f"{path} holds {array.dtype} {array.shape}, expected uint8 {wanted}. {remedy}")
-    return array

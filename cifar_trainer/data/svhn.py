@@ -63,7 +63,6 @@ def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
 SVHN = DatasetSpec(
     name="svhn",
     title="SVHN",
-    summary="photographs of the digits of house numbers",
     classes=CLASSES,
     image_shape=IMAGE_SHAPE,
     archives=ARCHIVES,

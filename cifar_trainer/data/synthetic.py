@@ -137,7 +137,6 @@ def _shape(name: str, r: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray
 SYNTHETIC = DatasetSpec(
     name="synthetic",
     title="synthetic images (not CIFAR-10)",
-    summary="drawn shapes, which need no source",
     classes=CLASSES,
     image_shape=(32, 32, 3),
     draw=draw_dataset,

@@ -38,7 +38,7 @@ TRUE = ImageSet(
     ("cat", "dog", "ship"),
     {"train": Split(IMAGES[:90], LABELS[:90] % 3), "test": Split(IMAGES[100:160], LABELS[100:160] % 3)},
 )
-SPEC = DatasetSpec("three", "Three", "", TRUE.classes, (32, 32, 3), fingerprints=fingerprints_of(TRUE))
+SPEC = DatasetSpec("three", "Three", TRUE.classes, (32, 32, 3), fingerprints=fingerprints_of(TRUE))
 
 
 def renamed(names: tuple[str, ...], order: list[int]) -> ImageSet:
