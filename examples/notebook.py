@@ -20,7 +20,8 @@ LIMIT, EPOCHS = 640, 1
 
 # %%
 prepared = cifar_trainer.prepare(DATASET, DATA_DIR)
-print(f"{prepared.title}: {prepared.train.images:,} training images of {len(prepared.classes)} classes")
+record = prepared.record
+print(f"{record.title}: {record.train.images:,} training images of {len(record.classes)} classes")
 
 # %% [markdown]
 # ## Train two runs that differ in their seed

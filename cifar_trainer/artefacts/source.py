@@ -64,7 +64,7 @@ class Source:
 def find_source(run: str | Path | None = None, model: str | Path | None = None) -> Source:
     """Choose the model: `model`, or the fastest artefact that a run has exported, or the run's own model.
 
-    An export is passed over if the run has been trained or calibrated since.
+    Skip an export if the run has been trained or calibrated since.
 
     Raises:
         RunError: there is no such run or artefact.
