@@ -1,4 +1,4 @@
-"""The network of `document` in other frameworks: images per second in training, on the same cores.
+"""The network of `tutorial` in other frameworks: images per second in training, on the same cores.
 
     python benchmarks/against_peers.py --batch-size 32 --seconds 10 --repeats 3
     python benchmarks/against_peers.py --peers torch jax --python torch=VENV/bin/python --output peers.json

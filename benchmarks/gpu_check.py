@@ -66,7 +66,7 @@ class Check:
         (self.output / "gpu-check.md").write_text(format_table(self.results), encoding="utf-8")
 
     def train(self, name: str, *extra: str, epochs: int | None = None) -> dict[str, Any]:
-        """Train `document` into OUTPUT/runs/NAME; its result, joules, and images per joule."""
+        """Train `tutorial` into OUTPUT/runs/NAME; its result, joules, and images per joule."""
         run = self.output / "runs" / name
         arguments = ["train", *self.data, *self.small, "--device", self.options.device, "--run-dir", str(run)]
         result = command(*arguments, "--epochs", str(epochs or self.epochs), "--json", *extra)
@@ -139,7 +139,7 @@ class Check:
         return {"images_per_second": done["images_per_second"], "watts": done["watts"]}
 
     def seeds(self, count: int) -> dict[str, Any]:
-        """So many seeds of `document` in one program; images per second are summed up."""
+        """So many seeds of `tutorial` in one program; images per second are summed up."""
         group = self.output / "runs" / f"{count}-seeds"
         arguments = [
             "train",

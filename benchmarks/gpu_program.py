@@ -1,7 +1,7 @@
 """What a training step launches on an H100, counted without a GPU: TensorFlow lowers it, XLA:GPU compiles it.
 
     pip install -e '.[gpu-program]'      # JAX's XLA for CUDA, a compiler that needs no device
-    python benchmarks/gpu_program.py --recipe document --batch-size 32
+    python benchmarks/gpu_program.py --recipe tutorial --batch-size 32
     python benchmarks/gpu_program.py --lower-only step.hlo.pb
 
 jaxlib 0.9.0's XLA is within weeks of TensorFlow 2.21's; --compiler names the Python of another version.
@@ -184,7 +184,7 @@ def count(dump: Path, compile_seconds: float) -> dict[str, Any]:
 def main() -> None:
     """Lower, compile in a process of its own, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--recipe", default="document")
+    parser.add_argument("--recipe", default="tutorial")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=50_000)

@@ -101,7 +101,7 @@ def benchmark(
     batch_size: int | Sequence[int] | None = None,
     seconds: float = 2.0,
     train: bool = False,
-    recipe: str | Path = "document",
+    recipe: str | Path = "tutorial",
     precision: str = "float32",
     xla: bool | None = None,
     conv: str = "auto",

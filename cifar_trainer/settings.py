@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: The default folder of the prepared data sets.
 DEFAULT_DATA_DIR = Path("data")
 
+#: Former names of recipes, which commands, configurations and old runs may have.
+FORMER_RECIPES = {"document": "tutorial"}
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "gpu")
 #: What other frameworks call a device.
@@ -206,7 +208,7 @@ class Settings:
     """
 
     recipe: str = setting(
-        "document", required=True, vary=True,
+        "tutorial", required=True, vary=True,
         help="Network and training: a name, or a FILE.py of your own, which is run and copied into the run.",
     )  # fmt: skip
     dataset: str = setting("cifar10", required=True, metavar="NAME", help="Data set to train on.")
@@ -278,6 +280,8 @@ class Settings:
     recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        if self.recipe_sha256 is None:
+            object.__setattr__(self, "recipe", FORMER_RECIPES.get(self.recipe, self.recipe))
         for name, declaration in declared(Settings).items():
             declaration.check(getattr(self, name))
         if self.warmup is not None and self.warmup > self.epochs:

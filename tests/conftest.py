@@ -100,7 +100,7 @@ def data_dir(made_once: MakeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_run(made_once: MakeOnce, data_dir: Path) -> Path:
-    """A finished run's folder: `document`, two epochs of 2,000 synthetic images, on the CPU.
+    """A finished run's folder: `tutorial`, two epochs of 2,000 synthetic images, on the CPU.
 
     Read it; to change it, copy it first.
     """
@@ -152,12 +152,12 @@ def learned_run(made_once: MakeOnce, trained_run: Path, data_dir: Path) -> Path:
     """`trained_run` with a model that knows the synthetic classes well enough for int8."""
     import keras
 
-    from cifar_trainer.recipes.document import DOCUMENT
+    from cifar_trainer.recipes.tutorial import TUTORIAL
 
     def train(folder: Path) -> None:
         shutil.copytree(trained_run, folder / "learned")
         keras.utils.set_random_seed(0)
-        model = DOCUMENT.build_model((32, 32, 3), 10)
+        model = TUTORIAL.build_model((32, 32, 3), 10)
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         images = np.load(data_dir / "synthetic" / "train_images.npy")
         labels = np.load(data_dir / "synthetic" / "train_labels.npy")

@@ -79,13 +79,13 @@ def test_a_run_that_is_deleted_while_runs_are_listed_is_not_listed(
 def test_a_users_own_empty_folder_stays_where_a_run_does_not_begin(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    with pytest.raises(ZeroDivisionError), new_run(mine, "document"):
+    with pytest.raises(ZeroDivisionError), new_run(mine, "tutorial"):
         raise ZeroDivisionError
     assert list(mine.iterdir()) == []
 
 
 def test_a_folder_that_was_made_for_a_run_goes_where_it_does_not_begin(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), new_run(tmp_path / "new", "document"):
+    with pytest.raises(ZeroDivisionError), new_run(tmp_path / "new", "tutorial"):
         raise ZeroDivisionError
     assert not (tmp_path / "new").exists()
 

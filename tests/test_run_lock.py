@@ -21,7 +21,7 @@ def test_a_second_and_a_third_train_are_refused_and_the_first_loses_nothing(
 ) -> None:
     """The first holds the folder and has not yet written its settings: as while TensorFlow starts."""
     run = tmp_path / "run"
-    with new_run(run, "document") as first:
+    with new_run(run, "tutorial") as first:
         first.environment.write_text("{}")
         codes = [run_cli(small(data_dir, run, "--epochs", 1)).returncode for _ in range(2)]
         left = {path.name for path in run.iterdir()}
@@ -43,15 +43,15 @@ def test_of_three_processes_started_together_in_one_folder_one_trains(
 
 def test_the_lock_stays_the_same_file_when_a_run_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with new_run(run, "document"):
+    with new_run(run, "tutorial"):
         before = (run / ".lock").stat().st_ino
-        with pytest.raises(RunError, match="in use"), new_run(run, "document"):
+        with pytest.raises(RunError, match="in use"), new_run(run, "tutorial"):
             pass
         assert (run / ".lock").stat().st_ino == before
 
 
 def test_a_run_that_fails_before_its_settings_are_written_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), new_run(tmp_path / "run", "document"):
+    with pytest.raises(ZeroDivisionError), new_run(tmp_path / "run", "tutorial"):
         raise ZeroDivisionError
     assert not (tmp_path / "run").exists()
 

@@ -11,7 +11,7 @@ from cifar_trainer.cli.train import command as train
 from cifar_trainer.errors import UsageError
 from cifar_trainer.settings import Declaration, RuntimeOptions, Settings, command_words, declared
 
-GIVEN = {"recipe": "document", "dataset": "synthetic", "epochs": 10, "batch_size": 32, "learning_rate": 0.001}
+GIVEN = {"recipe": "tutorial", "dataset": "synthetic", "epochs": 10, "batch_size": 32, "learning_rate": 0.001}
 EVERYTHING = {**declared(Settings), **declared(RuntimeOptions)}
 
 

@@ -31,7 +31,7 @@ def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -
         ("--checkpoint-every", "0", "--checkpoint-every 0.0 is out of range"),
         ("--checkpoint-every", "nan", "'nan' is not a time"),
         ("--time-limit", "soon", "such as 90s, 10m or 2h"),
-        ("--recipe", "documnet", "Did you mean 'document'?"),
+        ("--recipe", "tutoral", "Did you mean 'tutorial'?"),
         ("--dataset", "cifer10", "Did you mean 'cifar10'?"),
     ],
 )
@@ -93,7 +93,7 @@ def test_what_a_run_leaves_that_was_killed_before_it_began_does_not_take_its_nam
     (tmp_path / "run" / ".partial-config.json-x").mkdir(parents=True)
     (tmp_path / "run" / ".lock").touch()
     (tmp_path / "run" / "environment.json").write_text("{}")
-    with new_run(tmp_path / "run", "document") as run:
+    with new_run(tmp_path / "run", "tutorial") as run:
         assert not list(run.path.glob(".partial-*"))
         run.config.write_text("{}")
     with pytest.raises(RunError, match="already holds a run"):
@@ -106,7 +106,7 @@ def test_runs_that_begin_in_the_same_second_get_a_folder_each(
     monkeypatch.chdir(tmp_path)
 
     def begin(_: int) -> Path:
-        with new_run(None, "document") as run:
+        with new_run(None, "tutorial") as run:
             run.config.write_text("{}")
             return run.path
 

@@ -136,7 +136,7 @@ def test_a_finished_run_says_so_and_other_settings_are_refused_by_name(
     assert "is already finished (3 epochs). Pass a larger --epochs to train longer." in done.stderr
     for name, value in {
         "seed": 1,
-        "recipe": "document",
+        "recipe": "tutorial",
         "precision": "bfloat16",
         "batch_size": 16,
         "epochs": 2,
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_epoch_and_step(
 
 def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(data_dir: Path) -> None:
     """Twenty SIGKILLs; `benchmarks/kill_and_resume.py` is the same trial for as many as one likes."""
-    trial = [ROOT / "benchmarks" / "kill_and_resume.py", "--kills", 20, "--recipe", "document"]
+    trial = [ROOT / "benchmarks" / "kill_and_resume.py", "--kills", 20, "--recipe", "tutorial"]
     done = run_python([*trial, "--data-dir", data_dir])
     print(done.stderr)
     assert done.returncode == 0, done.stderr[-4000:]

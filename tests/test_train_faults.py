@@ -16,7 +16,7 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices import Device
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction
-from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
@@ -44,11 +44,11 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
     def run(told: Told | None = None) -> tuple[TrainResult | None, Told]:
         told = told or Told()
         (tmp_path / "run").mkdir(exist_ok=True)
-        config = Settings("document", "synthetic", 2, 32, 0.001, limit=320)
+        config = Settings("tutorial", "synthetic", 2, 32, 0.001, limit=320)
         options = RuntimeOptions(checkpoint_every=1e-9)
         dataset = load_dataset(data_dir, "synthetic")
         trainer = trainers.open_trainer(
-            config, DOCUMENT, dataset, Run(tmp_path / "run"), None, CPU, told, options
+            config, TUTORIAL, dataset, Run(tmp_path / "run"), None, CPU, told, options
         )
         trainers.train([trainer], should_stop=lambda: False)
         if trainer.error is not None:

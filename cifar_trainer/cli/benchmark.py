@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--seconds", type=float, default=2.0, help="Duration of each measurement.")
 @click.option("--train", is_flag=True, help="Measure training a recipe instead.")
 @click.option(
-    "--recipe", type=RECIPE, default="document", metavar=f"[{'|'.join(RECIPES)}|FILE.py]",
+    "--recipe", type=RECIPE, default="tutorial", metavar=f"[{'|'.join(RECIPES)}|FILE.py]",
     help="With --train: the recipe.",
 )  # fmt: skip
 @click.option(

@@ -37,7 +37,7 @@ def command(
     \b
     Examples:
       cifar-trainer compare runs/seed-0 runs/seed-1
-      cifar-trainer compare runs/document-* runs/regularized-* --plot comparison.png
+      cifar-trainer compare runs/tutorial-* runs/regularized-* --plot comparison.png
     """
     from cifar_trainer.comparison import compare, comparison_figure
 

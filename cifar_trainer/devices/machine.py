@@ -79,7 +79,7 @@ def gains_from_onednn() -> bool | None:
     """True if oneDNN is faster although TensorFlow disables it; None leaves the choice to TensorFlow.
 
     TensorFlow enables oneDNN if the processor has AVX512-VNNI or the like. On a Zen 3, which lacks it,
-    `document` trained 1.4 to 1.6 times as fast with oneDNN.
+    `tutorial` trained 1.4 to 1.6 times as fast with oneDNN.
     """
     available = set(instruction_sets())
     return True if "avx2" in available and available.isdisjoint(_ONEDNN_IS_ON) else None

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.recipes.fast94 import FAST94
 from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Recipe
 from cifar_trainer.recipes.regularized import REGULARIZED
 from cifar_trainer.recipes.resnet18 import RESNET18
+from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.recipes.vit import VIT, VIT_LARGE
-from cifar_trainer.settings import Settings, check_choice
+from cifar_trainer.settings import FORMER_RECIPES, Settings, check_choice
 
 __all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe", "is_splittable"]
 
 #: By name, in the order in which they are listed.
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (DOCUMENT, REGULARIZED, RESNET18, VIT, VIT_LARGE, FAST94)
+    recipe.name: recipe for recipe in (TUTORIAL, REGULARIZED, RESNET18, VIT, VIT_LARGE, FAST94)
 }
 
 
@@ -28,6 +28,7 @@ def get_recipe(name: str) -> Recipe:
         from cifar_trainer.recipes.own import load_recipe
 
         return load_recipe(Path(name).expanduser())
+    name = FORMER_RECIPES.get(name, name)
     check_choice("recipe", name, tuple(RECIPES))
     return RECIPES[name]
 

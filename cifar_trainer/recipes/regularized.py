@@ -1,4 +1,4 @@
-"""The network of `document` with the usual remedies for overfitting.
+"""The network of `tutorial` with the usual remedies for overfitting.
 
 Batch normalization after each convolution (Ioffe & Szegedy 2015), dropout before
 the head (Srivastava et al. 2014), flips and crops padded by four pixels (as in He et

@@ -287,7 +287,7 @@ def resumed_settings(saved: Settings, given: Mapping[str, Any]) -> Settings:
     differences = [
         f"{option_name(name)} was {'not set' if before is None else before} for this run, got {value}"
         for name, value in given.items()
-        if value != (before := getattr(saved, name)) and name in saved.identity()
+        if getattr(changed, name) != (before := getattr(saved, name)) and name in saved.identity()
     ]
     if changed.epochs < saved.epochs:
         differences.append(
@@ -416,7 +416,7 @@ def _resume_group(
 
 def _recipe_of_group(folder: Path, settings: dict[str, Any]) -> Recipe:
     """The recipe of a group's runs that have not started; `settings` loses its entries about it."""
-    name, sha256 = settings.pop("recipe", "document"), settings.pop("recipe_sha256", None)
+    name, sha256 = settings.pop("recipe", "tutorial"), settings.pop("recipe_sha256", None)
     copy = folder / "recipe.py"
     return load_copy(copy, sha256) if copy.is_file() else get_recipe(name)
 

@@ -32,7 +32,7 @@ from cifar_trainer.run import (
     check_new,
     new_run,
 )
-from cifar_trainer.settings import RuntimeOptions, Settings
+from cifar_trainer.settings import FORMER_RECIPES, RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, checkpoint_step, list_checkpoints
 from cifar_trainer.training.distributed import Cluster, find_cluster
@@ -422,6 +422,8 @@ def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> C
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
     # A setting that an earlier version lacked had the value that is its default.
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    if before.get("recipe_sha256") is None:
+        before = {**before, "recipe": FORMER_RECIPES.get(before["recipe"], before["recipe"])}
     for name in now:
         earlier = before.get(name, defaults[name])
         if earlier != now[name]:

@@ -17,7 +17,7 @@ from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.images import Preprocessing, encode_png
 from cifar_trainer.prediction import PredictionReport, predict
-from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.run import Run
 
 SHAPE = (28, 28, 1)
@@ -40,7 +40,7 @@ def small_run(
     run = tmp_path_factory.mktemp("small") / "run"
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(0)
-    replace_model(run, DOCUMENT.build_model(SHAPE, len(CLASSES)))
+    replace_model(run, TUTORIAL.build_model(SHAPE, len(CLASSES)))
     config = json.loads((run / "config.json").read_text())
     config["data"].update(classes=CLASSES, preprocessing={"image_shape": SHAPE, "resize": "stretch"})
     (run / "config.json").write_text(json.dumps(config))

@@ -15,7 +15,7 @@ from cifar_trainer.artefacts.formats import FORMATS, Format, softmax, write_arte
 from cifar_trainer.artefacts.gate import Reference, compare
 from cifar_trainer.errors import CheckError
 from cifar_trainer.model import Network
-from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.training.assembly import build_model
 
 Breaking = Callable[[Format, Network, Path, np.ndarray], None]
@@ -120,7 +120,7 @@ def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(1)
-    replace_model(run, build_model(DOCUMENT, precision, (32, 32, 3), 10))
+    replace_model(run, build_model(TUTORIAL, precision, (32, 32, 3), 10))
     report = export.export(run, format=["onnx"], output=tmp_path / "out", data_dir=data_dir)
     (exported,) = report.exports
     assert exported.proof.agreement == 1

@@ -80,7 +80,7 @@ def test_training_a_recipe_is_measured_and_nothing_is_written(run_cli: RunCli, t
     done = run_cli(["benchmark", "--train", "--seconds", 0.5, "--device", "cpu", "--json"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     training = json.loads(done.stdout)["training"]
-    assert (training["recipe"], training["batch_size"], training["device"]) == ("document", 32, "cpu")
+    assert (training["recipe"], training["batch_size"], training["device"]) == ("tutorial", 32, "cpu")
     assert training["images_per_second"] == pytest.approx(32 * training["steps"] / training["seconds"])
     assert training["joules_per_image"] is None
     assert not list(tmp_path.iterdir())

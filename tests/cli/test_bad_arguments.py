@@ -19,9 +19,9 @@ TABLE: dict[str, list[tuple[str, int, str]]] = {
         ("a b --plot x.gif", 2, "--plot x.gif has no known ending. Expected .png, .svg or .pdf"),
     ],
     "recipes": [
-        ("--show document", 2, "--show needs --plot FILE"),
+        ("--show tutorial", 2, "--show needs --plot FILE"),
         ("--plot x.png", 2, "--plot needs --show NAME"),
-        ("--show documnet --plot x.png", 2, "Did you mean 'document'?"),
+        ("--show tutoral --plot x.png", 2, "Did you mean 'tutorial'?"),
         ("--show nowhere.py --plot x.png", 2, "nowhere.py cannot be read"),
     ],
     "benchmark": [
@@ -36,7 +36,7 @@ TABLE: dict[str, list[tuple[str, int, str]]] = {
         ("--train model.onnx", 2, "leave out ARTEFACT and --run"),
         ("--train --batch-size 1 --batch-size 2", 2, "--train takes one --batch-size"),
         ("model.onnx --run runs/x", 2, "Expected one of them"),
-        ("--train --recipe documnet", 2, "Did you mean 'document'?"),
+        ("--train --recipe tutoral", 2, "Did you mean 'tutorial'?"),
         ("--train --precision float8", 2, "--precision 'float8' is not known"),
         ("--train --batch-size 60000", 2, "more than the 50,000 images"),
         ("--device tpu", 2, "--device 'tpu' is not known. Choose from auto, cpu, gpu"),

@@ -23,7 +23,7 @@ def lines(table: object, width: int) -> list[str]:
     return [line.rstrip() for line in shown.getvalue().splitlines()]
 
 
-ROWS = [{"run": "20261123-143600-document", "accuracy": "70.65%", "seed": "0", "size": "12.3 MB", "note": ""}]
+ROWS = [{"run": "20261123-143600-tutorial", "accuracy": "70.65%", "seed": "0", "size": "12.3 MB", "note": ""}]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_narrow_table_leaves_the_least_important_columns_out(width: int, colum
     shown = lines(table, width)
     assert shown[0].split() == columns
     assert "…" not in "".join(shown)
-    assert "".join(line.split()[0] for line in shown[1:]).startswith("20261123-143600-document")
+    assert "".join(line.split()[0] for line in shown[1:]).startswith("20261123-143600-tutorial")
     assert all(len(line) <= width for line in shown)
 
 

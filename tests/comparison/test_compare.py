@@ -24,7 +24,7 @@ CORRECT = np.array([True, True, False, True])
 
 def evaluated(name: str, accuracy: float, correct: np.ndarray = CORRECT, **settings: Any) -> Evaluated:
     values = {
-        "recipe": "document",
+        "recipe": "tutorial",
         "dataset": "cifar10",
         "epochs": 2,
         "batch_size": 32,
@@ -60,7 +60,7 @@ def six() -> list[Evaluated]:
 
 def test_seeds_of_one_recipe_are_grouped_as_mean_deviation_and_n(six: list[Evaluated]) -> None:
     groups = summarize("test", six).to_json()["groups"]
-    assert [group["name"] for group in groups] == ["document", "regularized"]
+    assert [group["name"] for group in groups] == ["tutorial", "regularized"]
     assert [group["n"] for group in groups] == [3, 3]
     assert groups[0]["seeds"] == [0, 1, 2]
     assert groups[0]["accuracy"]["mean"] == pytest.approx(0.71)
@@ -75,14 +75,14 @@ def test_runs_that_differ_by_more_than_the_seed_are_apart_and_the_name_says_by_w
         evaluated("c", 0.7, device="gpu"),
     ]
     groups = summarize("test", runs).groups
-    assert [group.name for group in groups] == ["document, batch_size 32", "document, batch_size 64"]
+    assert [group.name for group in groups] == ["tutorial, batch_size 32", "tutorial, batch_size 64"]
     assert [len(group.runs) for group in groups] == [2, 1]
     assert groups[1].to_json()["accuracy"]["standard_deviation"] is None
 
 
 def test_a_setting_that_a_group_does_not_have_is_not_part_of_its_name() -> None:
     groups = summarize("test", [evaluated("a", 0.7), evaluated("b", 0.7, limit=1000)]).groups
-    assert [group.name for group in groups] == ["document", "document, limit 1000"]
+    assert [group.name for group in groups] == ["tutorial", "tutorial, limit 1000"]
 
 
 def test_each_run_is_tested_against_the_first() -> None:
@@ -154,7 +154,7 @@ def test_the_figure_has_a_line_for_each_run_and_one_name_for_each_group(six: lis
     curves, accuracies = figure.axes
     assert len(curves.lines) == 6
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "document (n = 3)", "regularized (n = 3)",
+        "tutorial (n = 3)", "regularized (n = 3)",
     ]  # fmt: skip
     assert [text.get_text() for text in accuracies.get_yticklabels()] == ["d0", "d1", "d2", "r0", "r1", "r2"]
     assert pixels(figure).std() > 5

@@ -52,7 +52,7 @@ def test_runs_are_listed_with_what_became_of_them(run_cli: RunCli, folder: Path,
     assert "nan" in listed["failed"]["message"]
     assert listed["finished"]["bytes"] > 100_000
     row = next(line.split() for line in shown.stdout.splitlines() if line.startswith("finished"))
-    assert row[:8] == ["finished", "document", "synthetic", "finished", "2", "of", "2", f"{accuracy:.2%}"]
+    assert row[:8] == ["finished", "tutorial", "synthetic", "finished", "2", "of", "2", f"{accuracy:.2%}"]
 
 
 def test_a_folder_without_runs_is_an_empty_list(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_run_that_validates_on_training_images_watches_a_tenth_of_those_it_tra
     data_dir: Path,
 ) -> None:
     dataset = load_dataset(data_dir, "synthetic")
-    config = Settings("document", "synthetic", 1, 32, 0.001, validation="train", limit=500)
+    config = Settings("tutorial", "synthetic", 1, 32, 0.001, validation="train", limit=500)
     indices, watched = split_for(dataset, config)
     trained_on = {image.tobytes() for image in dataset.train.images[indices]}
     assert [len(watched), {image.tobytes() for image in watched.images} <= trained_on] == [50, True]
@@ -64,5 +64,5 @@ def test_a_run_that_validates_on_training_images_watches_a_tenth_of_those_it_tra
 
 def test_a_run_that_validates_on_training_images_trains_on_all_of_them(data_dir: Path) -> None:
     dataset = load_dataset(data_dir, "synthetic")
-    config = Settings("document", "synthetic", 1, 32, 0.001, validation="train")
+    config = Settings("tutorial", "synthetic", 1, 32, 0.001, validation="train")
     np.testing.assert_array_equal(split_for(dataset, config)[0], np.arange(len(dataset.train)))

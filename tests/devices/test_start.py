@@ -19,7 +19,7 @@ from cifar_trainer.settings import Settings
 
 start_module = sys.modules["cifar_trainer.devices.start"]
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
-CONFIG = Settings("document", "synthetic", 1, 32, 0.001, device="cpu")
+CONFIG = Settings("tutorial", "synthetic", 1, 32, 0.001, device="cpu")
 
 
 def test_importing_the_environment_imports_no_tensorflow() -> None:
@@ -35,14 +35,14 @@ def test_starting_twice_gives_the_same_device() -> None:
     ("precision", "enabled"), [("float32", False), ("tf32", True), ("bfloat16", False), ("float32", False)]
 )
 def test_tf32_is_on_only_where_it_was_asked_for(precision: str, enabled: bool) -> None:
-    start(Settings("document", "synthetic", 1, 32, 0.001, device="cpu", precision=precision))
+    start(Settings("tutorial", "synthetic", 1, 32, 0.001, device="cpu", precision=precision))
     assert tf.config.experimental.tensor_float_32_execution_enabled() is enabled
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "0", "mps"])
 def test_the_names_of_other_frameworks_for_a_gpu_get_a_hint(name: str) -> None:
     with pytest.raises(UsageError, match="Did you mean 'gpu'"):
-        Settings("document", "synthetic", 1, 32, 0.001, device=name)
+        Settings("tutorial", "synthetic", 1, 32, 0.001, device=name)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -204,7 +204,7 @@ def test_determinism_can_be_switched_on_by_a_later_start() -> None:
     code = (
         "from dataclasses import replace; from cifar_trainer.settings import Settings\n"
         "from cifar_trainer.devices import start\n"
-        "config = Settings('document', 'synthetic', 1, 32, 0.001, device='cpu')\n"
+        "config = Settings('tutorial', 'synthetic', 1, 32, 0.001, device='cpu')\n"
         "start(config); import tensorflow as tf; tf.ones(1) + 1; start(replace(config, deterministic=True))\n"
         "from tensorflow.python.framework.config import is_op_determinism_enabled as on; print(on())"
     )
@@ -215,7 +215,7 @@ def test_the_threads_of_a_process_that_computes_stay_as_they_are() -> None:
     code = (
         "from dataclasses import replace; from cifar_trainer.settings import Settings\n"
         "from cifar_trainer.devices import start; from cifar_trainer.devices.start import threads\n"
-        "config = Settings('document', 'synthetic', 1, 32, 0.001, device='cpu')\n"
+        "config = Settings('tutorial', 'synthetic', 1, 32, 0.001, device='cpu')\n"
         "start(config); import tensorflow as tf; tf.ones(1) + 1; before = threads()\n"
         "start(replace(config, recipe='regularized')); print(threads() == before)"
     )

@@ -20,7 +20,7 @@ from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.pages import PageFigure
 from cifar_trainer.recipes import EXPECTED_ON
-from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import Settings
 
@@ -60,11 +60,11 @@ def make_subject(tmp_path: Path) -> Callable[..., Subject]:
         preprocessing = Preprocessing(images.shape[1:])
         values: dict[str, Any] = {
             "run": Run(tmp_path / "run"),
-            "config": Settings("document", "synthetic", 1, 32, 0.001),
-            "recipe": DOCUMENT,
+            "config": Settings("tutorial", "synthetic", 1, 32, 0.001),
+            "recipe": TUTORIAL,
             "dataset": Dataset("own", tmp_path, None, classes, split, split, "own", preprocessing),
             "result": TrainResult(
-                run_dir="run", recipe="document", dataset="synthetic", epochs=1, seed=0, parameters=10,
+                run_dir="run", recipe="tutorial", dataset="synthetic", epochs=1, seed=0, parameters=10,
                 device="cpu", precision="float32", train={}, validation={}, seconds=1.0,
                 images_per_second=1.0, weights_sha256="a" * 64,
             ),

@@ -123,7 +123,7 @@ def test_the_page_needs_nothing_else_and_says_what_it_is_about(evaluated) -> Non
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     result = json.loads((run / "result.json").read_text())
     for expected in (
-        f"{report['accuracy'] * 100:.2f} %", "not CIFAR-10", "document, 122,570 parameters", "seed 0",
+        f"{report['accuracy'] * 100:.2f} %", "not CIFAR-10", "tutorial, 122,570 parameters", "seed 0",
         "cifar-trainer train --dataset synthetic", "tensorflow 2.", "keras 3.", result["weights_sha256"],
         "The test set was evaluated after each epoch", "prefers-color-scheme: dark",
     ):  # fmt: skip

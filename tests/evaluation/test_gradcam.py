@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cifar_trainer.evaluation.gradcam import GradCam, last_feature_map, representative_images
-from cifar_trainer.recipes.document import DOCUMENT
 from cifar_trainer.recipes.regularized import REGULARIZED
+from cifar_trainer.recipes.tutorial import TUTORIAL
 
 
 def two_maps(weights: list[list[float]], pool: int = 1) -> keras.Model:
@@ -57,7 +57,7 @@ def test_a_small_map_is_enlarged_to_the_picture(corners: np.ndarray) -> None:
     assert not heat[16:, 16:].any()
 
 
-@pytest.mark.parametrize(("recipe", "name"), [(DOCUMENT, "conv3"), (REGULARIZED, "relu3")])
+@pytest.mark.parametrize(("recipe", "name"), [(TUTORIAL, "conv3"), (REGULARIZED, "relu3")])
 def test_the_last_map_of_a_recipe_is_that_of_its_last_convolution_after_its_activation(recipe, name) -> None:
     assert last_feature_map(recipe.build_model((32, 32, 3), 10)).name == name
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from cifar_trainer.model import LogitsFunction
-from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.tutorial import TUTORIAL
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype(np.uint8)
 
@@ -14,7 +14,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype(np.uin
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     keras.utils.set_random_seed(0)
-    return DOCUMENT.build_model((32, 32, 3), 10)
+    return TUTORIAL.build_model((32, 32, 3), 10)
 
 
 def mirrored(model: keras.Model, images: tf.Tensor) -> tf.Tensor:

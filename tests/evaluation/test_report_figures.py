@@ -16,7 +16,7 @@ from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.metrics import fit_temperature, precision_recall_curves, reliability
 from cifar_trainer.plots import LIGHT
 from cifar_trainer.recipes import EXPECTED_ON, Expected
-from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.settings import Settings
 
 Logits = tuple[np.ndarray, np.ndarray]
@@ -207,10 +207,10 @@ def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_have_images(
 @pytest.fixture
 def usual(make_subject: Callable[..., Subject], small_logits: Logits) -> Callable[..., Subject]:
     """A subject with the recipe's own settings on verified CIFAR-10, where a range of accuracies is known."""
-    recipe = dataclasses.replace(DOCUMENT, expected=Expected(0.5, 10, 0.45, 0.55))
+    recipe = dataclasses.replace(TUTORIAL, expected=Expected(0.5, 10, 0.45, 0.55))
     plain = make_subject(*small_logits)
     result = dataclasses.replace(plain.result, epochs=recipe.epochs)
-    config = Settings("document", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate, seed=7)
+    config = Settings("tutorial", EXPECTED_ON, recipe.epochs, recipe.batch_size, recipe.learning_rate, seed=7)
     dataset = dataclasses.replace(plain.dataset, name=EXPECTED_ON, verified_by="content")
 
     def make(**settings: Any) -> Subject:

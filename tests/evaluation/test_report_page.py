@@ -21,7 +21,7 @@ from cifar_trainer.images import Preprocessing
 from cifar_trainer.model import LogitsFunction
 from cifar_trainer.pages import PageFigure
 from cifar_trainer.recipes import EXPECTED_ON, Expected
-from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.run import TrainResult
 from cifar_trainer.settings import Settings
 
@@ -59,8 +59,8 @@ def test_names_from_outside_are_escaped(render: Render) -> None:
     assert "bee &amp; co" in page
 
 
-OWN = Settings("document", EXPECTED_ON, DOCUMENT.epochs, DOCUMENT.batch_size, DOCUMENT.learning_rate)
-RECIPE = dataclasses.replace(DOCUMENT, expected=Expected(0.9, 10, 0.85, 0.95))
+OWN = Settings("tutorial", EXPECTED_ON, TUTORIAL.epochs, TUTORIAL.batch_size, TUTORIAL.learning_rate)
+RECIPE = dataclasses.replace(TUTORIAL, expected=Expected(0.9, 10, 0.85, 0.95))
 VERIFIED = {"recipe": RECIPE, "config": OWN, "verified": True, "epochs": OWN.epochs}
 
 
@@ -134,7 +134,7 @@ def test_a_report_on_many_classes_of_grey_images_has_every_figure_that_can_be_re
     make_subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = np.random.default_rng(0)
-    model = DOCUMENT.build_model((28, 28, 1), 40)
+    model = TUTORIAL.build_model((28, 28, 1), 40)
     images = draw.integers(0, 256, (80, 28, 28, 1)).astype(np.uint8)
     labels = np.sort(draw.integers(0, 40, 80)).astype(np.uint8)
     classes = tuple(f"class-{label:02d}" for label in range(40))
@@ -188,7 +188,7 @@ def test_a_report_on_many_classes_of_grey_images_has_every_figure_that_can_be_re
 )  # fmt: skip
 def test_the_page_says_which_epoch_was_selected_and_by_what(changes: dict[str, Any], sentence: str) -> None:
     result = TrainResult(
-        run_dir="run", recipe="document", dataset="synthetic", epochs=7, seed=0, parameters=10, device="cpu",
+        run_dir="run", recipe="tutorial", dataset="synthetic", epochs=7, seed=0, parameters=10, device="cpu",
         precision="float32", train={}, validation={}, seconds=1.0, images_per_second=1.0,
         weights_sha256="a" * 64,
     )  # fmt: skip

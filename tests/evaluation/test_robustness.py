@@ -16,7 +16,7 @@ from cifar_trainer.evaluation.corruptions import CORRUPTIONS
 from cifar_trainer.evaluation.robustness import Attacker, Robustness, measure_robustness
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import LogitsFunction, is_float32
-from cifar_trainer.recipes.document import DOCUMENT
+from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.training.assembly import build_model
 
 
@@ -83,7 +83,7 @@ def test_a_model_of_mixed_precision_is_attacked_in_float32(
             super().__init__(model)
 
     monkeypatch.setattr(robustness, "Attacker", Watched)
-    model = build_model(DOCUMENT, "bfloat16", (32, 32, 3), 10)
+    model = build_model(TUTORIAL, "bfloat16", (32, 32, 3), 10)
     predictor = LogitsFunction(model)
     labels = np.arange(6).astype(np.uint8)
     subject = make_subject(
@@ -128,7 +128,7 @@ def test_attacks_start_at_the_accuracy_with_the_same_views(
 
     predictor = LogitsFunction(model, predict)
     logits = predictor(mid_tones)
-    recipe = dataclasses.replace(DOCUMENT, predict=predict)
+    recipe = dataclasses.replace(TUTORIAL, predict=predict)
     subject = make_subject(
         logits, logits.argmax(axis=1).astype(np.uint8), model=model, predict_logits=predictor,
         images=mid_tones, recipe=recipe,

@@ -18,7 +18,7 @@ def test_flops_are_those_counted_by_hand() -> None:
 
 
 def test_document_has_the_tutorials_parameters() -> None:
-    assert describe(RECIPES["document"]).parameters == 122_570
+    assert describe(RECIPES["tutorial"]).parameters == 122_570
 
 
 def test_the_json_has_the_contracts_keys_and_every_recipe(run_cli: RunCli) -> None:

@@ -18,7 +18,7 @@ from cifar_trainer.sweeps.plan import Plan
 from cifar_trainer.sweeps.result import Confirmed, SweepResult, Trial, best_first
 from cifar_trainer.sweeps.space import parse_space
 
-SPACE = parse_space(["learning_rate=1e-4..1e-2:log", "batch_size=128,32,64", "recipe=document,regularized"])
+SPACE = parse_space(["learning_rate=1e-4..1e-2:log", "batch_size=128,32,64", "recipe=tutorial,regularized"])
 
 
 PLAN = Plan(
@@ -28,7 +28,7 @@ PLAN = Plan(
 
 
 def a_trial(number: int, state: str, value: float | None, message: str | None = None) -> Trial:
-    params = {"learning_rate": 1e-4 * 1.5**number, "batch_size": 32, "recipe": "document"}
+    params = {"learning_rate": 1e-4 * 1.5**number, "batch_size": 32, "recipe": "tutorial"}
     return Trial(number, state, params, value, f"runs/s/trial-{number}", message, (number,), (0.5,))
 
 

@@ -49,7 +49,7 @@ def concerns_of(
     steps: int = 500,
     classes: int = 10,
 ) -> dict[str, str]:
-    config = Settings("document", "synthetic", 10, 32, rate)
+    config = Settings("tutorial", "synthetic", 10, 32, rate)
     return concerns(row, shares, config, 0.001, steps=steps, predicted_classes=classes)
 
 

@@ -150,7 +150,7 @@ def test_the_loss_without_a_scatter_is_keras_loss_weights_and_all() -> None:
     np.testing.assert_allclose(ours(labels, logits, weights), plain(labels, logits, weights), rtol=1e-6)
 
 
-@pytest.mark.parametrize("recipe_name", ["document", "regularized"])
+@pytest.mark.parametrize("recipe_name", ["tutorial", "regularized"])
 def test_the_losses_in_a_gpus_forms_are_those_in_keras_forms(recipe_name: str) -> None:
     _, plain = trained(5, recipe_name=recipe_name)
     _, ours = trained(5, KernelVariants(scatter_free=True, matmul=True), recipe_name)
@@ -170,7 +170,7 @@ def test_the_losses_in_a_gpus_forms_are_those_in_keras_forms(recipe_name: str) -
 def test_small_convolutions_on_a_gpu_are_matrix_products_unless_told_otherwise(
     gpu: bool, batch_size: int, conv: str, matmul: bool
 ) -> None:
-    model = get_recipe("document").build_model((32, 32, 3), 10)
+    model = get_recipe("tutorial").build_model((32, 32, 3), 10)
     assert choose_variants(model, batch_size, gpu=gpu, conv=conv).matmul == matmul
 
 

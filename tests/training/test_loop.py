@@ -23,8 +23,8 @@ STEPS = 200
 #: difference back, with batch normalization more strongly (plain Keras against itself with the
 #: batch in another order does the same). A mask, a picture or an order that is not the same
 #: shows at the first step, in the first decimals.
-BOUNDS = {"document": (1e-5, 1e-5), "regularized": (1e-4, 2e-2)}
-LEARNING_RATES = {"document": 1e-3, "regularized": 1e-4}
+BOUNDS = {"tutorial": (1e-5, 1e-5), "regularized": (1e-4, 2e-2)}
+LEARNING_RATES = {"tutorial": 1e-3, "regularized": 1e-4}
 
 
 def pictures(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -93,9 +93,9 @@ def keras_losses(recipe_name: str, images: np.ndarray, labels: np.ndarray) -> tu
     return np.array(losses), model
 
 
-@pytest.mark.parametrize(("recipe_name", "shards"), [("document", 1), ("document", 2), ("regularized", 1)])
+@pytest.mark.parametrize(("recipe_name", "shards"), [("tutorial", 1), ("tutorial", 2), ("regularized", 1)])
 def test_200_losses_are_those_of_keras_train_on_batch(recipe_name: str, shards: int) -> None:
-    """The document's recipe, whole and in two halves, and one with dropout, normalization, augmentation.
+    """The tutorial's recipe, whole and in two halves, and one with dropout, normalization, augmentation.
 
     328 images make the last batch of an epoch a part of one (8 of 16).
     """
@@ -155,9 +155,9 @@ def test_under_xla_an_epoch_of_a_recipe_whose_images_do_not_see_each_other_is_on
     images, labels = pictures(40)
     chunks = []
     for xla in (False, True):
-        model, optimizer = build("document")
+        model, optimizer = build("tutorial")
         loop = StepLoop(
-            get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla
+            get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla
         )
         loop.set_order(epoch_order(5, 0, 40))
         chunks += loop.run(0, loop.steps, 0)
@@ -168,14 +168,14 @@ def test_under_xla_an_epoch_of_a_recipe_whose_images_do_not_see_each_other_is_on
 
 def test_xla_knows_how_many_steps_a_block_has() -> None:
     images, labels = pictures(32)
-    model, optimizer = build("document")
-    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=True)
+    model, optimizer = build("tutorial")
+    loop = StepLoop(get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5, xla=True)
     step = tf.constant(0)
     compiled = loop._run.experimental_get_compiler_ir(step, step, step, 16)(stage="optimized_hlo")
     assert f'"known_trip_count":{{"n":"{BLOCK}"}}' in compiled
 
 
-@pytest.mark.parametrize("recipe", ["document", "regularized"])
+@pytest.mark.parametrize("recipe", ["tutorial", "regularized"])
 def test_xla_compiles_one_program_for_calls_that_begin_anywhere(recipe: str) -> None:
     """Where a call begins, and how many steps it has, is no constant of the program."""
     images, labels = pictures(64)
@@ -193,9 +193,9 @@ def test_steps_in_blocks_are_the_steps_one_by_one() -> None:
     images, labels = pictures(80)
     losses = []
     for calls in ([40], [1] * 40):
-        model, optimizer = build("document")
+        model, optimizer = build("tutorial")
         loop = StepLoop(
-            get_recipe("document"), model, optimizer, images, labels, batch_size=2, seed=5, xla=True
+            get_recipe("tutorial"), model, optimizer, images, labels, batch_size=2, seed=5, xla=True
         )
         loop.set_order(epoch_order(5, 0, 80))
         starts = np.cumsum([0, *calls[:-1]])
@@ -208,7 +208,7 @@ def test_steps_in_blocks_are_the_steps_one_by_one() -> None:
 @pytest.mark.parametrize("xla", [False, True])
 def test_a_loss_that_is_not_finite_inside_a_block_is_the_last_of_the_chunk(xla: bool) -> None:
     images, labels = pictures(640)
-    model, optimizer = build("document")
+    model, optimizer = build("tutorial")
     apply = optimizer.apply
 
     def spoiled(gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_inside_a_block_is_the_last_of_the_chunk(xla: 
         bias.assign(tf.where(optimizer.iterations.value >= 5, np.nan, bias.value))
 
     optimizer.apply = spoiled
-    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
+    loop = StepLoop(get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
     loop.set_order(np.arange(640))
     (chunk,) = loop.run(0, 40, 0)
     assert (len(chunk.losses), chunk.finite) == (6, False)
@@ -257,7 +257,7 @@ def test_the_losses_that_layers_add_are_those_of_keras_train_on_batch(shards: in
     optimizer = keras.optimizers.SGD(0.01)
     optimizer.build(ours.trainable_variables)
     loop = StepLoop(
-        get_recipe("document"), ours, optimizer, images, labels, batch_size=16, seed=5, shards=shards
+        get_recipe("tutorial"), ours, optimizer, images, labels, batch_size=16, seed=5, shards=shards
     )
     loop.set_order(np.arange(48))
     expected = []
@@ -269,8 +269,8 @@ def test_the_losses_that_layers_add_are_those_of_keras_train_on_batch(shards: in
 
 def test_a_loss_that_is_not_finite_ends_the_chunk_at_its_step() -> None:
     images, labels = pictures(160)
-    model, optimizer = build("document")
-    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
+    model, optimizer = build("tutorial")
+    loop = StepLoop(get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5)
     loop.set_order(np.arange(160))
     assert loop.run(0, 3, 0)[0].finite
     kernel = model.trainable_variables[0]
@@ -305,7 +305,7 @@ def test_a_weight_that_is_not_finite_ends_the_chunk_at_its_step_where_no_loss_sh
         weight.assign(tf.where(optimizer.iterations.value >= 3, np.inf, 1.0))
 
     optimizer.apply = spoiled
-    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
+    loop = StepLoop(get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5)
     loop.set_order(np.arange(160))
     (chunk,) = loop.run(0, 8, 0)
     assert np.isfinite(chunk.losses).all()
@@ -324,7 +324,7 @@ def xla_losses(recipe_name: str, *, xla: bool, rate: float) -> np.ndarray:
     return loop.run(0, 3, 0)[0].losses
 
 
-@pytest.mark.parametrize("recipe_name", ["document", "regularized"])
+@pytest.mark.parametrize("recipe_name", ["tutorial", "regularized"])
 def test_xla_computes_the_same_losses_where_nothing_is_dropped(recipe_name: str) -> None:
     """What a GPU runs is compiled here for the CPU: part of a batch, normalization, augmentation and all."""
     plain, compiled = (xla_losses(recipe_name, xla=xla, rate=0.0) for xla in (False, True))
@@ -337,14 +337,14 @@ def test_xla_drops_units_too() -> None:
     assert np.abs(dropped - kept).min() > 1e-3
 
 
-@pytest.mark.parametrize("recipe_name", ["document", "regularized"])
+@pytest.mark.parametrize("recipe_name", ["tutorial", "regularized"])
 def test_no_variable_of_the_loop_is_one_that_xla_cannot_reach_on_a_gpu(recipe_name: str) -> None:
     """TensorFlow keeps int32 variables in the host's memory (tensorflow/tensorflow#53192)."""
     images, labels = pictures(32)
     model, optimizer = build(recipe_name)
     optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
-    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
+    loop = StepLoop(get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5)
     step = tf.constant(0)
     variables = loop._run.get_concrete_function(step, step, step, 16).variables
     assert len(variables) > len(model.weights)
@@ -376,14 +376,14 @@ def test_mixed_precision_learns_and_keeps_float32_weights_and_logits(precision: 
     from cifar_trainer.training.assembly import build_model, build_optimizer
 
     images, labels = pictures(64)
-    recipe = get_recipe("document")
-    config = Settings("document", "synthetic", 1, 16, 0.001, precision=precision)
+    recipe = get_recipe("tutorial")
+    config = Settings("tutorial", "synthetic", 1, 16, 0.001, precision=precision)
     keras.utils.set_random_seed(0)
     model = build_model(recipe, precision, (32, 32, 3), 10)
     optimizer = build_optimizer(recipe, config, 10)
     optimizer.build(model.trainable_variables)
     assert keras.config.dtype_policy().name == "float32", "the policy must not leak out of the model"
-    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5)
+    loop = StepLoop(get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5)
     losses = []
     for epoch in range(6):
         loop.set_order(epoch_order(0, epoch, 64))
@@ -401,11 +401,11 @@ def test_a_step_that_the_loss_scale_skips_is_no_failure_and_changes_no_weight(xl
 
     images, labels = pictures(64)
     keras.utils.set_random_seed(0)
-    model = build_model(get_recipe("document"), "float16", (32, 32, 3), 10)
+    model = build_model(get_recipe("tutorial"), "float16", (32, 32, 3), 10)
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=2.0**40)
     optimizer.build(model.trainable_variables)
     before = model.get_weights()
-    loop = StepLoop(get_recipe("document"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
+    loop = StepLoop(get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5, xla=xla)
     loop.set_order(epoch_order(0, 0, 64))
     (chunk,) = loop.run(0, 2, 0)
     assert chunk.finite
@@ -431,14 +431,14 @@ def test_losses_with_class_weights_are_those_computed_image_by_image(shards: int
     """In one part, in two, and in XLA's program, which fills up the last batch."""
     images, labels = pictures(40)
     weights = np.linspace(0.2, 2, 10)
-    ours, optimizer = build("document")
+    ours, optimizer = build("tutorial")
     loop = StepLoop(
-        get_recipe("document"), ours, optimizer, images, labels, batch_size=16, seed=5, shards=shards,
+        get_recipe("tutorial"), ours, optimizer, images, labels, batch_size=16, seed=5, shards=shards,
         xla=xla, class_weights=weights,
     )  # fmt: skip
     loop.set_order(np.arange(40))
     found = loop.run(0, 3, 0)[0].losses
-    model, optimizer = build("document")
+    model, optimizer = build("tutorial")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     expected = []
     for low in (0, 16, 32):

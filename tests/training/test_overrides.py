@@ -30,7 +30,7 @@ from cifar_trainer.training.assembly import assemble, overridden
 from cifar_trainer.training.history import best_epoch
 from cifar_trainer.training.loop import StepLoop
 
-PLAIN = Settings("document", "synthetic", 2, 16, 0.1)
+PLAIN = Settings("tutorial", "synthetic", 2, 16, 0.1)
 RATE = 0.1
 
 
@@ -122,7 +122,7 @@ def test_weight_decay_takes_the_place_of_a_recipes_own(name: str) -> None:
 
 
 def test_a_recipe_without_overrides_is_itself() -> None:
-    assert overridden(RECIPES["document"], PLAIN, 10) is RECIPES["document"]
+    assert overridden(RECIPES["tutorial"], PLAIN, 10) is RECIPES["tutorial"]
 
 
 def test_smoothing_gives_each_class_its_share_of_the_target() -> None:
@@ -152,8 +152,8 @@ def loop_of(recipe: str, config: Settings, count: int = 64) -> StepLoop:
 
 
 def test_weight_decay_shrinks_kernels_beside_the_gradient_and_leaves_biases_alone() -> None:
-    plain = loop_of("document", PLAIN)
-    decayed = loop_of("document", dataclasses.replace(PLAIN, weight_decay=0.5))
+    plain = loop_of("tutorial", PLAIN)
+    decayed = loop_of("tutorial", dataclasses.replace(PLAIN, weight_decay=0.5))
     before = [weight.numpy() for weight in plain.model.trainable_weights]
     plain.run(0, 1, 0)
     decayed.run(0, 1, 0)
@@ -178,7 +178,7 @@ def test_weight_decay_is_for_kernels_only(name: str) -> None:
 
 def test_the_learning_rate_of_the_last_step_is_the_one_that_it_used() -> None:
     """Not the next step's, which at the end of a cosine is 0."""
-    loop = loop_of("document", dataclasses.replace(PLAIN, schedule="cosine"), count=32)
+    loop = loop_of("tutorial", dataclasses.replace(PLAIN, schedule="cosine"), count=32)
     loop.run(0, 2, 0)
     assert last_rate(loop.optimizer) == pytest.approx(RATE * 0.5 * (1 + math.cos(math.pi / 4)))
 

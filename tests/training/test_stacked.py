@@ -60,7 +60,7 @@ def loop_of(seed: int, recipe: str, *, stacked: bool, **settings: Any) -> StepLo
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [
-        ("document", {"ema": 0.9, "class_weights": "balanced", "label_smoothing": 0.1}),
+        ("tutorial", {"ema": 0.9, "class_weights": "balanced", "label_smoothing": 0.1}),
         ("regularized", {"weight_decay": 0.01, "schedule": "cosine", "warmup": 0.5}),
     ],
 )

@@ -189,8 +189,8 @@ def averaging(learning_rate: float, total_steps: int) -> keras.optimizers.Optimi
 def test_a_run_keeps_and_validates_the_averages_of_an_optimizer_that_averages_weights(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = dataclasses.replace(RECIPES["document"], build_optimizer=averaging)
-    monkeypatch.setitem(RECIPES, "document", recipe)
+    recipe = dataclasses.replace(RECIPES["tutorial"], build_optimizer=averaging)
+    monkeypatch.setitem(RECIPES, "tutorial", recipe)
     seen = keras.callbacks.Callback()
     result = run_with(data_dir, tmp_path / "run", seen)
     model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
@@ -207,14 +207,14 @@ def test_averaged_weights_are_those_of_keras_train_on_batch() -> None:
     models = []
     for _ in range(2):
         keras.utils.set_random_seed(0)
-        model = RECIPES["document"].build_model((32, 32, 3), 10)
-        model.compile(averaging(0.01, 3), RECIPES["document"].loss(), jit_compile=False)
+        model = RECIPES["tutorial"].build_model((32, 32, 3), 10)
+        model.compile(averaging(0.01, 3), RECIPES["tutorial"].loss(), jit_compile=False)
         model.optimizer.build(model.trainable_variables)
         models.append(model)
     plain, ours = models
     for at in range(0, 48, 16):
         plain.train_on_batch(images[at : at + 16], labels[at : at + 16])
-    loop = StepLoop(RECIPES["document"], ours, ours.optimizer, images, labels, batch_size=16, seed=0)
+    loop = StepLoop(RECIPES["tutorial"], ours, ours.optimizer, images, labels, batch_size=16, seed=0)
     loop.set_order(np.arange(48))
     loop.run(0, 3, 0)
     for model in models:

@@ -32,12 +32,12 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
             # The logits stay float32 under mixed precision: softmax wants the range.
             layers.Dense(classes, dtype="float32", name="logits"),
         ],
-        name="document",
+        name="tutorial",
     )
 
 
-DOCUMENT = Recipe(
-    name="document",
+TUTORIAL = Recipe(
+    name="tutorial",
     summary="TensorFlow's CNN tutorial: three convolutions, Adam",
     epochs=10,
     batch_size=32,
