@@ -115,37 +115,18 @@ def by_pixel(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
 
 
-def read_content(folder: Folder, name: str) -> bytes:
-    """The content of a file.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return folder.read(name)
-    except OSError as error:
-        raise DataError(f"{folder.describe(name)} cannot be read: {error.strerror}.") from error
-
-
 def _python_batch(folder: Folder, name: str) -> Batch:
-    batch, where = load_dictionary(read_content(folder, name), folder.describe(name)), folder.describe(name)
+    where = folder.describe(name)
+    batch = load_dictionary(folder.read(name), where)
     if "fine_labels" in batch:
         raise DataError(f"{where} is a batch of CIFAR-100: it has fine_labels. Expected CIFAR-10.")
     return python_batch(batch, where, "labels", BATCH_IMAGES, len(CLASSES))
 
 
 def python_batch(batch: dict[str, Any], where: str, key: str, count: int, classes: int) -> Batch:
-    """The images, labels and file names of a batch that was pickled.
+    """The images, labels and file names of a batch of `count` images, as `load_dictionary` gave it.
 
-    Args:
-        batch: what `unpickler.load_dictionary` gave.
-        where: the file, for messages.
-        key: of the labels.
-        count: how many images it should have.
-        classes: labels are below it.
-
-    Raises:
-        DataError: it lacks something, or has another size or label.
+    `key` is the one of the labels, which are below `classes`. Raises DataError for anything else.
     """
     _check_keys(batch, {"data", key}, where)
     data = batch["data"]
@@ -154,13 +135,9 @@ def python_batch(batch: dict[str, Any], where: str, key: str, count: int, classe
         found = data if isinstance(data, PickledArray) else f"a {type(data).__name__}"
         raise DataError(f"{where}: data is {found}, expected uint8 ({count}, {_PIXELS}).")
     names = batch.get("filenames")
-    if (
-        not isinstance(names, list)
-        or len(names) != count
-        or not all(isinstance(n, str | bytes) for n in names)
-    ):
-        names = []
-    return pixels, _numbers(batch[key], where, key, count, classes), tuple(map(_text, names))
+    named = isinstance(names, list) and [name for name in names if isinstance(name, str | bytes)]
+    files = tuple(map(_text, named)) if named and len(named) == count else ()
+    return pixels, _numbers(batch[key], where, key, count, classes), files
 
 
 def _check_keys(batch: Collection[str], expected: set[str], where: str) -> None:
@@ -187,12 +164,8 @@ def _text(name: str | bytes) -> str:
 
 
 def _python_classes(folder: Folder, name: str) -> list[str]:
-    return class_names(read_content(folder, name), folder.describe(name))
-
-
-def class_names(content: bytes, where: str) -> list[str]:
-    """The names of the classes in a pickled batches.meta."""
-    names = load_dictionary(content, where).get("label_names")
+    where = folder.describe(name)
+    names = load_dictionary(folder.read(name), where).get("label_names")
     if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
         raise DataError(f"{where}: label_names is {names!r:.80}, expected a list of names.")
     return [_text(name) for name in names]
@@ -205,12 +178,8 @@ def _binary_batch(folder: Folder, name: str) -> Batch:
 
 
 def binary_records(folder: Folder, name: str, count: int, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The labels, uint8 [count, label_bytes], and the pixels by channel, uint8 [count, 3072], of a file.
-
-    Raises:
-        DataError: the file has another size.
-    """
-    content, size = read_content(folder, name), label_bytes + _PIXELS
+    """The labels, uint8 [count, label_bytes], and the pixels by channel, uint8 [count, 3072], of a file."""
+    content, size = folder.read(name), label_bytes + _PIXELS
     if len(content) != count * size:
         raise DataError(
             f"{folder.describe(name)} has {len(content):,} bytes, expected {count * size:,}: "
@@ -221,7 +190,7 @@ def binary_records(folder: Folder, name: str, count: int, label_bytes: int) -> t
 
 
 def _binary_classes(folder: Folder, name: str) -> list[str]:
-    lines = read_content(folder, name).decode("utf-8", "replace").splitlines()
+    lines = folder.read(name).decode("utf-8", "replace").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

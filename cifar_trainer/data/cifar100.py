@@ -10,7 +10,6 @@ from cifar_trainer.data.cifar10 import (
     binary_records,
     by_pixel,
     python_batch,
-    read_content,
 )
 from cifar_trainer.data.dataset import Archive, DatasetSpec, ImageSet, OfficialForm, OnImages, Split
 from cifar_trainer.data.folder import Folder
@@ -78,7 +77,7 @@ def _python_file(key: str, classes: int) -> Callable[[Folder, str, int], Batch]:
 
     def read(folder: Folder, name: str, count: int) -> Batch:
         where = folder.describe(name)
-        return python_batch(load_dictionary(read_content(folder, name), where), where, key, count, classes)
+        return python_batch(load_dictionary(folder.read(name), where), where, key, count, classes)
 
     return read
 

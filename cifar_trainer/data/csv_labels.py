@@ -56,7 +56,7 @@ def _rows(folder: Folder, table: str) -> list[tuple[str, str, str]] | None:
     try:
         text = folder.read(table).decode("utf-8-sig")
         lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{folder.describe(table)} is not a CSV file: {error}.") from error
     if not lines:
         return None

@@ -91,7 +91,7 @@ class FetchError(Exception):
 
 
 def is_url(source: str) -> bool:
-    """Whether `source` is a URL that can be downloaded, and not a path."""
+    """Whether `source` can be downloaded, and is not a path."""
     try:
         parts = urllib.parse.urlsplit(source)
         return parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
@@ -109,12 +109,12 @@ def printable_url(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def mirrors(archive: Archive, variable: str) -> tuple[str, ...]:
-    """The URLs to try for `archive`, in order: those of the environment variable, or the known ones.
+def _host(url: str) -> str:
+    return printable_url(url).split("/")[2]
 
-    Raises:
-        UsageError: the variable holds something that is not a URL.
-    """
+
+def mirrors(archive: Archive, variable: str) -> tuple[str, ...]:
+    """The URLs to try for `archive`, in order: those of the environment variable, or the known ones."""
     given = [url.strip() for url in os.environ.get(variable, "").split(",") if url.strip()]
     wrong = [url for url in given if not is_url(url)]
     if wrong:
@@ -140,17 +140,7 @@ def download(
     """Download `archive` into `folder`, from the first of `urls` that gives the right bytes.
 
     Resumes what an earlier call left. The file gets its name only when it is complete and, if its SHA-256 is
-    known, right.
-
-    Args:
-        archive: what to download.
-        urls: where from, in the order in which to try.
-        folder: is created if it is missing.
-        reporter: gets progress, and the mirrors that failed.
-        variable: the environment variable for other mirrors, for the message.
-
-    Returns:
-        The file.
+    known, right. `variable` is the environment variable for other mirrors, for the message.
 
     Raises:
         DataNotFoundError: no URL gave it; each is listed with its reason.
@@ -185,7 +175,7 @@ def local_archive(archives: Sequence[Archive], folder: Path, reporter: PrepareRe
     for archive in archives:
         path = folder / archive.name
         try:
-            if path.is_file() and not _is_right(path, archive):
+            if path.is_file() and not is_archive(path, archive):
                 reporter.note(f"{path} {_set_aside(path, archive)}")
         except OSError as error:
             raise DataError(f"{path} cannot be read: {disk.reason(error)}. Remove it.") from error
@@ -194,7 +184,8 @@ def local_archive(archives: Sequence[Archive], folder: Path, reporter: PrepareRe
     return None
 
 
-def _is_right(path: Path, archive: Archive) -> bool:
+def is_archive(path: Path, archive: Archive) -> bool:
+    """Whether a file is a published archive, by its size and its SHA-256."""
     return path.stat().st_size == archive.size and files.sha256_file(path) == archive.sha256
 
 
@@ -234,7 +225,6 @@ class Part:
         self._note.write_text(json.dumps({"url": url, "etag": etag}), encoding="utf-8")
 
     def discard(self) -> None:
-        """Delete the part."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
@@ -252,13 +242,9 @@ class Part:
 
 
 def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter: PrepareReporter) -> None:
-    """Ask `url` until the part is complete and right, as long as that may help.
-
-    Raises:
-        FetchError: it did not help.
-    """
-    host = printable_url(url).split("/")[2]
-    if part.size and _is_right(part.path, archive):
+    """Ask `url` until the part is complete and right; raise FetchError once that cannot help."""
+    host = _host(url)
+    if part.size and is_archive(part.path, archive):
         return
     amount = f" ({archive.size:,} bytes)" if archive.size else ""
     resumed = f", resuming after {part.size:,}" if part.size else ""
@@ -269,10 +255,8 @@ def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter
         if archive.size is not None and before >= archive.size:
             _set_aside(part.path, archive)
         try:
-            _fetch(
-                url, part, archive, least_speed, lambda done, total: reporter.on_download(done, total, host)
-            )
-            if archive.sha256 is None or _is_right(part.path, archive):
+            _fetch(url, part, archive, least_speed, reporter)
+            if archive.sha256 is None or is_archive(part.path, archive):
                 return
             # The wrong bytes may be an earlier mirror's: then this one may give all of them.
             raise FetchError(f"the file {_set_aside(part.path, archive)}", again=before > 0, wait=0)
@@ -288,9 +272,7 @@ def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter
 # One request
 
 
-def _fetch(
-    url: str, part: Part, archive: Archive, least_speed: int, on_bytes: Callable[[int, int | None], None]
-) -> None:
+def _fetch(url: str, part: Part, archive: Archive, least_speed: int, reporter: PrepareReporter) -> None:
     """Ask `url` for what `part` lacks of `archive`, and append it.
 
     Raises:
@@ -302,7 +284,7 @@ def _fetch(
         declared = response.headers.get("Content-Length", "")
         # Ignore an absurdly long Content-Length.
         end = start + int(declared) if declared.isdecimal() and len(declared) < 19 else None
-        total = archive.size or end
+        total, most = archive.size or end, archive.size or MAX_BYTES
         if total is not None and total > MAX_BYTES:
             raise FetchError(f"declares {total:,} bytes, expected at most {MAX_BYTES:,}")
         if start == 0:
@@ -310,7 +292,23 @@ def _fetch(
             part.begin(url, etag if etag and not etag.startswith("W/") else None)
         if total is not None:
             disk.check_room(part.path.parent, total - start)
-        have = _append(response, part, start, archive.size or MAX_BYTES, least_speed, total, on_bytes)
+        have, counted, since = start, 0, time.monotonic()
+        with open(part.path, "ab") as file:
+            while chunk := _read(response):
+                if have == 0 and is_html(chunk):
+                    part.discard()
+                    raise FetchError("sent an HTML page instead of the archive")
+                if have + len(chunk) > most:
+                    part.discard()
+                    raise FetchError(f"sent more than the expected {most:,} bytes")
+                file.write(chunk)
+                have, counted = have + len(chunk), counted + len(chunk)
+                reporter.on_download(have, total, _host(url))
+                elapsed = time.monotonic() - since
+                if elapsed > PATIENCE.window:
+                    if counted / elapsed < least_speed:
+                        raise FetchError(f"is too slow: {counted / elapsed:,.0f} bytes a second")
+                    counted, since = 0, time.monotonic()
     if total is not None and have < total:
         raise FetchError(f"the connection was cut after {have:,} of {total:,} bytes", again=True)
 
@@ -331,17 +329,14 @@ def _open(session: "_Session", url: str, part: Part, archive: Archive) -> reques
         raise _connection_error(url, error) from error
     if response.status_code in (200, 206):
         return response
-    if response.status_code == 416:
+    too_far = response.status_code == 416
+    if too_far:
         # The server has no more than the part, whose hash is wrong.
         part.discard()
-    proxy = (
-        f" (the proxy {_proxy(url)} asks for a user name and a password)"
-        if response.status_code == 407
-        else ""
-    )
-    raise FetchError(
-        f"answered {response.status_code} {response.reason}{proxy}", again=response.status_code == 416, wait=0
-    )
+    answer = f"answered {response.status_code} {response.reason}"
+    if response.status_code == 407:
+        answer += f" (the proxy {_proxy(url)} asks for a user name and a password)"
+    raise FetchError(answer, again=too_far, wait=0)
 
 
 def _start(url: str, response: requests.Response, part: Part, archive: Archive) -> int:
@@ -353,44 +348,16 @@ def _start(url: str, response: requests.Response, part: Part, archive: Archive) 
         return 0
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     version, etag = part.version(url), response.headers.get("ETag")
-    right_range = found is not None and int(found[1]) == part.size
-    right_size = found is not None and (archive.size is None or found[2] in ("*", str(archive.size)))
-    right_version = version is None or etag is None or etag == version
-    if not (right_range and right_size and right_version):
+    fits = (
+        found is not None
+        and int(found[1]) == part.size
+        and (archive.size is None or found[2] in ("*", str(archive.size)))
+        and (version is None or etag is None or etag == version)
+    )
+    if not fits:
         part.discard()
         raise FetchError("answered with another range or version", again=True, wait=0)
     return part.size
-
-
-def _append(
-    response: requests.Response,
-    part: Part,
-    have: int,
-    cap: int,
-    least_speed: int,
-    total: int | None,
-    on_bytes: Callable[[int, int | None], None],
-) -> int:
-    """Append the body to the part; returns the part's size."""
-    since, counted = time.monotonic(), 0
-    with open(part.path, "ab") as file:
-        while chunk := _read(response):
-            if have == 0 and is_html(chunk):
-                part.discard()
-                raise FetchError("sent an HTML page instead of the archive")
-            if have + len(chunk) > cap:
-                part.discard()
-                raise FetchError(f"sent more than the expected {cap:,} bytes")
-            file.write(chunk)
-            have += len(chunk)
-            counted += len(chunk)
-            on_bytes(have, total)
-            elapsed = time.monotonic() - since
-            if elapsed > PATIENCE.window:
-                if counted / elapsed < least_speed:
-                    raise FetchError(f"is too slow: {counted / elapsed:,.0f} bytes a second")
-                since, counted = time.monotonic(), 0
-    return have
 
 
 def _read(response: requests.Response) -> bytes:
@@ -483,22 +450,15 @@ def _check_certificates(urls: Sequence[str]) -> None:
             )
 
 
-#: OpenSSL's codes for a certificate that has expired or is another host's: another authority would not help.
-_EXPIRED, _OTHER_HOST = 10, 62
-
-
 def _connection_error(url: str, error: Exception) -> FetchError:
     cause = _root(error)
     proxy = _proxy(url)
     via = f" (through the proxy {proxy})" if proxy else ""
     if isinstance(cause, ssl.SSLCertVerificationError):
-        hint = (
-            ""
-            if cause.verify_code in (_EXPIRED, _OTHER_HOST)
-            else ". If your network's proxy inspects TLS, name a file with its certificate in SSL_CERT_FILE "
-            "or REQUESTS_CA_BUNDLE"
+        return FetchError(
+            f"its certificate is refused: {cause.verify_message}{via}. If your network's proxy inspects TLS, "
+            "name a file with its certificate in SSL_CERT_FILE or REQUESTS_CA_BUNDLE"
         )
-        return FetchError(f"its certificate is refused: {cause.verify_message}{via}{hint}")
     # Of requests' own messages only the cause: they quote the URL, which may hold a key.
     reason = disk.reason(cause) if isinstance(cause, OSError) else str(cause) or type(cause).__name__
     return FetchError(f"cannot be reached: {reason}{via}")
@@ -513,6 +473,4 @@ def _root(error: BaseException) -> BaseException:
 def _proxy(url: str) -> str | None:
     """The proxy that the environment sets for `url`, without its user name and password."""
     proxy = select_proxy(url, get_environ_proxies(url))
-    if proxy is None:
-        return None
-    return printable_url(proxy if "://" in proxy else f"http://{proxy}")
+    return proxy and printable_url(proxy if "://" in proxy else f"http://{proxy}")

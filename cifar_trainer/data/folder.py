@@ -1,5 +1,6 @@
 """The files of a source by name: those of a folder, or what an archive unpacks to."""
 
+import contextlib
 import functools
 import os
 import stat
@@ -35,18 +36,14 @@ class Folder:
         self.store = store
         self._formats: dict[str, str] = {}
 
-    def read(self, name: str) -> bytes:
-        """The content of a file, at most one byte more than MAX_BYTES of it.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+    def read(self, name: str, most: int = MAX_BYTES + 1) -> bytes:
+        """The content of a file, at most `most` bytes: one more than any image may have."""
         place = self.files[name]
         if isinstance(place, tuple):
             assert self.store is not None
-            return os.pread(self.store[0], place[1], place[0])
+            return os.pread(self.store[0], min(place[1], most), place[0])
         with open(place, "rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(most)
 
     def local(self, name: str) -> Path:
         """The path of a file on the disk; a small unpacked file is written out first."""
@@ -64,18 +61,10 @@ class Folder:
         if name.lower().endswith(SUFFIXES):
             return "image"
         if name not in self._formats:
-            try:
-                self._formats[name] = formats.format_of(self._head(name))
-            except OSError:
-                self._formats[name] = ""
+            self._formats[name] = ""
+            with contextlib.suppress(OSError):
+                self._formats[name] = formats.format_of(self.read(name, formats.HEAD_BYTES))
         return self._formats[name]
-
-    def _head(self, name: str) -> bytes:
-        place = self.files[name]
-        if isinstance(place, tuple):
-            return self.read(name)[: formats.HEAD_BYTES]
-        with open(place, "rb") as file:
-            return file.read(formats.HEAD_BYTES)
 
     def of_format(self, *names: str) -> list[str]:
         """The files of these formats."""
@@ -124,11 +113,7 @@ def list_folder(path: Path) -> Folder:
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{printable(str(folder))} cannot be read: {error.strerror}.") from error
-    for entry in entries:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = prefix + entry.name
         if entry.name.startswith(".") or is_leftover(name):
             continue
@@ -154,12 +139,5 @@ def abridged(names: Iterable[str], limit: int = 8) -> str:
 
 def kind_of(mode: int) -> str:
     """The kind of a file by its mode, in a word."""
-    kinds = {
-        stat.S_IFLNK: "link",
-        stat.S_IFIFO: "FIFO",
-        stat.S_IFSOCK: "socket",
-        stat.S_IFBLK: "device",
-        stat.S_IFCHR: "device",
-        stat.S_IFDIR: "folder",
-    }
-    return kinds.get(stat.S_IFMT(mode), "special file")
+    kinds = {"l": "link", "p": "FIFO", "s": "socket", "b": "device", "c": "device", "d": "folder"}
+    return kinds.get(stat.filemode(mode)[0], "special file")

@@ -69,19 +69,13 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 def number_labels(
     labels: Mapping[str, np.ndarray], names: Sequence[str], spec: DatasetSpec | None, where: str
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray], tuple[str, ...]]:
-    """The classes for labels of any type, and the labels as whole numbers from 0 up.
+    """The classes for labels of any type, the labels of each split as int64 [N] from 0 up, and notes.
 
     Args:
         labels: numbers, names or one-hot rows of each split.
         names: the names of the classes, if the source has them.
         spec: the data set that it should be; None for a user's own classes.
         where: the source, for messages.
-
-    Returns:
-        The class names, int64 [N] of each split, and notes.
-
-    Raises:
-        DataError: a label is not a whole number, or is out of range.
     """
     # A one-hot row for each image, or one label each, also in a single row or column.
     flat = {
@@ -107,7 +101,7 @@ def number_labels(
         raise DataError(f"{where}: the labels are {low} to {high}, expected 0 to {MAX_CLASSES - 1}.")
     if not known:
         # As folders with these names would be.
-        note = f"The labels are {abridged_numbers(found)}: they are the names of {len(found)} classes."
+        note = f"The labels are {len(found)} numbers, {low} to {high}: they are the names of the classes."
         return (
             tuple(map(str, found)),
             {split: np.searchsorted(found, values) for split, values in numbers.items()},
@@ -119,14 +113,6 @@ def number_labels(
     if high >= len(known):
         raise DataError(f"{where}: the labels are {low} to {high}, expected 0 to {len(known) - 1}.")
     return known, numbers, ()
-
-
-def abridged_numbers(numbers: Sequence[int]) -> str:
-    """A list of numbers for a message."""
-    if numbers[-1] - numbers[0] == len(numbers) - 1:
-        return f"{numbers[0]} to {numbers[-1]}"
-    first = ", ".join(map(str, numbers[:4]))
-    return f"{first}, … {numbers[-1]}" if len(numbers) > 5 else ", ".join(map(str, numbers))
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,5 @@
 """The list of readers, and which of them reads a source."""
 
-import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -12,13 +11,14 @@ from cifar_trainer.data.class_folders import EXPECTED_LAYOUT, read_class_folders
 from cifar_trainer.data.csv_labels import read_csv
 from cifar_trainer.data.dataset import DatasetSpec, ImageSet, OfficialForm, OnImages
 from cifar_trainer.data.decoding import ReadAgain, ReadOptions
+from cifar_trainer.data.disk import reason
+from cifar_trainer.data.download import is_archive
 from cifar_trainer.data.fingerprints import with_true_classes
 from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.partition import to_train_and_test
 from cifar_trainer.data.records import read_records
 from cifar_trainer.data.unpack import Unpacker
-from cifar_trainer.errors import DataError, UsageError
-from cifar_trainer.files import sha256_file
+from cifar_trainer.errors import DataError, UsageError, printable
 from cifar_trainer.images import Preprocessing
 
 #: Readers of forms that are not official, in the order in which they are asked. Each one returns None for a
@@ -47,20 +47,21 @@ def read_source(
 ) -> Reading:
     """Read a data set from a folder, an archive or a file, whatever its form.
 
-    Args:
-        path: the folder or file.
-        options: the data set that it should be, and how to read images that are in no official form.
-        on_images: called with the images read so far and the images in total.
-        scratch: where to unpack archives; None is the system's folder for temporary files.
+    `scratch` is where to unpack archives; None is the system's folder for temporary files.
 
     Raises:
-        DataError: no reader knows its form, or it is not what it should be.
+        DataError: no reader knows its form, or it cannot be read or is not what it should be.
         UsageError: an option does not go with what is there.
     """
     try:
-        return _read_once(path, options, on_images, scratch)
-    except ReadAgain as again:
-        return _read_once(path, dataclasses.replace(options, grey_bits=again.bits), on_images, scratch)
+        try:
+            return _read_once(path, options, on_images, scratch)
+        except ReadAgain as again:
+            return _read_once(path, dataclasses.replace(options, grey_bits=again.bits), on_images, scratch)
+    except OSError as error:
+        raise DataError(
+            f"{printable(str(error.filename or path))} cannot be read: {reason(error)}."
+        ) from error
 
 
 def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None) -> Reading:
@@ -82,7 +83,7 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: P
             raise DataError(f"{path} is empty. {_expected(spec)}")
         found = _read(folder, options, on_images, unpacker, 0)
         notes = (*unpacker.notes, *found.notes)
-    found = ImageSet(found.classes, found.splits, found.conversions, notes)
+    found = dataclasses.replace(found, notes=notes)
     if spec is None:
         return Reading(found, False, options.preprocessing)
     found = with_true_classes(found, spec)
@@ -98,18 +99,12 @@ def _published_archives(path: Path, spec: DatasetSpec) -> list[Path]:
     """The published archives of a data set at `path`, if they are all there with the right SHA-256."""
     for archives in (spec.archives, *((archive,) for archive in spec.other_archives)):
         places = [path] if path.is_file() else [path / archive.name for archive in archives]
-        with contextlib.suppress(OSError):
-            if (
-                archives
-                and len(places) == len(archives)
-                and all(
-                    place.is_file()
-                    and place.stat().st_size == archive.size
-                    and sha256_file(place) == archive.sha256
-                    for place, archive in zip(places, archives, strict=True)
-                )
-            ):
-                return places
+        if (
+            len(places) == len(archives)
+            and all(place.is_file() for place in places)
+            and all(map(is_archive, places, archives))
+        ):
+            return places
     return []
 
 

@@ -97,8 +97,6 @@ class Unpacker:
                 f"{path} does not exist. Name a folder or an archive with --source, "
                 "or leave --source out to download CIFAR-10."
             ) from None
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
         kind = formats.format_of(head)
         if kind in ("", "html", "image"):
             raise DataError(f"{path} is not an archive: {formats.describe(head)}. {_EXPECTED}")
@@ -157,12 +155,8 @@ class Unpacker:
             raise DataError(f"{title} is refused: it holds more than once {printable(name)}.")
         self._files_left -= 1
         if size > self._bytes_left or self._files_left < 0:
-            raise _refused(
-                title,
-                stored,
-                f"declares {size:,} bytes; expected at most {max(self._bytes_left, 0):,}, and "
-                f"{MAX_FILES:,} files in all",
-            )
+            most = f"at most {self._bytes_left:,}, and {MAX_FILES:,} files in all"
+            raise _refused(title, stored, f"declares {size:,} bytes; expected {most}")
         return name
 
     def _spend(self, size: int) -> None:
@@ -272,10 +266,8 @@ class Unpacker:
                 if archive.needs_password():
                     raise DataError(f"{title} is encrypted. Unpack it, and name the folder.")
                 for info in archive.list():
-                    if info.is_symlink:
-                        raise _refused(title, info.filename, "is a link")
-                    if not (info.is_file or info.is_directory):
-                        raise _refused(title, info.filename, "is a special file")
+                    if info.is_symlink or not (info.is_file or info.is_directory):
+                        raise _refused(title, info.filename, "is a link or a special file")
                     _check_name(title, info.filename)
                     name = self._check(title, files, info.filename, info.uncompressed)
                     if not info.is_directory:
@@ -300,68 +292,51 @@ class Unpacker:
     # A tar, or a single compressed file
 
     def _unpack_stream(self, path: Path, title: Path, kind: str) -> Files:
-        with _decompressed(path, title, kind) as file:
-            stream = _Stream(file)
-            files: Files = {}
-            try:
-                if formats.is_tar(stream.peek()):
-                    self._unpack_tar(stream, title, files)
-                else:
-                    files[_THE_FILE_ITSELF] = self._copy(title, cast(BinaryIO, stream))
-            except DataError:
+        member, files = "", Files()
+        try:
+            with _decompressed(path, title, kind) as file:
+                is_tar = formats.is_tar(file.read(tarfile.BLOCKSIZE))
+            with _decompressed(path, title, kind) as file:
+                if not is_tar:
+                    return {_THE_FILE_ITSELF: self._copy(title, file)}
+                stream = _TarStream(file)
+                with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as tar:
+                    for info in tar:
+                        member = info.name
+                        _check_tar_member(title, info)
+                        name = self._check(title, files, member, info.size)
+                        if info.isreg() and not is_leftover(name):
+                            files[name] = self._copy(title, cast(BinaryIO, tar.extractfile(info)))
+                        # tarfile keeps every header that it has read; 60,000 of them are not needed.
+                        tar.members = []  # type: ignore[attr-defined]
+                stream.read_end()
+        except DataError:
+            raise
+        except Exception as error:
+            if not isinstance(error, _DAMAGE) and type(error).__name__ != "ZstdError":
                 raise
-            except Exception as error:
-                if isinstance(error, _DAMAGE) or type(error).__name__ == "ZstdError":
-                    raise DataError(self._damage(path, title, stream.member, error)) from error
-                raise
+            actual = path.stat().st_size
+            known = self._known_sizes.get(member.split("/")[0])
+            expected = f"expected {known:,} bytes, it has {actual:,}" if known else f"it has {actual:,} bytes"
+            where = f"at or after member {printable(member)}" if member else "at its beginning"
+            raise DataError(
+                f"{title} is truncated or damaged {where}: {error} ({expected}). Fetch it again."
+            ) from error
         return files
 
-    def _unpack_tar(self, stream: "_Stream", title: Path, files: Files) -> None:
-        with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as tar:
-            for info in tar:
-                stream.member = info.name
-                _check_tar_member(title, info)
-                name = self._check(title, files, info.name, info.size)
-                if info.isreg() and not is_leftover(name):
-                    files[name] = self._copy(title, cast(BinaryIO, tar.extractfile(info)))
-                # tarfile keeps every header that it has read; 60,000 of them are not needed.
-                tar.members = []  # type: ignore[attr-defined]
-        stream.read_end()
 
-    def _damage(self, path: Path, title: Path, member: str, error: Exception) -> str:
-        actual = path.stat().st_size
-        known = self._known_sizes.get(member.split("/")[0])
-        expected = f"expected {known:,} bytes, it has {actual:,}" if known else f"it has {actual:,} bytes"
-        if known == actual:
-            expected = "it has the expected size, but not the content"
-        where = f"at or after member {printable(member)}" if member else "at its beginning"
-        return f"{title} is truncated or damaged {where}: {error} ({expected}). Fetch it again."
+class _TarStream:
+    """The file under tarfile: limits what it may ask for, and tells whether the end was an end."""
 
-
-class _Stream:
-    """The file under tarfile: limits what it may ask for, and tells whether the end was an end.
-
-    Attributes:
-        member: the name of the latest member.
-    """
-
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._last = b""
         self._position = 0
-        self._head = b""
-        self.member = ""
-
-    def peek(self) -> bytes:
-        """The first block, before anything else is read."""
-        self._head = self._file.read(tarfile.BLOCKSIZE)
-        return self._head
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _MAX_HEADER:
             raise ValueError(f"a header declares {count:,} bytes, expected at most {_MAX_HEADER:,}")
-        start = self._head[self._position : self._position + count]
-        self._last = start + self._file.read(count - len(start))
+        self._last = self._file.read(count)
         self._position += len(self._last)
         return self._last
 
@@ -392,21 +367,10 @@ class _Stream:
                 raise ValueError(f"more than {_MAX_PADDING:,} bytes follow its end")
 
 
-def _decompressed(path: Path, title: Path, kind: str) -> Any:
-    match kind:
-        case "gzip":
-            return gzip.open(path)
-        case "bzip2":
-            return bz2.open(path)
-        case "xz":
-            return lzma.open(path)
-        case "zstandard":
-            return _open_zstandard(path, title)
-        case _:
-            return open(path, "rb")
-
-
-def _open_zstandard(path: Path, title: Path) -> Any:
+def _decompressed(path: Path, title: Path, kind: str) -> BinaryIO:
+    if kind != "zstandard":
+        openers: dict[str, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+        return cast(BinaryIO, openers.get(kind, open)(path, "rb"))
     try:
         import zstandard
     except ImportError:
@@ -416,11 +380,11 @@ def _open_zstandard(path: Path, title: Path) -> Any:
         ) from None
     # A larger window would let a file of a few bytes allocate megabytes.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-    return decompressor.stream_reader(open(path, "rb"), closefd=True, read_across_frames=True)
+    file = open(path, "rb")  # noqa: SIM115
+    return cast(BinaryIO, decompressor.stream_reader(file, closefd=True, read_across_frames=True))
 
 
 def _check_name(title: Path, name: str) -> None:
-    """Raise DataError if a member's name leads out of the archive."""
     if not name:
         raise _refused(title, name, "has no name")
     if _LEADS_OUT.search(name):
@@ -433,7 +397,7 @@ def _check_tar_member(title: Path, info: tarfile.TarInfo) -> None:
     if info.issym() or info.islnk():
         raise _refused(title, info.name, f"is a link to {printable(info.linkname)}")
     if not (info.isreg() or info.isdir()) or info.issparse():
-        kind = "device" if info.ischr() or info.isblk() else "FIFO" if info.isfifo() else "special file"
+        kind = "FIFO" if info.isfifo() else "device" if info.isdev() else "special file"
         raise _refused(title, info.name, f"is a {kind}")
 
 

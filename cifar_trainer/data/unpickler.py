@@ -70,14 +70,6 @@ class _StandIn:
         raise pickle.UnpicklingError("a function's state cannot be set")
 
 
-def _new_array(*_: Any) -> PickledArray:
-    return PickledArray()
-
-
-def _new_dtype(name: Any, *_: Any) -> _PickledDtype:
-    return _PickledDtype(name)
-
-
 def _from_buffer(content: bytes | bytearray, dtype: Any, shape: Any, order: str) -> PickledArray:
     if not isinstance(content, bytes | bytearray):
         raise pickle.UnpicklingError(f"an array's content is a {type(content).__name__}, expected bytes")
@@ -88,12 +80,10 @@ def _from_buffer(content: bytes | bytearray, dtype: Any, shape: Any, order: str)
 _MAX_PARTS = 1_000_000
 #: Beside `_codecs.encode`, with which Python 3 writes bytes in the protocols of Python 2.
 _ALLOWED: dict[tuple[str, str], object] = {
-    ("numpy.core.multiarray", "_reconstruct"): _StandIn(_new_array),
-    ("numpy._core.multiarray", "_reconstruct"): _StandIn(_new_array),
+    ("numpy.core.multiarray", "_reconstruct"): _StandIn(lambda *_: PickledArray()),
     ("numpy.core.numeric", "_frombuffer"): _StandIn(_from_buffer),
-    ("numpy._core.numeric", "_frombuffer"): _StandIn(_from_buffer),
     ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): _StandIn(_new_dtype),
+    ("numpy", "dtype"): _StandIn(lambda name, *_: _PickledDtype(name)),
 }
 
 
@@ -110,7 +100,8 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return _StandIn(self._encode)
         try:
-            return _ALLOWED[module, name]
+            # NumPy 2 has renamed its core.
+            return _ALLOWED[module.replace("numpy._core", "numpy.core"), name]
         except KeyError:
             raise _RefusedError(f"{module}.{name}") from None
 
@@ -125,17 +116,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
-    """Read a pickled dictionary of arrays, strings and numbers.
+    """Read a dictionary of arrays, strings and numbers that Python 2 or 3 has pickled.
 
-    Args:
-        content: the pickle, of Python 2 or 3.
-        where: the file, for messages.
-
-    Returns:
-        The dictionary, its keys as text; strings of Python 2 as bytes, arrays as `PickledArray`.
-
-    Raises:
-        DataError: it asks for anything else, or is damaged.
+    Its keys become text; strings of Python 2 are bytes, arrays are `PickledArray`. Raises DataError if the
+    pickle asks for anything else, or is damaged.
     """
     try:
         _check_parts(content)

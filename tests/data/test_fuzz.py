@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from cifar_trainer.data.arrays import load_idx
-from cifar_trainer.data.cifar10 import class_names
 from cifar_trainer.data.unpickler import load_dictionary
 from cifar_trainer.errors import DataError, UsageError
 
@@ -190,11 +189,10 @@ def test_a_damaged_pickle_gives_a_dictionary_or_one_error() -> None:
     @given(st.sampled_from(whole), CHANGES)
     def check(content: bytes, changes: list[tuple[float, str, bytes, int]]) -> None:
         damaged = changed(content, changes)
-        for read in (load_dictionary, class_names):
-            try:
-                read(damaged, "batch")
-            except DataError as error:
-                assert str(error)
+        try:
+            load_dictionary(damaged, "batch")
+        except DataError as error:
+            assert str(error)
 
     check()
 

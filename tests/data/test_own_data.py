@@ -329,7 +329,7 @@ def test_a_class_under_two_names_is_told(tmp_path: Path) -> None:
     ("labels", "classes", "note"),
     [
         (np.arange(20) % 10 + 1, tuple(map(str, range(1, 11))), "1 to 10"),
-        (np.arange(20) % 10 * 3, tuple(map(str, range(0, 30, 3))), "0, 3, 6, 9, … 27"),
+        (np.arange(20) % 10 * 3, tuple(map(str, range(0, 30, 3))), "10 numbers, 0 to 27"),
         ((np.arange(20) % 4 + 1)[None], ("1", "2", "3", "4"), "1 to 4"),
         (np.arange(20) % 4, ("0", "1", "2", "3"), ""),
         (np.array(["cat", "dog"] * 10), ("cat", "dog"), ""),
