@@ -1,5 +1,6 @@
 """The install command fits the way in which the package was installed."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -52,3 +53,16 @@ def test_a_missing_extra_is_named_with_its_packages() -> None:
         CifarTrainerError, match=r"^serve needs no_such_module, which is not installed\. .*\[x\]"
     ):
         extras.check_extra("serve", "x", ["json", "no_such_module"])
+
+
+def test_serve_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cifar_trainer
+
+    for name in [name for name in sys.modules if name.startswith("cifar_trainer.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "uvicorn" else find(name, *rest)
+    )
+    with pytest.raises(CifarTrainerError, match=r"^serve needs uvicorn, which is not installed\. Install"):
+        _ = cifar_trainer.serve

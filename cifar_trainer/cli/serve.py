@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cifar_trainer.cli.base import PathType, make_command, run_argument
-from cifar_trainer.extras import check_extra
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
     from cifar_trainer.serving.server import Started
-
-#: Modules of the extra `serve`.
-_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 
 
 @make_command("serve", has_json=False)
@@ -70,7 +66,6 @@ def command(output: "Output", /, host: str, api_key: str | None, **options: Any)
       cifar-trainer serve --model runs/seed-1/export/model.onnx --port 9000
       curl -F image=@cat.jpg http://127.0.0.1:8501/predict
     """
-    check_extra("serve", "serve", _PACKAGES)
     from cifar_trainer.serving.server import serve
 
     if not _is_loopback(host):

@@ -35,7 +35,6 @@ class Batcher(Generic[T]):
         max_batch_size: images in a batch.
         timeout: seconds that a batch waits for more images.
         max_enqueued_batches: batches that may wait. A large request counts as one batch.
-        on_batch: called with the size of each batch.
     """
 
     def __init__(
@@ -45,13 +44,11 @@ class Batcher(Generic[T]):
         max_batch_size: int,
         timeout: float,
         max_enqueued_batches: int,
-        on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._predict = predict
         self._max_batch_size = max_batch_size
         self._timeout = timeout
         self.capacity = max_batch_size * max_enqueued_batches
-        self._on_batch = on_batch
         self._waiting: collections.deque[_Waiting[T]] = collections.deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "model")
@@ -104,7 +101,6 @@ class Batcher(Generic[T]):
                 continue
             pieces = [request.images[place] for request, place in batch]
             images = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-            self._on_batch(len(images))
             try:
                 result = await loop.run_in_executor(self._thread, self._predict, images)
             except Exception as error:  # Whatever a runtime raises fails this batch, not the server.

@@ -1,15 +1,16 @@
 """ASGI middleware: metrics, who may ask, and the limits of a request."""
 
 import asyncio
-import contextlib
 import hmac
 import ipaddress
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,11 +28,10 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"
 #: nginx's status for a client that closed the connection. Nobody receives it.
 _CLIENT_GONE = 499
 
+#: Set in a request's scope once its body was read. Otherwise the connection cannot be used again.
+_BODY_READ = "cifar_trainer.body_read"
+
 _FAILURE = RequestError(500, "internal", "The server failed. See its log.")
-
-
-class _ClientGoneError(Exception):
-    """The client has closed the connection."""
 
 
 def measured(
@@ -51,13 +51,7 @@ def measured(
             await app(scope, receive, send)
             return
         started = time.perf_counter()
-        status, body_read = _CLIENT_GONE, False
-
-        async def noting_receive() -> Message:
-            nonlocal body_read
-            message = await receive()
-            body_read |= message["type"] == "http.request" and not message.get("more_body", False)
-            return message
+        status = _CLIENT_GONE
 
         async def noting_send(message: Message) -> None:
             nonlocal status
@@ -69,12 +63,12 @@ def measured(
 
         problem: RequestError | None = None
         try:
-            await app(scope, noting_receive, noting_send)
+            await app(scope, receive, noting_send)
         except RequestError as error:
             problem = error
         except HTTPException as error:
             problem = _routing_error(scope, error)
-        except _ClientGoneError:
+        except ClientDisconnect:
             metrics.errors.labels("client_gone").inc()
         except Exception:
             logger.exception("A request to %s failed.", printable(scope["path"]))
@@ -83,7 +77,9 @@ def measured(
             if problem is not None:
                 metrics.errors.labels(problem.cause).inc()
                 if status == _CLIENT_GONE:
-                    await _error_response(problem, close=not body_read)(scope, receive, noting_send)
+                    await _error_response(problem, close=not scope.get(_BODY_READ))(
+                        scope, receive, noting_send
+                    )
             seconds = time.perf_counter() - started
             method = scope["method"] if scope["method"] in _METHODS else "other"
             metrics.count_request(route_of(scope), method, status, seconds)
@@ -131,8 +127,8 @@ def same_site(app: ASGIApp, settings: Settings) -> ASGIApp:
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = {name: value.decode("latin-1").lower() for name, value in scope["headers"]}
-            host = headers.get(b"host", "")
+            headers = Headers(scope=scope)
+            host = headers.get("host", "").lower()
             if host and "*" not in trusted and not (_is_address(_name_of(host)) or _name_of(host) in names):
                 raise RequestError(
                     403,
@@ -140,13 +136,14 @@ def same_site(app: ASGIApp, settings: Settings) -> ASGIApp:
                     f"The Host header is {printable(host)!r}, which is not a name of this server. "
                     "The server's owner can allow it with --allowed-host.",
                 )
-            if scope["method"] not in ("GET", "HEAD"):
-                origin = headers.get(b"origin")
-                same = origin is None or origin.partition("://")[2] == host
-                foreign = headers.get(b"sec-fetch-site") in ("cross-site", "same-site") and origin is None
-                known = origin is not None and _name_of(origin.partition("://")[2]) in trusted
-                if foreign or not (same or known):
-                    raise RequestError(403, "forbidden", "Requests from pages of other sites are refused.")
+            origin = headers.get("origin")
+            if origin is None:
+                foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+            else:
+                site = origin.lower().partition("://")[2]
+                foreign = site != host and _name_of(site) not in trusted
+            if foreign and scope["method"] not in ("GET", "HEAD"):
+                raise RequestError(403, "forbidden", "Requests from pages of other sites are refused.")
         await app(scope, receive, send)
 
     return call
@@ -200,89 +197,62 @@ def limited(app: ASGIApp, limits: Limits) -> ASGIApp:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        parts: list[bytes] = []
-        taken, reading = 0, True
+        body = bytearray()
         try:
             async with asyncio.timeout(limits.request_seconds):
-                _check_length(scope, limits)
-                async for part in _parts(receive):
-                    if taken + len(part) > limits.body_bytes:
-                        raise _too_large(limits)
+                too_large = RequestError(
+                    413, "too_large", f"The body is larger than {limits.body_bytes:,} bytes."
+                )
+                if int(Headers(scope=scope).get("content-length", "0")) > limits.body_bytes:
+                    raise too_large
+                async for part in Request(scope, receive).stream():
+                    if len(body) + len(part) > limits.body_bytes:
+                        raise too_large
                     if held + len(part) > limits.bodies_bytes:
                         raise RequestError(503, "busy", "Too many large requests. Try again later.", 1)
                     held += len(part)
-                    taken += len(part)
-                    parts.append(part)
-                reading = False
-                await _answer(app, scope, receive, send, b"".join(parts))
+                    body += part
+                scope[_BODY_READ] = True
+                await _answer(app, scope, receive, send, bytes(body))
         except TimeoutError:
             seconds = f"{limits.request_seconds:g} s"
-            if reading:
+            if not scope.get(_BODY_READ):
                 raise RequestError(
                     408, "slow_client", f"The request was not complete after {seconds}."
                 ) from None
             raise RequestError(504, "deadline", f"There was no answer within {seconds}.", 1) from None
         finally:
-            held -= taken
+            held -= len(body)
 
     return call
 
 
-def _check_length(scope: Scope, limits: Limits) -> None:
-    announced = dict(scope["headers"]).get(b"content-length", b"0")
-    if not announced.isdigit() or len(announced) > 15 or int(announced) > limits.body_bytes:
-        raise _too_large(limits)
-
-
-def _too_large(limits: Limits) -> RequestError:
-    return RequestError(413, "too_large", f"The body is larger than {limits.body_bytes:,} bytes.")
-
-
-async def _parts(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientGoneError
-        yield message.get("body", b"")
-        if not message.get("more_body", False):
-            return
-
-
 async def _answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
-    """Let the app answer a body; raise _ClientGoneError and drop the work if the client leaves first."""
-    message: Message | None = {"type": "http.request", "body": body, "more_body": False}
+    """Let the app answer a body; raise ClientDisconnect and drop the work if the client leaves first."""
 
     async def replay() -> Message:
-        nonlocal message
-        if message is None:
-            # Starlette only asks again to hear of a disconnect, which ends this task anyway.
-            await asyncio.Event().wait()
-        given, message = message, None
-        assert given is not None
-        return given
+        return {"type": "http.request", "body": body, "more_body": False}
 
     answering = asyncio.current_task()
     assert answering is not None
     over = gone = False
 
-    def stop(watching: "asyncio.Task[Message]") -> None:
+    def stop(leaving: "asyncio.Task[Message]") -> None:
         nonlocal gone
-        if not over and not watching.cancelled():
+        if not over and not leaving.cancelled():
             gone = True
             answering.cancel()
 
     # After the body, the next message is the disconnect.
-    watching = asyncio.ensure_future(receive())
-    watching.add_done_callback(stop)
+    leaving = asyncio.ensure_future(receive())
+    leaving.add_done_callback(stop)
     try:
         await app(scope, replay, send)
     except asyncio.CancelledError:
         if not gone:
             raise
         answering.uncancel()
-        raise _ClientGoneError from None
+        raise ClientDisconnect from None
     finally:
         over = True
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        leaving.cancel()

@@ -151,7 +151,8 @@ class ModelHolder:
         self._batch_size = batch_size
         source = find()
         self._seen = _signature(source)
-        self._unsettled_since: float | None = None
+        self._found = self._seen
+        self._found_at = 0.0
         self.current = open_model(source, version_of(source.path), batch_size)
         self.failure: str | None = None
 
@@ -166,22 +167,18 @@ class ModelHolder:
             signature = _signature(source)
             if signature == self._seen:
                 return False
-            # If it is still being written, it looks different in a moment.
-            time.sleep(0.05)
-            if _signature(self._find()) != signature:
+            if signature != self._found:
+                # If it is still being written, the next look finds other files.
+                self._found, self._found_at = signature, time.monotonic()
                 return False
+            self._seen = signature
             try:
                 model = open_model(source, self.current.version + 1, self._batch_size)
             except ExportUnderWayError:
-                since = self._unsettled_since = self._unsettled_since or time.monotonic()
-                if time.monotonic() - since < _EXPORT_SECONDS:
+                if time.monotonic() - self._found_at < _EXPORT_SECONDS:
+                    self._seen = ()  # Try it again.
                     return False
-                self._unsettled_since, self._seen = None, signature
                 raise
-            except BaseException:
-                self._unsettled_since, self._seen = None, signature
-                raise
-            self._unsettled_since, self._seen = None, signature
             _check_same_kind(model, self.current)
         except (CifarTrainerError, OSError) as error:
             if self.failure == str(error):
@@ -221,10 +218,6 @@ def _signature(source: Source) -> tuple[tuple[str, int, int, int], ...]:
         status = path.stat()
         stats.append((str(path), status.st_ino, status.st_size, status.st_mtime_ns))
     return tuple(stats)
-
-
-def _no_maps(images: np.ndarray, classes: list[int]) -> None:
-    """Stand in for Grad-CAM by other weights."""
 
 
 class Explainer:

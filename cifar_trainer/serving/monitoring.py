@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import threading
 import time
 from typing import Any
@@ -38,39 +39,35 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         prometheus_client.ProcessCollector(registry=registry)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"cifar_trainer_{name}", text, labels, registry=registry)
+        shared: Any = {"namespace": "cifar_trainer", "registry": registry}
+        counter = functools.partial(Counter, **shared)
+        gauge = functools.partial(Gauge, **shared)
+        histogram = functools.partial(Histogram, **shared)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"cifar_trainer_{name}", text, labels, registry=registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"cifar_trainer_{name}", text, labels, buckets=buckets, registry=registry)
-
-        self.requests = counter("requests", "Requests.", "route", "method", "status")
+        self.requests = counter("requests", "Requests.", ("route", "method", "status"))
         self.seconds = histogram(
             "request_duration_seconds",
             "From the headers to the end of the answer.",
-            _SECONDS,
-            "route",
+            ["route"],
+            buckets=_SECONDS,
         )
-        self.errors = counter("errors", "Requests refused or failed.", "cause")
-        self.batch_size = histogram("batch_size", "Images in a batch.", _SIZES)
+        self.errors = counter("errors", "Requests refused or failed.", ["cause"])
+        self.batch_size = histogram("batch_size", "Images in a batch.", buckets=_SIZES)
         self.model_seconds = histogram(
-            "model_inference_duration_seconds", "The model's time for a batch.", _SECONDS
+            "model_inference_duration_seconds", "The model's time for a batch.", buckets=_SECONDS
         )
         self.queued = gauge("queued_images", "Images that wait.")
         self.connections = gauge("connections", "Open connections.")
-        self.predictions = counter("predictions", "Images classified.", "class_name")
-        self.confidence = histogram("confidence", "Confidence of the answers.", _CONFIDENCE)
+        self.predictions = counter("predictions", "Images classified.", ["class_name"])
+        self.confidence = histogram("confidence", "Confidence of the answers.", buckets=_CONFIDENCE)
         self.unfamiliar = counter("unfamiliar", "Images unlike the validation images.")
         self.version = gauge("model_version", "Version in service.")
-        self.model = gauge("model_info", "1 for the weights in service.", "name", "version", "sha256")
-        self.loads = counter("model_loads", "Versions loaded or refused.", "outcome")
+        self.model = gauge("model_info", "1 for the weights in service.", ("name", "version", "sha256"))
+        self.loads = counter("model_loads", "Versions loaded or refused.", ["outcome"])
         self.ready = gauge("ready", "1 while the server accepts requests.")
-        self.drift_statistic = gauge("drift_statistic", "0 is identical, 1 is disjoint.", "measure")
+        self.drift_statistic = gauge("drift_statistic", "0 is identical, 1 is disjoint.", ["measure"])
         self.drift_p_value = gauge(
-            "drift_p_value", "p-value of the comparison with validation images.", "measure"
+            "drift_p_value", "p-value of the comparison with validation images.", ["measure"]
         )
         self.drifted = gauge("drifted", "1 if a measure has drifted.")
         self.webhook_failures = counter("alert_webhook_failures", "Alerts that could not be delivered.")
@@ -181,7 +178,9 @@ class DriftMonitor:
     def __init__(self, baseline: Baseline | None, classes: tuple[str, ...]) -> None:
         self.baseline = baseline
         self._classes = classes
-        self._rows: collections.deque[dict[str, float]] = collections.deque(maxlen=WINDOW)
+        #: The columns of the rows.
+        self._names: tuple[str, ...] = ()
+        self._rows: collections.deque[tuple[float, ...]] = collections.deque(maxlen=WINDOW)
         # The model's thread adds, others report.
         self._lock = threading.Lock()
 
@@ -193,49 +192,48 @@ class DriftMonitor:
             class_ids: int [N].
             confidence: float [N].
         """
-        measures = {**measure_images(images), "confidence": confidence, "classes": class_ids}
+        measures = {"classes": class_ids, "confidence": confidence, **measure_images(images)}
+        rows = list(zip(*(values.tolist() for values in measures.values()), strict=True))
         with self._lock:
-            for row in zip(*(values.tolist() for values in measures.values()), strict=True):
-                self._rows.append(dict(zip(measures, row, strict=True)))
+            self._names = tuple(measures)
+            self._rows.extend(rows)
 
     def report(self) -> DriftReport:
         """Compare the window with the baseline: Fisher's exact test for classes, else Kolmogorov–Smirnov."""
         with self._lock:
-            rows = list(self._rows)
-        ids = np.array([row["classes"] for row in rows], np.int64)
+            columns = dict(zip(self._names, map(np.array, zip(*self._rows, strict=True)), strict=False))
+            images = len(self._rows)
+        ids = columns.get("classes", np.array([], np.int64))
         counts = np.bincount(ids, minlength=len(self._classes))
         reason = None
-        tests: list[tuple[str, str, float, float, str]] = []
+        tests: list[DriftTest] = []
         if self.baseline is None:
             reason = "the model's manifest holds no baseline"
-        elif len(rows) < LEAST:
-            reason = f"{len(rows)} images were seen, {LEAST} are needed"
+        elif images < LEAST:
+            reason = f"{images} images were seen, {LEAST} are needed"
         else:
-            tests.append(_compare_classes(np.array(self.baseline.class_counts), counts, self._classes))
+            level = SIGNIFICANCE / (1 + len(self.baseline.measures))
+            tests.append(_compare_classes(np.array(self.baseline.class_counts), counts, self._classes, level))
             for name, sample in self.baseline.measures.items():
-                values = [row[name] for row in rows]
-                result = stats.ks_2samp(sample, values)
-                change = _describe_change(name, float(np.median(values) - np.median(sample)))
+                result = stats.ks_2samp(sample, columns[name])
+                change = _describe_change(name, float(np.median(columns[name]) - np.median(sample)))
+                statistic, p_value = float(result.statistic), float(result.pvalue)
                 tests.append(
-                    (name, "Kolmogorov-Smirnov", float(result.statistic), float(result.pvalue), change)
+                    DriftTest(name, "Kolmogorov-Smirnov", statistic, p_value, p_value < level, change)
                 )
-        level = SIGNIFICANCE / max(1, len(tests))
         return DriftReport(
-            images=len(rows),
+            images=images,
             window=WINDOW,
             least=LEAST,
-            tests=tuple(
-                DriftTest(name, test, statistic, p_value, p_value < level, change)
-                for name, test, statistic, p_value, change in tests
-            ),
+            tests=tuple(tests),
             class_counts=dict(zip(self._classes, counts.tolist(), strict=True)),
             reason=reason,
         )
 
 
 def _compare_classes(
-    expected: np.ndarray, counts: np.ndarray, classes: tuple[str, ...]
-) -> tuple[str, str, float, float, str]:
+    expected: np.ndarray, counts: np.ndarray, classes: tuple[str, ...], level: float
+) -> DriftTest:
     """Fisher's exact test of each class against the rest, times the number of classes (Bonferroni).
 
     A chi-square test would raise false alarms when classes are rare.
@@ -247,16 +245,16 @@ def _compare_classes(
     shares = counts / now - expected / before
     largest = int(np.abs(shares).argmax())
     change = f"{'more' if shares[largest] > 0 else 'fewer'} images are classified as {classes[largest]}"
-    return "classes", "Fisher", float(np.abs(shares).max()), p_value, change
+    return DriftTest("classes", "Fisher", float(np.abs(shares).max()), p_value, p_value < level, change)
 
 
 def _describe_change(measure: str, difference: float) -> str:
     """What a higher or lower median of a measure means."""
-    higher, lower = {
+    if not difference:
+        return f"the values of {measure} spread differently"
+    more, less = {
         "brightness": ("the images are brighter", "the images are darker"),
         "contrast": ("the images have more contrast", "the images have less contrast"),
         "confidence": ("the model is more confident", "the model is less confident"),
     }.get(measure, (f"the images have more {measure}", f"the images have less {measure}"))
-    return (
-        f"the values of {measure} spread differently" if not difference else (higher, lower)[difference < 0]
-    )
+    return more if difference > 0 else less

@@ -107,7 +107,7 @@ def _server_state(service: Service) -> dict[str, Any]:
         "version": service.model.version,
         "weights_sha256": service.model.source.weights_sha256,
         "artefact": service.model.source.path.name,
-        "queued_images": service.queued,
+        "queued_images": service.batcher.queued,
         "last_minute": recent,
     }
 

@@ -68,20 +68,14 @@ class Answers:
         return largest
 
 
-#: The arrays of `Answers`.
-_ARRAYS = ("logits", "probabilities", "class_id", "energy", "max_probability", "unfamiliar")
-
-
 def _join(parts: list[tuple[Answers, slice]]) -> Answers:
     """The answers to one request, from the batches that its images were in."""
     arrays: dict[str, Any] = {}
-    for name in _ARRAYS:
-        values = [getattr(answers, name) for answers, _ in parts]
-        arrays[name] = (
-            None
-            if any(value is None for value in values)
-            else np.concatenate([value[place] for value, (_, place) in zip(values, parts, strict=True)])
-        )
+    for field in dataclasses.fields(Answers)[1:]:
+        values = [getattr(answers, field.name) for answers, _ in parts]
+        missing = any(value is None for value in values)
+        pieces = [] if missing else [value[place] for value, (_, place) in zip(values, parts, strict=True)]
+        arrays[field.name] = None if missing else np.concatenate(pieces)
     return Answers(parts[-1][0].model, **arrays)
 
 
@@ -106,20 +100,18 @@ class Service:
         self.settings = settings
         self._on_load = on_load
         self.metrics = Metrics()
-        self._show_model()
-        self.metrics.loads.labels("loaded").inc()
+        self._count_load()
         self.is_stopping = lambda: False
         self._running = False
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self._slow = ThreadPoolExecutor(2, "slow")
-        self._batcher: Batcher[Answers] = Batcher(
+        self.batcher: Batcher[Answers] = Batcher(
             self._predict,
             max_batch_size=settings.max_batch_size,
             timeout=settings.batch_timeout_ms / 1000,
             max_enqueued_batches=settings.max_enqueued_batches,
-            on_batch=self.metrics.batch_size.observe,
         )
-        self.metrics.queued.set_function(lambda: self.queued)
+        self.metrics.queued.set_function(lambda: self.batcher.queued)
         self.metrics.ready.set_function(lambda: self.ready)
         self._keeping = threading.Lock()
 
@@ -133,19 +125,10 @@ class Service:
         """Whether requests are accepted."""
         return self._running and not self.is_stopping()
 
-    @property
-    def queued(self) -> int:
-        """Images that wait for the model."""
-        return self._batcher.queued
-
-    def check_size(self, count: int) -> None:
-        """Raise RequestError (413) if a request has more images than the queue may hold."""
-        self._batcher.check_size(count)
-
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answer requests until the block ends."""
-        tasks = [asyncio.create_task(self._batcher.run()), asyncio.create_task(self._watch_drift())]
+        tasks = [asyncio.create_task(self.batcher.run()), asyncio.create_task(self._watch_drift())]
         if self.settings.watch:
             tasks.append(asyncio.create_task(self._watch_model()))
         self._running = True
@@ -156,7 +139,7 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._batcher.close()
+            self.batcher.close()
             self._decoders.shutdown()
             self._slow.shutdown()
 
@@ -178,7 +161,7 @@ class Service:
         Raises:
             RequestError: the queue is full, or cannot hold so many images.
         """
-        return _join(await self._batcher.submit(images))
+        return _join(await self.batcher.submit(images))
 
     async def explain(self, image: np.ndarray, class_id: int) -> np.ndarray | None:
         """Grad-CAM of an image, uint8 [H, W, C]: float32 [H, W] from 0 to 1; None if it is not available."""
@@ -227,6 +210,7 @@ class Service:
         return answers
 
     def _record(self, images: np.ndarray, answers: Answers) -> None:
+        self.metrics.batch_size.observe(len(images))
         confidence = answers.confidence
         for name, count in collections.Counter(answers.class_name).items():
             self.metrics.predictions.labels(name).inc(count)
@@ -251,7 +235,8 @@ class Service:
         except OSError as error:
             logger.warning("--keep-unfamiliar %s: %s", folder, error)
 
-    def _show_model(self) -> None:
+    def _count_load(self) -> None:
+        self.metrics.loads.labels("loaded").inc()
         self.metrics.show_model(self.settings.name, self.model.version, self.model.source.weights_sha256)
 
     async def _watch_model(self) -> None:
@@ -259,11 +244,11 @@ class Service:
             if not await self.in_thread(self.holder.refresh):
                 return
             failure = self.holder.failure
-            self.metrics.loads.labels("loaded" if failure is None else "refused").inc()
             if failure is not None:
+                self.metrics.loads.labels("refused").inc()
                 logger.warning("The new model was refused, the old one stays in service. %s", failure)
                 return
-            self._show_model()
+            self._count_load()
             logger.warning("Version %d is in service: %s.", self.model.version, self.model.warm_up)
             await self.in_thread(self._on_load)
 

@@ -39,22 +39,10 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The options of `serve`.
+    """The arguments of `serve`, and the limits.
 
     Attributes:
-        name: the model's name in the protocols' paths.
-        host, port: where to listen; port 0 takes a free one.
-        allowed_hosts: further names that clients may call this server by; `*` allows any.
-        max_batch_size: images in one call of the model.
-        batch_timeout_ms: how long a batch waits for more images.
-        max_enqueued_batches: batches that may wait.
-        api_key: the key that clients must send; None lets everybody in.
-        watch: whether to load new versions of the model.
-        watch_seconds: seconds between two looks for one.
-        keep_unfamiliar: folder for unfamiliar images; None stores nothing.
-        keep_limit: maximum number of images in it.
-        alert_webhook: URL that gets a POST when drift begins.
-        limits: limits of requests and connections.
+        watch_seconds: seconds between two looks for a new version.
     """
 
     name: str

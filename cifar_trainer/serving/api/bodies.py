@@ -173,7 +173,7 @@ def _split_images(service: Service, text: memoryview) -> list[tuple[int, int]]:
     depth = np.cumsum(step, dtype=np.int32)
     starts = np.flatnonzero((step == 1) & (depth == 2))
     ends = np.flatnonzero((step == -1) & (depth == 1)) + 1
-    service.check_size(len(starts))
+    service.batcher.check_size(len(starts))
     if len(starts) != len(ends):
         raise bad_request("JSON Value: a string holds brackets where numbers are expected.")
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
@@ -201,7 +201,7 @@ def _check_between(
 def _split_numbers(service: Service, text: memoryview, size: int) -> list[tuple[int, int]]:
     """Where every `size` numbers of a flat list start and end."""
     commas = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(","))
-    service.check_size((len(commas) + 1) // size)
+    service.batcher.check_size((len(commas) + 1) // size)
     cuts = [0, *commas[size - 1 :: size].tolist(), len(text) - 1]
     return [(start + 1, end) for start, end in itertools.pairwise(cuts)]
 
@@ -231,9 +231,9 @@ def parse_files(service: Service, raw: Raw, kind: type[T], what: str) -> list[T]
     """
     # Each has at least one pair of quotes, or in an object two of them.
     quotes = np.count_nonzero(np.frombuffer(raw, np.uint8) == ord('"'))
-    service.check_size(int(quotes) // (2 if kind is str else 4))
+    service.batcher.check_size(int(quotes) // (2 if kind is str else 4))
     items = parse_json(raw, list[kind], what)  # type: ignore[valid-type]
-    service.check_size(len(items))
+    service.batcher.check_size(len(items))
     if not items:
         raise bad_request(f"{what} is empty. Expected image files in base64.")
     return items

@@ -200,7 +200,7 @@ def _parse_shape(service: Service, tensor: InputTensor) -> list[int]:
     expected = service.model.artefact.image_shape
     if tensor.datatype == "UINT8" and tuple(shape[1:]) != expected:
         raise bad_request(f"inputs[0].shape is {shape}. Expected [N, {', '.join(map(str, expected))}].")
-    service.check_size(shape[0] if tensor.datatype == "UINT8" else math.prod(shape))
+    service.batcher.check_size(shape[0] if tensor.datatype == "UINT8" else math.prod(shape))
     return shape
 
 
