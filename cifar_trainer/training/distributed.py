@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
@@ -281,40 +280,23 @@ class ProcessGroup:
         self._hint = "nccl" if gpu else "ring"
         self._keys = itertools.count(1)
         self._has_spoken = False
-        # TensorFlow's wait for the other servers cannot be interrupted.
-        failures: list[Exception] = []
-        thread = threading.Thread(target=self._connect, args=(failures,), daemon=True)
-        thread.start()
-        thread.join(START_SECONDS)
-        if thread.is_alive():
-            silent = [address for address in cluster.addresses if not _answers(address)]
-            raise RunError(
-                f"{', '.join(silent) or 'Another process of this run'} did not start within "
-                f"{START_SECONDS:g} s. Find out why, and start all processes again."
-            )
-        if failures:
-            raise failures[0]
-
-    def _connect(self, failures: list[Exception]) -> None:
+        _await_listeners(cluster)
         import tensorflow as tf
 
-        try:
-            resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-                tf.train.ClusterSpec({"worker": list(self._cluster.addresses)}),
-                task_type="worker",
-                task_id=self._cluster.rank,
-                rpc_layer="grpc",
-            )
-            # Starts this process's server, waits for the others', and notices if one goes.
-            self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-            # Operations that carry it run one after the other, as NCCL needs; in the same order everywhere.
-            self._token = tf.Variable(0.0, trainable=False)
-            # TensorFlow keeps each operation's key for the life of the process, so that eager sums share
-            # one for each shape.
-            self._eager_sum = tf.function(self._sum, autograph=False, reduce_retracing=False)
-            self.sum_numbers(1.0)
-        except Exception as error:
-            failures.append(error)
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+            task_type="worker",
+            task_id=cluster.rank,
+            rpc_layer="grpc",
+        )
+        # Starts this process's server, waits for the others', and notices if one goes.
+        self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        # Operations that carry it run one after the other, as NCCL needs; in the same order everywhere.
+        self._token = tf.Variable(0.0, trainable=False)
+        # TensorFlow keeps each operation's key for the life of the process, so that eager sums share
+        # one for each shape.
+        self._eager_sum = tf.function(self._sum, autograph=False, reduce_retracing=False)
+        self.sum_numbers(1.0)
 
     def shard(self, batch: int) -> tuple[int, int]:
         cuts = np.linspace(0, batch, self.count + 1).astype(int)
@@ -411,6 +393,29 @@ class ProcessGroup:
             final_op="Id",
             communication_hint=self._hint,
         )
+
+
+def _await_listeners(cluster: Cluster) -> None:
+    """Wait until every process listens at its address, and listen at this one's meanwhile.
+
+    TensorFlow's own wait never ends, and neither signals nor threads can interrupt it.
+
+    Raises:
+        RunError: a process did not start in time.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    silent = list(cluster.addresses)
+    _, port = _split(silent.pop(cluster.rank))
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    with socket.create_server(("", port), family=family, dualstack_ipv6=dual):
+        while silent := [address for address in silent if not _answers(address)]:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{', '.join(silent)} did not start within {START_SECONDS:g} s. Find out why, and start "
+                    "all processes again."
+                )
+            time.sleep(0.2)
 
 
 def _answers(address: str) -> bool:

@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 from command_line import environment, python, start_command
 
-from cifar_trainer.errors import UsageError
+from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.training import distributed
 from cifar_trainer.training.checkpoint import list_checkpoints
 from cifar_trainer.training.distributed import SINGLE, Shard, tf_config, train_together
 from cifar_trainer.training.layers import KernelVariants, check_shardable, replaced_layers
@@ -51,6 +52,15 @@ def free_addresses(count: int) -> tuple[str, ...]:
     for each in sockets:
         each.close()
     return addresses
+
+
+def test_a_process_that_does_not_start_is_named_and_the_others_do_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "START_SECONDS", 0.1)
+    mine, missing = free_addresses(2)
+    with pytest.raises(RunError, match=rf"^{missing} did not start within 0.1 s"):
+        distributed.ProcessGroup(distributed.Cluster((mine, missing), 0), gpu=False)
 
 
 def variables(count: int) -> list[dict[str, str]]:
@@ -209,7 +219,7 @@ def test_a_killed_first_process_is_named_and_where_it_cannot_begin_again_the_oth
     pair.resume()
     codes, _, errors = pair.end()
     assert codes == [1, 1]
-    assert "The first process could not begin: None of the" in errors[1]
+    assert "The first process could not start: None of the" in errors[1]
 
 
 def test_a_process_with_other_settings_than_the_first_names_them(data_dir: Path, tmp_path: Path) -> None:
