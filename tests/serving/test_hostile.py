@@ -97,7 +97,7 @@ def test_images_of_any_size_are_not_decoded_in_the_event_loop(
 def test_the_images_of_a_request_are_counted_before_any_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Any] = []
     original = bodies._decoder
-    monkeypatch.setattr(bodies, "_decoder", lambda shape: decoded.append(shape) or original(shape))
+    monkeypatch.setattr(bodies, "_decoder", lambda *key: decoded.append(key) or original(*key))
     with running(max_batch_size=2, max_enqueued_batches=2) as server:
         pixels = images_of(5).tolist()
         file = {"b64": "AAAA"}

@@ -100,7 +100,7 @@ def test_what_is_not_there_is_404_with_an_error(client: httpx.Client, path: str)
         (b"", "JSON Parse error"),
         (b"[1]", "Expected `object`, got `array`"),
         (b"{}", "either"),
-        (b'{"instances": []}', "empty"),
+        (b'{"instances": []}', "one or more images"),
         (b'{"instances": 3}', "got `int`"),
         (b'{"instances": [[1, 2], [3]]}', "instances[0]: Expected `array`, got `int`"),
         (b'{"instances": [[1, 2, 3]]}', "shape"),

@@ -1,17 +1,18 @@
 """Request bodies to arrays and image files, and answers to JSON.
 
-Decoding JSON holds Python's global lock, and with it all other requests. So msgspec, which skips what it does
-not keep, and NumPy, which releases the lock, split a body first. Images are counted before any is
-decoded, and then decoded one by one, against a type with their shape and range.
+Decoding JSON holds Python's global lock, and with it all other requests. So msgspec skips the images at
+first. Their commas tell how many there are and where each ends: all have the same number. Then each image is
+decoded by itself, against a type with its shape and range, which refuses what was cut in another place.
 """
 
 import base64
 import binascii
 import functools
 import itertools
+import math
 import zlib
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,8 +30,6 @@ T = TypeVar("T")
 #: Larger bodies are decoded in a thread; for smaller ones the thread would cost more.
 _SMALL_BYTES = 64 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-#: Bytes between two images of a list: a comma, a name, white space.
-_GAP_BYTES = 256
 #: Integers, and floating-point numbers without a fraction, which NumPy and Keras send.
 _Pixel = Annotated[int, Meta(ge=0, le=255)] | Annotated[float, Meta(ge=0, le=255, multiple_of=1)]
 
@@ -83,7 +82,7 @@ def _decompress(body: bytes, encoding: str, most: int) -> bytes:
     return content
 
 
-def parse_json(text: bytes | memoryview | Raw, kind: type[T], what: str | None = None) -> T:
+def parse_json(text: bytes | memoryview | Raw, kind: type[T], what: str = "JSON Value") -> T:
     """JSON of a given type.
 
     Raises:
@@ -92,7 +91,7 @@ def parse_json(text: bytes | memoryview | Raw, kind: type[T], what: str | None =
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        raise bad_request(f"{what or 'JSON Value'}: {error}.") from error
+        raise bad_request(f"{what}: {error}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(f"JSON Parse error: {error}") from error
 
@@ -113,17 +112,19 @@ def parse_request(service: Service, text: bytes, kind: type[T]) -> T:
     return parse_json(text, kind)
 
 
-class _NamedImage(msgspec.Struct, forbid_unknown_fields=True):
-    images: Literal[0]
+class NamedImage(msgspec.Struct, Generic[T], forbid_unknown_fields=True):
+    """`{"images": …}`, an image in a list."""
+
+    images: T
 
 
 @functools.lru_cache(maxsize=8)
-def _decoder(shape: tuple[int, ...]) -> "msgspec.json.Decoder[Any]":
+def _decoder(shape: tuple[int, ...], named: bool) -> "msgspec.json.Decoder[Any]":
     """Decodes nested lists of exactly this shape, and stops at the first mistake."""
     kind: Any = _Pixel
     for size in reversed(shape):
         kind = Annotated[list[kind], Meta(min_length=size, max_length=size)]
-    return msgspec.json.Decoder(kind)
+    return msgspec.json.Decoder(kind | NamedImage[kind] if named else kind)
 
 
 def parse_images(
@@ -141,69 +142,29 @@ def parse_images(
     Raises:
         RequestError: 413, there are too many; 400, one has another shape, or other values.
     """
+    if first_byte(raw) != b"[":
+        parse_json(raw, list, what)
     shape = service.model.artefact.image_shape
-    text = memoryview(raw)
-    if flat:
-        size = int(np.prod(shape))
-        spans = _split_numbers(service, text, size)
-        decoder = _decoder((size,))
-        pieces = [b"[" + bytes(text[start:end]) + b"]" for start, end in spans]
-    else:
-        spans = _split_images(service, text)
-        _check_between(text, spans, what, named, _expected(shape))
-        decoder = _decoder(shape)
-        pieces = [bytes(text[start:end]) for start, end in spans]
-    images = np.empty((len(spans), *shape), np.uint8)
-    for i, piece in enumerate(pieces):
-        try:
-            images[i] = np.array(decoder.decode(piece), np.uint8).reshape(shape)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise bad_request(f"{what}[{i}]: {error}. {_expected(shape)}") from error
-    return images
-
-
-def _expected(shape: tuple[int, ...]) -> str:
-    return f"Expected a list of images of the shape {list(shape)}, whole numbers from 0 to 255."
-
-
-def _split_images(service: Service, text: memoryview) -> list[tuple[int, int]]:
-    """Where the lists in a list start and end. Strings with brackets are refused here or later."""
-    characters = np.frombuffer(text, np.uint8)
-    step = (characters == ord("[")).astype(np.int8) - (characters == ord("]")).astype(np.int8)
-    depth = np.cumsum(step, dtype=np.int32)
-    starts = np.flatnonzero((step == 1) & (depth == 2))
-    ends = np.flatnonzero((step == -1) & (depth == 1)) + 1
-    service.batcher.check_size(len(starts))
-    if len(starts) != len(ends):
-        raise bad_request("JSON Value: a string holds brackets where numbers are expected.")
-    return list(zip(starts.tolist(), ends.tolist(), strict=True))
-
-
-def _check_between(
-    text: memoryview, spans: list[tuple[int, int]], what: str, named: bool, expected: str
-) -> None:
-    """Check the list without its images: each is an element by itself or, if `named`, in an object."""
-    length = len(text) - sum(end - start for start, end in spans)
-    if not spans or length > _GAP_BYTES * (len(spans) + 1):
-        if not spans:
-            # Names the first element.
-            parse_json(text, list[Annotated[list[Any], Meta(min_length=1)]], f"{what}: {expected}")
-        raise bad_request(f"{what} is empty, or holds more than images. {expected}")
-    bounds = [0, *(place for span in spans for place in span), len(text)]
-    outline = b"0".join(text[bounds[i] : bounds[i + 1]] for i in range(0, len(bounds), 2))
-    kind = list[Literal[0] | _NamedImage] if named else list[Literal[0]]
-    try:
-        msgspec.json.decode(outline, type=kind)
-    except msgspec.DecodeError as error:
-        raise bad_request(f"{what} holds more than images. {expected}") from error
-
-
-def _split_numbers(service: Service, text: memoryview, size: int) -> list[tuple[int, int]]:
-    """Where every `size` numbers of a flat list start and end."""
+    size = math.prod(shape)
+    text = bytes(raw)
+    service.batcher.check_size((text.count(b",") + 1) // size)
     commas = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(","))
-    service.batcher.check_size((len(commas) + 1) // size)
     cuts = [0, *commas[size - 1 :: size].tolist(), len(text) - 1]
-    return [(start + 1, end) for start, end in itertools.pairwise(cuts)]
+    decoder = _decoder((size,) if flat else shape, named)
+    images = np.empty((len(cuts) - 1, *shape), np.uint8)
+    for i, (start, end) in enumerate(itertools.pairwise(cuts)):
+        piece = text[start + 1 : end]
+        try:
+            image = decoder.decode(b"[%b]" % piece if flat else piece)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise bad_request(
+                f"{what}[{i}]: {error}. Expected a list of one or more images of the shape {list(shape)}, "
+                "whole numbers from 0 to 255."
+            ) from error
+        if isinstance(image, NamedImage):
+            image = image.images
+        images[i] = np.array(image, np.uint8).reshape(shape)
+    return images
 
 
 def first_byte(raw: Raw) -> bytes:
@@ -229,14 +190,9 @@ def parse_files(service: Service, raw: Raw, kind: type[T], what: str) -> list[T]
     Raises:
         RequestError: 413, there are too many; 400, one is of another kind.
     """
-    # Each has at least one pair of quotes, or in an object two of them.
-    quotes = np.count_nonzero(np.frombuffer(raw, np.uint8) == ord('"'))
-    service.batcher.check_size(int(quotes) // (2 if kind is str else 4))
-    items = parse_json(raw, list[kind], what)  # type: ignore[valid-type]
-    service.batcher.check_size(len(items))
-    if not items:
-        raise bad_request(f"{what} is empty. Expected image files in base64.")
-    return items
+    # Base64 has no comma.
+    service.batcher.check_size(bytes(raw).count(b",") + 1)
+    return parse_json(raw, Annotated[list[kind], Meta(min_length=1)], what)  # type: ignore[valid-type, arg-type]
 
 
 def decode_base64(text: str, what: str) -> bytes:
@@ -254,14 +210,16 @@ def decode_base64(text: str, what: str) -> bytes:
         raise bad_request(f"{what} is not base64: {error}.") from error
 
 
-async def decode_files(service: Service, contents: list[bytes], what: str) -> np.ndarray:
-    """Image files as uint8 [N, H, W, C].
+async def decode_files(service: Service, images: np.ndarray | list[bytes], what: str) -> np.ndarray:
+    """Pixels as they are, and image files as uint8 [N, H, W, C].
 
     Raises:
         RequestError: 400, one is not an image.
     """
+    if isinstance(images, np.ndarray):
+        return images
     return np.stack(
-        [(await service.decode(content, f"{what}[{i}]")).pixels for i, content in enumerate(contents)]
+        [(await service.decode(content, f"{what}[{i}]")).pixels for i, content in enumerate(images)]
     )
 
 

@@ -38,7 +38,6 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 _EXPECTED = 'Expected one input: "images", UINT8, or "image_bytes", BYTES, base64 of image files.'
 #: The list of outputs is short.
 _OUTPUTS_BYTES = 16 * 1024
-_DIMENSIONS_BYTES = 256
 
 
 class TensorParameters(msgspec.Struct):
@@ -50,11 +49,11 @@ class TensorParameters(msgspec.Struct):
 
 
 class InputTensor(msgspec.Struct):
-    """An input. The data are decoded once the shape is known."""
+    """An input. The data are decoded once their number is known."""
 
     name: str
     datatype: str
-    shape: Raw
+    shape: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1, max_length=4)]
     data: Raw = Raw()
     parameters: TensorParameters = msgspec.field(default_factory=TensorParameters)
 
@@ -82,12 +81,11 @@ class InferRequest(msgspec.Struct):
 
 
 class Parsed(msgspec.Struct):
-    """A request: images or files, and what to answer."""
+    """A request: pixels or files, and what to answer."""
 
     request: InferRequest
     outputs: list[OutputTensor]
-    images: np.ndarray | None
-    files: list[bytes]
+    images: np.ndarray | list[bytes]
 
 
 def routes(service: Service) -> list[Route]:
@@ -134,9 +132,7 @@ def routes(service: Service) -> list[Route]:
         _check_model(service, request)
         length = request.headers.get(_HEADER_LENGTH)
         parsed = await parse_body(service, request, lambda body: _parse(service, body, length))
-        images = parsed.images
-        if images is None:
-            images = await decode_files(service, parsed.files, "inputs[0].data")
+        images = await decode_files(service, parsed.images, "inputs[0].data")
         answers = await service.classify(images)
         return await service.in_decoder(_answer, service.settings.name, answers, parsed)
 
@@ -170,54 +166,37 @@ def _parse(service: Service, body: bytes, header_length: str | None) -> Parsed:
     tensor = request.inputs[0]
     if (tensor.name, tensor.datatype) not in (("images", "UINT8"), ("image_bytes", "BYTES")):
         raise bad_request(f"inputs[0] is {tensor.name[:80]!r} of {tensor.datatype[:80]!r}. {_EXPECTED}")
-    images, files = None, []
-    shape = _parse_shape(service, tensor)
+    return Parsed(request, _parse_outputs(service, request), _parse_data(service, tensor, binary))
+
+
+def _parse_data(service: Service, tensor: InputTensor, binary: bytes) -> np.ndarray | list[bytes]:
+    shape, expected = tensor.shape, service.model.artefact.image_shape
+    is_pixels = tensor.datatype == "UINT8"
+    if is_pixels and tuple(shape[1:]) != expected:
+        raise bad_request(f"inputs[0].shape is {shape}. Expected [N, {', '.join(map(str, expected))}].")
+    count = shape[0] if is_pixels else math.prod(shape)
+    service.batcher.check_size(count)
     size = tensor.parameters.binary_data_size
     if size is not None:
         if size != len(binary):
             raise bad_request(f"inputs[0] has {len(binary):,} binary bytes, binary_data_size says {size:,}.")
-        if tensor.datatype == "UINT8":
-            images = _binary_images(binary, shape)
-        else:
-            files = _binary_strings(binary, math.prod(shape))
-    elif tensor.datatype == "BYTES":
-        texts = parse_files(service, tensor.data, str, "inputs[0].data")
-        if len(texts) != math.prod(shape):
-            raise bad_request(f"inputs[0].data has {len(texts)} elements, its shape is {shape}.")
-        files = [decode_base64(text, f"inputs[0].data[{i}]") for i, text in enumerate(texts)]
+        if not is_pixels:
+            return _binary_strings(binary, count)
+        if size != math.prod(shape):
+            raise bad_request(f"inputs[0] has {size:,} binary bytes, its shape is {shape}.")
+        return np.frombuffer(binary, np.uint8).reshape(shape)
+    what = "inputs[0].data"
+    images: np.ndarray | list[bytes]
+    if is_pixels:
+        # Flat, row by row, as the protocol allows beside nested lists.
+        flat = bytes(memoryview(tensor.data)[1:64]).lstrip()[:1] != b"["
+        images = parse_images(service, tensor.data, what, flat=flat)
     else:
-        images = _json_images(service, tensor, shape)
-    return Parsed(request, _parse_outputs(service, request), images, files)
-
-
-def _parse_shape(service: Service, tensor: InputTensor) -> list[int]:
-    raw = bytes(tensor.shape)
-    if len(raw) > _DIMENSIONS_BYTES:
-        raise bad_request("inputs[0].shape has too many dimensions.")
-    shape = parse_json(raw, list[Annotated[int, Meta(ge=1)]], "inputs[0].shape")
-    if not shape:
-        raise bad_request("inputs[0].shape is empty. Expected the number of images first.")
-    expected = service.model.artefact.image_shape
-    if tensor.datatype == "UINT8" and tuple(shape[1:]) != expected:
-        raise bad_request(f"inputs[0].shape is {shape}. Expected [N, {', '.join(map(str, expected))}].")
-    service.batcher.check_size(shape[0] if tensor.datatype == "UINT8" else math.prod(shape))
-    return shape
-
-
-def _json_images(service: Service, tensor: InputTensor, shape: list[int]) -> np.ndarray:
-    inner = bytes(memoryview(tensor.data)[1:64]).lstrip()[:1]
-    # Flat, row by row, as the protocol allows beside nested lists.
-    flat = inner != b"[" and inner != b"]" and bool(inner)
-    images = parse_images(service, tensor.data, "inputs[0].data", flat=flat)
-    if len(images) != shape[0]:
-        raise bad_request(f"inputs[0].data has {len(images)} images, its shape is {shape}.")
+        texts = parse_files(service, tensor.data, str, what)
+        images = [decode_base64(text, f"{what}[{i}]") for i, text in enumerate(texts)]
+    if len(images) != count:
+        raise bad_request(f"{what} has {len(images)} elements, its shape is {shape}.")
     return images
-
-
-def _binary_images(binary: bytes, shape: list[int]) -> np.ndarray:
-    if len(binary) != math.prod(shape):
-        raise bad_request(f"inputs[0] has {len(binary):,} binary bytes, its shape is {shape}.")
-    return np.frombuffer(binary, np.uint8).reshape(shape)
 
 
 def _binary_strings(binary: bytes, count: int) -> list[bytes]:
@@ -249,20 +228,19 @@ def _parse_outputs(service: Service, request: InferRequest) -> list[OutputTensor
 
 
 def _answer(name: str, answers: Answers, parsed: Parsed) -> Response:
-    values = columns(answers)
+    values, kinds = columns(answers), outputs_of(answers.model)
     described, binaries = [], []
     for output in parsed.outputs:
         data = values[output.name]
-        array = np.asarray(data)
-        kind, _ = outputs_of(answers.model)[output.name]
-        entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": list(array.shape)}
+        kind, _ = kinds[output.name]
+        entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": list(np.shape(data))}
         as_binary = output.parameters.binary_data
         if parsed.request.parameters.binary_data_output if as_binary is None else as_binary:
             content = _BINARY[kind](data)
             entry["parameters"] = {"binary_data_size": len(content)}
             binaries.append(content)
         else:
-            entry["data"] = to_list(array.ravel() if array.ndim > 1 else data)
+            entry["data"] = to_list(data.ravel() if isinstance(data, np.ndarray) else data)
         described.append(entry)
     answer: dict[str, Any] = {
         "model_name": name,

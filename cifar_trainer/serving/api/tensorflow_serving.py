@@ -51,20 +51,23 @@ class NamedFile(msgspec.Struct, forbid_unknown_fields=True):
 class ImagesColumn(msgspec.Struct, forbid_unknown_fields=True):
     """`inputs` of the signature for pixels."""
 
-    images: Raw
+    data: Raw = msgspec.field(name="images")
 
 
 class FilesColumn(msgspec.Struct, forbid_unknown_fields=True):
     """`inputs` of the signature for image files."""
 
-    image_bytes: Raw
+    data: Raw = msgspec.field(name="image_bytes")
+
+
+#: By signature.
+_COLUMNS: dict[str, Any] = {_PIXELS: ImagesColumn, _FILES: FilesColumn}
 
 
 class Parsed(NamedTuple):
-    """A request: images or files, and whether they came in rows (`instances`) or a column (`inputs`)."""
+    """A request: pixels or files, and whether they came in rows (`instances`) or a column (`inputs`)."""
 
-    images: np.ndarray | None
-    files: list[bytes]
+    images: np.ndarray | list[bytes]
     in_rows: bool
 
 
@@ -88,9 +91,7 @@ def routes(service: Service) -> list[Route]:
         _check_model(service, request)
         parsed = await parse_body(service, request, lambda body: _parse(service, body))
         what = "instances" if parsed.in_rows else "inputs"
-        images = parsed.images
-        if images is None:
-            images = await decode_files(service, parsed.files, what)
+        images = await decode_files(service, parsed.images, what)
         answers = await service.classify(images)
         if len(images) == 1:
             return _answer(answers, parsed.in_rows)
@@ -119,25 +120,23 @@ def _check_model(service: Service, request: Request) -> None:
 def _parse(service: Service, body: bytes) -> Parsed:
     request = parse_request(service, body, PredictRequest)
     signature = request.signature_name or _PIXELS
-    if signature not in (_PIXELS, _FILES):
+    if signature not in _COLUMNS:
         raise bad_request(f'Serving signature name: "{signature[:80]}" not found in signature def')
     in_rows, in_column = bool(first_byte(request.instances)), bool(first_byte(request.inputs))
     if in_rows == in_column:
         raise bad_request('Expected either "instances" or "inputs" in the body.')
     what, raw = ("instances", request.instances) if in_rows else ("inputs", request.inputs)
-    if signature == _PIXELS:
-        if in_column and first_byte(raw) == b"{":
-            raw = parse_json(raw, ImagesColumn, what).images
-        return Parsed(parse_images(service, raw, what, named=in_rows), [], in_rows)
     if in_column and first_byte(raw) == b"{":
-        raw = parse_json(raw, FilesColumn, what).image_bytes
+        raw = parse_json(raw, _COLUMNS[signature], what).data
+    if signature == _PIXELS:
+        return Parsed(parse_images(service, raw, what, named=in_rows), in_rows)
     files = []
     for i, item in enumerate(parse_files(service, raw, NamedFile, what)):
         text = item.b64 if item.image_bytes is None else item.image_bytes.b64
         if text is None:
             raise bad_request(f'{what}[{i}] has no "b64" with an image file.')
         files.append(decode_base64(text, f"{what}[{i}]"))
-    return Parsed(None, files, in_rows)
+    return Parsed(files, in_rows)
 
 
 def _answer(answers: Answers, in_rows: bool) -> Response:
