@@ -8,10 +8,10 @@ Each command of `cifar-trainer` has its function here, for scripts and notebooks
     result = cifar_trainer.train(epochs=10, seed=0)
     report = cifar_trainer.evaluate(result.run_dir)
 
-Arguments are named as the options of the commands; each function returns a result whose `to_json()` is what
+Arguments have the names of the command's options. Each function returns a result whose `to_json()` is what
 the command prints with `--json`. Errors are in `cifar_trainer.errors`.
 
-Importing this package is instant; TensorFlow is imported by the first call that computes.
+Importing this package is instant: the first call that needs TensorFlow imports it.
 """
 
 import importlib
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: The module of each function of the API, and the function's name there.
+#: The module of each API function, and its name in that module.
 _FUNCTIONS = {
     "benchmark": ("benchmarking", "benchmark"),
     "compare": ("comparison", "compare"),

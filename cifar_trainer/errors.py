@@ -1,8 +1,8 @@
-"""Errors that a user can fix, and text helpers for messages.
+"""Errors that a user can fix, and helpers for formatting messages.
 
 CifarTrainerError           exit code 1
 ├── UsageError              2   an invalid argument or setting
-├── DataError               3   missing or wrong data
+├── DataError               3   missing, damaged or wrong data
 │   └── DataNotFoundError   3   no prepared data, and no source to prepare it from
 ├── CheckError              4   a failed check: parity, a required accuracy
 ├── DeviceError             5   the requested device is not available
@@ -13,8 +13,8 @@ CifarTrainerError           exit code 1
     ├── SweepError          1   a sweep ended without a complete trial
     └── TrainingStopped     -   training was asked to stop and has saved its state
 
-A message names the value received, what was expected, and what to do next. The exit codes belong to the
-command line (`cifar_trainer.cli`).
+Each message states the value received, what was expected, and what to do next. The exit codes are those of
+the command line (`cifar_trainer.cli`).
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ UNSUPPORTED = "cifar-trainer runs on Linux and macOS. On Windows, install and ru
 def printable(text: str) -> str:
     """`text` on one line, with control characters and lone surrogates escaped.
 
-    Names from archives and disks must not control a terminal or forge a line.
+    File names must not be able to control a terminal or forge a line of output.
     """
     if text.isprintable():
         return text
@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """`printable`, but keeps line ends."""
+    """`printable` for each line; newlines are kept."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -49,7 +49,7 @@ class CifarTrainerError(Exception):
 
 
 class UsageError(CifarTrainerError):
-    """An invalid argument or setting; the message has its value, the range or the nearest name."""
+    """An invalid argument or setting; the message has the value, and the valid range or the nearest name."""
 
 
 class DataError(CifarTrainerError):
@@ -61,7 +61,7 @@ class DataNotFoundError(DataError):
 
 
 class CheckError(CifarTrainerError):
-    """A failed check, either asked for or guarding an artefact."""
+    """A failed check: one that the user requested, or one that protects an artefact."""
 
 
 class DeviceError(CifarTrainerError):
@@ -87,8 +87,8 @@ class TrainingError(RunError):
     """Training failed.
 
     Attributes:
-        epoch: where it failed, counted from 1.
-        step: of that epoch, counted from 1.
+        epoch: the epoch in which it failed, from 1.
+        step: the step of that epoch, from 1.
     """
 
     def __init__(self, message: str, epoch: int, step: int) -> None:
@@ -101,7 +101,7 @@ class SweepError(RunError):
     """A sweep ended without a complete trial.
 
     Attributes:
-        result: its trials and why they failed, a `SweepResult`.
+        result: a `SweepResult` with the trials and the reasons why they failed.
     """
 
     def __init__(self, message: str, result: Any) -> None:

@@ -1,4 +1,4 @@
-"""Optional packages: which are missing, and how to install them."""
+"""Optional dependencies: which are missing, and how to install them."""
 
 import importlib.util
 import json
@@ -14,9 +14,9 @@ from pathlib import Path
 from cifar_trainer.errors import CifarTrainerError
 
 _NAME = "cifar-trainer"
-#: The extras that a user installs; `dev` and the like are for those who change this package.
+#: The extras for users; `dev` and the like are for contributors.
 _USERS_EXTRA = r"extra == ['\"](gpu|litert|onnx|serve|sweep|data|serving)['\"]"
-#: Files that a tool leaves in each environment of its own, and its command.
+#: Files that mark an environment made by an installation tool, and that tool's command.
 _TOOLS = {"uv-receipt.toml": "uv tool install --force", "pipx_metadata.json": "pipx install --force"}
 
 
@@ -24,12 +24,12 @@ def check_extra(what: str, extra: str, modules: Sequence[str]) -> None:
     """Check that the modules of an extra can be imported.
 
     Args:
-        what: what needs them, the subject of the message.
-        extra: such as `serve`.
-        modules: names of modules.
+        what: the feature that needs them, as the subject of the message.
+        extra: the extra's name, such as `serve`.
+        modules: module names.
 
     Raises:
-        CifarTrainerError: a module is missing; the message has the command that installs the extra.
+        CifarTrainerError: a module is missing; the message has the command to install the extra.
     """
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
@@ -41,19 +41,19 @@ def check_extra(what: str, extra: str, modules: Sequence[str]) -> None:
 
 
 def install_command(*extras: str) -> str:
-    """The command that adds extras to this installation, by the tool and from the source it came from."""
+    """The command that adds extras to this installation, with its original tool and source."""
     source, editable = _source()
     tool = next((command for file, command in _TOOLS.items() if Path(sys.prefix, file).exists()), None)
     command = tool or "pip install"
     if editable:
         command += " -e"
-    wanted = f"[{','.join(extras)}]"
-    target = f"{_NAME}{wanted} @ {source}" if "://" in source else f"{source}{wanted}"
+    brackets = f"[{','.join(extras)}]"
+    target = f"{_NAME}{brackets} @ {source}" if "://" in source else f"{source}{brackets}"
     return f"{command} {shlex.quote(target)}"
 
 
 def optional_packages() -> dict[str, str | None]:
-    """The packages of all extras and their installed versions; None for one that is not installed."""
+    """The installed version of each package in the users' extras; None if it is not installed."""
     try:
         required = distribution(_NAME).requires or []
     except PackageNotFoundError:
@@ -64,8 +64,8 @@ def optional_packages() -> dict[str, str | None]:
 
 
 def _package(requirement: str) -> str:
-    found = re.match(r"[\w.-]+", requirement)
-    return "" if found is None else found[0].lower()
+    name = re.match(r"[\w.-]+", requirement)
+    return "" if name is None else name[0].lower()
 
 
 def _version(package: str) -> str | None:
@@ -76,7 +76,7 @@ def _version(package: str) -> str | None:
 
 
 def _source() -> tuple[str, bool]:
-    """What this package was installed from, and whether as editable (PEP 610)."""
+    """The source that this package was installed from, and whether the install is editable (PEP 610)."""
     try:
         recorded = distribution(_NAME).read_text("direct_url.json")
     except PackageNotFoundError:
@@ -90,7 +90,7 @@ def _source() -> tuple[str, bool]:
     if not url.startswith("file://"):
         return url, False
     path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
-    # In the clone itself, the command as the documentation has it.
+    # In the clone itself, give the documented command.
     return "." if os.path.realpath(path) == os.path.realpath(Path.cwd()) else path, bool(
         origin.get("dir_info", {}).get("editable")
     )

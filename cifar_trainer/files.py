@@ -1,8 +1,8 @@
-"""Atomic writes: a reader finds the old file or the new one, never half of one.
+"""Atomic writes: a reader sees either the old file or the new one, never a partial one.
 
-Each write goes to a name beside the target, is flushed to the disk, and is renamed over the target in one
-step. The folder is flushed last, so that the rename survives a power cut. A writer locks its unfinished
-file, so that the next writer recognizes and deletes what a killed process has left.
+Each write goes to a temporary name beside the target, is flushed to the disk, and replaces the target with
+one rename. The folder is flushed last, so that the rename survives a power failure. A writer locks its
+unfinished file, so that the next writer can recognize and delete the leftovers of a killed process.
 """
 
 import contextlib
@@ -27,20 +27,20 @@ from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
 
 T = TypeVar("T")
 
-#: Names of unfinished writes start with this.
+#: Prefix of the names of unfinished writes.
 PARTIAL_PREFIX = ".partial-"
-#: A write has locked its unfinished file within this time.
+#: Time within which a writer has locked its unfinished file.
 _SECONDS_TO_LOCK = 2.0
-#: From fcntl.h and linux/fs.h: names are relative to the current folder; swap them.
+#: From fcntl.h and linux/fs.h: paths are relative to the current folder; swap them.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
 def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Turn a failed write, at or below `path`, into one message that ends with `remedy`.
+    """Turn a failed write at or below `path` into an error whose message ends with `remedy`.
 
     Raises:
-        RunError: a write failed. The functions of this module leave existing files untouched then.
+        RunError: a write failed. This module's functions then leave existing files untouched.
     """
     try:
         yield
@@ -50,14 +50,14 @@ def writing(path: Path, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces `path` when the block ends without an exception.
+    """Open a binary file that replaces `path` if the block succeeds.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path.parent, path.name)
-    # Not tempfile, whose files are private: the user's umask decides who may read a result.
+    # Not tempfile, which makes private files: the user's umask decides who may read a result.
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -75,9 +75,9 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name beside `path`, with the same suffix, for a library that writes to a name.
+    """A temporary path with the suffix of `path`, for a library that only writes to paths.
 
-    When the block ends without an exception, the file is flushed and renamed to `path`.
+    If the block succeeds, the file is flushed and renamed to `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with partial_folder(path.parent, path.stem) as folder:
@@ -90,18 +90,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step."""
+    """Atomically replace `path` with `content`."""
     with atomic_writer(path) as file:
         file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`, as UTF-8, in one step."""
+    """Atomically replace `path` with `text` as UTF-8."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as indented JSON; raises ValueError for NaN and infinity."""
+    """Atomically replace `path` with `value` as indented JSON; ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -111,12 +111,12 @@ def read_json(path: Path, kind: type[T], *, error: type[CifarTrainerError] = Run
     Args:
         path: the file.
         kind: a dataclass, or another type that msgspec converts to.
-        error: class of the exceptions.
-        remedy: what to do about it, as a sentence.
+        error: the class of the exceptions.
+        remedy: a sentence that says what to do about it.
 
     Raises:
-        CifarTrainerError: of the class `error`: the file cannot be read, is not JSON, or a value is missing
-            or has the wrong type. The message names the file, the key, its value, and what was expected.
+        CifarTrainerError: (of class `error`) the file cannot be read, is not JSON, or a value is missing or
+            has the wrong type. The message names the file, the key, its value, and the expected type.
     """
     advice = f" {remedy}" if remedy else ""
     try:
@@ -134,24 +134,24 @@ def read_json(path: Path, kind: type[T], *, error: type[CifarTrainerError] = Run
 
 def _describe_mismatch(cause: Exception, value: Any) -> str:
     """What is wrong, such as `Expected `int`, got `str` at `epochs`, which is "2"`."""
-    # A check of the settings names options, which nobody has typed here.
-    reason, _, place = str(cause).removeprefix("--").rstrip(".").partition(" - at `$")
-    if not place:
+    # Checks of settings name command-line options, but this is a file.
+    reason, _, path = str(cause).removeprefix("--").rstrip(".").partition(" - at `$")
+    if not path:
         return reason
-    keys = re.findall(r"\.(\w+)|\[(\d+)\]", place)
+    keys = re.findall(r"\.(\w+)|\[(\d+)\]", path)
     for key, index in keys:
         value = value[key] if key else value[int(index)]
     shown = json.dumps(value, ensure_ascii=False)
     shown = shown if len(shown) <= 80 else f"{shown[:76]} ..."
-    return f"{reason} at `{place.rstrip('`').removeprefix('.') or 'the top'}`, which is {shown}"
+    return f"{reason} at `{path.rstrip('`').removeprefix('.') or 'the top'}`, which is {shown}"
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Make a folder under a partial name; it becomes `path` when the block ends without an exception.
+    """Create a folder under a temporary name; it becomes `path` if the block succeeds.
 
-    With `replace`, an existing folder is swapped out in one step. Without it, FileExistsError is raised and
-    the existing folder is unchanged. A link is followed: the folder that it points to is replaced.
+    With `replace`, an existing folder is swapped out in one step. Otherwise it is left unchanged, and
+    FileExistsError is raised. If `path` is a link, the folder that it points to is replaced.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,9 +164,9 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_group(folder: Path, *, replace: Collection[str] = ()) -> Iterator[Path]:
-    """Make files and folders under partial names; when the block ends well, all move into `folder`, or none.
+    """Create files and folders in a temporary folder; if the block succeeds, move all into `folder`, or none.
 
-    `replace` has the names that may be replaced. Any other name that is taken raises FileExistsError.
+    Names in `replace` may be replaced. Any other name that exists raises FileExistsError.
     """
     with partial_folder(folder, "group") as partial:
         yield partial
@@ -194,7 +194,7 @@ def _move_together(partial: Path, folder: Path, replace: Collection[str]) -> Non
 
 @contextlib.contextmanager
 def partial_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Make a locked folder for an unfinished write, and delete what is left of it at the end."""
+    """Create a locked folder for an unfinished write, and delete it at the end if it still exists."""
     partial = _partial_name(parent, name)
     partial.mkdir()
     descriptor = os.open(partial, os.O_RDONLY)
@@ -212,7 +212,7 @@ def _partial_name(parent: Path, name: str) -> Path:
 
 
 def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
-    """Rename `partial` to `path`. What was there, if it may be replaced, is then at `partial`."""
+    """Rename `partial` to `path`. If that replaces something, the old content is then at `partial`."""
     if not os.path.lexists(path):
         os.rename(partial, path)
         return
@@ -220,7 +220,7 @@ def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
         raise FileExistsError(errno.EEXIST, "it already exists", str(path))
     if _exchange(partial, path):
         return
-    # rename(2) does not replace a folder that is not empty, so move the old one aside first.
+    # rename(2) does not replace a non-empty folder, so move the old one aside first.
     aside = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}old-", dir=path.parent))
     try:
         os.rename(path, aside / "old")
@@ -235,7 +235,7 @@ def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step (renameat2 of Linux); False if the system or the disk cannot."""
+    """Swap two paths in one step (Linux's renameat2); False if the system or disk does not support it."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
@@ -245,9 +245,9 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def plain_link(path: Path) -> Iterator[Path]:
-    """Another name for a folder, of ASCII letters only, for a library that does not accept all names.
+    """A link to a folder with a plain ASCII path, for libraries that do not accept every path.
 
-    TensorFlow takes `[`, `]`, `*` and `?` in a path for a pattern, and fails if a path is not UTF-8.
+    TensorFlow treats `[`, `]`, `*` and `?` in a path as a pattern, and fails if a path is not UTF-8.
     """
     with tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
         link = Path(folder) / "link"
@@ -262,7 +262,7 @@ def remove_partials(folder: Path) -> None:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Delete the unfinished writes of killed processes in `folder`; those still in progress stay."""
+    """Delete unfinished writes of killed processes in `folder`; keep those still in progress."""
     for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
         with contextlib.suppress(OSError):
             if _is_abandoned(leftover):
@@ -277,14 +277,14 @@ def _delete(path: Path) -> None:
 
 
 def _is_abandoned(partial: Path) -> bool:
-    # A write that has just started may not be locked yet.
+    # A write that has just started may not have its lock yet.
     if abs(time.time() - partial.lstat().st_mtime) < _SECONDS_TO_LOCK:
         return False
     return locks.is_abandoned(partial)
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush every file and folder below `folder`, and itself, to the disk."""
+    """Flush a folder, and every file and folder below it, to the disk."""
     for root, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(root, name), "rb") as file:
@@ -293,7 +293,7 @@ def flush_tree(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename in it is not lost."""
+    """Flush a folder's entries to the disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -330,7 +330,7 @@ def sha256_tree(folder: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; files deleted meanwhile are skipped."""
+    """Bytes of a file, or of all files below a folder; files deleted in the meantime are skipped."""
     total = 0
     for file in [path] if path.is_file() else files_below(path):
         with contextlib.suppress(FileNotFoundError):

@@ -1,8 +1,8 @@
-"""Locks between processes, released when their holder ends, however it ends.
+"""Locks between processes, released even if their holder is killed.
 
-A lock is flock(2) on a file. Only the holder of a lock may delete its file. Some file systems have no such
-locks (Lustre and NFS without their lock service, some FUSE). There a second file beside it, created in one
-step and with its holder's name, replaces the lock; a file left by a dead local process is ignored.
+A lock is flock(2) on a file. Only a lock's holder may delete its file. Some file systems have no such
+locks (Lustre and NFS without their lock service, some FUSE). On those, a second file beside it, created
+atomically and naming its holder, stands in for the lock; a file left by a dead local process is ignored.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 #: Errors of flock on a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-#: Seconds between two tries.
+#: Seconds between attempts.
 _PAUSE = 0.02
 
 
@@ -47,12 +47,12 @@ def lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None
     """Hold the lock at `path` while the block runs.
 
     Args:
-        path: the lock's file; created if it is missing, and kept.
-        on_wait: called once, before waiting for another process that holds the lock. None: do not wait.
+        path: the lock's file; created if missing, and kept.
+        on_wait: called once before waiting for another process to release the lock. None: do not wait.
 
     Raises:
-        LockedError: another process holds it, and `on_wait` is None.
-        OSError: the file cannot be made or written.
+        LockedError: another process holds the lock, and `on_wait` is None.
+        OSError: the file cannot be created or written.
     """
     descriptor, stand_in = _acquire(path, on_wait)
     try:
@@ -68,9 +68,9 @@ def try_lock(descriptor: int) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock at `path`. Does not keep others from taking it.
+    """Whether a process holds the lock at `path`, without preventing others from taking it.
 
-    False if that is unknown, for example in a folder that we cannot read.
+    False if unknown, for example in a folder that we cannot read.
     """
     free = _looks_free(path)
     return _living_holder(_stand_in(path)) is not None if free is None else not free
@@ -79,7 +79,7 @@ def is_locked(path: Path) -> bool:
 def is_abandoned(path: Path) -> bool:
     """Whether the process that locked the file or folder `path` by `try_lock` has ended.
 
-    False on a file system without locks, where that is unknown.
+    False on a file system without locks, where this is unknown.
     """
     return _looks_free(path) is True
 
@@ -91,7 +91,7 @@ def _looks_free(path: Path) -> bool | None:
     except OSError:
         return None
     try:
-        # A shared lock: `_take` waits until it is released, and two of them do not disturb each other.
+        # A shared lock: `_take` waits until it is released, and two such checks do not conflict.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
@@ -106,7 +106,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
-        # Another user's file: a lock needs no write access, except on NFS.
+        # Another user's file: locking needs no write access, except on NFS.
         return os.open(path, os.O_RDONLY)
 
 
@@ -115,7 +115,7 @@ def _acquire(path: Path, on_wait: Callable[[], None] | None) -> tuple[int, Path 
         descriptor, stand_in = _open(path), None
         try:
             stand_in = _take(descriptor, path)
-            # The previous holder may have deleted the file that was opened here. A lock on it is useless.
+            # The previous holder may have deleted the file after we opened it, which makes our lock useless.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor, stand_in
             _release(descriptor, stand_in)
@@ -139,7 +139,7 @@ def _release(descriptor: int, stand_in: Path | None) -> None:
 
 
 def _take(descriptor: int, path: Path) -> Path | None:
-    """Take the lock, or raise LockedError. Returns the file that replaces it, if there is one."""
+    """Take the lock, or raise LockedError. Returns the file that stands in for it, if there is one."""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,12 +151,12 @@ def _take(descriptor: int, path: Path) -> Path | None:
             if error.errno not in _NO_LOCKS:
                 raise
             return _take_stand_in(path)
-        # Another process only looks, and is done in a moment.
+        # Another process is only checking, and will be done in a moment.
         time.sleep(_PAUSE / 10)
 
 
 def _is_held(descriptor: int) -> bool:
-    """Whether the other lock is an exclusive one, not the shared one of a process that only looks."""
+    """Whether the other lock is exclusive, rather than the shared lock of a process that only checks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -193,7 +193,7 @@ def _take_stand_in(path: Path) -> Path:
 
 
 def _clear(file: Path) -> None:
-    """Delete a dead process's file. Two processes that do so at once do not delete each other's new file."""
+    """Delete a dead process's file, but not the new file of another process that does the same."""
     aside = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(file, aside)
@@ -204,7 +204,7 @@ def _clear(file: Path) -> None:
 
 
 def _living_holder(file: Path) -> str | None:
-    """The process that holds a lock by `file`; None if there is none, or it is a dead local process."""
+    """The process that holds the lock through `file`; None if none does, or a local process that died."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -213,7 +213,7 @@ def _living_holder(file: Path) -> str | None:
         holder = json.loads(text)
         host, process = str(holder["host"]), int(holder["pid"])
     except (ValueError, KeyError, TypeError):
-        # It is being written at this moment, or it is another program's file.
+        # It is still being written, or belongs to another program.
         return f"the owner of {file}"
     if host == socket.gethostname():
         try:

@@ -1,4 +1,4 @@
-"""A trained network: loaded, turned into float32, and asked for logits."""
+"""Load a trained network, convert it to float32, and compute its logits."""
 
 import dataclasses
 import hashlib
@@ -14,18 +14,18 @@ import tensorflow as tf
 from cifar_trainer.errors import RunError
 from cifar_trainer.images import Preprocessing
 
-#: Images per call. Another size may change the last bits.
+#: Images per call. A different size may change the last bits of the logits.
 BATCH_SIZE = 500
 
 
 class LogitsFunction:
-    """Computes logits in batches of one size, compiled once.
+    """Computes logits in batches of a fixed size, compiled once.
 
-    On a CPU each batch is computed as two halves in parallel, one thread each, as in training.
+    On a CPU, the two halves of each batch are computed in parallel, as in training.
 
     Args:
-        model: from uint8 [N, H, W, C] to float32 logits [N, classes].
-        predict: a recipe's `predict`, from the model and images to logits; None uses the model alone.
+        model: maps uint8 [N, H, W, C] to float32 logits [N, classes].
+        predict: a recipe's `predict`, which maps the model and images to logits; None uses the model alone.
         batch_size: images per call.
     """
 
@@ -42,14 +42,14 @@ class LogitsFunction:
         self._forward = tf.function(self._logits, autograph=False, jit_compile=gpu)
 
     def compile(self, images: tf.Tensor) -> None:
-        """Trace and compile the batches of a call with these images: the full ones and the last one."""
+        """Trace and compile both batch sizes of a call with these images: full batches and the last one."""
         self(images[: self._batch_size])
         rest = len(images) % self._batch_size
         if rest and len(images) > self._batch_size:
             self(images[len(images) - rest :])
 
     def __call__(self, images: np.ndarray | tf.Tensor) -> np.ndarray:
-        """Logits, float32 [N, classes], of uint8 images [N, H, W, C]. A tensor stays on its device."""
+        """Logits, float32 [N, classes], of uint8 images [N, H, W, C]. A tensor is not copied to the host."""
         batches = [
             self._forward(tf.convert_to_tensor(images[start : start + self._batch_size])).numpy()
             for start in range(0, len(images), self._batch_size)
@@ -75,41 +75,41 @@ def weights_sha256(model: keras.Model) -> str:
 
 
 def load_model(path: Path) -> keras.Model:
-    """Load a `.keras` file without executing code that it may hold.
+    """Load a `.keras` file without executing code that it may contain.
 
     Raises:
-        RunError: it is missing, damaged, or holds code (a Lambda layer).
+        RunError: it is missing, damaged, or contains code (a Lambda layer).
     """
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras and h5py raise all kinds for a damaged or hostile file.
-        # The path may contain any word.
+    except Exception as error:  # For damaged or hostile files, Keras and h5py raise all kinds.
+        # The path could contain the words that are searched for below.
         text = str(error).replace(str(path), "it")
         if isinstance(error, ValueError) and "safe_mode=False" in text:
             raise RunError(
-                f"{path} holds Python code (a Lambda layer), which loading would execute, so it is refused. "
-                "Use a model built of Keras's own layers."
+                f"{path} contains Python code (a Lambda layer), which loading it would execute. "
+                "Use a model built from Keras's own layers."
             ) from error
         raise RunError(f"{path} is not a complete Keras model: {type(error).__name__}: {text}") from error
 
 
 def is_float32(model: keras.Model) -> bool:
-    """Whether all of a model's layers compute in float32."""
+    """Whether all layers of a model compute in float32."""
     config = model.get_config()
     return bool(config == _with_float32_policies(config))
 
 
 def to_float32(model: keras.Model) -> keras.Model:
-    """The same network and weights with every layer computing in float32.
+    """The same network and weights, with every layer computing in float32.
 
-    A model trained in mixed precision has float32 weights; only its arithmetic is narrower. Exports
-    use this model, since other runtimes do not support bfloat16.
+    A model trained in mixed precision has float32 weights; only its arithmetic has lower precision. Exports
+    use float32 because other runtimes do not support bfloat16.
     """
     if is_float32(model):
         return model
-    twin = type(model).from_config(_with_float32_policies(model.get_config()))
-    twin.set_weights(model.get_weights())
-    return twin
+    copy = type(model).from_config(_with_float32_policies(model.get_config()))
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _with_float32_policies(value: Any) -> Any:
@@ -124,12 +124,12 @@ def _with_float32_policies(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A model with all that its answers need; every export format is made from one.
+    """A model with everything needed for its predictions; each export format is made from one.
 
     Attributes:
-        model: uint8 [N, H, W, C] to float32 logits [N, classes], all layers in float32.
-        classes: the names, by class_id.
-        preprocessing: how any image becomes the model's input.
+        model: maps uint8 [N, H, W, C] to float32 logits [N, classes]; all layers in float32.
+        classes: class names, by class_id.
+        preprocessing: how an image becomes the model's input.
         temperature: divides the logits before the softmax; 1 without calibration
             (Guo et al. 2017, section 4.2).
     """
@@ -141,7 +141,7 @@ class Network:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels (3 or 1) of its input."""
+        """Height, width and channels (3 or 1) of the input."""
         return self.preprocessing.image_shape
 
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -154,6 +154,6 @@ class Network:
         }
 
     def named_outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The same, with class_name: string [N]."""
+        """`outputs`, and class_name: string [N]."""
         outputs = self.outputs(images)
         return {**outputs, "class_name": tf.gather(tf.constant(self.classes), outputs["class_id"])}

@@ -1,4 +1,4 @@
-"""HTML pages that open offline: one style, figures for both colour schemes, nothing from elsewhere."""
+"""Self-contained HTML pages with a common style and figures for both colour schemes."""
 
 import base64
 import dataclasses
@@ -32,13 +32,13 @@ def draw_figures(
 
 
 def render(package: str, template: str, figures: Mapping[str, PageFigure], **values: Any) -> str:
-    """Render a page; everything that comes from outside is escaped.
+    """Render a page; all values are escaped.
 
     Args:
-        package: whose `templates` folder has the template.
-        template: its file name. It extends `page.html.j2`.
-        figures: by the names that the template uses.
-        values: its other variables.
+        package: the package whose `templates` folder contains the template.
+        template: the template's file name; it extends `page.html.j2`.
+        figures: by their names in the template.
+        values: the template's other variables.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("cifar_trainer")]),
@@ -53,7 +53,7 @@ def render(package: str, template: str, figures: Mapping[str, PageFigure], **val
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in per cent, such as `97.1 %`."""
+    """A share as a percentage, such as `97.1 %`."""
     return f"{share * 100:.{digits}f} %"
 
 

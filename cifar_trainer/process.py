@@ -1,14 +1,14 @@
-"""This process, and others that run modules of this package."""
+"""The command line of this process, and commands for child processes."""
 
 import sys
 
-#: The command that started this process, as a person would type it; None if other Python code calls us.
+#: The command that started this process, as typed in a shell; None if other Python code called us.
 command_line: str | None = None
 
 
 def module_command(module: str, *arguments: object) -> list[str]:
-    """The words that run `python -m MODULE ARGUMENTS` in this interpreter, for subprocess.
+    """The subprocess command for `python -m MODULE ARGUMENTS` in this interpreter.
 
-    With -P, since Python would otherwise import a `queue.py` of the current folder in place of its own.
+    Uses -P: without it, a `queue.py` in the current folder would shadow the standard library's.
     """
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]

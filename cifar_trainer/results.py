@@ -1,11 +1,11 @@
-"""The base class of what the functions of the Python API return."""
+"""The base class of the Python API's results."""
 
 import dataclasses
 import html
 from collections.abc import Mapping
 from typing import Any
 
-#: Rows of a list that a notebook shows.
+#: Rows of a list to show in a notebook.
 _SHOWN_ROWS = 20
 
 
@@ -17,7 +17,7 @@ class Result:
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
 
     def _repr_html_(self) -> str:
-        """The result as a table, which notebooks show in place of `repr`."""
+        """The result as an HTML table, for notebooks."""
         return _table(self.to_json())
 
 
@@ -40,7 +40,7 @@ def _cell(value: Any) -> str:
 
 
 def _rows(values: list[Mapping[str, Any]] | tuple[Mapping[str, Any], ...]) -> str:
-    """A table with a row for each object, and a column for each key of the first."""
+    """A table with a row for each object and a column for each key of the first one."""
     names = list(values[0])
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in names)
     rows = (

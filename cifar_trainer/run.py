@@ -1,4 +1,4 @@
-"""Run folders: their files, how to make, lock, find and list them. Reads files only; no TensorFlow."""
+"""Run folders: read their files; create, lock, find and list them. Does not import TensorFlow."""
 
 import contextlib
 import csv
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from cifar_trainer.metrics import Thresholds
     from cifar_trainer.recipes import Recipe
 
-#: The default folder of all runs, below the current folder.
+#: The default folder for runs, relative to the current folder.
 DEFAULT_ROOT = Path("runs")
-#: Marks the folder of a group: runs that differ only in their seed.
+#: Marks a group's folder: runs that differ only in their seed.
 GROUP_FILE = "group.json"
-#: Marks the folder of a sweep, whose runs are its trials.
+#: Marks a sweep's folder, whose runs are the sweep's trials.
 SWEEP_FILE = "sweep.json"
 LOCK_NAME = ".lock"
 _TRAIN_AGAIN = "Train again with another --run-dir, or upgrade cifar-trainer."
@@ -42,8 +42,8 @@ class SplitRecord:
 
     Attributes:
         images: number of images that the run uses.
-        fingerprint: content fingerprint of the whole split, independent of the order.
-        sha256: hash of the files of the whole split, which depends on the order.
+        fingerprint: fingerprint of the whole split's content, independent of its order.
+        sha256: hash of the whole split's files, which depends on the order.
     """
 
     images: int
@@ -53,7 +53,7 @@ class SplitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRecord:
-    """The validation split: `split` is one of `settings.VALIDATIONS`, `images` their number."""
+    """The validation split: one of `settings.VALIDATIONS`, and its number of images."""
 
     split: str
     images: int
@@ -67,7 +67,7 @@ class DataRecord(Result):
         name, title, verified, classes: as in dataset.json.
         train, test, validation: the splits.
         data_dir: absolute path of the data folder that the run was trained from.
-        preprocessing: how any image becomes the input; None in a run from before it was recorded.
+        preprocessing: how an image becomes the network's input; None in older runs, which did not record it.
     """
 
     name: str
@@ -84,20 +84,19 @@ class DataRecord(Result):
         """How `dataset` differs from the run's data, as the end of a sentence; None if it does not.
 
         Args:
-            dataset: the data set that is there now.
+            dataset: the data set to compare with.
             ordered: whether the training images must be in the same order.
         """
         for name, was, now in (("train", self.train, dataset.train), ("test", self.test, dataset.test)):
             if was.fingerprint != now.fingerprint:
                 return (
-                    f"was trained on other data: its {name} split has the fingerprint {was.fingerprint}, the "
-                    f"one in {dataset.folder} has {now.fingerprint}. Pass the right folder with --data-dir."
+                    f"was trained on other data: its {name} split has the fingerprint {was.fingerprint}, but "
+                    f"{dataset.folder} has {now.fingerprint}. Pass the right folder with --data-dir."
                 )
         if ordered and self.train.sha256 != dataset.train.sha256:
             return (
-                f"was trained on the same images in another order than in {dataset.folder}, which was "
-                "prepared from another source. Prepare the run's own source into another --data-dir, and "
-                "pass that."
+                f"was trained on the same images in another order: {dataset.folder} was prepared from a "
+                "different source. Prepare the run's source into another --data-dir, and pass that."
             )
         return None
 
@@ -110,19 +109,19 @@ class TrainResult(Result):
         run_dir: the run's folder.
         recipe, dataset, seed, precision: as trained.
         epochs: number of completed epochs.
-        parameters: number of the network's parameters.
+        parameters: number of parameters of the network.
         device: `cpu` or `gpu`.
-        train: `loss` and `accuracy` of the epoch whose weights the model has.
-        validation: the same on the validation split, and `split`, one of `settings.VALIDATIONS`.
+        train: `loss` and `accuracy` in the selected epoch, whose weights the model has.
+        validation: the same on the validation split; and `split`, one of `settings.VALIDATIONS`.
         seconds: duration of training and validation.
         images_per_second: training speed.
-        weights_sha256: hash of the raw bytes of the weights, in `model.weights` order.
-        test_looks: number of looks at the test set until then; see `Look`.
-        compile_seconds: duration of tracing and compiling, which no other figure contains.
-        planned_epochs: number of epochs asked for; more than `epochs` if training ended early.
-        chosen_epoch: epoch whose weights the model has; None if a callback has set other weights.
-        chosen_by: `last epoch`; `best validation accuracy` with --keep best; or `callback` if one has
-            restored an earlier epoch's weights or set others.
+        weights_sha256: hash of the weights' raw bytes, in `model.weights` order.
+        test_looks: number of looks at the test set so far; see `Look`.
+        compile_seconds: duration of tracing and compiling, which no other duration includes.
+        planned_epochs: number of epochs requested; more than `epochs` if training ended early.
+        chosen_epoch: the selected epoch; None if a callback set other weights.
+        chosen_by: `last epoch`; `best validation accuracy` with --keep best; or `callback` if one restored
+            an earlier epoch's weights or set others.
         ended_by: why training ended early: `patience`, `time limit`, `end_after` or `callback`; else None.
     """
 
@@ -147,11 +146,11 @@ class TrainResult(Result):
     ended_by: str | None = None
 
     def is_final(self, epochs: int, time_limit: float | None = None) -> bool:
-        """Whether nothing is left to train with these epochs.
+        """Whether there is nothing left to train.
 
         Args:
-            epochs: asked for.
-            time_limit: in seconds; a run that a time limit ended continues with a longer one.
+            epochs: number of epochs requested.
+            time_limit: in seconds; a run that ended at its time limit continues with a longer one.
         """
         spent = self.seconds + self.compile_seconds
         if self.ended_by == "time limit" and time_limit is not None and time_limit > spent:
@@ -164,8 +163,8 @@ class Extension:
     """A resume with more epochs.
 
     Attributes:
-        epochs: of the run until then.
-        epoch, step: complete epochs at that time, and steps of the next one.
+        epochs: the run's number of epochs before the extension.
+        epoch, step: number of complete epochs at that time, and of steps in the next one.
     """
 
     epochs: int
@@ -186,13 +185,13 @@ class Failure:
 class Look:
     """One look at the test set: a line of the run's test_looks.jsonl.
 
-    A test set that was looked at often is no longer an independent check. So each look is recorded
-    before its figures are, and no line is ever removed.
+    The more often a test set is looked at, the less independent a check it is. So each look is recorded
+    before its figures are, and lines are never removed.
 
     Attributes:
-        at: time, ISO 8601 with the time zone.
+        at: time in ISO 8601, with time zone.
         command: such as `train` or `evaluate`.
-        epoch: number of epochs that the model had been trained for.
+        epoch: number of epochs that the model had trained for.
     """
 
     at: str
@@ -298,7 +297,7 @@ class Run:
     def evaluation(self, split: str) -> Path:
         return self.path / "evaluation" / split
 
-    # What its files hold. Each method raises RunError if the file is missing or damaged.
+    # Reading files. Each method raises RunError if its file is missing or damaged.
 
     def read_config(self) -> Settings:
         """The run's settings."""
@@ -311,15 +310,15 @@ class Run:
         return files.read_json(self.config, _DataOfConfig, remedy=_TRAIN_AGAIN).data
 
     def read_extensions(self) -> tuple[Extension, ...]:
-        """The resumes with more epochs, in their order."""
+        """The resumes with more epochs, in order."""
         return files.read_json(self.config, _ExtensionsOfConfig, remedy=_TRAIN_AGAIN).extensions
 
     def read_environment(self) -> dict[str, Any]:
-        """Versions, device and command line of the training."""
+        """The versions, device and command line of the training."""
         return files.read_json(self.environment, dict[str, Any])
 
     def read_start(self) -> datetime.datetime:
-        """When the run was started or last resumed, with the time zone."""
+        """When the run was started or last resumed, with time zone."""
         moment = files.read_json(self.environment, _StartOfEnvironment).started_at
         return moment if moment.tzinfo is not None else moment.astimezone()
 
@@ -349,18 +348,18 @@ class Run:
             return ()
         except (OSError, msgspec.MsgspecError) as error:
             raise RunError(
-                f"{self.test_looks} cannot be read: {error}. Each line is one look at the test set."
+                f"{self.test_looks} cannot be read: {error}. Expected one look at the test set per line."
             ) from error
 
     def record_look(self, command: str, epoch: int) -> None:
-        """Record a look at the test set; it is on the disk when this returns.
+        """Record a look at the test set, and flush it to the disk.
 
         Raises:
             OSError: the file cannot be written.
         """
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         line = json.dumps(dataclasses.asdict(Look(now, command, epoch))) + "\n"
-        # A single short append: lines of concurrent processes do not mix.
+        # A single short append, so that lines of concurrent processes do not mix.
         descriptor = os.open(self.test_looks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             os.write(descriptor, line.encode("ascii"))
@@ -369,7 +368,7 @@ class Run:
             os.close(descriptor)
 
     def check_recipe(self) -> None:
-        """Raise RunError if this version does not know the run's recipe. Runs no code of the run."""
+        """Raise RunError if this version does not know the run's recipe. Does not execute a custom recipe."""
         from cifar_trainer.recipes import RECIPES
 
         config = self.read_config()
@@ -380,11 +379,11 @@ class Run:
             )
 
     def read_recipe(self) -> "Recipe":
-        """The run's recipe. A user's own recipe is the run's copy of the file, which is executed.
+        """The run's recipe. For a custom recipe, this executes the run's copy of its file.
 
         Raises:
             RunError: this version does not know the recipe, or the copy has changed.
-            UsageError: the copy fails.
+            UsageError: the copy raises an exception.
         """
         from cifar_trainer.recipes import RECIPES
         from cifar_trainer.recipes.own import load_copy
@@ -395,14 +394,14 @@ class Run:
             return RECIPES[config.recipe]
         return load_copy(self.recipe, config.recipe_sha256)
 
-    # What others need of a finished run.
+    # Using a finished run.
 
     def check_model(self) -> None:
-        """Raise RunError if the run has no model yet, or this version does not know its recipe."""
+        """Raise RunError if the run has no model yet or its recipe is unknown to this version."""
         self.check_recipe()
         if not self.model.is_file():
             raise RunError(
-                f"{self.path} has no model.keras (it holds {_names(self.path.iterdir())}). "
+                f"{self.path} has no model.keras (it contains {_names(self.path.iterdir())}). "
                 f"Finish the training first: cifar-trainer train --resume {self.path}"
             )
 
@@ -410,7 +409,7 @@ class Run:
         """Raise RunError unless `result` describes a model with these weights."""
         if result.weights_sha256 != weights_sha256:
             raise RunError(
-                f"The model of {self.path} is not the one that its result.json describes. "
+                f"The model in {self.path} does not match its result.json. "
                 f"Finish the training first: cifar-trainer train --resume {self.path}"
             )
 
@@ -418,14 +417,14 @@ class Run:
         """Load the data set that the run was trained on.
 
         Args:
-            data_dir: the data folder. None: the one that the run was trained from if it is still there,
+            data_dir: the data folder. None: the one that the run was trained from if it still exists,
                 else `data/`.
             ordered: whether the images must be in the same order. None: only if the run held some out,
-                which it selects by their index.
+                which are selected by index.
 
         Raises:
-            DataNotFoundError: no data set is prepared there.
-            DataError: it is not the run's, or it is damaged.
+            DataNotFoundError: the data folder does not contain the data set.
+            DataError: the data set is not the run's, or is damaged.
             RunError: config.json is damaged.
         """
         from cifar_trainer.data.store import load_dataset
@@ -437,7 +436,7 @@ class Run:
         try:
             dataset = load_dataset(folder, record.name)
         except DataNotFoundError as error:
-            was = f" It was trained on data in {record.data_dir}." if record.data_dir else ""
+            was = f" The run was trained on data in {record.data_dir}." if record.data_dir else ""
             raise DataNotFoundError(f"The data of {self.path} are not in {folder}.{was} {error}") from error
         in_order = self.read_config().validation == "holdout" if ordered is None else ordered
         difference = record.difference_to(dataset, ordered=in_order)
@@ -446,9 +445,9 @@ class Run:
         return dataset
 
     def read_temperature(self, weights_sha256: str) -> float:
-        """The temperature that `evaluate` has fitted on held-out images for these weights, else 1.
+        """The temperature that `evaluate` fitted on held-out images for these weights, else 1.
 
-        Both splits' reports hold the same temperature; reports on other weights are ignored.
+        Both splits' reports have the same temperature; reports on other weights are ignored.
 
         Raises:
             RunError: a report cannot be read, or its temperature is not a positive number.
@@ -459,16 +458,16 @@ class Run:
                 continue
             if not (math.isfinite(temperature) and temperature > 0):
                 raise RunError(
-                    f"{path} holds the temperature {temperature}; expected a number above 0. "
+                    f"{path} has the temperature {temperature}; expected a number above 0. "
                     f"{self._evaluate_again()}"
                 )
             return temperature
         return 1.0
 
     def read_thresholds(self, weights_sha256: str) -> "Thresholds | None":
-        """The thresholds for unfamiliar images that `evaluate` has fitted for these weights.
+        """The thresholds for unfamiliar images that `evaluate` fitted for these weights.
 
-        None if it has fitted none, or if noise looks more familiar to the model than real images.
+        None if there are none, or if they are unusable: the model finds noise more familiar than images.
 
         Raises:
             RunError: a report cannot be read.
@@ -483,7 +482,7 @@ class Run:
         return None
 
     def _reports(self, weights_sha256: str) -> Iterator[tuple[Path, _Evaluated]]:
-        """The run's reports on a model with these weights, and their paths."""
+        """The run's reports on these weights, with their paths."""
         for split in ("validation", "test"):
             path = self.evaluation(split) / "report.json"
             if path.is_file():
@@ -492,9 +491,9 @@ class Run:
                     yield path, report
 
     def _evaluate_again(self) -> str:
-        return f"Write it again with: cifar-trainer evaluate {self.path}"
+        return f"To write it again: cifar-trainer evaluate {self.path}"
 
-    # Locking: one process at a time trains a run.
+    # Locking: only one process at a time trains a run.
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -507,15 +506,17 @@ class Run:
             with locks.lock(self.path / LOCK_NAME):
                 yield
         except locks.LockedError as error:
-            by = f" by {error.holder}" if error.holder else " by another process"
-            raise RunError(f"{self.path} is in use{by}. Wait for it, or choose another --run-dir.") from error
+            holder = error.holder or "another process"
+            raise RunError(
+                f"{self.path} is in use by {holder}. Wait for it to finish, or choose another --run-dir."
+            ) from error
 
     def is_held(self) -> bool:
-        """Whether a process holds the run's lock. Does not disturb that process."""
+        """Whether a process holds the run's lock, without disturbing that process."""
         return locks.is_locked(self.path / LOCK_NAME)
 
-    def discard_unbegun(self) -> None:
-        """Delete what the run has written, unless an epoch is complete. Call only while holding the lock."""
+    def discard_unless_trained(self) -> None:
+        """Delete the run's files unless an epoch is complete. Call only while holding the lock."""
         if self.history.is_file() and self.read_history():
             return
         shutil.rmtree(self.tensorboard, ignore_errors=True)
@@ -526,17 +527,17 @@ class Run:
 
 @contextlib.contextmanager
 def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
-    """Make a run's folder, `path` or `runs/TIME-RECIPE` if that is None, and hold its lock.
+    """Create a run's folder and hold its lock; if `path` is None, the folder is `runs/TIME-RECIPE`.
 
-    If the block fails before config.json is written, what was made here is deleted again.
+    If the block fails before config.json is written, everything created here is deleted.
 
     Raises:
-        RunError: the folder is not empty, is in use, or cannot be made or written.
+        RunError: the folder is not empty, is in use, or cannot be created or written.
     """
     try:
         chosen = path or reserve_folder(recipe)
         existed = path is not None and path.is_dir()
-        # Check before making anything: a folder with other contents stays as it is.
+        # Check first, so that a folder with other contents is left untouched.
         if not (existed and Run(chosen).is_held()):
             check_new(chosen)
         chosen.mkdir(parents=True, exist_ok=True)
@@ -544,7 +545,7 @@ def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
         raise _unwritable(path or DEFAULT_ROOT, error) from error
     run = Run(chosen)
     with run.hold():
-        # Another process may have made a run here since.
+        # Another process may have created a run here in the meantime.
         check_new(chosen)
         files.remove_partials(chosen)
         try:
@@ -559,7 +560,7 @@ def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
 
 
 def check_new(path: Path) -> None:
-    """Raise RunError unless a new run can be made at `path`. Leaves nothing behind."""
+    """Raise RunError unless a new run can be created at `path`. Leaves nothing behind."""
     try:
         if os.path.lexists(path) and not path.is_dir():
             raise RunError(f"{path} exists and is not a folder. Choose another --run-dir.")
@@ -571,11 +572,11 @@ def check_new(path: Path) -> None:
             if not all(map(_is_leftover, path.iterdir())):
                 raise RunError(f"{path} exists and is not an empty folder. Choose another --run-dir.")
         existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-        # Write a file: permissions do not reveal a read-only file system.
+        # Try to write: permissions do not reveal a read-only file system.
         descriptor, name = tempfile.mkstemp(prefix=files.PARTIAL_PREFIX, dir=existing)
         os.close(descriptor)
         Path(name).unlink()
-        # Detect a path that is too long now, not after the training.
+        # Detect a path that is too long before training, not after.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(path / "evaluation" / "validation" / "report.html")
     except OSError as error:
@@ -587,13 +588,13 @@ def _unwritable(path: Path, error: OSError) -> RunError:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether a run that was killed before it started has left this file, so that we may overwrite it."""
+    """Whether this file was left by a run that was killed before it started, so that we may overwrite it."""
     names = (LOCK_NAME, f"{LOCK_NAME}.holder", "environment.json")
     return path.name in names or path.name.startswith(files.PARTIAL_PREFIX)
 
 
 def reserve_folder(name: str) -> Path:
-    """Make an empty folder `runs/TIME-NAME`; a number is added if the name is taken."""
+    """Create an empty folder `runs/TIME-NAME`, or `runs/TIME-NAME-2` and so on if it exists."""
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
     DEFAULT_ROOT.mkdir(parents=True, exist_ok=True)
     path, count = DEFAULT_ROOT / stem, 1
@@ -606,20 +607,22 @@ def reserve_folder(name: str) -> Path:
             path = DEFAULT_ROOT / f"{stem}-{count}"
 
 
-# Finding runs. os.path's tests, unlike pathlib's, return False for what cannot be read.
+# Finding runs. Unlike pathlib's, the tests of os.path return False for unreadable paths.
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a folder is a run's, or looks like one. Reads no file."""
+    """Whether a folder looks like a run's, judging by its files' names."""
     names = ("history.csv", "result.json", "checkpoints", "model.keras")
     return os.path.isfile(path / "config.json") and any(os.path.exists(path / name) for name in names)
 
 
 def find_runs(root: Path) -> list[Run]:
-    """The runs in `root` and in its groups and sweeps, newest first by the time config.json was written.
+    """The runs in `root` and in its groups and sweeps, newest first, by the time of config.json.
+
+    Folders inside `root` that cannot be read are skipped.
 
     Raises:
-        RunError: `root` cannot be listed. Folders in it that cannot be read are skipped.
+        RunError: `root` cannot be listed.
     """
     if not os.path.isdir(root):
         return []
@@ -631,23 +634,23 @@ def find_runs(root: Path) -> list[Run]:
         if any(os.path.isfile(folder / name) for name in (GROUP_FILE, SWEEP_FILE)):
             with contextlib.suppress(OSError):
                 below += sorted(folder.iterdir())
-    found = []
+    runs = []
     for path in below:
-        # A run that is deleted meanwhile is not a run.
+        # Skip a run that is deleted while we look.
         with contextlib.suppress(OSError):
-            found.append(((path / "config.json").stat().st_mtime_ns, str(path), Run(path)))
-    return [run for _, _, run in sorted(found, key=lambda entry: entry[:2], reverse=True)]
+            runs.append(((path / "config.json").stat().st_mtime_ns, str(path), Run(path)))
+    return [run for _, _, run in sorted(runs, key=lambda entry: entry[:2], reverse=True)]
 
 
 def newest_run(root: Path = DEFAULT_ROOT, *, with_model: bool = False) -> Run:
-    """The run below `root` that was started last; with `with_model`, the last that has a model.
+    """The newest run below `root`; with `with_model`, the newest that has a model.
 
     Raises:
         RunError: there is no such run.
     """
     runs = find_runs(root)
     if not runs:
-        raise RunError(f"There is no run in {root}/ yet. Start one with: cifar-trainer train")
+        raise RunError(f"There are no runs in {root}/ yet. Start one with: cifar-trainer train")
     for run in runs:
         if not with_model or os.path.isfile(run.model):
             return run
@@ -679,9 +682,9 @@ def _open(path: Path) -> Run:
             what = "is a file" if path.exists() else "does not exist"
             raise RunError(f"{path} {what}; expected a run's folder. {_known_runs(path.parent)}")
         if not (path / "config.json").is_file():
-            held = _names(path.iterdir())
+            names = _names(path.iterdir())
             raise RunError(
-                f"{path} is not a run: it has no config.json (it holds {held}). {_known_runs(path)}"
+                f"{path} is not a run: it has no config.json (it contains {names}). {_known_runs(path)}"
             )
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}. Expected a run's folder.") from error
@@ -706,12 +709,12 @@ class ListedRun(Result):
     Attributes:
         path: the run's folder.
         state: `finished`, `running`, `stopped`, `failed`, or `damaged`.
-        bytes: size of all its files.
+        bytes: total size of its files.
         recipe, dataset, seed: as trained; these and the following are None if they cannot be read.
-        epochs_done, epochs: number of completed epochs, and of those asked for.
-        split: the validation split that `accuracy` is measured on: `test`, `holdout` or `train`.
+        epochs_done, epochs: number of completed epochs, and of requested ones.
+        split: the validation split on which `accuracy` was measured: `test`, `holdout` or `train`.
         accuracy: after the last completed epoch; None before the first.
-        started: when it was started or last resumed, with the time zone.
+        started: when it was started or last resumed, with time zone.
         message: why it failed, or why it cannot be read.
     """
 
@@ -747,10 +750,12 @@ class RunList(Result):
 
 
 def list_runs(folder: str | Path = DEFAULT_ROOT) -> RunList:
-    """List the runs in a folder, and in the groups and sweeps in it, newest first.
+    """List the runs in a folder, and in its groups and sweeps, newest first.
+
+    Damaged runs are listed as `damaged`.
 
     Raises:
-        RunError: there is no such folder, or it cannot be listed. A damaged run is listed as such.
+        RunError: the folder does not exist or cannot be listed.
     """
     root = Path(folder).expanduser()
     if not os.path.isdir(root):
@@ -791,6 +796,6 @@ def _state(run: Run, epochs: int) -> tuple[str, str | None]:
     failure = run.read_failure()
     if failure is not None:
         return "failed", failure.message
-    # While a run is extended, result.json is still the one of fewer epochs.
+    # While a run is extended, result.json is still about fewer epochs.
     finished = run.result.is_file() and run.read_result().is_final(epochs)
     return ("finished" if finished else "stopped"), None

@@ -1,10 +1,10 @@
-"""Each setting of a run, and each runtime option, declared once.
+"""Declarations of a run's settings and runtime options.
 
-A setting belongs to the run: config.json keeps it, and a resume must not change it unless its declaration
-says so. A runtime option changes how a run is carried out, and nothing that it computes.
+A setting belongs to the run: config.json stores it, and a resume must not change it unless its declaration
+says so. A runtime option changes how a run executes, but not what it computes.
 
-The options of `train`, the arguments of `cifar_trainer.train`, their checks, what `sweep` may vary, what
-`--resume` may change and the table in docs/training.md all follow from these declarations.
+The options of `train`, the arguments of `cifar_trainer.train`, their checks, the settings that `sweep` may
+vary or `--resume` may change, and the table in docs/training.md are all derived from these declarations.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 #: The default folder of the prepared data sets.
 DEFAULT_DATA_DIR = Path("data")
 
-#: Former names of recipes, which commands, configurations and old runs may have.
+#: Former recipe names, still accepted in commands, configurations and old runs.
 FORMER_RECIPES = {"document": "tutorial"}
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "gpu")
-#: What other frameworks call a device.
+#: Device names from other frameworks.
 DEVICE_ALIASES = {"cuda": "gpu", "cuda:0": "gpu", "0": "gpu", "mps": "gpu", "GPU:0": "gpu", "/GPU:0": "gpu"}
 #: The validation splits, in words.
 VALIDATIONS = {
@@ -39,7 +39,7 @@ VALIDATIONS = {
     "holdout": "held-out training images",
     "train": "images that it was trained on",
 }
-#: How convolutions are computed; see `training.layers.choose_variants`.
+#: Implementations of convolutions; see `training.layers.choose_variants`.
 CONVOLUTIONS = ("auto", "cudnn", "matmul")
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
 KEEPS = ("last", "best")
@@ -47,33 +47,33 @@ CLASS_WEIGHTS = ("balanced",)
 #: Whether several seeds train in one program: on a GPU only, also on a CPU, or never.
 STACKS = ("auto", "on", "off")
 
-#: Keras and NumPy accept larger ones; TensorFlow's stateless operations take 32 bits.
+#: Keras and NumPy accept larger seeds; TensorFlow's stateless operations take 32 bits.
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
-    """What is known of one setting or runtime option.
+    """The declaration of one setting or runtime option.
 
     Attributes:
-        name: of the field.
-        type: of its values: int, float, bool or str.
-        optional: whether None is a value: not set.
-        default: of the option; None leaves it to the recipe where `of_recipe`, and is "not set" elsewhere.
-        help: one sentence.
+        name: the field's name.
+        type: int, float, bool or str.
+        optional: whether the value may be None, which means not set.
+        default: the default; None means the recipe's value if `of_recipe` is set, otherwise not set.
+        help: the help text, one sentence.
         of_recipe: whether every recipe has a value for it.
-        default_text: the default in words, if it is not `default`.
-        choices, aliases: the possible texts, and what other tools call them.
+        default_text: shown as the default if `default` is None or False.
+        choices, aliases: the allowed strings, and other tools' names for them.
         at_least, above, below, at_most: the range of a number.
-        example: a value for the message.
-        seconds: whether it is a duration.
-        metavar: of the value in `--help`; None is the choices or the type.
-        affects_result: whether another value gives other weights.
+        example: an example value for error messages.
+        seconds: whether it is a duration in seconds.
+        metavar: placeholder for the value in `--help`; None shows the choices or the type.
+        affects_result: whether a different value gives different weights.
         vary: whether a sweep may vary it.
         resumable: whether a resume may change it.
-        needs_holdout: whether it chooses by the validation images, which must then be held out.
-        in_sweep: whether `sweep` has it as an option of its own.
+        needs_holdout: whether it selects by validation accuracy, which requires held-out images.
+        in_sweep: whether `sweep` also has this option.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Declaration:
 
     @property
     def option(self) -> str:
-        """The option of the command line."""
+        """The command-line option."""
         return option_name(self.name)
 
     @property
@@ -112,13 +112,13 @@ class Declaration:
 
     @property
     def expected(self) -> str:
-        """The possible values, in words."""
+        """The allowed values, in words."""
         if self.choices:
             return ", ".join(self.choices)
         if self.type is bool:
             return "True or False"
         if self.type is str:
-            return "a text"
+            return "a string"
         noun = "a whole number" if self.type is int else "a number"
         noun = "a number of seconds" if self.seconds else noun
         low = f"above {self.above}" if self.above is not None else f"from {self.at_least}"
@@ -131,10 +131,10 @@ class Declaration:
         return f"{noun} {low}{high}{example}"
 
     def check(self, value: Any) -> None:
-        """Raise UsageError, with what was expected, unless `value` is possible."""
+        """Raise UsageError, with the allowed values, unless `value` is one of them."""
         if value is None and self.optional:
             return
-        # To Python a bool is an int, but True is not a number of epochs.
+        # In Python a bool is an int, but True is not a number of epochs.
         kinds = {int: int, float: int | float, bool: bool, str: str}[self.type]
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
             raise UsageError(f"{self.option} {value!r} is {_a_type(value)}. Expected {self.expected}.")
@@ -159,16 +159,16 @@ class Declaration:
 
 
 def _a_type(value: Any) -> str:
-    names = {str: "a text", bool: "True or False", int: "a number", float: "a fraction"}
+    names = {str: "a string", bool: "True or False", int: "a number", float: "a fraction"}
     return "not set" if value is None else names.get(type(value), f"of type {type(value).__name__}")
 
 
 def setting(default: Any = None, *, required: bool = False, **declaration: Any) -> Any:
-    """A declared field of `Settings` or `RuntimeOptions`.
+    """Declare a field of `Settings` or `RuntimeOptions`.
 
     Args:
-        default: what `train` takes if nothing is given.
-        required: whether the dataclass itself has no default, so that a run's settings are complete.
+        default: the value that `train` uses if the argument is omitted.
+        required: omit the dataclass field's own default, so that a run's settings are always complete.
         declaration: attributes of `Declaration`.
     """
     metadata = {"declaration": {"default": default, **declaration}}
@@ -179,17 +179,19 @@ def setting(default: Any = None, *, required: bool = False, **declaration: Any) 
 
 @functools.cache
 def declared(cls: type) -> dict[str, Declaration]:
-    """The declarations of `Settings` or `RuntimeOptions`, by name, in their order."""
-    found = {}
+    """The declarations of `Settings` or `RuntimeOptions`, by name, in order."""
+    declarations = {}
     for field in dataclasses.fields(cls):
         if "declaration" in field.metadata:
             kind, optional = _type_of(field.type)
-            found[field.name] = Declaration(field.name, kind, optional, **field.metadata["declaration"])
-    return found
+            declarations[field.name] = Declaration(
+                field.name, kind, optional, **field.metadata["declaration"]
+            )
+    return declarations
 
 
 def _type_of(hint: Any) -> tuple[type, bool]:
-    """The type of `int` or `int | None`, and whether None is possible."""
+    """The type in a hint such as `int | None`, and whether None is allowed."""
     if isinstance(hint, types.UnionType):
         (kind,) = (each for each in typing.get_args(hint) if each is not type(None))
         return kind, True
@@ -198,18 +200,18 @@ def _type_of(hint: Any) -> tuple[type, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of a run, resolved: no value is left to a default elsewhere.
+    """The settings of a run, with all defaults filled in.
 
     Attributes:
-        recipe_sha256: the SHA-256 of the file of a user's own recipe; None for the package's recipes.
+        recipe_sha256: SHA-256 of a custom recipe's file; None for a built-in recipe.
 
     Raises:
-        UsageError: a value is out of its range, named with the range or the choices.
+        UsageError: a value is out of range; the message has the range or the choices.
     """
 
     recipe: str = setting(
         "tutorial", required=True, vary=True,
-        help="Network and training: a name, or a FILE.py of your own, which is run and copied into the run.",
+        help="Recipe: a name, or your own FILE.py, which is executed and copied into the run.",
     )  # fmt: skip
     dataset: str = setting("cifar10", required=True, metavar="NAME", help="Data set to train on.")
     epochs: int = setting(
@@ -220,37 +222,37 @@ class Settings:
         of_recipe=True, above=0, example="0.001", vary=True, help="Peak learning rate."
     )
     seed: int = setting(
-        0, at_least=0, at_most=MAX_SEED, help="Seed of weights, image order, augmentation and dropout."
+        0, at_least=0, at_most=MAX_SEED, help="Seed for weights, image order, augmentation and dropout."
     )
     validation: str = setting(
         "test", choices=tuple(VALIDATIONS),
-        help="Validate on the test set, as the tutorial does; on a tenth of the training images, held out; "
-        "or on a tenth of the images trained on, which leaves the test set unseen and holds nothing out.",
+        help="Validate on the test set, as the tutorial does; on a held-out tenth of the training images; "
+        "or on a tenth of the images trained on, which neither uses the test set nor holds images out.",
     )  # fmt: skip
     precision: str = setting(
         "float32", choices=PRECISIONS, vary=True, help="Compute dtype of the layers; weights stay float32."
     )
     device: str = setting(
         "auto", choices=DEVICES, aliases=DEVICE_ALIASES, affects_result=False, resumable=True,
-        help="Where to compute.",
+        help="Device to compute on.",
     )  # fmt: skip
-    deterministic: bool = setting(False, affects_result=False, help="Bit-reproducible on a GPU too.")
+    deterministic: bool = setting(False, affects_result=False, help="Make results on a GPU bit-reproducible.")
     xla: bool | None = setting(
         None, affects_result=False, default_text="on a GPU only", help="Compile the training loop with XLA."
     )
     conv: str = setting(
         "auto", choices=CONVOLUTIONS, affects_result=False,
-        help="How convolutions are computed; auto is matmul for small ones on a GPU.",
+        help="Convolution implementation; auto is matmul for small convolutions on a GPU.",
     )  # fmt: skip
     limit: int | None = setting(
         None, at_least=1, metavar="N", help="Train on the first N images, stratified."
     )
     schedule: str | None = setting(
         None, choices=SCHEDULES, default_text="the recipe's", vary=True,
-        help="Learning rate over the run; plateau halves it when validation stalls.",
+        help="Learning-rate schedule; plateau halves the rate when the validation loss stalls.",
     )  # fmt: skip
     warmup: float | None = setting(
-        None, at_least=0, metavar="EPOCHS", vary=True, help="Raise the learning rate over these epochs."
+        None, at_least=0, metavar="EPOCHS", vary=True, help="Epochs of learning-rate warm-up."
     )
     weight_decay: float | None = setting(
         None,
@@ -261,7 +263,7 @@ class Settings:
     )
     label_smoothing: float | None = setting(
         None, at_least=0, below=1, default_text="the recipe's", vary=True,
-        help="Share of the target that is spread over all classes.",
+        help="Share of the target to spread uniformly over all classes.",
     )  # fmt: skip
     ema: float | None = setting(
         None, at_least=0, below=1, metavar="MOMENTUM", vary=True,
@@ -272,7 +274,7 @@ class Settings:
         help="Stop after this many epochs without a better validation accuracy.",
     )  # fmt: skip
     keep: str = setting(
-        "last", choices=KEEPS, vary=True, needs_holdout=True, help="Epoch whose weights the model gets."
+        "last", choices=KEEPS, vary=True, needs_holdout=True, help="Epoch whose weights the saved model gets."
     )
     class_weights: str | None = setting(
         None, choices=CLASS_WEIGHTS, help="Weight each image's loss by the rarity of its class."
@@ -290,7 +292,7 @@ class Settings:
                 f"({self.epochs})."
             )
         if self.schedule == "plateau" and self.warmup is not None:
-            raise UsageError("--warmup does not go with --schedule plateau. Leave one of them out.")
+            raise UsageError("--warmup cannot be combined with --schedule plateau. Leave one of them out.")
         if self.schedule == "plateau" and self.validation == "test":
             raise _needs_holdout("--schedule plateau")
         for name, declaration in declared(Settings).items():
@@ -318,8 +320,8 @@ class Settings:
 
 def _needs_holdout(option: str) -> UsageError:
     return UsageError(
-        f"{option} needs --validation holdout. It chooses by the validation images; an accuracy "
-        "on the images that it was chosen by says nothing about others."
+        f"{option} needs --validation holdout. It selects by validation accuracy, which would make "
+        "the accuracy on those images too optimistic."
     )
 
 
@@ -329,15 +331,15 @@ def _never() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeOptions:
-    """How a run is carried out. Nothing here changes what it computes; each resume may choose other values.
+    """How a run executes. No option changes what it computes; each resume may use other values.
 
     Attributes:
         callbacks: Keras callbacks, called at epochs and between chunks of steps.
-        reporter: receives the progress; None prints it.
+        reporter: receives progress; None prints it.
         should_stop: called between chunks of steps; True saves and stops.
-        end_after: epochs after which training ends, with the schedule of all epochs; None trains all.
+        end_after: epochs after which training ends; the schedule still spans all epochs. None trains all.
         verbose: show TensorFlow's own messages.
-        side_by_side: the number of runs that train in one program, this one included.
+        side_by_side: number of runs that train in one program, including this one.
 
     Raises:
         UsageError: a value is out of its range.
@@ -373,21 +375,21 @@ def option_name(name: str) -> str:
 def check_choice(
     name: str, value: str, choices: Sequence[str], aliases: Mapping[str, str] | None = None
 ) -> None:
-    """Raise UsageError, with the choices and the nearest of them, unless `value` is one.
+    """Raise UsageError, with the choices and the nearest match, unless `value` is one of the choices.
 
     Args:
-        name: of the option, with or without its dashes.
-        value: as received.
-        choices: the possible values.
-        aliases: names from other tools, and the choice that they mean.
+        name: the option's name, with or without dashes.
+        value: the received value.
+        choices: the allowed values.
+        aliases: other tools' names, and the choice that each stands for.
     """
     if value in choices:
         return
-    meant = (aliases or {}).get(str(value)) or next(
+    suggestion = (aliases or {}).get(str(value)) or next(
         iter(difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)), None
     )
-    hint = f" Did you mean {meant!r}?" if meant else ""
-    raise UsageError(f"{option_name(name)} {value!r} is not known. Choose from {', '.join(choices)}.{hint}")
+    hint = f" Did you mean {suggestion!r}?" if suggestion else ""
+    raise UsageError(f"{option_name(name)} {value!r} is invalid. Choose from {', '.join(choices)}.{hint}")
 
 
 def check_count(name: str, value: int) -> None:
@@ -410,9 +412,9 @@ def _is_short(value: Any) -> bool:
 
 
 def command_words(arguments: Mapping[str, Any]) -> list[str]:
-    """The options of the command line that give these arguments of `train`; None gives none.
+    """The command-line options equivalent to these arguments of `train`.
 
-    Fields of `RuntimeOptions` that are not declared have no option.
+    Skips values of None, and fields of `RuntimeOptions` that have no option.
     """
     words = []
     without_option = {field.name for field in dataclasses.fields(RuntimeOptions)} - {

@@ -185,7 +185,7 @@ def test_an_argument_that_there_is_not_is_named_with_the_nearest() -> None:
 
 
 def test_an_argument_of_another_type_is_named_with_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--epochs '3' is a text. Expected a whole number from 1 up"):
+    with pytest.raises(UsageError, match=r"--epochs '3' is a string. Expected a whole number from 1 up"):
         train(epochs="3", run_dir=tmp_path / "run")
 
 

@@ -20,7 +20,7 @@ EVERYTHING = {**declared(Settings), **declared(RuntimeOptions)}
     [
         ("epochs", 0, "--epochs 0 is out of range. Expected a whole number from 1 up."),
         ("epochs", 2**31, "Expected at most 2147483647"),
-        ("epochs", "3", "--epochs '3' is a text. Expected a whole number from 1 up."),
+        ("epochs", "3", "--epochs '3' is a string. Expected a whole number from 1 up."),
         ("epochs", True, "--epochs True is True or False. Expected a whole number from 1 up."),
         ("epochs", 2.0, "is a fraction. Expected a whole number"),
         ("epochs", [3], r"--epochs [3] is of type list. Expected a whole number"),
@@ -29,7 +29,7 @@ EVERYTHING = {**declared(Settings), **declared(RuntimeOptions)}
         ("learning_rate", 0.0, "Expected a number above 0, such as 0.001."),
         ("learning_rate", float("nan"), "--learning-rate nan is out of range"),
         ("learning_rate", float("inf"), "--learning-rate inf is out of range"),
-        ("learning_rate", "0.1", "--learning-rate '0.1' is a text. Expected a number above 0"),
+        ("learning_rate", "0.1", "--learning-rate '0.1' is a string. Expected a number above 0"),
         ("seed", -1, "Expected a whole number from 0 to 4294967295."),
         ("seed", 2**32, "Expected a whole number from 0 to 4294967295."),
         ("warmup", -1.0, "Expected a number from 0 up."),
@@ -38,8 +38,8 @@ EVERYTHING = {**declared(Settings), **declared(RuntimeOptions)}
         ("label_smoothing", 1.0, "Expected a number from 0 to below 1."),
         ("ema", 1.5, "Expected a number from 0 to below 1."),
         ("patience", 0, "Expected a whole number from 1 up."),
-        ("deterministic", "yes", "--deterministic 'yes' is a text. Expected True or False."),
-        ("dataset", 7, "--dataset 7 is a number. Expected a text."),
+        ("deterministic", "yes", "--deterministic 'yes' is a string. Expected True or False."),
+        ("dataset", 7, "--dataset 7 is a number. Expected a string."),
         ("precision", "float23", "Choose from float32, tf32, bfloat16, float16. Did you mean 'float32'?"),
         ("device", "cuda", "Did you mean 'gpu'?"),
         ("device", None, "--device None is not set. Expected auto, cpu, gpu."),
@@ -67,7 +67,7 @@ def test_a_setting_that_is_not_possible_is_named_with_what_is(name: str, value: 
             "--checkpoint-every 0 is out of range. Expected a number of seconds above 0.",
         ),
         ("time_limit", float("nan"), "--time-limit nan is out of range"),
-        ("time_limit", "1h", "--time-limit '1h' is a text. Expected a number of seconds above 0."),
+        ("time_limit", "1h", "--time-limit '1h' is a string. Expected a number of seconds above 0."),
         ("profile", 1, "--profile 1 is a number. Expected True or False."),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_runtime_option_that_is_not_possible_is_named_with_what_is(
 
 
 def test_a_warmup_does_not_go_with_a_plateau() -> None:
-    with pytest.raises(UsageError, match="--warmup does not go with --schedule plateau"):
+    with pytest.raises(UsageError, match="--warmup cannot be combined with --schedule plateau"):
         Settings(**GIVEN, schedule="plateau", warmup=1.0, validation="holdout")
 
 

@@ -125,14 +125,14 @@ class TrainingDisplay(StoppableDisplay, TrainingReporter):
         self._task = TaskID(0)
         self._steps = 0
 
-    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
+    def run_started(self, run: Run, config: Settings, title: str, device: Device) -> None:
         self.handle_signals()
         self.note(
             f"{config.recipe} on {title}, {counted(config.epochs, 'epoch')}, batch {config.batch_size}, "
             f"seed {config.seed}, {config.precision}, on {device.description}\nrun: {run.path}"
         )
 
-    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+    def epoch_started(self, epoch: int, epochs: int, step: int, steps: int) -> None:
         if not self._output.live:
             return
         self._steps = steps

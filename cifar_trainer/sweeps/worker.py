@@ -95,7 +95,7 @@ class _Reporter(TrainingReporter):
     def warn(self, text: str) -> None:
         self._command.send("warn", text=text)
 
-    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
+    def run_started(self, run: Run, config: Settings, title: str, device: Device) -> None:
         self._command.send("started", run_dir=str(run.path))
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:

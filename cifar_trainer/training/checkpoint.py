@@ -1,13 +1,13 @@
-"""Checkpoints: everything that a run needs to resume, complete or not at all.
+"""Checkpoints: everything that a run needs to resume, written atomically.
 
 A checkpoint is a folder, `checkpoints/step-00001563/`, with
 
-    arrays.npz     the model's variables, the optimizer's, the epoch's losses so far
+    arrays.npz     variables of the model and the optimizer, and the epoch's losses so far
     state.json     epoch, step, history, and everything else that is not an array
-    manifest.json  the format's version, and the SHA-256 of the other two
+    manifest.json  format version, and the SHA-256 of the other two files
 
-It is written under another name, flushed to the disk and renamed, so a folder with the name of a checkpoint
-is complete. The hashes detect a failed disk, or a change by hand. The newest two are kept.
+It is written under a temporary name, flushed to the disk and renamed, so a folder with a checkpoint's name
+is complete. The hashes detect disk faults and manual changes. The newest two checkpoints are kept.
 
 Importing this does not import TensorFlow.
 """
@@ -36,23 +36,23 @@ def read_variables(variables: "Sequence[keras.Variable]") -> list[np.ndarray]:
 
 
 def assign_variables(variables: "Sequence[keras.Variable]", values: Sequence[np.ndarray]) -> None:
-    """Set `variables` to `values`, one by one.
+    """Assign `values` to `variables`.
 
     Raises:
-        CheckpointError: their number, a shape or a dtype differs from the variables'; none is assigned.
+        CheckpointError: the number of values, a shape or a dtype differs; nothing is assigned.
     """
     expected = [(tuple(v.shape), v.dtype) for v in variables]
     received = [(value.shape, str(value.dtype)) for value in values]
     if expected != received:
         raise CheckpointError(
-            f"The checkpoint has {len(received)} arrays that do not fit the {len(expected)} variables of "
-            "this model and optimizer; it belongs to another recipe or version."
+            f"The checkpoint's {len(received)} arrays do not match the {len(expected)} variables of this "
+            "model and optimizer; it belongs to another recipe or version."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
-#: Increases when older versions cannot read what this one writes.
+#: Format version; increased if older versions cannot read what this one writes.
 FORMAT = 2
 KEEP = 2
 _PREFIX = "step-"
@@ -63,19 +63,19 @@ class Checkpoint:
     """The complete state of a run between two steps.
 
     Attributes:
-        epoch: complete epochs.
-        step: steps done of the current epoch; 0 at an epoch's end.
-        global_step: steps of the run.
+        epoch: number of complete epochs.
+        step: number of steps done in the current epoch; 0 at an epoch's end.
+        global_step: number of steps done in the run.
         variables: the model's weights and the states of its random layers, in the order of
             `model.variables`.
-        optimizer: the optimizer's variables, with the loss scale.
-        losses, correct: of the current epoch's steps; float32 and int32 [step].
+        optimizer: the optimizer's variables, including the loss scale.
+        losses, correct: loss and correct images of each step in the current epoch; float32 and int32 [step].
         history: one mapping for each complete epoch.
         clock: seconds so far: `total` of the run, `epoch` and `training` of this epoch.
-        identity: the settings that must agree for a resume (names to values).
-        best: the weights of the best epoch, in the order of `model.weights`; empty if none are kept.
+        identity: the settings that a resume must not change, by name.
+        best: the best epoch's weights, in the order of `model.weights`; empty if they are not kept.
         digests: SHA-256 of the validated weights, by epoch.
-        ended_of: the epochs that were asked for when a callback ended the run; None if none has.
+        ended_of: the number of epochs requested when a callback ended the run; None if no callback did.
     """
 
     epoch: int
@@ -94,10 +94,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint below `folder`, and remove all but the newest.
+    """Write a checkpoint to `folder`, and remove all but the newest ones.
 
     Raises:
-        OSError: it cannot be written; the existing ones are untouched.
+        OSError: it cannot be written; existing checkpoints are untouched.
     """
     path = folder / f"{_PREFIX}{checkpoint.global_step:08d}"
     arrays = {
@@ -136,18 +136,18 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints below `folder`, the newest (by step, not by clock) first."""
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit()]
-    return sorted(found, key=checkpoint_step, reverse=True)
+    """The checkpoints in `folder`, newest first, by step and not by time."""
+    paths = [path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit()]
+    return sorted(paths, key=checkpoint_step, reverse=True)
 
 
 def checkpoint_step(path: Path) -> int:
-    """The steps of the run after which a checkpoint of this name was saved."""
+    """The global step in a checkpoint's name."""
     return int(path.name[len(_PREFIX) :])
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint and check every byte of it.
+    """Read a checkpoint and verify its hashes.
 
     Raises:
         CheckpointError: a file is missing or has changed.
@@ -181,7 +181,7 @@ def load(path: Path) -> Checkpoint:
 
 def _decode(state_json: bytes, arrays_npz: bytes) -> Checkpoint:
     state = json.loads(state_json)
-    # JSON has no numbers as keys. Format 1 lacks the digests.
+    # JSON keys are strings. Format 1 has no digests.
     state["digests"] = {int(epoch): digest for epoch, digest in state.get("digests", {}).items()}
     with np.load(io.BytesIO(arrays_npz), allow_pickle=False) as arrays:
         names = sorted(arrays.files)
@@ -196,7 +196,7 @@ def _decode(state_json: bytes, arrays_npz: bytes) -> Checkpoint:
 
 
 def load_step(folder: Path, global_step: int) -> Checkpoint:
-    """The checkpoint below `folder` at this step of the run.
+    """The checkpoint in `folder` at this global step.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -205,13 +205,14 @@ def load_step(folder: Path, global_step: int) -> Checkpoint:
 
 
 def load_newest(folder: Path, on_damage: Callable[[str], None]) -> Checkpoint:
-    """The newest undamaged checkpoint below `folder`.
+    """The newest intact checkpoint in `folder`.
 
     Args:
-        on_damage: receives a message about each newer one, which is skipped.
+        folder: the checkpoints' folder.
+        on_damage: receives a message about each damaged checkpoint, which is skipped.
 
     Raises:
-        CheckpointError: all are damaged, or there are none.
+        CheckpointError: all checkpoints are damaged, or there are none.
         RunError: a newer version wrote one.
     """
     paths = list_checkpoints(folder)
@@ -220,17 +221,16 @@ def load_newest(folder: Path, on_damage: Callable[[str], None]) -> Checkpoint:
             return load(path)
         except CheckpointError as error:
             on_damage(str(error))
-    count = len(paths)
-    what = (
-        f"None of the {count} checkpoints in {folder} is whole" if count else f"{folder} holds no checkpoint"
+    kind = "intact checkpoint" if paths else "checkpoint"
+    raise CheckpointError(
+        f"{folder} has no {kind}, so the run cannot be resumed. To start over, use another --run-dir."
     )
-    raise CheckpointError(f"{what}, so the run cannot be resumed. To start over, use another --run-dir.")
 
 
 def set_aside_newer(folder: Path, global_step: int) -> None:
-    """Rename the checkpoints after `global_step`, which are damaged.
+    """Rename the damaged checkpoints after `global_step`.
 
-    Under their old names they would count among the newest and displace undamaged ones.
+    Under their old names, they would count among the newest and displace intact ones.
     """
     for path in list_checkpoints(folder):
         if checkpoint_step(path) > global_step:

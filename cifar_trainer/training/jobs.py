@@ -256,7 +256,7 @@ def _open(
     if stacked > 1:
         described["side_by_side"] = stacked
     with new_run(job.folder, config.recipe) if job.resumed is None else _held(job.resumed) as run:
-        reporter.begun(run, config, dataset.title, device)
+        reporter.run_started(run, config, dataset.title, device)
         if job.resumed is not None:
             with writing(run.path, "Make room, or give write access to it."):
                 checkpoint = find_checkpoint(run, config, reporter)
@@ -276,7 +276,7 @@ def _open(
         except UsageError:
             # A fault in the user's own recipe: once it is fixed, the folder is to be free.
             if job.resumed is None:
-                run.discard_unbegun()
+                run.discard_unless_trained()
             raise
 
 
@@ -341,7 +341,7 @@ def _train_along(
             )
         if chief["data"] != mine["data"]:
             raise DataError(f"{dataset.folder} holds other data than the first process has.")
-        reporter.begun(Run(Path(chief["run_dir"])), job.config, dataset.title, device)
+        reporter.run_started(Run(Path(chief["run_dir"])), job.config, dataset.title, device)
         checkpoint = None
         if job.resumed is not None and chief["step"] is not None:
             checkpoint = checkpoints.load_step(job.resumed.checkpoints, chief["step"])

@@ -1,4 +1,4 @@
-"""Reporters of a training run. Imports no TensorFlow."""
+"""Progress reporters for training. Does not import TensorFlow."""
 
 import builtins
 import sys
@@ -13,26 +13,26 @@ from cifar_trainer.training.history import format_epoch
 
 
 class TrainingReporter:
-    """Receives what happens while a run trains; the methods of this class do nothing.
+    """Receives the progress of a run. This base class ignores it.
 
     Methods must not raise if there is no terminal.
 
     Attributes:
-        prepare: receives what happens while the data are prepared.
+        prepare: receives the progress of preparing the data.
     """
 
     prepare = PrepareReporter()
 
     def note(self, text: str) -> None:
-        """A note in passing."""
+        """A message for information."""
 
     def warn(self, text: str) -> None:
         """A warning that does not end the run."""
 
-    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
-        """This process holds the run, whose data set is called `title`; training starts in a moment."""
+    def run_started(self, run: Run, config: Settings, title: str, device: Device) -> None:
+        """This process has locked the run and is about to train on the data set called `title`."""
 
-    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+    def epoch_started(self, epoch: int, epochs: int, step: int, steps: int) -> None:
         """Epoch `epoch` (1-based) of `epochs` starts, or resumes after `step` of `steps` steps."""
 
     def progress(
@@ -40,20 +40,20 @@ class TrainingReporter:
     ) -> None:
         """`step` steps of this epoch are done.
 
-        Loss, accuracy and speed are the epoch's so far; the time left is the whole run's, at that speed.
+        Loss, accuracy and speed are those of the epoch so far; the time left is that of the whole run.
         """
 
     def phase(self, what: str) -> None:
-        """The epoch's steps are done; it is, for example, `validating` or `saving`."""
+        """A phase after the epoch's steps has started, such as `validating` or `saving`."""
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
-        """An epoch is complete; `row` is its row of the history."""
+        """An epoch is complete; `row` is its row in the history."""
 
 
 class PrintReporter(TrainingReporter):
-    """Prints notes, warnings and a line an epoch: the default for Python callers.
+    """Prints notes, warnings and a line per epoch: the default for Python callers.
 
-    To stderr; in a notebook to stdout, since notebooks show stderr as if it were an error.
+    Prints to stderr; in a notebook to stdout, because notebooks highlight stderr as an error.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class PrintReporter(TrainingReporter):
     def warn(self, text: str) -> None:
         self.note(f"Warning: {text}")
 
-    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
+    def run_started(self, run: Run, config: Settings, title: str, device: Device) -> None:
         self.note(f"{config.recipe} on {title}, on {device.description}\nrun: {run.path}")
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
@@ -73,12 +73,12 @@ class PrintReporter(TrainingReporter):
 
 
 class SeedReporter(TrainingReporter):
-    """Forwards what happens in one of several stacked runs, with its seed.
+    """Forwards the progress of one of several stacked runs, labelled with its seed.
 
     Args:
-        reporter: receives it.
-        seed: of the run.
-        leads: whether a live bar shows this run.
+        reporter: receives the progress.
+        seed: the run's seed.
+        leads: whether the live progress bar shows this run.
     """
 
     def __init__(self, reporter: TrainingReporter, seed: int, *, leads: bool) -> None:
@@ -91,12 +91,12 @@ class SeedReporter(TrainingReporter):
     def warn(self, text: str) -> None:
         self._reporter.warn(f"seed {self._seed}: {text}")
 
-    def begun(self, run: Run, config: Settings, title: str, device: Device) -> None:
+    def run_started(self, run: Run, config: Settings, title: str, device: Device) -> None:
         self._reporter.begun(run, config, title, device)
 
-    def epoch_begun(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+    def epoch_started(self, epoch: int, epochs: int, step: int, steps: int) -> None:
         if self._leads:
-            self._reporter.epoch_begun(epoch, epochs, step, steps)
+            self._reporter.epoch_started(epoch, epochs, step, steps)
 
     def progress(
         self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float

@@ -364,7 +364,7 @@ class Trainer:
             self._optimizer.learning_rate = self._config.learning_rate * share
         self.loop.set_order(epoch_order(self._config.seed, self._epoch, self.loop.count))
         self._in_epoch = True
-        self._reporter.epoch_begun(self._epoch + 1, self._config.epochs, self.step, self.loop.steps)
+        self._reporter.epoch_started(self._epoch + 1, self._config.epochs, self.step, self.loop.steps)
         self._callbacks.on_epoch_begin(self._epoch)
 
     def _finish_epoch(self) -> None:

@@ -316,7 +316,7 @@ def test_no_such_run(run_cli: RunCli, tmp_path: Path) -> None:
 def test_a_run_without_a_model_says_what_is_there(run_cli: RunCli, learned_run: Path, tmp_path: Path) -> None:
     shutil.copy(learned_run / "config.json", tmp_path)
     message = refused(run_cli, tmp_path, code=1)
-    assert "no model.keras (it holds config.json)" in message
+    assert "no model.keras (it contains config.json)" in message
     assert "train --resume" in message
 
 
@@ -376,5 +376,5 @@ def test_a_run_of_another_model_is_refused(learned_run: Path, data_dir: Path, tm
     run = Run(Path(shutil.copytree(learned_run, tmp_path / "run")))
     result = json.loads(run.result.read_text())
     run.result.write_text(json.dumps({**result, "weights_sha256": "0" * 64}))
-    with pytest.raises(RunError, match="is not the one that its"):
+    with pytest.raises(RunError, match="does not match its"):
         measure_model(run, run.read_config(), load_dataset(data_dir, "synthetic"))

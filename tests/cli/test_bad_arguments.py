@@ -15,7 +15,7 @@ TABLE: dict[str, list[tuple[str, int, str]]] = {
     "compare": [
         ("", 2, "Missing argument 'RUN RUN...'"),
         ("a", 1, "a does not exist; expected a run's folder"),
-        ("a b --split train", 2, "--split 'train' is not known. Choose from test, validation"),
+        ("a b --split train", 2, "--split 'train' is invalid. Choose from test, validation"),
         ("a b --plot x.gif", 2, "--plot x.gif has no known ending. Expected .png, .svg or .pdf"),
     ],
     "recipes": [
@@ -37,9 +37,9 @@ TABLE: dict[str, list[tuple[str, int, str]]] = {
         ("--train --batch-size 1 --batch-size 2", 2, "--train takes one --batch-size"),
         ("model.onnx --run runs/x", 2, "Expected one of them"),
         ("--train --recipe tutoral", 2, "Did you mean 'tutorial'?"),
-        ("--train --precision float8", 2, "--precision 'float8' is not known"),
+        ("--train --precision float8", 2, "--precision 'float8' is invalid"),
         ("--train --batch-size 60000", 2, "more than the 50,000 images"),
-        ("--device tpu", 2, "--device 'tpu' is not known. Choose from auto, cpu, gpu"),
+        ("--device tpu", 2, "--device 'tpu' is invalid. Choose from auto, cpu, gpu"),
         ("nowhere.onnx", 1, "nowhere.onnx cannot be read"),
         ("--run nowhere", 1, "nowhere does not exist; expected a run's folder"),
     ],

@@ -80,6 +80,6 @@ def test_a_keras_file_with_a_lambda_layer_is_refused_and_its_code_does_not_run(t
     hostile = keras.layers.Lambda(eval(source), output_shape=(32, 32, 3))(images)
     keras.Model(images, keras.layers.Dense(10)(keras.layers.Flatten()(hostile))).save(tmp_path / "x.keras")
     trace.unlink(missing_ok=True)
-    with pytest.raises(RunError, match=r"x\.keras holds Python code \(a Lambda layer\)"):
+    with pytest.raises(RunError, match=r"x\.keras contains Python code \(a Lambda layer\)"):
         open_artefact(tmp_path / "x.keras")
     assert not trace.exists()

@@ -159,7 +159,7 @@ RECIPE = Recipe(
         ("return batch.images", "return None", 18, "augment returned None"),
         ('"mine"', '"../../evil name"', 21, "'../../evil name' cannot be used for a folder"),
         ("batch_size=8", "batch_size=0", 22, "batch-size 0 is out of range. Expected a whole number"),
-        ("epochs=1", "epochs='ten'", 22, "epochs 'ten' is a text"),
+        ("epochs=1", "epochs='ten'", 22, "epochs 'ten' is a string"),
     ],
 )
 def test_a_fault_in_the_recipe_is_one_message_with_its_line(
