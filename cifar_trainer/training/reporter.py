@@ -92,7 +92,7 @@ class SeedReporter(TrainingReporter):
         self._reporter.warn(f"seed {self._seed}: {text}")
 
     def run_started(self, run: Run, config: Settings, title: str, device: Device) -> None:
-        self._reporter.begun(run, config, title, device)
+        self._reporter.run_started(run, config, title, device)
 
     def epoch_started(self, epoch: int, epochs: int, step: int, steps: int) -> None:
         if self._leads:
