@@ -28,15 +28,7 @@ def _plain(name: str) -> str:
 
 
 def get_spec(name: str, prepared: Iterable[str] = ()) -> DatasetSpec:
-    """The known data set of that name.
-
-    Args:
-        name: as in `--dataset`.
-        prepared: the names of other data sets that could be meant, for the message.
-
-    Raises:
-        UsageError: it is not known; the message has the nearest name.
-    """
+    """The known data set of that name. Raises UsageError with the nearest name, also of those `prepared`."""
     spec = find_spec(name)
     if spec is not None:
         return spec

@@ -13,7 +13,7 @@ from cifar_trainer.data import formats
 from cifar_trainer.data.dataset import ImageSet, OnImages, Split
 from cifar_trainer.data.decoding import MAX_SIZE, MIN_SIZE, ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
-from cifar_trainer.data.labels import number_labels
+from cifar_trainer.data.labels import flat_labels, number_labels
 from cifar_trainer.data.unpack import MAX_BYTES
 from cifar_trainer.errors import DataError
 from cifar_trainer.images import Preprocessing
@@ -29,11 +29,7 @@ Role = tuple[str, str]
 
 
 def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read arrays of images and labels, such as x_train, y_train, x_test and y_test; None without arrays.
-
-    Raises:
-        DataError: no images have labels, or arrays do not fit together.
-    """
+    """Read arrays of images and labels, such as x_train, y_train, x_test and y_test; None without arrays."""
     files = folder.of_format(*formats.ARRAYS)
     if not files:
         return None
@@ -51,10 +47,8 @@ def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> Im
     scale = _scale(images, str(folder.path), counts)
     for split in splits:
         images[split] = _to_uint8(images[split], scale)
-        labels[split] = arrays[split, "labels"]
-        count = (
-            max(labels[split].shape) if labels[split].size == max(labels[split].shape) else len(labels[split])
-        )
+        labels[split] = flat_labels(arrays[split, "labels"])
+        count = len(labels[split])
         if count != len(images[split]):
             raise DataError(f"{_name(folder, split)} are {len(images[split]):,}, and their labels {count:,}.")
         images[split] = _sized(images[split], options, _name(folder, split), counts)
@@ -123,11 +117,7 @@ def _load_npy(path: Path, where: str) -> np.ndarray:
 
 
 def load_idx(path: Path, where: str) -> np.ndarray:
-    """An array of bytes in the IDX format: two zeros, the type, the number of axes, their lengths, the bytes.
-
-    Raises:
-        DataError: it is of another type, or its size is not what its header says.
-    """
+    """An array of bytes in the IDX format, in which MNIST is published."""
     with open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
     axes = content[3] if len(content) > 3 else 0
@@ -145,11 +135,7 @@ def load_idx(path: Path, where: str) -> np.ndarray:
 def load_mat(
     path: Path, where: str, wanted: Callable[[str], bool] = lambda name: True
 ) -> dict[str, np.ndarray]:
-    """The plain arrays of a MATLAB file (version 5 to 7) whose names are `wanted`.
-
-    Raises:
-        DataError: it is another kind of file, damaged, or declares more than any data set has.
-    """
+    """The plain arrays of a MATLAB file (version 5 to 7) whose names are `wanted`."""
     import scipy.io
 
     with open(path, "rb") as file:

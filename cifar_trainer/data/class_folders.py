@@ -36,11 +36,7 @@ Labelled = tuple[str, str, str]
 
 
 def read_class_folders(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read the images of a source whose classes are folders; None if it has no images.
-
-    Raises:
-        DataError: an image is outside the class folders, or cannot be read.
-    """
+    """Read the images of a source whose classes are folders; None if it has no images."""
     return read_labelled(folder, _find(folder), options, on_images) if folder.has_images else None
 
 

@@ -6,14 +6,7 @@ _CHUNK = 1000
 
 
 def find_originals(images: np.ndarray) -> np.ndarray:
-    """For each image, the index of the first one with the same pixels: its own, unless it is a copy.
-
-    Args:
-        images: uint8 [N, H, W, C].
-
-    Returns:
-        int64 [N].
-    """
+    """For each image, uint8 [N, H, W, C], the index of the first with the same pixels, int64 [N]."""
     size = int(np.prod(images.shape[1:]))
     words = -(-size // 8)
     # A sum of words times odd random numbers, modulo 2**64: equal images have equal sums.

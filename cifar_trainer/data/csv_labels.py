@@ -1,6 +1,7 @@
 """Image files whose labels are in a CSV file."""
 
 import csv
+import dataclasses
 import io
 import unicodedata
 from pathlib import PurePosixPath
@@ -25,18 +26,14 @@ _KAGGLE_NOTE = (
 
 
 def read_csv(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read the images that a CSV file names; None if no CSV file has labels of images.
-
-    Raises:
-        DataError: the file names an image that is missing, or one that cannot be read.
-    """
+    """Read the images that a CSV file names; None if no CSV file has labels of images."""
     for table in _tables(folder) if folder.has_images else []:
         rows = _rows(folder, table)
         if rows is None:
             continue
         found = read_labelled(folder, _resolved(folder, table, rows), options, on_images)
         if _is_kaggles(table):
-            return ImageSet(found.classes, found.splits, found.conversions, (_KAGGLE_NOTE, *found.notes))
+            return dataclasses.replace(found, notes=(_KAGGLE_NOTE, *found.notes))
         return found
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cifar_trainer.data.dataset import DatasetSpec
-from cifar_trainer.errors import DataError, UsageError
+from cifar_trainer.errors import DataError, UsageError, counted
 from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing, bits_in_use
 
 #: Pixels along each side of a user's own images. They are held in memory, and networks pool them four times.
@@ -18,16 +18,11 @@ _EXAMPLES = 8
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How to read images that are not in an official form.
+    """How to read images that are not in an official form: the options of `prepare`.
 
     Attributes:
         spec: the data set that they should be; None for a user's own classes.
-        size: pixels along each side of a user's own images; None keeps those of arrays, and resizes image
-            files to DEFAULT_SIZE.
-        resize: how, one of `images.RESIZES`.
-        test_fraction: the part of a source without a test set that becomes one.
-        seed: decides which.
-        skip_unreadable: leave out images that cannot be decoded instead of refusing all of them.
+        size: None keeps the size of arrays, and resizes image files to DEFAULT_SIZE.
         grey_bits: see `images.Preprocessing`; None finds out.
 
     Raises:
@@ -80,8 +75,8 @@ class ReadAgain(Exception):  # noqa: N818
 class Decoder:
     """Decodes images into one array per split.
 
-    Args:
-        options: how.
+    Attributes:
+        read: how many images were decoded.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -89,7 +84,7 @@ class Decoder:
         self._preprocessing = options.preprocessing
         self._conversions: Counter[str] = Counter()
         self._sizes: Counter[tuple[int, int]] = Counter()
-        self._read = 0
+        self.read = 0
         self._unreadable: list[str] = []
         self._peak: int | None = None
         self._refused_grey = False
@@ -97,13 +92,7 @@ class Decoder:
         self._pixels: dict[str, bytearray] = {}
 
     def decode(self, read: Callable[[], bytes], describe: Callable[[], str], split: str) -> bool:
-        """Add an image to a split; False if it cannot be read.
-
-        Args:
-            read: gives the bytes of the image's file.
-            describe: its name for messages.
-            split: where it belongs.
-        """
+        """Add the image whose bytes `read` gives to a split; False, with a note, if it cannot be decoded."""
         try:
             content = read()
             if len(content) > MAX_BYTES:
@@ -115,7 +104,7 @@ class Decoder:
                 self._peak, self._refused_grey = max(self._peak or 0, error.peak), True
             self._unreadable.append(f"{describe()}: {reason}")
             return False
-        self._read += 1
+        self.read += 1
         if image.conversions:
             self._conversions.update(image.conversions)
             if "resized" in image.conversions:
@@ -124,11 +113,6 @@ class Decoder:
             self._peak = max(self._peak or 0, image.peak)
         self._pixels.setdefault(split, bytearray()).extend(image.pixels.tobytes())
         return True
-
-    @property
-    def read(self) -> int:
-        """How many images were decoded."""
-        return self._read
 
     def check(self) -> None:
         """Check whether all images could be read, and with the right number of bits.
@@ -153,22 +137,22 @@ class Decoder:
     @property
     def _keeps_grey(self) -> bool:
         """Whether all images of a user's own are greyscale: one channel is enough for them."""
-        return self._options.spec is None and 0 < self._read == self._conversions["greyscale"]
+        return self._options.spec is None and 0 < self.read == self._conversions["greyscale"]
 
     @property
     def conversions(self) -> dict[str, int]:
         """How many images were changed, by what."""
-        counts = dict(self._conversions)
-        if self._keeps_grey:
-            counts.pop("greyscale", None)
-        return {name: counts[name] for name in CONVERSIONS if name in counts}
+        unchanged = {"greyscale"} if self._keeps_grey else set()
+        counts = self._conversions
+        return {name: counts[name] for name in CONVERSIONS if counts[name] and name not in unchanged}
 
     @property
     def notes(self) -> tuple[str, ...]:
         """The conversions as sentences, and the images that were left out."""
         found = []
         for name, count in self.conversions.items():
-            found.append(f"{count:,} of {self._read:,} images: {CONVERSIONS[name]}{self._from_sizes(name)}.")
+            sizes = self._describe_sizes() if name == "resized" else ""
+            found.append(f"{count:,} of {self.read:,} images: {CONVERSIONS[name]}{sizes}.")
         if self._peak is not None and self._options.grey_bits is not None:
             found.append(
                 f"The brightest greyscale image of more than 8 bits has the value {self._peak:,}: they "
@@ -178,9 +162,7 @@ class Decoder:
             found.append(f"Left out: {self._list_unreadable()}")
         return tuple(found)
 
-    def _from_sizes(self, name: str) -> str:
-        if name != "resized":
-            return ""
+    def _describe_sizes(self) -> str:
         (width, height), _ = self._sizes.most_common(1)[0]
         others = f" and {len(self._sizes) - 1:,} other sizes" if len(self._sizes) > 1 else ""
         target_height, target_width, _ = self._preprocessing.image_shape
@@ -190,4 +172,4 @@ class Decoder:
         count = len(self._unreadable)
         lines = "".join(f"\n  {line}" for line in self._unreadable[:_EXAMPLES])
         more = f"\n  and {count - _EXAMPLES:,} more" if count > _EXAMPLES else ""
-        return f"{count:,} image{'s' if count > 1 else ''} cannot be read:{lines}{more}"
+        return f"{counted(count, 'image')} cannot be read:{lines}{more}"

@@ -12,13 +12,7 @@ from cifar_trainer.errors import DataError
 def check_target(data_dir: Path, folder: Path, marker: str) -> None:
     """Make sure that `data_dir` can be written, and that we would not overwrite anyone else's files.
 
-    Args:
-        data_dir: the folder of the prepared data sets; it is created if it is missing.
-        folder: the data set's own folder in it.
-        marker: the file that identifies our folders.
-
-    Raises:
-        DataError: a file, a broken link or someone else's folder is there, or it cannot be written.
+    Creates `data_dir`. The file `marker` identifies our folders.
     """
     try:
         for path in (data_dir, folder):
@@ -52,13 +46,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def write_error(path: Path, needed: int, error: OSError) -> DataError:
-    """The error for a write, flush, close or rename that failed.
-
-    Args:
-        path: what was written.
-        needed: bytes that it takes.
-        error: what went wrong.
-    """
+    """The error for a write, flush, close or rename of `path` that failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(_room_message(path.parent, needed, shutil.disk_usage(path.parent).free))
     return DataError(f"{path} could not be written: {reason(error)}. What was there before is untouched.")

@@ -56,11 +56,6 @@ def _plain(name: str) -> str:
 
 
 def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
-    """Read the four IDX files.
-
-    Raises:
-        DataError: one is missing, damaged or of another size, or the labels are another data set's.
-    """
     splits = {}
     for split, count in SIZES.items():
         images = _read_idx(folder, f"{split}-images-idx3-ubyte", (count, *IMAGE_SHAPE[:2]))

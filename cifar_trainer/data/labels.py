@@ -66,31 +66,30 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
 
 
+def flat_labels(labels: np.ndarray) -> np.ndarray:
+    """One label for each image, of one-hot rows, or of labels in a single row or column."""
+    one_hot = labels.ndim == 2 and min(labels.shape) > 1
+    return labels.argmax(1) if one_hot else labels.reshape(-1)
+
+
 def number_labels(
     labels: Mapping[str, np.ndarray], names: Sequence[str], spec: DatasetSpec | None, where: str
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray], tuple[str, ...]]:
     """The classes for labels of any type, the labels of each split as int64 [N] from 0 up, and notes.
 
     Args:
-        labels: numbers, names or one-hot rows of each split.
+        labels: numbers or names of each split, [N].
         names: the names of the classes, if the source has them.
         spec: the data set that it should be; None for a user's own classes.
         where: the source, for messages.
     """
-    # A one-hot row for each image, or one label each, also in a single row or column.
-    flat = {
-        split: raw.argmax(1) if raw.ndim == 2 and min(raw.shape) > 1 else raw.reshape(-1)
-        for split, raw in labels.items()
-    }
-    if any(values.dtype.kind in "USO" for values in flat.values()):
-        classes, index, notes = number_names({_text(v) for values in flat.values() for v in values}, spec)
-        return (
-            classes,
-            {split: np.array([index[_text(v)] for v in values], np.int64) for split, values in flat.items()},
-            notes,
-        )
+    if any(values.dtype.kind in "USO" for values in labels.values()):
+        texts = {split: list(map(_text, values)) for split, values in labels.items()}
+        classes, index, notes = number_names({text for found in texts.values() for text in found}, spec)
+        named = {split: np.array([index[text] for text in found], np.int64) for split, found in texts.items()}
+        return classes, named, notes
     numbers = {}
-    for split, values in flat.items():
+    for split, values in labels.items():
         numbers[split] = values.astype(np.int64)
         if values.dtype.kind == "f" and not np.array_equal(numbers[split], values):
             raise DataError(f"{where}: the {split} labels are fractions, expected whole numbers.")

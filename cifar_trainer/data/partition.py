@@ -1,5 +1,6 @@
 """Turns what a source holds into a training set and a test set."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,12 +18,7 @@ DEFAULT_TEST_FRACTION = 0.2
 
 
 def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> ImageSet:
-    """Make a training and a test set of what was found.
-
-    Args:
-        found: its splits, or `all` images.
-        options: how to split if there is no test set.
-        where: the source, for messages.
+    """Make a training and a test set of the splits that were found; `where` is the source, for messages.
 
     Raises:
         DataError: there is no test set and none is to be made, or a class has too few images.
@@ -54,7 +50,7 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
         name: Split(split.images, split.labels.astype(kind), files=split.files)
         for name, split in splits.items()
     }
-    return ImageSet(found.classes, splits, found.conversions, tuple(notes))
+    return dataclasses.replace(found, splits=splits, notes=tuple(notes))
 
 
 def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
@@ -87,11 +83,11 @@ def _make_test_set(
     fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
     every = splits.pop("all" if "all" in splits else "train")
     originals = find_originals(every.images)
-    different = [
-        len(np.unique(originals[every.labels == label])) if (every.labels == label).any() else 0
-        for label in range(len(found.classes))
+    few = [
+        name
+        for label, name in enumerate(found.classes)
+        if len(np.unique(originals[every.labels == label])) == 1
     ]
-    few = [name for name, count in zip(found.classes, different, strict=True) if count == 1]
     if few:
         raise DataError(
             f"{where} has a single image of {abridged(few)}, not counting copies; a class needs two, one of "
@@ -148,15 +144,9 @@ def _describe_copies(train: Split, classes: tuple[str, ...]) -> Iterable[str]:
 def _check_complete(splits: dict[str, Split], classes: tuple[str, ...], where: str) -> None:
     for name in ("train", "test"):
         missing = set(range(len(classes))) - set(np.unique(splits[name].labels).tolist())
-        if not missing:
-            continue
-        named = abridged(f"{name}/{classes[label]}" for label in missing)
-        folded = [other.casefold() for other in classes]
-        hint = (
-            " Folder names that differ in upper and lower case are different classes."
-            if any(folded.count(classes[label].casefold()) > 1 for label in missing)
-            else ""
-        )
-        raise DataError(
-            f"{where} lacks images for {named}. Expected the same classes for training and for testing.{hint}"
-        )
+        if missing:
+            named = abridged(f"{name}/{classes[label]}" for label in missing)
+            raise DataError(
+                f"{where} lacks images for {named}. Expected the same classes for training and for testing; "
+                "names that differ in upper and lower case are different classes."
+            )

@@ -22,11 +22,7 @@ Record = tuple[bytes, Any, str]
 
 
 def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read files whose records have an encoded image and a label; None without such files.
-
-    Raises:
-        DataError: they are damaged, lack an image or a label, or an image cannot be read.
-    """
+    """Read files whose records have an encoded image and a label; None without such files."""
     files = sorted(folder.of_format(*formats.RECORDS))
     if not files:
         return None

@@ -27,12 +27,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def write_samples(folder: Path, found: ImageSet) -> None:
-    """Write samples.png, ten training images of each class in a row, and samples/, ten test images.
-
-    Args:
-        folder: where.
-        found: the splits `train` and `test`.
-    """
+    """Write samples.png, ten training images of each class in a row, and samples/, ten test images."""
     train = found.splits["train"]
     step = _TILE + _GAP
     width = _LABEL_WIDTH + PER_CLASS * step - _GAP + 2 * _MARGIN

@@ -29,17 +29,16 @@ ARCHIVES = (
 )
 
 
+_NAMES = {archive.name for archive in ARCHIVES}
+
+
 def _is_official(names: Collection[str]) -> bool:
-    return not {archive.name for archive in ARCHIVES}.isdisjoint(names)
+    return not _NAMES.isdisjoint(names)
 
 
 def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
-    """Read two MATLAB files with the arrays X, 32×32×3×N, and y, in which 10 stands for the digit 0.
-
-    Raises:
-        DataError: one is missing or damaged, or holds other arrays.
-    """
-    missing = {archive.name for archive in ARCHIVES} - set(folder.files)
+    """Read two MATLAB files with the arrays X, 32×32×3×N, and y, in which 10 stands for the digit 0."""
+    missing = _NAMES - set(folder.files)
     if missing:
         raise DataError(f"{folder.path} lacks {abridged(missing)}; it holds {abridged(folder.files)}.")
     splits = {}
