@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cifar_trainer.data.dataset import ImageSet, OnImages, Split
+from cifar_trainer.data.dataset import ImageSet, OnImages
 from cifar_trainer.data.decoding import Decoder, ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.labels import number_names
@@ -51,22 +51,13 @@ def read_labelled(
     classes, index, notes = number_names({label for _, _, label in labelled}, options.spec)
     rows = _in_turn((name, split, index[label]) for name, split, label in labelled)
     decoder = Decoder(options)
-    kept: dict[str, list[tuple[str, int]]] = {split: [] for _, split, _ in rows}
     for done, (name, split, label) in enumerate(rows, 1):
-        if decoder.decode(lambda: folder.read(name), lambda: folder.describe(name), split):  # noqa: B023
-            kept[split].append((name, label))
+        decoder.add(lambda: folder.read(name), lambda: folder.describe(name), split, label, name)  # noqa: B023
         if done % 500 == 0 or done == len(rows):
             on_images(done, len(rows))
     decoder.check()
-    splits = {
-        split: Split(
-            decoder.images(split),
-            np.array([label for _, label in images], np.int64),
-            files=tuple(printable(name) for name, _ in images),
-        )
-        for split, images in kept.items()
-    }
-    return ImageSet(classes, splits, decoder.conversions, (*notes, *decoder.notes))
+    labels = {split: np.array([label for label, _ in kept], np.int64) for split, kept in decoder.kept.items()}
+    return decoder.finish(classes, labels, notes)
 
 
 def _in_turn(labelled: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int]]:

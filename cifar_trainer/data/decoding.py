@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from cifar_trainer.data.dataset import DatasetSpec
-from cifar_trainer.errors import DataError, UsageError, counted
+from cifar_trainer.data.dataset import DatasetSpec, ImageSet, Split
+from cifar_trainer.errors import DataError, UsageError, counted, printable
 from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing, bits_in_use
 
 #: Pixels along each side of a user's own images. They are held in memory, and networks pool them four times.
@@ -55,6 +56,14 @@ class ReadOptions:
             )
         _ = self.preprocessing  # Checks `resize`.
 
+    def refuse_test_fraction(self, where: str) -> None:
+        """Raise UsageError if a test set was asked for; `where` has one."""
+        if self.test_fraction is not None:
+            raise UsageError(
+                f"--test-fraction {self.test_fraction} is for a source without a test set; {where} has one. "
+                "Leave the option out."
+            )
+
     @property
     def preprocessing(self) -> Preprocessing:
         """How image files become pixels."""
@@ -77,6 +86,7 @@ class Decoder:
 
     Attributes:
         read: how many images were decoded.
+        kept: the label of each one and the name of its file, by split.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -85,14 +95,18 @@ class Decoder:
         self._conversions: Counter[str] = Counter()
         self._sizes: Counter[tuple[int, int]] = Counter()
         self.read = 0
+        self.kept: dict[str, list[tuple[Any, str]]] = {}
         self._unreadable: list[str] = []
         self._peak: int | None = None
         self._refused_grey = False
         # One buffer that grows: a list of arrays would need the memory twice.
         self._pixels: dict[str, bytearray] = {}
 
-    def decode(self, read: Callable[[], bytes], describe: Callable[[], str], split: str) -> bool:
-        """Add the image whose bytes `read` gives to a split; False, with a note, if it cannot be decoded."""
+    def add(
+        self, read: Callable[[], bytes], describe: Callable[[], str], split: str, label: Any, file: str
+    ) -> None:
+        """Add the image whose bytes `read` gives to a split, or note that it cannot be decoded."""
+        kept = self.kept.setdefault(split, [])
         try:
             content = read()
             if len(content) > MAX_BYTES:
@@ -103,7 +117,7 @@ class Decoder:
             if isinstance(error, ImageError) and error.peak is not None:
                 self._peak, self._refused_grey = max(self._peak or 0, error.peak), True
             self._unreadable.append(f"{describe()}: {reason}")
-            return False
+            return
         self.read += 1
         if image.conversions:
             self._conversions.update(image.conversions)
@@ -112,7 +126,7 @@ class Decoder:
         if image.peak is not None:
             self._peak = max(self._peak or 0, image.peak)
         self._pixels.setdefault(split, bytearray()).extend(image.pixels.tobytes())
-        return True
+        kept.append((label, printable(file)))
 
     def check(self) -> None:
         """Check whether all images could be read, and with the right number of bits.
@@ -128,7 +142,17 @@ class Decoder:
         if self._unreadable and not self._options.skip_unreadable:
             raise DataError(f"{self._list_unreadable()}\nFix or remove them, or pass --skip-unreadable.")
 
-    def images(self, split: str) -> np.ndarray:
+    def finish(
+        self, classes: tuple[str, ...], labels: Mapping[str, np.ndarray], notes: tuple[str, ...]
+    ) -> ImageSet:
+        """What was decoded, with the labels of each split as numbers."""
+        splits = {}
+        for split, kept in self.kept.items():
+            files = tuple(file for _, file in kept)
+            splits[split] = Split(self._images(split), labels[split], files=files if any(files) else ())
+        return ImageSet(classes, splits, self.conversions, (*notes, *self.notes))
+
+    def _images(self, split: str) -> np.ndarray:
         """The images of a split, uint8 [N, H, W, C]; its buffer is given away."""
         buffer = self._pixels.pop(split, bytearray())
         array = np.frombuffer(buffer, np.uint8).reshape(-1, *self._preprocessing.image_shape)

@@ -11,7 +11,7 @@ from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.folder import abridged
 from cifar_trainer.data.labels import MAX_CLASSES, MIN_CLASSES
 from cifar_trainer.data.splits import stratified_part
-from cifar_trainer.errors import DataError, UsageError
+from cifar_trainer.errors import DataError
 
 #: The part of a user's own source without a test set that becomes one.
 DEFAULT_TEST_FRACTION = 0.2
@@ -36,11 +36,8 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
         _place_validation(splits, notes)
     if "test" not in splits:
         _make_test_set(found, options, where, splits, notes)
-    elif options.test_fraction is not None:
-        raise UsageError(
-            f"--test-fraction {options.test_fraction} is for a source without a test set; {where} has "
-            f"one of {len(splits['test']):,} images. Leave the option out."
-        )
+    else:
+        options.refuse_test_fraction(where)
     if options.spec is None:
         notes += _drop_trained_images(splits, where)
         notes += _describe_copies(splits["train"], found.classes)

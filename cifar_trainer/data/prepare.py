@@ -122,11 +122,8 @@ def prepare(
     options = ReadOptions(spec, size, resize, test_fraction, seed, skip_unreadable)
     if where is not None:
         _check_source(spec, where, offline)
-    elif spec is not None and test_fraction is not None:
-        raise UsageError(
-            f"--test-fraction {test_fraction} is for a source without a test set; {spec.title} has one. "
-            "Leave the option out."
-        )
+    elif spec is not None:
+        options.refuse_test_fraction(spec.title)
     record = None if force else _existing(folder, reporter)
     if record is not None:
         already = True

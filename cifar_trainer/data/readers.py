@@ -18,7 +18,7 @@ from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.partition import to_train_and_test
 from cifar_trainer.data.records import read_records
 from cifar_trainer.data.unpack import Unpacker
-from cifar_trainer.errors import DataError, UsageError, printable
+from cifar_trainer.errors import DataError, printable
 from cifar_trainer.images import Preprocessing
 
 #: Readers of forms that are not official, in the order in which they are asked. Each one returns None for a
@@ -119,11 +119,7 @@ def _read(
 ) -> ImageSet:
     spec = options.spec
     if spec is not None and (official := _find_form(folder, spec)) is not None:
-        if options.test_fraction is not None:
-            raise UsageError(
-                f"--test-fraction {options.test_fraction} is for a source without a test set; "
-                f"{folder.path} is {spec.title}, which has one. Leave the option out."
-            )
+        options.refuse_test_fraction(f"{folder.path} is {spec.title}, which")
         prefix, form = official
         return form.read(folder.inside(prefix), on_images)
     archives = folder.of_format(*formats.ARCHIVES) if depth < _MAX_NESTING else []

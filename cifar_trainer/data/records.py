@@ -11,11 +11,11 @@ import numpy as np
 
 from cifar_trainer.data import formats, unpack
 from cifar_trainer.data.arrays import IMAGE_WORDS, LABEL_WORDS, split_of
-from cifar_trainer.data.dataset import ImageSet, OnImages, Split
+from cifar_trainer.data.dataset import ImageSet, OnImages
 from cifar_trainer.data.decoding import Decoder, ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.labels import number_labels
-from cifar_trainer.errors import DataError, printable
+from cifar_trainer.errors import DataError
 
 #: An encoded image, its label, and the name of its file if that is known.
 Record = tuple[bytes, Any, str]
@@ -27,7 +27,6 @@ def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> I
     if not files:
         return None
     decoder = Decoder(options)
-    found: dict[str, list[tuple[Any, str]]] = {}
     classes = _classes_beside(folder)
     for file in files:
         split = split_of(set(re.split(r"[^a-z0-9]+", file.rsplit("/", 1)[-1].lower())))
@@ -41,25 +40,16 @@ def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> I
                 raise DataError(
                     f"{where} is refused: it holds more than {most:,} images, more than its bytes explain."
                 )
-            if decoder.decode(content.__bytes__, lambda: f"{where}, record {number}", split):  # noqa: B023
-                found.setdefault(split, []).append((label, name))
+            decoder.add(content.__bytes__, lambda: f"{where}, record {number}", split, label, name)  # noqa: B023
             if number % 500 == 499:
                 on_images(decoder.read, decoder.read)
     on_images(decoder.read, decoder.read)
     decoder.check()
-    if not found:
+    if not decoder.read:
         raise DataError(f"{folder.path} holds no images: {abridged(files)} have no records.")
-    names, numbers, notes = number_labels(
-        {split: np.array([label for label, _ in records]) for split, records in found.items()},
-        [] if options.spec else classes,
-        options.spec,
-        str(folder.path),
-    )
-    splits = {}
-    for split, records in found.items():
-        files_ = tuple(printable(name) for _, name in records) if any(name for _, name in records) else ()
-        splits[split] = Split(decoder.images(split), numbers[split], files=files_)
-    return ImageSet(names, splits, decoder.conversions, (*notes, *decoder.notes))
+    labels = {split: np.array([label for label, _ in kept]) for split, kept in decoder.kept.items()}
+    given = [] if options.spec else classes
+    return decoder.finish(*number_labels(labels, given, options.spec, str(folder.path)))
 
 
 def _classes_beside(folder: Folder) -> list[str]:

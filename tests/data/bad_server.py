@@ -16,16 +16,8 @@ from pathlib import Path
 ETAG = '"version-1"'
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    content = b""
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is part of the game."""
-
-
-class BadServer:
-    """What the tests see of it.
+class BadServer(http.server.ThreadingHTTPServer):
+    """The server.
 
     Attributes:
         url: the address to put before a behaviour.
@@ -33,26 +25,22 @@ class BadServer:
         content: what is served.
     """
 
-    def __init__(self, server: _Server, scheme: str) -> None:
-        self._server = server
-        self.url = f"{scheme}://localhost:{server.server_port}"
+    daemon_threads = True
+
+    def __init__(self, content: bytes, scheme: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content = content
+        self.url = f"{scheme}://localhost:{self.server_port}"
         self.seen: list[tuple[str, str | None, str | None]] = []
-        server.seen = self.seen  # type: ignore[attr-defined]
 
-    @property
-    def content(self) -> bytes:
-        return self._server.content
-
-    @content.setter
-    def content(self, value: bytes) -> None:
-        self._server.content = value
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is part of the game."""
 
 
 @contextlib.contextmanager
 def serve(content: bytes = b"", certificate: tuple[Path, Path] | None = None) -> Iterator[BadServer]:
     """Serve until the block ends; with a certificate and its key, by HTTPS."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.content = content
+    server = BadServer(content, "https" if certificate else "http")
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
@@ -60,7 +48,7 @@ def serve(content: bytes = b"", certificate: tuple[Path, Path] | None = None) ->
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield BadServer(server, "https" if certificate else "http")
+        yield server
     finally:
         server.shutdown()
         thread.join()
@@ -68,14 +56,16 @@ def serve(content: bytes = b"", certificate: tuple[Path, Path] | None = None) ->
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
+    server: BadServer
+
     def do_GET(self) -> None:
-        self.server.seen.append((self.path, self.headers["Range"], self.headers["If-Range"]))  # type: ignore
-        self.content: bytes = self.server.content  # type: ignore[attr-defined]
+        self.server.seen.append((self.path, self.headers["Range"], self.headers["If-Range"]))
+        self.content = self.server.content
         # A proxy is asked for whole addresses.
         self.path = re.sub(r"^http://[^/]+", "", self.path)
         found = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         self.start = int(found[1]) if found else 0
-        self.first_time = sum(path == self.path for path, *_ in self.server.seen) == 1  # type: ignore
+        self.first_time = sum(path == self.path for path, *_ in self.server.seen) == 1
         getattr(self, self.path.strip("/").split("/")[0].replace("-", "_"))()
 
     def answer(self, body: bytes, status: int | None = None, **headers: object) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from command_line import INTERPRETER
 from PIL import Image
 
@@ -62,6 +63,28 @@ def write_zip(path: Path, members: Mapping[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+    return path
+
+
+def write_parquet(path: Path, columns: Mapping[str, Any]) -> Path:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def write_tfrecord(path: Path, rows: list[tuple[bytes, int]]) -> Path:
+    """Encoded images and their labels, as TensorFlow Datasets writes them."""
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for data, label in rows:
+            features = {
+                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[data])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+                "id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"train_1"])),
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
     return path
 
 

@@ -33,12 +33,8 @@ def test_folder_zip_and_tar_give_the_same_arrays(tmp_path: Path) -> None:
         write_tar(tmp_path / "a.zip", backwards),
     ]
     first, *others = [read(source) for source in sources]
-    assert first.splits["train"].images.shape == (20, 32, 32, 3) and first.splits["test"].images.shape == (
-        10,
-        32,
-        32,
-        3,
-    )
+    assert {name: len(split) for name, split in first.splits.items()} == {"train": 20, "test": 10}
+    assert first.image_shape == (32, 32, 3)
     assert first.classes == CIFAR10_CLASSES
     for other in others:
         for name, split in first.splits.items():
@@ -72,16 +68,6 @@ def test_names_of_classes_become_text_of_one_line(tmp_path: Path) -> None:
     classes = read(folder).classes
     assert {"sea lion", "caf\\udce9", "two\\nlines"} <= set(classes)
     assert all(name.isprintable() for name in classes)
-
-
-def test_jpegs_are_read(tmp_path: Path) -> None:
-    jpegs = {name.replace(".png", ".JPG"): picture(3, kind="JPEG") for name in PICTURES}
-    assert len(read(write_zip(tmp_path / "a.zip", jpegs)).splits["train"]) == 20
-
-
-def test_what_file_managers_leave_is_no_matter(tmp_path: Path) -> None:
-    extra = {".DS_Store": b"", "train/Thumbs.db": b"", "__MACOSX/train/cat/._0.png": b""}
-    assert len(read(write_zip(tmp_path / "a.zip", {**PICTURES, **extra})).splits["train"]) == 20
 
 
 def test_folder_that_holds_a_fifo(tmp_path: Path) -> None:
@@ -159,7 +145,7 @@ def test_each_conversion_is_counted(tmp_path: Path, content: bytes, conversion: 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
 def test_each_format_is_read(tmp_path: Path, kind: str) -> None:
     suffix = f".{kind.lower()}"
-    images = {name.replace(".png", suffix): picture(5, kind=kind) for name in PICTURES}
+    images = {name.replace(".png", suffix.upper()): picture(5, kind=kind) for name in PICTURES}
     assert len(read(write_zip(tmp_path / "a.zip", images)).splits["train"]) == 20
 
 
@@ -178,11 +164,6 @@ def test_bad_images_are_left_out_if_asked_for(tmp_path: Path) -> None:
     raw = builders.read(source, skip_unreadable=True)
     assert len(raw.splits["train"].labels) == 19
     assert any("train/cat/0.png" in note for note in raw.notes)
-
-
-def test_command_refuses_an_image_that_cannot_be_read(tmp_path: Path, refuse: Refuse) -> None:
-    folder = write_folder(tmp_path / "folder", {**PICTURES, "train/cat/0.png": picture(1)[:-20]})
-    refuse(folder, "train/cat/0.png", "--skip-unreadable")
 
 
 def test_empty_source(tmp_path: Path, refuse: Refuse) -> None:
@@ -209,19 +190,6 @@ def test_missing_or_unknown_members_are_listed(
     tmp_path: Path, refuse: Refuse, members: builders.Members, says: str
 ) -> None:
     refuse(write_zip(tmp_path / "a.zip", members), says)
-
-
-def test_cifar100_as_class_folders(tmp_path: Path) -> None:
-    names = ("apple", "aquarium_fish", "worm", *(f"class{index}" for index in range(97)))
-    with pytest.raises(DataError, match="100 classes"):
-        read(
-            write_zip(
-                tmp_path / "a.zip",
-                dict.fromkeys(
-                    (f"{split}/{n}/0.png" for n in names for split in ("train", "test")), picture(0)
-                ),
-            )
-        )
 
 
 def test_archive_that_tarfile_wrote_with_long_names(tmp_path: Path) -> None:

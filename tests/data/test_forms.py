@@ -119,12 +119,6 @@ def test_a_folder_without_a_split_is_split_by_class_and_seed(tmp_path: Path) -> 
     assert np.bincount(raw.splits["train"].labels).tolist() == [2] * 10
 
 
-def test_a_folder_without_a_split_says_how_to_split_it(tmp_path: Path) -> None:
-    members = renamed(lambda s, c, f: f"{c}/{s}-{f}")
-    with pytest.raises(DataError, match="--test-fraction"):
-        builders.read(builders.write_folder(tmp_path, members))
-
-
 def write_7z(path: Path, members: Members) -> Path:
     py7zr = pytest.importorskip("py7zr", reason="py7zr is not installed")
     with py7zr.SevenZipFile(path, "w") as archive:
@@ -171,13 +165,6 @@ def test_an_npz_of_x_and_y_is_read(expected: object, tmp_path: Path) -> None:
     assert content(builders.read(tmp_path / "cifar10.npz")) == expected
 
 
-def test_an_npz_of_images_and_labels_is_split(tmp_path: Path) -> None:
-    found = arrays()
-    np.savez(tmp_path / "all.npz", images=found["x_train"], labels=found["y_train"].ravel())
-    raw = builders.read(tmp_path / "all.npz", test_fraction=0.5, seed=0)
-    assert np.bincount(raw.splits["test"].labels).tolist() == [1] * 10
-
-
 @pytest.mark.parametrize("label", [1000, 10**18])
 def test_a_label_beyond_all_classes_is_refused(label: int, tmp_path: Path) -> None:
     """It was once taken for the number of the classes, and their names filled the memory."""
@@ -193,12 +180,6 @@ def test_pairs_of_npy_are_read(expected: object, tmp_path: Path) -> None:
     for name, array in arrays().items():
         np.save(tmp_path / f"{name}.npy", array)
     assert content(builders.read(tmp_path)) == expected
-
-
-def test_an_npy_that_holds_objects_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "x_train.npy", np.array([{}], object))
-    with pytest.raises(DataError, match="holds Python objects, which are not read"):
-        builders.read(tmp_path)
 
 
 def test_an_npy_whose_header_does_not_end_is_refused(tmp_path: Path) -> None:
@@ -226,23 +207,18 @@ def test_a_file_of_no_records_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nested", [True, False], ids=["bytes in a struct", "bytes"])
 def test_hugging_faces_parquet_files_are_read(nested: bool, expected: object, tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     (tmp_path / "plain_text").mkdir()
     for split in ("train", "test"):
         rows = records(split)
         images = [{"bytes": data, "path": "0.png"} if nested else data for data, _ in rows]
-        table = pyarrow.table({"img": images, "label": [label for _, label in rows]})
-        parquet.write_table(table, tmp_path / "plain_text" / f"{split}-00000-of-00001.parquet")
+        path = tmp_path / "plain_text" / f"{split}-00000-of-00001.parquet"
+        builders.write_parquet(path, {"img": images, "label": [label for _, label in rows]})
     (tmp_path / "README.md").write_text("---\n")
     assert content(builders.read(tmp_path)) == expected
 
 
 def test_a_parquet_file_with_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    path = tmp_path / "train.parquet"
-    parquet.write_table(pyarrow.table({"image": [b""], "label": [0]}), path)
+    path = builders.write_parquet(tmp_path / "train.parquet", {"image": [b""], "label": [0]})
     path.write_bytes(path.read_bytes().replace(b"label", b"\x80abel"))
     with pytest.raises(DataError, match="is damaged"):
         builders.read(path, "mine")
@@ -251,11 +227,8 @@ def test_a_parquet_file_with_a_column_whose_name_is_no_text_is_refused(tmp_path:
 def test_a_parquet_file_that_repeats_an_image_without_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    image = records("train")[0][0]
-    path = tmp_path / "train.parquet"
-    parquet.write_table(pyarrow.table({"image": [image] * 5000, "label": [0, 1] * 2500}), path)
+    columns = {"image": [records("train")[0][0]] * 5000, "label": [0, 1] * 2500}
+    path = builders.write_parquet(tmp_path / "train.parquet", columns)
     assert path.stat().st_size < 10_000
     monkeypatch.setattr(unpack, "MAX_BYTES", 1 << 20)
     with pytest.raises(DataError, match="holds more than 341 images, more than its bytes explain"):
@@ -263,22 +236,10 @@ def test_a_parquet_file_that_repeats_an_image_without_end_is_refused(
 
 
 def test_tensorflow_datasets_records_are_read(expected: object, tmp_path: Path) -> None:
-    import tensorflow as tf
-
-    def feature(value: bytes | int) -> tf.train.Feature:
-        if isinstance(value, bytes):
-            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
     folder = tmp_path / "cifar10" / "3.0.2"
     folder.mkdir(parents=True)
     for split in ("train", "test"):
-        path = folder / f"cifar10-{split}.tfrecord-00000-of-00001"
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for data, label in records(split):
-                values = {"image": feature(data), "label": feature(label), "id": feature(b"train_1")}
-                example = tf.train.Example(features=tf.train.Features(feature=values))
-                writer.write(example.SerializeToString())
+        builders.write_tfrecord(folder / f"cifar10-{split}.tfrecord-00000-of-00001", records(split))
     (folder / "label.labels.txt").write_text("\n".join([*CLASSES, ""]))
     (folder / "dataset_info.json").write_text("{}")
     assert content(builders.read(folder)) == expected
@@ -350,12 +311,6 @@ def test_keras_cache_is_read_from_its_parent_too(name: str, tmp_path: Path) -> N
         (cache / name).symlink_to(archive)
     (cache / "imdb.npz").write_bytes(b"x")
     check_official(builders.read(cache if name.endswith("target") else cache / name))
-
-
-@pytest.mark.usefixtures("small")
-def test_the_binary_version_in_a_zip_from_windows_is_read(tmp_path: Path) -> None:
-    members = {f"cifar-10-batches-bin\\{k}": v for k, v in official.cifar10_binary().items()}
-    check_official(builders.read(builders.write_zip(tmp_path / "bin.zip", members)))
 
 
 @pytest.fixture

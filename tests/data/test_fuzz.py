@@ -86,33 +86,17 @@ def npy(folder: Path) -> dict[str, bytes]:
 
 
 def mat(folder: Path) -> dict[str, bytes]:
-    import scipy.io
-
-    file = io.BytesIO()
-    scipy.io.savemat(file, test_forms.arrays(), do_compression=True)
-    return {"a.mat": file.getvalue()}
+    return {"a.mat": official.mat(test_forms.arrays())}
 
 
 def parquet(folder: Path) -> dict[str, bytes]:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    tables = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    rows = test_forms.records("train")
-    table = pyarrow.table({"img": [data for data, _ in rows], "label": [label for _, label in rows]})
-    tables.write_table(table, folder / "train.parquet")
-    return {"train.parquet": (folder / "train.parquet").read_bytes()}
+    images, labels = zip(*test_forms.records("train"), strict=True)
+    path = builders.write_parquet(folder / "train.parquet", {"img": images, "label": labels})
+    return {path.name: path.read_bytes()}
 
 
 def tfrecord(folder: Path) -> dict[str, bytes]:
-    import tensorflow as tf
-
-    path = folder / "a-train.tfrecord-00000-of-00001"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for data, label in test_forms.records("train"):
-            features = {
-                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[data])),
-                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-            }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    path = builders.write_tfrecord(folder / "a-train.tfrecord-00000-of-00001", test_forms.records("train"))
     return {path.name: path.read_bytes()}
 
 

@@ -1,16 +1,13 @@
 """What people type and have: a bare path, `file://`, arrays in another order, a folder in the way."""
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import RunCli
 
 from cifar_trainer.data import store
 from cifar_trainer.data.dataset import ImageSet, Split
-
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_a_path_without_its_option_gets_a_hint(run_cli: RunCli, tmp_path: Path) -> None:
@@ -37,9 +34,7 @@ def test_train_looks_at_the_run_folder_before_it_prepares_data(run_cli: RunCli, 
 def test_arrays_in_any_memory_order_are_read_back_as_they_were(order: str, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     images = np.asarray(draw.integers(0, 256, (6, 32, 32, 3), np.uint8), order=order)  # type: ignore[call-overload]
-    labels = np.arange(6, dtype=np.uint8)
-    classes = tuple("abcdef")
-    split = Split(images, labels)
-    raw = ImageSet(classes, {"train": split, "test": split})
+    split = Split(images, np.arange(6, dtype=np.uint8))
+    raw = ImageSet(tuple("abcdef"), {"train": split, "test": split})
     store.write_dataset(tmp_path / "own", "own", raw, "a test")
     np.testing.assert_array_equal(store.load_dataset(tmp_path, "own").train.images, images)

@@ -1,5 +1,6 @@
 """A user's own images and arrays: odd files, names and labels, copies, and what `prepare` says about them."""
 
+import dataclasses
 import io
 import os
 import shutil
@@ -16,6 +17,7 @@ from builders import Members, RunCli, picture, write_folder, write_zip
 from PIL import Image
 
 from cifar_trainer.data.copies import find_originals
+from cifar_trainer.data.dataset import ImageSet, Split
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.data.prepare import PreparedReport, prepare
 from cifar_trainer.data.samples import write_samples
@@ -43,6 +45,11 @@ def arrays(path: Path, **members: np.ndarray) -> Path:
     return path
 
 
+def count(found: ImageSet) -> int:
+    """The images of all splits."""
+    return sum(map(len, found.splits.values()))
+
+
 def prepared(tmp_path: Path, source: object, **options: object) -> tuple[PreparedReport, list[str]]:
     """What `prepare --dataset own` gives, and what it says."""
     said: list[str] = []
@@ -59,8 +66,7 @@ def test_a_broken_link_is_an_unreadable_image_which_can_be_skipped(tmp_path: Pat
     (folder / "dog" / "x.png").symlink_to("/nowhere")
     with pytest.raises(DataError, match=r"dog/x\.png: No such file.*\n.*--skip-unreadable"):
         builders.read(folder, "own")
-    found = builders.read(folder, "own", skip_unreadable=True)
-    assert sum(map(len, found.splits.values())) == 8
+    assert count(builders.read(folder, "own", skip_unreadable=True)) == 8
 
 
 def test_large_files_in_a_class_folder_are_read_or_listed_as_unreadable(tmp_path: Path) -> None:
@@ -71,31 +77,20 @@ def test_large_files_in_a_class_folder_are_read_or_listed_as_unreadable(tmp_path
         film.truncate(100 << 20)
     with pytest.raises(DataError, match=r"1 image cannot be read:\n  \S*cat/clip\.mp4: it is not an image"):
         builders.read(folder, "own")
-    found = builders.read(folder, "own", skip_unreadable=True)
-    assert sum(map(len, found.splits.values())) == 9
+    assert count(builders.read(folder, "own", skip_unreadable=True)) == 9
 
 
 def test_hidden_folders_are_skipped(tmp_path: Path) -> None:
-    write_folder(
-        tmp_path / "own", {**pets(), "dog/.thumbnails/1.png": picture(9), ".venv/x/1.png": picture(8)}
-    )
-    assert sum(map(len, builders.read(tmp_path / "own", "own").splits.values())) == 8
+    hidden = {"dog/.thumbnails/1.png": picture(9), ".venv/x/1.png": picture(8)}
+    assert count(builders.read(write_folder(tmp_path / "own", {**pets(), **hidden}), "own")) == 8
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda name, number: name.replace("/", f"/camera{number % 2}/"),
-        lambda name, number: f"photos/2026/{name.replace('/', f'/camera{number % 2}/')}",
-    ],
-    ids=["CLASS/SUBFOLDER/IMAGE", "and folders around it"],
-)
-def test_images_in_subfolders_of_a_class_belong_to_it(
-    change: Callable[[str, int], str], tmp_path: Path
-) -> None:
-    write_folder(tmp_path, {change(name, number): data for number, (name, data) in enumerate(pets().items())})
+@pytest.mark.parametrize("around", ["", "photos/2026/"])
+def test_images_in_subfolders_of_a_class_belong_to_it(around: str, tmp_path: Path) -> None:
+    for number, (name, data) in enumerate(pets().items()):
+        write_folder(tmp_path, {around + name.replace("/", f"/camera{number % 2}/"): data})
     found = builders.read(tmp_path, "own")
-    assert found.classes == ("cat", "dog") and sum(map(len, found.splits.values())) == 8
+    assert found.classes == ("cat", "dog") and count(found) == 8
 
 
 def test_splits_may_be_inside_of_the_classes(tmp_path: Path) -> None:
@@ -129,14 +124,12 @@ def test_unlabelled_test_images_are_named_with_a_way_out(tmp_path: Path) -> None
 def test_a_csv_file_with_labels_is_read_whatever_its_two_columns_are_called(
     head: str, tmp_path: Path
 ) -> None:
-    rows = [
-        f"{index},{'dog' if index % 2 else 'cat'}{',train' if 'split' in head else ''}" for index in range(8)
-    ]
+    split = ",train" if "split" in head else ""
+    rows = [f"{index},{'dog' if index % 2 else 'cat'}{split}" for index in range(8)]
     members = {f"images/{index}.png": picture(index) for index in range(8)}
-    found = builders.read(
-        write_folder(tmp_path, {**members, "labels.csv": "\n".join([head, *rows]).encode()}), "own"
-    )
-    assert found.classes == ("cat", "dog") and sum(map(len, found.splits.values())) == 8
+    write_folder(tmp_path, {**members, "labels.csv": "\n".join([head, *rows]).encode()})
+    found = builders.read(tmp_path, "own")
+    assert found.classes == ("cat", "dog") and count(found) == 8
 
 
 def test_the_name_of_each_image_is_kept_relative_to_the_source(tmp_path: Path) -> None:
@@ -182,7 +175,7 @@ def test_composed_and_decomposed_names_are_one_class(tmp_path: Path) -> None:
     members = {f"{form}/{n}.png": picture(10 * k + n) for k, form in enumerate(forms) for n in range(3)}
     members |= {f"Hund/{n}.png": picture(50 + n) for n in range(3)}
     found = builders.read(write_folder(tmp_path / "own", members), "own")
-    assert found.classes == ("Hund", forms[0]) and sum(map(len, found.splits.values())) == 9
+    assert found.classes == ("Hund", forms[0]) and count(found) == 9
     assert any("two Unicode forms" in note for note in found.notes)
     split = {
         f"{split}/{name}/0.png": picture(7 * number + (split == "test"))
@@ -205,13 +198,10 @@ def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("encoding", "told"), [("utf-8", False), ("gbk", True)])
 def test_names_in_a_zip_that_does_not_flag_its_encoding(encoding: str, told: bool, tmp_path: Path) -> None:
     """Some programs write UTF-8 without saying so; others write what their system uses."""
-    stand_in = {"猫": "CATS", "狗": "DOGS"}
-    path = write_zip(
-        tmp_path / "own.zip", {f"{stand_in[n[0]]}{n[1:]}": c for n, c in pets(4, ("猫", "狗")).items()}
-    )
+    path = write_zip(tmp_path / "own.zip", pets(4, ("CATS", "DOGS")))
     content = path.read_bytes()
-    for name, ascii_name in stand_in.items():
-        content = content.replace(ascii_name.encode(), name.encode(encoding).ljust(4, b"_"))
+    for name, stand_in in (("猫", b"CATS"), ("狗", b"DOGS")):
+        content = content.replace(stand_in, name.encode(encoding).ljust(4, b"_"))
     path.write_bytes(content)
     found = builders.read(path, "own")
     assert any("in which encoding" in note for note in found.notes) is told
@@ -234,11 +224,9 @@ def test_a_typing_error_in_a_name_is_answered_with_what_is_prepared_too(tmp_path
 
 
 def test_names_that_are_taken_for_those_of_a_known_data_set_are_told(tmp_path: Path) -> None:
-    members = {
-        name.replace("/airplane/", "/01_plane/"): content
-        for name, content in builders.class_folders().items()
-    }
-    found = builders.read(write_folder(tmp_path, members))
+    members = builders.class_folders()
+    write_folder(tmp_path, {name.replace("/airplane/", "/01_plane/"): data for name, data in members.items()})
+    found = builders.read(tmp_path)
     assert found.classes[0] == "airplane"
     assert "The folders are named after CIFAR-10's classes: 01_plane is airplane." in found.notes
 
@@ -258,12 +246,9 @@ def test_the_holdout_of_a_set_without_copies_is_unchanged() -> None:
     images, labels = noise(500), (np.arange(500) * 7 % 10).astype(np.uint8)
     originals = find_originals(images)
     np.testing.assert_array_equal(originals, np.arange(500))
-    for one, other in zip(holdout(labels, 50, 3), holdout(labels, 50, 3, originals), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(
-        stratified_part(labels, 0.2, 3), stratified_part(labels, 0.2, 3, originals), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(holdout(labels, 50, 3)[1], holdout(labels, 50, 3, originals)[1])
+    one, other = stratified_part(labels, 0.2, 3), stratified_part(labels, 0.2, 3, originals)
+    np.testing.assert_array_equal(one[1], other[1])
 
 
 @pytest.mark.parametrize("copies", [2, 4, 9])
@@ -272,10 +257,10 @@ def test_all_copies_of_an_image_are_on_one_side_of_a_split(copies: int) -> None:
     labels = np.repeat(np.arange(100) % 2, copies).astype(np.uint8)
     originals = find_originals(images)
     np.testing.assert_array_equal(originals, np.repeat(np.arange(100) * copies, copies))
-    count = len(labels) // 10
-    for rest, aside in (holdout(labels, count, 0, originals), stratified_part(labels, 0.1, 0, originals)):
+    tenth = len(labels) // 10
+    for rest, aside in (holdout(labels, tenth, 0, originals), stratified_part(labels, 0.1, 0, originals)):
         assert not set(originals[rest]) & set(originals[aside])
-        assert count - 2 * copies <= len(aside) <= count
+        assert tenth - 2 * copies <= len(aside) <= tenth
         np.testing.assert_array_equal(np.sort(np.concatenate([rest, aside])), np.arange(len(labels)))
 
 
@@ -290,10 +275,8 @@ def test_a_class_of_few_images_with_many_copies_has_images_on_both_sides() -> No
 def test_prepare_tells_copies_and_contradicting_labels_and_a_run_splits_them_by_image(tmp_path: Path) -> None:
     images, labels = np.repeat(noise(40), 4, 0), np.repeat(np.arange(40) % 2, 4)
     labels[[3, 7]] = 1 - labels[[3, 7]]
-    source = arrays(
-        tmp_path / "a.npz", x_train=images, y_train=labels, x_test=noise(10, 1), y_test=np.arange(10) % 2
-    )
-    _, said = prepared(tmp_path, source)
+    test = {"x_test": noise(10, 1), "y_test": np.arange(10) % 2}
+    _, said = prepared(tmp_path, arrays(tmp_path / "a.npz", x_train=images, y_train=labels, **test))
     assert any(note.startswith("120 of 160 training images are copies of others") for note in said)
     assert any(note.startswith("2 training images have two labels") for note in said)
     dataset = load_dataset(tmp_path / "data", "own")
@@ -302,15 +285,13 @@ def test_prepare_tells_copies_and_contradicting_labels_and_a_run_splits_them_by_
     trained_on = {image.tobytes() for image in dataset.train.images[indices]}
     assert len(validation) and not trained_on & {image.tobytes() for image in validation.images}
     with pytest.raises(UsageError, match=f"the largest possible is {len(indices)}"):
-        check_fit(
-            dataset, Settings("tutorial", "own", 1, 8, 0.001, validation="holdout", limit=len(indices) + 1)
-        )
+        check_fit(dataset, dataclasses.replace(settings, limit=len(indices) + 1))
 
 
 def test_a_test_fraction_splits_copies_by_image(tmp_path: Path) -> None:
     members = {f"{name[:-4]}-{copy}.png": c for name, c in pets(10).items() for copy in range(3)}
     found = builders.read(write_folder(tmp_path, members), "own", test_fraction=0.25)
-    assert sum(map(len, found.splits.values())) == 60, "none had to be dropped"
+    assert count(found) == 60, "none had to be dropped"
     train, test = ({image.tobytes() for image in found.splits[name].images} for name in ("train", "test"))
     assert test and not train & test
 
@@ -340,15 +321,11 @@ def test_a_class_under_two_names_is_told(tmp_path: Path) -> None:
 def test_labels_of_any_numbers_or_names_are_classes(
     labels: np.ndarray, classes: tuple[str, ...], note: str, tmp_path: Path
 ) -> None:
-    images = noise(40)
-    source = arrays(
-        tmp_path / "a.npz", x_train=images[:20], y_train=labels, x_test=images[20:], y_test=labels
-    )
-    found = builders.read(source, "own")
+    images = {"x_train": noise(20), "x_test": noise(20, 1)}
+    found = builders.read(arrays(tmp_path / "a.npz", y_train=labels, y_test=labels, **images), "own")
     assert found.classes == classes
-    assert [found.classes[label] for label in found.splits["train"].labels[:2]] in (
-        [str(value) for value in labels.ravel()[:2]], ["0", "1"],
-    )  # fmt: skip
+    first = [found.classes[label] for label in found.splits["train"].labels[:2]]
+    assert first in ([str(value) for value in labels.ravel()[:2]], ["0", "1"])
     assert any(note in each for each in found.notes) if note else found.notes == ()
 
 
@@ -399,19 +376,13 @@ def test_options_that_differ_from_what_is_prepared_are_told(tmp_path: Path) -> N
 def test_fractions_are_scaled_alike_in_all_splits(tmp_path: Path) -> None:
     """The test set happens to be dark: its largest value is 1."""
     labels = np.arange(8) % 2
-    bright, dark = (
-        noise(8).astype(np.float32),
-        np.eye(32, dtype=np.float32)[None, :, :, None] * np.ones((8, 1, 1, 3)),
-    )
-    dark *= np.linspace(0.1, 1, 8)[:, None, None, None]
-    source = arrays(tmp_path / "a.npz", x_train=bright, y_train=labels, x_test=dark, y_test=labels)
-    found = builders.read(source, "own")
-    np.testing.assert_array_equal(found.splits["train"].images, noise(8))
-    assert found.splits["test"].images.max() == 1
-    source = arrays(
-        tmp_path / "b.npz", x_train=bright / 255, y_train=labels, x_test=dark / 255, y_test=labels
-    )
-    np.testing.assert_array_equal(builders.read(source, "own").splits["train"].images, noise(8))
+    bright = noise(8).astype(np.float32)
+    dark = np.eye(32)[None, :, :, None] * np.linspace(0.1, 1, 8)[:, None, None, None] * np.ones(3)
+    for scale in (1, 255):
+        images = {"x_train": bright / scale, "x_test": dark / scale}
+        found = builders.read(arrays(tmp_path / "a.npz", y_train=labels, y_test=labels, **images), "own")
+        np.testing.assert_array_equal(found.splits["train"].images, noise(8))
+        assert found.splits["test"].images.max() == 1
 
 
 def test_a_matlab_file_with_labels_in_a_row_from_1_is_read(tmp_path: Path) -> None:
@@ -437,38 +408,27 @@ def test_a_class_name_of_tensorflow_datasets_may_hold_a_space(tmp_path: Path) ->
 # Sources by their content
 
 
-def table() -> object:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+def write_table(path: Path, kind: str) -> Path:
+    """A table of eight pets as a file of Parquet, or a file or a stream of Arrow."""
     images = [{"bytes": content, "path": name} for name, content in pets().items()]
-    return pyarrow.table({"image": images, "label": [name.split("/")[0] for name in pets()]})
+    columns = {"image": images, "label": [name.split("/")[0] for name in pets()]}
+    if kind == "parquet":
+        return builders.write_parquet(path, columns)
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    table = pyarrow.table(columns)
+    with getattr(pyarrow.ipc, f"new_{kind}")(str(path), table.schema) as writer:
+        writer.write_table(table)
+    return path
 
 
-def parquet() -> bytes:
-    file = io.BytesIO()
-    pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed").write_table(table(), file)
-    return file.getvalue()
-
-
-def arrow(kind: str) -> bytes:
-    ipc = pytest.importorskip("pyarrow.ipc", reason="pyarrow is not installed")
-    file, found = io.BytesIO(), table()
-    with getattr(ipc, f"new_{kind}")(file, found.schema) as writer:  # type: ignore[attr-defined]
-        writer.write_table(found)
-    return file.getvalue()
-
-
-def npz() -> bytes:
-    file = io.BytesIO()
-    np.savez(file, images=noise(8), labels=np.arange(8) % 2)
-    return file.getvalue()
-
-
-SINGLE_FILES: dict[str, Callable[[], bytes]] = {
-    "parquet": parquet,
-    "arrow file": lambda: arrow("file"),
-    "arrow stream": lambda: arrow("stream"),
-    "npz": npz,
-    "mat": lambda: official.mat({"images": noise(8), "labels": np.arange(8)[:, None] % 2}),
+SINGLE_FILES: dict[str, Callable[[Path], object]] = {
+    "parquet": lambda path: write_table(path, "parquet"),
+    "arrow file": lambda path: write_table(path, "file"),
+    "arrow stream": lambda path: write_table(path, "stream"),
+    "npz": lambda path: arrays(path, images=noise(8), labels=np.arange(8) % 2).rename(path.with_suffix("")),
+    "mat": lambda path: path.write_bytes(
+        official.mat({"images": noise(8), "labels": np.arange(8)[:, None] % 2})
+    ),
 }
 
 
@@ -476,13 +436,13 @@ SINGLE_FILES: dict[str, Callable[[], bytes]] = {
 def test_a_single_file_is_known_by_its_content_whatever_its_name_and_also_from_a_url(
     kind: str, tmp_path: Path
 ) -> None:
-    content = SINGLE_FILES[kind]()
-    (tmp_path / "download").write_bytes(content)
+    path = tmp_path / ("download.npz" if kind == "npz" else "download")
+    SINGLE_FILES[kind](path)
     found = builders.read(tmp_path / "download", "own")
-    assert len(found.classes) == 2 and sum(map(len, found.splits.values())) == 8
+    assert len(found.classes) == 2 and count(found) == 8
     if kind in ("parquet", "arrow file", "arrow stream"):
         assert set(found.splits["train"].files) <= set(pets())
-    with serve(content) as server:
+    with serve((tmp_path / "download").read_bytes()) as server:
         report, _ = prepared(tmp_path, f"{server.url}/whole")
     assert report.record.source == f"{server.url}/whole"
     assert list((tmp_path / "data" / "downloads").iterdir()) == []
@@ -507,7 +467,6 @@ def test_the_names_on_samples_png_are_letters_and_not_boxes(
 ) -> None:
     """A name for which no font has letters is written as the class's number."""
     from cifar_trainer.data import samples
-    from cifar_trainer.data.dataset import ImageSet, Split
 
     drawn: list[str] = []
     legible = samples._legible

@@ -61,11 +61,6 @@ def get(folder: Path, *urls: str) -> tuple[bytes, list[str]]:
     return path.read_bytes(), notes
 
 
-def test_a_certificate_that_is_trusted_serves(authority: trustme.CA, tmp_path: Path) -> None:
-    with serve(CONTENT, written(authority.issue_cert("localhost"), tmp_path)) as server:
-        assert get(tmp_path, f"{server.url}/whole")[0] == CONTENT
-
-
 @pytest.mark.parametrize("fault", ["expired", "of another host", "of nobody that is trusted"])
 def test_a_wrong_certificate_is_refused_and_the_next_mirror_tried(
     authority: trustme.CA, plain: BadServer, tmp_path: Path, fault: str
@@ -82,16 +77,10 @@ def test_a_wrong_certificate_is_refused_and_the_next_mirror_tried(
         assert any("its certificate is refused: " in note for note in notes)
         assert server.seen == [], "nothing was asked of it"
         (tmp_path / "downloads" / ARCHIVE.name).unlink()
-        with pytest.raises(DataNotFoundError, match="its certificate is refused"):
+        with pytest.raises(
+            DataNotFoundError, match=r"certificate is refused: .* name a file .* SSL_CERT_FILE or REQ"
+        ):
             get(tmp_path, f"{server.url}/whole")
-
-
-def test_an_unknown_authority_is_answered_with_the_variables_that_name_one(tmp_path: Path) -> None:
-    """As behind a proxy that inspects TLS."""
-    leaf = trustme.CA().issue_cert("localhost")
-    refused = pytest.raises(DataNotFoundError, match="SSL_CERT_FILE or REQUESTS_CA_BUNDLE")
-    with serve(CONTENT, written(leaf, tmp_path)) as server, refused:
-        get(tmp_path, f"{server.url}/whole")
 
 
 @pytest.mark.parametrize("variable", AUTHORITIES)
