@@ -24,7 +24,7 @@ from cifar_trainer.data.readers import read_source
 Members = dict[str, bytes]
 #: The fixture `run_cli`, and `refuse` of this folder's conftest.py.
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
-Refuse = Callable[..., subprocess.CompletedProcess[str]]
+Refuse = Callable[..., str]
 
 
 def read(path: Path, name: str = "cifar10", **options: Any) -> ImageSet:

@@ -1,7 +1,6 @@
 """A prepared folder that must survive, and the check that a command refuses and leaves it alone."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import builders
@@ -9,6 +8,7 @@ import pytest
 from builders import Refuse, RunCli
 
 from cifar_trainer.data.prepare import prepare
+from cifar_trainer.errors import DataError
 
 
 @pytest.fixture(scope="session")
@@ -32,20 +32,27 @@ def prepared(tmp_path: Path, _prepared_once: Path) -> Path:
 
 @pytest.fixture
 def refuse(run_cli: RunCli, prepared: Path) -> Refuse:
-    """Run `prepare --force` over what is prepared: it ends with `code`, says so, and changes nothing."""
+    """Prepare `source` over what is prepared: it is refused with a message, and changes nothing.
 
-    def check(
-        source: object, *says: str, code: int = 3, **options: object
-    ) -> subprocess.CompletedProcess[str]:
+    With options of a process, such as a limit of its memory, the command runs in one of its own.
+    """
+
+    def check(source: Path, *says: str, **options: object) -> str:
         before = builders.snapshot(prepared)
-        arguments = ["prepare", "--force", "--data-dir", prepared, "--source", source]
-        done = run_cli(arguments, **options)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        assert done.stderr.count("Error: ") == 1 and done.stdout == ""
+        if options:
+            arguments = ["prepare", "--force", "--data-dir", prepared, "--source", source]
+            done = run_cli(arguments, **options)
+            assert done.returncode == 3, done.stderr
+            assert "Traceback" not in done.stderr
+            assert done.stderr.count("Error: ") == 1 and done.stdout == ""
+            message = str(done.stderr)
+        else:
+            with pytest.raises(DataError) as caught:
+                prepare("cifar10", prepared, source=source, force=True)
+            message = str(caught.value)
         for text in says:
-            assert text in done.stderr
+            assert text in message
         assert builders.snapshot(prepared) == before
-        return done
+        return message
 
     return check
