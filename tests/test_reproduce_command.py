@@ -67,7 +67,7 @@ def test_a_run_that_was_extended_within_an_epoch_says_that_it_cannot_be_reproduc
         small(data_dir, tmp_path / "run", should_stop=stop_after(1), batch_size=4)
     resume(tmp_path / "run", epochs=2)
     with pytest.raises(
-        RunError, match="cannot be reproduced: it was given more than 1 epochs within an epoch"
+        RunError, match="cannot be reproduced: it was extended beyond 1 epochs in the middle of an epoch"
     ):
         reproduce(tmp_path / "run", run_dir=tmp_path / "again")
 

@@ -1,7 +1,7 @@
-"""Train, resume and reproduce: one run, or a group of runs that differ in their seeds.
+"""Train, resume and reproduce a run, or a group of runs that differ only in their seeds.
 
-Importing this does not import TensorFlow; the functions import it once the settings, the folder and the data
-have been checked.
+Importing this does not import TensorFlow; the functions do so after checking the settings, the folder and
+the data.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: The runtime options that are arguments of `train` and `resume`.
 _ARGUMENTS = [each for each in dataclasses.fields(RuntimeOptions) if each.name != "side_by_side"]
-#: More seeds than anyone trains; a typing error must not fill the memory.
+#: More seeds than anyone trains, so that a typo cannot fill the memory.
 MAX_SEEDS = 10_000
 
 
@@ -49,9 +49,9 @@ class MeanAccuracy:
 
     Attributes:
         mean: over the runs.
-        standard_deviation: of one run, from n - 1; None for a single run.
-        n: the number of runs.
-        interval: the 95 % interval of the mean by Student's t, within 0 and 1; None for a single run.
+        standard_deviation: sample standard deviation (n - 1); None for a single run.
+        n: number of runs.
+        interval: 95 % interval of the mean by Student's t, clipped to 0 to 1; None for a single run.
     """
 
     mean: float
@@ -66,8 +66,8 @@ class GroupResult(Result):
 
     Attributes:
         group_dir: the group's folder.
-        runs: in the order of their seeds.
-        accuracy: on the validation split, of the epochs whose weights the models have.
+        runs: results in the order of the seeds.
+        accuracy: validation accuracy in the runs' selected epochs.
     """
 
     group_dir: str
@@ -82,10 +82,10 @@ class Reproduction(Result):
     Attributes:
         run_dir: the folder of the run or group.
         reproduced_in: the folder of the repetition.
-        same: whether all weights are the same to the bit.
-        weights_sha256: of the repetition; of a group, those of its first run that differs, or its first run.
-        expected_sha256: of the original.
-        differences: differences between the environments that can change the result, as sentences.
+        same: whether all weights are bit-identical.
+        weights_sha256: of the repetition; in a group, of the first run that differs, or of the first run.
+        expected_sha256: the same of the original.
+        differences: environment differences that can change the result.
     """
 
     run_dir: str
@@ -98,11 +98,11 @@ class Reproduction(Result):
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """group.json.
+    """The content of group.json.
 
     Attributes:
-        seeds: of the runs.
-        settings: the arguments of `train` that all runs have in common.
+        seeds: the runs' seeds.
+        settings: the arguments of `train` that all runs share.
     """
 
     seeds: tuple[int, ...]
@@ -110,7 +110,7 @@ class _Group:
 
 
 def _documented(settings: Iterable[Declaration], *, defaults: bool) -> Callable[[F], F]:
-    """Show settings and runtime options in the signature and, in place of `{settings}`, in the docstring."""
+    """Add settings and runtime options to the signature, and to the docstring in place of `{settings}`."""
     declarations = [*settings, *declared(RuntimeOptions).values()]
     lines = [
         textwrap.fill(
@@ -153,47 +153,47 @@ def train(
     data_dir: str | Path = DEFAULT_DATA_DIR,
     **arguments: Any,
 ) -> TrainResult | GroupResult:
-    """Train a model in a new run folder, or one for each of several seeds.
+    """Train a model in a new run folder, or a group of runs with several seeds.
 
     Args:
-        seeds: train a group of runs: how many, a list, or a text such as "1,2,3"; None trains one run.
-        stack: train the seeds side by side in one program: `auto` on a GPU, `on`, or `off`.
+        seeds: seeds of a group: a number of seeds, a list, or a string such as "1,2,3"; None trains one run.
+        stack: whether to train the seeds side by side in one program: `auto` (on a GPU), `on`, or `off`.
         run_dir: folder of the run or group; None is `runs/TIME-RECIPE`.
-        data_dir: folder of the prepared data sets; the data set is prepared if it is missing.
+        data_dir: folder of the prepared data sets; a missing data set is prepared.
         {settings}
         callbacks: Keras callbacks, called at epochs and between chunks of steps.
-        reporter: receives the progress; None prints it.
+        reporter: receives progress; None prints it.
         should_stop: called between chunks of steps; True saves and stops.
-        end_after: epochs after which training ends, with the schedule of all epochs.
+        end_after: epochs after which training ends; the schedule still spans all epochs.
         verbose: show TensorFlow's own messages.
 
     Raises:
-        UsageError: a setting is not possible, or does not fit the data.
+        UsageError: a setting is invalid, or does not fit the data.
         DataError: the data are missing or damaged.
         DeviceError: the device is not available.
         RunError: the folder is in use, not empty, or cannot be written.
-        TrainingError: a loss or weight is not finite, or memory ran out.
+        TrainingError: a loss or weight is not finite, or the device ran out of memory.
         TrainingStopped: `should_stop` returned True; `resume` continues.
     """
-    given, options = _sorted("train", arguments)
+    settings, options = _split_arguments("train", arguments)
     folder = None if run_dir is None else Path(run_dir).expanduser()
     data = Path(data_dir).expanduser()
-    recipe = get_recipe(str(given.get("recipe", declared(Settings)["recipe"].default)))
+    recipe = get_recipe(str(settings.get("recipe", declared(Settings)["recipe"].default)))
     job = Job(
-        recipe.settings(given),
+        recipe.settings(settings),
         recipe,
         folder=folder,
         data_dir=data,
-        own_batch_size="batch_size" in given,
+        own_batch_size="batch_size" in settings,
     )
     if seeds is None:
         (result,) = train_jobs([job], options)
         return result
-    if "seed" in given:
-        raise UsageError("--seed does not go with --seeds. Leave one of them out.")
+    if "seed" in settings:
+        raise UsageError("--seed cannot be combined with --seeds. Leave one of them out.")
     check_single_process("--seeds")
     check_choice("stack", stack, STACKS)
-    group = _Group(parse_seeds(seeds), {**given, "data_dir": str(data.absolute()), "stack": stack})
+    group = _Group(parse_seeds(seeds), {**settings, "data_dir": str(data.absolute()), "stack": stack})
     if folder is not None:
         check_new(folder)
     with _new_group(folder, recipe, group) as made:
@@ -221,44 +221,45 @@ def resume(
     data_dir: str | Path | None = None,
     **arguments: Any,
 ) -> TrainResult | GroupResult:
-    """Continue a run, or a group, from its newest intact checkpoint, to the same bits as without the stop.
+    """Continue a run or group from its newest intact checkpoint.
 
-    A finished run keeps its result unless `epochs` is raised, or a time limit that ended it.
+    The result is bit-identical to that of an uninterrupted run. A finished run keeps its result, unless
+    `epochs`, or the time limit that ended it, is raised.
 
     Args:
         run: the run or group, or its folder.
-        data_dir: folder of the prepared data sets; None is where the run found its data.
+        data_dir: folder of the prepared data sets; None is the one that the run was trained from.
         {settings}
         callbacks, reporter, should_stop, end_after, verbose: as in `train`.
 
-    `epochs` can only be raised. Other settings are accepted if they are those of the run.
+    `epochs` can only be raised. Other settings are accepted only if they equal the run's.
 
     Returns:
-        The `TrainResult` of a run, the `GroupResult` of a group.
+        A `TrainResult` for a run, a `GroupResult` for a group.
 
     Raises:
         UsageError: a setting differs from the run's.
-        DataError: the run's data are missing, or others are there.
+        DataError: the run's data are missing or have changed.
         RunError: there is no such run, or it is in use.
         CheckpointError: no checkpoint is intact.
         DeviceError, TrainingError, TrainingStopped: as in `train`.
     """
-    given, options = _sorted("resume", arguments)
+    settings, options = _split_arguments("resume", arguments)
     data = None if data_dir is None else Path(data_dir).expanduser()
     if not isinstance(run, Run):
         folder = Path(run).expanduser()
         if (folder / GROUP_FILE).is_file():
-            return _resume_group(folder, given, data, options)
+            return _resume_group(folder, settings, data, options)
         run = open_run(folder)
-    (result,) = train_jobs([_resumed(run, given, data)], options)
+    (result,) = train_jobs([_resumed(run, settings, data)], options)
     return result
 
 
-def _sorted(function: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], RuntimeOptions]:
-    """The settings and the runtime options among the arguments of a function; None counts as not given.
+def _split_arguments(function: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], RuntimeOptions]:
+    """Split a function's arguments into settings and runtime options; None counts as omitted.
 
     Raises:
-        UsageError: an argument is neither, or not possible.
+        UsageError: an argument is unknown or invalid.
     """
     known = [*declared(Settings), *(field.name for field in _ARGUMENTS)]
     for name in arguments:
@@ -266,27 +267,27 @@ def _sorted(function: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else f" help(cifar_trainer.{function}) lists them."
             raise UsageError(f"{function}() has no argument {name!r}.{hint}")
-    given = {name: value for name, value in arguments.items() if value is not None}
-    settings = {name: given.pop(name) for name in declared(Settings) if name in given}
-    return settings, RuntimeOptions(**given)
+    options = {name: value for name, value in arguments.items() if value is not None}
+    settings = {name: options.pop(name) for name in declared(Settings) if name in options}
+    return settings, RuntimeOptions(**options)
 
 
-def _resumed(run: Run, given: Mapping[str, Any], data_dir: Path | None) -> Job:
-    """The rest of a run, with the settings that were given for it."""
+def _resumed(run: Run, changes: Mapping[str, Any], data_dir: Path | None) -> Job:
+    """A job that resumes a run with these settings changed."""
     run.check_recipe()
-    return Job(resumed_settings(run.read_config(), given), resumed=run, data_dir=data_dir)
+    return Job(resumed_settings(run.read_config(), changes), resumed=run, data_dir=data_dir)
 
 
-def resumed_settings(saved: Settings, given: Mapping[str, Any]) -> Settings:
-    """The settings of a resumed run: the saved ones, with more epochs or on another device if given.
+def resumed_settings(saved: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The settings of a resumed run: the saved ones, with more epochs or another device if requested.
 
     Raises:
-        UsageError: another setting was given, with another value than the run's.
+        UsageError: another setting would change, or the epochs would decrease.
     """
-    changed = dataclasses.replace(saved, **given)
+    changed = dataclasses.replace(saved, **changes)
     differences = [
         f"{option_name(name)} was {'not set' if before is None else before} for this run, got {value}"
-        for name, value in given.items()
+        for name, value in changes.items()
         if getattr(changed, name) != (before := getattr(saved, name)) and name in saved.identity()
     ]
     if changed.epochs < saved.epochs:
@@ -299,24 +300,24 @@ def resumed_settings(saved: Settings, given: Mapping[str, Any]) -> Settings:
 
 
 def parse_seeds(seeds: int | str | Sequence[int]) -> tuple[int, ...]:
-    """Different seeds from a number of them (5 is 0 to 4), a list, or a text of either, such as `1,2,3`.
+    """Read seeds: a number of seeds (5 means 0 to 4), a list, or either as a string, such as `1,2,3`.
 
     Raises:
-        UsageError: it is neither, or a seed is out of range or given twice.
+        UsageError: the value is invalid, or a seed is out of range or repeated.
     """
-    found: Sequence[int] | int = seeds if not isinstance(seeds, str) else _numbers(seeds)
-    if isinstance(found, int):
-        if found > MAX_SEEDS:
-            raise UsageError(f"--seeds {found} is out of range. Expected at most {MAX_SEEDS} seeds.")
-        found = range(found)
-    if len(found) == 0 or len(set(found)) < len(found):
+    numbers: Sequence[int] | int = seeds if not isinstance(seeds, str) else _numbers(seeds)
+    if isinstance(numbers, int):
+        if numbers > MAX_SEEDS:
+            raise UsageError(f"--seeds {numbers} is out of range. Expected at most {MAX_SEEDS} seeds.")
+        numbers = range(numbers)
+    if len(numbers) == 0 or len(set(numbers)) < len(numbers):
         raise UsageError(
-            f"--seeds {seeds!r} is not known. Expected how many, such as 5, or different seeds, such as "
-            "1,2,3."
+            f"--seeds {seeds!r} is invalid. Expected a number of seeds, such as 5, or different seeds, such "
+            "as 1,2,3."
         )
-    for seed in found:
+    for seed in numbers:
         check_seed(seed)
-    return tuple(found)
+    return tuple(numbers)
 
 
 def _numbers(text: str) -> list[int] | int:
@@ -328,8 +329,8 @@ def _numbers(text: str) -> list[int] | int:
 
 
 def mean_accuracy(accuracies: Sequence[float]) -> MeanAccuracy:
-    """Mean, standard deviation and the mean's 95 % interval of one or more accuracies."""
-    # It takes half a second to import, which a usage error need not wait for.
+    """The mean of one or more accuracies, their standard deviation, and the mean's 95 % interval."""
+    # Slow to import (0.5 s); a usage error need not wait for it.
     from scipy.stats import t as student
 
     n, mean = len(accuracies), statistics.fmean(accuracies)
@@ -342,13 +343,13 @@ def mean_accuracy(accuracies: Sequence[float]) -> MeanAccuracy:
 
 @contextlib.contextmanager
 def _new_group(folder: Path | None, recipe: Recipe, group: _Group) -> Iterator[Path]:
-    """Make a group's folder. If the block fails before a run has started, delete what was made here."""
+    """Create a group's folder. If the block fails before a run has started, delete what was created."""
     existed = folder is not None and folder.exists()
     made = reserve_folder(f"{recipe.name}-seeds") if folder is None else folder
     with files.writing(made, "Choose another --run-dir."):
         made.mkdir(parents=True, exist_ok=True)
         if recipe.file is not None:
-            # All runs of the group have the recipe as it is now, also those that start later.
+            # Copy the recipe, so that runs which start later use the same version.
             files.write_bytes(made / "recipe.py", recipe.file.content)
         _write_group(made, group, recipe)
     try:
@@ -374,28 +375,28 @@ def _member(folder: Path, seed: int) -> Run:
 
 def _resume_group(
     folder: Path,
-    given: dict[str, Any],
+    changes: dict[str, Any],
     data_dir: Path | None,
     options: RuntimeOptions,
 ) -> GroupResult:
-    """Continue a group: resume the runs that were started, start the others."""
-    check_single_process("The resume of a group")
+    """Continue a group: resume the runs that have started, and start the others."""
+    check_single_process("Resuming a group")
     group = files.read_json(folder / GROUP_FILE, _Group)
     common = dict(group.settings)
-    stack, place = common.pop("stack", "off"), Path(common.pop("data_dir", DEFAULT_DATA_DIR))
+    stack, group_data = common.pop("stack", "off"), Path(common.pop("data_dir", DEFAULT_DATA_DIR))
     recipe = _recipe_of_group(folder, common)
     jobs = []
     for seed in group.seeds:
         run = _member(folder, seed)
         if run.config.is_file():
-            jobs.append(_resumed(run, given, data_dir))
+            jobs.append(_resumed(run, changes, data_dir))
         else:
             planned = recipe.settings({**common, "seed": seed})
-            settings = resumed_settings(planned, given)
+            settings = resumed_settings(planned, changes)
             if settings.epochs > planned.epochs:
-                # Its schedule would differ from that of the seeds that are extended.
+                # Its schedule would differ from that of the extended runs.
                 raise UsageError(
-                    f"--epochs can be raised once all seeds have started, and seed {seed} has not. "
+                    f"--epochs can only be raised once all seeds have started; seed {seed} has not. "
                     "Resume without --epochs first."
                 )
             jobs.append(
@@ -403,19 +404,19 @@ def _resume_group(
                     settings,
                     recipe,
                     folder=run.path,
-                    data_dir=data_dir or place,
+                    data_dir=data_dir or group_data,
                     prepare=False,
                     own_batch_size="batch_size" in common,
                 )
             )
     truncate_to_common_step([_member(folder, seed) for seed in group.seeds])
-    if given.keys() & {"epochs", "device"}:
-        _write_group(folder, _Group(group.seeds, {**group.settings, **given}), recipe)
+    if changes.keys() & {"epochs", "device"}:
+        _write_group(folder, _Group(group.seeds, {**group.settings, **changes}), recipe)
     return _train_group(folder, jobs, stack, options)
 
 
 def _recipe_of_group(folder: Path, settings: dict[str, Any]) -> Recipe:
-    """The recipe of a group's runs that have not started; `settings` loses its entries about it."""
+    """The recipe for a group's runs that have not started; removes its entries from `settings`."""
     name, sha256 = settings.pop("recipe", "tutorial"), settings.pop("recipe_sha256", None)
     copy = folder / "recipe.py"
     return load_copy(copy, sha256) if copy.is_file() else get_recipe(name)
@@ -439,19 +440,19 @@ def reproduce(
     should_stop: Callable[[], bool] = lambda: False,
     verbose: bool = False,
 ) -> Reproduction:
-    """Train a finished run, or group, again from its own record, and compare the weights.
+    """Train a finished run or group again from its recorded settings, and compare the weights.
 
-    A run that was extended is trained in the same parts.
+    A run that was extended is extended in the same way.
 
     Args:
         run: the run or group, or its folder.
         run_dir: folder of the repetition; None is `runs/TIME-RUN-again`. A stopped repetition continues.
-        data_dir: folder of the prepared data sets; None is where the run found its data.
+        data_dir: folder of the prepared data sets; None is the one that the run was trained from.
         reporter, should_stop, verbose: as in `train`.
 
     Raises:
-        RunError: the run is not finished or damaged, or was extended within an epoch.
-        DataError: its data are missing, or others are there.
+        RunError: the run is unfinished or damaged, or was extended within an epoch.
+        DataError: its data are missing or have changed.
         CifarTrainerError: as in `train`.
     """
     check_single_process("reproduce")
@@ -505,24 +506,26 @@ def reproduce(
 
 
 def _parts(path: Path, runs: Sequence[Run]) -> list[tuple[int, int | None]]:
-    """The epochs of each part of runs, and the epoch after which it ended; None if the settings ended it.
+    """The planned epochs of each part of the runs, and the epoch after which it ended early, or None.
+
+    An extension starts a new part.
 
     Raises:
-        RunError: a run was extended within an epoch, or the runs of a group did not end alike.
+        RunError: a run was extended within an epoch, or the runs of a group ended differently.
     """
-    found = []
+    parts_of_runs = []
     for run in runs:
         config, result = run.read_config(), run.read_result()
         parts = []
         for extension in run.read_extensions():
             if extension.step:
                 raise RunError(
-                    f"{run.path} cannot be reproduced: it was given more than {extension.epochs} epochs "
-                    f"within an epoch, after {extension.epoch} epochs and {extension.step} steps."
+                    f"{run.path} cannot be reproduced: it was extended beyond {extension.epochs} epochs "
+                    f"in the middle of an epoch, after {extension.epoch} epochs and {extension.step} steps."
                 )
             parts.append((extension.epochs, extension.epoch if extension.epoch < extension.epochs else None))
         ended = result.ended_by != "patience" and result.epochs < config.epochs
-        found.append([*parts, (config.epochs, result.epochs if ended else None)])
-    if any(parts != found[0] for parts in found):
-        raise RunError(f"The runs of {path} did not end alike. Reproduce them one by one.")
-    return found[0]
+        parts_of_runs.append([*parts, (config.epochs, result.epochs if ended else None)])
+    if any(parts != parts_of_runs[0] for parts in parts_of_runs):
+        raise RunError(f"The runs of {path} ended after different epochs. Reproduce them one by one.")
+    return parts_of_runs[0]

@@ -34,22 +34,22 @@ def assemble(
     replicas: Replicas = SINGLE,
     stacked: bool = False,
 ) -> StepLoop:
-    """Build a run's network, optimizer and loop; its seed determines the first weights.
+    """Build a run's network, optimizer and loop; the run's seed determines the initial weights.
 
-    The model is compiled, so that callbacks and the saved model are complete.
+    The model is compiled, so that callbacks and the saved model see its optimizer, loss and metrics.
 
     Args:
         config: the settings.
-        recipe: the recipe that they name.
+        recipe: the settings' recipe.
         train: the whole training split.
-        indices: of the images to train on, int64 [N].
+        indices: int64 [N], indices of the images to train on.
         classes: number of classes.
-        gpu: whether the device is a GPU; it determines XLA's default and how a batch is split.
+        gpu: whether the device is a GPU, which determines XLA's default and how batches are split.
         replicas: the processes that train together.
         stacked: whether the steps of several seeds are computed at once.
 
     Raises:
-        UsageError: the network cannot be trained by several processes.
+        UsageError: several processes cannot train the network, or a custom recipe's network is invalid.
     """
     keras.utils.set_random_seed(config.seed)
     steps = -(-len(indices) // config.batch_size)
@@ -64,7 +64,7 @@ def assemble(
         exclude_from_decay(inner, model.trainable_variables)
     optimizer.build(model.trainable_variables)
     averages = None if config.ema is None else StatisticsAverage(model, inner, config.ema)
-    # All images in order need no copy on the host: the device reads the mapped file once.
+    # Do not copy all images in order: the device can read the memory-mapped file directly.
     images = train.images if len(indices) == len(train) else train.images[indices]
     labels = train.labels[indices]
     if recipe.initialize is not None:
@@ -77,7 +77,7 @@ def assemble(
         labels,
         batch_size=config.batch_size,
         seed=config.seed,
-        # XLA lacks these collective operations.
+        # XLA does not support the collective operations that sum over processes.
         xla=(gpu and replicas is SINGLE) if config.xla is None else config.xla,
         shards=2 if not gpu and recipe.splittable and not stacked else 1,
         variants=choose_variants(model, config.batch_size, gpu=gpu, conv=config.conv, stacked=stacked),
@@ -91,12 +91,12 @@ def assemble(
 
 
 def overridden(recipe: Recipe, config: Settings, steps_per_epoch: int) -> Recipe:
-    """The recipe with the optimizer and the loss that the settings ask for; without any, the recipe itself.
+    """The recipe with its optimizer and loss changed as the settings require.
 
     Args:
         recipe: the recipe.
         config: the settings.
-        steps_per_epoch: convert `warmup` into steps.
+        steps_per_epoch: converts `warmup` into steps.
     """
     changes: dict[str, Any] = {}
     if config.label_smoothing is not None:
@@ -107,7 +107,7 @@ def overridden(recipe: Recipe, config: Settings, steps_per_epoch: int) -> Recipe
         def build_optimizer(learning_rate: float, total_steps: int) -> keras.optimizers.Optimizer:
             optimizer = recipe.build_optimizer(learning_rate, total_steps)
             warmup = round((config.warmup or 0.0) * steps_per_epoch)
-            # An object: `from_config` could not find a recipe's own schedule by its name.
+            # Pass an object: `from_config` could not find a custom schedule by its name.
             rate = rate_of(optimizer)
             if config.schedule == "plateau":
                 rate = learning_rate
@@ -119,7 +119,7 @@ def overridden(recipe: Recipe, config: Settings, steps_per_epoch: int) -> Recipe
             if config.weight_decay is not None:
                 arguments["weight_decay"] = config.weight_decay
                 if "decay" in arguments:
-                    # The option replaces what a recipe's own optimizer adds to the gradient.
+                    # The option replaces the L2 term that `Nesterov` adds to the gradient.
                     arguments["decay"] = 0.0
             if config.ema is not None:
                 arguments |= {"use_ema": True, "ema_momentum": config.ema, "ema_overwrite_frequency": None}

@@ -1,9 +1,9 @@
-"""Several processes that train one model: who they are, how they sum up, and how `--gpus N` starts them.
+"""Data-parallel training with several processes: discovery, collective sums, and `--gpus N`.
 
-TF_CONFIG or a Slurm step names the processes. Each of them computes a shard of every batch, and they sum
-their gradients with the collective operations of `tf.distribute`. Each has all of the model's variables,
-which stay equal because all apply the same summed gradients; so a process is an ordinary run with a shard of
-the batch. The chief writes the run's folder, and decides what depends on a clock.
+TF_CONFIG or a Slurm step lists the processes. Each computes a shard of every batch, and they sum their
+gradients with the collective operations of `tf.distribute`. Each has all of the model's variables, which stay
+equal because all apply the same summed gradients; so a process is an ordinary run with a shard of the batch.
+The chief writes the run's folder, and makes all decisions that depend on a clock.
 
 Importing this does not import TensorFlow.
 """
@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from cifar_trainer.devices.cuda import visible_gpus
-from cifar_trainer.errors import DeviceError, RunError, UsageError
+from cifar_trainer.errors import DeviceError, RunError, UsageError, counted
 from cifar_trainer.process import module_command
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-#: A Slurm step uses ports above this one; the job's number decides which.
+#: The range of ports for Slurm steps; the job's ID selects the ports.
 _FIRST_PORT, _PORTS = 20_000, 20_000
 _EXPECTED = (
     'Expected {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, '
@@ -41,17 +41,17 @@ _EXPECTED = (
 )
 #: Seconds to wait for the other processes to start.
 START_SECONDS = 120.0
-#: Distinguishes the operations among all processes from those of tf.distribute itself.
+#: Separates our collective operations from those of tf.distribute itself.
 _GROUP = 9_001
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Several processes, and which of them this one is.
+    """A cluster of processes, and the rank of this one.
 
     Attributes:
         addresses: HOST:PORT of each process, at least two.
-        rank: the index of this process; 0 is the chief, which writes the run's folder.
+        rank: index of this process; 0 is the chief, which writes the run's folder.
     """
 
     addresses: tuple[str, ...]
@@ -69,16 +69,16 @@ class Cluster:
 
     @property
     def local_rank(self) -> int:
-        """The index of this process among those of its host."""
+        """The index of this process among those on the same host."""
         hosts = [_split(address)[0] for address in self.addresses]
         return hosts[: self.rank].count(hosts[self.rank])
 
 
 def find_cluster(variables: Mapping[str, str] = os.environ) -> Cluster | None:
-    """The cluster that this process belongs to; None if it trains alone.
+    """The cluster to which this process belongs; None if it trains alone.
 
     Args:
-        variables: of the environment: TF_CONFIG, or else those that `srun` sets.
+        variables: environment variables: TF_CONFIG, or else those set by `srun`.
 
     Raises:
         UsageError: the variables do not describe a cluster that can train together.
@@ -96,8 +96,8 @@ def check_single_process(what: str) -> None:
     cluster = find_cluster()
     if cluster is not None:
         raise UsageError(
-            f"{what} does not go with the {cluster.count} processes that TF_CONFIG or srun names: they train "
-            "one run. Use a job array, see docs/clusters.md, or unset the variable."
+            f"{what} cannot be combined with the {cluster.count} processes of TF_CONFIG or srun, which train "
+            "one run together. Use a job array (see docs/clusters.md), or unset the variable."
         )
 
 
@@ -115,26 +115,28 @@ def _from_tf_config(text: str) -> Cluster | None:
             f"TF_CONFIG has tasks of the type {others[0]!r}, which is not supported. {_EXPECTED}"
         )
     if kind not in addresses or not 0 <= index < len(addresses[kind]):
-        raise UsageError(f"TF_CONFIG names this process {kind} {index}, which its cluster lacks. {_EXPECTED}")
+        raise UsageError(
+            f"TF_CONFIG calls this process {kind} {index}, which is not in its cluster. {_EXPECTED}"
+        )
     chief = addresses.get("chief", [])
     everyone = (*chief, *addresses.get("worker", []))
     for address in everyone:
         _split(address)
     if len(set(everyone)) < len(everyone):
-        raise UsageError(f"TF_CONFIG names an address twice: {', '.join(everyone)}. {_EXPECTED}")
+        raise UsageError(f"TF_CONFIG lists an address twice: {', '.join(everyone)}. {_EXPECTED}")
     rank = index + (len(chief) if kind == "worker" else 0)
     return Cluster(everyone, rank) if len(everyone) > 1 else None
 
 
 def _split(address: str) -> tuple[str, int]:
-    """Host and port.
+    """Split an address into host and port.
 
     Raises:
         UsageError: it is not an address.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"TF_CONFIG names the address {address!r}, expected HOST:PORT.")
+        raise UsageError(f"TF_CONFIG lists the address {address!r}, expected HOST:PORT.")
     return host, int(port)
 
 
@@ -156,15 +158,15 @@ def _from_slurm(variables: Mapping[str, str]) -> Cluster:
     here = variables.get("SLURMD_NODENAME", hosts[rank])
     if len(hosts) != count or hosts[rank] != here:
         raise UsageError(
-            f"This Slurm step gives task {rank} to {here}, expected {hosts[rank]}: the tasks of a node must "
-            "follow each other. Use srun --distribution=block."
+            f"This Slurm step runs task {rank} on {here}, expected {hosts[rank]}: the tasks of a node must "
+            "have consecutive numbers. Use srun --distribution=block."
         )
     base = _FIRST_PORT + int(variables.get("SLURM_JOB_ID", 0)) * 64 % _PORTS
     return Cluster(tuple(f"{host}:{base + i}" for i, host in enumerate(hosts)), rank)
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """Read Slurm's `2(x3),1`: 2 tasks on each of three nodes, and 1 on the last."""
+    """Parse Slurm's `2(x3),1`: two tasks on each of three nodes, and one on the fourth."""
     counts = []
     for part in text.split(","):
         number, _, times = part.partition("(x")
@@ -173,61 +175,61 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def tf_config(addresses: tuple[str, ...], rank: int) -> str:
-    """The value of TF_CONFIG for one of these processes."""
+    """The value of TF_CONFIG for the process with this rank."""
     task: dict[str, Any] = {"type": "worker", "index": rank}
     return json.dumps({"cluster": {"worker": list(addresses)}, "task": task})
 
 
 class Replicas(Protocol):
-    """The processes that train one model, and what they exchange.
+    """The processes that train one model, and the operations with which they communicate.
 
     Attributes:
-        count: processes.
-        is_chief: whether this one writes the run's folder.
+        count: number of processes.
+        is_chief: whether this process writes the run's folder.
     """
 
     count: int
     is_chief: bool
 
     def shard(self, batch: int) -> tuple[int, int]:
-        """Which images of a batch this process computes: from the first to before the second number."""
+        """The range of a batch's images that this process computes: first, and one past the last."""
 
     def all_reduce(self, tensors: "Sequence[tf.Tensor]", *, copies: int = 1) -> "list[tf.Tensor]":
-        """Each tensor's sum over the processes, of the same shape and dtype; in one operation.
+        """Sum each tensor over the processes, in one operation; shapes and dtypes stay the same.
 
         Args:
-            tensors: of this process, float32 or int32.
-            copies: processes that computed the same, so that the sum is divided by them.
+            tensors: this process's tensors, float32 or int32.
+            copies: number of processes that computed the same values; the sums are divided by it.
         """
 
     def differentiable_sum(self, values: "tf.Tensor") -> "tf.Tensor":
-        """The sum over the processes, with a gradient that flows back to each of them."""
+        """The sum over the processes, with a gradient that flows back to each process."""
 
     def sum_numbers(self, *numbers: float) -> list[float]:
-        """Each number's sum over the processes."""
+        """Sum each number over the processes."""
 
     def broadcast(self, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The chief's result of `compute`, float32 [N, K]; the others do not call it."""
+        """Call `compute` in the chief only, and give its result, float32 [N, K], to all processes."""
 
     def broadcast_json(self, content: Any) -> Any:
-        """The chief's `content`, as JSON; that of the others is ignored."""
+        """Give the chief's `content` to all processes, as JSON; that of the others is ignored."""
 
     def broadcast_variables(self, variables: "Sequence[keras.Variable]") -> None:
-        """Give the float32 variables of all processes the chief's values."""
+        """Set the float32 variables of all processes to the chief's values."""
 
     def starting(self) -> contextlib.AbstractContextManager[None]:
-        """Tell the others, which wait for the chief's first message, if the block fails."""
+        """If the block fails, notify the processes that wait for the chief's first message."""
 
     def connected(self) -> contextlib.AbstractContextManager[None]:
-        """Name the process that has gone if the block fails because of it.
+        """Report which process was lost if the block fails because of it.
 
         Raises:
-            RunError: another process has gone.
+            RunError: another process no longer responds.
         """
 
 
 class SingleProcess:
-    """One process trains the model: its shard is the batch."""
+    """A single process, whose shard is the whole batch."""
 
     count = 1
     is_chief = True
@@ -268,7 +270,7 @@ class ProcessGroup:
 
     Args:
         cluster: the processes.
-        gpu: whether they compute on GPUs, which sum by NCCL.
+        gpu: whether they compute on GPUs, which use NCCL for sums.
 
     Raises:
         RunError: another process did not start in time.
@@ -289,12 +291,11 @@ class ProcessGroup:
             task_id=cluster.rank,
             rpc_layer="grpc",
         )
-        # Starts this process's server, waits for the others', and notices if one goes.
+        # Starts this process's server, waits for the other servers, and monitors them.
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-        # Operations that carry it run one after the other, as NCCL needs; in the same order everywhere.
+        # Operations that use this token run one at a time, in the same order everywhere, as NCCL requires.
         self._token = tf.Variable(0.0, trainable=False)
-        # TensorFlow keeps each operation's key for the life of the process, so that eager sums share
-        # one for each shape.
+        # TensorFlow never releases an operation's key, so eager sums share one key per shape.
         self._eager_sum = tf.function(self._sum, autograph=False, reduce_retracing=False)
         self.sum_numbers(1.0)
 
@@ -317,7 +318,7 @@ class ProcessGroup:
 
         @tf.custom_gradient
         def summed(local: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-            # Each process's result depends on each one's values.
+            # Each process's result depends on the values of all processes.
             return self._sum(local), self._sum
 
         return summed(values)
@@ -339,7 +340,7 @@ class ProcessGroup:
     def broadcast_json(self, content: Any) -> Any:
         self._has_spoken = True
         encoded = json.dumps(content).encode() if self.is_chief else b""
-        # Bytes as float32, which every device sums; JSON may end in blanks, so that few shapes suffice.
+        # Send bytes as float32, which every device can sum. Trailing blanks keep the number of shapes small.
         padded = encoded.ljust(-(-len(encoded) // 1024) * 1024)
         values = self.broadcast(lambda: np.frombuffer(padded, np.uint8).astype(np.float32)[None])
         return json.loads(values.astype(np.uint8).tobytes())
@@ -373,11 +374,11 @@ class ProcessGroup:
                 for rank, address in enumerate(self._cluster.addresses)
                 if rank != self._cluster.rank and not _answers(address)
             ]
-            # The others ask as well, and must not take this process for the one that went first.
+            # The others check too, and must still find this process alive.
             time.sleep(3)
             raise RunError(
-                f"{' and '.join(gone) or 'Another process of this run'} no longer answers, so training "
-                "cannot continue. The last checkpoint is whole: start all processes again, with --resume RUN."
+                f"{' and '.join(gone) or 'Another process of this run'} no longer responds, so training "
+                "cannot continue. The last checkpoint is intact: start all processes again with --resume RUN."
             ) from error
 
     def _sum(self, values: "tf.Tensor") -> "tf.Tensor":
@@ -396,9 +397,9 @@ class ProcessGroup:
 
 
 def _await_listeners(cluster: Cluster) -> None:
-    """Wait until every process listens at its address, and listen at this one's meanwhile.
+    """Wait until every process listens at its address, while listening at this process's own.
 
-    TensorFlow's own wait never ends, and neither signals nor threads can interrupt it.
+    TensorFlow's own wait has no timeout, and neither signals nor threads can interrupt it.
 
     Raises:
         RunError: a process did not start in time.
@@ -412,8 +413,8 @@ def _await_listeners(cluster: Cluster) -> None:
         while silent := [address for address in silent if not _answers(address)]:
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"{', '.join(silent)} did not start within {START_SECONDS:g} s. Find out why, and start "
-                    "all processes again."
+                    f"{', '.join(silent)} did not start within {START_SECONDS:g} s. Check its output, then "
+                    "start all processes again."
                 )
             time.sleep(0.2)
 
@@ -429,12 +430,12 @@ def _answers(address: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The part of a batch that a process computes, for layers that depend on the whole batch.
+    """The part of a batch that this process computes, for layers that depend on the whole batch.
 
     Attributes:
-        batch: images of the batch.
-        low, high: the first image of the shard, and the first after it.
-        replicas: compute the other shards.
+        batch: number of images in the batch.
+        low, high: first image of the shard, and one past its last.
+        replicas: all processes.
     """
 
     batch: int
@@ -447,7 +448,7 @@ _joined: dict[Cluster, ProcessGroup] = {}
 
 
 def join(cluster: Cluster | None, *, gpu: bool) -> Replicas:
-    """Connect to the other processes, before TensorFlow's first operation; once per process."""
+    """Connect to the other processes; call this before TensorFlow's first operation."""
     if cluster is None:
         return SINGLE
     if cluster not in _joined:
@@ -455,26 +456,26 @@ def join(cluster: Cluster | None, *, gpu: bool) -> Replicas:
     return _joined[cluster]
 
 
-def choose_gpus(wanted: str, device: str) -> list[str]:
-    """The GPUs that `--gpus` means, as CUDA_VISIBLE_DEVICES names them.
+def choose_gpus(requested: str, device: str) -> list[str]:
+    """The GPUs requested by `--gpus`, as CUDA_VISIBLE_DEVICES identifies them.
 
     Raises:
-        UsageError: it is not a number, or does not go with the other settings.
-        DeviceError: there are fewer.
+        UsageError: the value is not a number, or conflicts with other settings.
+        DeviceError: there are fewer GPUs.
     """
     if find_cluster() is not None:
         raise UsageError(
-            "--gpus starts processes of its own and does not go with TF_CONFIG or srun. Leave it out."
+            "--gpus starts its own processes and cannot be combined with TF_CONFIG or srun. Leave it out."
         )
     if device == "cpu":
-        raise UsageError(f"--gpus {wanted} does not go with --device cpu. Leave one of them out.")
-    if wanted != "all" and not (wanted.isdecimal() and int(wanted) > 0):
-        raise UsageError(f"--gpus {wanted!r} is not known. Expected a number such as 2, or all.")
+        raise UsageError(f"--gpus {requested} cannot be combined with --device cpu. Leave one of them out.")
+    if requested != "all" and not (requested.isdecimal() and int(requested) > 0):
+        raise UsageError(f"--gpus {requested!r} is invalid. Expected a number such as 2, or all.")
     gpus = visible_gpus()
-    count = len(gpus) if wanted == "all" else int(wanted)
+    count = len(gpus) if requested == "all" else int(requested)
     if not gpus or count > len(gpus):
         raise DeviceError(
-            f"--gpus {wanted}: this machine shows {len(gpus)} NVIDIA {'GPU' if len(gpus) == 1 else 'GPUs'}. "
+            f"--gpus {requested}: this machine has {counted(len(gpus), 'visible NVIDIA GPU')}. "
             "See cifar-trainer env, and CUDA_VISIBLE_DEVICES."
         )
     return gpus[:count]
@@ -483,13 +484,13 @@ def choose_gpus(wanted: str, device: str) -> list[str]:
 def train_together(arguments: Sequence[str], gpus: Sequence[str]) -> int:
     """Run `cifar-trainer ARGUMENTS` once for each GPU, as the processes of one cluster.
 
-    The chief has this process's streams. Signals are forwarded to it, and it stops all of them.
+    The chief uses this process's standard streams. It receives forwarded signals, and stops the others.
 
     Returns:
         The chief's exit code, or that of another process if the chief succeeded.
     """
     addresses = _free_addresses(len(gpus))
-    # --gpus is about this process; each child has one GPU.
+    # --gpus applies to this process; each child has one GPU.
     environment = {name: value for name, value in os.environ.items() if name != "CIFAR_TRAINER_TRAIN_GPUS"}
     with contextlib.ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in gpus[1:]]
@@ -499,7 +500,7 @@ def train_together(arguments: Sequence[str], gpus: Sequence[str]) -> int:
                 env={**environment, "TF_CONFIG": tf_config(addresses, rank), "CUDA_VISIBLE_DEVICES": gpu},
                 stdout=None if rank == 0 else subprocess.DEVNULL,
                 stderr=None if rank == 0 else logs[rank - 1],
-                # Otherwise Ctrl-C in a terminal would reach all of them, and the chief twice.
+                # Otherwise Ctrl-C in a terminal would reach all children, and the chief twice.
                 process_group=0,
             )
             for rank, gpu in enumerate(gpus)
@@ -521,7 +522,7 @@ def train_together(arguments: Sequence[str], gpus: Sequence[str]) -> int:
 
 
 def _free_addresses(count: int) -> tuple[str, ...]:
-    """Ports of this machine that are free now; all are held until the last is found."""
+    """Addresses with ports of this machine that are currently free; all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for bound in sockets:

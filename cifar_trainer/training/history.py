@@ -1,7 +1,7 @@
-"""The metrics of an epoch, declared once, and what follows from them: warnings, and the end of a run.
+"""The table of an epoch's metrics, and decisions based on them: warnings and early stopping.
 
-history.csv, TensorBoard, the screen and a run's result all use the table of metrics. Importing this does not
-import TensorFlow.
+history.csv, TensorBoard, the screen and a run's result all use this table. Importing this does not import
+TensorFlow.
 """
 
 import csv
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CompleteEpoch:
-    """The measurements of a complete epoch, from which the metrics are computed.
+    """The measurements of a complete epoch, from which its metrics are computed.
 
     Attributes:
-        loss, accuracy: of the training images, during training.
-        val_loss, val_accuracy: of the validation images, after the epoch.
-        val_logits: of the validation images, float32 [N, classes].
-        val_labels: uint8 [N].
-        learning_rate: of the last step.
-        images: training images.
-        training_seconds: of its steps.
-        seconds: of its steps and of validation.
-        compile_seconds: included in neither.
-        gpu: statistics of the GPU; None without one.
-        energy_joules: used by the GPU, in all processes that trained this epoch.
+        loss, accuracy: on the training images, during training.
+        val_loss, val_accuracy: on the validation images, after the epoch.
+        val_logits: logits of the validation images, float32 [N, classes].
+        val_labels: labels of the validation images, uint8 [N].
+        learning_rate: learning rate of the last step.
+        images: number of training images.
+        training_seconds: duration of the steps.
+        seconds: duration of the steps and of validation.
+        compile_seconds: duration of compilation, included in neither.
+        gpu: GPU statistics; its values are None without a GPU.
+        energy_joules: energy used by the GPU, including earlier processes that trained part of this epoch.
     """
 
     loss: float
@@ -57,15 +57,15 @@ class CompleteEpoch:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One figure of an epoch.
+    """One metric of an epoch.
 
     Attributes:
         name: its column in history.csv and its key in callbacks' logs.
-        split: the run of TensorBoard that it belongs to.
-        tag: its name there, below that of its group of cards; TensorBoard sorts the groups by name.
+        split: its TensorBoard run.
+        tag: its TensorBoard tag, GROUP/NAME; TensorBoard sorts the groups by name.
         of: computes its value from a complete epoch.
-        show: formats its value for the screen, perhaps as an empty text; None never shows it.
-        in_result: whether a run's result gives it, for the epoch whose weights the model has.
+        show: formats its value for the screen (an empty string hides it); None never shows it.
+        in_result: whether a run's result includes it, for the selected epoch.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Metric:
     in_result: bool = False
 
 
-#: In the order of history.csv's columns, after `epoch`. Those of a GPU are None without one.
+#: In the order of history.csv's columns, after `epoch`. GPU metrics are None without a GPU.
 METRICS = (
     Metric("loss", "train", "epoch/loss", lambda e: e.loss, "loss {:.4f}".format, True),
     Metric("accuracy", "train", "epoch/accuracy", lambda e: e.accuracy, "accuracy {:6.2%}".format, True),
@@ -109,25 +109,25 @@ def training_metrics(losses: "np.ndarray", correct: "np.ndarray", sizes: "np.nda
     """Mean loss and accuracy over the images of some steps.
 
     Args:
-        losses: the mean loss of each step, float32 [steps].
-        correct: the images of each step that were classified correctly, int32 [steps].
-        sizes: the images of each step, int64 [steps].
+        losses: mean loss of each step, float32 [steps].
+        correct: number of correctly classified images of each step, int32 [steps].
+        sizes: number of images of each step, int64 [steps].
     """
     images = int(sizes.sum())
-    # In float64 and in one piece, so that the sum does not depend on how the steps were chunked.
+    # One float64 sum over all steps, so that the result does not depend on the chunks.
     return float(losses.astype("float64") @ sizes) / images, int(correct.sum()) / images
 
 
 def history_row(number: int, epoch: CompleteEpoch) -> dict[str, Any]:
-    """The row of a complete epoch; its number counts from 1."""
+    """The history row of a complete epoch, whose number counts from 1."""
     return {"epoch": number, **{metric.name: metric.of(epoch) for metric in METRICS}}
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the file by a header and `rows`; None becomes an empty field.
+    """Replace the file with a header and `rows`; None becomes an empty field.
 
     Raises:
-        OSError: it could not be written; the old file is untouched.
+        OSError: the file cannot be written; the old one is untouched.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, ("epoch", *(metric.name for metric in METRICS)), lineterminator="\n")
@@ -137,7 +137,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def format_epoch(row: Mapping[str, Any], epochs: int) -> str:
-    """One line about a complete epoch; it begins with the `seed` if the row has one."""
+    """One line about a complete epoch; it starts with the `seed` if the row has one."""
     shown = [
         metric.show(row[metric.name])
         for metric in METRICS
@@ -154,7 +154,7 @@ def best_epoch(rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def result_figures(row: Mapping[str, Any], split: str) -> dict[str, float]:
-    """The figures of `train` or `validation` that a run's result gives, from the row of its epoch."""
+    """The metrics of `train` or `validation` for a run's result, from the selected epoch's row."""
     return {
         metric.name.removeprefix("val_"): row[metric.name]
         for metric in METRICS
@@ -162,13 +162,13 @@ def result_figures(row: Mapping[str, Any], split: str) -> dict[str, float]:
     }
 
 
-#: An accuracy up to this far above the largest class's share is chance.
+#: An accuracy up to this much above the largest class's share counts as chance.
 CHANCE_MARGIN = 0.02
-#: Steps within which a network may still have learned nothing, unless its loss is this many times chance's.
+#: Warn about chance accuracy after this many steps, or if the loss exceeds this multiple of chance's.
 PATIENT_STEPS, DIVERGED = 200, 2.0
-#: A largest class of this many times the mean share makes accuracy misleading.
+#: Accuracy is misleading if the largest class exceeds this multiple of the mean class size.
 IMBALANCE = 1.5
-#: A suspicious lead of training over validation in the first epochs.
+#: A gap between training and validation accuracy that is suspicious in the first epochs.
 GAP, EARLY_EPOCHS = 0.2, 3
 
 
@@ -181,48 +181,48 @@ def concerns(
     steps: int,
     predicted_classes: int,
 ) -> dict[str, str]:
-    """What a user should know about an epoch that went wrong without an error; name to message.
+    """Warnings about an epoch that went wrong without an error: messages by name.
 
     Args:
-        row: of the history.
+        row: the epoch's row in the history.
         shares: each class's share of the training images.
         config: the run's settings.
         default_rate: the recipe's learning rate.
-        steps: of the run so far.
-        predicted_classes: classes that the validation images were classified as.
+        steps: number of steps of the run so far.
+        predicted_classes: number of classes that were predicted for the validation images.
     """
-    found = {}
+    warnings = {}
     epoch, accuracy, validation = row["epoch"], row["accuracy"], row["val_accuracy"]
     chance = max(shares)
     entropy = -sum(share * math.log(share) for share in shares if share > 0)
     if predicted_classes == 1 and chance * len(shares) > IMBALANCE:
-        found["one class"] = (
+        warnings["one class"] = (
             f"All validation images were classified as the same class by the end of epoch {epoch}, and the "
-            f"largest class has {chance:.2%} of the training images: the accuracy of {validation:.2%} shows "
-            "nothing. Try --class-weights balanced, or more images of the other classes."
+            f"largest class has {chance:.2%} of the training images, so the accuracy of {validation:.2%} is "
+            "meaningless. Try --class-weights balanced, or more images of the other classes."
         )
     elif (
         max(accuracy, validation) < chance + CHANCE_MARGIN
         and row["loss"] > 0.98 * entropy
         and (steps >= PATIENT_STEPS or row["loss"] > DIVERGED * entropy)
     ):
-        rates = f"it is {config.learning_rate:g}, the recipe's own is {default_rate:g}"
+        rates = f"it is {config.learning_rate:g}, the recipe's is {default_rate:g}"
         if config.learning_rate > default_rate:
             remedy = f"Try a lower --learning-rate: {rates}."
         elif config.learning_rate < default_rate:
             remedy = f"Try a higher --learning-rate ({rates}) or more --epochs."
         else:
             remedy = "Try more --epochs or images, another --seed, or a lower --learning-rate."
-        found["nothing learned"] = (
+        warnings["nothing learned"] = (
             f"The network has learned nothing by the end of epoch {epoch}: training accuracy {accuracy:.2%}, "
             f"validation {validation:.2%}, chance {chance:.2%}. {remedy}"
         )
     if epoch <= EARLY_EPOCHS and accuracy - validation > GAP:
-        found["far above validation"] = (
+        warnings["far above validation"] = (
             f"Training accuracy {accuracy:.2%} is far above validation {validation:.2%} as early as epoch "
             f"{epoch}. Train on more images, or check that the validation images are of the same kind."
         )
-    return found
+    return warnings
 
 
 def reason_to_end(
@@ -233,16 +233,16 @@ def reason_to_end(
     options: RuntimeOptions,
     note: Callable[[str], None],
 ) -> str | None:
-    """Why no further epoch begins: `patience`, `time limit`, `end_after`; None if there is no reason.
+    """Why training ends before the next epoch: `patience`, `time limit` or `end_after`; None to continue.
 
-    It depends on the history and the clock only, which checkpoints hold.
+    Depends only on the history and the clock, which checkpoints contain.
 
     Args:
-        history: the rows of the complete epochs.
-        seconds: spent so far, with compilation.
-        config: holds the patience.
-        options: hold the time limit, and the epoch after which a sweep ends the run.
-        note: receives the reason in a sentence.
+        history: rows of the complete epochs.
+        seconds: time spent so far, including compilation.
+        config: its `patience` is used.
+        options: their `time_limit` and `end_after` are used.
+        note: receives the reason as a sentence.
     """
     if not history:
         return None
@@ -256,7 +256,7 @@ def reason_to_end(
         return "patience"
     if limit is not None and seconds + history[-1]["seconds"] > limit:
         note(
-            f"Training ends after epoch {done} of {epochs}: {seconds:.1f} s are spent, and another epoch "
+            f"Training ends after epoch {done} of {epochs}: {seconds:.1f} s have passed, and another epoch "
             f"does not fit into --time-limit ({limit:g} s)."
         )
         return "time limit"
@@ -264,14 +264,13 @@ def reason_to_end(
 
 
 def not_finite(what: str, epoch: int, step: int, steps: int, precision: str) -> TrainingError:
-    """The error for a loss or a weight that is not finite.
+    """The error for a loss or weight that is not finite.
 
     Args:
-        what: the loss or the weight, as the start of the sentence.
-        epoch: the epoch in which it was found.
-        step: of that epoch.
-        steps: per epoch.
-        precision: as `--precision` names it.
+        what: the loss or weight, as the subject of the message.
+        epoch, step: where it was detected, from 1.
+        steps: steps per epoch.
+        precision: the value of `--precision`.
     """
     other = ", or with --precision bfloat16" if precision == "float16" else ""
     return TrainingError(
@@ -284,13 +283,12 @@ def not_finite(what: str, epoch: int, step: int, steps: int, precision: str) -> 
 
 
 def out_of_memory(batch_size: int, epoch: int, step: int, seeds: int) -> TrainingError:
-    """The error for a device that lacks the memory for a batch.
+    """The error for a device without enough memory for a batch.
 
     Args:
-        batch_size: images in the batch.
-        epoch: the epoch in which it happened.
-        step: of that epoch.
-        seeds: seeds that are trained in one program.
+        batch_size: images per batch.
+        epoch, step: where it happened, from 1.
+        seeds: number of seeds trained in one program.
     """
     received, advice = f"--batch-size {batch_size}", f"--batch-size {max(1, batch_size // 2)}"
     if seeds > 1:

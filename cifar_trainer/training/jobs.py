@@ -1,7 +1,6 @@
-"""Carry out runs: start or resume them, alone, one after the other, stacked, or with other processes.
+"""Start or resume runs, and train them: one by one, stacked in one program, or in several processes.
 
-Importing this does not import TensorFlow; `train_jobs` imports it once the folders and the data have been
-checked.
+Importing this does not import TensorFlow; `train_jobs` does so after checking the folders and the data.
 """
 
 import contextlib
@@ -50,12 +49,12 @@ class Job:
 
     Attributes:
         config: the settings.
-        recipe: the recipe that they name; None reads that of a resumed run, which may run code of the user's.
+        recipe: the settings' recipe; None reads that of the resumed run, which may execute the user's code.
         resumed: the run to resume; None starts a new one.
-        folder: the folder of a new run; None is `runs/TIME-RECIPE`.
-        data_dir: the folder of the prepared data sets; None is where a resumed run found its data.
-        prepare: whether the data of a new run are prepared if they are missing.
-        own_batch_size: whether the batch size was given, rather than the recipe's.
+        folder: a new run's folder; None is `runs/TIME-RECIPE`.
+        data_dir: folder of the prepared data sets; None is the one that the resumed run was trained from.
+        prepare: whether to prepare a new run's data if they are missing.
+        own_batch_size: whether the user set the batch size; otherwise it is the recipe's.
     """
 
     config: Settings
@@ -68,20 +67,20 @@ class Job:
 
 
 def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "off") -> list[TrainResult]:
-    """Train runs that differ in their seeds only: stacked in one program, or one after the other.
+    """Train runs that differ only in their seeds, stacked in one program or one by one.
 
     Args:
         jobs: the runs.
-        options: runtime options of each run.
-        stack: `on` stacks the runs, `auto` does on a GPU, `off` trains them one after the other. Settings
-            that cannot be stacked are trained one after the other, with a note.
+        options: runtime options for each run.
+        stack: `on` stacks the runs, `auto` does so on a GPU, `off` trains them one by one. If the settings
+            cannot be stacked, the runs are trained one by one, with a note.
 
     Returns:
-        The results, in the order of `jobs`. A run that is already finished keeps the result that it has.
+        The results, in the order of `jobs`. A run that has already finished keeps its result.
 
     Raises:
-        TrainingStopped: `options.should_stop` returned True. The runs that were stacked all stop.
-        CifarTrainerError: a run failed. Runs that are stacked with it are trained to their end first.
+        TrainingStopped: `options.should_stop` returned True. All stacked runs stop.
+        CifarTrainerError: a run failed. Runs stacked with it are trained to the end first.
     """
     reporter = options.reporter or PrintReporter()
     cluster = _find_cluster(jobs[0].config)
@@ -92,11 +91,11 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
     for i, job in enumerate(jobs):
         if job.resumed is None:
             if job.folder is not None and is_chief:
-                # Before anything is downloaded.
+                # Check before downloading anything.
                 check_new(job.folder)
         else:
             if is_chief:
-                # Fail now if another process uses the run, not once TensorFlow has started.
+                # If another process uses the run, fail now, before TensorFlow starts.
                 with job.resumed.hold():
                     pass
             finished = _finished(job, options, reporter)
@@ -107,35 +106,35 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
     if not datasets:
         return list(results.values())
     if len({dataset.train.sha256 for dataset in datasets.values()}) > 1:
-        raise DataError("The runs were trained on other images than are in the data folder now.")
+        raise DataError("The images in the data folder differ from those that the runs were trained on.")
     first = jobs[min(datasets)]
-    # A resumed run keeps the kernels that it began with.
+    # A resumed run keeps its choice of kernels.
     onednn = None if first.resumed is None else first.resumed.read_environment().get("onednn")
     device, replicas = _start(first.config, reporter, options.verbose, cluster, onednn)
     recipe = _recipe(first)
     if not replicas.is_chief:
-        return [_train_along(first, recipe, datasets[0], device, reporter, options, replicas)]
+        return [_train_as_worker(first, recipe, datasets[0], device, reporter, options, replicas)]
     stacked = 1
     if len(jobs) > 1 and (stack == "on" or (stack == "auto" and device.kind == "gpu")):
         reason = _obstacle(first.config, recipe, options)
         if reason is None:
             stacked = len(jobs)
         else:
-            reporter.note(f"The seeds are trained one after the other: {reason}.")
+            reporter.note(f"Training the seeds one by one: {reason}.")
     options = dataclasses.replace(options, side_by_side=stacked)
-    turns = [list(datasets)] if stacked > 1 else [[i] for i in datasets]
-    for turn in turns:
+    programs = [list(datasets)] if stacked > 1 else [[i] for i in datasets]
+    for members in programs:
         reporters = [
-            SeedReporter(reporter, jobs[i].config.seed, leads=i == turn[0]) if stacked > 1 else reporter
-            for i in turn
+            SeedReporter(reporter, jobs[i].config.seed, leads=i == members[0]) if stacked > 1 else reporter
+            for i in members
         ]
-        parts = [(jobs[i], datasets[i], mine) for i, mine in zip(turn, reporters, strict=True)]
-        results |= zip(turn, _train_together(parts, device, options, replicas), strict=True)
+        parts = [(jobs[i], datasets[i], each) for i, each in zip(members, reporters, strict=True)]
+        results |= zip(members, _train_together(parts, device, options, replicas), strict=True)
     return [results[i] for i in range(len(jobs))]
 
 
 def _recipe(job: Job) -> Recipe:
-    """The recipe of a run; reading that of a resumed one needs TensorFlow to be started as the run does."""
+    """The recipe of a run. Start TensorFlow first: reading a custom recipe may use it."""
     if job.recipe is not None:
         return job.recipe
     assert job.resumed is not None, "a new run has a recipe"
@@ -143,24 +142,24 @@ def _recipe(job: Job) -> Recipe:
 
 
 def _obstacle(config: Settings, recipe: Recipe, options: RuntimeOptions) -> str | None:
-    """Why several seeds of these settings cannot be stacked in one program; None if they can."""
+    """Why runs with these settings cannot be stacked in one program; None if they can."""
     if not recipe.stackable:
         return f"the recipe {recipe.name} cannot be stacked"
     if config.precision == "float16":
         return "with --precision float16 each seed scales its own loss"
     if config.validation == "holdout":
-        return "with --validation holdout each seed trains on other images"
+        return "with --validation holdout each seed trains on different images"
     if config.conv == "cudnn":
         return "--conv cudnn does not support several seeds"
     if options.profile or options.callbacks:
-        return f"{'--profile' if options.profile else 'callbacks'} are for one run"
+        return "--profile supports a single run" if options.profile else "callbacks support a single run"
     return None
 
 
 def _finished(job: Job, options: RuntimeOptions, reporter: TrainingReporter) -> TrainResult | None:
-    """The result of a run that has nothing left to train."""
+    """The result of a run that has nothing left to train; None for other runs."""
     run = job.resumed
-    # If the model is missing, the last checkpoint gives it again.
+    # If the model is missing, it is restored from the last checkpoint.
     if run is None or not (run.result.is_file() and run.model.is_file()):
         return None
     result = run.read_result()
@@ -173,17 +172,17 @@ def _finished(job: Job, options: RuntimeOptions, reporter: TrainingReporter) -> 
 
 
 def _load(job: Job, options: RuntimeOptions, reporter: TrainingReporter) -> tuple[Job, Dataset]:
-    """The data of a run; those of a new one are prepared if they are missing."""
+    """Load a run's data; prepare a new run's data if they are missing."""
     if job.resumed is not None:
         return job, job.resumed.load_data(job.data_dir, ordered=True)
-    assert job.data_dir is not None, "a new run names the folder of its data"
+    assert job.data_dir is not None, "a new run has a data folder"
     config = job.config
     if job.prepare:
         report = prepare(config.dataset, job.data_dir, offline=options.offline, reporter=reporter.prepare)
         if not report.already:
             reporter.note(f"Prepared {report.title} in {report.folder}.")
     dataset = load_dataset(job.data_dir, config.dataset)
-    # The name may have been spelled otherwise.
+    # The user may have used another spelling of the name.
     config = dataclasses.replace(config, dataset=dataset.name)
     if not job.own_batch_size:
         config = fit_batch_size(dataset, config)
@@ -223,11 +222,11 @@ def _train_together(
 
 
 def results_of(trainers: "Sequence[Trainer]", folders: Sequence[Path]) -> list[TrainResult]:
-    """The results of runs that were trained.
+    """The results of trained runs.
 
     Raises:
         TrainingStopped: a run was asked to stop.
-        Exception: a run failed.
+        Exception: the error of a run that failed.
     """
     for trainer in trainers:
         if trainer.error is not None:
@@ -248,7 +247,7 @@ def _open(
     stacked: int,
     replicas: "Replicas",
 ) -> Iterator[tuple[Run, Checkpoint | None]]:
-    """Hold a run's folder, with its settings written, and find the checkpoint to resume."""
+    """Lock a run's folder, write its settings, and find the checkpoint to resume from."""
     config, checkpoint = job.config, None
     described = devices.describe_environment(device)
     if replicas.count > 1:
@@ -274,7 +273,7 @@ def _open(
         try:
             yield run, checkpoint
         except UsageError:
-            # A fault in the user's own recipe: once it is fixed, the folder is to be free.
+            # A bug in a custom recipe: free the folder, so that the user can fix it and start again.
             if job.resumed is None:
                 run.discard_unless_trained()
             raise
@@ -287,7 +286,7 @@ def _held(run: Run) -> Iterator[Run]:
 
 
 def _extensions(run: Run, config: Settings, checkpoint: Checkpoint | None) -> list[Extension]:
-    """The extensions of a run, with the one that begins now; `reproduce` repeats them."""
+    """The run's extensions, including the current one; `reproduce` repeats them."""
     earlier = [] if checkpoint is None else list(run.read_extensions())
     epochs = run.read_config().epochs
     if checkpoint is not None and checkpoint.global_step > 0 and config.epochs > epochs:
@@ -304,14 +303,14 @@ def _warn_of_differences(
 ) -> None:
     if device.kind == "gpu" and not config.deterministic:
         reporter.warn(
-            "Without --deterministic a GPU may choose other kernels in another process: the result will "
-            "not be bit-identical to an uninterrupted run."
+            "Without --deterministic, a GPU may use other kernels in each process: the result may not be "
+            "bit-identical to an uninterrupted run."
         )
     for difference in devices.compare_environments(before, now):
         reporter.warn(f"{difference}: the result will not be bit-identical to an uninterrupted run.")
 
 
-def _train_along(
+def _train_as_worker(
     job: Job,
     recipe: Recipe,
     dataset: Dataset,
@@ -320,12 +319,12 @@ def _train_along(
     options: RuntimeOptions,
     replicas: "Replicas",
 ) -> TrainResult:
-    """Train as a worker of the chief's run; this process writes into a temporary folder.
+    """Train as a worker of the chief's run, writing to a temporary folder.
 
     Raises:
-        UsageError: the chief has other settings.
-        DataError: it has other data.
-        RunError: it could not begin, or has gone.
+        UsageError: the chief's settings differ.
+        DataError: the chief's data differ.
+        RunError: the chief could not start, or no longer responds.
     """
     from cifar_trainer.training.trainer import open_trainer, train
 
@@ -337,10 +336,10 @@ def _train_along(
         if chief["config"] != mine["config"]:
             different = [name for name, value in mine["config"].items() if chief["config"].get(name) != value]
             raise UsageError(
-                f"This process was started with other settings than the first one: {', '.join(different)}."
+                f"The settings of this process differ from those of the first one: {', '.join(different)}."
             )
         if chief["data"] != mine["data"]:
-            raise DataError(f"{dataset.folder} holds other data than the first process has.")
+            raise DataError(f"The data in {dataset.folder} differ from those of the first process.")
         reporter.run_started(Run(Path(chief["run_dir"])), job.config, dataset.title, device)
         checkpoint = None
         if job.resumed is not None and chief["step"] is not None:
@@ -355,16 +354,16 @@ def _train_along(
 
 
 def _shared(config: Settings, dataset: Dataset) -> dict[str, Any]:
-    """What must be the same in all processes of a cluster, as JSON."""
+    """Settings and data hashes, which must be the same in all processes of a cluster; as JSON."""
     settings = {name: value for name, value in config.to_json().items() if name != "device"}
     return {"config": settings, "data": {"train": dataset.train.sha256, "test": dataset.test.sha256}}
 
 
 def truncate_to_common_step(runs: Sequence[Run]) -> None:
-    """Remove the checkpoints of stacked runs after the newest step that all have saved.
+    """Remove checkpoints of stacked runs after the newest step that all of them have saved.
 
-    The runs save one after the other, so if the process was killed in between, some are a checkpoint ahead.
-    Runs that are finished, or have no checkpoint in common, are left as they are.
+    The runs save one after another, so if the process is killed in between, some are a checkpoint ahead.
+    Runs that are finished, or have no checkpoint in common, are left unchanged.
     """
     unfinished = [run for run in runs if run.config.is_file() and not run.result.is_file()]
     if not all(run.read_environment().get("side_by_side") for run in unfinished):
@@ -372,7 +371,7 @@ def truncate_to_common_step(runs: Sequence[Run]) -> None:
     saved = [
         {checkpoint_step(path): path for path in list_checkpoints(run.checkpoints)} for run in unfinished
     ]
-    # A run without a checkpoint begins at its first step.
+    # A run without a checkpoint starts at its first step.
     common = set.intersection(*(set(steps) or {0} for steps in saved)) if saved else set()
     for run, steps in zip(unfinished, saved, strict=True):
         for step, path in steps.items():
@@ -382,45 +381,44 @@ def truncate_to_common_step(runs: Sequence[Run]) -> None:
 
 
 def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> Checkpoint | None:
-    """The checkpoint at which a run resumes; everything later is removed.
+    """Find the checkpoint to resume from, and remove everything later.
 
     1. Remove leftovers of interrupted writes.
-    2. Choose the newest whole checkpoint; name damaged ones and set them aside.
-    3. Truncate the event files after its last complete epoch. (history.csv is written from the checkpoint
-       when training begins.)
+    2. Load the newest intact checkpoint; report damaged ones and set them aside.
+    3. Truncate the event files after its last complete epoch. (history.csv is rewritten from the checkpoint
+       when training starts.)
 
     Returns:
         None if the run was stopped before anything was saved.
 
     Raises:
-        CheckpointError: there were checkpoints, and none is whole; or the one that is belongs to other
-            settings.
+        CheckpointError: all checkpoints are damaged, or the intact one belongs to other settings.
     """
     from cifar_trainer.training.tensorboard import truncate_events
 
     files.remove_partials(run.path)
     if not run.history.exists() and not checkpoints.list_checkpoints(run.checkpoints):
-        reporter.note(f"{run.path} was stopped before its first checkpoint; starting at its first step.")
+        reporter.note(f"{run.path} was stopped before its first checkpoint; starting from the first step.")
         for split in ("", "train", "validation"):
             truncate_events(run.tensorboard / split, -1)
         return None
     files.remove_partials(run.checkpoints)
-    found = checkpoints.load_newest(run.checkpoints, reporter.warn)
-    checkpoints.set_aside_newer(run.checkpoints, found.global_step)
-    differences = list(_differences(found.identity, config.identity()))
+    newest = checkpoints.load_newest(run.checkpoints, reporter.warn)
+    checkpoints.set_aside_newer(run.checkpoints, newest.global_step)
+    differences = list(_differences(newest.identity, config.identity()))
     if differences:
         raise CheckpointError(
-            f"The checkpoint in {run.checkpoints} was written under other settings than config.json "
-            f"now says: {', '.join(differences)}."
+            f"The checkpoint in {run.checkpoints} was written with settings that differ from config.json: "
+            f"{', '.join(differences)}."
         )
-    # The table of runs shows settings, which are written again: the epochs may have been raised.
-    for split, last in (("", -1), ("train", found.epoch), ("validation", found.epoch)):
+    # Remove all of HParams' events: they are written again, with the raised epochs if there are any.
+    for split, last in (("", -1), ("train", newest.epoch), ("validation", newest.epoch)):
         truncate_events(run.tensorboard / split, last)
-    return found
+    return newest
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
-    # A setting that an earlier version lacked had the value that is its default.
+    # Settings that an earlier version lacked have their default.
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     if before.get("recipe_sha256") is None:
         before = {**before, "recipe": FORMER_RECIPES.get(before["recipe"], before["recipe"])}
@@ -435,11 +433,11 @@ def _find_cluster(config: Settings) -> Cluster | None:
     if cluster is not None:
         if config.batch_size < cluster.count:
             raise UsageError(
-                f"--batch-size {config.batch_size} is less than the {cluster.count} processes that share it."
+                f"--batch-size {config.batch_size} is less than the number of processes, {cluster.count}."
             )
         if config.xla:
             raise UsageError(
-                "--xla does not go with several processes: XLA cannot sum over them. Leave it out."
+                "--xla cannot be used with several processes: XLA cannot sum over them. Leave it out."
             )
     return cluster
 
@@ -451,15 +449,15 @@ def _start(
     cluster: Cluster | None,
     onednn: bool | None = None,
 ) -> "tuple[Device, Replicas]":
-    """Start TensorFlow, and meet the other processes of the cluster."""
+    """Start TensorFlow, and connect to the other processes of the cluster."""
     nth = None if cluster is None else cluster.local_rank
     device = devices.start(config, split=is_splittable(config), onednn=onednn, verbose=verbose, nth_gpu=nth)
     if device.warning:
         reporter.warn(device.warning)
     if device.kind == "cpu" and devices.is_slow(config.precision):
         reporter.warn(
-            f"TensorFlow has no fast code for {config.precision} on this processor: it will take several "
-            "times as long as float32, or far longer."
+            f"TensorFlow has no fast kernels for {config.precision} on this processor: training will take at "
+            "least several times as long as in float32."
         )
     from cifar_trainer.training.distributed import join
 
@@ -485,7 +483,7 @@ def _write_settings(
 
 
 def describe_data(dataset: Dataset, config: Settings) -> DataRecord:
-    """What config.json keeps about the data of a run."""
+    """The record of a run's data for config.json."""
     indices, validation = split_for(dataset, config)
 
     def record(split: "Split", images: int) -> SplitRecord:

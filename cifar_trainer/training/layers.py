@@ -1,12 +1,11 @@
-"""How the training loop computes some layers differently from Keras, with the same result.
+"""Replacements for some Keras layers in the training loop, for speed and reproducibility.
 
-- Batch normalization's moving statistics are right after any number of steps.
+- Batch normalization's moving statistics are usable after any number of steps.
 - On a CPU, batch normalization is one operation forward and one backward.
-- On a GPU, max-pooling has a gradient without a scatter, and small convolutions are matrix products, so
-  that XLA can put the whole loop into one CUDA graph and repeat it to the bit.
+- On a GPU, the gradient of max-pooling does not scatter, and small convolutions are matrix products, so that
+  XLA can run the whole loop as one CUDA graph with bit-identical results.
 
-The layers themselves, and the saved model, stay unchanged: the replacements apply only while the training
-step is traced.
+The replacements apply only while the training step is traced; the layers and the saved model are unchanged.
 """
 
 import contextlib
@@ -21,21 +20,20 @@ import tensorflow as tf
 from cifar_trainer.errors import UsageError
 from cifar_trainer.training.distributed import Shard
 
-#: Polynomial-decay averaging's eta: the larger, the more the last steps weigh.
+#: Eta of polynomial-decay averaging: larger values give the last steps more weight.
 ETA = 8
-#: An H100's second-level cache holds patches of this size (50 MB). Larger ones go through memory, which takes
-#: longer than cuDNN.
+#: The size of an H100's L2 cache (50 MB). Larger patches go through memory, which is slower than cuDNN.
 PATCH_BYTES = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelVariants:
-    """Which operations compute a network's layers.
+    """The operations that compute a network's layers.
 
     Attributes:
-        scatter_free: compute max-pooling and the loss by operations whose gradients do not scatter.
+        scatter_free: compute max-pooling and the loss with operations whose gradients do not scatter.
         matmul: compute convolutions as matrix products of patches.
-        fused_normalization: compute batch normalization by TensorFlow's fused operation.
+        fused_normalization: compute batch normalization with TensorFlow's fused operation.
     """
 
     scatter_free: bool = False
@@ -46,17 +44,17 @@ class KernelVariants:
 def choose_variants(
     model: keras.Model, batch_size: int, *, gpu: bool, conv: str, stacked: bool = False
 ) -> KernelVariants:
-    """The kernel variants for a network on a device; the one place that decides.
+    """Choose the kernel variants for a network on a device.
 
     Args:
         model: the network.
         batch_size: images per step.
         gpu: whether the device is a GPU. On a CPU, Keras's own operations are the fastest, except for batch
-            normalization, whose twenty operations took half of a step of `regularized`.
+            normalization, whose twenty operations took half of each step of `regularized`.
         conv: `cudnn`, `matmul`, or `auto`: matrix products on a GPU if the patches of each convolution fit
             into its cache.
-        stacked: whether several seeds are computed at once, which needs operations with a leading axis of
-            seeds.
+        stacked: whether several seeds are computed at once, which requires operations that can have a
+            leading axis of seeds.
     """
     if stacked:
         return KernelVariants(scatter_free=True, matmul=True)
@@ -72,14 +70,15 @@ def choose_variants(
 def replaced_layers(
     model: keras.Model, variants: KernelVariants, step: tf.Tensor, shard: Shard | None = None
 ) -> Iterator[None]:
-    """Compute the layers of `model` by these variants within the block.
+    """Compute the layers of `model` with these variants within the block.
 
     Args:
         model: the network.
         variants: the kernel variants.
-        step: of the run, an int32 scalar; decides the momentum of batch normalization's statistics.
-        shard: the part of the batch that this process computes; None is all of it. Batch normalization then
-            sums its statistics over the processes, and dropout takes its rows of the whole batch's mask.
+        step: global step, an int32 scalar; determines the momentum of batch normalization's statistics.
+        shard: the part of the batch that this process computes; None is all of it. For a shard, batch
+            normalization sums its statistics over the processes, and dropout uses its rows of the whole
+            batch's mask.
     """
     with contextlib.ExitStack() as stack:
         for layer in _layers(model):
@@ -103,9 +102,9 @@ def statistics_momentum(momentum: float, step: tf.Tensor) -> tf.Tensor:
     """The momentum of batch normalization's moving statistics at a step (0-based), float32.
 
     min(momentum, step / (step + 1 + ETA)): polynomial-decay averaging (Shamir & Zhang 2013, section 4)
-    until the layer's own momentum is reached. The first step's statistics replace the initial 0 and 1
-    altogether, and the average covers about the last ninth of the steps. With Keras's momentum of 0.99 alone,
-    the initial values fade only after some 600 steps.
+    until the layer's own momentum is reached. The first step's statistics fully replace the initial 0 and 1,
+    and the average covers about the last ninth of the steps. With Keras's constant momentum of 0.99, the
+    initial values take some 600 steps to fade.
     """
     done = tf.cast(step, tf.float32)
     return tf.minimum(tf.constant(momentum, tf.float32), done / (done + (1 + ETA)))
@@ -113,10 +112,10 @@ def statistics_momentum(momentum: float, step: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def max_pool(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """The maxima of windows of 2×2, float [N, H, W, C] to [N, H // 2, W // 2, C].
+    """Max-pooling with 2×2 windows: float [N, H, W, C] to [N, H // 2, W // 2, C].
 
-    The gradient goes to the first maximum of a window, as in TensorFlow's own pooling, which lacks a
-    deterministic kernel under XLA on a GPU (tensorflow/tensorflow#69417). This one does not scatter.
+    The gradient goes to a window's first maximum, as in TensorFlow's own pooling, which has no deterministic
+    kernel under XLA on a GPU (tensorflow/tensorflow#69417). This version does not scatter.
     """
     height, width, channels = images.shape[1:]
     rows, columns = height // 2, width // 2
@@ -143,8 +142,8 @@ def convolve(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], pad
     Args:
         images: float [N, H, W, C].
         kernel: float [K, L, C, F].
-        strides: down and along.
-        padding: `valid` or `same`, as TensorFlow's.
+        strides: vertical and horizontal.
+        padding: `valid` or `same`, as in TensorFlow.
 
     Returns:
         float [N, H', W', F].
@@ -177,10 +176,10 @@ def _same_padding(size: int, span: int, stride: int) -> tuple[int, int]:
 
 
 def summed_loss(loss: keras.losses.Loss, variants: KernelVariants) -> Callable[..., tf.Tensor]:
-    """`loss` as (labels, logits, weights or None) to the sum over the images, a float32 scalar.
+    """A function of labels, logits and weights (or None) that returns the sum of `loss` over the images.
 
-    TensorFlow's sparse cross-entropy picks each image's logit, and its gradient scatters it back, one image
-    after the other if it must be deterministic. A product with one-hot labels does not scatter.
+    TensorFlow's sparse cross-entropy gathers each image's logit. Its gradient scatters, which is slow if it
+    must be deterministic. A product with one-hot labels does not scatter.
     """
     if (
         variants.scatter_free
@@ -200,7 +199,7 @@ def summed_loss(loss: keras.losses.Loss, variants: KernelVariants) -> Callable[.
 
 
 def _normalization(layer: keras.layers.BatchNormalization) -> Callable[..., tf.Tensor]:
-    """The layer's `call` in training, statistics included, by TensorFlow's fused operation."""
+    """The layer's `call` in training, including statistics, with TensorFlow's fused operation."""
 
     def call(inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
         inputs = tf.cast(inputs, tf.float32)
@@ -214,7 +213,7 @@ def _normalization(layer: keras.layers.BatchNormalization) -> Callable[..., tf.T
             epsilon=layer.epsilon,
             is_training=True,
         )
-        # Its variance is divided by N - 1, that of Keras by N.
+        # Its variance divides by N - 1, Keras's by N.
         values = tf.cast(tf.size(inputs) // channels, tf.float32)
         variance = normalized.batch_variance * (tf.maximum(values - 1, 1) / values)
         for moving, now in ((layer.moving_mean, normalized.batch_mean), (layer.moving_variance, variance)):
@@ -227,7 +226,7 @@ def _normalization(layer: keras.layers.BatchNormalization) -> Callable[..., tf.T
 def _moments(
     layer: keras.layers.BatchNormalization, shard: Shard
 ) -> Callable[[tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]:
-    """Mean and variance of the whole batch, of which each process has a shard."""
+    """Mean and variance of the whole batch, over the shards of all processes."""
 
     def moments(inputs: tf.Tensor, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         axes = layer._reduction_axes
@@ -241,13 +240,13 @@ def _moments(
 
 
 def _dropout(layer: keras.layers.Dropout, shard: Shard) -> Callable[..., tf.Tensor]:
-    """The layer's `call`, with this shard's rows of the mask that it draws for the whole batch."""
+    """The layer's `call`, which draws the whole batch's mask and uses this shard's rows."""
 
     def call(inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or layer.rate == 0:
             return inputs
-        wanted = layer.noise_shape or [None] * len(inputs.shape)
-        inner = [size or inputs.shape[i] for i, size in enumerate(wanted) if i > 0]
+        noise_shape = layer.noise_shape or [None] * len(inputs.shape)
+        inner = [size or inputs.shape[i] for i, size in enumerate(noise_shape) if i > 0]
         kept = keras.random.dropout(
             tf.ones([shard.batch, *inner], inputs.dtype), layer.rate, seed=layer.seed_generator
         )
@@ -257,7 +256,7 @@ def _dropout(layer: keras.layers.Dropout, shard: Shard) -> Callable[..., tf.Tens
 
 
 def check_shardable(model: keras.Model) -> None:
-    """Raise UsageError if a layer of several processes would compute something else than in one."""
+    """Raise UsageError if a layer would compute something else in several processes than in one."""
     for layer in _layers(model):
         draws = getattr(layer, "seed_generator", None) is not None
         normalizes = isinstance(layer, keras.layers.BatchNormalization)
@@ -266,13 +265,13 @@ def check_shardable(model: keras.Model) -> None:
         ):
             raise UsageError(
                 f"The layer {layer.name} ({type(layer).__name__}) cannot be trained by several processes: "
-                "it would draw or average differently than in one. Use Dropout and BatchNormalization over "
+                "its random numbers or averages would differ. Use Dropout, and BatchNormalization over "
                 "the last axis, or train in one process."
             )
 
 
 def _layers(model: keras.Model) -> list[keras.layers.Layer]:
-    # `Model.layers` lacks layers within other layers.
+    # `Model.layers` does not include nested layers.
     return list(model._flatten_layers(include_self=False))
 
 
@@ -323,7 +322,7 @@ def _convolution(layer: keras.layers.Conv2D) -> Callable[[tf.Tensor], tf.Tensor]
 
 @contextlib.contextmanager
 def _attribute(layer: keras.layers.Layer, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of the object for the block, bypassing Keras's tracking."""
+    """Set an instance attribute within the block, bypassing Keras's tracking."""
     own = vars(layer)
     absent = object()
     before = own.get(name, absent)

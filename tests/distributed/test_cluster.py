@@ -122,7 +122,7 @@ def test_all_gpus_are_those_that_cuda_shows(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_more_gpus_than_there_are_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(DeviceError, match="--gpus 4: this machine shows 1 NVIDIA GPU"):
+    with pytest.raises(DeviceError, match="--gpus 4: this machine has 1 visible NVIDIA GPU"):
         choose_gpus("4", "auto")
 
 

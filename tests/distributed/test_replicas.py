@@ -231,7 +231,7 @@ def test_a_process_with_other_settings_than_the_first_names_them(data_dir: Path,
     ]  # fmt: skip
     errors = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, 2], errors
-    assert "other settings than the first one: seed" in errors[1]
+    assert "differ from those of the first one: seed" in errors[1]
 
 
 def test_gpus_of_one_machine_are_a_process_each(data_dir: Path, tmp_path: Path) -> None:

@@ -239,4 +239,4 @@ def test_a_run_that_learned_nothing_says_so_at_the_epoch_and_at_the_end(
     assert len(listening.warnings) == 2
     assert "learned nothing by the end of epoch 1" in listening.warnings[0]
     assert "learned nothing by the end of epoch 3" in listening.warnings[1]
-    assert "Try a lower --learning-rate: it is 100, the recipe's own is 0.001" in listening.warnings[1]
+    assert "Try a lower --learning-rate: it is 100, the recipe's is 0.001" in listening.warnings[1]
