@@ -2,7 +2,6 @@
 
 import re
 import tokenize
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -36,36 +35,34 @@ def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> Im
     arrays = _load(folder, files)
     splits = sorted(split for split, kind in arrays if kind == "images" and (split, "labels") in arrays)
     if not splits:
-        found = abridged(f"{split} {kind}" for split, kind in arrays) or abridged(files)
+        held = abridged(f"{split} {kind}" for split, kind in arrays) or abridged(files)
         raise DataError(
-            f"{folder.path} holds no arrays of images with labels: it holds {found}. Expected x_train, "
+            f"{folder.path} holds no arrays of images with labels: it holds {held}. Expected x_train, "
             "y_train, x_test and y_test; or images and labels."
         )
-    counts: Counter[str] = Counter()
-    labels = {}
+    labels, resized = {}, 0
     images = {split: _by_row(arrays[split, "images"], options, _name(folder, split)) for split in splits}
-    scale = _scale(images, str(folder.path), counts)
+    fractions = sum(len(array) for array in images.values() if array.dtype.kind == "f")
+    scale = _scale(images, str(folder.path))
     for split in splits:
         images[split] = _to_uint8(images[split], scale)
         labels[split] = flat_labels(arrays[split, "labels"])
         count = len(labels[split])
         if count != len(images[split]):
             raise DataError(f"{_name(folder, split)} are {len(images[split]):,}, and their labels {count:,}.")
-        images[split] = _sized(images[split], options, _name(folder, split), counts)
+        before = images[split].shape
+        images[split] = _sized(images[split], options, _name(folder, split))
+        resized += count * (images[split].shape != before)
         on_images(count, count)
     names = arrays.get(("all", "names"))
     given = [] if names is None else [str(name) for name in names.ravel()]
     classes, numbers, notes = number_labels(labels, given, options.spec, str(folder.path))
-    if counts["fractions"]:
-        notes = (f"{counts['fractions']:,} images of fractions were scaled to 0..255.", *notes)
-    if counts["resized"]:
-        notes = (f"{counts['resized']:,} images were resized to {options.size} pixels a side.", *notes)
-    return ImageSet(
-        classes,
-        {split: Split(images[split], numbers[split]) for split in splits},
-        {"resized": counts["resized"]} if counts["resized"] else {},
-        notes,
-    )
+    if fractions:
+        notes = (f"{fractions:,} images of fractions were scaled to 0..255.", *notes)
+    if resized:
+        notes = (f"{resized:,} images were resized to {options.size} pixels a side.", *notes)
+    found = {split: Split(images[split], numbers[split]) for split in splits}
+    return ImageSet(classes, found, {"resized": resized} if resized else {}, notes)
 
 
 def _name(folder: Folder, split: str) -> str:
@@ -195,7 +192,7 @@ def _by_row(array: np.ndarray, options: ReadOptions, where: str) -> np.ndarray:
     return array
 
 
-def _scale(images: Mapping[str, np.ndarray], where: str, counts: Counter[str]) -> int:
+def _scale(images: Mapping[str, np.ndarray], where: str) -> int:
     """What to multiply pixels by that are not bytes, in all splits: 255 for 0 to 1, else 1."""
     others = [array for array in images.values() if array.dtype != np.uint8]
     if not others:
@@ -206,7 +203,6 @@ def _scale(images: Mapping[str, np.ndarray], where: str, counts: Counter[str]) -
         raise DataError(
             f"{where}: the images have values from {low:g} to {high:g}, expected 0 to 255, or 0 to 1."
         )
-    counts["fractions"] = sum(len(array) for array in others if array.dtype.kind == "f")
     return 255 if high <= 1 else 1
 
 
@@ -216,7 +212,7 @@ def _to_uint8(array: np.ndarray, scale: int) -> np.ndarray:
     return np.rint(np.asarray(array, np.float32) * scale).astype(np.uint8)
 
 
-def _sized(images: np.ndarray, options: ReadOptions, where: str, counts: Counter[str]) -> np.ndarray:
+def _sized(images: np.ndarray, options: ReadOptions, where: str) -> np.ndarray:
     """Images in the size that was asked for, or that the data set has."""
     height, width, channels = images.shape[1:]
     shape = f"{height}×{width}×{channels}"
@@ -236,7 +232,6 @@ def _sized(images: np.ndarray, options: ReadOptions, where: str, counts: Counter
         return images
     if (height, width) == (options.size, options.size):
         return images
-    counts["resized"] += len(images)
     target = Preprocessing((options.size, options.size, channels), options.resize)
     rows = images[..., 0] if channels == 1 else images
     return np.stack([target.resize_image(Image.fromarray(image)) for image in rows])

@@ -109,10 +109,7 @@ def test_a_member_without_a_name(tmp_path: Path, refuse: Refuse) -> None:
 )
 def test_other_damage_of_a_zip(tmp_path: Path, refuse: Refuse, method: int, place: int) -> None:
     """Data that is not LZMA's; a flag in a local header that says its name is UTF-8, which it is not."""
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in PICTURES.items():
-            archive.writestr(name, content)
+    path = write_zip(tmp_path / "a.zip", PICTURES, method)
     content = bytearray(path.read_bytes())
     if method == zipfile.ZIP_LZMA:
         content[place : place + 20] = b"\xff" * 20
@@ -139,9 +136,7 @@ def test_doubled_members_are_listed(tmp_path: Path, refuse: Refuse, write: objec
 def test_a_wrong_crc_is_damage(tmp_path: Path, refuse: Refuse, packed: str, says: str) -> None:
     path = tmp_path / f"a.{packed}"
     if packed == "zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in PICTURES.items():
-                archive.writestr(name, data)
+        write_zip(path, PICTURES, zipfile.ZIP_STORED)
     else:
         write_tar(path, PICTURES)
     content = bytearray(path.read_bytes())

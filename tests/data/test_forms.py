@@ -64,14 +64,13 @@ LAYOUTS: dict[str, Members] = {
     "numbered classes": renamed(lambda s, c, f: f"{s}/{CLASSES.index(c)}_{c}/{f}"),
     "capitals": renamed(lambda s, c, f: f"{s}/{c.title()}/{f}"),
     "PyTorch's tutorial": renamed(lambda s, c, f: f"{s}/{SHORT_NAMES.get(c, c)}/{f}"),
-    "val for test": renamed(lambda s, c, f: f"{s.replace('test', 'val')}/{c}/{f}"),
-    "valid for test": renamed(lambda s, c, f: f"{s.replace('test', 'valid')}/{c}/{f}"),
-    "validation for test": renamed(lambda s, c, f: f"{s.replace('test', 'validation')}/{c}/{f}"),
+    **{
+        f"{name} for test": {path.replace("test/", f"{name}/"): data for path, data in PLAIN.items()}
+        for name in ("val", "valid", "validation")
+    },
     "Train and Test": renamed(lambda s, c, f: f"{s.title()}/{c}/{f}"),
     "training and testing": renamed(lambda s, c, f: f"{s}ing/{c}/{f}"),
-    "Roboflow's export": {
-        **PLAIN, "README.roboflow.txt": b"Exported", "README.dataset.txt": b"CIFAR",
-    },
+    "Roboflow's export": {**PLAIN, "README.roboflow.txt": b"Exported", "README.dataset.txt": b"CIFAR"},
     "a folder around it": builders.under("CIFAR-10-images-master", PLAIN),
     "two folders around it": builders.under("archive/cifar10", PLAIN),
     "fast.ai's archive": {**builders.under("cifar10", PLAIN), "cifar10/labels.txt": b"airplane\n"},
@@ -92,7 +91,7 @@ def test_folders_under_other_names_are_the_same_images(
 
 
 def test_a_validation_part_beside_a_test_set_is_added_to_the_training_images(
-    expected: list[tuple[str, str, bytes]], tmp_path: Path
+    expected: object, tmp_path: Path
 ) -> None:
     members = {
         name.replace("train/", "valid/") if name.endswith("/0.png") else name: data
@@ -247,6 +246,8 @@ def test_tensorflow_datasets_records_are_read(expected: object, tmp_path: Path) 
     for split in ("train", "test"):
         (folder / f"cifar10-{split}.tfrecord-00000-of-00001").rename(folder / split)
     assert content(builders.read(folder)) == expected, "its checksum tells what it is"
+    (folder / "label.labels.txt").write_text("\n".join(["great dane", *CLASSES[1:], ""]))
+    assert builders.read(folder, "mine").classes == ("great dane", *CLASSES[1:])
 
 
 def kaggle_competition() -> Members:

@@ -397,14 +397,6 @@ def test_a_matlab_file_of_version_7_3_says_how_to_save_it(tmp_path: Path) -> Non
         builders.read(tmp_path / "own.mat", "own")
 
 
-def test_a_class_name_of_tensorflow_datasets_may_hold_a_space(tmp_path: Path) -> None:
-    from cifar_trainer.data.folder import list_folder
-    from cifar_trainer.data.records import _classes_beside
-
-    (tmp_path / "label.labels.txt").write_text("great dane\npug\n")
-    assert _classes_beside(list_folder(tmp_path)) == ["great dane", "pug"]
-
-
 # Sources by their content
 
 
