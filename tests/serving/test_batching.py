@@ -89,8 +89,8 @@ def test_a_request_that_is_given_up_leaves_the_queue(held: Held) -> None:
     assert held.batches == [[2]]
 
 
-def test_requests_that_wait_together_make_one_batch(png: bytes) -> None:
-    with running() as server:
+def test_requests_that_wait_make_one_batch_and_beyond_the_queue_are_503(png: bytes) -> None:
+    with running(max_batch_size=2, max_enqueued_batches=2) as server:
         server.model.hold.clear()
         with concurrent.futures.ThreadPoolExecutor() as threads:
             ask = lambda: httpx.post(f"{server.url}/predict", content=png, timeout=20)  # noqa: E731
@@ -98,9 +98,12 @@ def test_requests_that_wait_together_make_one_batch(png: bytes) -> None:
             assert server.model.working.wait(10)
             answers += [threads.submit(ask) for _ in range(4)]
             assert until(lambda: server.counted("queued_images") == 4)
+            refused = ask()
             server.model.hold.set()
             assert {each.result().status_code for each in answers} == {200}
-        assert server.model.sizes == [1, 4]
+        assert server.model.sizes == [1, 2, 2]
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"] == "1"
 
 
 def test_a_large_request_is_split_into_batches() -> None:
@@ -119,19 +122,3 @@ def test_a_batch_waits_for_more_as_long_as_it_may() -> None:
             ask = lambda: httpx.post(server.url + PREDICT, json=body)  # noqa: E731
             assert {each.result().status_code for each in [threads.submit(ask) for _ in range(3)]} == {200}
         assert len(server.model.sizes) < 3
-
-
-def test_a_full_queue_is_503_with_a_time_to_try_again(png: bytes) -> None:
-    with running(max_batch_size=1, max_enqueued_batches=2) as server:
-        server.model.hold.clear()
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            ask = lambda: httpx.post(f"{server.url}/predict", content=png, timeout=20)  # noqa: E731
-            accepted = [threads.submit(ask)]
-            assert server.model.working.wait(10)
-            accepted += [threads.submit(ask), threads.submit(ask)]
-            assert until(lambda: server.counted("queued_images") == 2)
-            refused = ask()
-            server.model.hold.set()
-            assert [each.result().status_code for each in accepted] == [200, 200, 200]
-    assert refused.status_code == 503
-    assert refused.headers["Retry-After"] == "1"

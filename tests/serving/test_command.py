@@ -150,16 +150,17 @@ def test_a_taken_port_is_exit_code_1(run_cli: RunCli, url: str, model: Path) -> 
     assert "is taken" in done.stderr
 
 
-def test_a_run_and_a_model_are_wrong_usage(run_cli: RunCli, model: Path) -> None:
-    assert run_cli(["serve", "runs/a", "--model", model]).returncode == 2
-
-
-def test_an_empty_key_is_wrong_usage(run_cli: RunCli, model: Path) -> None:
-    done = run_cli(["serve", "--model", model, "--api-key", ""])
-    assert done.returncode == 2
-
-
-def test_a_model_that_is_not_there_is_exit_code_1(run_cli: RunCli, tmp_path: Path) -> None:
-    done = run_cli(["serve", "--model", tmp_path / "no.onnx", "--port", 0])
-    assert done.returncode == 1
-    assert "cannot be read" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["runs/a", "--model", "a.onnx"], 2, "RUN and --model were both given"),
+        (["--api-key", ""], 2, "--api-key is empty"),
+        (["--model", "no.onnx", "--port", "0"], 1, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_served_is_said(
+    run_cli: RunCli, model: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = run_cli(["serve", *(arguments if "--model" in arguments else ["--model", model, *arguments])])
+    assert done.returncode == code
+    assert message in done.stderr

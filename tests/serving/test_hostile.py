@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import importlib.util
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -113,33 +114,21 @@ def test_the_images_of_a_request_are_counted_before_any_is_decoded(monkeypatch: 
     assert decoded == []
 
 
-def test_a_long_string_in_a_list_of_strings_takes_no_more_memory_than_it_has(server: Running) -> None:
-    # NumPy would make 500 strings of 100,000 characters, 200 MB.
-    body = json.dumps({"instances": ["x" * 100_000] + [""] * 500})
-    answer = httpx.post(server.url + PREDICT, content=body)
-    assert answer.status_code == 400
-    assert "got `str`" in answer.json()["error"]
-
-
 @pytest.mark.parametrize(
     ("path", "body"),
     [
         (PREDICT, {"signature_name": [1], "instances": [1]}),
         (PREDICT, {"signature_name": {}, "instances": [1]}),
-        (INFER, {"outputs": [{"name": ["x"]}]}),
-        (INFER, {"outputs": [{"name": {}}]}),
+        (INFER, {"id": {}}),
+        (INFER, {"inputs": [{"name": ["x"]}]}),
+        # NumPy would make 500 strings of 100,000 characters of it, 200 MB.
+        (PREDICT, {"instances": ["x" * 100_000] + [""] * 500}),
     ],
 )
-def test_a_name_of_another_type_is_400(server: Running, path: str, body: dict[str, Any]) -> None:
-    if path == INFER:
-        data = images_of(1).tolist()
-        body = {
-            "inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, *SHAPE], "data": data}],
-            **body,
-        }
+def test_a_value_of_another_type_is_400_and_named(server: Running, path: str, body: dict[str, Any]) -> None:
     answer = httpx.post(server.url + path, json=body)
     assert answer.status_code == 400
-    assert "Expected `str" in answer.json()["error"]
+    assert re.search("Expected `.*`, got `", answer.json()["error"])
 
 
 def test_a_compressed_body_is_decompressed_up_to_the_limit(server: Running) -> None:

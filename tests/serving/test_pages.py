@@ -159,18 +159,20 @@ def test_a_file_is_classified_in_the_browser(
     assert names == ["green", "red", "blue"]
 
 
-def test_the_page_says_that_a_photo_is_stretched(server: Running, driver: Any, tmp_path: Path) -> None:
-    (tmp_path / "wide.png").write_bytes(encode_png(np.zeros((30, 40, 3), np.uint8)))
+@pytest.mark.parametrize(
+    ("content", "place", "message"),
+    [
+        (encode_png(np.zeros((30, 40, 3), np.uint8)), "stretched", "stretched"),
+        (b"no image", "problem", "not an image"),
+    ],
+)
+def test_the_page_says_that_a_photo_is_stretched_or_a_file_is_not_an_image(
+    server: Running, driver: Any, tmp_path: Path, content: bytes, place: str, message: str
+) -> None:
+    (tmp_path / "file.png").write_bytes(content)
     driver.get(server.url)
-    driver.find_element("id", "file").send_keys(str(tmp_path / "wide.png"))
-    assert "stretched" in wait_for(driver, "stretched")
-
-
-def test_a_file_that_is_not_an_image_is_named_as_such(server: Running, driver: Any, tmp_path: Path) -> None:
-    (tmp_path / "no.png").write_bytes(b"no image")
-    driver.get(server.url)
-    driver.find_element("id", "file").send_keys(str(tmp_path / "no.png"))
-    assert "not an image" in wait_for(driver, "problem")
+    driver.find_element("id", "file").send_keys(str(tmp_path / "file.png"))
+    assert message in wait_for(driver, place)
 
 
 def test_the_page_can_be_used_by_keyboard(server: Running, driver: Any) -> None:
