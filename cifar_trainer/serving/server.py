@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import gc
 import logging
 import re
 import resource
@@ -21,7 +20,7 @@ from cifar_trainer.artefacts.source import find_source
 from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 from cifar_trainer.serving.app import make_app
 from cifar_trainer.serving.connections import protocol_with
-from cifar_trainer.serving.model import ModelHolder, ServedModel
+from cifar_trainer.serving.model import ModelHolder, ServedModel, settle
 from cifar_trainer.serving.service import Service
 from cifar_trainer.serving.settings import Limits, Settings
 
@@ -91,16 +90,6 @@ def _allow_descriptors(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < count:
         allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-
-
-def settle() -> None:
-    """Exempt all objects that exist now from Python's garbage collection.
-
-    TensorFlow brings so many that a full collection stops every request for 0.2 to 0.5 s. Under load one came
-    each second.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _return_memory() -> None:
@@ -187,7 +176,7 @@ def serve(
         if source.format.uses_tensorflow:
             devices.start(device="cpu", verbose=verbose)
         holder = ModelHolder(lambda: find_source(chosen, artefact), settings.max_batch_size)
-        server = make_server(Service(holder, settings, on_load=settle))
+        server = make_server(Service(holder, settings))
         # After a second Ctrl-C, uvicorn reports what it cut off with a traceback.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)
         # Whoever reads the address may connect at once; the kernel keeps the connection until it is accepted.

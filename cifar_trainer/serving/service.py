@@ -85,7 +85,6 @@ class Service:
     Args:
         holder: the model in service.
         settings: the options of `serve`.
-        on_load: called when a model was loaded while requests are answered.
 
     Attributes:
         is_stopping: whether the server is shutting down; the server sets it.
@@ -93,12 +92,9 @@ class Service:
 
     is_stopping: Callable[[], bool]
 
-    def __init__(
-        self, holder: ModelHolder, settings: Settings, on_load: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, holder: ModelHolder, settings: Settings) -> None:
         self.holder = holder
         self.settings = settings
-        self._on_load = on_load
         self.metrics = Metrics()
         self._count_load()
         self.is_stopping = lambda: False
@@ -114,6 +110,7 @@ class Service:
         self.metrics.queued.set_function(lambda: self.batcher.queued)
         self.metrics.ready.set_function(lambda: self.ready)
         self._keeping = threading.Lock()
+        self._alarmed: ServedModel | None = None
 
     @property
     def model(self) -> ServedModel:
@@ -128,9 +125,10 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answer requests until the block ends."""
-        tasks = [asyncio.create_task(self.batcher.run()), asyncio.create_task(self._watch_drift())]
+        loops = [self.batcher.run(), _repeat(_DRIFT_SECONDS, self._look_for_drift)]
         if self.settings.watch:
-            tasks.append(asyncio.create_task(self._watch_model()))
+            loops.append(_repeat(self.settings.watch_seconds, self._look_for_model))
+        tasks = [asyncio.create_task(loop) for loop in loops]
         self._running = True
         try:
             yield
@@ -168,11 +166,7 @@ class Service:
         explainer = self.model.explainer
         if explainer is None:
             return None
-        was_loaded = explainer.is_loaded
-        heat = await self.in_thread(explainer.explain, image, class_id)
-        if not was_loaded:
-            await self.in_thread(self._on_load)
-        return heat
+        return await self.in_thread(explainer.explain, image, class_id)
 
     async def in_decoder(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Decode something in a thread."""
@@ -239,36 +233,26 @@ class Service:
         self.metrics.loads.labels("loaded").inc()
         self.metrics.show_model(self.settings.name, self.model.version, self.model.source.weights_sha256)
 
-    async def _watch_model(self) -> None:
-        async def look() -> None:
-            if not await self.in_thread(self.holder.refresh):
-                return
-            failure = self.holder.failure
-            if failure is not None:
-                self.metrics.loads.labels("refused").inc()
-                logger.warning("The new model was refused, the old one stays in service. %s", failure)
-                return
-            self._count_load()
-            logger.warning("Version %d is in service: %s.", self.model.version, self.model.warm_up)
-            await self.in_thread(self._on_load)
+    async def _look_for_model(self) -> None:
+        if not await self.in_thread(self.holder.refresh):
+            return
+        failure = self.holder.failure
+        if failure is not None:
+            self.metrics.loads.labels("refused").inc()
+            logger.warning("The new model was refused, the old one stays in service. %s", failure)
+            return
+        self._count_load()
+        logger.warning("Version %d is in service: %s.", self.model.version, self.model.warm_up)
 
-        await _repeat(self.settings.watch_seconds, look)
-
-    async def _watch_drift(self) -> None:
-        alarmed: ServedModel | None = None
-
-        async def look() -> None:
-            nonlocal alarmed
-            model = self.model
-            report = await self.drift_report()
-            if report.drifted and alarmed is not model:
-                changes = ", ".join(test.change for test in report.tests if test.drifted)
-                logger.warning("Drift from the validation images: %s.", changes)
-                if self.settings.alert_webhook is not None:
-                    await self.in_thread(self._alert, self.settings.alert_webhook, report)
-            alarmed = model if report.drifted else None
-
-        await _repeat(_DRIFT_SECONDS, look)
+    async def _look_for_drift(self) -> None:
+        model = self.model
+        report = await self.drift_report()
+        if report.drifted and self._alarmed is not model:
+            changes = ", ".join(test.change for test in report.tests if test.drifted)
+            logger.warning("Drift from the validation images: %s.", changes)
+            if self.settings.alert_webhook is not None:
+                await self.in_thread(self._alert, self.settings.alert_webhook, report)
+        self._alarmed = model if report.drifted else None
 
     def _alert(self, address: str, report: DriftReport) -> None:
         body = json.dumps({"model": self.settings.name, "monitoring": report.to_json()}).encode()

@@ -1,5 +1,6 @@
 """Servers and images for the tests."""
 
+import gc
 from collections.abc import Iterator
 
 import httpx
@@ -26,6 +27,12 @@ def client(server: Running) -> Iterator[httpx.Client]:
     """An HTTP client of it."""
     with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def _unfrozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers exempt what exists from garbage collection; the process of the tests goes on after them."""
+    monkeypatch.setattr(gc, "freeze", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -96,43 +95,6 @@ def until(condition: Callable[[], Any], seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-class Askers:
-    """Clients that ask `/predict` one request after the other until the server closes their connection.
-
-    Attributes:
-        answered: requests so far.
-        lost: why requests got no answer, or another one than a class.
-    """
-
-    def __init__(self, port: int, png: bytes, count: int) -> None:
-        self.answered = 0
-        self.lost: list[Exception] = []
-        self._threads = [threading.Thread(target=self._ask, args=(port, png)) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
-
-    def _ask(self, port: int, png: bytes) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        try:
-            closes = False
-            while not closes:
-                connection.request("POST", "/predict", png)
-                answer = connection.getresponse()
-                closes = answer.will_close
-                assert answer.read().startswith(b'{"model"')
-                self.answered += 1
-        except Exception as error:
-            self.lost.append(error)
-        finally:
-            connection.close()
-
-    def wait(self) -> None:
-        """Until the server has closed all connections."""
-        for thread in self._threads:
-            thread.join(30)
-            assert not thread.is_alive()
 
 
 def served(model: ColourModel, version: int = 1, **parts: Any) -> ServedModel:

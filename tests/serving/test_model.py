@@ -77,17 +77,6 @@ def test_an_artefact_without_a_manifest_is_served(export: Path) -> None:
     assert "noise" in open_model(find_source(None, export), 1, 1).warm_up
 
 
-def test_a_run_is_served_by_its_fastest_export(
-    learned_run: Path, artefacts: dict[str, Path], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(learned_run, run)
-    shutil.copytree(artefacts["saved_model"].parent, run / "export", dirs_exist_ok=True)
-    best = next(name for name in ("onnx", "litert", "saved_model") if name in artefacts)
-    assert find_source(learned_run, None).path == learned_run / "model.keras"
-    assert find_source(run, None).path == run / "export" / artefacts[best].name
-
-
 WITHOUT_TENSORFLOW = """
 import sys
 from pathlib import Path

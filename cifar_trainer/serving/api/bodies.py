@@ -223,9 +223,14 @@ async def decode_files(service: Service, images: np.ndarray | list[bytes], what:
     )
 
 
-def outputs_of(model: ServedModel) -> dict[str, tuple[str, str]]:
-    """The outputs that a model has: without thresholds, no `unfamiliar`."""
-    return {name: kinds for name, kinds in OUTPUTS.items() if name != "unfamiliar" or model.thresholds}
+def outputs_of(model: ServedModel) -> dict[str, tuple[str, str, list[int]]]:
+    """The outputs that a model has, with types and shape: without thresholds, no `unfamiliar`."""
+    rows = [-1, len(model.artefact.classes)]
+    return {
+        name: (*kinds, rows if name in ("logits", "probabilities") else [-1])
+        for name, kinds in OUTPUTS.items()
+        if name != "unfamiliar" or model.thresholds
+    }
 
 
 def columns(answers: Answers) -> dict[str, Any]:

@@ -110,7 +110,6 @@ def routes(service: Service) -> list[Route]:
     async def metadata(request: Request) -> Response:
         _check_model(service, request)
         artefact = service.model.artefact
-        shapes = {"logits": [-1, len(artefact.classes)], "probabilities": [-1, len(artefact.classes)]}
         return JSONResponse(
             {
                 "name": service.settings.name,
@@ -121,8 +120,8 @@ def routes(service: Service) -> list[Route]:
                     {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]},
                 ],
                 "outputs": [
-                    {"name": name, "datatype": kind, "shape": shapes.get(name, [-1])}
-                    for name, (kind, _) in outputs_of(service.model).items()
+                    {"name": name, "datatype": kind, "shape": shape}
+                    for name, (kind, _, shape) in outputs_of(service.model).items()
                 ],
                 "parameters": {"weights_sha256": service.model.source.weights_sha256},
             }
@@ -232,7 +231,7 @@ def _answer(name: str, answers: Answers, parsed: Parsed) -> Response:
     described, binaries = [], []
     for output in parsed.outputs:
         data = values[output.name]
-        kind, _ = kinds[output.name]
+        kind = kinds[output.name][0]
         entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": list(np.shape(data))}
         as_binary = output.parameters.binary_data
         if parsed.request.parameters.binary_data_output if as_binary is None else as_binary:

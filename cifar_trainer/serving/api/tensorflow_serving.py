@@ -149,16 +149,13 @@ def _answer(answers: Answers, in_rows: bool) -> Response:
 
 def _metadata(service: Service) -> dict[str, Any]:
     artefact = service.model.artefact
-    classes = len(artefact.classes)
-    shapes = {"logits": [-1, classes], "probabilities": [-1, classes]}
 
     def tensor(name: str, kind: str, shape: list[int]) -> dict[str, Any]:
         dims = [{"size": str(size), "name": ""} for size in shape]
         return {"dtype": kind, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": name}
 
     outputs = {
-        name: tensor(name, kind, shapes.get(name, [-1]))
-        for name, (_, kind) in outputs_of(service.model).items()
+        name: tensor(name, kind, shape) for name, (_, kind, shape) in outputs_of(service.model).items()
     }
     inputs = {
         _PIXELS: {"images": tensor("images", "DT_UINT8", [-1, *artefact.image_shape])},
