@@ -1,8 +1,8 @@
-"""The command line: the one place that knows Click and exit codes.
+"""The command line. Only this package uses Click and exit codes.
 
-Each command is a module of this package that parses, calls one function and
-prints its result. A command's module is imported when it is called or listed, and
-none imports TensorFlow until its arguments have been checked.
+Each command is a module that parses its arguments, calls one function and prints the
+result. Modules are imported on demand, and do not import TensorFlow until the arguments
+have been checked.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import click
 from cifar_trainer import __version__
 from cifar_trainer.cli.base import Group, verbosity_options
 
-#: The commands and what each does, in the order in which a newcomer meets them.
+#: Commands and their short help, in the order of a first tour.
 COMMANDS = {
     "prepare": "Download or import a data set.",
     "train": "Train a model, or resume a run.",
@@ -21,12 +21,12 @@ COMMANDS = {
     "predict": "Classify images.",
     "serve": "Classify images over HTTP.",
     "sweep": "Search for good settings with Optuna.",
-    "recipes": "List recipes, and show what one makes of images.",
+    "recipes": "List recipes, and draw the images that one trains on.",
     "runs": "List runs.",
     "compare": "Compare runs.",
     "reproduce": "Train a run again and check that the weights are the same.",
     "benchmark": "Measure the speed of inference or training.",
-    "env": "Show versions and devices, and what a GPU would need.",
+    "env": "Show versions and devices, and what is missing to use a GPU.",
 }
 
 

@@ -1,4 +1,4 @@
-"""The frame that all commands share: one message an error, exit codes, streams, -q, -v and --json."""
+"""Shared by all commands: errors and exit codes, streams, common options, shell completion."""
 
 import functools
 import os
@@ -32,12 +32,12 @@ EXIT_CODES: tuple[tuple[type[errors.CifarTrainerError], int], ...] = (
 
 _VERBOSITY = "cifar_trainer.verbosity"
 
-#: If nobody reads stderr, the message is lost, the exit code is not.
+#: A closed stderr loses the message, but must not change the exit code.
 _UNREAD = suppress(OSError)
 
 
 class Terminated(BaseException):
-    """A signal that asks the process to end; a BaseException, so that no handler swallows it."""
+    """A termination signal. A BaseException, so that `except Exception` does not swallow it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -68,23 +68,23 @@ class Group(click.Group):
                 _with_hint(error).show()
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            _complain("Interrupted.")
+            _print_error("Interrupted.")
             sys.exit(130)
         except Terminated as error:
-            _complain(f"Ended by {signal.Signals(error.number).name}.")
+            _print_error(f"Ended by {signal.Signals(error.number).name}.")
             sys.exit(128 + error.number)
         except BrokenPipeError:
             _exit_quietly()
 
-    # If the reader of a pipe is gone, Click would exit 1, in parsing (--help) and in commands.
+    # Click would exit 1 on a broken pipe, both in parsing (--help) and in commands.
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
             return super().make_context(*args, **kwargs)
         except BrokenPipeError:
             _exit_quietly()
-        except OSError as error:  # Only --help and --version write so early, and nothing else reads.
-            _exit_unwritten(error)
+        except OSError as error:  # Only --help and --version do I/O this early.
+            _exit_on_write_error(error)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -95,13 +95,13 @@ class Group(click.Group):
             if verbosity(ctx) > 0:
                 with _UNREAD:
                     traceback.print_exc()
-            _complain(f"Error: {errors.printable_lines(str(error))}")
+            _print_error(f"Error: {errors.printable_lines(str(error))}")
             if isinstance(error, errors.OutputError):
-                _forget_stdout()
+                _discard_stdout()
             ctx.exit(exit_code(error))
 
 
-#: What other tools call an option of this one.
+#: Option names of other tools, and ours.
 _FOREIGN_OPTIONS = {
     "--lr": "--learning-rate",
     "--lr0": "--learning-rate",
@@ -131,7 +131,7 @@ _FOREIGN_OPTIONS = {
 
 
 def _with_hint(error: click.ClickException) -> click.ClickException:
-    """The error, with the option of this tool if the user has typed another tool's."""
+    """The error, suggesting our option if the user typed another tool's."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return error
     ours = _FOREIGN_OPTIONS.get(error.option_name)
@@ -147,14 +147,14 @@ def exit_code(error: errors.CifarTrainerError) -> int:
 
 
 def make_command(name: str, *, has_json: bool = True) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a command of a function that takes an `Output` and its options.
+    """Turn a function of an `Output` and options into a command.
 
-    The command gets -q, -v and --json, and each option can also be set by the variable
-    CIFAR_TRAINER_<COMMAND>_<OPTION>.
+    The command gets -q, -v and --json. The variables CIFAR_TRAINER_<COMMAND>_<OPTION> set
+    its options, too.
 
     Args:
-        name: as it is typed.
-        has_json: whether it has --json.
+        name: the command's name.
+        has_json: add --json.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -163,7 +163,7 @@ def make_command(name: str, *, has_json: bool = True) -> Callable[[Callable[...,
             from cifar_trainer.cli.console import Output
 
             output = Output(verbosity(), as_json)
-            with output.in_charge():
+            with output.redirecting():
                 function(output, **options)
 
         made = click.command(name=name)(run)
@@ -172,7 +172,7 @@ def make_command(name: str, *, has_json: bool = True) -> Callable[[Callable[...,
         made.params += verbosity_options()
         for option in made.params:
             if isinstance(option, click.Option):
-                # Click would name the variable by the function's argument: AS_JSON for --json.
+                # Click would derive the variable from the parameter's name: AS_JSON for --json.
                 typed = max(option.opts, key=len).removeprefix("--").replace("-", "_")
                 others = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
                 option.envvar = [f"CIFAR_TRAINER_{name}_{typed}".upper(), *others]
@@ -182,7 +182,7 @@ def make_command(name: str, *, has_json: bool = True) -> Callable[[Callable[...,
 
 
 def verbosity_options() -> list[click.Parameter]:
-    """-q and -v, which may stand before or after the command's name."""
+    """-q and -v, accepted before and after the command's name."""
 
     def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
         if value:
@@ -209,7 +209,7 @@ def verbosity(ctx: click.Context | None = None) -> int:
 
 
 class PathType(click.Path):
-    """A path in which `~` is the home folder, also in `--run-dir=~/runs`, which no shell expands."""
+    """A path. Expands `~`, even in `--run-dir=~/runs`, where the shell does not."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -218,7 +218,7 @@ class PathType(click.Path):
         path = Path(os.fsdecode(super().convert(value, parameter, ctx)))
         try:
             return path.expanduser()
-        except RuntimeError:  # There is no such user: it is the name of a folder.
+        except RuntimeError:  # No such user: `~name` is a folder's name.
             return path
 
 
@@ -231,12 +231,12 @@ class RunType(PathType):
         from cifar_trainer.run import DEFAULT_ROOT, find_runs
 
         runs = [str(run.path) for run in find_runs(DEFAULT_ROOT)]
-        found = [CompletionItem(run) for run in runs if run.startswith(incomplete)]
-        return found or super().shell_complete(ctx, param, incomplete)
+        matches = [CompletionItem(run) for run in runs if run.startswith(incomplete)]
+        return matches or super().shell_complete(ctx, param, incomplete)
 
 
 class NameType(click.ParamType[str]):
-    """A text; completes the names that `names` gives."""
+    """A string; completes `names`, and files if `files` is true."""
 
     name = "text"
 
@@ -249,13 +249,12 @@ class NameType(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-
-        found = [CompletionItem(name) for name in self._names(ctx) if name.startswith(incomplete)]
-        return [*found, CompletionItem(incomplete, type="file")] if self._files else found
+        matches = [CompletionItem(name) for name in self._names(ctx) if name.startswith(incomplete)]
+        return [*matches, CompletionItem(incomplete, type="file")] if self._files else matches
 
 
 def _datasets(ctx: click.Context) -> list[str]:
-    """The data sets with a name here, and those in the data folder."""
+    """Names of the built-in data sets, and of those in the data folder."""
     from cifar_trainer.data import DATASETS
     from cifar_trainer.settings import DEFAULT_DATA_DIR
 
@@ -270,12 +269,12 @@ def _recipes(ctx: click.Context) -> list[str]:
     return sorted(RECIPES)
 
 
-#: The name of a data set, and that of a recipe or a Python file that defines one.
+#: A data set's name; a recipe's name, or a Python file that defines a recipe.
 DATASET, RECIPE = NameType(_datasets), NameType(_recipes, files=True)
 
 
 class SourceType(click.ParamType[str]):
-    """A path, an address, or `-`, as text; `~` is the home folder."""
+    """A path, URL or `-`, as a string. Expands `~`."""
 
     name = "text"
 
@@ -290,17 +289,17 @@ class SourceType(click.ParamType[str]):
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, or minutes or hours with the unit `m` or `h`; converted to seconds."""
+    """A duration such as 90, 90s, 10m or 2h, converted to seconds."""
 
     name = "time"
 
     def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|)", str(value).strip())
-        if found is None:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|)", str(value).strip())
+        if match is None:
             self.fail(f"{value!r} is not a time. Expected seconds, or a time such as 90s, 10m or 2h.")
-        return float(found[1]) * {"h": 3600.0, "m": 60.0}.get(found[2], 1.0)
+        return float(match[1]) * {"h": 3600.0, "m": 60.0}.get(match[2], 1.0)
 
 
 def data_dir_option(
@@ -316,7 +315,7 @@ def data_dir_option(
 
 
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add RUN, a run's folder, which may also be given as --run RUN; the command's `run` is None without."""
+    """Add the argument RUN and its alias --run. The command gets `run`, None by default."""
 
     @functools.wraps(command)
     def with_run(*args: Any, run: Path | None, run_option: Path | None, **options: Any) -> Any:
@@ -328,18 +327,18 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("run", type=RunType(), required=False)(with_option)
 
 
-#: Formats of figures, by the ending of the name.
-PLOT_ENDINGS = (".png", ".svg", ".pdf")
+#: Supported file formats of figures.
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def plot_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add --plot FILE, whose ending chooses the format; another ending is a usage error."""
+    """Add --plot FILE. The suffix chooses the format; an unsupported one is a usage error."""
 
     def check(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-        if path is not None and path.suffix.lower() not in PLOT_ENDINGS:
+        if path is not None and path.suffix.lower() not in PLOT_SUFFIXES:
             raise errors.UsageError(
-                f"--plot {path} has no known ending. "
-                f"Expected {', '.join(PLOT_ENDINGS[:-1])} or {PLOT_ENDINGS[-1]}."
+                f"--plot {path} is not a supported format. "
+                f"Expected {', '.join(PLOT_SUFFIXES[:-1])} or {PLOT_SUFFIXES[-1]}."
             )
         return path
 
@@ -349,10 +348,10 @@ def plot_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def save_plot(path: Path, figure: "Figure") -> None:
-    """Write a figure in the format of its name's ending.
+    """Write a figure in the format of the path's suffix.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     from cifar_trainer import files, plots
 
@@ -361,13 +360,13 @@ def save_plot(path: Path, figure: "Figure") -> None:
 
 
 def _flush_stdout() -> None:
-    # Find out now, not at the interpreter's end, that the reader is gone or the disk full.
+    # Detect a closed pipe or a full disk now, not when the interpreter exits.
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        _exit_unwritten(error)
+        _exit_on_write_error(error)
 
 
 @functools.cache
@@ -376,42 +375,42 @@ def _raise_on_signals() -> None:
         raise Terminated(number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # If the caller ignores a signal, as nohup does, so do we.
+        # Keep ignoring signals that the caller ignores, as under nohup.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, handler)
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     with _UNREAD:
         print(text, file=sys.stderr, flush=True)
 
 
 def _open_closed_streams() -> None:
-    """Open /dev/null for a stream that was closed from the start (`2>&-`).
+    """Replace streams that were closed at startup (`2>&-`) with /dev/null.
 
-    Otherwise the next file to be opened would get its number, and TensorFlow would log into that file.
+    Otherwise the next open file would get their number, and TensorFlow would log into that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            # Gets the lowest free number, which is this one.
+            # Returns the lowest free number, which is this one.
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _exit_quietly() -> NoReturn:
-    _forget_stdout()
+    _discard_stdout()
     sys.exit(0)
 
 
-def _exit_unwritten(error: OSError) -> NoReturn:
-    _complain(f"Error: {errors.OutputError(error)}")
-    _forget_stdout()
+def _exit_on_write_error(error: OSError) -> NoReturn:
+    _print_error(f"Error: {errors.OutputError(error)}")
+    _discard_stdout()
     sys.exit(1)
 
 
-def _forget_stdout() -> None:
-    # Python flushes stdout once more at its end and would complain; give it something to flush to.
+def _discard_stdout() -> None:
+    # Python flushes stdout again at exit, which would fail and print an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

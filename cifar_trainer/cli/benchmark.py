@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @make_command("benchmark")
 @click.argument("artefacts", metavar="[RUN | ARTEFACT...]", nargs=-1, type=RunType())
-@click.option("--run", type=RunType(), help="A run: its model, and its exports.")
+@click.option("--run", type=RunType(), help="A run whose model and exports to measure.")
 @click.option(
     "--batch-size", type=int, multiple=True, metavar="N",
-    help="Images in a call; may be given several times.  [default: 1, 8, 64, 512; --train: the recipe's]",
+    help="Images per call; repeatable.  [default: 1, 8, 64, 512; --train: the recipe's]",
 )  # fmt: skip
 @click.option("--seconds", type=float, default=2.0, help="Duration of each measurement.")
-@click.option("--train", is_flag=True, help="Measure training a recipe instead.")
+@click.option("--train", is_flag=True, help="Measure the training of a recipe instead.")
 @click.option(
     "--recipe", type=RECIPE, default="tutorial", metavar=f"[{'|'.join(RECIPES)}|FILE.py]",
     help="With --train: the recipe.",
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 )
 @plot_option("Draw latency and throughput by batch size.")
 def command(output: "Output", /, plot: Path | None, **options: Any) -> None:
-    """Measure how fast a model answers, or with --train how fast a recipe trains.
+    """Measure the speed of inference, or with --train the speed of training.
 
     Latency is measured in-process, array in to array out, with sequential calls after a
     warm-up. A RUN stands for its model and its exports; the default is the newest run.
@@ -65,7 +65,7 @@ def command(output: "Output", /, plot: Path | None, **options: Any) -> None:
     from cifar_trainer.benchmarking import LatencyBenchmark, benchmark, latency_figure
 
     if options["train"] and plot is not None:
-        raise UsageError("--plot draws latencies; --train gives one figure and no curve.")
+        raise UsageError("--plot draws latencies, which --train does not measure. Leave one of them out.")
     measured = benchmark(**options, on_start=output.note, verbose=output.verbose)
     if isinstance(measured, LatencyBenchmark):
         if plot is not None:
@@ -79,7 +79,7 @@ def command(output: "Output", /, plot: Path | None, **options: Any) -> None:
 
 
 def latency_table(measured: "LatencyBenchmark") -> "Table":
-    """One row for each artefact and batch size."""
+    """One row per artefact and batch size."""
     from rich.table import Table
 
     from cifar_trainer.benchmarking import figure_labels
@@ -89,29 +89,30 @@ def latency_table(measured: "LatencyBenchmark") -> "Table":
     table.add_column("device", no_wrap=True)
     for name in ("batch", "p50 ms", "p95 ms", "p99 ms", "images/s", "size"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, each in zip(figure_labels(measured.artefacts), measured.artefacts, strict=True):
-        for i, timing in enumerate(each.timings):
+    for name, artefact in zip(figure_labels(measured.artefacts), measured.artefacts, strict=True):
+        for i, timing in enumerate(artefact.timings):
             table.add_row(
                 printable(name) if i == 0 else "",
-                each.device if i == 0 else "",
+                artefact.device if i == 0 else "",
                 str(timing.batch_size),
                 *(f"{value:.2f}" for value in (timing.p50_ms, timing.p95_ms, timing.p99_ms)),
                 f"{timing.images_per_second:,.0f}",
-                f"{each.bytes / 1e3:,.0f} kB" if i == 0 else "",
+                f"{artefact.bytes / 1e3:,.0f} kB" if i == 0 else "",
             )
     return table
 
 
 def format_throughput(measured: "TrainingBenchmark") -> str:
-    """A few lines about training."""
-    found = measured.training
+    """Training speed and energy in a few lines."""
+    training = measured.training
     lines = [
-        f"{found.recipe}, batch size {found.batch_size}, {found.precision}, on {measured.device}",
-        f"{found.images_per_second:,.0f} images/s over {found.steps:,} steps in {found.seconds:.1f} s",
-        f"first steps after {found.first_step_seconds:.1f} s",
+        f"{training.recipe}, batch size {training.batch_size}, {training.precision}, on {measured.device}",
+        f"{training.images_per_second:,.0f} images/s over {training.steps:,} steps "
+        f"in {training.seconds:.1f} s",
+        f"first steps after {training.first_step_seconds:.1f} s",
     ]
-    if found.joules_per_image is not None:
-        lines.append(f"{found.joules_per_image * 1000:.2f} mJ an image")
-    if found.watts is not None:
-        lines.append(f"{found.watts:.0f} W, {found.utilization or 0:.0f} % utilised")
+    if training.joules_per_image is not None:
+        lines.append(f"{training.joules_per_image * 1000:.2f} mJ per image")
+    if training.watts is not None:
+        lines.append(f"{training.watts:.0f} W, {training.utilization or 0:.0f} % utilised")
     return "\n".join(lines)

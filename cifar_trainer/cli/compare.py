@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--split",
     default="test",
     metavar="[test|validation]",
-    help="The test set, or the held-out images of runs that held out the same ones.",
+    help="The test set, or the held-out images, which must be the same in all runs.",
 )
 @plot_option("Draw the learning curves and the accuracies.")
 @data_dir_option()
@@ -30,9 +30,9 @@ def command(
 ) -> None:
     """Compare runs by accuracy, loss, time and energy, and test whether they differ.
 
-    Runs that differ only by their seed form a group: mean, standard deviation, n. Each
-    run is tested against the first on the same images (McNemar's test). A run that has
-    not been evaluated yet is evaluated first.
+    Runs that differ only by their seed form a group with mean, standard deviation and n.
+    Each run is tested against the first on the same images (McNemar's test). Runs without
+    a report are evaluated first.
 
     \b
     Examples:
@@ -53,14 +53,14 @@ def command(
 
 
 def comparison_tables(comparison: "Comparison", width: int) -> "list[Table]":
-    """The runs; the groups, if a group has several; the tests. None is wider than `width`."""
+    """Tables of the runs, of groups with several runs, and of the tests."""
     grouped = len(comparison.groups) < len(comparison.runs)
     groups = [groups_table(comparison.groups)] if grouped else []
     return [runs_table(comparison, width), *groups, tests_table(comparison)]
 
 
 def runs_table(comparison: "Comparison", width: int) -> "Table":
-    """One row a run; the least important columns are left out if `width` is too small for all of them."""
+    """One row per run; drops the least important columns to fit into `width`."""
     from cifar_trainer.cli.console import fitting_table
 
     rows = [
@@ -99,7 +99,7 @@ def runs_table(comparison: "Comparison", width: int) -> "Table":
 
 
 def groups_table(groups: "tuple[Group, ...]") -> "Table":
-    """One row a group: the mean over the seeds, and the standard deviation."""
+    """One row per group: mean and standard deviation over the seeds."""
     from rich.table import Table
 
     table = Table(title="by settings, mean ± standard deviation over the seeds", box=None)
@@ -119,7 +119,7 @@ def groups_table(groups: "tuple[Group, ...]") -> "Table":
 
 
 def tests_table(comparison: "Comparison") -> "Table":
-    """One row for each run against the first."""
+    """One row for each run that is tested against the first."""
     from rich.table import Table
 
     first = printable(comparison.runs[0].run.path.resolve().name)

@@ -1,6 +1,6 @@
-"""The two streams: results on stdout; notes, warnings and progress on stderr. Never imports TensorFlow.
+"""Terminal output: results on stdout; notes, warnings and progress on stderr.
 
-Rich decides by the stream, NO_COLOR, FORCE_COLOR and TERM whether there are colours.
+Rich chooses colours by the stream, NO_COLOR, FORCE_COLOR and TERM.
 """
 
 import contextlib
@@ -31,38 +31,38 @@ from cifar_trainer.results import Result
 
 R = TypeVar("R", bound=Result)
 
-#: The least width of a column whose text is wrapped.
-_LEAST_FOLDED = 16
+#: Minimum width of a wrapped column.
+_MIN_WRAPPED_WIDTH = 16
 
-#: Drawing on a terminal that is gone raises these. It must not end the work.
-UNSEEN = contextlib.suppress(OSError, ValueError)
+#: Drawing on a closed terminal raises these errors, which must not stop the work.
+IGNORE_CLOSED_TERMINAL = contextlib.suppress(OSError, ValueError)
 
 
 class _Results(Console):
     def on_broken_pipe(self) -> None:
-        # Rich would exit with 1. The command line ends quietly, as if it had printed without Rich.
+        # Rich would exit 1; `cli.base` exits quietly.
         raise
 
 
 class _Notes(Console):
     def on_broken_pipe(self) -> None:
-        # Rich would exit, but the work goes on if nobody reads the notes.
+        # Rich would exit, but the work must continue without its notes.
         self.quiet = True
 
 
 class Output:
-    """What a command may print, and how much.
+    """Prints the results, notes and progress of a command.
 
     Attributes:
-        verbosity: -1 for --quiet: only results and errors; 1 for --verbose; else 0.
-        as_json: whether results are printed as JSON.
+        verbosity: -1 for --quiet (results and errors only), 1 for --verbose, else 0.
+        as_json: print results as JSON.
     """
 
     def __init__(self, verbosity: int = 0, as_json: bool = False) -> None:
         self.verbosity, self.as_json = verbosity, as_json
         # A file or a pipe has no width; Rich would squeeze tables into 80 columns.
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 250
-        # Printed text contains file names: neither [red] nor :cat: is markup.
+        # File names may contain [red] or :cat:, so turn markup off.
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
         self.results = _Results(**plain, file=sys.stdout, soft_wrap=not sys.stdout.isatty(), width=width)
         self.notes = _Notes(**plain, stderr=True, soft_wrap=not sys.stderr.isatty())
@@ -74,7 +74,7 @@ class Output:
 
     @property
     def width(self) -> int:
-        """Columns that a table on stdout may take."""
+        """Columns available on stdout."""
         return self.results.width
 
     @property
@@ -82,7 +82,7 @@ class Output:
         """Whether stderr is a terminal that can redraw a line."""
         return (
             self.verbosity >= 0
-            # Not Rich's answer: FORCE_COLOR asks for colour, not for a bar in a file.
+            # Not Rich's `is_terminal`, which FORCE_COLOR makes true even for a file.
             and self.notes.file.isatty()
             and not self.notes.is_dumb_terminal
             and os.environ.get("TERM") != "dumb"
@@ -91,20 +91,20 @@ class Output:
     def note(self, text: str, *, wrap: bool = True) -> None:
         """Print a note on stderr; never fails.
 
-        Without `wrap` no line breaks are added, so that a command in the text can be pasted.
+        `wrap=False` adds no line breaks, so that a command in the text can be pasted.
         """
         if self.verbosity >= 0:
-            with UNSEEN:
+            with IGNORE_CLOSED_TERMINAL:
                 self.notes.print(printable_lines(text), soft_wrap=None if wrap else True)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr; never fails."""
         if self.verbosity >= 0:
-            with UNSEEN:
+            with IGNORE_CLOSED_TERMINAL:
                 self.notes.print(f"Warning: {printable_lines(text)}", style="yellow")
 
     def result(self, result: R, show: Callable[[R], RenderableType | Iterable[RenderableType]]) -> None:
-        """Print a result on stdout: as JSON, or what `show` makes of it: texts and Rich's tables."""
+        """Print a result on stdout, as JSON or as the strings and tables that `show` returns."""
         if self.as_json:
             with _writing_results():
                 print(json.dumps(result.to_json(), allow_nan=False), file=self.results.file, flush=True)
@@ -114,24 +114,24 @@ class Output:
             self.print(item)
 
     def print(self, item: object) -> None:
-        """Print a text or one of Rich's tables on stdout."""
+        """Print a string or a Rich table on stdout."""
         with _writing_results():
             if isinstance(item, str):
                 self.results.print(printable_lines(item), soft_wrap=True)
             elif self.results.file.isatty():
                 self.results.print(item)
             else:
-                # Rich pads the cells of a table; remove the spaces at the ends of lines.
+                # Rich pads cells; strip the trailing spaces.
                 with self.results.capture() as captured:
                     self.results.print(item)
                 lines = captured.get().splitlines()
                 self.results.file.write("".join(f"{line.rstrip()}\n" for line in lines))
 
     @contextlib.contextmanager
-    def in_charge(self) -> Iterator[None]:
-        """While the block runs, nothing but results reaches stdout, and the package's log is shown here.
+    def redirecting(self) -> Iterator[None]:
+        """Within the block, keep stdout for results, and show the package's log.
 
-        A user's recipe may print, and Keras prints downloads: to stderr.
+        A user's recipe may print, and Keras prints downloads; both go to stderr.
         """
         handler, log = _LogHandler(self), logging.getLogger("cifar_trainer")
         level = log.level
@@ -146,7 +146,7 @@ class Output:
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[Callable[[str, int, int | None], None]]:
-        """Bars of things done: call with a title, how many are done, and how many there are (or None)."""
+        """Progress bars, updated by calls with title, done and total (or None)."""
         with self.count_bar() as progress:
             tasks: dict[str, TaskID] = {}
 
@@ -158,17 +158,17 @@ class Output:
             yield show
 
     def count_bar(self) -> Progress:
-        """A bar of things done and time left."""
+        """A progress bar with counts and the time left."""
         columns = (MofNCompleteColumn(), TimeRemainingColumn())
         return self.bar(TextColumn("{task.description}"), BarColumn(), *columns)
 
     def download_bar(self) -> Progress:
-        """A bar of bytes, speed and time left."""
+        """A progress bar with bytes, speed and the time left."""
         columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         return self.bar(TextColumn("{task.description}"), BarColumn(), *columns)
 
     def bar(self, *columns: ProgressColumn) -> Progress:
-        """A bar on stderr, removed at its end; invisible if stderr is not a live terminal."""
+        """A transient progress bar on stderr; disabled unless stderr is a live terminal."""
         return Progress(*columns, console=self.notes, disable=not self.live, transient=True)
 
 
@@ -181,21 +181,21 @@ def fitting_table(
     folding: Sequence[str] = ("run",),
     less_important: Sequence[str] = (),
 ) -> Table:
-    """A table that stays readable in `width` columns: it leaves columns out before it shortens one.
+    """A table that drops less important columns to fit into `width`.
 
     Args:
-        rows: their cells by column, all with the same columns; a column without any text is left out.
-        width: of the screen.
-        title: above the table.
-        left: columns aligned to the left; the others are numbers.
-        folding: columns whose text may be wrapped.
-        less_important: columns that may be left out, the first to go first.
+        rows: cells by column name, the same columns in each row. Empty columns are dropped.
+        width: available characters per line.
+        title: shown above the table.
+        left: left-aligned columns; the others are aligned to the right.
+        folding: columns that may wrap.
+        less_important: columns that may be dropped, the first one first.
     """
     longest = {name: max(len(row[name]) for row in rows) for name in rows[0]} if rows else {}
     columns = [name for name, length in longest.items() if length]
     needed = {
-        # A wrapped column needs some room, or its text stands one letter below the other.
-        name: max(len(name), min(longest[name], _LEAST_FOLDED) if name in folding else longest[name])
+        # A narrower column would wrap after every letter.
+        name: max(len(name), min(longest[name], _MIN_WRAPPED_WIDTH) if name in folding else longest[name])
         for name in columns
     }
     for name in less_important:
@@ -227,17 +227,17 @@ class _LogHandler(logging.Handler):
 
 @contextlib.contextmanager
 def _writing_results() -> Iterator[None]:
-    """Treat a terminal that is gone like a closed pipe.
+    """Treat a closed terminal like a closed pipe.
 
     Raises:
-        BrokenPipeError: nobody reads the results.
-        OutputError: they cannot be written for another reason.
+        BrokenPipeError: the reader is gone.
+        OutputError: the results cannot be written for another reason.
     """
     try:
         yield
     except OSError as error:
         if error.errno == errno.EIO:
-            raise BrokenPipeError(errno.EPIPE, "the terminal is gone") from error
+            raise BrokenPipeError(errno.EPIPE, "the terminal is closed") from error
         if isinstance(error, BrokenPipeError):
             raise
         raise OutputError(error) from error

@@ -1,4 +1,4 @@
-"""What a person sees while data are prepared and while a run trains."""
+"""Progress displays of `prepare` and `train`."""
 
 import contextlib
 import datetime
@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Self
 import click
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from cifar_trainer.cli.console import UNSEEN, Output
+from cifar_trainer.cli.console import IGNORE_CLOSED_TERMINAL, Output
 from cifar_trainer.cli.signals import StopRequest, stop_on_signals
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.devices import Device
@@ -19,17 +19,17 @@ from cifar_trainer.settings import Settings
 from cifar_trainer.training.history import format_epoch
 from cifar_trainer.training.reporter import TrainingReporter
 
-#: Without a live terminal, a line of a download's progress for each so many bytes.
+#: Bytes between two lines of a download's progress, without a live terminal.
 _LINE_BYTES = 20_000_000
-#: The epoch, losses and accuracies are shown however narrow the terminal is.
-_LEAST_FIGURES = 5
+#: The epoch, losses and accuracies, shown even on a narrow terminal.
+_MIN_FIGURES = 5
 
 
 class PrepareDisplay:
-    """Shows one bar at a time: of the download, then of the images.
+    """Shows one progress bar at a time: the download, then the images.
 
     Attributes:
-        reporter: what `prepare` reports to.
+        reporter: the reporter to pass to `prepare`.
     """
 
     def __init__(self, output: Output) -> None:
@@ -70,13 +70,13 @@ class PrepareDisplay:
 
 
 class StoppableDisplay:
-    """A display of work that signals can stop.
+    """Base class: a display of work that a signal can stop.
 
-    Once the work has started, the first signal asks it to stop (`should_stop`). What comes before, such as
-    a download, is ended at once.
+    Before `handle_signals`, for example during a download, a signal ends the process at once. After it, the
+    first signal only makes `should_stop` true.
 
     Attributes:
-        prepare: reporter of the preparation of the data.
+        prepare: the reporter to pass to `prepare`.
     """
 
     def __init__(self, output: Output) -> None:
@@ -92,7 +92,7 @@ class StoppableDisplay:
         self._handlers.close()
 
     def close(self) -> None:
-        """Remove what is live from the screen."""
+        """Remove live output from the screen."""
 
     def note(self, text: str) -> None:
         self._output.note(text)
@@ -101,23 +101,23 @@ class StoppableDisplay:
         self._output.warn(text)
 
     def handle_signals(self) -> None:
-        """From now on, a signal asks to stop."""
+        """From now on, treat a signal as a request to stop."""
         self._handlers.enter_context(stop_on_signals(self._stop))
 
     def should_stop(self) -> bool:
-        """Whether a signal has asked to stop."""
+        """Whether a signal has requested a stop."""
         return bool(self._stop)
 
     def exit_stopped(self, how_to_resume: str) -> NoReturn:
-        """Say that the work is saved and how to resume it; exit as the signal demands."""
+        """Print how to resume the work, and exit with the signal's exit code."""
         self.close()
         self._output.note(f"Stopped and saved. {how_to_resume}", wrap=False)
-        # Another process of a cluster may have received the signal.
+        # In a cluster, another process may have received the signal.
         raise click.exceptions.Exit(128 + int(self._stop.received or signal.SIGTERM))
 
 
 class TrainingDisplay(StoppableDisplay, TrainingReporter):
-    """Shows a run on stderr: a live bar on a terminal, elsewhere a plain line an epoch."""
+    """Shows a run on stderr: a live bar on a terminal, otherwise one line per epoch."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(output)
@@ -143,7 +143,7 @@ class TrainingDisplay(StoppableDisplay, TrainingReporter):
         columns = (TextColumn(title), BarColumn(bar_width=width), TextColumn("{task.fields[figures]}"))
         self._bar = self._output.bar(*columns)
         self._task = self._bar.add_task("", total=steps, completed=step, figures="starting"[: self._room])
-        with UNSEEN:
+        with IGNORE_CLOSED_TERMINAL:
             self._bar.start()
 
     def progress(
@@ -164,27 +164,27 @@ class TrainingDisplay(StoppableDisplay, TrainingReporter):
 
     def _update(self, figures: str, step: int | None = None) -> None:
         if self._bar is not None:
-            with UNSEEN:
+            with IGNORE_CLOSED_TERMINAL:
                 self._bar.update(self._task, completed=step, figures=figures)
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         self.close()
         figures = format_epoch(row, epochs).split("  ")
         if self._output.live:
-            # The last ones, such as the duration, are the least important.
-            while len("  ".join(figures)) > self._output.notes.width and len(figures) > _LEAST_FIGURES:
+            # The least important figures, such as the duration, come last.
+            while len("  ".join(figures)) > self._output.notes.width and len(figures) > _MIN_FIGURES:
                 figures.pop()
         self._output.note("  ".join(figures))
 
     def close(self) -> None:
         if self._bar is not None:
-            with UNSEEN:
+            with IGNORE_CLOSED_TERMINAL:
                 self._bar.stop()
             self._bar = None
 
 
 def _fitting(figures: dict[str, str], room: int) -> str:
-    """As many of the figures as fit into `room` columns; the first to go are the least important."""
+    """Join the figures, dropping the least important ones until the text fits into `room` columns."""
     for dropped in ("", "speed", "accuracy", "left", "loss"):
         figures.pop(dropped, None)
         text = " ".join(figures.values())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @make_command("env")
 def command(output: "Output", /) -> None:
-    """Show versions and devices, try each device, and say what a GPU would need.
+    """Show versions and devices, test each device, and list what is missing to use a GPU.
 
     \b
     Examples:
@@ -28,7 +28,7 @@ def command(output: "Output", /) -> None:
 
 
 def survey_tables(survey: "Survey") -> "list[Table | Text]":
-    """The survey as short tables."""
+    """Tables of versions and devices, and what is missing."""
     from rich.table import Table
     from rich.text import Text
 

@@ -75,7 +75,7 @@ def command(
     if require_accuracy is not None and not 0 <= require_accuracy <= 1:
         raise UsageError(
             f"--require-accuracy {require_accuracy} is out of range. "
-            "Expected a share from 0 to 1, such as 0.65."
+            "Expected a fraction from 0 to 1, such as 0.65."
         )
     from cifar_trainer.evaluation.evaluate import evaluate
 
@@ -96,12 +96,12 @@ def command(
     if require_accuracy is not None and report.accuracy < require_accuracy:
         raise CheckError(
             f"The accuracy is {report.accuracy:.4f} on {report.images} images of the {split} split; "
-            f"--require-accuracy asked for {require_accuracy}."
+            f"--require-accuracy expects at least {require_accuracy}."
         )
 
 
 def report_tables(report: "Report", robustness: bool) -> "list[Table]":
-    """What a person sees of a report; `robustness` only if it was asked for."""
+    """A report's tables; `robustness` includes that table."""
     tables = [report_table(report), unfamiliar_table(report.unfamiliar)]
     if robustness and report.robustness is not None:
         tables.append(robustness_table(report.robustness))
@@ -109,7 +109,7 @@ def report_tables(report: "Report", robustness: bool) -> "list[Table]":
 
 
 def report_table(report: "Report") -> "Table":
-    """The report by class, its summary in the caption."""
+    """One row per class, with a summary as the caption."""
     from rich.table import Table
 
     balanced = "" if report.is_balanced else f", balanced accuracy {report.balanced_accuracy:.2%}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     metavar=f"[{'|'.join(FORMATS)}]",
     multiple=True,
     default=["saved_model"],
-    help="Format to write; may be given several times.",
+    help="Format to write; repeatable.",
 )
 @click.option("--output", type=PathType(), help="Folder to write into.  [default: RUN/export]")
 @click.option("--force", is_flag=True, show_default=False, help="Replace existing artefacts.")
@@ -43,8 +43,7 @@ def command(
 
     RUN is a run's folder, by default the newest run with a model. Each artefact takes uint8
     images without further preprocessing. A clean process loads it and compares its answers
-    with the Keras model's. All formats are published, or, if one does not agree, none
-    (exit code 4).
+    with the Keras model's. If they differ, no format is published (exit code 4).
 
     \b
     Examples:

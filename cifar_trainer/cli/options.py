@@ -1,4 +1,4 @@
-"""The options of `train` and `sweep` that follow from the declarations in `settings`."""
+"""Click options made from the declarations in `settings`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,12 +16,12 @@ _NAMES: Mapping[str, Any] = {"recipe": RECIPE, "dataset": DATASET}
 
 
 def choices(values: Iterable[str]) -> str:
-    """Choices as `--help` shows them, for values that `settings` checks."""
+    """A metavar that lists choices; `settings` checks the value."""
     return f"[{'|'.join(values)}]"
 
 
 def setting_options(declarations: Iterable[Declaration]) -> Callable[[Command], Command]:
-    """Add an option for each declaration, in their order; its value is None if it was not given."""
+    """Add an option for each declaration, in order. Options default to None."""
 
     def decorate(command: Command) -> Command:
         for declaration in reversed(list(declarations)):
@@ -56,6 +56,6 @@ def _metavar(declaration: Declaration) -> str | None:
     return declaration.metavar or (choices(declaration.choices) if declaration.choices else None)
 
 
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, on the command line or by the environment."""
+def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are set on the command line or in the environment."""
     return {name: value for name, value in options.items() if value is not None}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
     from cifar_trainer.prediction import Answer, PredictionReport
 
-#: At most so many images that cannot be read are named; the others are counted.
+#: Maximum number of unreadable images to name.
 _NAMED_FAILURES = 8
 
 
@@ -28,15 +28,17 @@ _NAMED_FAILURES = 8
     metavar="ARTEFACT",
     help=f"An artefact: {expected_artefacts()}.",
 )
-@click.option("--top", type=int, metavar="N", help="How many classes to show.  [default: 3, or all of fewer]")
+@click.option(
+    "--top", type=int, metavar="N", help="Number of classes to show.  [default: 3, or all if fewer]"
+)
 def command(
     output: "Output", /, images: tuple[str, ...], run: Path | None, model: Path | None, top: int | None
 ) -> None:
     """Classify images: PNG, JPEG, WebP, GIF, BMP or TIFF, of any size.
 
     An IMAGE is a file, a folder (the images in it), or - for standard input. Images are resized
-    as the training images were. RUN, or --run, is the run whose model answers: the fastest
-    artefact that it has exported, or its own model.
+    as the training images were. RUN, or --run, is the run to use: its fastest exported
+    artefact, or its own model.
 
     \b
     Examples:
@@ -69,7 +71,7 @@ def command(
 
 
 def format_answer(answer: "Answer") -> str:
-    """One line for an image, with a note if it is unfamiliar or of another format than its name says."""
+    """One line per image, with a note if it is unfamiliar or its suffix does not match its format."""
     line = f"{printable(answer.name)}: " + ", ".join(
         f"{printable(guess.class_name)} {guess.probability:.1%}" for guess in answer.guesses
     )
@@ -81,10 +83,10 @@ def format_answer(answer: "Answer") -> str:
 
 
 def format_failures(report: "PredictionReport") -> str:
-    """One message that names the images that cannot be read."""
+    """An error message that names the images that cannot be read."""
     total = len(report.errors) + len(report.predictions)
     others = "; the others are classified" if report.predictions else ""
-    lines = [f"  {printable(each.name)}: {each.reason}" for each in report.errors[:_NAMED_FAILURES]]
+    lines = [f"  {printable(failure.name)}: {failure.reason}" for failure in report.errors[:_NAMED_FAILURES]]
     more = len(report.errors) - len(lines)
     if more:
         lines.append(f"  and {more:,} more; --json lists them all.")

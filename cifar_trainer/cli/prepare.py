@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class DatasetOption(click.Option):
-    """An option whose help lists the data sets; they are imported for --help alone."""
+    """An option whose help lists the data sets, imported only for --help."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         from cifar_trainer.data import DATASETS
 
-        self.help = f"{', '.join(DATASETS)}; or with --source a name for classes of your own."
+        self.help = f"{', '.join(DATASETS)}; or, with --source, a name for your own classes."
         return super().get_help_record(ctx)
 
 
@@ -36,10 +36,10 @@ class DatasetOption(click.Option):
 )  # fmt: skip
 @click.option(
     "--size", type=int, metavar="N",
-    help="Own classes: pixels along each side, 28 to 64.  [default: 32, or the size of arrays]",
+    help="Your own classes: pixels along each side, 28 to 64.  [default: 32, or the size of arrays]",
 )  # fmt: skip
 @click.option(
-    "--resize", default="stretch", metavar="[stretch|crop|fit]", help="How to bring images to that size."
+    "--resize", default="stretch", metavar="[stretch|crop|fit]", help="How to resize images to that size."
 )
 @click.option(
     "--test-fraction", type=float, metavar="X",
@@ -52,7 +52,7 @@ class DatasetOption(click.Option):
 @data_dir_option("Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never download.")
 @click.option("--force", is_flag=True, show_default=False, help="Prepare again even if already done.")
-@click.option("--verify", is_flag=True, show_default=False, help="Read back and verify what is prepared.")
+@click.option("--verify", is_flag=True, show_default=False, help="Read the prepared data back and verify it.")
 def command(output: "Output", /, path: str | None, data_dir: Path | None, **options: Any) -> None:
     """Download or import a data set and verify it by its content.
 
@@ -68,7 +68,7 @@ def command(output: "Output", /, path: str | None, data_dir: Path | None, **opti
       cifar-trainer prepare --dataset pets --source photos/ --size 64 --test-fraction 0.2
     """
     if path is not None:
-        raise UsageError(f"prepare takes no argument, received {path}. Did you mean --source {path}?")
+        raise UsageError(f"prepare takes no argument, got {path}. Did you mean --source {path}?")
     from cifar_trainer.cli.displays import PrepareDisplay
     from cifar_trainer.data.prepare import prepare
 
@@ -111,7 +111,7 @@ def _format_proof(record: "Record") -> str:
         return f"no: it is not {spec.title}"
     if spec is not None and spec.archives:
         return f"no: only the published archives of {spec.title} can be verified"
-    return "no: there is no published fingerprint of it"
+    return "no: it has no published fingerprint"
 
 
 def _format_classes(classes: tuple[str, ...]) -> str:

@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 
 
 @make_command("recipes")
-@click.option(
-    "--show", type=RECIPE, metavar="NAME|FILE.py", help="The recipe whose view of the images --plot draws."
-)
+@click.option("--show", type=RECIPE, metavar="NAME|FILE.py", help="The recipe whose images --plot draws.")
 @plot_option("With --show: draw training images as the network sees them in three epochs.")
-@data_dir_option(help="Folder of the prepared data sets: CIFAR-10's images, or drawn ones.")
+@data_dir_option(help="Folder of the prepared data sets. Without CIFAR-10, --plot shows synthetic images.")
 def command(output: "Output", /, show: str | None, plot: Path | None, data_dir: Path | None) -> None:
     """List the recipes: networks, and how they are trained.
 
-    Parameters and FLOPs are those for CIFAR-10's images and classes; FLOPs are of one image,
-    forward. Expected is the mean accuracy of n earlier runs, if three or more were measured.
+    Parameters and FLOPs are for CIFAR-10; FLOPs are for the forward pass of one image.
+    Expected is the mean accuracy of n earlier runs, if at least three were measured.
 
     \b
     Examples:
@@ -51,7 +49,7 @@ def _expected(info: "RecipeInfo") -> str:
 
 
 def recipes_table(listed: "RecipeList", width: int) -> "Table":
-    """The recipes; the summary and then other columns are left out if `width` is too small."""
+    """One row per recipe; drops the least important columns to fit into `width`."""
     from cifar_trainer.cli.console import fitting_table
 
     rows = [
@@ -61,9 +59,7 @@ def recipes_table(listed: "RecipeList", width: int) -> "Table":
             "MFLOPs": f"{info.flops_per_image / 1e6:,.1f}",
             "epochs": str(info.epochs),
             "batch": str(info.batch_size),
-            "expected": ""
-            if info.expected is None
-            else f"{info.expected.accuracy:.2%} (n = {info.expected.n})",
+            "expected": _expected(info),
             "summary": info.summary,
         }
         for info in listed.recipes

@@ -60,6 +60,6 @@ def format_reproduction(result: "Reproduction") -> str:
         f"received  sha256 {result.weights_sha256}  {result.reproduced_in}",
     ]
     if not result.same:
-        differences = result.differences or ("none that is recorded",)
+        differences = result.differences or ("none recorded",)
         lines += ["differences between the environments:", *(f"  {difference}" for difference in differences)]
     return "\n".join(lines)

@@ -32,12 +32,12 @@ def command(output: "Output", /, folder: Path) -> None:
 
     listed = list_runs(folder)
     if not listed.runs:
-        output.note(f"There is no run in {folder} yet. Start one with: cifar-trainer train")
+        output.note(f"No runs in {folder} yet. Start one with: cifar-trainer train")
     output.result(listed, lambda listed: runs_table(listed, output.width))
 
 
 def runs_table(listed: "RunList", width: int) -> "list[Table]":
-    """The runs, named by their path below the folder; no table if there are none."""
+    """One row per run, named by its path below the folder; no table without runs."""
     from cifar_trainer.cli.console import fitting_table
 
     now = datetime.datetime.now().astimezone()
@@ -64,7 +64,7 @@ def runs_table(listed: "RunList", width: int) -> "list[Table]":
 
 
 def _age(started: datetime.datetime | None, now: datetime.datetime) -> str:
-    """Time since then in the largest unit that fits, such as `3 h`."""
+    """Age in the largest unit that fits, such as `3 h`."""
     if started is None:
         return "unknown"
     seconds = (now - started).total_seconds()

@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 @run_argument
 @click.option("--model", type=PathType(), metavar="ARTEFACT", help="Serve an exported artefact.")
 @click.option("--name", help="The model's name in the paths.  [default: the data set's]")
-@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every network.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 listens on all networks.")
 @click.option(
     "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
-    help="Another name that clients may call this server by, for example behind a proxy; * allows any.",
+    help="Another host name to accept, for example behind a proxy; * accepts any.",
 )  # fmt: skip
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8501, help="Port to listen on; 0 takes a free one."
+    "--port", type=click.IntRange(0, 65535), default=8501, help="Port to listen on; 0 picks a free one."
 )
 @click.option("--max-batch-size", type=click.IntRange(1, 4096), default=64, help="Images in one batch.")
 @click.option(
     "--batch-timeout-ms",
     type=click.FloatRange(0, 1000),
     default=0.0,
-    help="How long a batch waits for more.",
+    help="How long a batch waits for more images.",
 )
 @click.option(
     "--max-enqueued-batches", type=click.IntRange(1, 10_000), default=16,
-    help="Batches that may wait. Beyond that, requests get 503.",
+    help="Maximum number of queued batches. Beyond it, requests get 503.",
 )  # fmt: skip
 @click.option(
     "--deadline",
     type=click.FloatRange(0.1, 600),
     default=30.0,
-    help="Seconds that a request may take.",
+    help="Maximum seconds per request.",
 )
 @click.option(
     "--api-key", envvar="CIFAR_TRAINER_API_KEY",
@@ -52,11 +52,11 @@ if TYPE_CHECKING:
 @click.option(
     "--keep-limit", type=click.IntRange(1, 1_000_000), default=1000, help="Maximum number of images in DIR."
 )
-@click.option("--alert-webhook", metavar="URL", help="URL that gets a POST when drift begins.")
+@click.option("--alert-webhook", metavar="URL", help="URL to POST to when drift starts.")
 def command(output: "Output", /, host: str, api_key: str | None, **options: Any) -> None:
     """Classify images over HTTP, with a page to try it.
 
-    Serves the newest run, RUN, or an ARTEFACT; of a run's exports the fastest. Speaks
+    Serves RUN, by default the newest run, or an ARTEFACT; of a run's exports, the fastest. Speaks
     TensorFlow Serving's REST API and the Open Inference Protocol, and takes image files at
     /predict. /metrics is for Prometheus, /monitoring shows drift.
 
@@ -70,9 +70,9 @@ def command(output: "Output", /, host: str, api_key: str | None, **options: Any)
 
     if not _is_loopback(host):
         output.warn(
-            f"--host {host} lets other machines in. The connection is not encrypted"
-            + (" and anybody can use it." if api_key is None else ".")
-            + " docs/security.md says what to put in front."
+            f"--host {host} accepts connections from other machines. They are not encrypted"
+            + (", and anyone can use the server." if api_key is None else ".")
+            + " See docs/security.md for what to put in front."
         )
     _log_to(output, access=output.verbose)
     serve(
@@ -99,7 +99,7 @@ def _announce(output: "Output", started: "Started") -> None:
 
 
 def _log_to(output: "Output", access: bool) -> None:
-    """Show warnings, and with `access` a line for each request."""
+    """Show warnings, and with `access` one line per request."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,4 +1,4 @@
-"""Stop requests by signal: the first asks to finish the step and save, the second stops at once."""
+"""Stop requests by signal: the first finishes the step and saves; the second exits at once."""
 
 import contextlib
 import os
@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-#: What a terminal, a scheduler and a closed session send.
+#: Sent by a terminal, by a scheduler, and when a session closes.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
 class StopRequest:
-    """The first signal that was received, or None."""
+    """The first signal received; true once there is one."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -24,10 +24,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Record the first signal in `request` and let the process run; end it at once at the second.
+    """Record the first signal in `request`; exit at once on the second.
 
-    A checkpoint gets its name only when it is complete, so nothing saved is lost. Signals that the caller
-    ignores (nohup) stay ignored.
+    Exiting loses nothing that was saved: a checkpoint gets its name only when it is complete. Signals that
+    the caller ignores (nohup) stay ignored.
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -37,13 +37,13 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
         request.received = signal.Signals(number)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    watched = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
-    for number in watched:
+    handled = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number in watched:
+        for number in handled:
             signal.signal(number, before[number])
 
 

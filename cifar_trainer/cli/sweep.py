@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cifar_trainer.cli.base import PathType, data_dir_option, make_command
-from cifar_trainer.cli.options import given, setting_options
+from cifar_trainer.cli.options import setting_options, without_none
 from cifar_trainer.errors import SweepError, TrainingStopped
 from cifar_trainer.settings import RuntimeOptions, Settings, declared
 
@@ -21,7 +21,7 @@ _OF_TRAIN = [
     for name, declaration in {**declared(Settings), **declared(RuntimeOptions)}.items()
     if declaration.in_sweep and name not in ("seed", "validation")
 ]
-#: The number of trials listed at the end; the page has them all.
+#: Number of trials listed at the end; the page lists all.
 _LISTED = 10
 
 
@@ -31,35 +31,42 @@ _LISTED = 10
     "--set", multiple=True, metavar="PARAMETER=RANGE",
     help="What varies: LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=S or A,B,C. Repeatable.",
 )  # fmt: skip
-@click.option("--space", type=PathType(), metavar="FILE", help="The same as a TOML file.")
-@click.option("--trials", type=int, default=40, metavar="N", help="Number of trials, over all commands.")
+@click.option("--space", type=PathType(), metavar="FILE", help="TOML file with the ranges.")
+@click.option("--trials", type=int, default=40, metavar="N", help="Number of trials, across all commands.")
 @click.option(
     "--storage", metavar="URL", help="postgresql://... for several machines.  [default: SQLite in the folder]"
 )
-@click.option("--sampler", default="tpe", metavar="[tpe|random|qmc]", help="How values are chosen.")
-@click.option("--pruner", default="median", metavar="[median|hyperband|none]", help="How trials end early.")
-@click.option("--workers", type=int, default=1, metavar="N", help="Processes; each gets its own GPU.")
+@click.option("--sampler", default="tpe", metavar="[tpe|random|qmc]", help="How to choose values.")
+@click.option(
+    "--pruner", default="median", metavar="[median|hyperband|none]", help="How to stop trials early."
+)
+@click.option(
+    "--workers", type=int, default=1, metavar="N", help="Number of worker processes; each gets its own GPU."
+)
 @click.option(
     "--confirm", type=int, default=3, metavar="N",
     help="Retrain the N best on all training images and test each once; 0 for none.",
 )  # fmt: skip
-@click.option("--confirm-seeds", type=int, default=1, metavar="N", help="Seeds for each of them.")
+@click.option("--confirm-seeds", type=int, default=1, metavar="N", help="Number of seeds for each of them.")
 @click.option(
     "--heartbeat", type=int, default=15, metavar="SECONDS",
     help="Interval in a shared database. After four missing heartbeats, other commands take over the trials.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, help="Seed of the sampler and of every trial.")
 @click.option(
-    "--validation", default="holdout", metavar="[holdout]", help="Held-out images decide, never the test set."
+    "--validation",
+    default="holdout",
+    metavar="[holdout]",
+    help="Trials are compared on held-out images, never on the test set.",
 )
 @setting_options(_OF_TRAIN)
 @click.option("--run-dir", type=PathType(), help="Folder of the sweep.  [default: runs/NAME]")
 @data_dir_option("Folder of the prepared data sets.  [default: data]")
 def command(output: "Output", /, **options: Any) -> None:
-    """Search for good settings: Optuna chooses, held-out images decide.
+    """Search for good settings with Optuna, by accuracy on held-out images.
 
-    Each trial is a run folder like any other. The same command resumes a sweep that was stopped;
-    more --trials add to it.
+    Each trial is an ordinary run. Repeat the command to resume a stopped sweep; a larger
+    --trials extends it.
 
     \b
     Examples:
@@ -74,7 +81,10 @@ def command(output: "Output", /, **options: Any) -> None:
     with SweepDisplay(output) as display:
         try:
             result = sweep(
-                **given(options), reporter=display, should_stop=display.should_stop, verbose=output.verbose
+                **without_none(options),
+                reporter=display,
+                should_stop=display.should_stop,
+                verbose=output.verbose,
             )
         except TrainingStopped:
             display.exit_stopped("Repeat the command to resume.")
@@ -87,7 +97,7 @@ def command(output: "Output", /, **options: Any) -> None:
 
 
 def format_sweep(result: "SweepResult") -> "list[Table]":
-    """The trials, and the best ones' accuracy on the test set."""
+    """Tables of the best trials and of confirmed ones."""
     confirmed = [confirmed_table(result)] if result.confirmed else []
     return [trials_table(result), *confirmed]
 

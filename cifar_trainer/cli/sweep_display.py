@@ -7,7 +7,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from cifar_trainer.cli.console import UNSEEN, Output
+from cifar_trainer.cli.console import IGNORE_CLOSED_TERMINAL, Output
 from cifar_trainer.cli.displays import StoppableDisplay
 from cifar_trainer.sweeps.result import SweepReporter, Trial, best_first, format_value
 
@@ -16,7 +16,7 @@ _BEST = 8
 
 
 class SweepDisplay(StoppableDisplay, SweepReporter):
-    """Shows on stderr what happens. Once the study is open, the first signal asks the sweep to stop."""
+    """Shows a sweep on stderr. Once the study is open, the first signal requests a stop."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(output)
@@ -27,7 +27,7 @@ class SweepDisplay(StoppableDisplay, SweepReporter):
     def close(self) -> None:
         """Remove the live table from the screen."""
         if self._live is not None:
-            with UNSEEN:
+            with IGNORE_CLOSED_TERMINAL:
                 self._live.stop()
             self._live = None
 
@@ -42,7 +42,7 @@ class SweepDisplay(StoppableDisplay, SweepReporter):
         self._trials = trials
         if self._output.live:
             self._live = Live(console=self._output.notes, transient=True, auto_refresh=False)
-            with UNSEEN:
+            with IGNORE_CLOSED_TERMINAL:
                 self._live.start()
             self._draw()
 
@@ -71,11 +71,11 @@ class SweepDisplay(StoppableDisplay, SweepReporter):
 
     def _draw(self) -> None:
         if self._live is not None:
-            with UNSEEN:
+            with IGNORE_CLOSED_TERMINAL:
                 self._live.update(self.table(), refresh=True)
 
     def table(self) -> Table:
-        """The best trials so far, and those that run here."""
+        """The best trials so far, and those running here."""
         done = sum(trial.state in ("complete", "pruned", "failed") for trial in self._trials)
         table = Table(title=f"{done} trials done", title_justify="left", box=None, pad_edge=False)
         table.add_column("trial", justify="right")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cifar_trainer.cli.base import PathType, RunType, data_dir_option, make_command
-from cifar_trainer.cli.options import choices, given, setting_options
+from cifar_trainer.cli.options import choices, setting_options, without_none
 from cifar_trainer.errors import TrainingStopped, UsageError, counted
 from cifar_trainer.settings import STACKS, VALIDATIONS, RuntimeOptions, Settings, command_words, declared
 from cifar_trainer.training.distributed import choose_gpus, find_cluster, train_together
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     metavar=choices(STACKS),
     help="Train the --seeds side by side in one program; auto does on a GPU.  [default: auto]",
 )
-@click.option("--gpus", metavar="N|all", help="Split each batch over N GPUs of this machine, a process each.")
+@click.option(
+    "--gpus", metavar="N|all", help="Split each batch over N GPUs of this machine, one process each."
+)
 @setting_options(declared(RuntimeOptions).values())
 def command(
     output: "Output",
@@ -63,7 +65,7 @@ def command(
     from cifar_trainer.run import TrainResult
     from cifar_trainer.training import api
 
-    options = given(options)
+    options = without_none(options)
     if seeds is None and stack is not None:
         raise UsageError(f"--stack {stack} is for several seeds. Add --seeds, or leave it out.")
     if seeds is not None and (resume is not None or "seed" in options):
@@ -87,9 +89,9 @@ def command(
             words += {1: ["--verbose"], -1: ["--quiet"]}.get(output.verbosity, [])
             raise click.exceptions.Exit(train_together(words, chosen))
     cluster = find_cluster()
-    follows = cluster is not None and not cluster.is_chief
-    if follows:
-        # The first process speaks for all.
+    is_worker = cluster is not None and not cluster.is_chief
+    if is_worker:
+        # Only the chief prints.
         output.verbosity = -1
     with TrainingDisplay(output) as display:
         common: dict[str, Any] = {
@@ -107,14 +109,14 @@ def command(
             again = {name: options.get(name) for name in ("data_dir", "time_limit")}
             words = ["cifar-trainer", "train", *command_words({"resume": error.run_dir, **again})]
             display.exit_stopped(f"Resume with:\n  {shlex.join(words)}")
-    if not follows:
+    if not is_worker:
         output.result(result, format_training)
         if isinstance(result, TrainResult):
             output.note(f"next: cifar-trainer evaluate {shlex.quote(result.run_dir)}", wrap=False)
 
 
 def format_training(result: "TrainResult | GroupResult") -> str:
-    """A finished run, or a group of runs."""
+    """The text for a finished run or a group of runs."""
     from cifar_trainer.run import TrainResult
 
     return format_result(result) if isinstance(result, TrainResult) else format_group(result)
@@ -127,20 +129,20 @@ def format_result(result: "TrainResult") -> str:
     if result.chosen_by != "last epoch":
         epoch = "" if result.chosen_epoch is None else f" of epoch {result.chosen_epoch}"
         chosen = f"weights{epoch}, chosen by: {result.chosen_by}\n"
-    watched = VALIDATIONS[str(validation["split"])]
+    split = VALIDATIONS[str(validation["split"])]
     return (
         f"{counted(result.epochs, 'epoch')} in {result.seconds:.1f} s, "
         f"{result.images_per_second:,.0f} images/s\n"
         f"{chosen}"
         f"train       loss {train['loss']:.4f}  accuracy {train['accuracy']:.2%}\n"
-        f"validation  loss {validation['loss']:.4f}  accuracy {validation['accuracy']:.2%}  ({watched})\n"
+        f"validation  loss {validation['loss']:.4f}  accuracy {validation['accuracy']:.2%}  ({split})\n"
         f"weights     {result.weights_sha256}\n"
         f"model       {result.run_dir}/model.keras"
     )
 
 
 def format_group(group: "GroupResult") -> str:
-    """The runs of a group, a line each, and what they give together."""
+    """One line per run, then the mean, standard deviation and interval of the group."""
     lines = [
         f"seed {run.seed:<4} accuracy {run.validation['accuracy']:.2%}  loss {run.validation['loss']:.4f}  "
         f"{run.seconds:.1f} s  {run.run_dir}"

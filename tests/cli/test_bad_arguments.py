@@ -16,7 +16,7 @@ TABLE: dict[str, list[tuple[str, int, str]]] = {
         ("", 2, "Missing argument 'RUN RUN...'"),
         ("a", 1, "a does not exist; expected a run's folder"),
         ("a b --split train", 2, "--split 'train' is invalid. Choose from test, validation"),
-        ("a b --plot x.gif", 2, "--plot x.gif has no known ending. Expected .png, .svg or .pdf"),
+        ("a b --plot x.gif", 2, "--plot x.gif is not a supported format. Expected .png, .svg or .pdf"),
     ],
     "recipes": [
         ("--show tutorial", 2, "--show needs --plot FILE"),

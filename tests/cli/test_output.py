@@ -76,7 +76,7 @@ class Answer(Result):
 def test_json_is_one_object_whatever_prints_while_a_command_works(capsys: pytest.CaptureFixture[str]) -> None:
     """A user's recipe, model.summary(), Keras's downloads."""
     output = Output(as_json=True)
-    with output.in_charge():
+    with output.redirecting():
         print("Downloading data from ...")
         output.result(Answer(), lambda answer: "for people")
     said = capsys.readouterr()
@@ -88,7 +88,7 @@ def test_what_the_package_logs_is_shown_as_notes_and_warnings(capsys: pytest.Cap
     import logging
 
     log = logging.getLogger("cifar_trainer.somewhere")
-    with Output().in_charge():
+    with Output().redirecting():
         log.info("loading")
         log.warning("no locks")
     assert capsys.readouterr().err == "loading\nWarning: no locks\n"
