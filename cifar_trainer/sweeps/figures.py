@@ -18,12 +18,12 @@ from cifar_trainer.plots import (
 from cifar_trainer.sweeps.result import Trial, best_first
 from cifar_trainer.sweeps.space import Range, Space
 
-#: At most so many slices stand in one row.
+#: Maximum number of slices per row.
 COLUMNS = 3
 
 
 def history_figure(trials: Sequence[Trial], theme: Theme) -> Figure:
-    """Each trial's accuracy by its number, and the best so far."""
+    """Accuracy by trial number, and the best so far."""
     with new_figure(theme, 6.2, 3.6) as figure:
         axes = figure.add_subplot()
         complete = [(t.number, t.value) for t in trials if t.state == "complete" and t.value is not None]
@@ -44,7 +44,7 @@ def history_figure(trials: Sequence[Trial], theme: Theme) -> Figure:
         axes.set_ylabel("accuracy on held-out images")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        # Above the axes, where no trial stands.
+        # Above the axes, where it covers no trial.
         if complete or pruned or failed:
             figure.legend(loc="outside upper left", ncols=4)
     return figure
@@ -72,13 +72,13 @@ def parallel_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figu
         columns = [*space, None]
         if shown:
             values = np.array([trial.value for trial in shown])
-            # The worst of many would leave no room for the others.
+            # The worst trials would compress the scale for all others.
             low, high = float(np.quantile(values, 0.1)), float(values.max())
             heights = np.array(
                 [
                     [
-                        *(place(values, trial.params[name]) for name, values in space.items()),
-                        _share(v, low, high),
+                        *(position(values, trial.params[name]) for name, values in space.items()),
+                        _fraction(v, low, high),
                     ]
                     for trial, v in zip(shown, values, strict=True)
                 ]
@@ -90,7 +90,7 @@ def parallel_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figu
                 row = heights[shown.index(best)]
                 axes.plot(range(len(columns)), row, color=theme.second, linewidth=2.6)
             ticks = [(low, f"≤ {low:.1%}"), (high, f"{high:.1%}")] if high > low else [(high, f"{high:.1%}")]
-            _axis(axes, len(space), [(_share(v, low, high), text) for v, text in ticks], theme)
+            _axis(axes, len(space), [(_fraction(v, low, high), text) for v, text in ticks], theme)
         for index, each in enumerate(space.values()):
             _axis(axes, index, _ticks(each), theme)
         axes.set_xlim(-0.25, len(space) + 0.35)
@@ -104,7 +104,7 @@ def parallel_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figu
 
 
 def slices_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figure:
-    """The accuracy by each parameter alone."""
+    """Accuracy against each parameter."""
     columns = min(COLUMNS, len(space))
     rows = -(-len(space) // columns)
     with new_figure(theme, 12.4, 3.4 * rows) as figure:
@@ -112,11 +112,11 @@ def slices_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figure
         for (name, values), axes in zip(space.items(), plots, strict=False):
             for state, color, mark in (("complete", theme.first, "o"), ("pruned", theme.second, "x")):
                 chosen = [t for t in trials if t.state == state and t.value is not None]
-                places = [place(values, t.params[name]) for t in chosen]
-                axes.plot(places, [t.value for t in chosen], mark, color=color, markersize=5)
+                positions = [position(values, t.params[name]) for t in chosen]
+                axes.plot(positions, [t.value for t in chosen], mark, color=color, markersize=5)
             axes.set_xlim(-0.05, 1.05)
             labels = axes.set_xticks(*zip(*_ticks(values), strict=True))
-            # The outer ones would run into those of the figure beside.
+            # Centred, the outer labels would overlap those of the next plot.
             for tick, side in ((labels[0], "left"), (labels[-1], "right")):
                 tick.label1.set_horizontalalignment(side if len(labels) > 1 else "center")
             axes.set_xlabel(name)
@@ -128,44 +128,44 @@ def slices_figure(trials: Sequence[Trial], space: Space, theme: Theme) -> Figure
     return figure
 
 
-def place(values: Range, value: int | float | str) -> float:
-    """Where a value stands between the bounds, or among the choices: 0 to 1."""
+def position(values: Range, value: int | float | str) -> float:
+    """Position of a value between the bounds or among the choices, 0 to 1."""
     if isinstance(values, CategoricalDistribution):
-        return _share(_ordered(values).index(value), 0, len(values.choices) - 1)
+        return _fraction(_ordered(values).index(value), 0, len(values.choices) - 1)
     number, low, high = float(value), float(values.low), float(values.high)
     if values.log:
         number, low, high = np.log(number), np.log(low), np.log(high)
-    return _share(number, low, high)
+    return _fraction(number, low, high)
 
 
-def _share(number: float, low: float, high: float) -> float:
+def _fraction(number: float, low: float, high: float) -> float:
     return 0.5 if high <= low else float(np.clip((number - low) / (high - low), 0.0, 1.0))
 
 
 def _ordered(values: CategoricalDistribution) -> list[Any]:
-    """The choices, numbers in their order."""
+    """The choices, sorted if they are numbers."""
     numeric = all(isinstance(choice, int | float) for choice in values.choices)
     return sorted(values.choices, key=float) if numeric else list(values.choices)
 
 
 def _ticks(values: Range) -> list[tuple[float, str]]:
-    """Places on a parameter's axis, and what to write there."""
+    """Positions and labels of the ticks on a parameter's axis."""
     if isinstance(values, CategoricalDistribution):
-        return [(place(values, each), str(each)) for each in _ordered(values)]
+        return [(position(values, each), str(each)) for each in _ordered(values)]
     low, high = float(values.low), float(values.high)
     if values.log:
         powers = range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)
         between = [10.0**power for power in powers]
-        # One that stands right beside a bound would be written over it.
-        between = [each for each in between if 0.15 < place(values, each) < 0.85]
+        # A label close to a bound would overlap that of the bound.
+        between = [each for each in between if 0.15 < position(values, each) < 0.85]
     else:
         middle = (low + high) / 2
         between = [middle] if isinstance(values, FloatDistribution) or middle.is_integer() else []
-    return [(place(values, each), f"{each:g}") for each in dict.fromkeys([low, *between, high])]
+    return [(position(values, each), f"{each:g}") for each in dict.fromkeys([low, *between, high])]
 
 
 def _axis(axes: "object", x: int, ticks: Sequence[tuple[float, str]], theme: Theme) -> None:
-    """A vertical axis of its own with its ticks."""
+    """Draw a vertical axis with its ticks."""
     axes.plot([x, x], [0, 1], color=theme.muted, linewidth=1.0)  # type: ignore[attr-defined]
     for height, text in ticks:
         axes.plot([x - 0.012, x], [height, height], color=theme.muted, linewidth=1.0)  # type: ignore[attr-defined]

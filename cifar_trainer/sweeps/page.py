@@ -1,4 +1,4 @@
-"""sweep.html: the best trials, what mattered, all trials; one page that loads nothing from elsewhere."""
+"""sweep.html: one self-contained page with the best trials, importances and all trials."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,23 +13,23 @@ from cifar_trainer.sweeps.space import describe
 if TYPE_CHECKING:
     import optuna
 
-#: Importance is not measured from fewer complete trials.
-LEAST_TRIALS = 20
+#: Minimum number of complete trials to measure importance.
+MIN_TRIALS = 20
 
 
 def measure_importance(study: "optuna.Study") -> dict[str, float] | None:
-    """Each parameter's importance by Optuna, the largest first; None if too few or equal."""
+    """Optuna's importance of each parameter, largest first; None if trials are too few or all equal."""
     import optuna
 
     states = (optuna.trial.TrialState.COMPLETE,)
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=states)]
-    if len(values) < LEAST_TRIALS or len(set(values)) == 1:
+    if len(values) < MIN_TRIALS or len(set(values)) == 1:
         return None
     return {name: float(share) for name, share in optuna.importance.get_param_importances(study).items()}
 
 
 def render_page(result: SweepResult, plan: Plan) -> str:
-    """The HTML of the page; everything that comes from outside is escaped."""
+    """The page's HTML, with all external text escaped."""
     space = plan.space
     trials = result.trials
     drawings: dict[str, Callable[[Theme], Figure]] = {
@@ -50,7 +50,7 @@ def render_page(result: SweepResult, plan: Plan) -> str:
         ranked=[*best_first(trials), *(trial for trial in trials if trial.state != "complete")],
         counts={state: states.count(state) for state in dict.fromkeys(states)},
         trials={trial.number: trial for trial in trials},
-        least=LEAST_TRIALS,
+        least=MIN_TRIALS,
         names=list(space),
         space=describe(space),
         settings=plan.common,
@@ -60,7 +60,7 @@ def render_page(result: SweepResult, plan: Plan) -> str:
 
 
 def _describe_figures(result: SweepResult) -> dict[str, str]:
-    """What each figure shows, in words: the text alternatives of the page."""
+    """Text alternatives of the figures."""
     best, importance = result.best, result.importance or {}
     if best is None:
         return dict.fromkeys(("history", "parallel", "slices"), "No trial is complete.")

@@ -12,16 +12,16 @@ from cifar_trainer.sweeps.sampler import PRUNERS, SAMPLERS
 from cifar_trainer.sweeps.space import Space, extremes
 
 #: Arguments of `train` that each command chooses for itself.
-CARRIED_OUT = ("data_dir", "device", *declared(RuntimeOptions))
+RUNTIME_ARGUMENTS = ("data_dir", "device", *declared(RuntimeOptions))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The arguments of `sweep`, which explains them.
+    """The arguments of `sweep`, checked.
 
     Attributes:
         settings: arguments of `train` that all trials share.
-        carried_out: arguments of `train` that this command chose for itself.
+        runtime: arguments of `train` that this command chose for itself.
 
     Raises:
         UsageError: a value is out of its range.
@@ -38,7 +38,7 @@ class Plan:
     confirm_seeds: int
     heartbeat: int
     settings: dict[str, Any]
-    carried_out: dict[str, Any]
+    runtime: dict[str, Any]
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", self.name):
@@ -66,18 +66,18 @@ class Plan:
 
     @property
     def common(self) -> dict[str, Any]:
-        """The arguments of `train` that decide a trial's result and are the same for all trials."""
+        """Arguments of `train` that affect the result and are the same for all trials."""
         return {**self.settings, "seed": self.seed, "validation": "holdout"}
 
     def extremes(self) -> list[dict[str, Any]]:
-        """Values of a trial that stand for all others: if these are possible, so are the others."""
+        """Values to check: if these are valid, so are all others."""
         return [{}, *({name: value} for name, each in self.space.items() for value in extremes(each))]
 
     def config(self, values: Mapping[str, Any]) -> Settings:
         """The settings of a trial with these values.
 
         Raises:
-            UsageError: they are not possible.
+            UsageError: a value is invalid.
         """
         given = {**self.common, **values}
         recipe = given.pop("recipe", declared(Settings)["recipe"].default)

@@ -1,4 +1,4 @@
-"""The worker processes of a `sweep` command: given trials, listened to, replaced if they die."""
+"""The worker processes of a `sweep` command. Those that die are replaced."""
 
 import contextlib
 import dataclasses
@@ -18,18 +18,18 @@ from cifar_trainer.sweeps.result import SweepReporter, Trial
 from cifar_trainer.sweeps.trials import Trials
 from cifar_trainer.sweeps.worker import Job
 
-#: How often to look at signals, and at the trials of other commands.
+#: Seconds between checks for signals, and for the trials of other commands.
 LOOK_SECONDS, OTHERS_SECONDS = 0.2, 2.0
 
 
 class WorkerPool:
-    """Workers that train the trials of a study until none is left.
+    """Trains the trials of a study in worker processes.
 
     Args:
-        size: the number of workers.
-        environments: their environment variables, which differ in the GPU.
-        reporter: receives what happens.
-        should_stop: asked whether to save and stop.
+        size: number of workers.
+        environments: environment variables of each worker, such as its GPU.
+        reporter: receives events.
+        should_stop: polled; return True to save and stop.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class WorkerPool:
     def run(
         self, trials: Trials, make_job: Callable[[Trial], Job], ended: Callable[[Trial, str], None]
     ) -> bool:
-        """Train trials until all are done, those of other commands too.
+        """Train trials until all are done, including those of other commands.
 
         Args:
-            trials: where to take them.
-            make_job: the run that a trial is.
-            ended: called after a trial has ended, with its state.
+            trials: the trials of a study.
+            make_job: returns the run to train for a trial.
+            ended: called with each trial that has ended, and its state.
 
         Returns:
-            Whether all are done; False if `should_stop` asked to stop.
+            Whether all are done; False if `should_stop` returned True.
 
         Raises:
-            DataError, DeviceError: a worker raised it. Its trial waits for the next command.
-            RunError: the database cannot be used any more.
+            DataError, DeviceError: raised by a worker. Its trial waits for the next command.
+            RunError: the database can no longer be used.
         """
         look_at, stopping = 0.0, False
         with trials.heartbeats():
@@ -87,7 +87,7 @@ class WorkerPool:
                 if not stopping and len(busy) < self._size and time.monotonic() >= look_at:
                     look_at = time.monotonic() + OTHERS_SECONDS
                     claimed = self._claim(trials, make_job, self._size - len(busy))
-                    # The last trials may run elsewhere; if their command dies, they come here.
+                    # Other commands may run the last trials; if such a command dies, its trials come here.
                     if not claimed and not busy and trials.unfinished() == 0:
                         return True
                 for worker, message in self._messages():
@@ -100,11 +100,11 @@ class WorkerPool:
                         ended(trial, state)
 
     def _claim(self, trials: Trials, make_job: Callable[[Trial], Job], most: int) -> int:
-        """Give idle workers new trials; returns how many."""
-        for given in range(most):
+        """Assign trials to idle workers; returns the number assigned."""
+        for assigned in range(most):
             trial = trials.claim()
             if trial is None:
-                return given
+                return assigned
             idle = (worker for worker in self._workers.values() if worker.trial is None)
             worker = next(idle, None) or self._start()
             worker.trial = trial
@@ -118,7 +118,7 @@ class WorkerPool:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **self._environments[number % len(self._environments)]},
-            # Ctrl-C and hang-ups are for this process, which stops the workers.
+            # Only this process handles Ctrl-C and hang-ups; it stops the workers.
             start_new_session=True,
         )
         worker = self._workers[number] = _Worker(process, number)
@@ -126,7 +126,7 @@ class WorkerPool:
         return worker
 
     def _messages(self) -> Iterator[tuple["_Worker", dict[str, Any]]]:
-        """What the workers have sent; `died` from one that has ended."""
+        """Messages from the workers, and `died` for one that has ended."""
         for key, _ in self._selector.select(LOOK_SECONDS):
             worker: _Worker = key.data
             received = os.read(worker.output, 1 << 16)
@@ -177,10 +177,10 @@ class WorkerPool:
             case "died":
                 code = message["code"]
                 how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-                # A worker that was killed together with its command did not fail.
+                # A worker that was killed together with its command does not count as dead.
                 if trials.release(trial, death=None if stopping else how):
                     state = "stopped"
-                    self._reporter.warn(f"{trial.label}: its worker died {how}; another resumes it.")
+                    self._reporter.warn(f"{trial.label}: its worker died {how}; another one resumes it.")
                 else:
                     state, reason = "failed", f"Its worker died too often, the last time {how}."
         if state is not None:
@@ -188,7 +188,7 @@ class WorkerPool:
         return state
 
     def _warn_once(self, label: str, text: str) -> None:
-        """Warn, unless another trial has warned of the same, such as of a slow processor."""
+        """Warn, unless another trial has warned of the same, such as a slow processor."""
         words = re.sub(r"\d[\d.,e+-]*", "#", text)
         if words not in self._warned:
             self._warned.add(words)
@@ -208,7 +208,7 @@ class _Worker:
         return self.process.stdout.fileno()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message. If the worker is dead, the end of its output says so."""
+        """Send a message. Ignores a dead worker, whose death `_messages` reports."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.write(json.dumps(message).encode() + b"\n")

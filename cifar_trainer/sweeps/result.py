@@ -1,6 +1,6 @@
-"""What a sweep reports while it runs, returns at its end, and keeps in sweep.json.
+"""The events and the result of a sweep, and sweep.json.
 
-Needs neither Optuna nor the database.
+Importable without Optuna.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One trial, all its attempts taken together.
+    """A trial with all its attempts.
 
     Attributes:
         number: Optuna's number of the first attempt.
         state: `complete`, `pruned`, `failed`, `running` or `waiting`.
-        params: the values.
+        params: value by parameter.
         value: accuracy on the held-out images after the last epoch.
         run_dir: folder of its run.
         message: why it failed.
@@ -43,7 +43,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What to call it, such as `trial 7`."""
+        """Display name, such as `trial 7`."""
         # A sweep never varies the seed, so this is a run that confirms a trial.
         return f"trial {self.number}" + (" again" if "seed" in self.params else "")
 
@@ -76,8 +76,8 @@ class SweepResult(Result):
         best: the complete trial with the highest value, the first of a tie; None if none is complete.
         confirmed: the best trials' accuracy on the test set, in the order of their accuracy on the held-out
             images.
-        importance: each parameter's share in the differences of the value, 0 to 1, by Optuna (PED-ANOVA,
-            Watanabe et al. 2023); None if there are too few trials, or all are equal.
+        importance: each parameter's importance, 0 to 1, by Optuna (PED-ANOVA, Watanabe et al. 2023); None if
+            there are too few trials, or all are equal.
         sweep_dir: the sweep's folder.
         page: the HTML page.
     """
@@ -93,22 +93,22 @@ class SweepResult(Result):
 
 
 class SweepReporter:
-    """Receives what happens in a sweep; every method does nothing by default.
+    """Receives the events of a sweep; every method does nothing by default.
 
     Attributes:
-        prepare: receives what happens while the data are prepared.
+        prepare: receives the events of preparing the data.
     """
 
     prepare = PrepareReporter()
 
     def note(self, text: str) -> None:
-        """A remark."""
+        """A note."""
 
     def warn(self, text: str) -> None:
         """A warning; the sweep continues."""
 
     def opened(self, folder: Path, storage: str, trials: Sequence[Trial]) -> None:
-        """The study is open; `trials` are those of earlier calls."""
+        """The study is open; `trials` come from earlier calls."""
 
     def trial_started(self, trial: Trial) -> None:
         """A worker starts or resumes the trial's run."""
@@ -120,49 +120,49 @@ class SweepReporter:
         """The trial is `complete`, `pruned`, `failed`, or `stopped` and will be resumed."""
 
     def listed(self, trials: Sequence[Trial]) -> None:
-        """A trial has ended; these are all trials, of other machines too."""
+        """A trial has ended; `trials` are all trials, including those of other machines."""
 
     def confirming(self, runs: int) -> None:
-        """The trials are done; the best are now retrained in this many runs."""
+        """The trials are done; `runs` runs now retrain the best ones."""
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
-    """The complete trials by their value, the highest first, the earlier one of a tie first."""
+    """Complete trials, highest value first; ties by number."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
 def format_value(value: Any) -> str:
-    """A parameter's value in a few digits, such as 0.000734."""
+    """A parameter's value with four digits, such as 0.0007341."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    """The part of sweep.json that is read again."""
+    """The part of sweep.json that `trial_settings` reads."""
 
     settings: dict[str, Any]
     trials: tuple[Trial, ...] = ()
 
 
 def trial_settings(text: str) -> dict[str, Any]:
-    """The arguments of `train` that a trial had.
+    """The arguments of `train` for a trial.
 
     Args:
         text: SWEEP:NUMBER; SWEEP is the sweep's folder, or its name in `runs/`.
 
     Raises:
-        UsageError: the text has another form, or the sweep has no such trial.
+        UsageError: the text is malformed, or the sweep has no such trial.
         RunError: there is no such sweep, or its sweep.json is damaged.
     """
     match = re.fullmatch(r"(.+):(\d+)", text)
     if match is None:
-        raise UsageError(f"--from-trial {text!r} is not known. Expected SWEEP:NUMBER, such as runs/rates:7.")
+        raise UsageError(f"--from-trial {text!r} is not a trial. Expected SWEEP:NUMBER, such as rates:7.")
     folders = (Path(match[1]).expanduser(), DEFAULT_ROOT / match[1])
     folder = next((folder for folder in folders if (folder / SWEEP_FILE).is_file()), None)
     if folder is None:
         raise RunError(f"{match[1]} is not a sweep: it has no {SWEEP_FILE}. Expected a sweep's folder.")
-    record = files.read_json(folder / SWEEP_FILE, _Record, remedy="The same sweep command writes it again.")
+    record = files.read_json(folder / SWEEP_FILE, _Record, remedy="Repeat the sweep command to rewrite it.")
     for trial in record.trials:
         if int(match[2]) in (trial.number, *trial.attempts):
             return {**record.settings, **trial.params}

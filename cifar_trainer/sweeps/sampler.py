@@ -14,17 +14,16 @@ from optuna.trial import FrozenTrial
 
 from cifar_trainer.sweeps.space import Space, combinations
 
-#: Proposals that may repeat an earlier trial before untried values are drawn at random.
+#: Proposals to try before untried values are drawn at random.
 ATTEMPTS = 20
 
-
-#: Optuna's samplers, made from a seed.
+#: Functions from a seed to an Optuna sampler.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed),
     "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
 }
-#: Optuna's pruners, made for trials of so many epochs.
+#: Functions from the number of epochs to an Optuna pruner.
 PRUNERS: dict[str, Callable[[int], BasePruner]] = {
     "median": lambda epochs: optuna.pruners.MedianPruner(),
     "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs),
@@ -33,16 +32,16 @@ PRUNERS: dict[str, Callable[[int], BasePruner]] = {
 
 
 class DistinctSampler(BaseSampler):
-    """Proposes another sampler's values, but never those of an earlier trial.
+    """Wraps another sampler so that it does not repeat an earlier trial.
 
     Each trial has its own seed, derived from the sweep's seed and the trial's number: a sweep with one
     worker is reproducible, and two commands do not draw the same values.
 
     Args:
-        name: the other sampler.
+        name: name of the other sampler.
         seed: the sweep's seed.
-        space: what varies. If it is finite and the sampler finds nothing new, one of the untried
-            combinations is drawn.
+        space: the ranges. If the space is finite and the sampler proposes nothing new, an untried
+            combination is drawn.
     """
 
     def __init__(self, name: str, seed: int, space: Space) -> None:
@@ -51,7 +50,7 @@ class DistinctSampler(BaseSampler):
         self._combinations = combinations(space)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        # All parameters in one call, to see whether the values as a whole are new.
+        # All parameters in one call, to compare whole combinations.
         return self._space
 
     def sample_relative(
@@ -65,8 +64,8 @@ class DistinctSampler(BaseSampler):
             values = self._propose(study, trial, attempt)
             if _key(values) not in tried:
                 return values
-        left = self.left(others)
-        return random.Random(self._seed_of(trial, ATTEMPTS)).choice(left) if left else values
+        untried = self.untried(others)
+        return random.Random(self._seed_of(trial, ATTEMPTS)).choice(untried) if untried else values
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -74,8 +73,8 @@ class DistinctSampler(BaseSampler):
         # Optuna calls this only for a parameter outside the space.
         return self._sampler(trial, 0).sample_independent(study, trial, param_name, param_distribution)
 
-    def left(self, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]] | None:
-        """The combinations that none of `trials` has; None if the space is infinite."""
+    def untried(self, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]] | None:
+        """The combinations that none of `trials` has used; None if the space is infinite."""
         if self._combinations is None:
             return None
         tried = {_key(trial.params) for trial in trials}
@@ -92,7 +91,7 @@ class DistinctSampler(BaseSampler):
         }
 
     def _sampler(self, trial: FrozenTrial, attempt: int) -> BaseSampler:
-        # A quasi-random sequence is one sequence for all trials.
+        # All trials share one quasi-random sequence.
         seed = self._seed if self._name == "qmc" else self._seed_of(trial, attempt)
         return SAMPLERS[self._name](seed)
 

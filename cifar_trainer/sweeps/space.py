@@ -25,7 +25,7 @@ Range = CategoricalDistribution | IntDistribution | FloatDistribution
 Space = dict[str, Range]
 
 #: A space with more combinations than this counts as infinite.
-MOST_COMBINATIONS = 100_000
+MAX_COMBINATIONS = 100_000
 _EXPECTED = "Expected LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=STEP, or choices such as 32,64,128."
 
 
@@ -40,14 +40,14 @@ def parse_space(
 
     Raises:
         UsageError: a name is not a setting that can vary, a range is invalid, a setting is given twice, or
-            there is none.
+            none is given.
     """
     given = list((_read_file(Path(space)) if isinstance(space, Path | str) else space or {}).items())
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise UsageError(
-                f"--set {assignment!r} is not known. Expected PARAMETER=RANGE, such as "
+                f"--set {assignment!r} is not an assignment. Expected PARAMETER=RANGE, such as "
                 "learning_rate=1e-4..1e-2:log."
             )
         given.append((name.strip(), text.strip()))
@@ -58,7 +58,7 @@ def parse_space(
             raise UsageError(f"{setting} is given twice: {_text(ranges[setting])} and {value}.")
         ranges[setting] = _parse_range(setting, value)
     if not ranges:
-        raise UsageError("Nothing varies. Name a setting, such as --set learning_rate=1e-4..1e-2:log.")
+        raise UsageError("No setting varies. Add one, such as --set learning_rate=1e-4..1e-2:log.")
     return dict(sorted(ranges.items()))
 
 
@@ -80,7 +80,7 @@ def _parse_range(name: str, value: Any) -> Range:
         texts = value if isinstance(value, list) else str(value).split(",")
         choices = [_read(kind, str(text).strip(), shown) for text in texts]
         if len({*choices}) < len(choices):
-            raise UsageError(f"{shown} has a choice twice.")
+            raise UsageError(f"{shown} repeats a choice.")
         return CategoricalDistribution(choices)
     if kind not in (int, float):
         raise UsageError(f"{shown} is a range, but {name} is not numeric. Expected choices such as a,b,c.")
@@ -123,15 +123,15 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 def extremes(values: Range) -> tuple[Any, ...]:
-    """Values that stand for all others: if these are possible, so are the others."""
+    """Values to check: if these are valid, so are all others."""
     return values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)
 
 
 def combinations(space: Space) -> list[dict[str, Any]] | None:
-    """All combinations of values; None if there are infinitely many, or more than `MOST_COMBINATIONS`."""
+    """All combinations of values; None if there are infinitely many, or more than `MAX_COMBINATIONS`."""
     values = [_values(each) for each in space.values()]
     listed = [each for each in values if each is not None]
-    if len(listed) < len(values) or math.prod(map(len, listed)) > MOST_COMBINATIONS:
+    if len(listed) < len(values) or math.prod(map(len, listed)) > MAX_COMBINATIONS:
         return None
     return [dict(zip(space, each, strict=True)) for each in itertools.product(*listed)]
 
@@ -147,7 +147,7 @@ def _values(values: Range) -> Sequence[Any] | None:
 
 
 def describe(space: Space) -> dict[str, str]:
-    """The space as texts, by setting."""
+    """Each setting's range as text."""
     return {name: _text(values) for name, values in space.items()}
 
 

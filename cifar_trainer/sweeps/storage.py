@@ -1,8 +1,7 @@
-"""Where a sweep keeps its trials: SQLite in its folder for one machine, PostgreSQL for any number.
+"""The database of a sweep: SQLite in its folder for one machine, PostgreSQL for several.
 
-Only the `sweep` commands talk to the database, never their workers, so SQLite has one writer. What several
-commands must not do at the same time, such as taking a trial, they do under an advisory lock of PostgreSQL,
-which ends with the connection of its holder.
+Only the `sweep` commands access the database, never their workers, so SQLite has one writer. Commands that
+share a PostgreSQL database take trials under an advisory lock, which ends with its holder's connection.
 """
 
 import contextlib
@@ -17,9 +16,9 @@ from cifar_trainer import files, locks
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.extras import check_extra
 
-#: How long to wait for the server to answer, and for another command to release the lock.
+#: Seconds to wait for the server to answer, and for another command to release the lock.
 CONNECT_SECONDS, LOCK_SECONDS = 10, 120
-#: Heartbeats that a command may miss before its trials are given to others.
+#: Missed heartbeats after which other commands take over the trials of a command.
 MISSED_HEARTBEATS = 4
 _SQLITE_FILE = "optuna.db"
 
@@ -43,7 +42,7 @@ def parse_storage(url: str | None, folder: Path) -> Storage:
     """Parse `--storage`; None is a SQLite file in the sweep's folder.
 
     Raises:
-        UsageError: the URL is not one of SQLite or PostgreSQL. The message contains no password.
+        UsageError: not a URL of SQLite or PostgreSQL. The message contains no password.
         CifarTrainerError: a package is missing.
     """
     import sqlalchemy
@@ -59,8 +58,8 @@ def parse_storage(url: str | None, folder: Path) -> Storage:
         parsed = sqlalchemy.engine.make_url(url)
         kind = parsed.get_backend_name()
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        # Any part of it may be a password, so show nothing of it.
-        raise UsageError(f"--storage is not the URL of a database. {kinds}") from None
+        # Any part of the URL may be a password, so do not print it.
+        raise UsageError(f"--storage is not a database URL. {kinds}") from None
     secrets = {key: "***" for key in parsed.query if "password" in key.lower()}
     label = parsed.update_query_dict(secrets).render_as_string(hide_password=True)
     if kind == "sqlite":
@@ -76,8 +75,8 @@ def parse_storage(url: str | None, folder: Path) -> Storage:
 
 
 @contextlib.contextmanager
-def hold_alone(storage: Storage) -> Iterator[None]:
-    """Keep other commands out of a SQLite file until the block ends; does nothing for a server.
+def lock_file(storage: Storage) -> Iterator[None]:
+    """Lock a SQLite file against other commands; does nothing for a server.
 
     Raises:
         RunError: another command uses the file, or its folder cannot be written.
@@ -99,17 +98,16 @@ def hold_alone(storage: Storage) -> Iterator[None]:
 
 
 class Database:
-    """An open storage; use it as a context to close it.
+    """An open storage, and the context manager that closes it.
 
     Args:
-        storage: if it is SQLite's, the caller holds it (`hold_alone`).
-        heartbeat: seconds between the heartbeats of a command, if several can share the database.
+        storage: the database. For SQLite, call within `lock_file`.
+        heartbeat: seconds between heartbeats, if several commands can share the database.
 
     Attributes:
         optuna: Optuna's storage.
-        local: whether no other command can use it.
+        local: whether it is SQLite, which no other command can use.
         label: the URL without a password.
-        heartbeat: as given.
 
     Raises:
         RunError: the database cannot be used, or was made by another version of Optuna.
@@ -124,7 +122,7 @@ class Database:
         seconds = {"timeout": LOCK_SECONDS} if self.local else {"connect_timeout": CONNECT_SECONDS}
         options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": seconds}
         self._engine = sqlalchemy.create_engine(storage.url, **options)
-        with self.telling_errors(), self.lock(""):
+        with self.converting_errors(), self.lock(""):
             self.optuna = optuna.storages.RDBStorage(
                 storage.url,
                 engine_kwargs=options,
@@ -141,7 +139,7 @@ class Database:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Keep other commands from the study `name` until the block ends."""
+        """Lock the study `name` against other commands."""
         import sqlalchemy
 
         if self.local:
@@ -154,11 +152,11 @@ class Database:
             yield
 
     @contextlib.contextmanager
-    def telling_errors(self) -> Iterator[None]:
-        """Turn an error of the database into one message.
+    def converting_errors(self) -> Iterator[None]:
+        """Turn the database's errors into ours.
 
         Raises:
-            RunError: there was one.
+            RunError: the database failed.
         """
         import optuna
         import sqlalchemy
@@ -177,13 +175,13 @@ class Database:
     def _remedy(self) -> str:
         if self.local:
             return "Choose another --run-dir or --storage."
-        return "Check that the server runs and lets you in; then run the same command again."
+        return "Check that the server is running and accepts your login, then repeat the command."
 
 
 def _silence_optuna() -> None:
-    """Turn off Optuna's messages, and its warnings about what this package does on purpose.
+    """Silence Optuna's messages, and its warnings about what this package does on purpose.
 
-    For the whole process: `warnings.catch_warnings` around the calls is not thread-safe.
+    This applies to the whole process, because `warnings.catch_warnings` is not thread-safe.
     """
     import optuna
 

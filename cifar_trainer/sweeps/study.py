@@ -1,4 +1,4 @@
-"""A sweep's study: its trials, then its best ones again on all training images, and their page."""
+"""Runs a sweep: trains its trials, retrains the best on all training images, and writes the page."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -28,22 +28,22 @@ from cifar_trainer.sweeps.storage import Database
 from cifar_trainer.sweeps.trials import CONFIRMS, Trials
 from cifar_trainer.sweeps.worker import Job
 
-#: Of a trial's settings, those that need held-out images.
-_NEED_HOLDOUT = (
+#: Settings of a trial that a retraining on all training images drops.
+_NOT_CONFIRMED = (
     "validation",
     "limit",
     *(name for name, declaration in declared(Settings).items() if declaration.needs_holdout),
 )
-#: The attribute of a study with what all its commands must agree on, and the version of that.
+#: The attribute of a study that holds the settings of all its commands, and its format version.
 SETTINGS, FORMAT = "cifar_trainer", 1
 PAGE_FILE = "sweep.html"
 _REMEDY = "Free some space, or make the folder writable."
-#: A sweep ends if its first trials all fail: the cause is then not their values.
+#: A sweep ends if this many first trials all fail: the cause is not their values.
 HOPELESS = 3
 
 
 class Study:
-    """The trials of a sweep, then its best ones again on all training images; see `sweep`."""
+    """The work of one `sweep` call."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Study:
     ) -> None:
         self._plan, self._folder, self._database = plan, folder, database
         self._reporter, self._should_stop, self._verbose = reporter, should_stop, verbose
-        #: How the trials of this call ended.
+        #: States of the trials that have ended in this call.
         self._ended: list[str] = []
         sampler = DistinctSampler(plan.sampler, plan.seed, plan.space)
         with database.lock(plan.name):
@@ -67,7 +67,12 @@ class Study:
                 f"{plan.name} (confirmed)", optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
             )
         self._trials = Trials(
-            database, study, folder, plan.space, budget=plan.trials, exhausted=lambda t: sampler.left(t) == []
+            database,
+            study,
+            folder,
+            plan.space,
+            budget=plan.trials,
+            exhausted=lambda t: sampler.untried(t) == [],
         )
         seeds = optuna.distributions.IntDistribution(0, MAX_SEED)
         self._confirmations = Trials(database, confirmed, folder, {**plan.space, "seed": seeds})
@@ -85,13 +90,13 @@ class Study:
         )
 
     def _agree(self, study: optuna.Study, ours: dict[str, Any]) -> None:
-        """Check that the study has the same settings, or give a new one its settings. Call under the lock."""
+        """Compare our settings with the study's, or store them in a new study. Call under the lock."""
         name, theirs = self._plan.name, study.user_attrs.get(SETTINGS)
         if theirs is None:
             if study.get_trials(deepcopy=False):
                 raise UsageError(
-                    f"--name {name}: {self._database.label} has a study of that name by another program. "
-                    "Choose another --name."
+                    f"--name {name}: {self._database.label} already has a study of that name, from another "
+                    "program. Choose another --name."
                 )
             study.set_user_attr(SETTINGS, ours)
         elif theirs.get("format", 0) > FORMAT:
@@ -106,10 +111,10 @@ class Study:
             )
 
     def run(self) -> SweepResult:
-        """Train until all is done, or a stop is asked for; raises as `sweep` does."""
+        """Train until the sweep is done or stopped; raises the errors of `sweep`."""
         plan = self._plan
         self._reporter.opened(self._folder, self._database.label, self._trials.listed())
-        environments = worker_environments(plan.workers, str(plan.carried_out.get("device", "auto")))
+        environments = worker_environments(plan.workers, str(plan.runtime.get("device", "auto")))
         pool = WorkerPool(
             plan.workers, environments, self._reporter, lambda: self._hopeless() or self._should_stop()
         )
@@ -140,8 +145,8 @@ class Study:
         return self._job(trial, f"trial-{trial.number}", {**self._plan.common, **trial.params})
 
     def _confirmation_job(self, trial: Trial) -> Job:
-        kept = {**self._plan.settings, **trial.params}
-        settings = {name: value for name, value in kept.items() if name not in _NEED_HOLDOUT}
+        all_settings = {**self._plan.settings, **trial.params}
+        settings = {name: value for name, value in all_settings.items() if name not in _NOT_CONFIRMED}
         attempt = self._confirmations.study.get_trials(deepcopy=False)[trial.attempts[-1]]
         settings |= {"validation": "train", "end_after": attempt.user_attrs.get("end_after")}
         return self._job(
@@ -153,10 +158,10 @@ class Study:
         if trial.run_dir is not None and Run(Path(trial.run_dir)).config.is_file():
             folder = Path(trial.run_dir)
         if Run(folder).is_held():
-            # By a command that was taken for dead. It will notice that the trial was taken over.
+            # A command that was presumed dead holds it. It will notice that the trial was taken over.
             folder = folder.with_name(f"{name}-attempt-{trial.attempts[-1]}")
         return Job(
-            settings={**settings, **self._plan.carried_out},
+            settings={**settings, **self._plan.runtime},
             run_dir=str(folder),
             command_line=("train", *command_words(settings)),
             evaluate=evaluate,
@@ -180,7 +185,7 @@ class Study:
                     if (trial.number, seed) not in known:
                         study.enqueue_trial(
                             {**trial.params, "seed": seed},
-                            # Now, since another machine may not reach the trial's folder.
+                            # Read it now: another machine may not have the trial's folder.
                             {CONFIRMS: trial.number, "end_after": _chosen_epoch(trial)},
                         )
 
@@ -214,8 +219,8 @@ class Study:
             sweep_dir=str(self._folder),
             page=str(self._folder / PAGE_FILE),
         )
-        places = {k: v for k, v in self._plan.carried_out.items() if k in ("data_dir", "device")}
-        record = {**result.to_json(), "settings": {**self._plan.common, **places}}
+        local = {k: v for k, v in self._plan.runtime.items() if k in ("data_dir", "device")}
+        record = {**result.to_json(), "settings": {**self._plan.common, **local}}
         with files.writing(self._folder, _REMEDY):
             files.write_json(self._folder / SWEEP_FILE, record)
         return result
@@ -230,9 +235,9 @@ class Study:
 
 
 def _chosen_epoch(trial: Trial) -> int | None:
-    """The epoch whose weights the trial's model has, if that is not the last one.
+    """The selected epoch of a trial; None if it is the last one.
 
-    A confirming run holds no images out, so it cannot choose an epoch. It ends after this one instead.
+    A confirming run has no held-out images to select an epoch with, so it ends after this one.
     """
     if trial.run_dir is None or not Run(Path(trial.run_dir)).result.is_file():
         return None
@@ -241,7 +246,7 @@ def _chosen_epoch(trial: Trial) -> int | None:
 
 
 def agreed(plan: Plan, fingerprint: str) -> dict[str, Any]:
-    """What all commands of a study must agree on."""
+    """The settings that all commands of a study must share."""
     return {
         "format": FORMAT,
         "space": describe(plan.space),
@@ -251,7 +256,7 @@ def agreed(plan: Plan, fingerprint: str) -> dict[str, Any]:
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """How what a study was started with differs from what a command asks for (`agreed`), in words."""
+    """Differences between a study's settings and a command's (see `agreed`), in words."""
     different = []
     for part in ("space", "settings"):
         before, now = theirs.get(part, {}), ours[part]
@@ -261,7 +266,7 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
             if before.get(key) != now.get(key)
         ]
     if theirs.get("data") != ours["data"]:
-        different.append("the training images were others")
+        different.append("the training images were different")
     return different
 
 

@@ -1,4 +1,4 @@
-"""`cifar_trainer.sweep`. Importing this imports neither Optuna nor TensorFlow."""
+"""`cifar_trainer.sweep`, importable without Optuna and TensorFlow."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -40,26 +40,26 @@ def sweep(
 ) -> SweepResult:
     """Search for good settings by the accuracy on held-out images, and measure the best on the test set.
 
-    The same call again resumes what was stopped; with more `trials`, it adds to them. With a PostgreSQL
-    storage, several calls share the trials.
+    Repeat the call to resume a stopped sweep; more `trials` extend it. With a PostgreSQL storage, several
+    calls share the trials.
 
     Args:
         name: name of the study and of its folder.
-        set: what varies, such as `["learning_rate=1e-4..1e-2:log"]`.
-        space: the same by setting, such as `{"batch_size": [32, 64]}`, or a TOML file of that form.
-        trials: their number over all calls; failed and pruned ones count.
+        set: the ranges, such as `["learning_rate=1e-4..1e-2:log"]`.
+        space: the ranges by setting, such as `{"batch_size": [32, 64]}`, or a TOML file of that form.
+        trials: number of trials across all calls, including failed and pruned ones.
         storage: the database's URL; None is a SQLite file in the sweep's folder.
         sampler: chooses the values: `tpe`, `random` or `qmc`.
-        pruner: ends trials that do badly: `median`, `hyperband` or `none`.
-        workers: processes that train side by side; each has its own GPU if there are several.
+        pruner: stops unpromising trials: `median`, `hyperband` or `none`.
+        workers: number of worker processes; each has its own GPU if there are several.
         confirm: how many of the best to retrain, with other seeds, on all training images.
-        confirm_seeds: with how many seeds each.
+        confirm_seeds: number of seeds for each of them.
         heartbeat: seconds between heartbeats in a shared database. After four missing ones, other calls take
-            over the trials of a call.
+            over a call's trials.
         seed: the seed of the sampler and of every trial.
         run_dir: the sweep's folder; None is `runs/NAME`.
-        reporter: receives what happens; None reports nothing.
-        should_stop: asked whether to save and stop.
+        reporter: receives events; None reports nothing.
+        should_stop: polled; return True to save and stop.
         verbose: show TensorFlow's own messages.
         settings: further arguments of `train`, for all trials.
 
@@ -67,14 +67,14 @@ def sweep(
         UsageError: a setting is invalid, or the study has other settings.
         DataError: the data are not available, or are not those of the study.
         DeviceError: the device is not available.
-        SweepError: no trial is complete, or the first ones all failed. It has the result.
+        SweepError: no trial is complete, or the first ones all failed. It holds the result.
         RunError: the database cannot be used, or the folder cannot be written.
-        TrainingStopped: `should_stop` asked to stop.
+        TrainingStopped: `should_stop` returned True.
     """
     check_extra("sweep", "sweep", ["optuna"])
-    from cifar_trainer.sweeps.plan import CARRIED_OUT, Plan
+    from cifar_trainer.sweeps.plan import RUNTIME_ARGUMENTS, Plan
     from cifar_trainer.sweeps.space import parse_space
-    from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
+    from cifar_trainer.sweeps.storage import Database, lock_file, parse_storage
     from cifar_trainer.sweeps.study import Study
 
     check_single_process("sweep")
@@ -90,8 +90,8 @@ def sweep(
         confirm=confirm,
         confirm_seeds=confirm_seeds,
         heartbeat=heartbeat,
-        settings={key: value for key, value in given.items() if key not in CARRIED_OUT},
-        carried_out={key: value for key, value in given.items() if key in CARRIED_OUT},
+        settings={key: value for key, value in given.items() if key not in RUNTIME_ARGUMENTS},
+        runtime={key: value for key, value in given.items() if key in RUNTIME_ARGUMENTS},
     )
     reporter = reporter or SweepReporter()
     folder = DEFAULT_ROOT / name if run_dir is None else Path(run_dir).expanduser()
@@ -99,17 +99,17 @@ def sweep(
     fingerprint = _prepare(plan, folder, reporter)
     with files.writing(folder, "Choose another --run-dir."):
         folder.mkdir(parents=True, exist_ok=True)
-    with hold_alone(chosen), Database(chosen, heartbeat) as database, database.telling_errors():
+    with lock_file(chosen), Database(chosen, heartbeat) as database, database.converting_errors():
         return Study(plan, folder, database, fingerprint, reporter, should_stop, verbose).run()
 
 
 def _prepare(plan: "Plan", folder: Path, reporter: SweepReporter) -> str:
     """Prepare the data and check that the settings fit them; returns the training images' fingerprint."""
     config = plan.config({})
-    data_dir = Path(plan.carried_out.get("data_dir", DEFAULT_DATA_DIR)).expanduser()
-    plan.carried_out["data_dir"] = str(data_dir.absolute())
-    offline = bool(plan.carried_out.get("offline"))
-    # A sweep that is resumed must find the data that it had.
+    data_dir = Path(plan.runtime.get("data_dir", DEFAULT_DATA_DIR)).expanduser()
+    plan.runtime["data_dir"] = str(data_dir.absolute())
+    offline = bool(plan.runtime.get("offline"))
+    # A resumed sweep must use the data that it started with.
     if not (folder / SWEEP_FILE).is_file():
         prepare(config.dataset, data_dir, offline=offline, reporter=reporter.prepare)
     dataset = load_dataset(data_dir, config.dataset)

@@ -1,14 +1,16 @@
-"""The trials of an Optuna study: none is lost, and each is complete once.
+"""The trials of an Optuna study: no trial is lost, and each completes once.
 
-This asks and tells (`study.ask`, `study.tell`) instead of calling `study.optimize` in each worker, which
-cannot keep four promises. With several workers it starts more trials than asked for, and chooses values at
-the same moment in two of them. Its heartbeat thread ends at the first error of the database, so a server's
-restart would make living trials look dead. A process that is killed between `ask` and the first heartbeat,
-or between failing a stale trial and enqueuing it again, loses that trial.
+This module calls `study.ask` and `study.tell`. Calling `study.optimize` in each worker has four faults:
 
-Here a trial is taken under a lock of the database (`Database.lock`). A trial whose worker or command died,
-or that was stopped, is told as failed and enqueued again, as Optuna does it: with the same values and the
-number of the earlier attempt. The run's folder goes with it.
+- Several workers start more trials than requested.
+- Two workers can choose values at the same moment, without knowing of each other's.
+- The heartbeat thread ends at the first database error, so a server restart makes live trials look dead.
+- A process that is killed between `ask` and its first heartbeat, or between failing a stale trial and
+  enqueuing it again, loses that trial.
+
+Here, trials are taken under a database lock (`Database.lock`). A trial that was stopped, or whose worker or
+command died, is marked as failed and enqueued again, as in Optuna: with the same values, the number of the
+earlier attempt, and the run's folder.
 """
 
 import contextlib
@@ -30,25 +32,25 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar_trainer.sweeps.result import Trial
 from cifar_trainer.sweeps.storage import Database
 
-#: A trial whose worker or command has died more often than this has failed.
+#: A trial fails if its worker or command dies more often than this.
 MAX_DEATHS = 5
-#: How long to wait for a database server that is away, and between two attempts to reach it.
+#: How long to retry while the database server is unreachable, and the pause between two attempts.
 OUTAGE_SECONDS, RETRY_SECONDS = 120.0, 1.0
-#: Attributes of Optuna's trials: why it failed, its run's folder, the attempt that was taken (its number and
-#: the host), the attempt that was stopped on request, how its worker died.
+#: Attributes of Optuna's trials: reason of a failure, run folder, attempt that was taken (number and host),
+#: attempt that was stopped on request, how the worker died.
 FAILURE, RUN_DIR, TAKEN, STOPPED, DEATH = "failure", "run_dir", "taken", "stopped", "death"
-#: And of a run that confirms a trial: the number of that trial.
+#: Attribute of a run that confirms a trial: the number of that trial.
 CONFIRMS = "confirms"
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _patient(method: Callable[Concatenate["Trials", P], R]) -> Callable[Concatenate["Trials", P], R]:
-    """Repeat a method while the database server is away, such as during its restart."""
+def _retrying(method: Callable[Concatenate["Trials", P], R]) -> Callable[Concatenate["Trials", P], R]:
+    """Retry a method while the database server is unreachable, such as during a restart."""
 
     @functools.wraps(method)
-    def patient(self: "Trials", /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def retry(self: "Trials", /, *args: P.args, **kwargs: P.kwargs) -> R:
         until = time.monotonic() + OUTAGE_SECONDS
         while True:
             try:
@@ -58,19 +60,19 @@ def _patient(method: Callable[Concatenate["Trials", P], R]) -> Callable[Concaten
                     raise
                 time.sleep(RETRY_SECONDS)
 
-    return patient
+    return retry
 
 
 class Trials:
     """The trials of one study.
 
     Args:
-        database: where the study is kept.
-        study: Optuna's.
-        folder: the sweep's folder. The folders of runs are stored relative to it.
+        database: the database of the study.
+        study: Optuna's study.
+        folder: the sweep's folder. Paths of runs are stored relative to it.
         space: the parameters' distributions.
-        budget: the number of trials; None takes enqueued ones only.
-        exhausted: whether the given trials leave no values to try.
+        budget: number of trials; None takes only enqueued ones.
+        exhausted: whether these trials leave no values to try.
     """
 
     def __init__(
@@ -85,10 +87,10 @@ class Trials:
     ) -> None:
         self._database, self.study, self._folder, self._space = database, study, folder, dict(space)
         self._budget, self._exhausted = budget, exhausted
-        #: By the number of the attempt: the trials that this command has taken.
+        #: The trials that this command has taken, by number of the attempt.
         self._taken: dict[int, optuna.Trial] = {}
 
-    @_patient
+    @_retrying
     def claim(self) -> Trial | None:
         """Take an enqueued trial, or a new one; None if there is nothing to take now."""
         with self._database.lock(self.study.study_name):
@@ -101,23 +103,23 @@ class Trials:
             taken = self.study.ask(self._space)
             if not self._database.local:
                 self._database.optuna.record_heartbeat(taken._trial_id)
-            # A running trial without this attribute is one whose command died before it came here.
+            # If a running trial lacks this attribute, its command died before this line.
             taken.set_user_attr(TAKEN, {"attempt": taken.number, "host": socket.gethostname()})
         self._taken[taken.number] = taken
         return self._trial(self._frozen(taken), [])
 
-    @_patient
+    @_retrying
     def started(self, trial: Trial, run_dir: Path) -> None:
         """Record the folder of the trial's run."""
         run_dir, folder = run_dir.absolute(), self._folder.absolute()
         inside = run_dir.is_relative_to(folder)
         self._set(trial, {RUN_DIR: str(run_dir.relative_to(folder) if inside else run_dir)})
 
-    @_patient
+    @_retrying
     def report(self, trial: Trial, epoch: int, value: float) -> bool:
         """Record an epoch's accuracy; returns whether the trial continues.
 
-        It does not if the pruner ends it, or if another command has taken it over.
+        It stops if the pruner stops it, or if another command has taken it over.
         """
         taken = self._taken[trial.attempts[-1]]
         try:
@@ -128,7 +130,7 @@ class Trials:
             return False
         return self._frozen(taken).state == TrialState.RUNNING and not taken.should_prune()
 
-    @_patient
+    @_retrying
     def end(self, trial: Trial, state: str, value: float | None = None, message: str | None = None) -> bool:
         """End a trial for good, unless another command has taken it over.
 
@@ -144,7 +146,7 @@ class Trials:
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         return self._tell(trial, states[state], value, {} if message is None else {FAILURE: message})
 
-    @_patient
+    @_retrying
     def release(self, trial: Trial, death: str | None = None) -> bool:
         """Let this command or another resume the trial, unless its workers have died too often.
 
@@ -169,7 +171,7 @@ class Trials:
 
         def send() -> None:
             while not ended.wait(self._database.heartbeat):
-                # Without a server now, the next heartbeat or the next trial will tell.
+                # If the server is unreachable, retry at the next heartbeat.
                 with contextlib.suppress(Exception):
                     self.beat()
 
@@ -188,15 +190,15 @@ class Trials:
         for taken in list(self._taken.values()):
             self._database.optuna.record_heartbeat(taken._trial_id)
 
-    @_patient
+    @_retrying
     def unfinished(self) -> int:
-        """The number of trials that run or wait, of all commands."""
+        """Number of running or waiting trials, of all commands."""
         states = (TrialState.RUNNING, TrialState.WAITING)
         return len(self.study.get_trials(deepcopy=False, states=states))
 
-    @_patient
+    @_retrying
     def listed(self) -> tuple[Trial, ...]:
-        """All trials by number."""
+        """All trials, sorted by number."""
         trials = self.study.get_trials(deepcopy=False)
         superseded = _superseded(trials)
         last_attempts = [trial for trial in trials if trial.number not in superseded]
@@ -231,9 +233,9 @@ class Trials:
         self, trial: Trial, state: TrialState, value: float | None, attributes: Mapping[str, Any]
     ) -> bool:
         self._set(trial, attributes)
-        told = self.study.tell(trial.attempts[-1], value, state, skip_if_finished=True)
+        ended = self.study.tell(trial.attempts[-1], value, state, skip_if_finished=True)
         self._taken.pop(trial.attempts[-1], None)
-        return told.state == state
+        return ended.state == state
 
     def _set(self, trial: Trial, attributes: Mapping[str, Any]) -> None:
         """Set attributes of a trial unless another command has taken it over."""
@@ -247,7 +249,7 @@ class Trials:
         """Enqueue again the trials whose worker or command has died. Call only under the lock."""
         study = self.study
         if not self._database.local:
-            # While the server was away, this command's own trials could send no heartbeat.
+            # While the server was unreachable, this command's own trials missed heartbeats.
             self.beat()
         optuna.storages.fail_stale_trials(study)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -260,22 +262,22 @@ class Trials:
         for trial in trials:
             lost = trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
             if lost and trial.number not in superseded and _deaths(trial, trials) <= MAX_DEATHS:
-                # A copy: the callback changes the list of attempts, which Optuna caches.
+                # Copy: the callback modifies the list of attempts, which Optuna caches.
                 enqueue(study, copy.deepcopy(trial))
 
 
 def _history(trial: FrozenTrial) -> list[int]:
-    """The numbers of a trial's earlier attempts, the first one first."""
+    """Numbers of a trial's earlier attempts, oldest first."""
     earlier: list[int] = trial.system_attrs.get("retry_history", [])
     return earlier
 
 
 def _superseded(trials: Sequence[FrozenTrial]) -> set[int]:
-    """The numbers of the attempts that a later one has replaced."""
+    """Numbers of the attempts that a later one has replaced."""
     return {number for trial in trials for number in _history(trial)}
 
 
 def _deaths(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """The number of attempts, up to this one, that ended by a death and not on request."""
+    """Number of attempts, up to this one, that ended with a death and not on request."""
     attempts = [trials[number] for number in (*_history(trial), trial.number)]
     return sum(attempt.user_attrs.get(STOPPED) != attempt.number for attempt in attempts)

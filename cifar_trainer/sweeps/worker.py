@@ -1,11 +1,11 @@
-"""A worker of a sweep: a process that trains one run after another, as the `sweep` command tells it.
+"""A worker of a sweep: a process that trains the runs that the `sweep` command sends.
 
     python -m cifar_trainer.sweeps.worker      (started by `pool`)
 
-Both send lines of JSON through the worker's standard input and output. The command sends `job`; `continue`,
-true or false, in answer to each `epoch`; and `continue`, false, at any time to stop the run. The worker
-sends `started`, `epoch`, `note` and `warn`, and one of `done`, `stopped`, `failed` and `fatal` at the end of
-a job. If the command dies, standard input ends: the worker saves and exits.
+The two exchange lines of JSON through the worker's standard input and output. The command sends `job`;
+`continue`, true or false, in answer to each `epoch`; and `continue`, false, at any time to stop the run. The
+worker sends `started`, `epoch`, `note` and `warn`, and one of `done`, `stopped`, `failed` and `fatal` at the
+end of a job. If the command dies, standard input ends: the worker saves and exits.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from cifar_trainer.settings import Settings
 from cifar_trainer.training import api
 from cifar_trainer.training.reporter import TrainingReporter
 
-#: A worker has this long to save after its command has died.
+#: Time for a worker to save after its command has died.
 SECONDS_TO_SAVE = 30.0
-#: The arguments of a resumed run that may differ on another machine.
+#: Arguments that a resumed run takes from the current command.
 _OF_THIS_MACHINE = ("data_dir", "device", "checkpoint_every", "end_after")
 
 
@@ -42,9 +42,9 @@ class Job:
 
     Attributes:
         settings: the arguments of `train`, without the folder.
-        run_dir: the run's folder. If it contains a run, that is resumed.
-        command_line: the command that environment.json names.
-        evaluate: after training, measure the accuracy on the test set; it is the value then.
+        run_dir: the run's folder. A run in it is resumed.
+        command_line: recorded in environment.json.
+        evaluate: after training, measure the test accuracy and return it as the value.
         verbose: show TensorFlow's own messages.
     """
 
@@ -63,12 +63,12 @@ class Command:
     """
 
     def __init__(self, incoming: int, outgoing: int) -> None:
-        # Unbuffered, so that `select` sees each message that was not read yet.
+        # Unbuffered, so that `select` sees every unread message.
         self._incoming = io.FileIO(incoming, closefd=False)
         self._outgoing = outgoing
 
     def send(self, kind: str, **content: Any) -> None:
-        """Send a message. If the command is dead, the end of standard input says so."""
+        """Send a message. Ignores a dead command, whose death ends standard input."""
         with contextlib.suppress(OSError):
             os.write(self._outgoing, json.dumps({"kind": kind, **content}).encode() + b"\n")
 
@@ -104,8 +104,8 @@ class _Reporter(TrainingReporter):
         self._ended = answer is None or not answer["continue"]
 
     def should_stop(self) -> bool:
-        """Whether the command has ended, or has ended this run."""
-        # Between the answers to the epochs, the only message is the one that stops the run.
+        """Whether the command has ended or has stopped this run."""
+        # Apart from the answers to epochs, the only message is the one that stops the run.
         return self._ended or self._command.has_message()
 
 
@@ -136,16 +136,16 @@ def _train(job: Job, run: Run, options: dict[str, Any]) -> TrainResult:
     if not run.config.is_file():
         result: TrainResult = api.train(run_dir=run.path, **job.settings, **options)
         return result
-    chosen = {name: job.settings[name] for name in _OF_THIS_MACHINE if name in job.settings}
+    current = {name: job.settings[name] for name in _OF_THIS_MACHINE if name in job.settings}
     try:
-        return api.resume(run, **chosen, **options)
+        return api.resume(run, **current, **options)
     except errors.CheckpointError as error:
-        options["reporter"].warn(f"{error} The trial starts over in another folder beside it.")
+        options["reporter"].warn(f"{error} The trial starts over in another folder next to it.")
         return _train(job, Run(run.path.with_name(f"{run.path.name}-again")), options)
 
 
 def _test_accuracy(run_dir: Path, verbose: bool) -> float:
-    """The accuracy on the test set, without a second look if there is a report already."""
+    """Test accuracy, from an existing report if possible, to avoid a second look at the test set."""
     from cifar_trainer.comparison import read_evaluated
     from cifar_trainer.data.splits import evaluated_split
     from cifar_trainer.evaluation.evaluate import evaluate
@@ -157,23 +157,23 @@ def _test_accuracy(run_dir: Path, verbose: bool) -> float:
 
 
 def _exit_after_command() -> None:
-    """End this process some time after the command: it may be compiling, or in a long step."""
+    """End this process `SECONDS_TO_SAVE` after the command, even during compilation or a long step."""
     poll = select.poll()
     poll.register(0, 0)
-    poll.poll()  # until the command's end of the pipe is closed
+    poll.poll()  # until the command closes its end of the pipe
     time.sleep(SECONDS_TO_SAVE)
     os._exit(1)
 
 
 def main() -> None:
-    """Train the jobs that arrive until standard input ends."""
-    # Terminals and schedulers signal all processes. The command receives it too, and stops its workers.
+    """Train jobs until standard input ends."""
+    # Terminals and schedulers signal all processes; the command stops its workers itself.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Each trial traces its own loop, and TensorFlow warns about one that is traced too often.
+    # Each trial traces the training loop again, which TensorFlow warns about.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     command = Command(0, os.dup(1))
-    # Nothing else that writes to standard output may look like a message.
+    # Keep other output out of the stream of messages.
     os.dup2(2, 1)
     threading.Thread(target=_exit_after_command, daemon=True).start()
     while (message := command.receive()) is not None:
@@ -181,7 +181,7 @@ def main() -> None:
             train_job(Job(**message["job"]), command)
             import keras
 
-            # Otherwise each model's graph stays, and a long sweep runs out of memory.
+            # Free the model's graph; otherwise a long sweep runs out of memory.
             keras.backend.clear_session()
 
 

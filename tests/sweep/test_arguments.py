@@ -13,7 +13,7 @@ import cifar_trainer
 from cifar_trainer.cli.sweep import command
 from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
 from cifar_trainer.settings import Settings, declared
-from cifar_trainer.sweeps.plan import CARRIED_OUT
+from cifar_trainer.sweeps.plan import RUNTIME_ARGUMENTS
 from cifar_trainer.sweeps.storage import parse_storage
 from cifar_trainer.sweeps.study import differences, worker_environments
 from cifar_trainer.sweeps.sweep import sweep
@@ -30,7 +30,7 @@ def test_a_study_of_the_same_settings_has_no_differences() -> None:
     [
         ({"space": {"a": "1,2,3"}}, "a was 1,2, now 1,2,3"),
         ({"settings": {}}, "epochs was 3, now not given"),
-        ({"data": "g"}, "the training images were others"),
+        ({"data": "g"}, "the training images were different"),
     ],
 )
 def test_what_differs_is_named(change: dict[str, object], says: str) -> None:
@@ -39,7 +39,7 @@ def test_what_differs_is_named(change: dict[str, object], says: str) -> None:
 
 def test_each_option_of_the_command_is_an_argument_of_the_function_or_of_a_trial() -> None:
     of_sweep = inspect.signature(sweep).parameters
-    of_trials = {field.name for field in dataclasses.fields(Settings)} | {*CARRIED_OUT, "validation"}
+    of_trials = {field.name for field in dataclasses.fields(Settings)} | {*RUNTIME_ARGUMENTS, "validation"}
     shown = ("as_json", "quiet", "verbose")
     names = {option.name for option in command.params} - {*shown}
     assert names - {*of_sweep} - of_trials == set()

@@ -23,7 +23,7 @@ SPACE = parse_space(["learning_rate=1e-4..1e-2:log", "batch_size=128,32,64", "re
 
 PLAN = Plan(
     name="s", space=SPACE, trials=4, sampler="tpe", pruner="median", seed=0, workers=1, confirm=1,
-    confirm_seeds=1, heartbeat=15, settings={"epochs": 3}, carried_out={},
+    confirm_seeds=1, heartbeat=15, settings={"epochs": 3}, runtime={},
 )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_of_equal_trials_one_is_the_best_in_the_headline_the_table_and_the_figur
     figure = figures.parallel_figure(trials, SPACE, LIGHT)
     [drawn] = [line for line in figure.axes[0].lines if line.get_color() == LIGHT.second]
     rate = trials[number].params["learning_rate"]
-    assert drawn.get_ydata()[1] == pytest.approx(figures.place(SPACE["learning_rate"], rate))
+    assert drawn.get_ydata()[1] == pytest.approx(figures.position(SPACE["learning_rate"], rate))
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
@@ -132,7 +132,7 @@ def test_the_figures_can_be_told_from_empty_ones(theme: object) -> None:
 )
 def test_a_value_has_its_place_on_its_axis(name: str, value: float | str, expected: float) -> None:
     """Logarithmic where the range is; choices that are numbers in their order."""
-    assert figures.place(SPACE[name], value) == pytest.approx(expected)
+    assert figures.position(SPACE[name], value) == pytest.approx(expected)
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -13,7 +13,7 @@ from cifar_trainer.errors import RunError
 from cifar_trainer.sweeps.result import Trial
 from cifar_trainer.sweeps.sampler import PRUNERS, DistinctSampler
 from cifar_trainer.sweeps.space import parse_space
-from cifar_trainer.sweeps.storage import Database, hold_alone, parse_storage
+from cifar_trainer.sweeps.storage import Database, lock_file, parse_storage
 from cifar_trainer.sweeps.trials import MAX_DEATHS, Trials
 
 FINITE = ("batch_size=32,64", "epochs=2..4")
@@ -56,7 +56,7 @@ def sweep(tmp_path: Path) -> Iterator[MakeSweep]:
                 )  # fmt: skip
                 return Trials(
                     database, study, tmp_path / folder, parameters, budget=budget,
-                    exhausted=lambda trials: distinct.left(trials) == [],
+                    exhausted=lambda trials: distinct.untried(trials) == [],
                 )  # fmt: skip
 
             return command
@@ -224,12 +224,12 @@ def test_the_same_seed_proposes_the_same_values_and_another_seed_others(sweep: M
 
 def test_sqlite_lets_one_command_in_at_a_time(tmp_path: Path) -> None:
     storage = parse_storage(None, tmp_path)
-    with hold_alone(storage), pytest.raises(RunError, match="is in use by"), hold_alone(storage):
+    with lock_file(storage), pytest.raises(RunError, match="is in use by"), lock_file(storage):
         pass
 
 
 def test_an_error_of_the_sweep_is_not_an_error_of_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), hold_alone(parse_storage(None, tmp_path)):
+    with pytest.raises(FileNotFoundError), lock_file(parse_storage(None, tmp_path)):
         (tmp_path / "gone").read_text()
 
 
@@ -237,7 +237,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(RunError, match="file/s cannot be written"),
-        hold_alone(parse_storage(None, tmp_path / "file" / "s")),
+        lock_file(parse_storage(None, tmp_path / "file" / "s")),
     ):
         pass
 
