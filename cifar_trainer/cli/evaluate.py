@@ -156,7 +156,7 @@ def _expectation(report: "Report") -> str:
     if expected is None:
         return ""
     span = f"{expected.low:.1%} to {expected.high:.1%}"
-    return f"\n{report.place} the range of {expected.n} earlier runs of this recipe, {span}"
+    return f"\n{report.position} the range of {expected.n} earlier runs of this recipe, {span}"
 
 
 def unfamiliar_table(unfamiliar: "Unfamiliar") -> "Table":

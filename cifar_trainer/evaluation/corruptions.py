@@ -1,8 +1,8 @@
 """Fifteen image corruptions at five severities (Hendrycks & Dietterich 2019), at the strengths of CIFAR-10-C.
 
-Each function takes images as float32 [N, H, W, C] from 0 to 1, of one or three channels, a
-generator, and the numbers of its row in `CORRUPTIONS`; what it returns may leave that range.
-Lengths in pixels are those for images of 32×32, whatever the size.
+Each function takes images as float32 [N, H, W, C] from 0 to 1, with one or three channels, a
+generator, and the numbers of its row in `CORRUPTIONS`; its result may leave that range.
+Lengths are in pixels and suit images of 32×32; they do not scale with the size.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-#: The weights of a grey value (ITU-R BT.601).
+#: Weights of red, green and blue in a grey value (ITU-R BT.601).
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _FROST_SIDE = 256
 
@@ -26,12 +26,12 @@ def gaussian_noise(images: np.ndarray, draw: np.random.Generator, scale: float) 
 
 
 def shot_noise(images: np.ndarray, draw: np.random.Generator, photons: float) -> np.ndarray:
-    """The Poisson noise of counting photons, so many at full brightness."""
+    """Poisson noise of counting photons; `photons` is the count at full brightness."""
     return (draw.poisson(images * photons) / photons).astype(np.float32)
 
 
 def impulse_noise(images: np.ndarray, draw: np.random.Generator, amount: float) -> np.ndarray:
-    """Salt and pepper: a share of the values becomes 0 or 1, each half of the time."""
+    """Salt and pepper: sets a fraction `amount` of the values to 0 or 1, half of them each."""
     chance = draw.random(images.shape, np.float32)
     salted = np.where(chance < amount, np.float32(1), images)
     noisy: np.ndarray = np.where(chance < amount / 2, np.float32(0), salted)
@@ -39,7 +39,7 @@ def impulse_noise(images: np.ndarray, draw: np.random.Generator, amount: float) 
 
 
 def defocus_blur(images: np.ndarray, draw: np.random.Generator, radius: float, softness: float) -> np.ndarray:
-    """A disc for each point of light, its edge blurred by three pixels of a bell curve."""
+    """Blur by a disc whose edge is smoothed with a Gaussian of three pixels."""
     down, right = np.mgrid[-3:4, -3:4]
     disc = (down**2 + right**2 <= radius**2).astype(np.float64)
     curve = np.exp(-np.array([1.0, 0.0, 1.0]) / (2 * softness**2))
@@ -52,10 +52,10 @@ def defocus_blur(images: np.ndarray, draw: np.random.Generator, radius: float, s
 def glass_blur(
     images: np.ndarray, draw: np.random.Generator, sigma: float, reach: int, times: int
 ) -> np.ndarray:
-    """Each inner pixel takes the value of one up or left of it, or its own, between two slight blurs.
+    """Replace each inner pixel with a random one up or left of it or itself, between two slight blurs.
 
-    The authors' code means to exchange the two pixels, but the second assignment of
-    `a, b = b, a` reads a view that the first has changed already; CIFAR-10-C was made so.
+    The authors' code is meant to swap the two pixels, but the second assignment of
+    `a, b = b, a` reads a view that the first has already changed. CIFAR-10-C was made this way.
     """
     shuffled = np.floor(_gaussian(images, sigma) * 255) / np.float32(255)
     count, height, width = images.shape[:3]
@@ -63,18 +63,18 @@ def glass_blur(
     columns = np.arange(reach + 1, width - reach + 1)
     for _ in range(times):
         down, right = draw.integers(-reach, reach, (2, count, len(rows), len(columns)))
-        # From the far corner on, so that each pixel reads one that has not changed yet: all at once.
+        # The authors go from the far corner, so each pixel reads an unchanged one: do all at once.
         shuffled[:, rows, columns] = shuffled[np.arange(count)[:, None, None], rows + down, columns + right]
     return _gaussian(shuffled, sigma)
 
 
 def motion_blur(images: np.ndarray, draw: np.random.Generator, radius: int, sigma: float) -> np.ndarray:
-    """A streak in a direction of its own for each image, from -45° to 45°."""
+    """Streaks in a random direction per image, from -45° to 45°."""
     return _motion(images, radius, sigma, draw.uniform(-45, 45, len(images)))
 
 
 def zoom_blur(images: np.ndarray, draw: np.random.Generator, largest: float) -> np.ndarray:
-    """The mean of the image and of its enlargements, one per cent apart."""
+    """Mean of the image and its enlargements, in steps of 1 %."""
     factors = np.arange(1, largest, 0.01)
     total = images + sum(_zoom(images, float(factor)) for factor in factors)
     mean: np.ndarray = total / np.float32(len(factors) + 1)
@@ -92,7 +92,7 @@ def snow(
     sigma: float,
     kept: float,
 ) -> np.ndarray:
-    """Streaks of flakes, falling both ways, over an image that is whitened."""
+    """Streaks of flakes in two directions over a whitened image."""
     flakes = mean + spread * draw.standard_normal((*images.shape[:3], 1), np.float32)
     flakes = _zoom(flakes, size)
     flakes = np.where(flakes < least, np.float32(0), np.clip(flakes, 0, 1))
@@ -104,10 +104,10 @@ def snow(
 
 
 def frost(images: np.ndarray, draw: np.random.Generator, kept: float, ice: float) -> np.ndarray:
-    """Ice crystals laid over the image: a window of a drawn texture, for photographs of frost."""
+    """Ice crystals over the image: a crop of a drawn texture, instead of photographs of frost."""
     count, height, width, channels = images.shape
     texture = frost_texture() if channels == 3 else (frost_texture() @ _GREY)[..., None]
-    # The texture has no seam, so it repeats for images that are larger.
+    # The texture is seamless, so it repeats over larger images.
     room = np.array([[height], [width]])
     top, left = draw.integers(0, np.where(room < _FROST_SIDE, _FROST_SIDE - room, _FROST_SIDE), (2, count))
     rows = (top[:, None] + np.arange(height)) % _FROST_SIDE
@@ -117,10 +117,10 @@ def frost(images: np.ndarray, draw: np.random.Generator, kept: float, ice: float
 
 
 def fog(images: np.ndarray, draw: np.random.Generator, amount: float, decay: float) -> np.ndarray:
-    """A plasma cloud over the image, which is dimmed by as much as it gains."""
+    """A plasma cloud over the image, rescaled to the image's maximum."""
     height, width = images.shape[1:3]
     brightest = images.max(axis=(1, 2, 3), keepdims=True)
-    # The clouds come in powers of two; the corner of one covers other sizes.
+    # Cloud sizes are powers of two; crop them to the image.
     side = 1 << (max(height, width) - 1).bit_length()
     clouds = plasma(len(images), side, decay, draw)[:, :height, :width, None]
     foggy: np.ndarray = (images + amount * clouds) * brightest / (brightest + amount)
@@ -128,16 +128,16 @@ def fog(images: np.ndarray, draw: np.random.Generator, amount: float, decay: flo
 
 
 def brightness(images: np.ndarray, draw: np.random.Generator, raised: float) -> np.ndarray:
-    """The value of HSV raised; hue and saturation stay."""
+    """Raise the value in HSV; keep hue and saturation."""
     value = images.max(axis=3, keepdims=True)
     brighter = np.minimum(value + np.float32(raised), np.float32(1))
-    # With hue and saturation kept, the channels grow in proportion; black becomes grey.
+    # This scales the channels in proportion; black becomes grey.
     scaled: np.ndarray = np.where(value > 0, images * (brighter / np.maximum(value, 1e-6)), brighter)
     return scaled
 
 
 def contrast(images: np.ndarray, draw: np.random.Generator, kept: float) -> np.ndarray:
-    """Values drawn towards their channel's mean over the image."""
+    """Move values towards their channel's mean over the image."""
     means = images.mean(axis=(1, 2), keepdims=True)
     flat: np.ndarray = (images - means) * np.float32(kept) + means
     return flat
@@ -146,7 +146,7 @@ def contrast(images: np.ndarray, draw: np.random.Generator, kept: float) -> np.n
 def elastic_transform(
     images: np.ndarray, draw: np.random.Generator, strength: float, smoothness: float, skew: float
 ) -> np.ndarray:
-    """A slight random affine map, then positions displaced by a smooth random field."""
+    """A slight random affine map, then displacement by a smooth random field."""
     count, height, width = images.shape[:3]
     side = min(height, width)
     rows, columns = np.mgrid[:height, :width].astype(np.float64)
@@ -159,7 +159,7 @@ def elastic_transform(
 
 
 def pixelate(images: np.ndarray, draw: np.random.Generator, share: float) -> np.ndarray:
-    """Reduced and enlarged again, each pixel the mean of what it covers."""
+    """Downscale by box averaging, and enlarge again."""
 
     def coarsen(image: Image.Image) -> Image.Image:
         small = (int(image.width * share), int(image.height * share))
@@ -169,7 +169,7 @@ def pixelate(images: np.ndarray, draw: np.random.Generator, share: float) -> np.
 
 
 def jpeg_compression(images: np.ndarray, draw: np.random.Generator, quality: int) -> np.ndarray:
-    """Written as a JPEG of low quality, and read again."""
+    """Encode as a JPEG of low quality, and decode."""
 
     def compress(image: Image.Image) -> Image.Image:
         buffer = io.BytesIO()
@@ -181,12 +181,12 @@ def jpeg_compression(images: np.ndarray, draw: np.random.Generator, quality: int
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-    """A corruption: what it does, and how strong it is at each severity.
+    """A corruption function and its strength at each severity.
 
     Attributes:
         family: `noise`, `blur`, `weather` or `digital`.
         apply: a function of this module.
-        strengths: its further arguments, by severity.
+        strengths: further arguments of `apply`, by severity.
     """
 
     family: str
@@ -224,13 +224,13 @@ CORRUPTIONS = {
 
 
 def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
-    """Corrupt images; the same arguments give the same images.
+    """Corrupt images, deterministically.
 
     Args:
-        images: uint8 [N, H, W, C], of any size, of one or three channels.
+        images: uint8 [N, H, W, C], of any size, with one or three channels.
         name: one of `CORRUPTIONS`.
         severity: 1 to 5.
-        seed: of the random draws, which differ by corruption and severity.
+        seed: seed of the random draws, which also depend on corruption and severity.
 
     Returns:
         uint8 [N, H, W, C].
@@ -239,24 +239,24 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     draw = np.random.default_rng([seed, list(CORRUPTIONS).index(name), severity])
     values = images.astype(np.float32) / np.float32(255)
     corrupted = corruption.apply(values, draw, *corruption.strengths[severity - 1])
-    # Cut off, not rounded, as in CIFAR-10-C.
+    # Truncate instead of rounding, as in CIFAR-10-C.
     bytes_of_images: np.ndarray = (np.clip(corrupted, 0, 1) * 255).astype(np.uint8)
     return bytes_of_images
 
 
 def _gaussian(images: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of each channel, cut at four sigma, the border repeated: [N, H, W, C]."""
+    """Gaussian blur of each channel of [N, H, W, C], truncated at four sigma, border repeated."""
     blurred: np.ndarray = ndimage.gaussian_filter(images, (0, sigma, sigma, 0), mode="nearest", truncate=4.0)
     return blurred
 
 
 def _motion(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) -> np.ndarray:
-    """ImageMagick's motion blur: half a bell curve along a line of 2 · radius + 1 whole pixels.
+    """ImageMagick's motion blur: half a Gaussian along a line of 2 · radius + 1 whole pixels.
 
     Args:
         images: float [N, H, W, C].
-        radius: of the line, in pixels.
-        sigma: of the bell curve, in pixels.
+        radius: half the length of the line, in pixels.
+        sigma: standard deviation of the Gaussian, in pixels.
         degrees: each image's direction, float [N].
     """
     along = np.arange(2 * radius + 1)
@@ -275,7 +275,7 @@ def _motion(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) 
 
 
 def _zoom(images: np.ndarray, factor: float) -> np.ndarray:
-    """Enlarge the middle of images, [N, H, W, C], linearly by `factor` >= 1."""
+    """Enlarge the centre of images [N, H, W, C] linearly by `factor` >= 1."""
     down, across = (_zoom_matrix(side, factor) for side in images.shape[1:3])
     wide = np.einsum("ij,njwc->niwc", down, images, optimize=True)
     zoomed: np.ndarray = np.einsum("ij,nhjc->nhic", across, wide, optimize=True)
@@ -283,7 +283,7 @@ def _zoom(images: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _zoom_matrix(side: int, factor: float) -> np.ndarray:
-    """What enlarging the middle by `factor` does to one axis, as a float32 [side, side] to multiply by."""
+    """The matrix that enlarges the centre of one axis by `factor`: float32 [side, side]."""
     kept = int(np.ceil(side / factor))
     start = (side - kept) // 2
     crop = np.eye(side, dtype=np.float64)[start : start + kept]
@@ -296,13 +296,13 @@ def _zoom_matrix(side: int, factor: float) -> np.ndarray:
 def sample(
     images: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, repeat_border: bool = False
 ) -> np.ndarray:
-    """Read images between their pixels: bilinear, mirrored at the border.
+    """Sample images at fractional positions: bilinear, mirrored at the border.
 
     Args:
         images: float [N, H, W, C].
-        rows, columns: where to read, float [N, H, W].
-        repeat_border: whether the mirror stands behind the border pixel (SciPy's `reflect`) and not in
-            it (OpenCV's `BORDER_REFLECT_101`).
+        rows, columns: positions, float [N, H, W].
+        repeat_border: mirror behind the border pixel (SciPy's `reflect`), not at it (OpenCV's
+            `BORDER_REFLECT_101`).
 
     Returns:
         float32 [N, H, W, C].
@@ -319,7 +319,7 @@ def sample(
 
 
 def _mirrored(positions: np.ndarray, length: int, repeat_border: bool) -> np.ndarray:
-    """Positions outside 0 to length - 1 folded back in."""
+    """Fold positions into 0 to length - 1."""
     period = 2 * (length - 1 + repeat_border)
     within = positions % period
     folded: np.ndarray = np.minimum(within, period - repeat_border - within)
@@ -329,7 +329,7 @@ def _mirrored(positions: np.ndarray, length: int, repeat_border: bool) -> np.nda
 def _affine_sources(
     count: int, height: int, width: int, reach: float, draw: np.random.Generator
 ) -> np.ndarray:
-    """Where each position is read under a map that moves three corners by up to `reach` pixels.
+    """Source positions under an affine map that moves three corners by up to `reach` pixels.
 
     Returns:
         float64 [count, 2, 3]: (row, column) = matrix · (row, column, 1).
@@ -338,23 +338,23 @@ def _affine_sources(
     corners = middle + arm * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])
     moved = corners + draw.uniform(-reach, reach, (count, 3, 2))
     with_one = np.concatenate([moved, np.ones((count, 3, 1))], axis=2)
-    # The matrix that takes the moved corners back: with_one · matrixᵀ = corners.
+    # The matrix that maps the moved corners back: with_one · matrixᵀ = corners.
     solved: np.ndarray = np.linalg.solve(with_one, np.broadcast_to(corners, (count, 3, 2)))
     return solved.transpose(0, 2, 1)
 
 
 def _each(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """Each image through Pillow, which knows bytes only."""
-    # Pillow has no axis for a single channel.
+    """Apply a Pillow function to each image, converted to bytes."""
+    # Pillow has no channel axis for greyscale images.
     values = np.rint(images * 255).astype(np.uint8).reshape(images.shape[: 4 if images.shape[3] == 3 else 3])
     changed = np.stack([np.asarray(change(Image.fromarray(image))) for image in values])
-    # A hair above the byte, so that cutting off gives the byte again.
+    # Slightly above the byte, so that truncation returns the byte.
     return (changed.reshape(images.shape).astype(np.float32) + np.float32(0.01)) / np.float32(255)
 
 
 @functools.cache
 def frost_texture() -> np.ndarray:
-    """Feathers of ice: needles that branch at 60°, over a cloudy ground: float32 [256, 256, 3], 0 to 1."""
+    """Branching ice needles over a cloudy background: float32 [256, 256, 3], 0 to 1."""
     draw = np.random.default_rng(20190401)
     side = _FROST_SIDE
     ice = np.zeros((side, side))
@@ -376,7 +376,7 @@ def frost_texture() -> np.ndarray:
 
 
 def _needle(ice: np.ndarray, centre: np.ndarray, turn: float, length: float) -> None:
-    """Add a straight line to `ice`, brighter in its middle; it goes on at the opposite border."""
+    """Add a straight line to `ice`, brightest in its middle, that wraps around at the border."""
     along = np.arange(-length / 2, length / 2 + 0.5, 0.5)
     rows = np.rint(centre[0] + along * np.sin(turn)).astype(int) % len(ice)
     columns = np.rint(centre[1] + along * np.cos(turn)).astype(int) % len(ice)
@@ -384,16 +384,16 @@ def _needle(ice: np.ndarray, centre: np.ndarray, turn: float, length: float) -> 
 
 
 def plasma(count: int, side: int, decay: float, draw: np.random.Generator) -> np.ndarray:
-    """Clouds by the diamond-square algorithm (Fournier, Fussell & Carpenter 1982), borders joined.
+    """Clouds by the diamond-square algorithm (Fournier, Fussell & Carpenter 1982), tileable.
 
-    Each new point is the mean of its four neighbours and a random step; steps get
-    smaller by `decay` at each halving of the distance, squared as in CIFAR-10-C.
+    Each new point is the mean of its four neighbours plus a random step. Each halving of the
+    distance divides `wobble` by `decay`; steps are proportional to its square, as in CIFAR-10-C.
 
     Args:
-        count: how many.
-        side: a power of two.
-        decay: of the steps.
-        draw: what draws them.
+        count: number of clouds.
+        side: size in pixels, a power of two.
+        decay: divides `wobble` at each halving.
+        draw: random generator.
 
     Returns:
         float32 [count, side, side], each from 0 to 1.

@@ -1,4 +1,4 @@
-"""Evaluate a run: measure its model on a split and publish one folder with a page."""
+"""Evaluate a run: measure its model on a split and write a report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ SPLITS = ("test", "validation")
 REPORT_FILE = "report.json"
 LOGITS_FILE = "logits.npy"
 _REMEDY = "Make room, or give write access to the run's folder."
-#: Called with a task's name, how much of it is done, and of how much: (name, done, total).
+#: Called with a task's name, and its progress: (name, done, total).
 Progress = Callable[[str, int, int], None]
 
 
@@ -37,7 +37,7 @@ def evaluate(
     verbose: bool = False,
     on_progress: Progress = lambda name, done, total: None,
 ) -> "Report":
-    """Measure a run's model on a split, and replace the run's report on it as a whole.
+    """Measure a run's model on a split, and replace the run's report on that split.
 
     The report is the folder RUN/evaluation/SPLIT: report.html, report.json, predictions.csv,
     logits.npy, and the figures as PNG. A look at the test set is recorded in the run.
@@ -45,10 +45,10 @@ def evaluate(
     Args:
         run: the run's folder; None is the newest run.
         split: `test`, or `validation`: the training images that the run held out.
-        data_dir: the data folder; None is the one that the run was trained from.
-        robustness: also measure accuracy under corruptions and attacks. Without it, the report keeps
-            what an earlier one measured with the same weights.
-        robustness_images: number of images for that.
+        data_dir: the data folder; None is the one that the run used.
+        robustness: also measure accuracy under corruptions and attacks. Otherwise, the report keeps
+            the results of an earlier one on the same weights.
+        robustness_images: number of images to corrupt and attack.
         unfamiliar: a folder of images of another kind, or a prepared data set, to measure whether
             they are recognized as unfamiliar.
         verbose: show TensorFlow's own messages.
@@ -68,16 +68,16 @@ def evaluate(
     config = opened.read_config()
     check_split(config, split)
     dataset = opened.load_data(data_dir)
-    # It imports SciPy and scikit-learn, which a usage error need not wait for.
+    # Imports SciPy and scikit-learn: only after usage errors have been ruled out.
     from cifar_trainer.evaluation.unfamiliar import measure_unfamiliar, other_kinds
 
-    # Before anything that takes long or looks at the test set.
+    # Before anything slow, and before any look at the test set.
     path = None if unfamiliar is None else Path(unfamiliar)
     others = other_kinds(dataset.name, dataset.preprocessing, path)
     # A run that was trained on a GPU can be evaluated without one.
     device = "cpu" if config.device == "cpu" else "auto"
     devices.start(config, split=is_splittable(config), device=device, verbose=verbose)
-    # These import TensorFlow, which must be set up before.
+    # These import TensorFlow, which `devices.start` has to configure first.
     from cifar_trainer.evaluation.report import format_predictions, make_report, predictions
     from cifar_trainer.evaluation.report_page import draw_figures, render_page
     from cifar_trainer.evaluation.robustness import measure_robustness
@@ -102,20 +102,20 @@ def evaluate(
             files.write_bytes(partial / f"{name}.png", figure.light)
         files.write_text(partial / "report.html", page)
         files.write_text(partial / "predictions.csv", table)
-        # What a comparison needs to know about each image.
+        # `compare` needs the answer to each image.
         with files.atomic_writer(partial / LOGITS_FILE) as file:
             np.save(file, subject.logits, allow_pickle=False)
     return report
 
 
 def _earlier_robustness(path: Path, weights_sha256: str) -> "Robustness | None":
-    """The robustness in an earlier report on the same weights."""
+    """Robustness from an earlier report on the same weights; None if there is none."""
     from cifar_trainer.evaluation.robustness import Robustness
 
     try:
         earlier = files.read_json(path, dict[str, object]).get("robustness")
         robustness = msgspec.convert(earlier, Robustness)
     except (RunError, msgspec.ValidationError):
-        # No report, or a damaged one, or one by another version: the new one replaces it.
+        # A missing or damaged report, or one of another version: replace it.
         return None
     return robustness if robustness.weights_sha256 == weights_sha256 else None

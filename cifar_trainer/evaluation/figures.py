@@ -1,8 +1,8 @@
 """The figures of a report: functions from numbers to Matplotlib figures.
 
 The confusion matrix and the gallery, which training shows too, are in `cifar_trainer.plots`.
-A figure with too many classes shows those that do worst. Half-width figures are 6 inches wide and
-full-width ones 12.4, so that the page shows their letters in one size.
+With many classes, a figure shows the worst ones. Half-width figures are 6 inches wide and full-width
+ones 12.4, so that all text has the same size on the page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,16 +25,16 @@ from cifar_trainer.plots import (
     shorten,
 )
 
-#: Rows of `per_class_figure` and panels of `precision_recall_figure`, at most.
+#: Maximum number of rows of `per_class_figure`, and of panels of `precision_recall_figure`.
 ROWS, PANELS = 30, 20
 
 
 def per_class_figure(per_class: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
-    """Precision and recall of each class, with their 95 % intervals; of many, those with the lowest F1."""
+    """Precision and recall by class with 95 % intervals; of many classes, those with the lowest F1."""
     names = drawable_names([row["class"] for row in per_class])
     named = list(zip(per_class, names, strict=True))
     shown = sorted(named, key=lambda pair: pair[0]["f1"])[:ROWS] if len(named) > ROWS else named
-    places = np.arange(len(shown), dtype=float)
+    positions = np.arange(len(shown), dtype=float)
     with new_figure(theme, 6.0, max(5.6, 0.9 + 0.25 * len(shown))) as figure:
         axes = figure.add_subplot()
         for name, offset, color, marker in (
@@ -48,10 +48,10 @@ def per_class_figure(per_class: Sequence[Mapping[str, Any]], theme: Theme) -> Fi
             values = np.array([shown[i][0][name] for i in at])
             bounds = np.array([shown[i][0][f"{name}_interval"] for i in at]).T
             axes.errorbar(
-                values, places[at] + offset, xerr=np.abs(bounds - values), fmt=marker, color=color,
+                values, positions[at] + offset, xerr=np.abs(bounds - values), fmt=marker, color=color,
                 markersize=5, elinewidth=1.6, capsize=0, label=name,
             )  # fmt: skip
-        axes.set_yticks(places, [shorten(name, 24) for _, name in shown])
+        axes.set_yticks(positions, [shorten(name, 24) for _, name in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -61,7 +61,7 @@ def per_class_figure(per_class: Sequence[Mapping[str, Any]], theme: Theme) -> Fi
 
 
 def reliability_figure(calibration: Calibration, theme: Theme) -> Figure:
-    """Accuracy against confidence, and below it how many images have that confidence."""
+    """Accuracy by confidence, and below it the share of images by confidence."""
     shown = [("as trained", calibration.before, theme.first, "o")]
     if calibration.after is not None:
         name = f"temperature {calibration.temperature:.2f}"
@@ -72,13 +72,13 @@ def reliability_figure(calibration: Calibration, theme: Theme) -> Figure:
             [0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--", label="confidence = accuracy"
         )
         width = 0.8 / len(calibration.before.bins) / len(shown)
-        for i, (name, found, color, marker) in enumerate(shown):
-            filled = [b for b in found.bins if b.images]
+        for i, (name, reliability, color, marker) in enumerate(shown):
+            filled = [b for b in reliability.bins if b.images]
             upper.plot(
                 [b.confidence for b in filled], [b.accuracy for b in filled],
-                color=color, marker=marker, markersize=4, label=f"{name}, ECE {found.ece:.3f}",
+                color=color, marker=marker, markersize=4, label=f"{name}, ECE {reliability.ece:.3f}",
             )  # fmt: skip
-            lower.bar(*_shares(found, (i - (len(shown) - 1) / 2) * width), width=width, color=color)
+            lower.bar(*_shares(reliability, (i - (len(shown) - 1) / 2) * width), width=width, color=color)
         for axes in (upper, lower):
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         upper.set_ylabel("accuracy")
@@ -91,15 +91,17 @@ def reliability_figure(calibration: Calibration, theme: Theme) -> Figure:
     return figure
 
 
-def _shares(found: Reliability, offset: float) -> tuple[list[float], list[float]]:
-    total = sum(b.images for b in found.bins)
-    return [(b.low + b.high) / 2 + offset for b in found.bins], [b.images / total for b in found.bins]
+def _shares(reliability: Reliability, offset: float) -> tuple[list[float], list[float]]:
+    """Positions and heights of the bars: the share of images in each bin."""
+    bins = reliability.bins
+    total = sum(b.images for b in bins)
+    return [(b.low + b.high) / 2 + offset for b in bins], [b.images / total for b in bins]
 
 
 def precision_recall_figure(
     curves: Sequence[PrecisionRecall], classes: Sequence[str], theme: Theme
 ) -> Figure:
-    """A small curve for each class, the others in grey; of many, those of the lowest average precision."""
+    """One panel per class, other classes in grey; of many, those with the lowest average precision."""
     shown = list(range(len(classes)))
     if len(shown) > PANELS:
         averages = np.array([curve.average_precision for curve in curves])
@@ -132,11 +134,11 @@ def precision_recall_figure(
 def learning_curves_figure(
     rows: Sequence[Mapping[str, float | None]], validation: str, theme: Theme
 ) -> Figure:
-    """Loss and accuracy by epoch, of training and validation.
+    """Training and validation loss and accuracy by epoch.
 
     Args:
-        rows: of history.csv.
-        validation: what the validation images are.
+        rows: the rows of history.csv.
+        validation: label of the validation images.
         theme: the colours.
     """
     epochs = [row["epoch"] for row in rows]
@@ -157,9 +159,9 @@ def learning_curves_figure(
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A map laid over the grey image in yellow to red, as on the page of `serve`: float [H, W, 3].
+    """A heat map from yellow to red over the grey image, as on the page of `serve`: float [H, W, 3].
 
-    Grey, so that no colour of the image is taken for heat.
+    The image is grey, so that its colours cannot be mistaken for heat.
     """
     grey = as_rgb(image) @ np.array([0.299, 0.587, 0.114]) / 255
     color = np.stack([np.ones_like(heat), (200 - 178 * heat) / 255, np.zeros_like(heat)], axis=-1)
@@ -171,12 +173,12 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def gradcam_figure(
     images: np.ndarray, maps: np.ndarray, captions: Sequence[tuple[str, str, bool]], theme: Theme
 ) -> Figure:
-    """Images, and beside each the same with its map laid over it, in rows of two pairs.
+    """Images, each beside a copy under its heat map, two pairs per row.
 
     Args:
         images: uint8 [K, H, W, C], of one or three channels.
         maps: float [K, H, W], 0 to 1.
-        captions: for each its class, the prediction, and whether it is correct.
+        captions: class, prediction and whether it is correct, for each image.
         theme: the colours.
     """
     columns = 2
@@ -219,7 +221,7 @@ def robustness_figure(robustness: Robustness, theme: Theme) -> Figure:
         left.set_title("corruptions")
         left.xaxis.set_major_formatter(PercentFormatter(1))
         left.set_xlim(0, 1)
-        # Below the axes: inside, it would look like another row.
+        # Below the axes; inside, it would look like another row.
         figure.legend(loc="outside lower left", ncols=len(severities), handletextpad=0, columnspacing=0.4,
                       title="severity")  # fmt: skip
         for result, color, marker in zip(
@@ -237,10 +239,10 @@ def robustness_figure(robustness: Robustness, theme: Theme) -> Figure:
 
 
 def unfamiliar_figure(energies: Mapping[str, np.ndarray], threshold: float, theme: Theme) -> Figure:
-    """Histograms of the energy of the split's images and of each other kind, with the threshold.
+    """Histograms of the energy of the split's images and of other kinds, with the threshold.
 
     Args:
-        energies: float [N] by name, those of the split first.
+        energies: float [N] by name, the split's first.
         threshold: images above it are called unfamiliar.
         theme: the colours.
     """

@@ -1,4 +1,4 @@
-"""Which parts of an image led to a class: Grad-CAM (Selvaraju et al. 2017)."""
+"""Grad-CAM: the parts of an image that raise a class's logit (Selvaraju et al. 2017)."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from scipy.special import softmax
 
 
 def last_feature_map(model: keras.Model) -> keras.layers.Layer | None:
-    """The last layer whose output is a feature map of more than one position: [N, H, W, C].
+    """The last layer with an output of [N, H, W, C] and more than one position; None if there is none.
 
-    It has the most abstract features that still have a position (section 3), after their
-    activation if that is a layer of its own. None if there is no such layer.
+    It has the most abstract features that still have a position (section 3). If the activation is a
+    separate layer, that layer is returned.
     """
     for layer in reversed(model.layers):
         shape = tuple(getattr(getattr(layer, "output", None), "shape", ()))
@@ -22,20 +22,20 @@ def last_feature_map(model: keras.Model) -> keras.layers.Layer | None:
 
 
 class GradCam:
-    """Explains a model. Building it clones the network, so build it once and call it often.
+    """Explains a model's answers. Clones the network once, for any number of calls.
 
     Args:
         model: uint8 [N, H, W, C] to logits [N, classes], a functional or sequential model.
     """
 
     def __init__(self, model: keras.Model) -> None:
-        # A loaded Sequential has called its layers several times; a clone has called each once.
+        # In a loaded Sequential, layers have been called several times; in a clone, once.
         twin = keras.models.clone_model(model)
         twin.set_weights(model.get_weights())
         layer = last_feature_map(twin)
         self._parts = None
         if layer is not None:
-            # In two parts, so that the tape can watch the maps between them.
+            # Split the network, so that the tape can watch the feature maps.
             self._parts = keras.Model(twin.inputs, layer.output), keras.Model(layer.output, twin.outputs[0])
 
     def __call__(self, images: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.ndarray | None:
@@ -50,7 +50,7 @@ class GradCam:
             classes: a label for each image, [N].
 
         Returns:
-            float32 [N, H, W] from 0 to 1: each divided by its largest value, all 0 if no position
+            float32 [N, H, W] from 0 to 1, divided by the maximum of each image; all 0 if no position
             raises the logit. None if the model has no feature map.
         """
         if self._parts is None:
@@ -70,10 +70,7 @@ class GradCam:
 
 
 def representative_images(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each class, its image with the highest probability of the class: int64 [classes].
-
-    -1 if the split has no image of a class.
-    """
+    """Index of each class's most confident image: int64 [classes]; -1 for a class without images."""
     probabilities = softmax(logits.astype(np.float64), axis=1)
     chosen = np.full(logits.shape[1], -1, np.int64)
     for label in range(logits.shape[1]):

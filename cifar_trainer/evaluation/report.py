@@ -1,4 +1,4 @@
-"""The measurements of a subject as one frozen report, and the table of its predictions."""
+"""The measurements of a report, and the table of predictions."""
 
 import csv
 import dataclasses
@@ -17,7 +17,7 @@ from cifar_trainer.recipes import EXPECTED_ON, Expected
 from cifar_trainer.results import Result
 from cifar_trainer.settings import Settings
 
-#: Errors in the gallery, and pairs of classes in the list.
+#: Number of errors in the gallery, and of pairs of classes in the list.
 ERRORS = 20
 CONFUSIONS = 10
 #: What `evaluate --json` prints of a report, in this order.
@@ -27,14 +27,14 @@ _CONTRACT_PER_CLASS = ("class", "precision", "recall", "f1", "support")
 
 @dataclasses.dataclass(frozen=True)
 class Report(Result):
-    """How a model does on a split.
+    """The measurements of a model on a split.
 
     Attributes:
         split: `test`, or `validation`: the training images that were held out.
-        data: what the images are, such as `CIFAR-10`.
+        data: title of the data set, such as `CIFAR-10`.
         loss: mean cross-entropy in nats.
-        accuracy_interval: 95 % interval (Wilson), as all intervals.
-        expected: what earlier runs with these settings reached; None if none were measured.
+        accuracy_interval: 95 % interval (Wilson), like all intervals.
+        expected: accuracies of earlier runs with these settings; None if none were measured.
         balanced_accuracy: mean recall of the classes that have images.
         macro: precision, recall and F1, each the unweighted mean over the classes.
         mean_average_precision: over the classes that have images.
@@ -42,8 +42,8 @@ class Report(Result):
         confusion_matrix: counts by true class, then by predicted class.
         mistakes: the most confident errors.
         robustness: None if it was not measured.
-        test_looks: how often the run's test set was looked at so far.
-        split_sha256: of the split's files, which fix the order of the images.
+        test_looks: number of looks at the test set by this run so far.
+        split_sha256: hash of the split's files, which include the order of the images.
     """
 
     run_dir: str
@@ -69,8 +69,8 @@ class Report(Result):
     split_sha256: str
 
     @property
-    def place(self) -> str:
-        """Where the accuracy lies in the expected range: `below`, `within` or `above`; empty without one."""
+    def position(self) -> str:
+        """`below`, `within` or `above` the expected range; empty without one."""
         if self.expected is None:
             return ""
         if self.accuracy < self.expected.low:
@@ -95,7 +95,7 @@ class Report(Result):
 def make_report(
     subject: Subject, unfamiliar: Unfamiliar, robustness: Robustness | None, test_looks: int
 ) -> Report:
-    """Measure a subject. The other arguments were measured before and become part of the report."""
+    """Measure a subject, and add the other measurements."""
     predicted, labels, count = subject.predicted, subject.split.labels, len(subject.classes)
     matrix = metrics.confusion_matrix(predicted, labels, count)
     per_class = _per_class(subject, matrix)
@@ -129,19 +129,19 @@ def make_report(
 
 
 def is_expected_data(subject: Subject) -> bool:
-    """Whether the images are those that the expected accuracies of recipes are for."""
+    """Whether the expected accuracies of recipes apply to these images."""
     dataset = subject.dataset
     return dataset.name == EXPECTED_ON and dataset.verified and subject.split_name == "test"
 
 
 def unusual_settings(subject: Subject) -> dict[str, Any]:
-    """The settings of a run that affect its result and are not the recipe's own, by name."""
+    """Settings that affect the result and differ from the recipe's own."""
     config, recipe = subject.config, subject.recipe
     usual = Settings(recipe.name, config.dataset, recipe.epochs, recipe.batch_size, recipe.learning_rate)
     own = usual.affecting_result()
     differing = {name: value for name, value in config.affecting_result().items() if value != own[name]}
     if subject.result.epochs != config.epochs:
-        # A run that ended early has not seen the end of its schedule.
+        # A run that ended early did not complete its schedule.
         differing["epochs"] = f"{subject.result.epochs} of {config.epochs}"
     return differing
 
@@ -172,7 +172,7 @@ COLUMNS = ("index", "file", "label", "predicted", "probability", "margin", "loss
 
 
 def predictions(subject: Subject, unfamiliar: Unfamiliar) -> list[Mapping[str, Any]]:
-    """A row for each image, in the order of the split, with the keys of `COLUMNS`.
+    """One row per image, in the order of the split, with the keys of `COLUMNS`.
 
     `index` is the image's position in the prepared data: among the test images, or among the training
     images for the validation split. `file` is empty if the source had no file names, and `unfamiliar`

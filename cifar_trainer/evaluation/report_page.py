@@ -1,4 +1,4 @@
-"""report.html: the figures, what they show in words, where the model comes from."""
+"""report.html: the figures and their text alternatives, the tables, the provenance."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -27,9 +27,9 @@ from cifar_trainer.plots import (
 from cifar_trainer.run import TrainResult
 from cifar_trainer.settings import VALIDATIONS
 
-#: Grad-CAM is shown for at most so many classes.
+#: Maximum number of classes for Grad-CAM.
 EXPLAINED_CLASSES = 12
-#: Rows of the table of errors until more are asked for.
+#: Rows of the table of errors before "Show more".
 FIRST_ERRORS = 100
 
 
@@ -39,16 +39,16 @@ def draw_figures(
     energies: Mapping[str, np.ndarray],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, PageFigure]:
-    """Draw every figure of a report.
+    """Draw the figures of a report.
 
     Args:
-        subject: what the report is about.
-        report: its measurements.
-        energies: of the split's images and of other kinds, by name (`unfamiliar.measure_unfamiliar`).
+        subject: the model and its logits.
+        report: the measurements.
+        energies: energies of the split's images and of other kinds (`unfamiliar.measure_unfamiliar`).
         on_progress: called with (done, total) after each figure.
 
     Returns:
-        The figures by the name of their file, without `.png`.
+        The figures by file name without `.png`.
     """
     classes, matrix, split = subject.classes, np.array(report.confusion_matrix), subject.split
     curves = precision_recall_curves(subject.logits, split.labels)
@@ -71,7 +71,7 @@ def draw_figures(
         "learning_curves": lambda theme: figures.learning_curves_figure(subject.history, validation, theme),
     }  # fmt: skip
     if len(classes) <= NUMBERED_CLASSES and not report.is_balanced:
-        # With as many images in each class, the counts say the same; without numbers, the colours do.
+        # In a balanced split the counts say the same; in a matrix without numbers, the colours do.
         drawings["confusion_matrix_by_row"] = lambda theme: confusion_figure(
             matrix, classes, theme, shares=True
         )
@@ -99,14 +99,14 @@ def _explain(subject: Subject) -> tuple[np.ndarray, np.ndarray, list[tuple[str, 
     captions = []
     for label, row in zip(labels, probabilities, strict=True):
         guess = int(row.argmax())
-        # A wrong prediction is named.
+        # Name only a wrong prediction.
         caption = f"{row[guess]:.0%}" if guess == label else f"{names[guess]} {row[guess]:.0%}"
         captions.append((names[label], caption, guess == label))
     return images, maps, captions
 
 
 def describe_figures(subject: Subject, report: Report) -> dict[str, str]:
-    """What each figure shows, in words: the text alternatives of the page."""
+    """Text alternatives of the figures."""
     classes, calibration, unfamiliar = subject.classes, report.calibration, report.unfamiliar
     worst = min(report.per_class, key=lambda row: row["f1"])
     best = max(report.per_class, key=lambda row: row["f1"])
@@ -157,7 +157,7 @@ def describe_figures(subject: Subject, report: Report) -> dict[str, str]:
 
 
 def list_errors(subject: Subject, report: Report) -> list[list[str]]:
-    """The rows of the table of errors, the most confident first, as texts for its columns."""
+    """Rows of the table of errors, most confident first."""
     rows = [row for row in predictions(subject, report.unfamiliar) if row["label"] != row["predicted"]]
     return [
         [
@@ -175,7 +175,7 @@ def list_errors(subject: Subject, report: Report) -> list[list[str]]:
 
 
 def provenance(subject: Subject) -> list[tuple[str, str]]:
-    """What a reader needs to judge a report or to repeat it, as names and values for a table.
+    """Names and values that a reader needs to judge or to repeat a report.
 
     Raises:
         RunError: environment.json cannot be read.
@@ -199,7 +199,7 @@ def provenance(subject: Subject) -> list[tuple[str, str]]:
         ),
         ("device", str(environment.get("device", {}).get("description", "unknown"))),
         ("time", f"{result.seconds:,.0f} s, {result.images_per_second:,.0f} images/s"),
-        *([] if energy is None else [("energy", f"{energy:,.0f} J, of the GPU alone")]),
+        *([] if energy is None else [("energy", f"{energy:,.0f} J, GPU only")]),
         ("data", dataset.title),
         ("training split", dataset.train.fingerprint),
         ("test split", dataset.test.fingerprint),
@@ -211,28 +211,28 @@ def provenance(subject: Subject) -> list[tuple[str, str]]:
 
 
 def data_note(subject: Subject) -> str:
-    """What is known about the images, if they are not proved to be those of a published data set."""
+    """A note on images that are not verified as a published data set; empty if they are."""
     dataset, spec = subject.dataset, DATASETS.get(subject.dataset.name)
     if dataset.verified:
         return ""
     if spec is not None and spec.draw is not None:
-        return "These are drawn images, made for quick tests: the numbers say nothing about photographs."
+        return "These are synthetic images for quick tests: the numbers say nothing about photographs."
     if spec is not None:
         return (
-            f"It was not proved that these are the images of {spec.title}. Do not compare these numbers with "
-            "published results."
+            f"These images are not verified as {spec.title}. Do not compare these numbers with published "
+            "results."
         )
-    return "These images are your own: there are no published results to compare the numbers with."
+    return "These images are your own: there are no published results to compare them with."
 
 
 def expectation_note(subject: Subject) -> str:
-    """Why the recipe's expected range does not apply to this run; empty if it does, or there is none."""
+    """Why the recipe's expected range does not apply; empty if it does, or if there is none."""
     expected, differing = subject.recipe.expected, unusual_settings(subject)
     if expected is None or not differing or not is_expected_data(subject):
         return ""
     listed = ", ".join(f"{_words(name)} {_value(value)}" for name, value in differing.items())
     return (
-        f"With its own settings on all training images the recipe reaches {percent(expected.low)} to "
+        f"With its own settings on all training images, the recipe reaches {percent(expected.low)} to "
         f"{percent(expected.high)} ({_runs(expected.n)}). This run differs: {listed}."
     )
 
@@ -246,7 +246,7 @@ _ENDED_BY = {
 
 
 def choice(result: TrainResult) -> str:
-    """Which epoch's weights the model has, what selected it, and why training ended, in a sentence."""
+    """A sentence on the selected epoch, and on why training ended."""
     if result.chosen_by == "last epoch":
         chosen = f"The model of the last epoch, {result.epochs}"
     elif result.chosen_epoch is None:
@@ -260,11 +260,11 @@ def choice(result: TrainResult) -> str:
 
 
 def selection(subject: Subject) -> str:
-    """How the model was selected, and what was not used for it."""
+    """A paragraph on what was used to select the model."""
     if subject.config.validation == "test":
         return (
-            "The test set was evaluated after each epoch, as in TensorFlow's CNN tutorial, but nothing was "
-            "chosen by it. No training images were held out, so no temperature was fitted."
+            "The test set was evaluated after each epoch, as in TensorFlow's CNN tutorial, but not used to "
+            "choose anything. No training images were held out, so no temperature was fitted."
         )
     if subject.config.validation == "train":
         return (
@@ -284,17 +284,17 @@ def selection(subject: Subject) -> str:
 
 
 def run_files(subject: Subject) -> list[tuple[str, str]]:
-    """Files of the run that exist: their path relative to the page, and what they are."""
+    """Existing files of the run: path relative to the page, and description."""
     candidates = {
         "model.keras": "the model",
         "history.csv": "loss and accuracy by epoch",
         **{f"export/{name}": "exported model" for name in _exported(subject)},
         "export/model_card.md": "model card",
     }
-    found = [
+    existing = [
         (f"../../{name}", what) for name, what in candidates.items() if (subject.run.path / name).exists()
     ]
-    return [*found, ("predictions.csv", "a row for each image"), ("report.json", "all numbers of this page")]
+    return [*existing, ("predictions.csv", "one row per image"), ("report.json", "all numbers of this page")]
 
 
 def _exported(subject: Subject) -> list[str]:
@@ -304,7 +304,7 @@ def _exported(subject: Subject) -> list[str]:
 
 
 def _looks(subject: Subject) -> str:
-    """How often, and by which commands, such as `11 times (train 10, evaluate 1)`."""
+    """Number of looks by command, such as `11 times (train 10, evaluate 1)`."""
     commands = [look.command for look in subject.run.read_looks()]
     if not commands:
         return "never"
@@ -338,12 +338,12 @@ def run_name(subject: Subject) -> str:
 
 
 def utf8(text: str) -> str:
-    """A path or a part of one, with bytes escaped that are not UTF-8: files that we write are."""
+    """A path with bytes that are not UTF-8 escaped, so that the page is valid UTF-8."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def render_page(subject: Subject, report: Report, drawn: Mapping[str, PageFigure]) -> str:
-    """The page's HTML; everything that comes from outside is escaped.
+    """The page's HTML, with all external text escaped.
 
     Raises:
         RunError: environment.json cannot be read.

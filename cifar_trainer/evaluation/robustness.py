@@ -1,4 +1,4 @@
-"""Accuracy under corruptions and under attacks."""
+"""Accuracy under corruptions and attacks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from cifar_trainer.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrup
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.model import to_float32
 
-#: Iterations of PGD; each step is 2.5 · epsilon / STEPS long (Madry et al. 2018, as in their code).
+#: Iterations of PGD, with steps of 2.5 · epsilon / STEPS (Madry et al. 2018, as in their code).
 STEPS = 10
 BATCH_SIZE = 500
 #: Largest change of a value by an attack, in 255ths.
@@ -27,8 +27,8 @@ class Attacker:
 
     Args:
         model: uint8 [N, H, W, C] to logits [N, classes], whose first layer takes 0 to 255.
-        predict: the recipe's `predict`: the model and images to logits; None is the model alone.
-        seed: of PGD's random starts.
+        predict: the recipe's `predict`, from the model and images to logits; None calls the model.
+        seed: seed of PGD's random starts.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Attacker:
         predict: Callable[[keras.Model, tf.Tensor], tf.Tensor] | None = None,
         seed: int = SEED,
     ) -> None:
-        # The same network for values that need not be whole numbers, so that there is a gradient.
+        # Clone the network with floating-point input, which has a gradient.
         images = keras.Input(model.input_shape[1:], dtype="float32")
         self._model = keras.models.clone_model(model, input_tensors=images)
         self._model.set_weights(model.get_weights())
@@ -64,9 +64,9 @@ class Attacker:
         return self._attack(self._fgsm, images, labels, epsilon)
 
     def pgd(self, images: np.ndarray, labels: np.ndarray, epsilon: float) -> np.ndarray:
-        """Many small steps from a random start, kept within epsilon (Madry et al. 2018, section 2.1).
+        """Small steps from a random start, kept within epsilon (Madry et al. 2018, section 2.1).
 
-        Arguments, result and errors are those of `fgsm`.
+        Arguments, result and errors are as for `fgsm`.
         """
         return self._attack(self._pgd, images, labels, epsilon)
 
@@ -124,7 +124,7 @@ class Attacker:
 
 @dataclasses.dataclass(frozen=True)
 class CorruptionResult:
-    """Accuracy under one corruption, by severity, and the mean."""
+    """Accuracy under one corruption: by severity, and the mean."""
 
     name: str
     family: str
@@ -145,7 +145,7 @@ class Robustness:
     """Accuracies on the same images: clean, corrupted and attacked.
 
     Attributes:
-        images: number of images: the first of the split, stratified.
+        images: number of images, a stratified sample of the split.
         mean_corrupted: mean over all corruptions and severities.
         epsilons_255: largest changes of a value by an attack, in 255ths.
     """
@@ -168,7 +168,7 @@ def measure_robustness(
 
     Args:
         subject: the model and the split.
-        count: number of images; all if there are fewer.
+        count: maximum number of images.
         on_progress: called with (done, total) after each measurement.
     """
     split = subject.split
@@ -177,7 +177,7 @@ def measure_robustness(
     total = len(CORRUPTIONS) * len(SEVERITIES) + 2 * len(EPSILONS)
     done = 0
 
-    def measured(logits: np.ndarray) -> float:
+    def measure(logits: np.ndarray) -> float:
         nonlocal done
         done += 1
         on_progress(done, total)
@@ -186,15 +186,15 @@ def measure_robustness(
     corruptions = []
     for name, corruption in CORRUPTIONS.items():
         accuracy = tuple(
-            measured(subject.predict_logits(corrupt(images, name, severity, SEED))) for severity in SEVERITIES
+            measure(subject.predict_logits(corrupt(images, name, severity, SEED))) for severity in SEVERITIES
         )
         mean = float(np.mean(accuracy))
         corruptions.append(CorruptionResult(name, corruption.family, accuracy, mean))
-    # Always in float32: bfloat16 loses a step of a quarter of a 255th, and an attack that fails because of
-    # rounding makes a network look robust.
+    # Always in float32: bfloat16 rounds steps of a quarter of a 255th away, and an attack that fails
+    # because of rounding makes a network look robust.
     attacker = Attacker(to_float32(subject.model), subject.recipe.predict)
     attacks = tuple(
-        AttackResult(name, tuple(measured(attack(images, labels, epsilon / 255)) for epsilon in EPSILONS))
+        AttackResult(name, tuple(measure(attack(images, labels, epsilon / 255)) for epsilon in EPSILONS))
         for name, attack in (("FGSM", attacker.fgsm), ("PGD", attacker.pgd))
     )
     return Robustness(

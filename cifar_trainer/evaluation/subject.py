@@ -22,7 +22,7 @@ _TRAINING_IMAGES = 5000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """What a report is about.
+    """The model, data and logits that a report is made from.
 
     Attributes:
         history: the rows of history.csv for the epochs of the result.
@@ -32,8 +32,8 @@ class Subject:
         logits: float32 [N, classes] of the split's images.
         held_out: logits and labels of the held-out training images, for what is fitted after
             training; None if the run held none out.
-        familiar: float32 [M, classes], logits to fit the thresholds of unfamiliar images on: of the
-            held-out images, or of training images if there are none. Never of the test set.
+        familiar: float32 [M, classes], logits to fit the thresholds of unfamiliar images on: from the
+            held-out images, or from training images if there are none; never from the test set.
     """
 
     run: Run
@@ -63,7 +63,7 @@ class Subject:
 
 
 def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
-    """Load a run's model and compute its logits for a split. A look at the test set is recorded here.
+    """Load a run's model and compute its logits for a split. Records a look at the test set.
 
     Raises:
         RunError: the model is damaged, holds code, or is not the one of result.json; or the look at
@@ -93,7 +93,7 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
         recipe=recipe,
         dataset=dataset,
         result=result,
-        # If the run was resumed for more epochs and stopped, the file continues beyond the model.
+        # If the run was extended and then stopped, the file has more epochs than the model.
         history=run.read_history()[: result.epochs],
         model=model,
         predict_logits=predict_logits,

@@ -1,8 +1,8 @@
 """How well a model's scores distinguish familiar images from other kinds of images.
 
 There are two scores: the energy (Liu et al. 2020) and the largest softmax probability
-(Hendrycks & Gimpel 2017). They see only what reaches the logits: an image of no class that
-resembles one passes, and so does an image that was changed to deceive the model.
+(Hendrycks & Gimpel 2017). They depend on the logits alone, so they miss images that merely
+resemble a class, and images that were changed to deceive the model.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.images import ImageError, Preprocessing, is_image, is_leftover
 from cifar_trainer.metrics import Thresholds, energy, fit_thresholds, max_probability
 
-#: At most so many images of each kind.
+#: Maximum number of images of each kind.
 IMAGES = 2000
 SEED = 0
 NOISE = "noise"
@@ -33,7 +33,7 @@ class Detection:
     Attributes:
         auroc: probability that an image of the split looks more familiar than another one;
             0.5 is chance.
-        fpr95: share of the other images that pass if 95 % of the split's images pass.
+        fpr95: share of the other images that pass when 95 % of the split's images pass.
     """
 
     auroc: float
@@ -42,11 +42,11 @@ class Detection:
 
 @dataclasses.dataclass(frozen=True)
 class OtherKind:
-    """Images of another kind, and how well they are distinguished from those of the split.
+    """Images of another kind, and how well the scores detect them.
 
     Attributes:
         flagged: share whose energy is above the threshold.
-        energy, probability: by each score.
+        energy, probability: results of each score.
     """
 
     name: str
@@ -63,10 +63,10 @@ class OtherKind:
 
 @dataclasses.dataclass(frozen=True)
 class Unfamiliar:
-    """Whether a model recognizes what it was not trained on.
+    """Whether a model recognizes images that it was not trained on.
 
     Attributes:
-        thresholds: an image beyond them is called unfamiliar.
+        thresholds: images beyond them are called unfamiliar.
         usable: whether `predict` and `serve` use the thresholds. They do not if noise looks more
             familiar to the model than the split's images.
         fitted_on: `validation`, the held-out training images, or `train` if the run held none out.
@@ -93,7 +93,7 @@ def measure_unfamiliar(
         others: uint8 [N, H, W, C] by name, in the model's shape.
 
     Returns:
-        The measurements, and the energies by name for the figure, those of the split first.
+        The measurements, and the energies by name for the figure, the split's first.
     """
     thresholds = fit_thresholds(subject.familiar)
     energies = {f"{subject.split_name} images": energy(subject.logits)}
@@ -121,7 +121,7 @@ def measure_unfamiliar(
 
 
 def _detection(familiar: np.ndarray, other: np.ndarray) -> Detection:
-    """Compare scores of familiar and other images, float [N] and [M]; familiar ones should be higher."""
+    """Compare scores of familiar and other images, float [N] and [M]; higher means more familiar."""
     truth = np.repeat([1, 0], (len(familiar), len(other)))
     auroc = sklearn.metrics.roc_auc_score(truth, np.concatenate([familiar, other]))
     passes = np.quantile(familiar, 0.05, method="lower")
@@ -132,9 +132,9 @@ def other_kinds(dataset_name: str, preprocessing: Preprocessing, path: Path | No
     """Images that a model was not trained on: drawn shapes, noise, and those in `path`.
 
     Args:
-        dataset_name: what it was trained on; the drawn shapes are left out if it was those.
-        preprocessing: of the model's data.
-        path: a prepared data set, of which the test images are used, or a folder of image files.
+        dataset_name: the training data; for `synthetic`, the drawn shapes are left out.
+        preprocessing: the model's.
+        path: a prepared data set, whose test images are used, or a folder of image files.
 
     Returns:
         uint8 [N, H, W, C] by name.
@@ -157,17 +157,17 @@ def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
     if (path / "dataset.json").is_file():
         return _reshaped(load_dataset(path.parent, path.name).test.images[:IMAGES], preprocessing)
     try:
-        found = sorted(_image_files(path))
+        files = sorted(_image_files(path))
     except OSError as error:
         raise DataError(f"--unfamiliar: {error.filename} cannot be read: {error.strerror}.") from error
-    if not found:
+    if not files:
         raise DataError(
             f"--unfamiliar {path} has no images. Expected a folder of images or a prepared data set."
         )
-    # From all of its folders: each may be a class.
-    chosen = np.random.default_rng(SEED).permutation(len(found))[:IMAGES]
+    # Sample from all folders: each may hold one class.
+    chosen = np.random.default_rng(SEED).permutation(len(files))[:IMAGES]
     decoded = []
-    for file in (found[i] for i in sorted(chosen)):
+    for file in (files[i] for i in sorted(chosen)):
         try:
             decoded.append(preprocessing.decode(file.read_bytes()).pixels)
         except (ImageError, OSError) as error:
@@ -184,7 +184,7 @@ def _image_files(folder: Path) -> Iterator[Path]:
 
 
 def _reshaped(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Images, uint8 [N, H, W, C], as the input of the model."""
+    """Convert uint8 [N, H, W, C] to the model's input."""
     if images.shape[1:] == preprocessing.image_shape:
         return np.asarray(images)
     drawn = (Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images)

@@ -31,7 +31,7 @@ TABLE: dict[str, list[tuple[str, int, str]]] = {
         ("--seconds nan", 2, "above 0"),
         ("--plot x.gif", 2, "Expected .png, .svg or .pdf"),
         ("--plot x", 2, "Expected .png, .svg or .pdf"),
-        ("--train --plot x.png", 2, "--train gives one figure and no curve"),
+        ("--train --plot x.png", 2, "--plot draws latencies, which --train does not measure"),
         ("--train --run runs/x", 2, "leave out ARTEFACT and --run"),
         ("--train model.onnx", 2, "leave out ARTEFACT and --run"),
         ("--train --batch-size 1 --batch-size 2", 2, "--train takes one --batch-size"),

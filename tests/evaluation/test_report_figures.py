@@ -225,7 +225,7 @@ def test_the_report_says_where_the_accuracy_lies_among_earlier_runs(
     usual: Callable[..., Subject], report_on: ReportOn, accuracy: float, place: str
 ) -> None:
     report = dataclasses.replace(report_on(usual()), accuracy=accuracy)
-    assert report.place == place
+    assert report.position == place
 
 
 def test_no_range_is_expected_on_other_data(usual: Callable[..., Subject], report_on: ReportOn) -> None:

@@ -160,7 +160,7 @@ def test_another_setting_for_the_same_sweep_is_named(
         ({"limit": 50}, UsageError, "--batch-size 64 is more than the 50 training images"),
         ({"device": "gpu"}, DeviceError, "--device gpu"),
         ({"storage": "mysql://me:secret@h/d"}, UsageError, "Expected postgresql://"),
-        ({"storage": "secret"}, UsageError, "--storage is not the URL of a database"),
+        ({"storage": "secret"}, UsageError, "--storage is not a database URL"),
         ({"storage": "sqlite://"}, UsageError, "does not name a file"),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_study_of_another_program_is_left_alone(data_dir: Path, tmp_path: Path
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/s/optuna.db", study_name="tiny")
     study.tell(study.ask(), 1.0)
     done = run_cli(small(data_dir, tmp_path / "s"))
-    assert (done.returncode, "a study of that name by another program" in done.stderr) == (2, True)
+    assert (done.returncode, "a study of that name, from another program" in done.stderr) == (2, True)
 
 
 def test_a_study_of_a_newer_version_is_not_touched(
