@@ -1,1 +1,1 @@
-"""Artefacts: one module a format, each with its `write` and its `open`; and the check that each passes."""
+"""Exported artefacts: one module per format, and the gate that verifies them."""

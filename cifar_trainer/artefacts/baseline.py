@@ -1,6 +1,6 @@
-"""Known answers and statistics of ordinary images, with which a server compares its model and its requests.
+"""Known answers and statistics of ordinary images, for the self-test and the monitoring of a server.
 
-`export` writes them into the manifest, under `baseline`, so that a server does not need the data set.
+`export` stores them in the manifest as `baseline`, so that a server does not need the data set.
 """
 
 import base64
@@ -11,9 +11,9 @@ import numpy as np
 from cifar_trainer.artefacts.formats import softmax
 from cifar_trainer.images import encode_png
 
-#: Number of images whose measures are kept.
+#: Number of images whose measures are stored.
 SAMPLE = 500
-#: Number of images whose logits are kept.
+#: Number of images whose logits are stored.
 ANSWERS = 8
 
 
@@ -27,11 +27,11 @@ class KnownAnswer:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """How a model answers the images that it was validated on.
+    """A model's answers to its validation images.
 
     Attributes:
-        class_counts: how many images it assigns to each class.
-        measures: `measure_images` and the confidence of a sample, by name.
+        class_counts: number of images that it assigns to each class.
+        measures: by name, the values of `measure_images` and the confidence, for a sample.
         answers: a few images with their logits.
     """
 
@@ -65,12 +65,12 @@ def make_baseline(images: np.ndarray, logits: np.ndarray, temperature: float) ->
 
 
 def measure_images(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Brightness, contrast and the mean of each colour, of pixels from 0 to 1: float64 [N] by name.
+    """Brightness, contrast and mean of each colour, on a scale from 0 to 1: float64 [N] by name.
 
     Brightness is the mean and contrast the standard deviation over all pixels and channels.
 
     Args:
-        images: uint8 [N, H, W, C]; without colours if C is 1.
+        images: uint8 [N, H, W, C]; no colours if C is 1.
     """
     pixels = images.reshape(len(images), -1, images.shape[-1]) / 255
     measures = {"brightness": pixels.mean(axis=(1, 2)), "contrast": pixels.std(axis=(1, 2))}

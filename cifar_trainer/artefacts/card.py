@@ -1,4 +1,4 @@
-"""The model card: manifest.json for people, with the metadata that Hugging Face's Hub reads."""
+"""The model card: a readable manifest.json, with metadata for the Hugging Face Hub."""
 
 import json
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from cifar_trainer.data import DATASETS
 
 CARD_FILE = "model_card.md"
 
-#: What happens to images of other sizes, by the mode of `images.RESIZES`.
+#: Treatment of images of other sizes, by mode of `images.RESIZES`.
 _RESIZED = {
     "stretch": "stretched to {size}, whatever their proportions",
-    "crop": "cropped to the centre and resized to {size}; what lies outside is not seen",
+    "crop": "cropped to the centre and resized to {size}; the rest is ignored",
     "fit": "resized to fit into {size}, with white borders",
 }
 
 
 def format_card(manifest: Manifest) -> str:
-    """The model card, as Markdown with a YAML head."""
+    """The model card: Markdown with YAML metadata."""
     run, data = manifest.run, manifest.data
     _, height, width, channels = manifest.input.shape
     classes = ", ".join(f"{i} {name}" for i, name in enumerate(manifest.classes))
@@ -42,7 +42,7 @@ on {manifest.artefacts[0].proof.images:,} images.
 ## Input and output
 
 - Input `images`: uint8 `[N, {height}, {width}, {channels}]`, \
-{"RGB" if channels == 3 else "greyscale"}, 0 to 255, as decoded. The model scales them itself; do not scale.
+{"RGB" if channels == 3 else "greyscale"}, 0 to 255, as decoded. The model scales them itself.
 - Outputs: `logits` and `probabilities`, float32 `[N, {len(manifest.classes)}]`; `class_id`, int64 `[N]`. The
   SavedModel also gives `class_name`, and takes PNG or JPEG files through its signature `serving_bytes`.
 - Classes, by `class_id`: {classes}.
@@ -70,7 +70,7 @@ learning rate {run.learning_rate:g}, seed {run.seed}, {run.precision}\
 
 
 def _metadata(manifest: Manifest) -> str:
-    """YAML for the Hub; a JSON string is a YAML string."""
+    """YAML for the Hub; JSON strings are valid YAML."""
     spec = DATASETS.get(manifest.data.name) if manifest.data.verified else None
     dataset = spec.hugging_face if spec is not None else ""
     lines = [
@@ -107,13 +107,13 @@ def _describe_accuracy(accuracy: Accuracy) -> str:
     match accuracy.split:
         case "test":
             return (
-                f"Accuracy {figure} images of the test split. Training showed this accuracy after each epoch "
-                "and never used it to choose anything."
+                f"Accuracy {figure} images of the test split. Training reported this accuracy after each "
+                "epoch, but did not use it to choose anything."
             )
         case "holdout" if accuracy.selected_on:
             return (
-                f"Accuracy {figure} held-out training images. They also chose the epoch whose weights were "
-                "kept, so the accuracy on new images may be slightly lower. The test split was not used."
+                f"Accuracy {figure} held-out training images. They also selected the epoch of the "
+                "weights, so the accuracy on new images may be slightly lower. The test split was not used."
             )
         case "holdout":
             return f"Accuracy {figure} held-out training images. The test split was not used."
@@ -146,8 +146,8 @@ def _describe_data(data: Data) -> str:
     if spec is not None and spec.draw is not None:
         return f"{data.title}, drawn by cifar-trainer"
     if spec is not None:
-        return f"{data.title}; not proved to be the published data set"
-    return f"{data.title}, a data set of the user's own"
+        return f"{data.title}; not verified as the published data set"
+    return f"{data.title}, the user's own data set"
 
 
 def _limits(manifest: Manifest) -> str:
@@ -159,13 +159,13 @@ def _limits(manifest: Manifest) -> str:
         f"It always answers with one of its {len(manifest.classes)} classes, whatever the image shows. "
         "A high probability does not mean that the image shows any of them.",
         f"Images of other sizes are {resized}. Small details are lost.",
-        "It is not for decisions about people, nor for uses where a wrong answer does harm.",
+        "Do not use it for decisions about people, or where a wrong answer does harm.",
     ]
     if accuracy.split != "train":
         limits.insert(
             0,
-            f"It is wrong about {1 - accuracy.value:.0%} of images like those that it was measured on, "
-            "and may be wrong more often about others.",
+            f"It is wrong for {1 - accuracy.value:.0%} of images like those that it was measured on, "
+            "and may be wrong more often for others.",
         )
     spec = DATASETS.get(data.name)
     if spec is not None and spec.limits and (data.verified or spec.draw is not None):

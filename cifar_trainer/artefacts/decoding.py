@@ -1,15 +1,15 @@
-"""PNG and JPEG files decoded and resized in TensorFlow's graph, to the pixels that `images` gives."""
+"""Decodes and resizes PNG and JPEG files in TensorFlow's graph, to the same pixels as `images`."""
 
 import tensorflow as tf
 
 from cifar_trainer.images import MAX_PIXELS, RESIZES, Axis, Preprocessing
 
-#: Pillow resizes with weights of so many fractional bits.
+#: Fractional bits of Pillow's resampling weights.
 _WEIGHT_BITS = 22
 
 
 def decode_images(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Turn PNG or JPEG files, string [N], into uint8 [N, H, W, C]. Does not apply an EXIF orientation."""
+    """Decode PNG or JPEG files, string [N], to uint8 [N, H, W, C]. Ignores the EXIF orientation."""
     return tf.map_fn(
         lambda content: _decode(content, preprocessing),
         encoded,
@@ -29,7 +29,7 @@ def _decode(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
 
 
 def _to_greyscale(pixels: tf.Tensor) -> tf.Tensor:
-    # Pillow's sums of 16-bit fractions (ITU-R BT.601), so that the graph gives the same bits.
+    # Pillow's 16-bit fractions (ITU-R BT.601), for the same bits.
     weighted = tf.cast(pixels, tf.int32) * tf.constant([19595, 38470, 7471])
     return tf.cast((tf.reduce_sum(weighted, axis=-1, keepdims=True) + 0x8000) // 0x10000, tf.uint8)
 
@@ -41,9 +41,9 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_png(encoded: tf.Tensor, grey_bits: int | None) -> tf.Tensor:
-    # Zeros behind it, so that a header can be read from a truncated file.
+    # Pad with zeros, so that the header of a truncated file can be read.
     padded = tf.strings.join([encoded, tf.constant(b"\0" * 32)])
-    # Width, height, bits a channel and colour type are in the first chunk, from byte 16 on (PNG, 11.2.2).
+    # The first chunk has width, height, bits per channel and colour type from byte 16 on (PNG, 11.2.2).
     width, height = tf.cast(_integer(padded, 16), tf.int64), tf.cast(_integer(padded, 20), tf.int64)
     bits = tf.cast(tf.io.decode_raw(tf.strings.substr(padded, 24, 1), tf.uint8)[0], tf.int32)
     with tf.control_dependencies([_check_pixels(width * height)]):
@@ -51,21 +51,21 @@ def _decode_png(encoded: tf.Tensor, grey_bits: int | None) -> tf.Tensor:
         if grey_bits is not None:
             deep_grey = tf.logical_and(bits == 16, tf.strings.substr(padded, 25, 1) == b"\0")
             pixels = tf.cond(deep_grey, lambda: _decode_deep_grey(encoded, grey_bits), lambda: pixels)
-    # TensorFlow fills a missing alpha of less than 8 bits with the largest value of these bits, such as 15.
+    # Below 8 bits, TensorFlow fills a missing alpha with the largest value of these bits, such as 15.
     opaque = tf.logical_and(bits < 8, tf.logical_not(_has_transparency(padded)))
     alpha = tf.where(opaque, 1.0, pixels[..., 3:] / 255)
     return tf.cast(tf.round(pixels[..., :3] * alpha + 255 * (1 - alpha)), tf.uint8)
 
 
 def _decode_deep_grey(encoded: tf.Tensor, grey_bits: int) -> tf.Tensor:
-    """A greyscale PNG of 16 bits, of which `grey_bits` are in use, as RGBA from 0 to 255."""
+    """Decode a 16-bit greyscale PNG that uses `grey_bits` bits to RGBA from 0 to 255."""
     pixels = tf.cast(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), tf.int32)
     colours = tf.minimum(pixels[..., :3] // 2 ** (grey_bits - 8), 255)
     return tf.cast(tf.concat([colours, pixels[..., 3:] // 257], axis=-1), tf.float32)
 
 
 def _has_transparency(png: tf.Tensor) -> tf.Tensor:
-    """Whether there is a tRNS chunk before the first IDAT, where it must be (PNG, section 5.6)."""
+    """Whether there is a tRNS chunk before the first IDAT (PNG, section 5.6)."""
     end = tf.strings.length(png) - 32
 
     def is_another(position: tf.Tensor) -> tf.Tensor:
@@ -112,7 +112,7 @@ def _resample(pixels: tf.Tensor, axis: Axis, preprocessing: Preprocessing) -> tf
     """Resize along the first axis: uint8 [size, other, C] to [target, other, C] (Pillow's Resample.c)."""
     length, inner = RESIZES[preprocessing.resize](axis, tf)
     length, inner = tf.cast(length, tf.float64), tf.cast(inner, tf.int32)
-    # Pillow takes the ends of the part in single precision.
+    # Pillow rounds the ends of the crop to single precision.
     start = tf.cast((axis.size - length) * 0.5, tf.float32)
     end = tf.cast((axis.size - length) * 0.5 + length, tf.float32)
     scale = tf.cast(end - start, tf.float64) / tf.cast(inner, tf.float64)

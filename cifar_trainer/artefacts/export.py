@@ -1,4 +1,4 @@
-"""Export a run: write every artefact beside its place, verify it, then publish all of them or none."""
+"""Export a run: write each artefact to a temporary folder, verify it, then publish all or none."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from cifar_trainer import devices, files
 from cifar_trainer.artefacts.baseline import make_baseline
 from cifar_trainer.artefacts.card import CARD_FILE, format_card
 from cifar_trainer.artefacts.formats import Format, check_packages, get_format, write_artefact
-from cifar_trainer.artefacts.gate import FILES, IMAGES, LEAST_IMAGES, Reference, encode_in_turn, prove
+from cifar_trainer.artefacts.gate import FILES, IMAGES, MIN_IMAGES, Reference, encode_in_turn, prove
 from cifar_trainer.artefacts.manifest import (
     MANIFEST_FILE,
     Accuracy,
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     from cifar_trainer.model import LogitsFunction, Network
     from cifar_trainer.settings import Settings
 
-#: Training images from which int8 gets its ranges; TensorFlow's guide asks for 100 to 500.
+#: Number of training images that calibrate int8; TensorFlow's guide recommends 100 to 500.
 _EXAMPLES = 500
-#: How much float32 arithmetic may change the accuracy of a model that was trained in a narrower type.
+#: Allowed change in accuracy when a model trained in a narrower type computes in float32.
 _PRECISION_ACCURACY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport(Result):
-    """What an export has published.
+    """The published artefacts of an export.
 
     Attributes:
         run_dir: the run's folder.
-        exports: one for each format, in the order asked for.
-        output: the folder that holds them, with manifest.json and model_card.md.
+        exports: one per format, in the requested order.
+        output: folder of the artefacts, manifest.json and model_card.md.
     """
 
     run_dir: str
@@ -74,24 +74,24 @@ def export(
 ) -> ExportReport:
     """Export a run's model. Each artefact is verified against Keras by its own runtime on real images.
 
-    All formats are published, or none. An export that measures on the test set, as it does unless
-    the run held out images, is recorded as a look at it.
+    All formats are published, or none. If the run's validation images are the test set, the export is
+    recorded as a look at it.
 
     Args:
         run: the run's folder; None is the newest run with a model.
-        format: the names of one or several `FORMATS`.
+        format: one or several names of `FORMATS`.
         output: the folder to write into; None is RUN/export.
-        data_dir: the data folder; None is where the run found its data.
+        data_dir: the data folder; None is the one that the run used.
         force: replace existing artefacts.
         verbose: show TensorFlow's own messages.
         on_progress: called with a description of each step.
 
     Raises:
-        UsageError: a format is not known, or none is given.
+        UsageError: a format is unknown, or none is given.
         DataError: the run's data are missing or have changed.
-        RunError: there is no such run, it has no model, one of its files is damaged, an artefact
-            exists already, or `output` cannot be written.
-        CifarTrainerError: a format needs a package that is not installed, or cannot hold this network.
+        RunError: the run does not exist, has no model, or has a damaged file; an artefact exists
+            already; or `output` cannot be written.
+        CifarTrainerError: a format needs a package that is not installed, or does not support this network.
         CheckError: an artefact does not agree with the Keras model. Nothing is published.
     """
     chosen = [get_format(name) for name in dict.fromkeys([format] if isinstance(format, str) else format)]
@@ -135,7 +135,7 @@ def _write(
 
 
 def _check_targets(formats: Sequence[Format], output: Path, replace: bool) -> None:
-    """Raise RunError if an artefact exists and may not be replaced, or is not an artefact at all."""
+    """Raise RunError if a target exists and may not be replaced, or is not an artefact."""
     paths = {output / form.file_name: form for form in formats if os.path.lexists(output / form.file_name)}
     if paths and not replace:
         raise RunError(
@@ -143,16 +143,16 @@ def _check_targets(formats: Sequence[Format], output: Path, replace: bool) -> No
         )
     for path, form in paths.items():
         if path.exists() and path.is_dir() != form.is_folder:
-            found, expected = ("folder", "file") if path.is_dir() else ("file", "folder")
+            actual, expected = ("folder", "file") if path.is_dir() else ("file", "folder")
             raise RunError(
-                f"{path} is a {found}; expected the {expected} of an earlier export. Remove it, or choose "
+                f"{path} is a {actual}; expected the {expected} of an earlier export. Remove it, or choose "
                 "another --output."
             )
 
 
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """Make a folder; an exception removes it again if it is new and empty."""
+    """Make a folder; on an exception, remove it if it is new and empty."""
     new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
@@ -166,16 +166,16 @@ def _folder(path: Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeasuredModel:
-    """A run's network, and what its artefacts are compared with.
+    """A run's network, with the answers that its artefacts are compared with.
 
     Attributes:
-        network: in float32.
-        epochs: number of epochs of its training.
-        weights_sha256: of the weights as trained.
+        network: the network in float32.
+        epochs: number of training epochs.
+        weights_sha256: hash of the weights as trained.
         reference: images and Keras's answers, for the gate.
         encoded: the same for image files of every kind, for formats that decode files.
-        accuracy: on the whole split.
-        thresholds: of unfamiliar images, as `evaluate` has fitted them; None if it has not.
+        accuracy: accuracy on the whole split.
+        thresholds: thresholds of unfamiliar images from `evaluate`; None if there are none.
     """
 
     network: "Network"
@@ -188,14 +188,13 @@ class MeasuredModel:
 
 
 def measure_model(run: Run, config: "Settings", dataset: "Dataset") -> MeasuredModel:
-    """Load a run's network and let Keras classify the run's validation split.
+    """Load a run's network and classify its validation split with Keras.
 
-    With --validation holdout that is the held-out images: the test set is not touched. Otherwise it
-    is a look at the test set, which is recorded.
+    If that split is the test set (--validation test), this is a look at the test set, and is recorded.
 
     Raises:
         RunError: the model, its result, or the report with the temperature cannot be read.
-        CheckError: a model trained in mixed precision is not as good in float32.
+        CheckError: a model trained in mixed precision has another accuracy in float32.
         OSError: the look at the test set cannot be recorded.
     """
     from cifar_trainer import metrics
@@ -238,15 +237,15 @@ def measure_model(run: Run, config: "Settings", dataset: "Dataset") -> MeasuredM
 
 
 def is_selected_on(config: "Settings") -> bool:
-    """Whether the validation images decided anything about the weights."""
+    """Whether the validation images influenced the weights."""
     return config.keep == "best" or config.patience is not None or config.schedule == "plateau"
 
 
 def _check_precision(trained: float, accuracy: float) -> None:
     if abs(accuracy - trained) > _PRECISION_ACCURACY:
         raise CheckError(
-            f"The model's accuracy is {accuracy:.2%} in float32, and {trained:.2%} in the precision of its "
-            f"training; expected at most {_PRECISION_ACCURACY:.0%} between them. Nothing was exported."
+            f"The model's accuracy is {accuracy:.2%} in float32, but {trained:.2%} in the precision of its "
+            f"training; expected a difference of at most {_PRECISION_ACCURACY:.0%}. Nothing was exported."
         )
 
 
@@ -254,13 +253,13 @@ def _reference(
     network: "Network", split: "Split", logits: np.ndarray, train: "Split", predict_logits: "LogitsFunction"
 ) -> Reference:
     images, labels = split.images, np.asarray(split.labels)
-    if len(split) < LEAST_IMAGES:
-        # Too few to prove anything; training images serve to tell two programs apart.
-        more = _spread(len(train), LEAST_IMAGES - len(split))
+    if len(split) < MIN_IMAGES:
+        # Too few to prove anything. Training images are good enough to compare two programs.
+        more = _spread(len(train), MIN_IMAGES - len(split))
         images = np.concatenate([images, train.images[more]])
         labels = np.concatenate([labels, train.labels[more]])
         logits = np.concatenate([logits, predict_logits(train.images[more])])
-    # The first images of a split may all be of one class, and only the first become files.
+    # Shuffle: the first images become files, and could all be of one class.
     order = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
     return Reference(
         images=np.ascontiguousarray(images[order]),
@@ -274,7 +273,7 @@ def _reference(
 def _encoded_reference(
     reference: Reference, network: "Network", predict_logits: "LogitsFunction"
 ) -> Reference:
-    """The first images as files of every kind, with Keras's answers to the pixels that they decode to."""
+    """The first images as files of every kind, with Keras's answers to the decoded pixels."""
     first = reference.first(FILES)
     contents = encode_in_turn(first.images)
     images = np.stack([network.preprocessing.decode(content).pixels for content in contents])
@@ -282,14 +281,14 @@ def _encoded_reference(
 
 
 def _spread(length: int, count: int) -> np.ndarray:
-    """`count` indices below `length`, or all of them, evenly spaced: int64 [count]."""
+    """Up to `count` evenly spaced indices below `length`: int64 [count]."""
     return np.linspace(0, length - 1, min(length, count)).round().astype(np.int64)
 
 
 def make_manifest(
     run: Run, dataset: "Dataset", measured: MeasuredModel, exports: Sequence[Export]
 ) -> Manifest:
-    """The manifest of `exports`."""
+    """Describe the run, its data, the model and its exports."""
     config, network, reference = run.read_config(), measured.network, measured.reference
     return Manifest(
         run=Training(

@@ -1,4 +1,4 @@
-"""The formats of exports in one table, and the interface of an opened artefact."""
+"""The table of export formats, and the interface of an opened artefact."""
 
 import abc
 import dataclasses
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """How much an artefact may differ from the Keras model.
+    """Allowed differences between an artefact and the Keras model.
 
     Attributes:
-        difference: of any logit; None if only the classes matter.
-        agreement: the least share of images with the same top class. Two classes whose
-            logits differ by less than twice `difference` are tied; either is accepted.
-        accuracy_loss: an artefact whose accuracy is within this of the Keras model's passes even
-            below `agreement`; None if it does not.
+        difference: maximum difference of any logit; None if only the classes matter.
+        agreement: minimum share of images with the same top class. If two classes' logits differ by
+            at most twice `difference`, either is accepted.
+        accuracy_loss: below `agreement`, an artefact still passes if its accuracy differs from the
+            Keras model's by at most this; None if it never passes.
     """
 
     difference: float | None
@@ -45,22 +45,22 @@ class Format:
     """A format: a row of the table `FORMATS`.
 
     Attributes:
-        name: as on the command line.
-        file_name: of the artefact, in the export's folder.
-        module: below `cifar_trainer.artefacts`, with `write(network, path, examples, **options)`
+        name: name on the command line.
+        file_name: name of the artefact in the export's folder.
+        module: module of `cifar_trainer.artefacts`, with `write(network, path, examples, **options)`
             and `open_artefact(path) -> Artefact`, which may raise any exception for a damaged file.
-        title: its usual name.
-        recognizes: whether a path holds this format, or another of the same module.
+        title: display name.
+        recognizes: whether a path holds this format, or another one of the same module.
         bound: what the gate requires.
-        aliases: its names in other tools.
-        options: for the module's `write`.
+        aliases: names in other tools.
+        options: options for the module's `write`.
         extra: the extra of this package that installs `packages`.
-        packages: modules that are needed to write it.
-        runtime: those of them that are needed to open it.
+        packages: modules needed to write it.
+        runtime: modules needed to open it.
         takes_bytes: whether the artefact also decodes image files.
-        uses_tensorflow: whether its runtime is TensorFlow, which must be started first.
-        serving_rank: its rank among the formats that `serve` and `predict` choose from, 1 for the fastest
-            for one image on a CPU (measured with `cifar-trainer benchmark`). None is never chosen.
+        uses_tensorflow: whether its runtime is TensorFlow, which has to be started first.
+        serving_rank: rank among the formats that `serve` and `predict` choose from; 1 is the fastest for
+            one image on a CPU (measured with `cifar-trainer benchmark`). None is never chosen.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Format:
 
     @property
     def suffix(self) -> str:
-        """The ending of its file's name; empty for a folder."""
+        """Suffix of the file name; empty for a folder."""
         return Path(self.file_name).suffix
 
 
@@ -160,10 +160,10 @@ FORMATS = {
 
 
 def get_format(name: str) -> Format:
-    """The format of that name.
+    """Look a format up by name.
 
     Raises:
-        UsageError: there is none; the message suggests one.
+        UsageError: the format is unknown; the message suggests one.
     """
     aliases = {alias: form.name for form in FORMATS.values() for alias in form.aliases}
     check_choice("format", name, tuple(FORMATS), aliases)
@@ -171,13 +171,13 @@ def get_format(name: str) -> Format:
 
 
 def served_formats() -> list[Format]:
-    """The formats that `serve` and `predict` choose from, the fastest first."""
+    """The formats that `serve` and `predict` choose from, fastest first."""
     ranked = [(form.serving_rank, form) for form in FORMATS.values() if form.serving_rank is not None]
     return [form for _, form in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def distributions() -> tuple[str, ...]:
-    """Names of all formats' optional packages on the package index."""
+    """PyPI names of the optional packages of all formats."""
     packages = (package for form in FORMATS.values() for package in form.packages)
     return tuple(dict.fromkeys(package.replace("_", "-") for package in packages))
 
@@ -210,9 +210,9 @@ class Artefact(abc.ABC):
     """An opened artefact.
 
     Attributes:
-        format: its format, such as `saved_model`, as far as its runtime knows.
-        classes: the names, by class_id.
-        preprocessing: how any image becomes its input.
+        format: the format, such as `saved_model`. LiteRT variants are all `litert`.
+        classes: class names, by class_id.
+        preprocessing: turns any image into the input.
     """
 
     format: str
@@ -221,7 +221,7 @@ class Artefact(abc.ABC):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of its input."""
+        """Height, width and channels of the input."""
         return self.preprocessing.image_shape
 
     @abc.abstractmethod
@@ -238,29 +238,31 @@ class TakesBytes(Protocol):
 
 
 def read_preprocessing(recorded: bytes | None, image_shape: Sequence[int]) -> Preprocessing:
-    """The preprocessing that an artefact records as JSON; without it, images are stretched to its shape.
+    """The recorded preprocessing of an artefact, from JSON; by default, images are stretched to its shape.
 
     Raises:
-        ValueError: it cannot be read, or is for images of another shape.
+        ValueError: the JSON is invalid, or for images of another shape.
     """
     height, width, channels = image_shape
     plain = Preprocessing((height, width, channels))
     if recorded is None:
         return plain
     try:
-        found = msgspec.json.decode(recorded, type=Preprocessing)
+        preprocessing = msgspec.json.decode(recorded, type=Preprocessing)
     except (msgspec.DecodeError, UsageError) as error:
         raise ValueError(f"its preprocessing cannot be read: {error}") from error
-    if found.image_shape != plain.image_shape:
-        raise ValueError(f"its preprocessing is for images of {found.image_shape}, not {plain.image_shape}")
-    return found
+    if preprocessing.image_shape != plain.image_shape:
+        raise ValueError(
+            f"its preprocessing is for images of {preprocessing.image_shape}, not {plain.image_shape}"
+        )
+    return preprocessing
 
 
 def recognize(path: Path) -> Format:
-    """The format of an artefact, by its content. Of formats that share a module, the first.
+    """The format of an artefact, by content; the first of those that share a module.
 
     Raises:
-        RunError: it is missing, cannot be read, or has another format.
+        RunError: it is missing, cannot be read, or has an unknown format.
     """
     try:
         for form in FORMATS.values():
@@ -269,7 +271,7 @@ def recognize(path: Path) -> Format:
         if path.is_dir():
             held = ", ".join(sorted(map(_describe_entry, path.iterdir()))[:8]) or "nothing"
             raise RunError(
-                f"{path} is a folder without saved_model.pb (it holds {held}). "
+                f"{path} is a folder without saved_model.pb (it contains {held}). "
                 f"Expected {expected_artefacts()}. Pass a run with --run."
             )
         with open(path, "rb") as file:
@@ -290,7 +292,7 @@ def _describe_entry(path: Path) -> str:
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open an artefact with its own runtime; only a format that uses TensorFlow imports it.
+    """Open an artefact with its own runtime. Imports TensorFlow only if the format uses it.
 
     Raises:
         RunError: it is missing, damaged, of an unknown format, or holds code.
@@ -303,7 +305,7 @@ def open_artefact(path: Path) -> Artefact:
         artefact: Artefact = _module_of(form).open_artefact(path)
     except CifarTrainerError:
         raise
-    except Exception as error:  # The runtimes raise all kinds of exceptions for damaged files.
+    except Exception as error:  # Runtimes raise any exception for damaged files.
         raise RunError(
             f"{path} is not a complete {form.title} export ({type(error).__name__}: {error}). "
             f"Export it again with: cifar-trainer export --format {form.name} --force"
@@ -316,38 +318,38 @@ def _module_of(form: Format) -> ModuleType:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, in float32: [N, classes] to the same."""
+    """Softmax over the last axis, float32 [N, classes]."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: np.ndarray = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
     return result
 
 
 def check_packages(formats: Sequence[Format]) -> None:
-    """Raise CifarTrainerError where a format needs packages that are not installed."""
+    """Raise CifarTrainerError if a format needs packages that are not installed."""
     for form in formats:
         if form.extra is not None:
             check_extra(f"--format {form.name}", form.extra, form.packages)
 
 
 def write_artefact(form: Format, network: "Network", path: Path, examples: np.ndarray) -> None:
-    """Write `network` to `path`, the name of a file or an empty folder.
+    """Write `network` to `path`, a new file or an empty folder.
 
     Args:
-        form: its format.
-        network: what to write.
-        path: where to.
-        examples: uint8 [N, H, W, C], training images: for warm-up and for int8's ranges.
+        form: the format.
+        network: the network.
+        path: the target.
+        examples: training images for warm-up and int8 calibration, uint8 [N, H, W, C].
 
     Raises:
-        OSError: it cannot be written, such as to a full disk.
-        CifarTrainerError: the format's own tools cannot write this network.
+        OSError: writing failed, for example on a full disk.
+        CifarTrainerError: the format does not support this network.
     """
     module = _module_of(form)
     try:
         module.write(network, path, examples, **form.options)
     except (OSError, CifarTrainerError):
         raise
-    except Exception as error:  # The converters raise all kinds, TensorFlow's also for a full disk.
+    except Exception as error:  # Converters raise any exception, even for a full disk.
         number = _system_error(str(error))
         if number is not None:
             raise OSError(number, os.strerror(number), str(path)) from error
@@ -358,10 +360,10 @@ def write_artefact(form: Format, network: "Network", path: Path, examples: np.nd
         ) from error
 
 
-#: Errors of file systems when they write.
+#: System errors of failed writes.
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
 
 def _system_error(text: str) -> int | None:
-    """The number of the system error that a message of TensorFlow's contains; None for other messages."""
+    """Number of the system error in a message of TensorFlow; None if there is none."""
     return next((number for number in _WRITE_ERRORS if os.strerror(number) in text), None)

@@ -1,7 +1,7 @@
-"""The gate: an artefact is published only after its own runtime has given the Keras model's answers.
+"""The gate: verifies an artefact against the Keras model before it is published.
 
-`prove` loads it in a clean process and gives it real images one at a time and in batches, and image
-files of every kind if it decodes files itself. The process is this module:
+`prove` loads the artefact in a clean process. It classifies real images one at a time and in batches, and
+image files of every kind if the artefact decodes files itself. The clean process is this module:
 
     python -m cifar_trainer.artefacts.gate ARTEFACT BATCH_SIZE...
 
@@ -28,16 +28,16 @@ from cifar_trainer.process import module_command
 
 #: Batch size 1, as most clients use, and an odd size.
 BATCH_SIZES = (1, 37)
-#: The most images. On 1,000, an error rate as small as float16's could not be told from chance.
+#: Maximum number of images. On 1,000, an error rate as small as float16's would be within chance.
 IMAGES = 10_000
-#: A smaller split is filled up with training images.
-LEAST_IMAGES = 1_000
-#: The most image files.
+#: Minimum number of images; a smaller split is filled up with training images.
+MIN_IMAGES = 1_000
+#: Maximum number of image files.
 FILES = 1_000
-#: Of probabilities against softmax(logits / temperature) of the same artefact.
+#: Allowed difference between the probabilities and softmax(logits / temperature) of an artefact.
 _PROBABILITY_TOLERANCE = 1e-4
 _WORST_SHOWN = 5
-#: A runtime that has not answered after so many seconds is stopped.
+#: Timeout for the answers of a runtime.
 _SECONDS = 3600
 
 
@@ -49,7 +49,7 @@ class Reference:
         images: uint8 [N, H, W, C].
         labels: uint8 or uint16 [N].
         logits: float32 [N, classes].
-        classes: the names, by class_id.
+        classes: class names, by class_id.
         temperature: see `model.Network`.
         files: N image files whose decoded pixels are `images`; may be empty.
     """
@@ -62,7 +62,7 @@ class Reference:
     files: tuple[bytes, ...] = ()
 
     def first(self, count: int) -> "Reference":
-        """The same for the first `count` images."""
+        """The reference for the first `count` images."""
         return dataclasses.replace(
             self, images=self.images[:count], labels=self.labels[:count], logits=self.logits[:count]
         )
@@ -70,11 +70,11 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """How an artefact compares with the Keras model.
+    """The comparison of an artefact with the Keras model.
 
     Attributes:
         images: number of images compared.
-        max_abs_difference: the largest of any logit, at any batch size.
+        max_abs_difference: largest difference of any logit, at any batch size.
         agreement: share of images with the same top class, at the worst batch size.
         accuracy: share of images that the artefact classifies correctly.
         reference_accuracy: the Keras model's on the same images.
@@ -91,14 +91,14 @@ class Proof:
 
 
 def _raw_png(pixels: np.ndarray, *, transparent: bytes = b"", interlaced: bool = False) -> bytes:
-    """A PNG of 8 or 16 bits a channel, chunk by chunk: the kinds that Pillow cannot write (ISO/IEC 15948)."""
+    """Encode a PNG of 8 or 16 bits per channel, including kinds that Pillow cannot write (ISO/IEC 15948)."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     height, width, channels = pixels.shape
     bits, colour = pixels.dtype.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    # First column and row, and their steps, in each pass of Adam7.
+    # First column and row, and the steps, of each pass of Adam7.
     adam7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     passes = adam7 if interlaced else ((0, 0, 1, 1),)
     rows = (row for x, y, dx, dy in passes for row in pixels[y::dy, x::dx] if row.size)
@@ -124,7 +124,7 @@ def _jpeg(image: Image.Image, **options: object) -> bytes:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """The image, more transparent from left to right."""
+    """Add alpha that fades from left to right."""
     ramp = np.linspace(255, 0, image.width).round().astype(np.uint8)
     image.putalpha(Image.fromarray(np.tile(ramp, (image.height, 1))))
     return image
@@ -135,7 +135,7 @@ def _array(image: Image.Image) -> np.ndarray:
 
 
 def _deep(image: Image.Image) -> np.ndarray:
-    """Its pixels as 16 bits a channel, of which the lower 8 differ from the upper ones."""
+    """Pixels with 16 bits per channel, whose lower 8 bits differ from the upper ones."""
     return _array(image).astype(np.uint16) * 257 ^ 0x55
 
 
@@ -143,7 +143,7 @@ def _first_pixel(pixels: np.ndarray) -> bytes:
     return bytes(pixels[0, 0].astype(">u2").data)
 
 
-#: The file of an RGB image, by what is special about it. Bits are those of a channel.
+#: Encoders of an RGB image, by kind of file. Bits are per channel.
 KINDS: dict[str, Callable[[Image.Image], bytes]] = {
     "PNG": _png,
     "PNG of another size": lambda i: _png(i.resize((i.width * 3 // 2, i.height * 2))),
@@ -187,13 +187,13 @@ def encode_in_turn(images: np.ndarray) -> list[bytes]:
 
 
 def prove(artefact: Path, form: Format, reference: Reference, encoded: Reference) -> Proof:
-    """Compare an artefact with the Keras model, in a clean process.
+    """Compare an artefact with the Keras model in a clean process.
 
     Args:
-        artefact: its path.
+        artefact: path of the artefact.
         form: its format.
-        reference: images for every format.
-        encoded: images with their files, for a format that decodes them itself.
+        reference: images for all formats.
+        encoded: image files for formats that decode them.
 
     Raises:
         CheckError: it cannot be loaded, its outputs contradict each other, or it differs from the Keras
@@ -232,7 +232,7 @@ def _ask(artefact: Path, form: Format, reference: Reference, encoded: Reference)
     package_root = str(Path(cifar_trainer.__file__).parent.parent)
     environment = {
         **os.environ,
-        # The answers have to be exact; a GPU's TF32 is not.
+        # Answers must be exact, unlike those of a GPU with TF32.
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
@@ -249,18 +249,18 @@ def _ask(artefact: Path, form: Format, reference: Reference, encoded: Reference)
     except subprocess.TimeoutExpired as error:
         raise _refusal(form, f"did not answer within {_SECONDS:,} seconds in a clean process") from error
     if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise _refusal(
             form,
             f"could not be used in a clean process (exit code {done.returncode}: "
-            f"{' '.join(said[-3:]) or 'no message'})",
+            f"{' '.join(lines[-3:]) or 'no message'})",
         )
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 def _pack(contents: Sequence[bytes]) -> dict[str, np.ndarray]:
-    """Files as two arrays: `bytes`, uint8, one after the other, and `lengths`, int64 [N]."""
+    """Pack files into two arrays: their concatenated `bytes`, uint8, and `lengths`, int64 [N]."""
     return {
         "bytes": np.frombuffer(b"".join(contents), np.uint8),
         "lengths": np.array([len(content) for content in contents], np.int64),
@@ -275,7 +275,7 @@ def _unpack(arrays: Mapping[str, np.ndarray]) -> list[bytes]:
 def answer(
     artefact: Path, batch_sizes: Sequence[int], question: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Open an artefact and classify the images of `_ask` at each batch size, and the files at once."""
+    """Classify the images of `_ask` at each batch size, and the files in one batch."""
     opened = open_artefact(artefact)
     images = question["images"]
     parts = {
@@ -313,19 +313,19 @@ def main(artefact: str, *batch_sizes: str) -> int:
 # The comparison.
 
 
-def compare(answers: dict[str, np.ndarray], how: str, form: Format, whole: Reference) -> Proof:
+def compare(answers: dict[str, np.ndarray], how: str, form: Format, reference: Reference) -> Proof:
     """Compare an artefact's answers with the Keras model's.
 
     Args:
-        answers: `logits`, `probabilities`, `class_id`, `class_name` of the first images.
-        how: how the artefact was asked, for the message.
+        answers: `logits`, `probabilities`, `class_id`, `class_name` for the first images.
+        how: kind of request, for the message.
         form: the format, whose bound applies.
-        whole: the Keras model's answers to these images, and perhaps to more.
+        reference: the Keras model's answers, to at least these images.
 
     Raises:
         CheckError: they differ too much, or the outputs contradict each other.
     """
-    reference = whole.first(len(answers["class_id"]))
+    reference = reference.first(len(answers["class_id"]))
     _check_shapes(answers, form, len(reference.labels), len(reference.classes))
     differences = np.abs(answers["logits"] - reference.logits).max(axis=1)
     _check_consistency(answers, differences, form, reference)
@@ -353,7 +353,7 @@ def compare(answers: dict[str, np.ndarray], how: str, form: Format, whole: Refer
 
 
 def _share(holds: np.ndarray) -> float:
-    # A quotient of integers: 999 of 1,000 is exactly the number written 0.999.
+    # Divide integers, so that 999 of 1,000 equals 0.999 exactly.
     return int(holds.sum()) / len(holds)
 
 
@@ -384,7 +384,7 @@ def _check_consistency(
         if where.any():
             raise _refusal(
                 form,
-                f"contradicts itself: {what}, for {where.sum():,} of {len(where):,} images",
+                f"is inconsistent: {what}, for {where.sum():,} of {len(where):,} images",
                 _describe_worst(differences, where, answers, reference),
             )
 
@@ -393,14 +393,14 @@ def _broken_bounds(proof: Proof, agreement_or_tie: float, bound: Bound) -> list[
     broken = []
     if bound.difference is not None and not proof.max_abs_difference <= bound.difference:
         broken.append(
-            f"a logit differs by {proof.max_abs_difference:.3g}, and at most {bound.difference:g} is allowed"
+            f"a logit differs by {proof.max_abs_difference:.3g}, expected at most {bound.difference:g}"
         )
     if agreement_or_tie < bound.agreement:
         lost = proof.reference_accuracy - proof.accuracy
         if bound.accuracy_loss is None or abs(lost) > bound.accuracy_loss:
             broken.append(
                 f"the top class agrees for {agreement_or_tie:.2%} of {proof.images:,} images, "
-                f"and at least {bound.agreement:.1%} is required (accuracy {proof.accuracy:.2%}, "
+                f"expected at least {bound.agreement:.1%} (accuracy {proof.accuracy:.2%}, "
                 f"the Keras model's {proof.reference_accuracy:.2%})"
             )
     return broken
@@ -409,7 +409,7 @@ def _broken_bounds(proof: Proof, agreement_or_tie: float, bound: Bound) -> list[
 def _describe_worst(
     differences: np.ndarray, wrong: np.ndarray, answers: dict[str, np.ndarray], reference: Reference
 ) -> list[str]:
-    # Images with a wrong answer first, then by the difference.
+    # Wrong answers first, then by difference.
     worst = np.lexsort((-differences, ~wrong))[:_WORST_SHOWN]
     lines = ["The worst images, by their index among those compared:"]
     for i in worst:

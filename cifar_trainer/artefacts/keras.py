@@ -25,8 +25,8 @@ class KerasModel(Artefact):
     Args:
         model: uint8 [N, H, W, C] to float32 logits [N, classes], or to a mapping with `logits`,
             `probabilities` and `class_id`.
-        classes: the names, by class_id.
-        preprocessing: how any image becomes its input.
+        classes: class names, by class_id.
+        preprocessing: turns any image into the input.
         temperature: divides the logits, if the model returns logits alone.
     """
 
@@ -55,11 +55,11 @@ class KerasModel(Artefact):
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open a `.keras` file: an export, a run's own model, or another one, whose classes become numbers.
+    """Open a `.keras` file: an export, a run's own model, or any other, whose classes are then numbers.
 
     Raises:
-        RunError: it is damaged, holds code, does not take images of one or three channels, or returns
-            neither logits nor this package's outputs.
+        RunError: it is damaged or holds code, its input is not images of one or three channels, or its
+            outputs are neither logits nor those of an export.
     """
     run = Run(path.parent)
     if path.name == run.model.name and run.config.is_file():
@@ -89,12 +89,12 @@ def open_artefact(path: Path) -> Artefact:
     classes = tuple(json.loads(members.get(CLASSES_MEMBER, "null")) or map(str, range(count)))
     preprocessing = read_preprocessing(members.get(PREPROCESSING_MEMBER), shape[1:])
     if len(classes) != count:
-        raise RunError(f"{path} returns {count} logits, but names {len(classes)} classes.")
+        raise RunError(f"{path} returns {count} logits, but has {len(classes)} class names.")
     return KerasModel(model, classes, preprocessing)
 
 
 def _open_run_model(run: Run) -> Artefact:
-    """A run's model, in float32 and with the temperature that an export would have."""
+    """A run's model in float32, with the temperature of its exports."""
     run.check_model()
     model = load_model(run.model)
     data = run.read_data()
@@ -109,7 +109,7 @@ def _open_run_model(run: Run) -> Artefact:
 
 
 def write(network: Network, path: Path, examples: np.ndarray) -> None:
-    """Write a model that returns a mapping of `logits`, `probabilities` and `class_id`."""
+    """Write a model that returns `logits`, `probabilities` and `class_id` as a mapping."""
     images = keras.Input(network.image_shape, dtype="uint8", name="images")
     logits = network.model(images)
     scaled = keras.layers.Rescaling(1 / network.temperature, dtype="float32", name="temperature")(logits)

@@ -1,4 +1,4 @@
-"""LiteRT: written with TensorFlow, opened without it."""
+"""LiteRT: written with TensorFlow, opened with its own runtime alone."""
 
 import contextlib
 import os
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from cifar_trainer.model import Network
 
-#: Members of the zip archive behind the model.
+#: Members of the zip archive that is appended to the model.
 CLASSES_MEMBER = "labels.txt"
 PREPROCESSING_MEMBER = "preprocessing.json"
 
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Discard the process's stdout and stderr: LiteRT and its converter write to them from C++."""
+    """Discard stdout and stderr, which LiteRT and its converter write to from C++."""
     saved = {}
     with open(os.devnull, "wb") as nowhere:
         for number in (1, 2):
-            with contextlib.suppress(OSError):  # It is closed.
+            with contextlib.suppress(OSError):  # The stream is closed.
                 saved[number] = os.dup(number)
                 os.dup2(nowhere.fileno(), number)
         try:
@@ -45,8 +45,8 @@ class LiteRTModel(Artefact):
 
     Args:
         content: the file's bytes.
-        classes: the names, by class_id.
-        preprocessing: JSON, how any image becomes its input; None if it is not recorded.
+        classes: class names, by class_id.
+        preprocessing: the recorded preprocessing as JSON; None if there is none.
     """
 
     format = "litert"
@@ -58,7 +58,7 @@ class LiteRTModel(Artefact):
         with silence():
             self._interpreter = Interpreter(model_content=content)
             self._serve = self._interpreter.get_signature_runner("serving_default")
-            # The first call creates LiteRT's kernels, and writes to the terminal.
+            # Call once within `silence`: the first call creates the kernels and writes to the terminal.
             shape = self._serve.get_input_details()["images"]["shape"][1:].tolist()
             self.preprocessing = read_preprocessing(preprocessing, shape)
             self._serve(images=np.zeros((1, *self.image_shape), np.uint8))
@@ -90,16 +90,16 @@ def write(network: "Network", path: Path, examples: np.ndarray, weights: Weights
     """Write a `.tflite` file with the signature `serving_default`.
 
     Args:
-        network: what to write.
+        network: the network.
         path: the file.
-        examples: uint8 [N, H, W, C], training images, from which int8 gets its ranges.
-        weights: the type of the stored weights.
+        examples: training images that calibrate int8, uint8 [N, H, W, C].
+        weights: type of the stored weights.
     """
     with warnings.catch_warnings(), silence():
         warnings.simplefilter("ignore")  # The converter calibrates with a deprecated interpreter.
         content = _quantize(network, examples) if weights == "int8" else _convert(network, weights)
     path.write_bytes(content)
-    # LiteRT's own place for labels: a zip archive behind the model, which the runtime ignores.
+    # LiteRT's convention for labels: a zip archive after the model, which the runtime ignores.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(CLASSES_MEMBER, "\n".join(network.classes) + "\n")
         archive.writestr(PREPROCESSING_MEMBER, msgspec.json.encode(network.preprocessing))
@@ -130,14 +130,14 @@ def _quantize(network: "Network", calibration: np.ndarray) -> bytes:
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    # The quantizer takes the name of an operation's result to leave that operation in float32.
+    # To keep an operation in float32, the quantizer needs the name of its result.
     whole = Interpreter(model_content=_convert(network)).get_signature_runner("serving_default")
     converter = _converter(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: _one_by_one(calibration)
     options = tf.lite.experimental.QuantizationDebugOptions(
         denylisted_nodes=[whole.get_output_details()["logits"]["name"]],
-        # What is computed from the logits: the temperature, the probabilities, the class.
+        # Computed from the logits: temperature, probabilities, class.
         denylisted_ops=["MUL", "DIV", "SOFTMAX", "ARG_MAX"],
     )
     quantizer = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)

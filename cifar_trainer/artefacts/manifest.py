@@ -1,6 +1,6 @@
-"""manifest.json: what an export holds, how it was verified and how it answers.
+"""manifest.json: the artefacts of an export, their verification and their input.
 
-`export` writes it beside the artefacts; `predict` and `serve` read it.
+`export` writes it next to the artefacts; `predict` and `serve` read it.
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ class Export:
     Attributes:
         format: name of the format.
         path: the file or folder; in a manifest, relative to the manifest's folder.
-        bytes: of the file, or of all files in the folder.
-        sha256: of the file; of a folder, `files.sha256_tree`.
-        max_abs_difference: the largest difference of a logit from the Keras model's.
+        bytes: size of the file, or of all files in the folder.
+        sha256: hash of the file; for a folder, `files.sha256_tree`.
+        max_abs_difference: largest difference of a logit from the Keras model's.
         agreement: share of images with the Keras model's top class.
-        proof: the whole comparison.
+        proof: all results of the comparison.
         files: SHA-256 of each file, by its path relative to the manifest's folder.
     """
 
@@ -55,14 +55,14 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """An accuracy, and what it was measured on.
+    """An accuracy, and the images that it was measured on.
 
     Attributes:
         split: `test`; `holdout`: held-out training images; or `train`: images that it was trained on.
-        images: their number.
+        images: number of images.
         value: share classified correctly.
         low, high: 95 % interval (Wilson 1927).
-        selected_on: whether these images also decided when to stop, or which epoch's weights to keep.
+        selected_on: whether these images also selected the epoch, or when to stop.
     """
 
     split: str
@@ -75,7 +75,7 @@ class Accuracy:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How the model was trained; the names of the settings are those of `train`."""
+    """How the model was trained; the settings have the names of `train`'s arguments."""
 
     name: str
     epochs: int
@@ -95,9 +95,9 @@ class Data:
 
     Attributes:
         name: as in `--dataset`.
-        title: what to call it.
-        verified: whether it is proved to be the published data set of this name.
-        train_fingerprint, test_fingerprint: of its images and labels.
+        title: display name.
+        verified: whether it is verified as the published data set.
+        train_fingerprint, test_fingerprint: fingerprints of the splits' images and labels.
         verified_by: `content` (the fingerprints) or `archive` (the checksum of the published archive).
     """
 
@@ -121,19 +121,19 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What manifest.json holds.
+    """The content of manifest.json.
 
     Attributes:
         run, data: how the model was made.
-        classes: the names, by class_id.
-        parameters: number of the network's parameters.
-        input: of every artefact.
+        classes: class names, by class_id.
+        parameters: number of parameters of the network.
+        input: input of every artefact.
         temperature: divides the logits before the softmax.
-        accuracy: of the Keras model.
+        accuracy: accuracy of the Keras model.
         artefacts: the exports, in the order of `FORMATS`.
-        versions: of the packages that wrote them.
-        preprocessing: how any image becomes the input; None in manifests from before it was recorded.
-        unfamiliar: the thresholds `energy` and `probability`; None if `evaluate` has found none of use.
+        versions: versions of the packages that wrote them.
+        preprocessing: turns any image into the input; None in older manifests.
+        unfamiliar: the thresholds `energy` and `probability`; None if there are no usable ones.
         baseline: the model's answers to ordinary images.
     """
 
@@ -152,11 +152,11 @@ class Manifest:
     format_version: int = 1
 
     def find(self, file_name: str) -> Export | None:
-        """The artefact of this name in the manifest's folder."""
+        """The artefact with this name in the manifest's folder."""
         return next((export for export in self.artefacts if export.path == file_name), None)
 
     def thresholds(self) -> "Thresholds | None":
-        """Beyond which an image is unfamiliar."""
+        """Thresholds of unfamiliar images."""
         if self.unfamiliar is None:
             return None
         # Imports scikit-learn, which is slow.
@@ -165,7 +165,7 @@ class Manifest:
         return Thresholds(**self.unfamiliar)
 
     def with_earlier(self, folder: Path) -> "Manifest":
-        """This manifest with the artefacts that an earlier export of the same model has left in `folder`."""
+        """This manifest with the artefacts of an earlier export of the same model in `folder`."""
         try:
             earlier = read_manifest(folder)
         except RunError:
@@ -201,7 +201,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def describe_export(form: Format, path: Path, proof: Proof) -> Export:
-    """Describe an artefact at `path`, under the name that it will have."""
+    """Describe an artefact at `path`, under its final name."""
     inside = files.files_below(path) if form.is_folder else [path]
     names = [(Path(form.file_name) / file.relative_to(path)).as_posix() for file in inside]
     return Export(
@@ -223,23 +223,23 @@ def _digest(path: Path) -> str | None:
 
 
 def describe_input(preprocessing: Preprocessing) -> Input:
-    """The input of the artefacts of a network."""
+    """The input of every artefact of a model with this preprocessing."""
     height, width, channels = preprocessing.image_shape
     layout = f"NHWC, {'RGB' if channels == 3 else 'grey'}"
     return Input("images", "uint8", (None, height, width, channels), layout)
 
 
 def printable_name(path: Path) -> str:
-    """A folder's own name as UTF-8, which it may not be."""
+    """A folder's name as valid UTF-8."""
     return os.fsencode(path.resolve().name).decode("utf-8", "backslashreplace")
 
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that write and read artefacts."""
-    found = {"cifar-trainer": __version__, "python": platform.python_version()}
+    versions = {"cifar-trainer": __version__, "python": platform.python_version()}
     for name in ("tensorflow", "keras", "numpy", *distributions()):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""ONNX: written with TensorFlow, opened by ONNX Runtime without it."""
+"""ONNX: written with TensorFlow, opened with ONNX Runtime alone."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preproce
 if TYPE_CHECKING:
     from cifar_trainer.model import Network
 
-#: Keys of the model's metadata, both with JSON.
+#: Keys of the model's metadata; the values are JSON.
 CLASSES_KEY, PREPROCESSING_KEY = "classes", "preprocessing"
 _OUTPUTS = ["logits", "probabilities", "class_id"]
 
@@ -28,7 +28,7 @@ class OnnxModel(Artefact):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Its threads would spin for a millisecond after each call, on cores that others need.
+        # Its threads would spin for a millisecond after each call, taking cores from others.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # From bytes: onnxruntime does not accept paths that are not UTF-8.
         self._session = onnxruntime.InferenceSession(
@@ -50,7 +50,7 @@ def open_artefact(path: Path) -> Artefact:
     return OnnxModel(path)
 
 
-#: ONNX 1.13 of December 2022, which current runtimes support, also in browsers.
+#: ONNX 1.13 of December 2022, which current runtimes support, including those in browsers.
 OPSET = 18
 
 

@@ -1,4 +1,4 @@
-"""The SavedModel: written with Keras, opened by TensorFlow without it."""
+"""SavedModel: written with Keras, opened with TensorFlow alone."""
 
 import shutil
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _BATCH_SIZES = (1, 32)
 
 
 def write_warmup(folder: Path, images: np.ndarray) -> None:
-    """Write warm-up requests for both signatures into a SavedModel's folder, of images uint8 [N, H, W, C]."""
+    """Write warm-up requests for both signatures, from images uint8 [N, H, W, C], into a SavedModel."""
     encoded = [encode_png(image) for image in images[: max(_BATCH_SIZES)]]
     path = folder / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
@@ -32,7 +32,7 @@ def write_warmup(folder: Path, images: np.ndarray) -> None:
 
 def _prediction_log(signature: str, name: str, value: np.ndarray | list[bytes]) -> bytes:
     tensor = tf.make_tensor_proto(value).SerializeToString()
-    # Without a name: Serving gets the model from the folder.
+    # No name: Serving takes the model from the folder.
     model_spec = _field(3, signature.encode())
     inputs = _field(1, name.encode()) + _field(2, tensor)
     request = _field(1, model_spec) + _field(2, inputs)
@@ -86,26 +86,26 @@ def write(network: Network, folder: Path, examples: np.ndarray) -> None:
         write_warmup(link, examples)
     (version / CLASSES_FILE).write_text("\n".join(network.classes) + "\n", encoding="utf-8")
     (version / PREPROCESSING_FILE).write_bytes(msgspec.json.encode(network.preprocessing))
-    _show_files_of(version)
+    _link_files(version)
 
 
-def _show_files_of(version: Path) -> None:
+def _link_files(version: Path) -> None:
     """Link the files of `folder/1` into `folder`, where programs other than TensorFlow Serving look for them.
 
-    The version's folder can be copied alone, since it has the files themselves.
+    The version's folder holds the files themselves, so it can be copied alone.
     """
     for path in sorted(version.iterdir()):
         shown = version.parent / path.name
         try:
             shown.symlink_to(Path(version.name) / path.name)
-        except OSError:  # A file system without links, such as a memory card's.
+        except OSError:  # A file system without links, such as FAT.
             if path.is_dir():
                 shutil.copytree(path, shown)
             else:
                 shutil.copy2(path, shown)
 
 
-#: TensorFlow leaves assets.extra to its users.
+#: TensorFlow reserves assets.extra for its users.
 CLASSES_FILE = Path("assets.extra") / "classes.txt"
 PREPROCESSING_FILE = Path("assets.extra") / "preprocessing.json"
 
@@ -117,7 +117,7 @@ class SavedModel(Artefact):
 
     def __init__(self, path: Path) -> None:
         self.classes = tuple((path / CLASSES_FILE).read_text(encoding="utf-8").splitlines())
-        # The loaded object owns the variables, so keep it as long as the signature.
+        # Keep the loaded object: it owns the variables of the signature.
         with files.plain_link(path) as link:
             self._loaded = tf.saved_model.load(str(link))
         self._serve = self._loaded.signatures["serving_default"]

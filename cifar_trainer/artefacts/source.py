@@ -1,4 +1,4 @@
-"""Which model `predict` and `serve` use: the artefact that was named, or the fastest one of a run."""
+"""Chooses the model for `predict` and `serve`: a given artefact, or the fastest one of a run."""
 
 import dataclasses
 from importlib.util import find_spec
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An artefact, and what is known about it.
+    """An artefact, with its run and manifest.
 
     Attributes:
         path: the artefact, or a run's `model.keras`.
-        run: the run that it belongs to; None if only its path is known.
-        manifest: of the export that it is part of; None if there is none.
+        run: the run that it belongs to; None if unknown.
+        manifest: the manifest of its export; None if there is none.
     """
 
     path: Path
@@ -29,32 +29,32 @@ class Source:
 
     @property
     def format(self) -> Format:
-        """Its format, by its content."""
+        """The format, recognized by content."""
         return recognize(self.path)
 
     @property
     def dataset(self) -> str:
-        """The name of the data set that it was trained on; `cifar10` if nothing says so."""
+        """Name of the training data set; `cifar10` if unknown."""
         if self.manifest is not None:
             return self.manifest.data.name
         return "cifar10" if self.run is None else self.run.read_data().name
 
     @property
     def weights_sha256(self) -> str | None:
-        """SHA-256 of its weights as trained; None if neither a manifest nor a run says so."""
+        """SHA-256 of the weights as trained; None if unknown."""
         if self.manifest is not None:
             return self.manifest.run.weights_sha256
         return None if self.run is None else self.run.read_result().weights_sha256
 
     def open(self) -> Artefact:
-        """Open it. TensorFlow must have been started if its format needs it."""
+        """Open the artefact. If its format needs TensorFlow, start that first (`devices.start`)."""
         return open_artefact(self.path)
 
     def read_thresholds(self) -> "Thresholds | None":
-        """Beyond which an image is unfamiliar to it; None if that is not known.
+        """Thresholds of unfamiliar images; None if unknown.
 
         Raises:
-            RunError: a report of `evaluate` cannot be read.
+            RunError: the report of `evaluate` cannot be read.
         """
         if self.run is not None:
             return self.run.read_thresholds(self.run.read_result().weights_sha256)
@@ -62,9 +62,9 @@ class Source:
 
 
 def find_source(run: str | Path | None = None, model: str | Path | None = None) -> Source:
-    """Choose the model: `model`, or the fastest artefact that a run has exported, or the run's own model.
+    """Choose `model`, or else the run's fastest exported artefact, or else the run's own model.
 
-    Skip an export if the run has been trained or calibrated since.
+    Skips an export if the run has been trained or calibrated since.
 
     Raises:
         RunError: there is no such run or artefact.

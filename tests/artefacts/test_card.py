@@ -50,7 +50,7 @@ def card(**changes: Any) -> str:
         ),
         (
             Accuracy("holdout", 5000, 0.9, 0.89, 0.91, selected_on=True),
-            "on 5,000 held-out training images. They also chose the epoch whose weights were kept, "
+            "on 5,000 held-out training images. They also selected the epoch of the weights, "
             "so the accuracy on new images may be slightly lower.",
         ),
         (
@@ -68,7 +68,7 @@ def test_an_accuracy_on_training_images_is_no_estimate_for_others() -> None:
     text = card(accuracy=Accuracy("train", 5000, 0.9, 0.89, 0.91))
     assert "held-out training images" not in text
     assert "set aside" not in text
-    assert "It is wrong about" not in text
+    assert "It is wrong for" not in text
     assert "model-index" not in text
 
 
@@ -80,9 +80,9 @@ def test_an_accuracy_on_training_images_is_no_estimate_for_others() -> None:
             Data("svhn", "SVHN", True, "", "", "archive"),
             "SVHN, from the published archive (checked by its SHA-256)",
         ),
-        (Data("svhn", "SVHN (not verified)", False, "", ""), "not proved to be the published data set"),
+        (Data("svhn", "SVHN (not verified)", False, "", ""), "not verified as the published data set"),
         (Data("synthetic", "synthetic images", False, "", ""), "synthetic images, drawn by cifar-trainer"),
-        (Data("pets", "pets", False, "", ""), "pets, a data set of the user's own"),
+        (Data("pets", "pets", False, "", ""), "pets, the user's own data set"),
     ],
 )
 def test_the_data_are_called_what_their_record_proves(data: Data, said: str) -> None:
