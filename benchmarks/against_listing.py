@@ -1,11 +1,11 @@
-"""The script of TensorFlow's CNN tutorial against `cifar-trainer train`: time, memory, accuracy.
+"""Compare `cifar-trainer train` with the script of TensorFlow's CNN tutorial: time, memory, accuracy.
 
     python benchmarks/against_listing.py --data-dir data --epochs 10 --repeats 3
     python benchmarks/against_listing.py --device gpu --deterministic
 
-Whole processes from start to exit, the contestants in turn, so that a machine that slows
-down slows down for all of them. Prints the machine, the versions, each run, and the ratios
-of the medians to the listing; `--output` keeps them as JSON.
+Measures whole processes from start to exit. The contestants take turns, so that a slow phase of
+the machine affects all of them. Prints the machine, the versions, each run, and the ratios of the
+medians to the listing; `--output` saves them as JSON.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from typing import Any
 from cifar_trainer.devices.cuda import bus_id
 from cifar_trainer.devices.telemetry import GpuTelemetry
 
-#: Multiplications and additions of training on one image with the tutorial's network: forward, and
-#: twice as much backward, but for the first layer, which needs no gradient of its input.
+#: FLOPs of training on one image with the tutorial's network: forward, and twice as many backward, except
+#: that the first layer does not need the gradient of its input.
 _FORWARD_MACS = (30 * 30 * 32 * 27, 13 * 13 * 64 * 288, 4 * 4 * 64 * 576, 1024 * 64, 64 * 10)
 FLOPS_PER_IMAGE = 2 * (3 * sum(_FORWARD_MACS) - _FORWARD_MACS[0])
 
@@ -37,28 +37,28 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class ContestantError(Exception):
-    """A contestant that ended with an error; its last lines."""
+    """A contestant failed; the message is the end of its output."""
 
 
 def run(command: list[str], device: str) -> dict[str, Any]:
     """Run a command on a device.
 
     Returns:
-        Its wall time in s, its peak memory on the host in MiB (ru_maxrss), that of the GPU in MiB as the
-        whole device's (None without one), and its output.
+        Wall time in s, peak host memory in MiB (ru_maxrss), peak memory of the whole GPU in MiB (None without
+        a GPU), and the output.
 
     Raises:
-        ContestantError: it ended with another code than 0.
+        ContestantError: the exit code is not 0.
     """
     env = {**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     if device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = "-1"
     with tempfile.TemporaryFile("w+") as output, GpuTelemetry(None if device == "cpu" else bus_id(0)) as gpu:
-        began = time.monotonic()
+        start = time.monotonic()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, env=env)
         errors = process.stderr.read() if process.stderr else ""
         _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         gpu_memory = gpu.mark().memory_mib
         output.seek(0)
@@ -74,24 +74,24 @@ def run(command: list[str], device: str) -> dict[str, Any]:
 
 
 def listing(options: argparse.Namespace) -> dict[str, Any]:
-    """One run of the tutorial's script, in a process of its own."""
+    """Run the tutorial's script once, in a new process."""
     command = [sys.executable, str(ROOT / "examples" / "listing.py"), "--data-dir", str(options.data_dir)]
     command += ["--dataset", options.dataset, "--epochs", str(options.epochs)]
     command += [] if options.limit is None else ["--limit", str(options.limit)]
     done = run(command, options.device)
     accuracy = re.search(r"test accuracy: ([\d.]+)", done["output"])
-    # Keras prints whole seconds and "12ms/step"; the script's own clock prints each epoch finely.
+    # Keras prints whole seconds and "12ms/step"; the script prints exact seconds.
     epochs = [float(s) for s in re.findall(r"^epoch seconds: ([\d.]+)$", done["output"], re.MULTILINE)]
     return {
         **_measured(done),
         "accuracy": float(accuracy[1]) if accuracy else float("nan"),
-        # The first holds the compiler's time.
+        # The first epoch includes compiling.
         "epoch_seconds": statistics.median(epochs[1:] or epochs),
     }
 
 
 def ours(options: argparse.Namespace, seed: int, extra: list[str]) -> dict[str, Any]:
-    """One run of `cifar-trainer train`, in a process of its own."""
+    """Run `cifar-trainer train` once, in a new process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "cifar_trainer", "train", "--json", "--quiet", "--offline"]
         command += ["--data-dir", str(options.data_dir), "--dataset", options.dataset]
@@ -124,12 +124,12 @@ def matrix_product_rate(device: str) -> float:
         "@tf.function\n"
         "def multiply(x):\n"
         "    for _ in range(k): x = x @ a\n"
-        # One number: to copy the whole product from a GPU would time the bus.
+        # Return one number: copying the product from a GPU would time the bus.
         "    return tf.reduce_sum(x)\n"
         "multiply(a).numpy(); rates = []\n"
         "for _ in range(5):\n"
-        "    began = time.perf_counter(); multiply(a).numpy()\n"
-        "    rates.append(2 * n**3 * k / (time.perf_counter() - began) / 1e9)\n"
+        "    start = time.perf_counter(); multiply(a).numpy()\n"
+        "    rates.append(2 * n**3 * k / (time.perf_counter() - start) / 1e9)\n"
         "print(max(rates))\n"
     )
     return float(run([sys.executable, "-c", program], device)["output"])
@@ -145,10 +145,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument(
-        "--deterministic", action="store_true", help="also with --deterministic, to see its cost"
+        "--deterministic", action="store_true", help="also run with --deterministic, to measure its cost"
     )
-    parser.add_argument("--limit", type=int, help="train on the first so many images: a quick look")
-    parser.add_argument("--output", type=Path, help="keep all of it as JSON, written after each run")
+    parser.add_argument("--limit", type=int, help="train on only the first LIMIT images, for a quick look")
+    parser.add_argument("--output", type=Path, help="save all results as JSON after each run")
     options = parser.parse_args()
 
     machine: dict[str, Any] = {
@@ -170,7 +170,7 @@ def main() -> None:
             try:
                 done = listing(options) if extra is None else ours(options, repeat, extra)
             except ContestantError as error:
-                # A row of the table, and not the end of the others.
+                # Report the failure in the table, and continue with the others.
                 failures[name] = str(error)
                 print(f"{name}: {error}", flush=True)
             else:
@@ -178,8 +178,8 @@ def main() -> None:
                 shown = {key: round(value, 4) for key, value in done.items() if value is not None}
                 print(name, shown, flush=True)
             if options.output:
-                kept = {"machine": machine, "runs": runs, "failures": failures}
-                options.output.write_text(json.dumps(kept, indent=2) + "\n")
+                results = {"machine": machine, "runs": runs, "failures": failures}
+                options.output.write_text(json.dumps(results, indent=2) + "\n")
     print_table(options, machine, runs, failures)
 
 
@@ -189,14 +189,14 @@ def print_table(
     runs: Mapping[str, list[dict[str, Any]]],
     failures: Mapping[str, str],
 ) -> None:
-    """The medians, and the ratios to the tutorial's script where that has run."""
+    """Print the medians, and the ratios to the tutorial's script if it ran."""
 
     def median(name: str, key: str) -> float:
         values = [done[key] for done in runs[name] if done.get(key) is not None]
         return statistics.median(values) if values else float("nan")
 
     print(f"\n{options.epochs} epochs on {options.device}, medians of {options.repeats} runs in turn")
-    print("| | seconds | listing / this | host MiB | this / listing | GPU MiB | s an epoch | accuracy |")
+    print("| | seconds | listing / this | host MiB | this / listing | GPU MiB | s per epoch | accuracy |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     for name, done in runs.items():
         if not done:
@@ -218,12 +218,12 @@ def print_table(
 
 
 def processor() -> str:
-    """The processor's name, as Linux gives it."""
+    """The processor's name, from Linux."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else platform.machine()
+        match = None
+    return match[1] if match else platform.machine()
 
 
 def gpu() -> str | None:

@@ -1,13 +1,13 @@
-"""The network of `tutorial` in other frameworks: images per second in training, on the same cores.
+"""Training speed of the `tutorial` network in other frameworks, on the same cores.
 
     python benchmarks/against_peers.py --batch-size 32 --seconds 10 --repeats 3
     python benchmarks/against_peers.py --peers torch jax --python torch=VENV/bin/python --output peers.json
 
-Every contestant has the same network of 122,570 parameters, Adam, float32, all usable cores, and 10,000
-random images in memory, from which it gathers its batches. Each runs in a process of its own, in turn,
-so that a machine that slows down slows down for all of them. The clock starts after a warm-up, so it
-holds no compiling. PyTorch and JAX are optional: what is not installed, or fails, is a row of the table
-with its error. `--python NAME=PATH` gives a contestant (or all of a framework's) another interpreter.
+Every contestant trains the same network of 122,570 parameters with Adam in float32 on all usable cores,
+and gathers its batches from 10,000 random images in memory. Each runs in its own process, and they take
+turns, so that a slow phase of the machine affects all of them. The clock starts after a warm-up, so it
+excludes compiling. PyTorch and JAX are optional: if one is not installed or fails, its row of the table
+has the error. `--python NAME=PATH` sets the interpreter of a contestant or of a framework.
 """
 
 import argparse
@@ -25,17 +25,17 @@ from typing import Any
 
 OURS = "cifar-trainer"
 IMAGES, PARAMETERS = 10_000, 122_570
-#: Steps of the network that are run before the clock starts.
+#: Steps before the clock starts.
 WARM_UP = 50
-#: Steps of a call of `jax scan`.
+#: Steps per call of `jax scan`.
 SCANNED = 32
-#: Seconds that a contestant has to start, compile and warm up. XLA's convolutions in a loop on a CPU, which
-#: `jax scan` has, can take far longer than outside of one.
-PATIENCE = 120
+#: Seconds for a contestant to start, compile and warm up. On a CPU, XLA's convolutions can be far slower in a
+#: loop, as in `jax scan`.
+STARTUP_SECONDS = 120
 
 
 class PeerError(Exception):
-    """A contestant that failed; its last lines."""
+    """A contestant failed; the message is the end of its output."""
 
 
 def draw_data() -> tuple[Any, Any]:
@@ -47,18 +47,18 @@ def draw_data() -> tuple[Any, Any]:
 
 
 def draw_batches(batch_size: int) -> Iterator[Any]:
-    """Indices of batch after batch, int64 [B], epoch after epoch in another order."""
+    """Endless batches of indices, int64 [B], in a new order each epoch."""
     import numpy as np
 
     draw = np.random.default_rng(1)
     while True:
         order = draw.permutation(IMAGES)
-        for start in range(0, IMAGES - batch_size + 1, batch_size):
-            yield order[start : start + batch_size]
+        for first in range(0, IMAGES - batch_size + 1, batch_size):
+            yield order[first : first + batch_size]
 
 
 def check_parameters(count: int) -> None:
-    """Stop where the network is another one."""
+    """Exit if the network has another size."""
     if count != PARAMETERS:
         sys.exit(f"The network has {count:,} parameters, expected {PARAMETERS:,}")
 
@@ -66,56 +66,56 @@ def check_parameters(count: int) -> None:
 def measure(
     step: Callable[[], None], batch_size: int, seconds: float, *, finish: Callable[[], None], steps: int = 1
 ) -> float:
-    """Images per second of a function that trains on `steps` batches a call.
+    """Images per second of a function that trains on `steps` batches per call.
 
     Args:
-        step: may return before the device has finished.
-        batch_size: images a batch.
-        seconds: to go on for, after the warm-up.
+        step: trains; may return before the device has finished.
+        batch_size: images per batch.
+        seconds: duration after the warm-up.
         finish: waits for the device.
-        steps: batches a call.
+        steps: batches per call.
     """
     for _ in range(-(-WARM_UP // steps)):
         step()
     finish()
-    calls, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    calls, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
         step()
         calls += 1
     finish()
-    return calls * steps * batch_size / (time.perf_counter() - began)
+    return calls * steps * batch_size / (time.perf_counter() - start)
 
 
 def train_torch(
     batch_size: int, seconds: float, device: str, *, channels_last: bool, fused: bool, compiled: bool
 ) -> float:
-    """PyTorch: one step a call, as a training loop in Python has it."""
+    """PyTorch: one step per call, as in a Python training loop."""
     import torch
     from torch import nn
 
     torch.set_num_threads(usable_cores())
-    # Full float32, as `--precision float32` computes on a GPU.
+    # Full float32, like `--precision float32` on a GPU.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    place = torch.device("cuda" if device == "gpu" else "cpu")
+    target = torch.device("cuda" if device == "gpu" else "cpu")
     model: Any = nn.Sequential(
         nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(),
         nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 10),
-    ).to(place)  # fmt: skip
+    ).to(target)  # fmt: skip
     check_parameters(sum(each.numel() for each in model.parameters()))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7, fused=fused)
     pixels, classes = draw_data()
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(place)
-    labels = torch.from_numpy(classes).to(place)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(target)
+    labels = torch.from_numpy(classes).to(target)
     if compiled:
         model = torch.compile(model)
     batches = draw_batches(batch_size)
 
     def step() -> None:
-        indices = torch.from_numpy(next(batches)).to(place)
+        indices = torch.from_numpy(next(batches)).to(target)
         optimizer.zero_grad(set_to_none=True)
         logits = model(images[indices].to(torch.float32) / 255)
         nn.functional.cross_entropy(logits, labels[indices]).backward()
@@ -129,7 +129,7 @@ def train_torch(
 
 
 def train_jax(batch_size: int, seconds: float, device: str, *, scanned: bool) -> float:
-    """JAX: a compiled step a call, or a compiled loop over `SCANNED` steps."""
+    """JAX: one compiled step per call, or a compiled loop over `SCANNED` steps."""
     os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
     import jax
     import numpy as np
@@ -175,7 +175,7 @@ def train_jax(batch_size: int, seconds: float, device: str, *, scanned: bool) ->
         weights = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), weights, first, second)
         return (weights, first, second, count), value
 
-    # A loop in the compiler over many batches, or a call for each.
+    # A compiled loop over many batches, or one call per batch.
     many = jax.jit(lambda state, indices: lax.scan(update, state, indices)[0], donate_argnums=0)
     one = jax.jit(lambda state, indices: update(state, indices)[0], donate_argnums=0)
     zeros = [jax.tree.map(jnp.zeros_like, weights) for _ in range(2)]
@@ -195,7 +195,7 @@ def train_jax(batch_size: int, seconds: float, device: str, *, scanned: bool) ->
 
 
 def train_keras(batch_size: int, seconds: float, device: str) -> float:
-    """Keras `fit` with TensorFlow's defaults, as the tutorial has it: the median epoch after the first."""
+    """Keras `fit` with TensorFlow's defaults, as in the tutorial: the median epoch after the first."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if device == "cpu":
@@ -219,11 +219,11 @@ def train_keras(batch_size: int, seconds: float, device: str) -> float:
     images = images / 255.0
 
     def fit() -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         model.fit(images, labels, batch_size, verbose=0)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
-    # The first holds the compiler's time.
+    # The first epoch includes compiling.
     fit()
     epochs: list[float] = []
     while sum(epochs) < seconds:
@@ -231,7 +231,7 @@ def train_keras(batch_size: int, seconds: float, device: str) -> float:
     return IMAGES / statistics.median(epochs)
 
 
-#: Each peer's name, the package that it needs, and what trains it.
+#: By name: the package that a peer needs, and the function that trains it.
 PEERS: dict[str, tuple[str, Callable[[int, float, str], float]]] = {
     "keras fit": ("keras", train_keras),
     "torch": ("torch", lambda *a: train_torch(*a, channels_last=False, fused=False, compiled=False)),
@@ -250,17 +250,17 @@ PEERS: dict[str, tuple[str, Callable[[int, float, str], float]]] = {
 
 
 def usable_cores() -> int:
-    """The cores that the scheduler lets this process run on."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def run_contestant(name: str, options: argparse.Namespace) -> float:
-    """One contestant's images per second, in a process of its own.
+    """A contestant's images per second, measured in a new process.
 
     Raises:
-        PeerError: it is not installed, or failed.
+        PeerError: it is not installed, or it failed.
     """
     interpreters = dict(each.split("=", 1) for each in options.python)
     arguments = ["--batch-size", str(options.batch_size), "--seconds", str(options.seconds)]
@@ -271,11 +271,11 @@ def run_contestant(name: str, options: argparse.Namespace) -> float:
     else:
         python = interpreters.get(name, interpreters.get(PEERS[name][0], sys.executable))
         command = [python, __file__, "--child", name, *arguments]
-    limit = PATIENCE + 2 * options.seconds
+    limit = STARTUP_SECONDS + 2 * options.seconds
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
     except subprocess.TimeoutExpired as error:
-        raise PeerError(f"not done after {limit:.0f} s") from error
+        raise PeerError(f"timed out after {limit:.0f} s") from error
     if done.returncode != 0:
         raise PeerError(done.stderr.strip()[-2000:] or f"exit code {done.returncode}")
     printed = json.loads(done.stdout)
@@ -295,48 +295,48 @@ def main() -> None:
     """Run the contestants in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement, after a warm-up")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per measurement, after a warm-up")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--python", nargs="*", default=[], metavar="NAME=PATH", help="other interpreters")
-    parser.add_argument("--output", type=Path, help="keep all of it as JSON, written after each run")
+    parser.add_argument("--output", type=Path, help="save all results as JSON after each run")
     parser.add_argument("--child", choices=list(PEERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         train_child(options.child, options)
         return
-    kept: dict[str, Any] = {
+    results: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "cores": usable_cores(),
         "batch_size": options.batch_size, "device": options.device,
         "images_per_second": {name: [] for name in [OURS, *options.peers]}, "failures": {},
     }  # fmt: skip
     for _ in range(options.repeats):
-        for name in kept["images_per_second"]:
-            if name in kept["failures"]:
+        for name in results["images_per_second"]:
+            if name in results["failures"]:
                 continue
             try:
-                kept["images_per_second"][name].append(run_contestant(name, options))
+                results["images_per_second"][name].append(run_contestant(name, options))
             except PeerError as error:
-                # A row of the table, and not the end of the others.
-                kept["failures"][name] = str(error)
+                # Report the failure in the table, and continue with the others.
+                results["failures"][name] = str(error)
             if options.output:
-                options.output.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    print(format_table(kept))
+                options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(format_table(results))
 
 
-def format_table(kept: dict[str, Any]) -> str:
-    """The medians as a Markdown table, and how many times as fast as each `cifar-trainer` is."""
-    lines = [f"| batch {kept['batch_size']}, {kept['device']} | images/s | {OURS} / this |"]
+def format_table(results: dict[str, Any]) -> str:
+    """A Markdown table of medians, and of the speed of `cifar-trainer` relative to each."""
+    lines = [f"| batch {results['batch_size']}, {results['device']} | images/s | {OURS} / this |"]
     lines.append("| --- | ---: | ---: |")
-    rates = kept["images_per_second"]
+    rates = results["images_per_second"]
     ours = statistics.median(rates[OURS]) if rates[OURS] else float("nan")
-    for name, found in rates.items():
-        if found:
-            rate = statistics.median(found)
+    for name, measured in rates.items():
+        if measured:
+            rate = statistics.median(measured)
             lines.append(f"| {name} | {rate:,.0f} | {ours / rate:.2f} |")
         else:
-            lines.append(f"| {name} | failed: {kept['failures'][name].splitlines()[-1]} | |")
+            lines.append(f"| {name} | failed: {results['failures'][name].splitlines()[-1]} | |")
     return "\n".join(lines)
 
 

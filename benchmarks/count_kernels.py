@@ -1,9 +1,9 @@
-"""Count what a GPU ran in a training step, from a trace of `cifar-trainer train --profile`.
+"""Count the kernels of a training step on a GPU, from a trace of `cifar-trainer train --profile`.
 
     python benchmarks/count_kernels.py runs/RUN/tensorboard/train/plugins/profile/TIME/HOST.xplane.pb
 
-Prints JSON: `profiled_steps`, and `kernels_a_step`, kernels and copies of the GPU's streams divided by
-them, null where the trace has no GPU. benchmarks/gpu_program.py counts the same on the compiler.
+Prints JSON: `profiled_steps`, and `kernels_a_step`: kernels and copies on the GPU's streams per step, or
+null if the trace has no GPU. benchmarks/gpu_program.py counts them from the compiler's output.
 """
 
 import json
@@ -16,25 +16,25 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 
 def count(path: Path) -> dict[str, Any]:
-    """The steps that a trace covers, and the kernels of one of them.
+    """The number of steps in a trace, and of kernels per step.
 
     Raises:
-        ValueError: the trace has no mark of a chunk of steps.
+        ValueError: the trace does not mark any steps.
     """
     space = xplane_pb2.XSpace()
     space.ParseFromString(path.read_bytes())
     steps = sum(steps for plane in space.planes for steps in _marked(plane))
     if not steps:
-        raise ValueError(f"{path} has no mark of training steps; write it with cifar-trainer train --profile")
+        raise ValueError(f"{path} marks no training steps; write it with cifar-trainer train --profile")
     gpus = [plane for plane in space.planes if plane.name.startswith("/device:GPU")]
-    # Other lines of a GPU's plane sum the same kernels up by step, operation and module.
+    # Other lines of a GPU's plane contain the same kernels, summed by step, operation and module.
     streams = [line for plane in gpus for line in plane.lines if line.name.startswith("Stream")]
     kernels = sum(len(line.events) for line in streams)
     return {"profiled_steps": steps, "kernels_a_step": kernels / steps if gpus else None}
 
 
 def _marked(plane: Any) -> Iterator[int]:
-    """The steps of each chunk that is marked in a plane."""
+    """The number of steps of each marked chunk in a plane."""
     for line in plane.lines:
         for event in line.events:
             if plane.event_metadata[event.metadata_id].name == "train":

@@ -1,11 +1,11 @@
-"""The first hour on a GPU in one command: what it is, how fast, how exact, at what cost.
+"""Check a GPU in one command: speed, exactness and energy of training.
 
     make gpu-check                                      # on a machine with an NVIDIA GPU
-    python benchmarks/gpu_check.py --device cpu --tiny  # the same steps in small, anywhere
+    python benchmarks/gpu_check.py --device cpu --tiny  # the same steps, smaller, on any machine
 
-Each step is a `cifar-trainer` command in a process of its own, in order of importance. What a step gives
-is kept at once in OUTPUT/gpu-check.json; OUTPUT/gpu-check.md is a table for docs/performance.md. A step
-that fails is a row with its error, and not the end of the others. After --minutes no further step begins.
+Each step runs a `cifar-trainer` command in a new process, in order of importance. Results are saved after
+each step in OUTPUT/gpu-check.json; OUTPUT/gpu-check.md is a table for docs/performance.md. If a step fails,
+its row has the error, and the others still run. No step starts after --minutes.
 """
 
 import argparse
@@ -24,15 +24,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class StepError(Exception):
-    """A command of a step ended with another exit code than expected; its last lines."""
+    """A step's command failed; the message is the end of its output."""
 
 
 class Check:
-    """Runs the steps and keeps what they give.
-
-    Args:
-        options: of the command line.
-    """
+    """Runs the steps and saves their results."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -45,28 +41,28 @@ class Check:
         self.deadline = time.monotonic() + 60 * options.minutes
 
     def step(self, name: str, act: Callable[[], Any]) -> None:
-        """Carry a step out, and keep what it gives, or why it failed."""
+        """Run a step, and save its result or its error."""
         if time.monotonic() > self.deadline:
-            self.results[name] = {"error": f"not begun: {self.options.minutes:g} minutes were over"}
-            self._keep()
+            self.results[name] = {"error": f"not started: {self.options.minutes:g} minutes were over"}
+            self._save()
             return
         print(f"{name} ...", flush=True)
-        began = time.monotonic()
+        start = time.monotonic()
         try:
             self.results[name] = act()
         except (StepError, OSError, ValueError, KeyError) as error:
             self.results[name] = {"error": str(error)}
             print(f"{name} failed: {error}", flush=True)
-        self.results[name]["step_seconds"] = round(time.monotonic() - began, 1)
-        self._keep()
+        self.results[name]["step_seconds"] = round(time.monotonic() - start, 1)
+        self._save()
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         text = json.dumps(self.results, indent=2) + "\n"
         (self.output / "gpu-check.json").write_text(text, encoding="utf-8")
         (self.output / "gpu-check.md").write_text(format_table(self.results), encoding="utf-8")
 
     def train(self, name: str, *extra: str, epochs: int | None = None) -> dict[str, Any]:
-        """Train `tutorial` into OUTPUT/runs/NAME; its result, joules, and images per joule."""
+        """Train `tutorial` in OUTPUT/runs/NAME; returns the speed, accuracy, weights and energy."""
         run = self.output / "runs" / name
         arguments = ["train", *self.data, *self.small, "--device", self.options.device, "--run-dir", str(run)]
         result = command(*arguments, "--epochs", str(epochs or self.epochs), "--json", *extra)
@@ -80,17 +76,17 @@ class Check:
         }
 
     def deterministic(self) -> dict[str, Any]:
-        """Two runs with --deterministic: are they the same to the bit, and what do they cost?"""
+        """Train twice with --deterministic: are the weights the same, and what does it cost?"""
         first, second = (self.train(f"deterministic-{i}", "--deterministic", epochs=2) for i in (1, 2))
         return {**second, "same_bits": first["weights_sha256"] == second["weights_sha256"]}
 
     def kernels(self) -> dict[str, Any]:
-        """What a step launches, by the profiler: to be held against the counts of gpu_program.py."""
+        """Kernels per step from the profiler, to compare with gpu_program.py."""
         run = self.output / "runs" / "profiled"
         self.train("profiled", "--profile", epochs=1)
         traces = sorted((run / "tensorboard").rglob("*.xplane.pb"))
         if not traces:
-            raise StepError("the profiler has written no trace")
+            raise StepError("the profiler did not write a trace")
         counted = subprocess.run(
             [sys.executable, str(ROOT / "benchmarks" / "count_kernels.py"), str(traces[-1])],
             capture_output=True, text=True, check=False,
@@ -100,7 +96,7 @@ class Check:
         return dict(json.loads(counted.stdout))
 
     def kill_and_resume(self) -> dict[str, Any]:
-        """Kill a run in its middle and resume it: are the bits those of the run that was left alone?"""
+        """Kill a run halfway and resume it: are the weights those of an uninterrupted run?"""
         run = self.output / "runs" / "killed"
         arguments = ["train", *self.data, *self.small, "--device", self.options.device, "--deterministic"]
         process = subprocess.Popen(
@@ -112,12 +108,12 @@ class Check:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
-            raise StepError("the run ended before it was killed, so this shows nothing")
+            raise StepError("the run ended before it could be killed, so this proves nothing")
         resumed = command("train", "--resume", str(run), "--json")
         return {"same_bits": resumed["weights_sha256"] == self.results["deterministic"]["weights_sha256"]}
 
     def listing(self) -> dict[str, Any]:
-        """The tutorial's script beside `train`, whole processes."""
+        """The tutorial's script against `train`, as whole processes."""
         output = self.output / "against_listing.json"
         run(
             str(ROOT / "benchmarks" / "against_listing.py"), *self.data[:4], *self.small,
@@ -134,12 +130,12 @@ class Check:
         }
 
     def throughput(self, batch_size: int, *extra: str, flags: str = "") -> dict[str, Any]:
-        """Images per second in training at a batch size, with further options, and flags for XLA."""
+        """Images per second in training at a batch size, with further options and XLA flags."""
         done = command(*self._measuring(batch_size), *extra, env=with_xla_flags(flags))["training"]
         return {"images_per_second": done["images_per_second"], "watts": done["watts"]}
 
     def seeds(self, count: int) -> dict[str, Any]:
-        """So many seeds of `tutorial` in one program; images per second are summed up."""
+        """Train `count` seeds of `tutorial` in one program; returns the total images per second."""
         group = self.output / "runs" / f"{count}-seeds"
         arguments = [
             "train",
@@ -153,7 +149,7 @@ class Check:
         printed = command(*arguments, "--epochs", "2", "--seeds", str(count), "--stack", "on", "--json")
         runs = printed["runs"]
         return {
-            # Of the second epoch: the first one's chunks are short.
+            # From the second epoch: in the first, chunks are short.
             "images_per_second": sum(_last_rate(Path(run["run_dir"])) for run in runs),
             "seconds": max(run["seconds"] for run in runs),
             "compile_seconds": max(run["compile_seconds"] for run in runs),
@@ -161,13 +157,13 @@ class Check:
         }
 
     def side_by_side(self, count: int) -> dict[str, Any]:
-        """Images per second, summed up, of so many processes that train on one device at once."""
+        """Total images per second of `count` processes that train on one device at once."""
         arguments = [sys.executable, "-m", "cifar_trainer", "-q", *self._measuring(32)]
         processes = [
             subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(count)
         ]
-        # All of them are waited for before the first error is told.
+        # Wait for all processes before reporting an error.
         done = [(*process.communicate(), process.returncode) for process in processes]
         for _, errors, code in done:
             if code != 0:
@@ -187,16 +183,16 @@ def _last_rate(run: Path) -> float:
 
 
 def with_xla_flags(flags: str) -> dict[str, str]:
-    """This process's variables, with further flags for XLA after the user's own."""
-    given = os.environ.get("XLA_FLAGS", "")
-    return {**os.environ, "XLA_FLAGS": f"{given} {flags}".strip()} if flags else dict(os.environ)
+    """This process's environment, with `flags` after the user's own XLA_FLAGS."""
+    current = os.environ.get("XLA_FLAGS", "")
+    return {**os.environ, "XLA_FLAGS": f"{current} {flags}".strip()} if flags else dict(os.environ)
 
 
 def run(*arguments: str, env: Mapping[str, str] | None = None) -> str:
-    """The output of a Python program; `env` are its variables, by default this process's.
+    """The output of a Python program; `env` is its environment, by default this process's.
 
     Raises:
-        StepError: it ended with another exit code than 0.
+        StepError: the exit code is not 0.
     """
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=env)
     if done.returncode != 0:
@@ -208,14 +204,14 @@ def command(*arguments: str, env: Mapping[str, str] | None = None) -> dict[str, 
     """What `cifar-trainer ARGUMENTS` prints as JSON.
 
     Raises:
-        StepError: it ended with another exit code than 0.
+        StepError: the exit code is not 0.
     """
     result: dict[str, Any] = json.loads(run("-m", "cifar_trainer", "-q", *arguments, env=env))
     return result
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """The results as a Markdown table: a row a step, a column a figure that any step has."""
+    """A Markdown table: one row per step, one column per figure."""
     columns = ("images_per_second", "seconds", "compile_seconds", "accuracy", "joules", "same_bits",
                "times_as_fast", "watts", "kernels_a_step")  # fmt: skip
     lines = ["| step | " + " | ".join(column.replace("_", " ") for column in columns) + " | note |"]
@@ -228,20 +224,20 @@ def format_table(results: dict[str, Any]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A cell: four digits of a number, nothing where there is none."""
+    """A table cell: yes, no, a number with four digits, or empty for None."""
     if value is None:
         return ""
     return "yes" if value is True else "no" if value is False else f"{value:,.4g}"
 
 
 def main() -> None:
-    """Carry out the steps, in order of importance."""
+    """Run the steps, in order of importance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"))
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--minutes", type=float, default=20.0, help="after which no further step begins")
+    parser.add_argument("--minutes", type=float, default=20.0, help="no step starts after this time")
     parser.add_argument("--tiny", action="store_true", help="two epochs of 320 images, few batch sizes")
     parser.add_argument("--output", type=Path, default=Path("gpu-check"))
     check = Check(parser.parse_args())
@@ -256,7 +252,7 @@ def main() -> None:
         check.step(f"{count} seeds at once", lambda: check.seeds(count))  # noqa: B023
     for count in (2,) if check.options.tiny else (2, 4, 8):
         check.step(f"{count} processes", lambda: check.side_by_side(count))  # noqa: B023
-    # Off by default: no GPU has run it yet.
+    # Off by default: not measured on a GPU yet.
     for name, buffers in (("no command buffers", ""), ("command buffers with loops", "+WHILE")):
         flags = f"--xla_gpu_enable_command_buffer={buffers}"
         check.step(name, lambda: check.throughput(32, flags=flags))  # noqa: B023

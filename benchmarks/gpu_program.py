@@ -1,15 +1,15 @@
-"""What a training step launches on an H100, counted without a GPU: TensorFlow lowers it, XLA:GPU compiles it.
+"""Count what a training step launches on an H100, without a GPU: TensorFlow lowers it, XLA:GPU compiles it.
 
     pip install -e '.[gpu-program]'      # JAX's XLA for CUDA, a compiler that needs no device
     python benchmarks/gpu_program.py --recipe tutorial --batch-size 32
     python benchmarks/gpu_program.py --lower-only step.hlo.pb
 
-jaxlib 0.9.0's XLA is within weeks of TensorFlow 2.21's; --compiler names the Python of another version.
-Without a device nothing is autotuned, so the algorithms of convolutions and products are unknown; the thunks
-(launches, copies, library calls) of the loop are not. `h100_sxm.txtpb` is XLA's own description of an H100
-SXM (openxla/xla, Apache-2.0).
+The XLA of jaxlib 0.9.0 is a few weeks apart from that of TensorFlow 2.21; --compiler selects the Python of
+another version. Without a device there is no autotuning, so the algorithms of convolutions and products are
+unknown. The thunks (launches, copies, library calls) of the loop are known. `h100_sxm.txtpb` is XLA's own
+description of an H100 SXM (openxla/xla, Apache-2.0).
 
-Prints a line for each figure, or with --json one object: `thunks_in_the_loop_body`, `by_kind`,
+Prints one line per figure, or with --json one object: `thunks_in_the_loop_body`, `by_kind`,
 `cudnn_convolutions`, `host_submissions_a_step` under TensorFlow 2.21's default command buffers,
 `one_cuda_graph_could_hold_the_loop`, `known_trip_count`, `compile_seconds`.
 """
@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-#: What TensorFlow 2.21's command buffers may hold by default, of what occurs here.
+#: Kinds of thunks here that TensorFlow 2.21's command buffers can hold by default.
 _CAPTURED = ("kKernel", "kCopy", "kGemm")
-#: Commands in a row that are worth a graph (xla_gpu_graph_min_graph_size).
-_LEAST_COMMANDS = 5
+#: Minimum number of consecutive commands for a graph (xla_gpu_graph_min_graph_size).
+_MIN_COMMANDS = 5
 _STEPS = 32
 
 
 def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int) -> bytes:
-    """The training loop of these seeds as TensorFlow lowers it for a GPU, a serialized HloModuleProto."""
+    """Lower the training loop of these seeds for a GPU, as a serialized HloModuleProto."""
     from cifar_trainer import devices
     from cifar_trainer.recipes import is_splittable
     from cifar_trainer.settings import Settings
@@ -67,19 +67,19 @@ def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int)
     return (loops[0] if seeds == 1 else StackedLoop(loops, seeds)).lowered(_STEPS)
 
 
-#: Versions that a newer XLA's target must name: without them it puts no library call into a CUDA graph.
-#: jaxlib 0.9, with CUDA 12, does not know these fields.
+#: Fields that a newer XLA needs to put library calls into a CUDA graph. jaxlib 0.9, with CUDA 12, does not
+#: know them.
 _TARGET_VERSIONS = ("driver_version", "runtime_version")
 
 
 def compile_for_h100(hlo: Path, dump: Path, flags: str) -> float:
-    """Compile HLO with the XLA:GPU of jaxlib into `dump`; the seconds that it took. Without TensorFlow."""
+    """Compile HLO with jaxlib's XLA:GPU, without TensorFlow, and dump to `dump`; returns the seconds."""
     import importlib
     import sysconfig
     import time
 
     nvidia = Path(sysconfig.get_path("purelib")) / "nvidia"
-    # Where the wheels of CUDA 12 and of CUDA 13 put the assembler.
+    # Folders of the assembler in the wheels of CUDA 12 and CUDA 13.
     cuda, nvcc = next(
         pair for pair in ((12, nvidia / "cuda_nvcc"), (13, nvidia / "cu13")) if pair[1].is_dir()
     )
@@ -110,13 +110,13 @@ def compile_for_h100(hlo: Path, dump: Path, flags: str) -> float:
     options = xla_client.CompileOptions()
     options.num_replicas = options.num_partitions = 1
     options.device_assignment = xla_client.DeviceAssignment.create(np.zeros((1, 1), "int32"))
-    began = time.perf_counter()
+    start = time.perf_counter()
     device.client.compile(module, xla_client.DeviceList((device,)), options)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def to_stablehlo(proto: bytes) -> bytes:
-    """A serialized HloModuleProto as StableHLO, by this Python's jaxlib."""
+    """Convert a serialized HloModuleProto to StableHLO with this Python's jaxlib."""
     from jaxlib import _jax
 
     # jaxlib 0.11 moved these.
@@ -134,32 +134,32 @@ def to_stablehlo(proto: bytes) -> bytes:
 
 
 def read_bodies(text: str) -> list[list[str]]:
-    """The kinds of the thunks in each loop's body of a dumped sequence; a loop within it counts as one."""
+    """The kinds of thunks in the body of each loop of a dumped sequence; an inner loop counts as one."""
     bodies: list[list[str]] = []
-    # The bodies around a line, with their indents.
-    around: list[tuple[int, list[str]]] = []
+    # The bodies that enclose a line, with their indents.
+    enclosing: list[tuple[int, list[str]]] = []
     in_condition = False
     for line in text.splitlines():
         indent = len(line) - len(line.lstrip())
         if thunk := re.match(r"\s*\d+: (k\w+)", line):
-            # Thunks of the condition follow its header, up to that of the body.
+            # Skip the condition's thunks, up to the header of the body.
             if in_condition:
                 continue
-            around = [body for body in around if body[0] < indent]
-            if around:
-                around[-1][1].append(thunk[1])
+            enclosing = [body for body in enclosing if body[0] < indent]
+            if enclosing:
+                enclosing[-1][1].append(thunk[1])
         elif line.strip() in ("condition:", "body:"):
             # Newer versions of XLA do not indent `condition:`.
             in_condition = line.strip() == "condition:"
             if not in_condition:
-                around = [body for body in around if body[0] < indent]
-                around.append((indent, []))
-                bodies.append(around[-1][1])
+                enclosing = [body for body in enclosing if body[0] < indent]
+                enclosing.append((indent, []))
+                bodies.append(enclosing[-1][1])
     return bodies
 
 
 def count(dump: Path, compile_seconds: float) -> dict[str, Any]:
-    """The figures of the loop over steps: the one whose body has most thunks."""
+    """Figures of the loop over steps, which is the one with most thunks in its body."""
     sequence = max(dump.glob("*thunk_sequence.txt"), key=lambda path: path.stat().st_size)
     body = max(read_bodies(sequence.read_text()), key=len)
     optimized = max(dump.glob("*gpu_after_optimizations.txt"), key=lambda path: path.stat().st_size)
@@ -168,7 +168,7 @@ def count(dump: Path, compile_seconds: float) -> dict[str, Any]:
         if kind in _CAPTURED:
             run += 1
             continue
-        submissions += (1 if run >= _LEAST_COMMANDS else run) + bool(kind)
+        submissions += (1 if run >= _MIN_COMMANDS else run) + bool(kind)
         run = 0
     return {
         "thunks_in_the_loop_body": len(body),
@@ -182,7 +182,7 @@ def count(dump: Path, compile_seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Lower, compile in a process of its own, and print the counts."""
+    """Lower, compile in another process, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--recipe", default="tutorial")
     parser.add_argument("--precision", default="float32")
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="runs side by side in one program")
     parser.add_argument("--flags", default="--xla_gpu_enable_triton_gemm=false", help="further flags for XLA")
     parser.add_argument("--lower-only", type=Path, metavar="FILE", help="write the HLO to FILE, and stop")
-    parser.add_argument("--compiler", default=sys.executable, help="the Python that has jaxlib for CUDA")
+    parser.add_argument("--compiler", default=sys.executable, help="a Python with jaxlib for CUDA")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--compile", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -211,7 +211,7 @@ def main() -> None:
         command = [options.compiler, __file__, "--compile", str(hlo), str(dump), f"--flags={options.flags}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            sys.exit(f"XLA did not compile it:\n{done.stderr[-3000:]}")
+            sys.exit(f"XLA failed to compile:\n{done.stderr[-3000:]}")
         counted = count(dump, float(done.stdout))
     if options.json:
         print(json.dumps(counted))

@@ -2,9 +2,9 @@
 
     python benchmarks/hostile_requests.py --model runs/seed-0/export/model.onnx
 
-Each has to get a 4xx with a JSON error, while another process asks `/v2/health/live` every 50 ms. The load
-goes over the loopback only. The exit code is 1 after an answer other than 4xx, an error that is not JSON, a
-probe slower than 250 ms, or if the server has 50 MiB more memory afterwards.
+Each request must get a 4xx with a JSON error, while another process polls `/v2/health/live` every 50 ms. The
+load uses only the loopback. The exit code is 1 after an answer other than 4xx, an error that is not JSON, a
+probe slower than 250 ms, or if the server uses 50 MiB more memory afterwards.
 """
 
 import argparse
@@ -37,12 +37,12 @@ JSON_TYPE = "Content-Type: application/json"
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A request that has to be refused.
+    """A request that the server must refuse.
 
     Attributes:
-        group: what kind it is.
-        name: what is wrong with it.
-        request: its bytes.
+        group: kind of attack.
+        name: description of the fault.
+        request: bytes of the request.
     """
 
     group: str
@@ -66,7 +66,7 @@ def get(path: str, *headers: str, method: str = "GET") -> bytes:
 
 
 def repeated(unit: bytes, size: int) -> bytes:
-    """A JSON list of so many bytes."""
+    """A JSON list of about `size` bytes."""
     return b"[" + (unit + b",") * max(1, size // (len(unit) + 1) - 1) + unit + b"]"
 
 
@@ -76,13 +76,13 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, data: bytes, *others: bytes) -> bytes:
-    """An RGB PNG file whose header says so many pixels."""
+    """An RGB PNG file whose header has this size."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(others) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def bad_files(large: int) -> dict[str, bytes]:
-    """Files that are not images that can be used."""
+    """Files that are not usable images."""
     pixels = zlib.compress(b"\0" * 3 * 32 * 33)
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 2**20))
     whole = png(32, 32, pixels)
@@ -157,9 +157,9 @@ def attacks(
     """All attacks.
 
     Args:
-        model: the server's name of the model.
-        shape: of its images.
-        large: bytes of large JSON, of which the server takes 8 MiB; other bodies are twice as large.
+        model: name of the model on the server.
+        shape: shape of its images.
+        large: size of large JSON in bytes, of which the server accepts 8 MiB; other bodies have twice that.
     """
     yield from _tensorflow_serving(f"/v1/models/{model}:predict", shape, large)
     yield from _open_inference(f"/v2/models/{model}/infer", shape, large)
@@ -336,7 +336,7 @@ def _http(model: str) -> Iterator[Attack]:
 
 
 def ask(port: int, request: bytes, seconds: float = 60.0) -> tuple[int, bytes]:
-    """Send a request; the answer's status and body. The server may answer before it has read everything."""
+    """Send a request; returns status and body. The server may answer before it has read all of it."""
     with socket.create_connection(("127.0.0.1", port), seconds) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(request)
@@ -358,7 +358,7 @@ def is_refused(status: int, body: bytes) -> bool:
 
 
 def probe(port: int, stop: Event, results: Any) -> None:
-    """Ask whether the server lives, every 50 ms; then put the start and seconds of each into `results`."""
+    """Poll the server every 50 ms until `stop`; then put (start, seconds) of each probe into `results`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     probes = []
     while not stop.is_set():
@@ -379,7 +379,7 @@ def resident_mib(pid: int) -> float:
 
 
 def measure(port: int, pid: int) -> dict[str, Any]:
-    """Send every attack, one after the other, while another process probes."""
+    """Send the attacks one after another, while another process probes."""
     before = resident_mib(pid)
     peak = before
     context = multiprocessing.get_context("spawn")
@@ -428,11 +428,11 @@ def measure(port: int, pid: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print one JSON object, and say whether all was refused."""
+    """Measure and print one JSON object; return 0 if everything was refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="an exported artefact of a CIFAR-10 model")
-    asked = parser.parse_args()
-    command = [sys.executable, "-m", "cifar_trainer", "serve", "--model", str(asked.model)]
+    options = parser.parse_args()
+    command = [sys.executable, "-m", "cifar_trainer", "serve", "--model", str(options.model)]
     command += ["--port", "0", "--name", "cifar10"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,15 +1,15 @@
-"""Kill training at random moments, resume it, and compare what is left with an uninterrupted run.
+"""Kill training at random moments, resume it, and compare the result with an uninterrupted run.
 
     python benchmarks/kill_and_resume.py --kills 200
     python benchmarks/kill_and_resume.py --kills 20 -- --schedule cosine --ema 0.9
 
-A run is begun, killed (SIGKILL) at a random moment, resumed, killed again, until it ends;
-then another is begun, until there have been enough kills. Each finished run must have
-the weights of the uninterrupted one, and its history and event files must be row for row
-the same but for the times. Prints one JSON object; exit code 1 where anything differs.
+Starts a run, kills it (SIGKILL) at a random moment, and resumes it, until it ends; then starts
+another run, until there are enough kills. Each finished run must have the same weights as the
+uninterrupted one, and the same rows in its history and event files, except for times. Prints
+one JSON object; exits 1 if anything differs.
 
-TensorFlow is imported once and the process forked for each start, since an import takes
-longer than the run. Everything that a run does happens after the fork.
+TensorFlow is imported once, and each run is a fork, because an import takes longer than a run.
+All work of a run happens after the fork.
 """
 
 import argparse
@@ -27,17 +27,17 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-#: Columns of the history that hold times, or readings of a device.
+#: Columns of the history with times or device readings.
 TIMES = {
     "images_per_second", "seconds", "compile_seconds", "gpu_utilization", "gpu_memory_mib", "power_watts",
     "energy_joules",
 }  # fmt: skip
-#: Pictures are drawn as often as the time allows; the last epoch's always.
+#: Figures that are skipped if drawing takes too long, except in the last epoch.
 DRAWN_IN_TIME = {"figures/confusion_matrix", "figures/most_confident_errors"}
 
 
 def start(arguments: list[str], log: Path) -> int:
-    """Fork a process that runs the command line; returns its id."""
+    """Fork a process that runs the command line; returns its PID."""
     child = os.fork()
     if child:
         return child
@@ -57,7 +57,7 @@ def start(arguments: list[str], log: Path) -> int:
 
 
 def wait(child: int, seconds: float | None) -> int | None:
-    """The exit code of `child`, or None where it was killed after `seconds`."""
+    """The exit code of `child`, or None if it was killed after `seconds`."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -70,7 +70,7 @@ def wait(child: int, seconds: float | None) -> int | None:
 
 
 def outcome(run: Path) -> dict[str, object]:
-    """What must be the same: the weights, the history without times, the events without times."""
+    """The results that must be equal: weights, and history and events without times."""
     with open(run / "history.csv", newline="") as file:
         history = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
     events = {split: scalars(run / "tensorboard" / split) for split in ("train", "validation")}
@@ -79,9 +79,9 @@ def outcome(run: Path) -> dict[str, object]:
 
 
 def scalars(folder: Path) -> list[tuple[str, int, float | None]]:
-    """(tag, step, value) of all events, in the order in which they were written; no value for times.
+    """(tag, step, value) of all events in the order of writing, without the values of times.
 
-    Reads the records by hand, since TensorFlow's reader would start its threads before a fork.
+    Parses the records itself, because TensorFlow's reader would start threads before a fork.
     """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.util.tensor_util import make_ndarray
@@ -89,11 +89,11 @@ def scalars(folder: Path) -> list[tuple[str, int, float | None]]:
     from cifar_trainer.training.history import METRICS
 
     scores = {metric.tag for metric in METRICS if metric.name not in TIMES}
-    found = []
+    events = []
     for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns):
         content, at = path.read_bytes(), 0
         while at + 12 <= len(content):
-            # A record: its length, a checksum, the bytes, a checksum.
+            # A record: length, checksum, content, checksum.
             (length,) = struct.unpack_from("<Q", content, at)
             event = Event.FromString(content[at + 12 : at + 12 + length])
             at += 16 + length
@@ -101,24 +101,24 @@ def scalars(folder: Path) -> list[tuple[str, int, float | None]]:
                 if value.tag in DRAWN_IN_TIME:
                     continue
                 score = float(make_ndarray(value.tensor)) if value.tag in scores else None
-                found.append((value.tag, event.step, score))
-    return found
+                events.append((value.tag, event.step, score))
+    return events
 
 
 def main() -> int:
-    """Run the trial and print what came of it."""
+    """Run the test and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument(
-        "--seed", type=int, default=None, help="of the moments; drawn and printed if left out"
+        "--seed", type=int, default=None, help="seed of the moments; default: random, and printed"
     )
     parser.add_argument("--dataset", default="synthetic")
-    parser.add_argument("--data-dir", type=Path, default=None, help="prepared there first if left out")
+    parser.add_argument("--data-dir", type=Path, default=None, help="default: prepare in a temporary folder")
     parser.add_argument("--recipe", default="regularized")
-    parser.add_argument("settings", nargs="*", help="further options of train, behind --")
+    parser.add_argument("settings", nargs="*", help="further options of train, after --")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
-    print(f"moments follow from --seed {seed}", file=sys.stderr)
+    print(f"random moments from --seed {seed}", file=sys.stderr)
     moments = random.Random(seed)
 
     with tempfile.TemporaryDirectory() as name:
@@ -136,24 +136,24 @@ def main() -> int:
             "--dataset", options.dataset, "--recipe", options.recipe, "--epochs", "6", "--limit", "100",
             "--batch-size", "8", "--offline", *options.settings,
         ]  # fmt: skip
-        whole = scratch / "whole"
+        uninterrupted = scratch / "uninterrupted"
         began = time.monotonic()
-        if wait(start([*common, *settings, "--run-dir", str(whole)], log), None) != 0:
+        if wait(start([*common, *settings, "--run-dir", str(uninterrupted)], log), None) != 0:
             print(log.read_text(), file=sys.stderr)
             return 1
         duration = time.monotonic() - began
-        expected = outcome(whole)
+        expected = outcome(uninterrupted)
         kills, runs, different = 0, 0, []
         while kills < options.kills:
             run = scratch / "killed"
             code: int | None = None
             while code is None:
-                begun = (run / "config.json").exists()
-                where = ["--resume", str(run)] if begun else [*settings, "--run-dir", str(run)]
-                if run.exists() and not begun:
+                started = (run / "config.json").exists()
+                target = ["--resume", str(run)] if started else [*settings, "--run-dir", str(run)]
+                if run.exists() and not started:
                     shutil.rmtree(run)
                 moment = moments.uniform(0, duration) if kills < options.kills else None
-                code = wait(start([*common, *where], log), moment)
+                code = wait(start([*common, *target], log), moment)
                 kills += code is None
             runs += 1
             if code != 0 or outcome(run) != expected:
@@ -172,7 +172,7 @@ def main() -> int:
 
 
 def preload() -> None:
-    """Import what every start needs; nothing that starts TensorFlow's threads."""
+    """Import everything that a run needs, without starting TensorFlow's threads."""
     from cifar_trainer import devices
 
     devices.load_tensorflow()

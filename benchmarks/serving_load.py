@@ -1,16 +1,15 @@
-"""How fast `cifar-trainer serve` answers, compared with the model in process and with a plain handler.
+"""Speed of `cifar-trainer serve`, compared with the model in-process and with a plain handler.
 
     python benchmarks/serving_load.py --model runs/seed-0/export/model.onnx
     python benchmarks/serving_load.py --model runs/seed-0/export/model.onnx --soak 3600 --rate 20
 
-The load goes over the loopback only, from this process to a server in another. Each client keeps one
-connection and sends its next request when it has its answer. `--soak` sends at a fixed rate instead and
-notes the server's memory each half minute.
+The load uses only the loopback, from this process to a server in another. Each client keeps one
+connection, and sends a request when the previous one is answered. `--soak` sends at a fixed rate instead,
+and records the server's memory every 30 seconds.
 
-`one_each` is the same server with one image a batch. `unbatched` is a plain handler of FastAPI's
-(`pip install fastapi`) with the same decoding, model and HTTP parser, and nothing else. The servers are
-measured in turn. `server_cpu_ms` is the server's processor time for a request, which other work on the
-machine disturbs less than the rest.
+`one_each` is the same server with one image per batch. `unbatched` is a plain FastAPI handler
+(`pip install fastapi`) with the same decoding, model and HTTP parser. The servers take turns.
+`server_cpu_ms` is the server's CPU time per request, which depends least on other load of the machine.
 """
 
 import argparse
@@ -49,7 +48,7 @@ async def predict(request: fastapi.Request):
     return await fastapi.concurrency.run_in_threadpool(answer, await request.body())
 
 config = uvicorn.Config(app, port=0, log_level="error", http="httptools", loop="asyncio", ws="none")
-# As asyncio makes it: only a socket that names TCP gets TCP_NODELAY.
+# As in asyncio: only a socket created with IPPROTO_TCP gets TCP_NODELAY.
 bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 bound.bind(("127.0.0.1", 0))
 bound.listen(1024)
@@ -59,7 +58,7 @@ uvicorn.Server(config).run(sockets=[bound])
 
 
 def requests_for(pngs: list[bytes]) -> list[bytes]:
-    """A whole HTTP request for each PNG file."""
+    """An HTTP request for each PNG file."""
     head = (
         "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
     )
@@ -67,7 +66,7 @@ def requests_for(pngs: list[bytes]) -> list[bytes]:
 
 
 class Client(asyncio.Protocol):
-    """One connection, one request at a time; cheap, because it shares the cores with the server."""
+    """One connection, one request at a time. It is cheap, because it shares the cores with the server."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -93,7 +92,7 @@ class Client(asyncio.Protocol):
             self._answer.set_result(int(head[9:12]))
 
     async def ask(self, request: bytes) -> int:
-        """Send a request, read its answer, return the status."""
+        """Send a request and return the status of the answer."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -114,7 +113,7 @@ async def connect(port: int) -> Client:
 async def closed_loop(
     port: int, pid: int, requests: list[bytes], clients: int, seconds: float
 ) -> dict[str, float]:
-    """Let each client ask as fast as it gets answers; the first fifth of the time is not counted."""
+    """Let each client send requests as fast as it gets answers, after a warm-up of a fifth of the time."""
     latencies: list[float] = []
     errors = answered = 0
     spent, own = cpu_seconds(pid), time.process_time()
@@ -148,7 +147,7 @@ async def closed_loop(
 
 
 def in_process(model: Path, pngs: list[bytes], seconds: float) -> dict[str, float]:
-    """The same model without a server: decoding and the model together, and the model alone."""
+    """Time the model without a server: with decoding, and alone."""
     artefact = open_artefact(model)
     images = [artefact.preprocessing.decode(png).pixels[None] for png in pngs]
     whole, alone = [], []
@@ -170,7 +169,7 @@ def in_process(model: Path, pngs: list[bytes], seconds: float) -> dict[str, floa
 
 
 async def soak(port: int, requests: list[bytes], rate: float, seconds: float, pid: int) -> dict[str, Any]:
-    """Ask at a fixed rate, one request after the other, and note the server's memory each half minute."""
+    """Send requests at a fixed rate, and record the server's memory every 30 seconds."""
     memory, errors, sent = [], 0, 0
     client = await connect(port)
     begin = time.perf_counter()
@@ -190,7 +189,7 @@ async def soak(port: int, requests: list[bytes], rate: float, seconds: float, pi
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used in all its threads. Linux only."""
+    """CPU time of a process with all its threads. Linux only."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -203,7 +202,7 @@ def resident_mib(pid: int) -> float:
 
 @contextlib.contextmanager
 def running(command: list[str]) -> Iterator[tuple[int, int]]:
-    """Run a server that prints its address; its port and its process."""
+    """Run a server that prints its address; yields its port and PID."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -220,38 +219,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="an exported artefact")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=5.0, help="per measurement [%(default)s]")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="measurements, of which the median [%(default)s]"
+        "--rounds", type=int, default=3, help="measurements to take the median of [%(default)s]"
     )
-    parser.add_argument("--soak", type=float, metavar="SECONDS", help="send at a fixed rate for so long")
+    parser.add_argument("--soak", type=float, metavar="SECONDS", help="send at a fixed rate for this time")
     parser.add_argument(
-        "--rate", type=float, default=20.0, help="requests a second of the soak [%(default)s]"
+        "--rate", type=float, default=20.0, help="requests per second of --soak [%(default)s]"
     )
-    asked = parser.parse_args()
+    options = parser.parse_args()
     draw = np.random.default_rng(0)
     pngs = [encode_png(image) for image in draw.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)]
     requests = requests_for(pngs)
-    ours = [sys.executable, "-m", "cifar_trainer", "serve", "--model", str(asked.model), "--port", "0"]
-    if asked.soak:
+    ours = [sys.executable, "-m", "cifar_trainer", "serve", "--model", str(options.model), "--port", "0"]
+    if options.soak:
         with running(ours) as (port, pid):
-            print(json.dumps(asyncio.run(soak(port, requests, asked.rate, asked.soak, pid))))
+            print(json.dumps(asyncio.run(soak(port, requests, options.rate, options.soak, pid))))
         return
     one_each = ["--max-batch-size", "1", "--max-enqueued-batches", "1024"]
-    unbatched = [sys.executable, "-c", UNBATCHED, str(asked.model)]
+    unbatched = [sys.executable, "-c", UNBATCHED, str(options.model)]
     with contextlib.ExitStack() as stack:
         servers = {
             name: stack.enter_context(running(command))
             for name, command in (("serve", ours), ("one_each", ours + one_each), ("unbatched", unbatched))
         }
-        result: dict[str, Any] = {"model": str(asked.model), "in_process": in_process(asked.model, pngs, 2.0)}
-        for clients in asked.clients:
+        result: dict[str, Any] = {
+            "model": str(options.model),
+            "in_process": in_process(options.model, pngs, 2.0),
+        }
+        for clients in options.clients:
             rounds = [
                 {
-                    name: asyncio.run(closed_loop(*server, requests, clients, asked.seconds))
+                    name: asyncio.run(closed_loop(*server, requests, clients, options.seconds))
                     for name, server in servers.items()
                 }
-                for _ in range(asked.rounds)
+                for _ in range(options.rounds)
             ]
             result[f"{clients} clients"] = {
                 name: {key: float(np.median([each[name][key] for each in rounds])) for key in rounds[0][name]}

@@ -1,11 +1,11 @@
-"""How long `fast94` takes to its accuracy: whole trainings in one process, compiled once before the clock.
+"""Time to accuracy of `fast94`: complete trainings in one process, compiled once before the clock starts.
 
     python benchmarks/time_to_94.py --runs 25      # with an NVIDIA GPU, and CIFAR-10 in data/
 
-The clock of a run covers what airbench94's covers: the whitening layer, every training step, and the
-classification of the test images in six views. It does not cover TensorFlow's start, tracing and compiling
-(one run of no steps before), or placing the images on the device. Each run has other first weights and
-another order; augmentation draws the same numbers in each, for other images.
+As in airbench94, the time of a run includes the whitening layer, every training step, and the
+classification of the test images in six views. It excludes TensorFlow's start, tracing and compiling,
+and copying the images to the device. Runs differ in initial weights and order; augmentation draws the
+same numbers in each run, but for other images.
 """
 
 import argparse
@@ -19,18 +19,18 @@ import numpy as np
 
 
 def main() -> None:
-    """Train as often as asked, and print each run and the summary."""
+    """Train, and print each run and a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--recipe", default="fast94")
-    parser.add_argument("--epochs", type=int, help="the recipe's, if left out")
-    parser.add_argument("--batch-size", type=int, help="the recipe's, if left out")
+    parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument("--batch-size", type=int, help="default: the recipe's")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"))
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--images", type=int, help="of the training and of the test set; all, if left out")
-    parser.add_argument("--output", type=Path, help="keep the figures as JSON, written after each run")
+    parser.add_argument("--images", type=int, help="size of the training and the test set; default: all")
+    parser.add_argument("--output", type=Path, help="save the results as JSON after each run")
     options = parser.parse_args()
 
     from cifar_trainer import devices
@@ -59,10 +59,10 @@ def main() -> None:
     )
     test, labels = (array[: options.images] for array in (dataset.test.images, dataset.test.labels))
     predictor = LogitsFunction(loop.model, recipe.predict)
-    began = time.perf_counter()
+    start = time.perf_counter()
     loop.compile()
     predictor(test)
-    compiled = time.perf_counter() - began
+    compiled = time.perf_counter() - start
     about = {
         "device": device.description, "recipe": recipe.name, "precision": config.precision,
         "epochs": config.epochs, "batch_size": config.batch_size, "compile_seconds": compiled,
@@ -91,7 +91,7 @@ def run(
     config: Any,
     seed: int,
 ) -> dict[str, Any]:
-    """One training from new weights on: its seed, seconds and accuracy."""
+    """Train once from new weights; returns seed, seconds and accuracy."""
     import keras
 
     from cifar_trainer.training.assembly import build_model
@@ -103,15 +103,15 @@ def run(
     for variable in loop.optimizer.variables:
         if "learning_rate" not in variable.path:
             variable.assign(np.zeros(variable.shape, variable.dtype))
-    began = time.perf_counter()
+    start = time.perf_counter()
     if recipe.initialize is not None:
         recipe.initialize(loop.model, images)
     for epoch in range(config.epochs):
         loop.set_order(epoch_order(seed, epoch, loop.count))
-        for start in range(0, loop.steps, MAX_CHUNK):
-            loop.run(start, min(MAX_CHUNK, loop.steps - start), epoch * loop.steps + start)
+        for step in range(0, loop.steps, MAX_CHUNK):
+            loop.run(step, min(MAX_CHUNK, loop.steps - step), epoch * loop.steps + step)
     logits = predictor(test)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return {"seed": seed, "seconds": seconds, "accuracy": accuracy}
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # TensorFlow's CNN tutorial on the command line; listing.py does the same in Python.
-#   bash examples/command_line.sh [--limit 2000 ...]    (options are passed to train)
+#   bash examples/command_line.sh [--limit 2000 ...]    (passes the options to train)
 set -euo pipefail
 
 run=${RUN_DIR:-runs/command-line}

@@ -3,9 +3,9 @@
     cifar-trainer prepare
     python examples/listing.py --data-dir data
 
-The tutorial is "Convolutional Neural Network (CNN)". Only the first lines differ: the
-tutorial downloads the data, this reads what `cifar-trainer prepare` wrote; and the seconds
-of each epoch are printed. `cifar-trainer train --epochs 10` does the same.
+The tutorial is "Convolutional Neural Network (CNN)". There are two differences: this script
+reads the data that `cifar-trainer prepare` wrote, and it prints the seconds of each epoch.
+`cifar-trainer train --epochs 10` does the same.
 """
 
 import argparse
@@ -34,13 +34,13 @@ train_images, test_images = train_images / 255.0, test_images / 255.0
 
 
 class Clock(tf.keras.callbacks.Callback):
-    """Prints the seconds of each epoch; Keras itself prints whole ones."""
+    """Prints the seconds of each epoch, which Keras rounds to whole ones."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.perf_counter()
+        self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        print(f"epoch seconds: {time.perf_counter() - self.began:.3f}")
+        print(f"epoch seconds: {time.perf_counter() - self.start:.3f}")
 
 
 model = models.Sequential()

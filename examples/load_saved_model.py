@@ -2,8 +2,8 @@
 
     python load_saved_model.py runs/RUN/export/saved_model photo.png
 
-`serving_default` takes pixels, which this script reads with Pillow; `serving_bytes` takes
-the bytes of a PNG or JPEG file and does the rest itself.
+`serving_default` takes pixels, which this script reads with Pillow. `serving_bytes` takes
+the bytes of a PNG or JPEG file, and decodes and resizes it.
 """
 
 import json
@@ -17,15 +17,15 @@ from PIL import Image, ImageOps
 
 
 def read_image(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
-    """An image file as uint8 [1, H, W, C], prepared as the training images were. The model scales it."""
+    """Read an image as uint8 [1, H, W, C], preprocessed like the training images. The model scales it."""
     height, width, channels = preprocessing["image_shape"]
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255.
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 255.
         shift = (preprocessing["grey_bits"] or 16) - 8
         image = Image.fromarray((np.asarray(image) >> shift).clip(0, 255).astype(np.uint8))
     image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")  # Behind transparent parts.
+    white = Image.new("RGBA", image.size, "white")  # Shows through transparent parts.
     image = Image.alpha_composite(white, image).convert("RGB" if channels == 3 else "L")
     size, smooth = (width, height), Image.Resampling.BILINEAR
     match preprocessing["resize"]:

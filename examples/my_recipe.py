@@ -1,9 +1,9 @@
-"""A recipe of one's own: a wider network, trained with SGD and flipped images.
+"""A custom recipe: a wider network, trained with SGD and flipped images.
 
     cifar-trainer recipes --show examples/my_recipe.py --plot augmented.png
     cifar-trainer train --recipe examples/my_recipe.py --epochs 2
 
-The file is run, and copied into the run's folder.
+cifar-trainer runs this file, and copies it into the run's folder.
 """
 
 import keras

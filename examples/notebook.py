@@ -1,16 +1,16 @@
 # %% [markdown]
 # # cifar-trainer from a notebook
 #
-# Open this file in VS Code, PyCharm or Spyder, or in Jupyter through Jupytext: each `# %%` starts a cell.
-# Each command has a function of the same name, with arguments named as the options.
+# Open this file in VS Code, PyCharm or Spyder, or with Jupytext in Jupyter: each `# %%` starts a cell.
+# Each command has a function of the same name, whose arguments are named like the options.
 
 # %%
 import os
 
 import cifar_trainer
 
-# A quick look at the built-in synthetic images.
-# For the real thing: DATASET = "cifar10", LIMIT = None, EPOCHS = 10.
+# A quick look with the built-in synthetic images.
+# For real training: DATASET = "cifar10", LIMIT = None, EPOCHS = 10.
 DATASET = os.environ.get("DATASET", "synthetic")
 DATA_DIR = os.environ.get("CIFAR_TRAINER_DATA", "data")
 LIMIT, EPOCHS = 640, 1

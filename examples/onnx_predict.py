@@ -16,15 +16,15 @@ from PIL import Image, ImageOps
 
 
 def read_image(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
-    """An image file as uint8 [1, H, W, C], prepared as the training images were. The model scales it."""
+    """Read an image as uint8 [1, H, W, C], preprocessed like the training images. The model scales it."""
     height, width, channels = preprocessing["image_shape"]
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255.
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 255.
         shift = (preprocessing["grey_bits"] or 16) - 8
         image = Image.fromarray((np.asarray(image) >> shift).clip(0, 255).astype(np.uint8))
     image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")  # Behind transparent parts.
+    white = Image.new("RGBA", image.size, "white")  # Shows through transparent parts.
     image = Image.alpha_composite(white, image).convert("RGB" if channels == 3 else "L")
     size, smooth = (width, height), Image.Resampling.BILINEAR
     match preprocessing["resize"]:
@@ -38,15 +38,15 @@ def read_image(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
 
 
 def main(model: str, *images: str) -> None:
-    """Print the three likeliest classes of each image."""
+    """Print the three most likely classes of each image."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    # The class names and the preprocessing are JSON in the model's metadata.
+    # The model's metadata holds the class names and the preprocessing as JSON.
     metadata = session.get_modelmeta().custom_metadata_map
     names, preprocessing = json.loads(metadata["classes"]), json.loads(metadata["preprocessing"])
     for path in images:
         (batch,) = session.run(["probabilities"], {"images": read_image(path, preprocessing)})
-        likeliest = np.argsort(-batch[0])[:3]
-        print(f"{path}: " + ", ".join(f"{names[i]} {batch[0, i]:.1%}" for i in likeliest))
+        top = np.argsort(-batch[0])[:3]
+        print(f"{path}: " + ", ".join(f"{names[i]} {batch[0, i]:.1%}" for i in top))
 
 
 if __name__ == "__main__":

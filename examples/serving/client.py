@@ -1,10 +1,10 @@
-"""Classify images by TensorFlow Serving, over REST or, with --grpc, over gRPC.
+"""Classify images with TensorFlow Serving, over REST or, with --grpc, over gRPC.
 
     python client.py photo.png photo2.jpg
     python client.py photo.png --grpc localhost:8500
 
-Each file is sent as it is, PNG or JPEG of any size: the model's signature `serving_bytes`
-decodes, resizes and scales it. REST needs only Python; gRPC needs
+The client sends PNG and JPEG files of any size unchanged: the model's signature
+`serving_bytes` decodes, resizes and scales them. REST needs only Python; gRPC needs
 `pip install grpcio tensorflow-serving-api`.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 SIGNATURE = "serving_bytes"
 SECONDS = 30.0
 
-#: A class's name and its probability.
+#: Class name and probability.
 Guess = tuple[str, float]
 
 
@@ -40,7 +40,7 @@ def ask_rest(url: str, model: str, images: list[bytes]) -> list[Guess]:
         request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
             predictions = json.load(response)["predictions"]
-        return [(each["class_name"], max(each["probabilities"])) for each in predictions]
+        return [(answer["class_name"], max(answer["probabilities"])) for answer in predictions]
     except urllib.error.HTTPError as error:
         content = error.read()
         try:
@@ -56,8 +56,8 @@ def ask_rest(url: str, model: str, images: list[bytes]) -> list[Guess]:
 
 def ask_grpc(address: str, model: str, images: list[bytes]) -> list[Guess]:
     """Call PredictionService/Predict."""
-    # The messages of tensorflow-serving-api import TensorFlow's, and with them all of TensorFlow: 8 s and a
-    # log on stderr. A package `tensorflow` that is found but not run has the messages too.
+    # The messages of tensorflow-serving-api import all of TensorFlow, which takes 8 s and logs on stderr.
+    # Registering the package without running it makes its messages available, too.
     try:
         if "tensorflow" not in sys.modules and (spec := importlib.util.find_spec("tensorflow")):
             sys.modules["tensorflow"] = importlib.util.module_from_spec(spec)
@@ -83,33 +83,33 @@ def ask_grpc(address: str, model: str, images: list[bytes]) -> list[Guess]:
         except grpc.RpcError as error:
             raise NoAnswerError(f"{address} answered {error.code().name}: {error.details()}") from error
     names = [name.decode("utf-8") for name in outputs["class_name"].string_val]
-    shares = floats(outputs["probabilities"])
-    classes = len(shares) // len(images)
-    return [(name, max(shares[i * classes : (i + 1) * classes])) for i, name in enumerate(names)]
+    probabilities = floats(outputs["probabilities"])
+    classes = len(probabilities) // len(images)
+    return [(name, max(probabilities[i * classes : (i + 1) * classes])) for i, name in enumerate(names)]
 
 
 def floats(tensor: Any) -> list[float]:
-    """A TensorProto's float32 values, row by row; they are in a list, or packed, least byte first."""
+    """A TensorProto's float32 values in row order; stored as a list, or as little-endian bytes."""
     content = tensor.tensor_content
     return list(tensor.float_val) or list(struct.unpack(f"<{len(content) // 4}f", content))
 
 
 def main() -> int:
-    """Print a line for each image; return 1 if a file cannot be read or there is no answer."""
-    parser = argparse.ArgumentParser(description="Classify images by TensorFlow Serving.")
+    """Print one line per image; return 1 if a file cannot be read or the server does not answer."""
+    parser = argparse.ArgumentParser(description="Classify images with TensorFlow Serving.")
     parser.add_argument("images", nargs="+", type=Path, help="PNG or JPEG files of any size")
     parser.add_argument("--url", default="http://localhost:8501", help="REST address [%(default)s]")
     parser.add_argument("--grpc", metavar="HOST:PORT", help="use gRPC at this address")
     parser.add_argument("--model", default="cifar10", help="the server's MODEL_NAME [%(default)s]")
-    asked = parser.parse_args()
-    ask, address = (ask_grpc, asked.grpc) if asked.grpc else (ask_rest, asked.url)
+    options = parser.parse_args()
+    ask, address = (ask_grpc, options.grpc) if options.grpc else (ask_rest, options.url)
     try:
-        guesses = ask(address, asked.model, [path.read_bytes() for path in asked.images])
+        guesses = ask(address, options.model, [path.read_bytes() for path in options.images])
     except (OSError, NoAnswerError) as error:
         print("Error: " + " ".join(str(error).split()), file=sys.stderr)
         return 1
-    for path, (name, share) in zip(asked.images, guesses, strict=True):
-        print(f"{path}: {name} {share:.1%}")
+    for path, (name, probability) in zip(options.images, guesses, strict=True):
+        print(f"{path}: {name} {probability:.1%}")
     return 0
 
 
