@@ -91,7 +91,7 @@ def test_the_data_are_called_what_their_record_proves(data: Data, said: str) -> 
 
 def test_a_published_data_set_from_its_archive_is_not_called_unknown() -> None:
     text = card(data=Data("svhn", "SVHN", True, "", "", "archive"))
-    assert "not proved" not in text
+    assert "not verified" not in text
     assert "not known" not in text
 
 

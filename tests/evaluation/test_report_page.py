@@ -92,7 +92,7 @@ def test_genuine_images_are_never_called_other_than_published(
     """Verified ones get no warning, and of the others only what is known is said."""
     page = text_of(render(**settings))
     assert "not the images of a published data set" not in page
-    assert ("not proved" in page) == ("verified" not in settings)
+    assert ("not verified" in page) == ("verified" not in settings)
 
 
 @pytest.mark.parametrize(
