@@ -96,7 +96,7 @@ def format_report(report: "PreparedReport", *, checked: bool) -> str:
     name = report.title[0].upper() + report.title[1:]
     lines = [f"{name}: {state} in {report.folder}"]
     lines += [f"  {label:<9} {text}" for label, text in rows if text is not None]
-    return "\n".join([*lines, f"Next: {_next_command(report)}"])
+    return "\n".join([*lines, f"next: {_next_command(report)}"])
 
 
 def _format_proof(record: "Record") -> str:
