@@ -1,8 +1,8 @@
 """The compiled training loop: many steps per call, on images that stay on the device.
 
-A call of `StepLoop.run` is one call into TensorFlow: gather a batch by index, augment it, forward, backward,
-update, and repeat. Nothing returns to Python or to the host's memory between two steps. It computes what
-`Model.train_on_batch` computes, step by step; tests/training/test_loop.py checks that.
+`StepLoop.run` makes one call into TensorFlow: gather a batch by index, augment it, forward, backward, update,
+and repeat. Nothing returns to Python or host memory between steps. Each step computes the same as
+`Model.train_on_batch`; tests/training/test_loop.py verifies this.
 """
 
 import dataclasses
@@ -19,23 +19,23 @@ from cifar_trainer.recipes.optimizers import StatisticsAverage
 from cifar_trainer.training.distributed import SINGLE, Replicas, Shard
 from cifar_trainer.training.layers import KernelVariants, replaced_layers, summed_loss
 
-#: Distinguish the independent streams of random numbers of one seed.
+#: Separate a seed's independent streams of random numbers.
 _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of `count` images in an epoch (0-based), as int64 [count]."""
+    """The order of `count` images in an epoch (0-based): int64 [count]."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _ORDER, epoch])))
     return generator.permutation(count)
 
 
 def layer_seeds(seed: int, count: int) -> np.ndarray:
-    """A seed for each of `count` random layers, as uint32 [count]; the step is their counter."""
+    """A seed for each of `count` random layers: uint32 [count]; the step is their counter."""
     return np.random.SeedSequence([seed, _LAYERS]).generate_state(count, np.uint32)
 
 
 def augmentation_seed(seed: int) -> int:
-    """The first word of the seed of augmentation, a non-negative int32; the step is the second."""
+    """The first word of the augmentation seed, a non-negative int32; the step is the second word."""
     return int(np.random.SeedSequence([seed, _AUGMENT]).generate_state(1, np.uint32)[0] >> 1)
 
 
@@ -44,8 +44,8 @@ class Streams:
     """The random streams of one seed.
 
     Attributes:
-        order: of the images in this epoch, int64 [N] or longer.
-        augmentation: the first word of the seed of augmentation, an int32 scalar.
+        order: the order of the images in this epoch, int64 [N] or longer.
+        augmentation: the first word of the augmentation seed, an int32 scalar.
         layers: a seed for each random layer, int64 [layers].
     """
 
@@ -54,21 +54,21 @@ class Streams:
     layers: tf.Tensor
 
 
-#: The most steps per call; the length of the buffers of losses.
+#: Maximum number of steps per call, and length of the loss buffers.
 MAX_CHUNK = 1024
-#: Steps between two checks of the losses if XLA compiles the loop.
+#: Steps between checks for finite losses if XLA compiles the loop.
 BLOCK = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chunk:
-    """The figures of consecutive steps.
+    """The results of consecutive steps.
 
     Attributes:
-        losses: float32 [steps], the mean loss of each batch. If a loss, or a weight after a step, is not
-            finite, that step is the last one.
-        correct: int32 [steps], the images of each batch that were classified correctly.
-        finite: whether all losses are finite, and all weights after the last step.
+        losses: float32 [steps], the mean loss of each batch. Ends with the first step whose loss, or whose
+            weights, are not finite.
+        correct: int32 [steps], the number of correctly classified images in each batch.
+        finite: whether all losses, and all weights after the last step, are finite.
     """
 
     losses: np.ndarray
@@ -77,28 +77,28 @@ class Chunk:
 
 
 class StepLoop:
-    """Runs training steps of a model over images that it places on the device.
+    """Runs training steps of a model on images that it places on the device.
 
     Args:
-        recipe: gives the loss, the augmentation and `after_step`.
-        model: uint8 [B, H, W, C] to float32 logits [B, classes].
-        optimizer: built on the model's trainable variables.
+        recipe: provides the loss, the augmentation and `after_step`.
+        model: maps uint8 [B, H, W, C] to float32 logits [B, classes].
+        optimizer: built for the model's trainable variables.
         images: uint8 [N, H, W, C].
         labels: uint8 [N].
-        batch_size: images per step, at most N; an epoch's last step takes the rest.
-        seed: the run's seed, for augmentation and for layers that draw.
+        batch_size: images per step, at most N; an epoch's last step has the rest.
+        seed: the run's seed, for augmentation and random layers.
         xla: whether XLA compiles the loop.
         shards: parts of a batch that run in parallel; their gradients are added. Only `splittable` recipes
             can be split.
-        variants: which operations compute the layers.
+        variants: the operations that compute the layers.
         statistics: the moving average of the network's statistics, if the optimizer averages the weights.
-        class_weights: the factor of an image's loss, by label, float [classes]; None is 1.
-        replicas: the processes that compute a batch together; each has all images in the same order.
+        class_weights: factor of an image's loss, by label, float [classes]; None is 1 for all.
+        replicas: the processes that compute each batch together; each has all images in the same order.
 
     Attributes:
-        model, optimizer, statistics, xla: as given.
-        streams: the random streams of its seed.
-        count: training images, N.
+        model, optimizer, statistics, xla: the arguments.
+        streams: the random streams of the seed.
+        count: number of training images, N.
         batch_size: images per step.
         steps: steps per epoch.
     """
@@ -132,15 +132,15 @@ class StepLoop:
         self._replicas = replicas
         self._variants = variants
         self.xla = xla
-        # Fill the last batch with images of weight 0, so that XLA compiles one program less. If images of a
-        # batch affect each other, the last batch needs a program of its own.
+        # Pad the last batch with images of weight 0, so that XLA compiles only one program. That is wrong if
+        # the images of a batch affect each other.
         self._masked = xla and recipe.splittable and self.count % batch_size != 0
         self._images = tf.constant(images)
         self._labels = tf.constant(labels)
-        # int64: TensorFlow keeps int32 variables in the host's memory, which a loop that XLA has compiled
-        # for a GPU cannot read.
-        places = self.steps * batch_size if self._masked else self.count
-        self._order = tf.Variable(tf.zeros([places], tf.int64), trainable=False)
+        # int64: TensorFlow keeps int32 variables in host memory, which a loop compiled by XLA for a GPU
+        # cannot read.
+        length = self.steps * batch_size if self._masked else self.count
+        self._order = tf.Variable(tf.zeros([length], tf.int64), trainable=False)
         self._seed_states = seed_states(model)
         layers = layer_seeds(seed, len(self._seed_states))
         self.streams = Streams(
@@ -150,14 +150,14 @@ class StepLoop:
         self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
 
     def compile(self) -> None:
-        """Trace and compile everything that an epoch runs, by running no steps."""
+        """Trace and compile everything that an epoch needs, without running a step."""
         for batch in {self.batch_size, self.last_batch}:
             self._call(0, 0, 0, batch)
 
     def lowered(self, count: int) -> bytes:
-        """The HLO of `count` full steps that TensorFlow gives to XLA, a serialized HloModuleProto.
+        """The HLO of `count` full steps, as a serialized HloModuleProto. Runs nothing.
 
-        The text that TensorFlow prints lacks the values of larger constants. Runs nothing.
+        TensorFlow's text form omits the values of large constants.
         """
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size)
         serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
@@ -168,18 +168,18 @@ class StepLoop:
         self._order.assign(np.pad(order, (0, self._order.shape[0] - self.count)))
 
     def batch_sizes(self, start: int, count: int) -> np.ndarray:
-        """The number of images in each of `count` steps from `start`, as int64 [count]."""
+        """The number of images in each of `count` steps from `start`: int64 [count]."""
         first = np.arange(start, start + count) * self.batch_size
         return np.minimum(first + self.batch_size, self.count) - first
 
     def run(self, start: int, count: int, global_start: int, members: Sequence[int] = (0,)) -> list[Chunk]:
-        """Run `count` steps of the epoch from step `start` (0-based) on.
+        """Run `count` steps of the epoch, starting at step `start` (0-based).
 
         Args:
-            start: the first step within the epoch.
-            count: how many, at most MAX_CHUNK; start + count is at most `self.steps`.
-            global_start: steps of the whole run before the first of these.
-            members: as for `StackedLoop.run`; there is one.
+            start: the first step, within the epoch.
+            count: number of steps, at most MAX_CHUNK; start + count is at most `self.steps`.
+            global_start: global step of the first step.
+            members: as for `StackedLoop.run`; always a single one.
 
         Returns:
             One chunk.
@@ -192,14 +192,14 @@ class StepLoop:
         chunk = self._run_chunk(start, count, global_start)
         if chunk.finite or not np.isfinite(chunk.losses).all():
             return chunk
-        # A weight is not finite though every loss is: some processors' ReLU turns NaN into 0. Checking the
-        # weights after each step would cost some per cent, so the chunk is repeated step by step.
+        # A weight is not finite, but every loss is: on some processors, ReLU turns NaN into 0. Checking the
+        # weights after every step would be slower, so repeat this chunk step by step.
         for variable, value in zip(state, before, strict=True):
             variable.assign(value)
         return self._run_to_first_fault(start, count, global_start) or chunk
 
     def _run_to_first_fault(self, start: int, count: int, global_start: int) -> Chunk | None:
-        """Run step by step; None if every weight stays finite this time, as may happen on a GPU."""
+        """Run step by step until a fault; None if there is none this time, which can happen on a GPU."""
         parts: list[Chunk] = []
         while len(parts) < count:
             parts.append(self._run_chunk(start + len(parts), 1, global_start + len(parts)))
@@ -209,7 +209,7 @@ class StepLoop:
 
     @property
     def last_batch(self) -> int:
-        """The size of an epoch's last batch, filled up or not."""
+        """The size of an epoch's last batch, including padding."""
         return self.batch_size if self._masked else self.count - (self.steps - 1) * self.batch_size
 
     def _run_chunk(self, start: int, count: int, global_start: int) -> Chunk:
@@ -220,10 +220,10 @@ class StepLoop:
         return joined(parts)
 
     def calls(self, start: int, count: int) -> list[tuple[int, int, int]]:
-        """The calls that run these steps of an epoch: first step, number of steps, images per step."""
-        whole = count if self._masked else min(count, self.count // self.batch_size - start)
-        found = [(start, whole, self.batch_size)] if whole > 0 else []
-        return found if whole == count else [*found, (start + whole, 1, self.last_batch)]
+        """The calls that run these steps: first step, number of steps, images per step."""
+        full = count if self._masked else min(count, self.count // self.batch_size - start)
+        calls = [(start, full, self.batch_size)] if full > 0 else []
+        return calls if full == count else [*calls, (start + full, 1, self.last_batch)]
 
     def _call(self, start: int, count: int, global_start: int, batch: int) -> Chunk:
         losses, correct, finite = self._run(
@@ -245,8 +245,7 @@ class StepLoop:
             return i + 1, tf.math.is_finite(loss), losses, correct
 
         def block(i: tf.Tensor, finite: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> State:
-            # A constant number of steps without a check of the losses, for which a GPU would wait for the
-            # host at each step.
+            # A constant number of steps without checking the losses: the check makes a GPU wait for the host.
             _, i, _, losses, correct = tf.while_loop(
                 lambda done, *_: done < BLOCK,
                 lambda done, *state: (done + 1, *one(*state)),
@@ -256,7 +255,7 @@ class StepLoop:
             return i, tf.reduce_all(tf.math.is_finite(losses)), losses, correct
 
         def repeat(body: Any, steps: int, state: State) -> State:
-            # One step at a time, since the next reads the weights that this one writes.
+            # One step at a time: each step reads the weights that the previous one wrote.
             done: State = tf.while_loop(
                 lambda i, finite, *_: tf.logical_and(i + steps <= count, finite),
                 body,
@@ -276,14 +275,14 @@ class StepLoop:
     def step(
         self, step: tf.Tensor, global_step: tf.Tensor, batch: int, streams: Streams
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step, traced: the mean loss of its batch, and how many images were classified correctly.
+        """Trace one step; returns the batch's mean loss and its number of correctly classified images.
 
         Args:
-            step, global_step: within the epoch and within the run, int32 scalars.
-            batch: images, with those that fill the batch up.
-            streams: the random streams of this seed.
+            step, global_step: the step within the epoch and within the run, int32 scalars.
+            batch: number of images, including padding.
+            streams: the seed's random streams.
         """
-        # Not a slice: XLA would treat its start as a constant, and compile again at each call.
+        # Not a slice: XLA would treat its start as a constant and compile again for each call.
         indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
         images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
         if self._recipe.augment is not None:
@@ -323,14 +322,14 @@ class StepLoop:
         return loss, right
 
     def _weights(self, step: tf.Tensor, batch: int) -> tuple[tf.Tensor | None, Any]:
-        """The weight of each image of a batch, float32 [B] or None if all are 1; and their sum."""
+        """The weight of each image in a batch, float32 [B] or None if all are 1; and their sum."""
         if not self._masked:
             return None, batch
         weights = tf.cast(tf.range(batch) + step * self.batch_size < self.count, tf.float32)
         return weights, tf.reduce_sum(weights)
 
     def _weighted(self, labels: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor | None:
-        """The weights of these images, float32 [B] or None, multiplied by those of their classes."""
+        """These images' weights multiplied by their classes' weights: float32 [B], or None if all are 1."""
         if self._class_weights is None:
             return weights
         by_class = tf.gather(self._class_weights, tf.cast(labels, tf.int32))
@@ -342,18 +341,18 @@ class StepLoop:
         """The contribution of some images to their batch's loss, correct images and gradients.
 
         Args:
-            images, labels: of these images.
-            weights: of these images, float32, or None if all are 1.
-            size: of the whole batch, without images of weight 0.
-            share: these images' fraction of the batch.
+            images, labels: some images of the batch.
+            weights: their weights, float32, or None if all are 1.
+            size: size of the whole batch, without padding.
+            share: these images' share of the batch.
         """
         variables = [variable.value for variable in self.model.trainable_variables]
         with tf.GradientTape() as tape:
-            # If seeds are stacked, these are tensors, which the tape does not watch by itself.
+            # If seeds are stacked, these are tensors, which the tape does not watch automatically.
             tape.watch(variables)
             logits = self.model(images, training=True)
             loss = self._loss(labels, logits, self._weighted(labels, weights)) / size
-            # A layer's loss is about all weights, or a mean over its images.
+            # A layer's loss concerns the weights, or is a mean over the images.
             for added in self.model.losses:
                 loss += added * share
             scaled = self.optimizer.scale_loss(loss)
@@ -366,9 +365,10 @@ class StepLoop:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """The weight of each class, float64 [classes]: N / (K times its images), so that the images' mean is 1.
+    """The weight of each class, float64 [classes]: N / (K × its images), so that an image's mean weight is 1.
 
-    scikit-learn's `balanced` (King & Zeng 2001). A class without images has weight 0, and K leaves it out.
+    As scikit-learn's `balanced` (King & Zeng 2001). Classes without images have weight 0 and are not counted
+    in K.
     """
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0
@@ -378,14 +378,14 @@ def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def chunk_of(losses: np.ndarray, correct: np.ndarray, finite: bool) -> Chunk:
-    """The chunk of these steps, up to the first loss that is not finite."""
+    """A chunk of these steps, up to the first loss that is not finite."""
     faults = np.flatnonzero(~np.isfinite(losses))
     steps = int(faults[0]) + 1 if len(faults) else len(losses)
     return Chunk(losses[:steps], correct[:steps], finite)
 
 
 def joined(parts: list[Chunk]) -> Chunk:
-    """Consecutive chunks as one."""
+    """Join consecutive chunks."""
     return Chunk(
         losses=np.concatenate([part.losses for part in parts]),
         correct=np.concatenate([part.correct for part in parts]),
@@ -394,7 +394,7 @@ def joined(parts: list[Chunk]) -> Chunk:
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:
-    """The state of each random layer, [2] as (seed, counter). Keras does not count them as weights."""
+    """The state of each random layer, [2]: seed and counter. Keras does not count states as weights."""
     weights = {id(variable) for variable in model.weights}
     return [
         variable

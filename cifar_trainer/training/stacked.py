@@ -1,9 +1,9 @@
 """Several seeds in one program: a step of all seeds needs as many kernel launches as a step of one.
 
-A small network leaves a GPU idle most of the time. Here each operation of a step has a leading axis of seeds:
-`tf.vectorized_map` turns the step of one seed into a step of all. The seeds' models and optimizers stay
-ordinary: a call stacks their variables, runs its steps, and writes the variables back, so that everything
-between two calls (validation, checkpoints, a schedule's plateau) is that of a single run.
+A small network leaves a GPU idle most of the time. Here, each operation has a leading axis of seeds:
+`tf.vectorized_map` turns the step of one seed into a step of all seeds. Models and optimizers are unchanged:
+a call stacks their variables, runs its steps, and writes the variables back, so everything between calls
+(validation, checkpoints, the plateau schedule) works as in a single run.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from cifar_trainer.training.loop import (
 )
 
 #: Random operations that TensorFlow cannot vectorize.
-_DRAWING = (
+_RANDOM_OPERATIONS = (
     "StatelessRandomGetKeyCounter",
     "StatelessRandomUniformV2",
     "StatelessRandomUniformIntV2",
@@ -38,12 +38,12 @@ _DRAWING = (
 
 
 class StackedLoop:
-    """Runs the same steps of several loops that differ in their seeds only.
+    """Runs the same steps of several loops that differ only in their seeds.
 
     Args:
-        loops: of the seeds, over the same images. The first one's recipe and kernel variants apply to all.
-        width: seeds that the program computes, at least as many as `loops`; the rest repeat the first. So
-            a group of which some runs have ended keeps its program, and its bits.
+        loops: one for each seed, over the same images. All use the first one's recipe and kernel variants.
+        width: number of seeds that the program computes, at least `len(loops)`; extra ones repeat the first.
+            So a group keeps its program, and its exact results, after some of its runs have ended.
     """
 
     def __init__(self, loops: Sequence[StepLoop], width: int) -> None:
@@ -55,14 +55,14 @@ class StackedLoop:
         )
 
     def compile(self) -> None:
-        """Trace and compile everything that an epoch runs, by running no steps."""
+        """Trace and compile everything that an epoch needs, without running a step."""
         for batch in {self._first.batch_size, self._first.last_batch}:
             self._call(0, 0, 0, batch)
 
     def lowered(self, count: int) -> bytes:
-        """The HLO of `count` full steps that TensorFlow gives to XLA, a serialized HloModuleProto.
+        """The HLO of `count` full steps, as a serialized HloModuleProto. Runs nothing.
 
-        The text that TensorFlow prints lacks the values of larger constants. Runs nothing.
+        TensorFlow's text form omits the values of large constants.
         """
         arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self._first.batch_size)
         serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
@@ -73,7 +73,7 @@ class StackedLoop:
 
         Args:
             start, count, global_start: as for `StepLoop.run`.
-            members: indices of the loops whose runs are still training; the others' state is meaningless.
+            members: indices of the loops whose runs are still training; the state of the others is ignored.
 
         Returns:
             A chunk for each member.
@@ -86,7 +86,7 @@ class StackedLoop:
                     continue
                 chunk = chunks[i]
                 if not chunk.finite:
-                    # Its state is that from before the call. Find the faulty step as a single run does.
+                    # Its state is that before the call. Find the faulty step as in a single run.
                     (chunk,) = self._loops[i].run(first, steps, global_start + first - start)
                 of_member.append(chunk)
         return [joined(of_member) for of_member in parts.values()]
@@ -151,7 +151,7 @@ class StackedLoop:
         streams: tuple[tf.Tensor, ...],
         values: Sequence[tf.Tensor],
     ) -> Any:
-        """One step of all seeds: losses and correct images, [seeds], and the state after it."""
+        """One step of all seeds: losses and correct images, [seeds], and the new state."""
         variables = _state(self._first)
 
         def of_one(arguments: Any) -> Any:
@@ -171,7 +171,7 @@ def _state(loop: StepLoop) -> list[keras.Variable]:
 
 @contextlib.contextmanager
 def _functional(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Let the optimizer update Keras's variables, not TensorFlow's, so that a stateless scope sees it."""
+    """Make the optimizer update Keras's variables, not TensorFlow's, so that a stateless scope sees it."""
     base = BaseOptimizer
     own = vars(optimizer)
     names = ("assign", "assign_add", "assign_sub", "_apply_weight_decay", "_backend_update_step")
@@ -186,7 +186,7 @@ def _functional(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
 
 
 def _draw_for_each(pfor_input: Any) -> list[Any]:
-    """A random operation, called for each seed."""
+    """Vectorize a random operation by calling it once for each seed."""
     inputs = [pfor_input.input(i) for i in range(pfor_input.num_inputs)]
     count = next(int(value.t.shape[0]) for value in inputs if value.is_stacked)
     parts = [tf.unstack(value.t) if value.is_stacked else [value.t] * count for value in inputs]
@@ -198,5 +198,5 @@ def _draw_for_each(pfor_input: Any) -> list[Any]:
     return [pfor.wrap(tf.stack(outputs), True) for outputs in zip(*drawn, strict=True)]
 
 
-for _name in _DRAWING:
+for _name in _RANDOM_OPERATIONS:
     pfor.RegisterPFor(_name)(_draw_for_each)

@@ -1,4 +1,4 @@
-"""A run's TensorBoard summaries: curves, figures, histograms and hyperparameters, each by a callback."""
+"""Callbacks that write a run's TensorBoard summaries: curves, figures, histograms, hyperparameters."""
 
 import hashlib
 import json
@@ -25,13 +25,14 @@ from cifar_trainer.training.history import METRICS
 
 
 def truncate_events(folder: Path, last_step: int) -> None:
-    """Remove the events below `folder` after step `last_step`.
+    """Remove the events in `folder` after step `last_step`.
 
-    The other events are written to one file, which then replaces the old ones; each once, since a kill in
-    between leaves both. A record that a kill has truncated ends its file, as it does for TensorBoard.
+    Writes the other events to a new file, which then replaces the old ones. Skips duplicates: a kill in
+    between leaves both the new file and the old ones. Like TensorBoard, stops reading a file at a truncated
+    record.
 
     Raises:
-        OSError: the new file cannot be written; the old ones are untouched.
+        OSError: the new file cannot be written; the old files are untouched.
     """
     old = sorted(folder.glob("events.out.tfevents.*"))
     if not old:
@@ -39,14 +40,14 @@ def truncate_events(folder: Path, last_step: int) -> None:
     target = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}.resumed"
     partial = folder / f"{files.PARTIAL_PREFIX}{target.name}"
     try:
-        kept: set[bytes] = set()
+        written: set[bytes] = set()
         with tf.io.TFRecordWriter(os.fsencode(partial)) as writer:
             for path in old:
                 for record in _records(path):
                     digest = hashlib.sha256(record).digest()
-                    if digest not in kept and Event.FromString(record).step <= last_step:
+                    if digest not in written and Event.FromString(record).step <= last_step:
                         writer.write(record)
-                        kept.add(digest)
+                        written.add(digest)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -65,20 +66,20 @@ def _records(path: Path) -> Iterator[bytes]:
 
 #: Training images to show.
 SAMPLE_IMAGES = 25
-#: Errors of writing an event.
+#: Exceptions raised when an event cannot be written.
 WRITE_ERRORS = (OSError, tf.errors.OpError)
 
 
 class EventWriter(keras.callbacks.Callback):
-    """Writes a run's events below `folder`, in `train/` and `validation/`: the metrics and the settings.
+    """Writes a run's metrics and settings to `train/` and `validation/` in `folder`.
 
     Args:
         folder: the run's tensorboard/ folder.
-        config: shown as text and as hyperparameters.
-        description: added to the text, such as the title of the data.
+        config: settings, shown as text and as hyperparameters.
+        description: added to the text, such as the data set's title.
         samples: uint8 [N, H, W, C], training images to show.
-        warn: receives one message if something cannot be written; training then continues without.
-        begun: whether the events before the first epoch exist already.
+        warn: receives one message if events cannot be written; training then continues without them.
+        resumed: whether the events before the first epoch already exist.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class EventWriter(keras.callbacks.Callback):
         samples: np.ndarray,
         *,
         warn: Callable[[str], None],
-        begun: bool,
+        resumed: bool,
     ) -> None:
         super().__init__()
         self._folder = folder
@@ -97,7 +98,7 @@ class EventWriter(keras.callbacks.Callback):
         self._description = description
         self._samples = samples
         self._warn = warn
-        self._begun = begun
+        self._resumed = resumed
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._failed = False
 
@@ -112,23 +113,23 @@ class EventWriter(keras.callbacks.Callback):
         self._attempt(self._close)
 
     def flush(self) -> None:
-        """Hand the events to the operating system; call it before each checkpoint."""
+        """Flush the events to the operating system; call this before each checkpoint."""
         self._attempt(lambda: [writer.flush() for writer in self._writers.values()])
 
     def end_session(self, *, success: bool) -> None:
-        """Write the end of the run, so that HParams shows it as finished or failed."""
+        """Record the end of the run, so that HParams shows it as finished or failed."""
         status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
-        ending = hparams_summary.session_end_pb(status).SerializeToString()
+        event = hparams_summary.session_end_pb(status).SerializeToString()
 
         def write() -> None:
             with _writer(self._folder).as_default() as writer:
-                tf.summary.experimental.write_raw_pb(ending, step=0)
+                tf.summary.experimental.write_raw_pb(event, step=0)
                 writer.close()
 
         self._attempt(write)
 
     def write(self, split: str, write: Callable[[], Any]) -> None:
-        """Call `write`, which writes summaries of `train` or `validation`; warn once if it fails."""
+        """Call `write` to write summaries to `train` or `validation`; warn once if it fails."""
 
         def within() -> None:
             with self._writers[split].as_default():
@@ -137,7 +138,7 @@ class EventWriter(keras.callbacks.Callback):
         self._attempt(within)
 
     def write_figure(self, name: str, image: np.ndarray, step: int) -> None:
-        """Write a figure about the validation images: uint8 [H, W, 3]."""
+        """Write a figure, uint8 [H, W, 3], to `validation`."""
         self.write("validation", lambda: tf.summary.image(f"figures/{name}", image[None], step=step))
 
     def _attempt(self, write: Callable[[], Any]) -> None:
@@ -154,12 +155,12 @@ class EventWriter(keras.callbacks.Callback):
     def _open(self) -> None:
         for split in ("train", "validation"):
             self._writers[split] = _writer(self._folder / split)
-        if not self._begun:
-            self._write_beginning()
+        if not self._resumed:
+            self._write_description()
         self._write_hparams()
         self.flush()
 
-    def _write_beginning(self) -> None:
+    def _write_description(self) -> None:
         settings = {**self._config.to_json(), **self._description, "cifar-trainer": __version__}
         with self._writers["train"].as_default():
             tf.summary.text("settings", _markdown_table(settings), step=0)
@@ -169,7 +170,7 @@ class EventWriter(keras.callbacks.Callback):
             tf.summary.graph(self._forward_graph())
 
     def _write_hparams(self) -> None:
-        # The plugin finds a session's metrics in the folders below the one that holds its hparams.
+        # The plugin looks for a session's metrics in subfolders of the folder with its hparams.
         values = self._hparams()
         with _writer(self._folder).as_default() as writer:
             hp.hparams_config(
@@ -180,7 +181,7 @@ class EventWriter(keras.callbacks.Callback):
                     for name, tag in (("accuracy", "epoch/accuracy"), ("loss", "epoch/loss"))
                 ],
             )
-            # The name of the run, with that of its group.
+            # The run's name, preceded by its group's.
             hp.hparams(values, trial_id="/".join(self._folder.absolute().parts[-3:-1]))
             writer.close()
 
@@ -207,7 +208,7 @@ class EventWriter(keras.callbacks.Callback):
 
 
 def _writer(folder: Path) -> tf.summary.SummaryWriter:
-    # As bytes: TensorFlow accepts UTF-8 texts only, and a folder's name may be anything.
+    # As bytes, because TensorFlow accepts only UTF-8 strings, and a path may be anything.
     return tf.summary.create_file_writer(os.fsencode(folder))
 
 
@@ -216,9 +217,9 @@ def _markdown_table(values: Mapping[str, Any]) -> str:
     return "\n".join(["| setting | value |", "| --- | --- |", *rows])
 
 
-#: The share of the time so far that figures may take; those of the first and the last epoch are always drawn.
+#: Share of the elapsed time that figures may take; those of the first and last epoch are always drawn.
 TIME_SHARE = 0.02
-#: Errors in the gallery.
+#: Number of errors in the gallery.
 ERRORS = 15
 #: Points of a precision-recall curve: thresholds 0, 0.01, …, 1.
 THRESHOLDS = 101
@@ -228,10 +229,10 @@ class EpochImages(keras.callbacks.Callback):
     """Writes the confusion matrix, the most confident errors and precision-recall curves.
 
     Args:
-        events: receives them.
+        events: writes them.
         logits: returns the epoch's logits of the validation images, float32 [N, classes].
-        validation: the images.
-        classes: the names, by label.
+        validation: the validation images.
+        classes: class names, by label.
         clock: returns seconds; for tests.
     """
 
@@ -246,13 +247,13 @@ class EpochImages(keras.callbacks.Callback):
         super().__init__()
         self._events, self._logits, self._validation, self._classes = events, logits, validation, classes
         self._clock = clock
-        self._begun = clock()
+        self._started = clock()
         self._spent = 0.0
-        # Seconds of the fastest drawing; the first also imports Matplotlib.
+        # Seconds of the fastest drawing; the first one includes importing Matplotlib.
         self._cost: float | None = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self._begun = self._clock()
+        self._started = self._clock()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         began = self._clock()
@@ -270,10 +271,10 @@ class EpochImages(keras.callbacks.Callback):
     def _is_affordable(self) -> bool:
         if self._cost is None:
             return True
-        return self._spent + self._cost <= TIME_SHARE * (self._clock() - self._begun)
+        return self._spent + self._cost <= TIME_SHARE * (self._clock() - self._started)
 
     def _draw(self, probabilities: np.ndarray, step: int) -> None:
-        # Matplotlib takes a second to import, which a run that is stopped early does not need.
+        # Matplotlib takes a second to import, and a run that stops early does not need it.
         from cifar_trainer import plots
 
         labels, predicted = self._validation.labels, probabilities.argmax(axis=1)
@@ -306,14 +307,14 @@ class EpochImages(keras.callbacks.Callback):
 
 
 def precision_recall(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """The values that TensorBoard's plugin shows: true and false positives and negatives, precision, recall.
+    """Values for TensorBoard's plugin: true and false positives and negatives, precision, recall.
 
     Args:
         scores: float [N], 0 to 1.
         positive: bool [N].
 
     Returns:
-        float32 [6, THRESHOLDS], by rising threshold; a score at the threshold counts as positive.
+        float32 [6, THRESHOLDS], by increasing threshold; a score equal to the threshold is positive.
     """
     thresholds = np.linspace(0, 1, THRESHOLDS)
     hits, alarms = np.sort(scores[positive]), np.sort(scores[~positive])
@@ -325,21 +326,20 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     return np.stack([tp, fp, tn, fn, precision, recall]).astype(np.float32)
 
 
-#: Batches whose gradients are measured.
+#: Number of batches whose gradients are measured.
 BATCHES = 32
 
 
 class EpochHistograms(keras.callbacks.Callback):
-    """Writes the values of each weight, and the norms of the cross-entropy's gradient over some batches.
+    """Writes histograms of the weights, and of the cross-entropy's gradient norms over some batches.
 
-    The gradients are those of plain cross-entropy, whatever the run's loss is, at the epoch's last weights
-    before any averaging, without dropout and with batch normalization's moving averages. The state of the
-    training does not change.
+    The gradients are those of plain cross-entropy, whatever the run's loss, at the epoch's last weights
+    before averaging, without dropout and with batch normalization's moving averages. Training is unaffected.
 
     Args:
-        events: receives them.
+        events: writes them.
         train: the training split.
-        indices: of the images that are trained on, int64 [N]; the first batches of them are used.
+        indices: int64 [N], indices of the training images; the first batches are used.
         batch_size: images per batch.
     """
 

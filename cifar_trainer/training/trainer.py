@@ -1,4 +1,4 @@
-"""Training of one run, or of several side by side: epochs, validation, callbacks, checkpoints, the result."""
+"""Training of one run, or of several in one program: epochs, validation, callbacks, checkpoints, result."""
 
 import contextlib
 import statistics
@@ -42,11 +42,11 @@ from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.stacked import StackedLoop
 from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EpochHistograms, EpochImages, EventWriter
 
-#: Target duration of a chunk of steps: the longest wait for a signal or the screen.
+#: Target duration of a chunk of steps, which delays signals and progress updates.
 CHUNK_SECONDS = 0.5
 #: Steps of the first chunk, which warms up.
 FIRST_CHUNK = 8
-#: Seconds of the run and of its epoch, without compilation; of the epoch's steps; of compilation in the
+#: Seconds of the run and of the epoch, both without compilation; of the epoch's steps; of compilation in the
 #: epoch and in the run.
 CLOCK = ("total", "epoch", "training", "compile", "compile_total")
 
@@ -63,11 +63,11 @@ def train(
     Args:
         trainers: one for each run. Their `result`, `error` and `stopped` say how each ended.
         should_stop: called between chunks of steps; True saves a checkpoint of each run and stops.
-        stacked: seeds that one program computes; 1 trains a single run.
+        stacked: number of seeds that one program computes; 1 trains a single run.
         replicas: the processes that train together.
     """
     try:
-        # A lost checkpoint leaves runs of a group at different steps.
+        # Runs of a group may be at different steps if a checkpoint was lost.
         for position in sorted({trainer.position for trainer in trainers}):
             together = [trainer for trainer in trainers if trainer.position == position]
             loops = [trainer.loop for trainer in together]
@@ -89,7 +89,7 @@ def _train(
         with trainer.catching():
             trainer.begin()
     while active := [trainer for trainer in trainers if trainer.is_active]:
-        # All processes stop together, and take chunks of the chief's length.
+        # All processes stop together, and use the chief's chunk length.
         stops, length = map(
             int, replicas.sum_numbers(bool(should_stop()), length if replicas.is_chief else 0)
         )
@@ -123,7 +123,7 @@ def _train(
 
 
 def _compile(program: StepLoop | StackedLoop, trainers: Sequence["Trainer"]) -> None:
-    """Compile everything that an epoch runs, so that no other duration includes it."""
+    """Compile everything that an epoch needs, so that no other duration includes compilation."""
     began = time.monotonic()
     program.compile()
     shared = time.monotonic() - began
@@ -132,28 +132,28 @@ def _compile(program: StepLoop | StackedLoop, trainers: Sequence["Trainer"]) -> 
 
 
 class Trainer:
-    """The training of one run, from its first step or from a checkpoint to its result.
+    """Trains one run, from its first step or a checkpoint, to its result.
 
     Args:
-        loop: computes the steps; holds the model and the optimizer.
+        loop: computes the steps; has the model and the optimizer.
         config: the run's settings.
         recipe: its `predict` classifies the validation images.
         dataset: the data.
-        run: receives checkpoints, history, model and result; held by the caller.
+        run: where to write checkpoints, history, model and result; locked by the caller.
         device: computes the steps.
         checkpoint: where to resume; None starts at the first step.
         options: runtime options.
-        reporter: is notified of progress.
-        replicas: the processes that train together. Whatever depends on a clock, or on figures that another
-            processor may round differently, is decided by the chief.
+        reporter: receives progress.
+        replicas: the processes that train together. The chief makes all decisions that depend on a clock, or
+            on numbers that another processor may round differently.
 
     Attributes:
-        loop: as given.
-        step, global_step: steps done in this epoch and in the run.
-        history: the rows of the complete epochs.
-        result: set once the run is finished.
-        stopped: whether the run was asked to stop, and has saved a checkpoint.
-        error: why the run failed.
+        loop: the argument.
+        step, global_step: number of steps done in this epoch and in the run.
+        history: rows of the complete epochs.
+        result: the result once the run is finished.
+        stopped: whether the run was asked to stop and has saved a checkpoint.
+        error: why the run failed; None if it did not.
 
     Raises:
         CheckpointError: `checkpoint` does not fit this model and optimizer.
@@ -193,12 +193,12 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self._clock = dict.fromkeys(CLOCK, 0.0)
         self._best: list[np.ndarray] = []
-        # The validated weights of each epoch, to recognize those that a callback restores.
+        # Hashes of each epoch's validated weights, to recognize weights that a callback restores.
         self._digests: dict[int, str] = {}
         self._warned: set[str] = set()
-        # By a callback, in an earlier process.
+        # Whether a callback ended the run in an earlier process.
         self._is_ended = False
-        # Of this epoch, used by earlier processes.
+        # Energy that earlier processes used in this epoch.
         self._earlier_joules = 0.0
         self._saved_at = time.monotonic()
         self._saved_position: tuple[int, int] | None = None
@@ -214,7 +214,7 @@ class Trainer:
             {"data": dataset.title},
             dataset.train.images[self._indices[:SAMPLE_IMAGES]],
             warn=reporter.warn,
-            begun=checkpoint is not None,
+            resumed=checkpoint is not None,
         )
         self._callbacks = keras.callbacks.CallbackList(
             self._all_callbacks(), model=self._model, epochs=config.epochs, steps=loop.steps, verbose=0
@@ -242,14 +242,14 @@ class Trainer:
         self._saved_position = self.position
         self._losses, self._correct = checkpoint.losses, checkpoint.correct
         self._best, self._digests = checkpoint.best, dict(checkpoint.digests)
-        # More epochs than when a callback ended the run continue it.
+        # With more epochs than before, a run that a callback ended continues.
         self._is_ended = checkpoint.ended_of is not None and checkpoint.ended_of >= self._config.epochs
         self.history, self._clock = list(checkpoint.history), {**self._clock, **checkpoint.clock}
         self._earlier_joules = self._clock.pop("joules", 0.0)
 
     @property
     def position(self) -> tuple[int, int]:
-        """Complete epochs, and steps done of the next one."""
+        """Number of complete epochs, and of steps done in the next one."""
         return self._epoch, self.step
 
     @property
@@ -259,19 +259,19 @@ class Trainer:
 
     @property
     def steps_left(self) -> int:
-        """Steps left of the epoch that has begun; 0 if none has."""
+        """Number of steps left in the current epoch; 0 between epochs."""
         return self.loop.steps - self.step if self._in_epoch else 0
 
     @contextlib.contextmanager
     def catching(self) -> Iterator[None]:
-        """Keep an exception as the run's error, so that other runs continue."""
+        """Store an exception as the run's error, so that other runs continue."""
         try:
             yield
         except Exception as error:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """End the run with an error; failure.json records one that is about the training itself."""
+        """End the run with an error; failure.json records a TrainingError."""
         if isinstance(error, tf.errors.ResourceExhaustedError):
             step = min(self.step + 1, self.loop.steps)
             seeds = self._options.side_by_side
@@ -284,7 +284,7 @@ class Trainer:
             self._events.end_session(success=False)
 
     def close(self) -> None:
-        """Close the files and the thread that the run holds."""
+        """Close the event files and stop the telemetry thread."""
         self._events.on_train_end()
         self._telemetry.__exit__(None, None, None)
 
@@ -300,7 +300,7 @@ class Trainer:
         self._finish_if_over()
 
     def advance(self, *, stop: bool) -> None:
-        """Do what comes before the next steps: stop, finish the epoch, begin one, or save a checkpoint."""
+        """Prepare for the next steps: stop, finish an epoch, start one, or save a checkpoint."""
         if stop:
             self._save()
             self.stopped = True
@@ -315,7 +315,7 @@ class Trainer:
             self._callbacks.on_train_batch_begin(self.step)
 
     def compile(self, seconds: float) -> None:
-        """Compile the validation, and count it with the `seconds` that the training took to compile."""
+        """Compile the validation, and add its duration to the `seconds` spent on compiling the training."""
         began = time.monotonic()
         if self._replicas.is_chief:
             self._predictor.compile(self._validation_images)
@@ -325,26 +325,26 @@ class Trainer:
 
     @contextlib.contextmanager
     def profiled(self, steps: int) -> Iterator[None]:
-        """Trace a chunk of steps for TensorBoard's profiler if the options ask for it."""
+        """Trace a chunk of steps for TensorBoard's profiler if `--profile` is set."""
         if not self._options.profile:
             yield
             return
         tf.profiler.experimental.start(str(self._run.tensorboard / "train"))
-        # The profiler counts by these marks; a chunk is one call and so one mark.
+        # The profiler counts steps by these traces; a chunk is one call, so it is one trace.
         with tf.profiler.experimental.Trace("train", step_num=self.global_step, _r=1, steps=steps):
             yield
         tf.profiler.experimental.stop()
 
     def take(self, chunk: Chunk, seconds: float) -> None:
-        """Take up the losses of a chunk of steps that took so many seconds.
+        """Record a chunk of steps, which took `seconds`.
 
         Raises:
             TrainingError: a loss or a weight is not finite.
         """
         count = len(chunk.losses)
         if not chunk.finite:
-            shown = np.isfinite(chunk.losses).all()
-            what = "A weight" if shown else f"The loss ({chunk.losses[-1]})"
+            finite_losses = np.isfinite(chunk.losses).all()
+            what = "A weight" if finite_losses else f"The loss ({chunk.losses[-1]})"
             raise self._not_finite(what, self.step + count)
         self._losses = np.concatenate([self._losses, chunk.losses])
         self._correct = np.concatenate([self._correct, chunk.correct])
@@ -419,7 +419,7 @@ class Trainer:
         self._save()
 
     def _warn(self, row: Mapping[str, Any]) -> None:
-        """Say once of each concern that an epoch other than the last gives rise to."""
+        """Report each concern once, except those of the last epoch, which `_finish` reports."""
         if self._epoch + 1 < self._config.epochs:
             for name, text in self._concerns(row).items():
                 if name not in self._warned:
@@ -437,7 +437,7 @@ class Trainer:
         )
 
     def _finish_if_over(self) -> None:
-        """Finish the run after its last epoch, or after an earlier one for a reason."""
+        """Finish the run after its last epoch, or earlier if there is a reason."""
         ended_by = None
         if self._epoch < self._config.epochs:
             if self._model.stop_training:
@@ -458,7 +458,7 @@ class Trainer:
         )
 
     def _finish(self, ended_by: str | None) -> None:
-        """Give the model its final weights, and write the model and the result."""
+        """Set the model's final weights, and write the model and the result."""
         # As Keras's fit does, before on_train_end.
         self._finalize()
         if self._config.keep == "best":
@@ -497,10 +497,10 @@ class Trainer:
         self.result = result
 
     def _selected_epoch(self) -> tuple[str, dict[str, Any]]:
-        """What selected the epoch whose weights the model has, and that epoch's row.
+        """How the epoch of the model's weights was selected, and its row in the history.
 
-        A callback may have restored an earlier epoch's weights, or set others: these are validated again,
-        and the row's `epoch` is None.
+        A callback may have restored an earlier epoch's weights, or set others. Others are validated again,
+        and their row's `epoch` is None.
         """
         last = len(self.history)
         if self._config.keep == "best":
@@ -520,9 +520,9 @@ class Trainer:
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Give the model the weights that it would have if the run ended here.
+        """Temporarily give the model the weights that it would have if the run ended now.
 
-        They differ from the weights in training if the optimizer averages them.
+        These differ from the current weights if the optimizer averages them.
         """
         inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
         if not inner.use_ema:
@@ -536,13 +536,13 @@ class Trainer:
             assign_variables(self._model.weights, before)
 
     def _finalize(self) -> None:
-        """Give the model the averages if the optimizer averages weights."""
+        """Set the model's weights to their averages if the optimizer averages them."""
         self._optimizer.finalize_variable_values(self._model.trainable_variables)
         if self.loop.statistics is not None:
             self.loop.statistics.finalize()
 
     def _validate(self, epoch: int) -> np.ndarray:
-        """The logits of the validation images, float32 [N, classes]; a look at the test set is recorded."""
+        """Logits of the validation images, float32 [N, classes]. Records a look at the test set."""
         if self._config.validation == "test":
             with self._writing():
                 self._run.record_look("train", epoch)
@@ -553,7 +553,7 @@ class Trainer:
         return training_metrics(self._losses, self._correct, self.loop.batch_sizes(0, self.step))
 
     def _with_earlier(self, joules: float | None) -> float | None:
-        # Runs of one program share the GPU's energy.
+        # Stacked runs share the GPU's energy.
         return None if joules is None else self._earlier_joules + joules / self._options.side_by_side
 
     def _add_seconds(self, seconds: float, *, training: bool) -> None:
@@ -564,7 +564,7 @@ class Trainer:
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         remedy = (
-            "The last checkpoint is whole; make room, then resume with: "
+            "The last checkpoint is intact. Free some disk space, then resume with: "
             f"cifar-trainer train --resume {self._run.path}"
         )
         return files.writing(self._run.path, remedy)
@@ -619,10 +619,10 @@ def open_trainer(
 ) -> Trainer:
     """Build a run's network, optimizer and loop, ready to train.
 
-    The caller holds the run, and has written config.json and environment.json.
+    The caller must have locked the run, and written config.json and environment.json.
 
     Raises:
-        TrainingError: the data do not fit into the device's memory; failure.json records it.
+        TrainingError: the data do not fit into the device's memory; failure.json records this.
         CheckpointError: `checkpoint` does not fit the model and its optimizer.
         UsageError: the network cannot be trained by several processes.
     """
@@ -642,7 +642,7 @@ def open_trainer(
         epoch, step = (0, 0) if checkpoint is None else (checkpoint.epoch, checkpoint.step)
         images = len(indices) + len(validation)
         failure = TrainingError(
-            f"The device has no memory for {images:,} images "
+            f"The device does not have enough memory for {images:,} images "
             f"({images * validation.images[0].nbytes / 2**20:,.0f} MiB) and the model. "
             "Free its memory, train on fewer images with --limit, or use --device cpu.",
             epoch + 1,
@@ -658,7 +658,7 @@ def write_failure(run: Run, error: TrainingError) -> None:
 
 
 def _portable(model: keras.Model) -> keras.Model:
-    """The model, or an uncompiled copy if plain Keras does not know its optimizer or its loss."""
+    """The model, or an uncompiled copy if its optimizer or loss is not part of Keras."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     parts = (optimizer, optimizer._learning_rate, model.loss)
     if all(type(part).__module__.split(".")[0] == "keras" for part in parts):
