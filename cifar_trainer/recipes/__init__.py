@@ -1,4 +1,4 @@
-"""The recipes: one file each, one line each in the table below. Importing them does not import TensorFlow."""
+"""The built-in recipes, one file each. Importing them does not import TensorFlow."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from cifar_trainer.settings import FORMER_RECIPES, Settings, check_choice
 
 __all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe", "is_splittable"]
 
-#: By name, in the order in which they are listed.
+#: The built-in recipes by name, in the order in which they are listed.
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe for recipe in (TUTORIAL, REGULARIZED, RESNET18, VIT, VIT_LARGE, FAST94)
 }
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe called `name`, or the recipe that the file `name` defines if that ends in `.py`.
+    """The recipe called `name`; if `name` ends in `.py`, the recipe defined in that file.
 
     Raises:
-        UsageError: there is no such recipe; the message has the nearest name. Or the file is not a recipe.
+        UsageError: there is no such recipe (the message has the nearest name), or the file is not a recipe.
     """
     if name.endswith(".py"):
         from cifar_trainer.recipes.own import load_recipe
@@ -34,6 +34,6 @@ def get_recipe(name: str) -> Recipe:
 
 
 def is_splittable(settings: Settings) -> bool:
-    """Whether a run with these settings may compute the parts of a batch separately."""
+    """Whether a run with these settings may compute parts of a batch separately."""
     recipe = None if settings.recipe_sha256 else RECIPES.get(settings.recipe)
     return recipe is not None and recipe.splittable

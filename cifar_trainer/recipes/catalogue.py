@@ -1,4 +1,4 @@
-"""The catalogue of recipes that `cifar-trainer recipes` shows."""
+"""The catalogue of recipes, shown by `cifar-trainer recipes`."""
 
 import dataclasses
 import math
@@ -23,14 +23,14 @@ IMAGE_SHAPE, CLASSES = (32, 32, 3), 10
 
 @dataclasses.dataclass(frozen=True)
 class RecipeInfo(Result):
-    """A recipe, with figures for CIFAR-10's images and classes.
+    """A recipe, with the size of its network for CIFAR-10's images and classes.
 
     Attributes:
-        name, summary: of the recipe.
-        parameters: of the network.
-        flops_per_image: of its convolutions and matrix products, forward, for one image: two for each
-            multiplication and addition. Training takes about three times as many.
-        epochs, batch_size, learning_rate: the defaults of a run.
+        name, summary: the recipe's.
+        parameters: number of parameters of the network.
+        flops_per_image: FLOPs of the convolutions and matrix products in a forward pass for one image; a
+            multiply-add counts as two. Training takes about three times as many.
+        epochs, batch_size, learning_rate: the recipe's defaults.
         expected: accuracy of earlier runs; None if fewer than three were measured.
     """
 
@@ -46,17 +46,17 @@ class RecipeInfo(Result):
 
 @dataclasses.dataclass(frozen=True)
 class RecipeList(Result):
-    """The recipes, in the order of their table."""
+    """Recipes in the order of `RECIPES`."""
 
     recipes: tuple[RecipeInfo, ...]
 
 
 def list_recipes(show: str | Path | None = None, *, verbose: bool = False) -> RecipeList:
-    """List the recipes with their sizes. Builds their networks.
+    """List recipes with the sizes of their networks, which are built for this.
 
     Args:
-        show: a recipe's name, or a Python file that defines one, to list only that. None lists all recipes
-            of the package.
+        show: a recipe's name, or a Python file that defines one, to list only that recipe. None lists all
+            built-in recipes.
         verbose: show TensorFlow's own messages.
 
     Raises:
@@ -83,30 +83,30 @@ def describe(recipe: Recipe) -> RecipeInfo:
 
 
 def count_flops(model: "keras.Model") -> int:
-    """FLOPs of a network's convolutions and dense layers for one image, forward."""
+    """FLOPs of a network's convolutions, dense and attention layers in a forward pass for one image."""
     from keras import layers
 
     flops = 0
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense | layers.EinsumDense):
-            # Every weight of the kernel is used once at each place of the output.
-            places = math.prod(layer.output.shape[1:-1])
-            flops += 2 * places * math.prod(layer.kernel.shape)
+            # Every weight of the kernel is used once at each position of the output.
+            positions = math.prod(layer.output.shape[1:-1])
+            flops += 2 * positions * math.prod(layer.kernel.shape)
         elif isinstance(layer, layers.MultiHeadAttention):
             tokens, _ = layer.output.shape[1:]
             kernels = sum(math.prod(weight.shape) for weight in layer.weights if weight.name == "kernel")
-            # Queries, keys, values and the output; then every query with every key, and every value.
+            # Projections to queries, keys, values and output; then queries × keys, and weights × values.
             flops += 2 * tokens * kernels + 4 * tokens**2 * layer.num_heads * layer.key_dim
     return flops
 
 
 def augmented(recipe: Recipe, images: "np.ndarray", epochs: int) -> "list[np.ndarray]":
-    """A batch as the network sees it in each of the first epochs, as uint8 or float [B, H, W, C].
+    """A batch after augmentation in each of the first epochs, as uint8 or float [B, H, W, C].
 
     Args:
-        recipe: whose `augment` is used; without one the images stay as they are.
+        recipe: its `augment` is applied if it has one.
         images: uint8 [B, H, W, C].
-        epochs: how many.
+        epochs: number of epochs.
     """
     import numpy as np
     import tensorflow as tf
@@ -129,16 +129,16 @@ def augmented(recipe: Recipe, images: "np.ndarray", epochs: int) -> "list[np.nda
     return seen
 
 
-#: Images and epochs of the figure.
+#: Number of images and epochs in the figure.
 _COLUMNS, _EPOCHS = 10, 3
 
 
 def augmentation_figure(recipe: Recipe, data_dir: Path | None) -> "Figure":
-    """Training images, and below them what the network sees of them in the first epochs.
+    """Training images, with their augmented versions in the first epochs below.
 
     Args:
-        recipe: whose `augment` is shown.
-        data_dir: the folder of the prepared data sets; without CIFAR-10 in it, images are drawn.
+        recipe: its `augment` is shown.
+        data_dir: folder of the prepared data sets. Without CIFAR-10 there, synthetic images are used.
     """
     import numpy as np
 
@@ -152,7 +152,7 @@ def augmentation_figure(recipe: Recipe, data_dir: Path | None) -> "Figure":
         for across, label, row in zip(axes, labels, rows, strict=True):
             for panel, image in zip(across, row, strict=True):
                 if image.dtype != np.uint8:
-                    # Any range: scale from its darkest to its brightest value.
+                    # The range is arbitrary, so scale it from the darkest to the brightest value.
                     image = (image - image.min()) / max(float(image.max() - image.min()), 1e-9)
                 panel.imshow(as_rgb(image), interpolation="nearest")
                 panel.set(xticks=[], yticks=[])

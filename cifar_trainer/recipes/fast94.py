@@ -1,13 +1,13 @@
 """airbench94 in Keras: the method of "94% on CIFAR-10 in 3.29 seconds on a single GPU" (Jordan 2024).
 
 Source: arXiv 2404.00498 and github.com/KellerJordan/cifar10-airbench, airbench94.py. Section numbers
-below are the paper's. Other than there: ten whole epochs instead of 9.9, the last batch of an epoch is
-a smaller one instead of left out, and Lookahead gives its weights back at the end of the run instead of
-at the end of each epoch.
+below refer to the paper. Differences: ten full epochs instead of 9.9; the last, smaller batch of an epoch is
+used instead of dropped; and Lookahead's weights are copied back at the end of the run instead of at the end
+of each epoch.
 
-Made for batches of 1024 and half precision on a GPU; nothing has been measured on one. On two CPU threads
-in float32 a whole run reached 94.01 % on the test set (n = 1; airbench94 itself 93.99 %, n = 1), and
-a schedule of two epochs 85.55 % (n = 6; airbench94 85.66 %, n = 5).
+Designed for batches of 1024 and half precision on a GPU, but not measured on one. On two CPU threads in
+float32, a full run reached 94.01 % on the test set (n = 1; airbench94: 93.99 %, n = 1), and a two-epoch
+schedule 85.55 % (n = 6; airbench94: 85.66 %, n = 5).
 """
 
 from collections.abc import Callable
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-#: The mean and the standard deviation of each channel of CIFAR-10, of pixels from 0 to 1.
+#: Mean and standard deviation of each channel of CIFAR-10, for pixels from 0 to 1.
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-#: Images from which the whitening layer is computed, and what keeps its small eigenvalues small.
+#: Number of images for computing the whitening layer, and the term added to its eigenvalues.
 WHITENED_IMAGES, WHITENING_EPSILON = 5000, 5e-4
-#: Pixels by which an image is moved at most.
+#: Maximum translation of an image, in pixels.
 TRANSLATION = 2
-#: Where in the run the whitening layer's bias is frozen and Lookahead begins: after 3 of 9.9 epochs.
+#: The share of the run after which the whitening bias is frozen and Lookahead starts: 3 of 9.9 epochs.
 LATE = 3 / 9.9
-#: Lookahead takes up the weights after so many steps, with a momentum of 0.95 a step at the end of the run.
+#: Steps between Lookahead updates; momentum per step at the end of the run; power of its growth.
 LOOKAHEAD_STEPS, LOOKAHEAD_MOMENTUM, LOOKAHEAD_POWER = 5, 0.95, 3
 
 
 def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
-    """A frozen whitening convolution, and three blocks of two convolutions each (section 3.1)."""
+    """A frozen whitening convolution and three blocks of two convolutions each (section 3.1)."""
     import keras
     from keras import layers
 
@@ -42,9 +42,11 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
     patch = 2 * 2 * channels
 
     def convolution(filters: int, name: str) -> keras.layers.Layer:
-        # PyTorch's own initialization: uniform within one over the square root of the inputs.
-        start = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-        return layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer=start, name=name)
+        # PyTorch's default: uniform in ±1 / sqrt(fan-in).
+        initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        return layers.Conv2D(
+            filters, 3, padding="same", use_bias=False, kernel_initializer=initializer, name=name
+        )
 
     def normalization(name: str) -> keras.layers.Layer:
         return layers.BatchNormalization(momentum=0.6, epsilon=1e-12, scale=False, name=name)
@@ -85,7 +87,7 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
         ],
         name="fast94",
     )
-    # Section 3.1: known from the images, and not trained.
+    # Section 3.1: computed from the images, and not trained.
     model.get_layer("whiten").kernel.trainable = False
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D) and layer.name != "whiten":
@@ -94,7 +96,7 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
 
 
 def with_identity(kernel: "np.ndarray") -> "np.ndarray":
-    """A kernel, float [3, 3, I, O], whose first I filters pass the channels on as they are (section 3.3)."""
+    """A kernel, float [3, 3, I, O], whose first I filters are the identity (section 3.3)."""
     import numpy as np
 
     kernel = np.array(kernel)
@@ -105,13 +107,13 @@ def with_identity(kernel: "np.ndarray") -> "np.ndarray":
 
 
 def initialize(model: "keras.Model", images: "np.ndarray") -> None:
-    """Set the first layer so that it whitens the images' patches of 2×2 pixels (section 3.2).
+    """Set the first layer to whiten the images' patches of 2×2 pixels (section 3.2).
 
     Its filters are the eigenvectors of the patches' covariance, divided by the square roots of their
-    eigenvalues, once as they are and once negated.
+    eigenvalues, followed by the same filters negated.
 
     Args:
-        model: of `build_model`.
+        model: from `build_model`.
         images: uint8 [N, H, W, C].
     """
     import numpy as np
@@ -127,13 +129,13 @@ def initialize(model: "keras.Model", images: "np.ndarray") -> None:
 
 
 def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """Nesterov's momentum with a rate that is a triangle, 64 times as high for normalization's biases."""
+    """Nesterov momentum with a triangular schedule; the rate of normalization biases is 64 times as high."""
     from cifar_trainer.recipes.optimizers import Nesterov, Schedule
 
     return Nesterov(
         Schedule("airbench", learning_rate, total_steps),
         momentum=0.85,
-        # Of the decoupled form: a step of the highest rate takes this much, whatever that rate is.
+        # Decoupled: a step at the peak rate decays the weights by the same share, whatever that rate is.
         decay=0.0153 / (1 + 1 / (1 - 0.85)) / learning_rate,
         scales={"beta": 64.0},
         frozen={"whiten/bias": round(LATE * total_steps)},
@@ -149,25 +151,25 @@ def loss() -> "keras.losses.Loss":
 
 
 def augment(batch: Batch) -> "tf.Tensor":
-    """Flip each image in every second epoch (section 3.6), and move it by up to two pixels.
+    """Flip each image in every second epoch (section 3.6), and translate it by up to two pixels.
 
-    What comes in at an edge is the image's own reflection.
+    Edges are padded by reflection.
 
     Returns:
-        uint8 [B, H, W, C]; a function of the batch alone.
+        uint8 [B, H, W, C]; depends only on the batch.
     """
     import tensorflow as tf
 
     count, (height, width) = tf.shape(batch.images)[0], batch.images.shape[1:3]
     flip = (flips_first(batch.indices, batch.seed[0]) + batch.epoch) % 2 == 1
-    # Philox by name: left to choose, XLA would draw other numbers than the CPU.
+    # Name Philox explicitly: by default, XLA draws different numbers than the CPU.
     moves = tf.random.stateless_uniform(
         [count, 2], batch.seed, -TRANSLATION, TRANSLATION + 1, tf.int32, alg="philox"
     )
     rows = reflected(tf.range(height) + moves[:, :1], height)
     columns = reflected(tf.range(width) + moves[:, 1:], width)
     columns = tf.where(flip[:, None], columns[:, ::-1], columns)
-    # One gather of whole pixels serves both; it needs no loop over the images.
+    # One gather of whole pixels does both, without a loop over the images.
     pixels = tf.stack(
         [
             tf.broadcast_to(rows[:, :, None], [count, height, width]),
@@ -179,15 +181,15 @@ def augment(batch: Batch) -> "tf.Tensor":
 
 
 def flips_first(indices: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
-    """Which images are flipped in the even epochs, as 0 or 1: int32 [B], a half of them drawn by the seed.
+    """Whether each image is flipped in even epochs: int32 [B], 0 or 1; the seed selects about half of them.
 
     Args:
-        indices: int64 [B], the images' places.
-        seed: int32 scalar, the run's.
+        indices: int64 [B], the images' indices.
+        seed: int32 scalar, the run's seed.
     """
     import tensorflow as tf
 
-    # The finalizer of MurmurHash3, whose every output bit depends on every input bit.
+    # The finalizer of MurmurHash3, in which every output bit depends on every input bit.
     mixed = tf.bitcast(tf.cast(indices, tf.int32) * 2 + 1, tf.uint32) ^ tf.bitcast(seed, tf.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         mixed = (mixed ^ tf.bitwise.right_shift(mixed, tf.constant(shift, tf.uint32))) * tf.constant(
@@ -196,18 +198,18 @@ def flips_first(indices: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
     return tf.cast(mixed & 1, tf.int32)
 
 
-def reflected(places: "tf.Tensor", size: int) -> "tf.Tensor":
-    """Places from -size + 1 to 2 size - 2, int32, brought into 0 to size - 1 by reflection at the edges."""
+def reflected(positions: "tf.Tensor", size: int) -> "tf.Tensor":
+    """Reflect positions from -size + 1 to 2 size - 2, int32, at the edges into 0 to size - 1."""
     import tensorflow as tf
 
-    places = tf.abs(places)
-    return tf.minimum(places, 2 * (size - 1) - places)
+    positions = tf.abs(positions)
+    return tf.minimum(positions, 2 * (size - 1) - positions)
 
 
 def look_ahead(
     model: "keras.Model", optimizer: "keras.optimizers.Optimizer"
 ) -> "Callable[[tf.Tensor], None]":
-    """Lookahead in the late part of the run, with a momentum that rises to 0.95 a step (section 3.4)."""
+    """Lookahead in the last part of the run, with a momentum that rises to 0.95 per step (section 3.4)."""
     from cifar_trainer.recipes.optimizers import lookahead
 
     total, every = optimizer.total_steps, LOOKAHEAD_STEPS
@@ -222,13 +224,13 @@ def look_ahead(
 
 
 def predict(model: "keras.Model", images: "tf.Tensor") -> "tf.Tensor":
-    """The mean logits of six views: each of three places, and its mirror image (section 3.5).
+    """The weighted mean of the logits of six views: three translations, each also mirrored (section 3.5).
 
-    Half of the weight is the image's own, a quarter that of the image moved by one pixel up and to the left,
-    a quarter that of the one moved down and to the right.
+    The untranslated image has half of the weight. The images translated by one pixel, up and left or down
+    and right, have a quarter each.
 
     Args:
-        model: of `build_model`.
+        model: from `build_model`.
         images: uint8 [N, H, W, C].
 
     Returns:
@@ -252,7 +254,7 @@ FAST94 = Recipe(
     summary="airbench94: whitening, dirac initialization, Nesterov, Lookahead; made for a GPU",
     epochs=10,
     batch_size=1024,
-    # 11.5 / (1 + 1 / (1 - 0.85)) per 1,024 images: the rate of steps that are as long without momentum.
+    # 11.5 / (1 + 1 / (1 - 0.85)) per 1,024 images: the paper's decoupled rate, converted to PyTorch's form.
     learning_rate=1.5,
     build_model=build_model,
     build_optimizer=build_optimizer,

@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules, averages and losses that Keras lacks. Imports TensorFlow."""
+"""Optimizers, learning-rate schedules, averages and losses that Keras does not have. Imports TensorFlow."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,18 +9,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-#: Where `triangular` peaks, as a share of the steps, unless --warmup says otherwise (as in Jordan 2024).
+#: Position of `triangular`'s peak, as a share of the steps, if --warmup is not set (as in Jordan 2024).
 PEAK = 0.23
-#: `plateau` multiplies the rate by this after so many epochs without a lower validation loss.
+#: `plateau` multiplies the rate by this factor after this many epochs without a lower validation loss.
 PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.5, 3
 
 
-# A schedule is a function of the steps done, of all steps and of the warm-up's, to a share of the peak rate.
-# Its name is one of `settings.SCHEDULES`, or a recipe uses it.
+# A schedule maps the steps done, the total steps and the warm-up steps to a share of the peak rate. Its name
+# is one of `settings.SCHEDULES`, or a recipe uses it.
 
 
 def constant(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
-    """The peak rate, always."""
+    """Always the peak rate."""
     return tf.ones_like(done)
 
 
@@ -31,14 +31,14 @@ def cosine(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
 
 
 def triangular(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
-    """Linearly from 0 to the peak, which is after the warm-up or at `PEAK`; linearly to 0 (Smith 2017)."""
+    """Linearly from 0 to the peak after the warm-up (default `PEAK`), then linearly to 0 (Smith 2017)."""
     top = float(warmup or max(1, round(PEAK * total)))
     down = tf.maximum(float(total) - done, 0.0) / max(1.0, total - top)
     return tf.minimum(done / top, tf.minimum(down, 1.0))
 
 
 def airbench(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
-    """From 0.2 of the peak to it, which is at 0.23 of the steps; to 0.07 of it (Jordan 2024)."""
+    """From 0.2 of the peak up to the peak after 0.23 of the steps, then down to 0.07 (Jordan 2024)."""
     start, end = 0.2, 0.07
     top = max(1, int(PEAK * total))
     rising = start + (1 - start) * done / top
@@ -47,22 +47,22 @@ def airbench(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
 
 
 #: Schedules whose shape includes the warm-up.
-_WARM = (triangular, airbench)
+_WITH_WARM_UP = (triangular, airbench)
 _SCHEDULES: dict[str, Callable[[tf.Tensor, int, int], tf.Tensor]] = {
     schedule.__name__: schedule for schedule in (constant, cosine, triangular, airbench)
 }
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of each step, from 0.
+    """The learning rate of each step (0-based).
 
-    During the warm-up, the rate is multiplied by (step + 1) / warmup, unless the schedule itself includes it.
+    During the warm-up, the rate is multiplied by (step + 1) / warmup, unless the schedule includes a warm-up.
 
     Args:
         kind: the name of a schedule function in this module.
         peak: the highest rate.
-        total: steps of the run; later steps keep the last rate.
-        warmup: steps, at most `total`.
+        total: number of steps of the run; later steps keep the last rate.
+        warmup: number of warm-up steps, at most `total`.
     """
 
     def __init__(self, kind: str, peak: float, total: int, warmup: int = 0) -> None:
@@ -72,7 +72,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         """The rate, a float32 scalar, at a step, an integer scalar."""
         shape, at = _SCHEDULES[self.kind], tf.cast(step, tf.float32)
         rate = self.peak * shape(tf.minimum(at, float(self.total)), self.total, self.warmup)
-        return rate if shape in _WARM else _warmed_up(rate, at, self.warmup)
+        return rate if shape in _WITH_WARM_UP else _warmed_up(rate, at, self.warmup)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
@@ -84,7 +84,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         inner: a rate, or a recipe's own schedule.
-        warmup: steps.
+        warmup: number of warm-up steps.
     """
 
     def __init__(self, inner: float | keras.optimizers.schedules.LearningRateSchedule, warmup: int) -> None:
@@ -110,7 +110,7 @@ def _warmed_up(rate: tf.Tensor, step: tf.Tensor, warmup: int) -> tf.Tensor:
 def plateau(losses: Sequence[float]) -> float:
     """The share of the peak rate after epochs with these validation losses.
 
-    It depends on them alone, so that a resumed run has the same rate.
+    Depends on nothing else, so that a resumed run has the same rate.
     """
     factor, best, waited = 1.0, math.inf, 0
     for loss in losses:
@@ -136,12 +136,12 @@ def last_rate(optimizer: keras.optimizers.Optimizer) -> float:
     rate = rate_of(inner)
     if callable(rate):
         rate = rate(tf.maximum(inner.iterations.value - 1, 0))
-    # The shortest number that is this float32: 0.001, not 0.0010000000474974513.
+    # The shortest representation of this float32: 0.001, not 0.0010000000474974513.
     return float(str(np.float32(rate)))
 
 
 class Nesterov(keras.optimizers.Optimizer):
-    """Nesterov's momentum as PyTorch's SGD computes it.
+    """Nesterov momentum as in PyTorch's SGD.
 
     With gradient g, momentum m and the step's rate r: g += decay * weight; v = m v + g;
     weight -= r (g + m v). Unlike in Keras's SGD, v does not include the rate.
@@ -149,10 +149,10 @@ class Nesterov(keras.optimizers.Optimizer):
     Args:
         learning_rate: a number or a schedule.
         momentum: m.
-        decay: multiplied by the weights and added to the gradient; an L2 penalty of half of it.
-        scales: factors of the rate, by the end of a variable's path; `decay` is divided by them.
-        frozen: steps after which a variable stays unchanged, by the end of its path.
-        total_steps: of the run, for `after_step` functions of recipes; the optimizer does not use it.
+        decay: factor of the weights that is added to the gradient; an L2 penalty of decay / 2.
+        scales: factors of the rate, by suffix of a variable's path; `decay` is divided by them.
+        frozen: number of steps after which a variable stays unchanged, by suffix of its path.
+        total_steps: steps of the run, for recipes' `after_step` functions; the optimizer does not use it.
         settings: other arguments of Keras's optimizers.
     """
 
@@ -173,7 +173,7 @@ class Nesterov(keras.optimizers.Optimizer):
         self.total_steps = total_steps
 
     def build(self, variables: Any) -> None:
-        """Create the velocities of these variables."""
+        """Create a velocity for each variable."""
         if self.built:
             return
         super().build(variables)
@@ -182,7 +182,7 @@ class Nesterov(keras.optimizers.Optimizer):
         self._frozen_at = [_by_path(self.frozen, variable, None) for variable in variables]
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Take one step of one variable."""
+        """Update one variable."""
         index = self._get_variable_index(variable)
         velocity, scale, last = self._velocities[index], self._scale_of[index], self._frozen_at[index]
         rate = tf.cast(learning_rate, variable.dtype) * scale
@@ -214,29 +214,31 @@ def lookahead(
 ) -> Callable[[tf.Tensor], None]:
     """Lookahead over weights and statistics (Zhang et al. 2019), as a recipe's `after_step`.
 
-    From step `first`, after every so many steps, the slow weights move towards the network's, and the network
-    takes the slow ones. At the end of the run it takes them once more.
+    Every `every` steps from step `first`, the slow weights move towards the network's weights, and the
+    network's weights are set to the slow ones. The latter also happens at the end of the run.
 
     Args:
-        model, optimizer: the optimizer is built, and receives the slow weights as variables.
+        model: the network.
+        optimizer: built; gets the slow weights as additional variables.
         total: steps of the run.
         first: the step at which the slow weights start; a multiple of `every`.
-        every: steps between two updates of the slow weights.
-        momentum: the share of the slow weights that an update keeps, after a share of the run, float32.
+        every: number of steps between updates of the slow weights.
+        momentum: maps the completed share of the run to the share of the slow weights that an update keeps,
+            both float32.
     """
     weights = list(model.weights)
     slow = [optimizer.add_variable_from_reference(weight, name="slow") for weight in weights]
 
     def after_step(step: tf.Tensor) -> None:
         due = (step >= first) & (step % every == 0)
-        kept = momentum(tf.cast(step, tf.float32) / total)
-        # The first update keeps nothing.
-        kept = tf.where(step == first, 0.0, kept)
-        kept = tf.where(due, kept, 1.0)
-        taken = (due & (step > first)) | ((step == total) & (step > first))
+        keep = momentum(tf.cast(step, tf.float32) / total)
+        # The first update initializes the slow weights.
+        keep = tf.where(step == first, 0.0, keep)
+        keep = tf.where(due, keep, 1.0)
+        replace = (due & (step > first)) | ((step == total) & (step > first))
         for weight, average in zip(weights, slow, strict=True):
-            average.assign(kept * average.value + (1.0 - kept) * weight.value)
-            weight.assign(tf.where(taken, average.value, weight.value))
+            average.assign(keep * average.value + (1.0 - keep) * weight.value)
+            weight.assign(tf.where(replace, average.value, weight.value))
 
     return after_step
 
@@ -244,12 +246,12 @@ def lookahead(
 class StatisticsAverage:
     """The moving average of a network's statistics, such as batch normalization's.
 
-    Keras's optimizers average the weights that they train and no others; averaged weights need the statistics
-    that belong to them. The averages are variables of the optimizer, so that checkpoints include them.
+    Keras's optimizers average only trainable weights, but averaged weights need matching statistics. The
+    averages are variables of the optimizer, so that checkpoints include them.
 
     Args:
-        model, optimizer: built.
-        momentum: of the average, as of the weights'.
+        model, optimizer: the network and its built optimizer.
+        momentum: the average's momentum, the same as for the weights.
     """
 
     def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer, momentum: float) -> None:
@@ -260,13 +262,13 @@ class StatisticsAverage:
         ]
 
     def update(self, step: tf.Tensor) -> None:
-        """Average the values after `step` steps, from 1; the first are taken as they are."""
+        """Update the averages after step `step` (from 1); the first step initializes them."""
         momentum = tf.where(step > 1, self._momentum, 0.0)
         for weight, average in zip(self._weights, self._averages, strict=True):
             average.assign(momentum * average.value + (1.0 - momentum) * weight.value)
 
     def finalize(self) -> None:
-        """Give the network the averages."""
+        """Set the network's statistics to their averages."""
         for weight, average in zip(self._weights, self._averages, strict=True):
             weight.assign(average.value)
 
@@ -282,8 +284,8 @@ def exclude_from_decay(optimizer: keras.optimizers.Optimizer, variables: Sequenc
 class SmoothedCrossEntropy(keras.losses.Loss):
     """Cross-entropy of integer labels and logits with label smoothing (Szegedy et al. 2016, section 7).
 
-    The target of the label's class is 1 - smoothing + smoothing / K, that of the K - 1 others smoothing / K.
-    Keras's sparse cross-entropy does not offer label smoothing.
+    The target of the label's class is 1 - smoothing + smoothing / K; that of the others is smoothing / K.
+    Keras's sparse cross-entropy does not support label smoothing.
 
     Args:
         smoothing: from 0 to below 1.
@@ -294,9 +296,9 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         self.smoothing = smoothing
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """float32 [B], from labels, integer [B], and logits, float32 [B, K]."""
+        """The loss of each image, float32 [B], for labels, integer [B], and logits, float32 [B, K]."""
         classes = y_pred.shape[-1]
-        # A product with one-hot labels: picking each label's logit has a gradient that scatters.
+        # A product with one-hot labels: the gradient of gathering each label's logit would scatter.
         targets = tf.one_hot(tf.cast(tf.reshape(y_true, [-1]), tf.int32), classes, dtype=y_pred.dtype)
         targets = (1.0 - self.smoothing) * targets + self.smoothing / classes
         return -tf.reduce_sum(targets * tf.nn.log_softmax(y_pred), axis=-1)

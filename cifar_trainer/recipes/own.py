@@ -1,7 +1,7 @@
-"""A user's own recipe: a Python file that defines one `Recipe`. Reading the file runs it.
+"""Custom recipes: a Python file that defines one `Recipe`. Loading the file executes it.
 
-The functions of such a recipe are wrapped. Wherever they are called, what they print goes to stderr, a fault
-is one message with its line, and what they return is checked.
+The recipe's functions are wrapped: their output goes to stderr, their exceptions become one message with the
+line number, and their return values are checked.
 """
 
 import ast
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-#: A recipe's name becomes part of the name of a folder.
+#: A recipe's name becomes part of a folder's name.
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe that a file defines, with its `file`, and its functions wrapped.
+    """Load the recipe that a file defines, set its `file`, and wrap its functions.
 
     Raises:
-        UsageError: the file cannot be read, fails, or does not define exactly one `Recipe` with possible
-            values. The message names the line if it is known.
+        UsageError: the file cannot be read, raises an exception, or does not define exactly one valid
+            `Recipe`. The message has the line if it is known.
     """
     try:
         content = path.read_bytes()
@@ -45,27 +45,29 @@ def load_recipe(path: Path) -> Recipe:
             f"--recipe {path} cannot be read: {error.strerror}. Expected the name of a recipe, or a Python "
             "file that defines one."
         ) from error
-    # The file imports Keras, which must be the Keras that runs are trained with.
+    # The file imports Keras, which must be configured as for training.
     devices.prepare()
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     with _running(path):
         exec(compile(content, str(path), "exec"), module.__dict__)
-    found = list({id(value): value for value in vars(module).values() if isinstance(value, Recipe)}.values())
-    if len(found) != 1:
-        names = ", ".join(recipe.name for recipe in found)
-        what = f"defines {len(found)} recipes ({names})" if found else "defines no recipe"
+    recipes = list(
+        {id(value): value for value in vars(module).values() if isinstance(value, Recipe)}.values()
+    )
+    if len(recipes) != 1:
+        names = ", ".join(recipe.name for recipe in recipes)
+        problem = f"defines {len(recipes)} recipes ({names})" if recipes else "defines no recipe"
         raise UsageError(
-            f"--recipe {path} {what}. Expected one: RECIPE = Recipe(name=..., ...), with Recipe imported "
+            f"--recipe {path} {problem}. Expected one: RECIPE = Recipe(name=..., ...), with Recipe imported "
             "from cifar_trainer.recipes."
         )
     file = RecipeFile(path, content, sha256_bytes(content))
-    # Whether a batch is computed in parts is decided before the file is read.
-    return _File(path, content).wrapped(dataclasses.replace(found[0], file=file, splittable=False))
+    # Threads are configured before the file is loaded, so a custom recipe cannot be splittable.
+    return _File(path, content).wrapped(dataclasses.replace(recipes[0], file=file, splittable=False))
 
 
 def load_copy(path: Path, sha256: str | None) -> Recipe:
-    """The recipe in a run's copy of a file, whose hash is checked before the file is run.
+    """Load the recipe from a run's copy of a file, after checking the copy's hash.
 
     Raises:
         RunError: the copy is missing, or has changed.
@@ -82,10 +84,10 @@ def load_copy(path: Path, sha256: str | None) -> Recipe:
 
 @contextlib.contextmanager
 def naming_the_line(path: Path | None) -> Iterator[None]:
-    """Turn a fault in a recipe's file into one message that names its line; without a path, do nothing.
+    """Turn an exception from a recipe's file into one message with the line; does nothing if `path` is None.
 
     Raises:
-        UsageError: an exception came through the file.
+        UsageError: code in the file raised an exception.
     """
     try:
         yield
@@ -98,7 +100,7 @@ def naming_the_line(path: Path | None) -> Iterator[None]:
         kind = type(error).__name__
         text = _first_line(error)
         if isinstance(error, SystemExit):
-            text = "the file ends the program. Put what is for a script below if __name__ == '__main__'."
+            text = "the file exits the program. Put script code below if __name__ == '__main__'."
         raise UsageError(f"--recipe {path}, line {line}: {kind}: {text}") from error
 
 
@@ -111,7 +113,7 @@ def _line_of(error: BaseException, path: Path | None) -> int | None:
 
 @contextlib.contextmanager
 def _running(path: Path) -> Iterator[None]:
-    """Run code of a recipe's file: it prints to stderr, and finds no options of this program in sys.argv."""
+    """Run a recipe's code with output to stderr, and without this program's options in sys.argv."""
     argv = sys.argv
     sys.argv = [str(path)]
     try:
@@ -122,16 +124,16 @@ def _running(path: Path) -> Iterator[None]:
 
 
 class _File:
-    """A recipe's file, for messages that name a line.
+    """A recipe's file, for messages with line numbers.
 
     Args:
-        path, content: of the file.
+        path, content: the file's.
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
         self._path = path
         calls = (node for node in ast.walk(ast.parse(content)) if isinstance(node, ast.Call))
-        # Of the arguments of Recipe(...).
+        # The lines of the arguments of Recipe(...).
         self._lines = {
             keyword.arg: keyword.value.lineno
             for call in calls
@@ -140,12 +142,12 @@ class _File:
         }
 
     def wrapped(self, recipe: Recipe) -> Recipe:
-        """Check a recipe's values; the recipe with its functions wrapped."""
+        """Check a recipe's values, and wrap its functions."""
         if not isinstance(recipe.name, str) or not _NAME.fullmatch(recipe.name):
             raise self._fault(
                 "name",
-                f"the name {recipe.name!r} cannot be used for a folder. Expected up to 80 letters, digits, "
-                "spaces, '-', '_' or '.'.",
+                f"the name {recipe.name!r} cannot be part of a folder's name. Expected up to 80 letters, "
+                "digits, spaces, '-', '_' or '.'.",
             )
         for name, declaration in declared(Settings).items():
             try:
@@ -168,7 +170,7 @@ class _File:
         try:
             signature = inspect.signature(function)
         except ValueError:
-            # Functions in C need not tell theirs.
+            # Functions in C may have no signature.
             return
         try:
             signature.bind(*arguments)
@@ -183,7 +185,7 @@ class _File:
             problem = check(result, *arguments)
             if problem is not None:
                 raise self._fault(name, f"{name} returned {problem}", function)
-            # It is called later, after each step.
+            # The returned function is called later, after each step.
             return (
                 self._wrap(name, result, _anything) if name == "after_step" and callable(result) else result
             )
@@ -191,7 +193,7 @@ class _File:
         return call
 
     def _fault(self, name: str, text: str, function: Any = None) -> UsageError:
-        """The message about a function or another value of the recipe."""
+        """The error about a function or another value of the recipe."""
         line = self._lines.get(name)
         code = getattr(function, "__code__", None)
         if code is not None and code.co_filename == str(self._path):
@@ -233,8 +235,8 @@ def _check_model(model: Any, image_shape: tuple[int, int, int], classes: int) ->
         kind = type(layer)
         if kind.__module__.split(".")[0] != "keras" or kind.__name__ == "Lambda":
             return (
-                f"a network with the layer {layer.name!r}, a {kind.__name__}. A saved model holds no Python "
-                "code, so that layer could not be loaded again. Use layers of Keras, such as Rescaling."
+                f"a network with the layer {layer.name!r}, a {kind.__name__}. A saved model contains no "
+                "Python code, so this layer could not be loaded again. Use Keras's layers, such as Rescaling."
             )
     return None
 
@@ -270,9 +272,9 @@ def _not_a(value: Any, expected: str) -> str:
     return f"{_describe(value)}. Expected {expected}."
 
 
-#: What is wrong with a value that a function returned for these arguments, or None.
+#: Checks a function's return value, given its arguments; returns the problem, or None.
 _Check = Callable[..., str | None]
-#: The functions of a recipe: their arguments, and the check of what they return.
+#: The functions of a recipe: their arguments, and the check of their return value.
 _FUNCTIONS: dict[str, tuple[tuple[str, ...], _Check]] = {
     "build_model": (("image_shape", "classes"), _check_model),
     "build_optimizer": (("learning_rate", "total_steps"), _check_optimizer),
@@ -298,11 +300,11 @@ def _describe(value: Any) -> str:
 
 
 def check_network(recipe: Recipe, model: "keras.Model") -> None:
-    """Try the network and the loss of a user's own recipe on two images; do nothing for other recipes.
+    """Test the network and loss of a custom recipe on two images; does nothing for built-in recipes.
 
     Raises:
-        UsageError: the network ends in a softmax, the loss does not take its logits, or the network cannot be
-            loaded without the recipe's file.
+        UsageError: the network ends in a softmax, the loss does not accept its logits, or the network cannot
+            be loaded without the recipe's file.
     """
     if recipe.file is None:
         return
@@ -319,17 +321,17 @@ def check_network(recipe: Recipe, model: "keras.Model") -> None:
             "last layer; the loss and predictions apply the softmax."
         )
     loss = recipe.loss()
-    with _telling(path, f"the loss does not take integer labels [B] and logits [B, {classes}]"):
+    with _failing_with(path, f"the loss does not accept integer labels [B] and logits [B, {classes}]"):
         value = np.asarray(loss(np.zeros(2, np.uint8), logits))
     if value.ndim > 1:
-        raise UsageError(f"--recipe {path}: the loss returned {_not_a(value, 'one number for an image')}")
+        raise UsageError(f"--recipe {path}: the loss returned {_not_a(value, 'one number per image')}")
     known = keras.saving.get_custom_objects()
     registered = dict(known)
-    # As in a process that has not read the file.
+    # As in a process that has not loaded the file.
     known.clear()
     try:
-        with _telling(
-            path, "the network cannot be loaded without this file; use layers and functions of Keras"
+        with _failing_with(
+            path, "the network cannot be loaded without this file; use Keras's layers and functions"
         ):
             keras.models.model_from_json(model.to_json())
     finally:
@@ -337,11 +339,11 @@ def check_network(recipe: Recipe, model: "keras.Model") -> None:
 
 
 @contextlib.contextmanager
-def _telling(path: Path, what: str) -> Iterator[None]:
-    """Turn any exception of the block into the message `what`.
+def _failing_with(path: Path, what: str) -> Iterator[None]:
+    """Turn any exception in the block into a UsageError with this message.
 
     Raises:
-        UsageError: the block raised one.
+        UsageError: the block raised an exception.
     """
     try:
         with _running(path):

@@ -1,4 +1,4 @@
-"""What a recipe is: a network and how it is trained, as one value."""
+"""The `Recipe` type: a network and its training method."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """The images of one training step, as a recipe's `augment` sees them.
+    """The images of one training step, passed to a recipe's `augment`.
 
     Attributes:
         images: uint8 [B, H, W, C].
         labels: uint8 [B].
-        indices: int64 [B], the images' places among the training images of the run.
-        epoch: int32 scalar, complete epochs before this step.
-        step: int32 scalar, steps of the whole run before this one.
-        seed: int32 [2], the seed of this step for TensorFlow's stateless random operations.
+        indices: int64 [B], the images' indices among the run's training images.
+        epoch: int32 scalar, number of complete epochs before this step.
+        step: int32 scalar, number of steps of the run before this one.
+        seed: int32 [2], this step's seed for TensorFlow's stateless random operations.
     """
 
     images: "tf.Tensor"
@@ -34,18 +34,18 @@ class Batch:
     seed: "tf.Tensor"
 
 
-#: The data set that `Expected` is about.
+#: The data set of `Expected`.
 EXPECTED_ON = "cifar10"
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What earlier runs of a recipe reached on CIFAR-10's test set, with the recipe's own settings.
+    """Accuracy of earlier runs on CIFAR-10's test set, with the recipe's default settings.
 
     Attributes:
         accuracy: the mean.
-        n: how many runs, each with another seed or on other hardware.
-        low, high: the lowest and the highest of them.
+        n: number of runs, each with a different seed or on different hardware.
+        low, high: the lowest and highest accuracy.
     """
 
     accuracy: float
@@ -55,7 +55,7 @@ class Expected:
 
 
 def adam(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """Adam with Keras's defaults (Kingma & Ba 2015) at a constant rate."""
+    """Adam with Keras's defaults (Kingma & Ba 2015) and a constant learning rate."""
     import keras
 
     return keras.optimizers.Adam(learning_rate)
@@ -70,7 +70,7 @@ def cross_entropy() -> "keras.losses.Loss":
 
 @dataclasses.dataclass(frozen=True)
 class RecipeFile:
-    """The file of a user's own recipe: its path, its content, and the SHA-256 of the content."""
+    """The file of a custom recipe: path, content, and SHA-256 of the content."""
 
     path: Path
     content: bytes
@@ -79,30 +79,30 @@ class RecipeFile:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A network and how it is trained. Its functions import TensorFlow; the value does not.
+    """A network and its training method. Only the functions import TensorFlow.
 
     Attributes:
-        name: for `--recipe`.
+        name: the value of `--recipe`.
         summary: one line.
-        epochs, batch_size, learning_rate: the defaults of a run.
-        build_model: returns the network for an image shape (height, width, channels) and a number of classes:
-            from uint8 [N, H, W, C], named `images`, to float32 logits [N, classes].
-        build_optimizer: returns the optimizer, with its schedule, for a learning rate and all steps of a run.
+        epochs, batch_size, learning_rate: default settings.
+        build_model: returns the network for an image shape (height, width, channels) and a number of classes.
+            Its input is uint8 [N, H, W, C], named `images`; its output is float32 logits [N, classes].
+        build_optimizer: returns the optimizer, with its schedule, for a learning rate and a run's steps.
         loss: returns the loss of float32 logits [B, classes] against uint8 labels [B]. The training loop
-            divides its sum over a batch by the images, and adds the losses of the layers (`model.losses`).
+            divides its sum over a batch by the batch size, and adds the layers' losses (`model.losses`).
         augment: returns the images to train on, uint8 or float [B, H, W, C], for a batch; stateless.
-        initialize: sets first weights from the training images, uint8 [N, H, W, C].
-        after_step: is called once with the network and its built optimizer, and returns a function that is
-            called after each step with the steps done so far (int32 scalar). Keep state in variables of the
-            optimizer (`add_variable_from_reference`), which checkpoints include.
-        predict: returns logits for the network and uint8 images [N, H, W, C], with augmentation at test time;
-            None is the network alone.
-        splittable: whether a batch may be computed in parts: no layer combines images or draws.
-        stackable: whether the steps of several seeds can be computed at once: the layers, the optimizer and
-            `augment` draw only by TensorFlow's stateless uniform and normal operations, do not branch on a
-            value, and there is no `after_step`.
+        initialize: sets initial weights from the training images, uint8 [N, H, W, C].
+        after_step: called once with the network and its built optimizer; returns a function that is called
+            after each step with the number of steps done (int32 scalar). Keep state in variables of the
+            optimizer (`add_variable_from_reference`), so that checkpoints include it.
+        predict: returns logits for the network and uint8 images [N, H, W, C], with test-time augmentation;
+            None uses the network alone.
+        splittable: whether a batch may be computed in parts: no layer combines images or is random.
+        stackable: whether the steps of several seeds can be computed at once. The layers, the optimizer and
+            `augment` must use only TensorFlow's stateless uniform and normal random operations and must not
+            branch on a value, and there must be no `after_step`.
         expected: accuracy of earlier runs; None if fewer than three were measured.
-        file: of a user's own recipe; None for the package's recipes.
+        file: the file of a custom recipe; None for a built-in recipe.
     """
 
     name: str
@@ -124,14 +124,16 @@ class Recipe:
     expected: Expected | None = None
     file: RecipeFile | None = None
 
-    def settings(self, given: Mapping[str, Any]) -> Settings:
-        """The settings of a run: those given, by name, and the defaults of the recipe and of `train`.
+    def settings(self, arguments: Mapping[str, Any]) -> Settings:
+        """The settings of a run: these arguments, then the recipe's defaults, then those of `train`.
 
         Raises:
-            UsageError: a setting is not possible.
+            UsageError: a setting is invalid.
         """
         declarations = declared(Settings)
         own = {name: getattr(self, name) for name, each in declarations.items() if each.of_recipe}
         dataset = declarations["dataset"].default
         sha256 = None if self.file is None else self.file.sha256
-        return Settings(**{"dataset": dataset, **own, **given, "recipe": self.name, "recipe_sha256": sha256})
+        return Settings(
+            **{"dataset": dataset, **own, **arguments, "recipe": self.name, "recipe_sha256": sha256}
+        )

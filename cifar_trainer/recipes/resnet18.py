@@ -1,9 +1,9 @@
-"""ResNet-18 for small images, with the usual training.
+"""ResNet-18 for small images, with standard training.
 
-The network is that of He et al. 2016, figure 5 and table 1, with the first layer that is usual for CIFAR: a
-3×3 convolution of stride 1 and no pooling. Trained with Nesterov's momentum, weight decay of 5e-4 on every
-weight, a cosine schedule, and the flips and crops of `regularized`. Others report 95 to 96 % after 30 to
-200 epochs; nothing was measured here.
+The network of He et al. 2016 (figure 5 and table 1), with the first layer that is usual for CIFAR: a 3×3
+convolution with stride 1, without pooling. Trained with Nesterov momentum, weight decay of 5e-4 on every
+weight, a cosine schedule, and the flips and crops of `regularized`. Others report 95 to 96 % after 30 to 200
+epochs; it was not measured here.
 """
 
 from typing import TYPE_CHECKING
@@ -19,12 +19,12 @@ FILTERS = (64, 128, 256, 512)
 
 
 def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
-    """Four stages of two basic blocks; each but the first halves height and width."""
+    """Four stages of two basic blocks; each stage except the first halves height and width."""
     import keras
     from keras import layers
 
     def convolve(x: keras.KerasTensor, filters: int, size: int, strides: int, name: str) -> keras.KerasTensor:
-        # Padded alike on both sides, as in PyTorch: "same" would put all of it at the end for a stride of 2.
+        # Pad both sides equally, as in PyTorch: with a stride of 2, "same" would pad only the end.
         if size == 3:
             x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
         x = layers.Conv2D(
@@ -52,7 +52,7 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
 
 
 def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """Nesterov's momentum of 0.9, with a rate that falls along a cosine to 0."""
+    """Nesterov momentum of 0.9 with a cosine schedule to 0."""
     import keras
 
     from cifar_trainer.recipes.optimizers import Nesterov

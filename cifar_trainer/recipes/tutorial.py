@@ -1,8 +1,8 @@
-"""The network of TensorFlow's CNN tutorial, trained as there: Adam, batch 32, ten epochs.
+"""The network and training of TensorFlow's CNN tutorial: Adam, batch size 32, ten epochs.
 
-Source: TensorFlow's tutorial "Convolutional Neural Network (CNN)". It divides pixels by
-255 before training; here the network does, so that the saved model takes images as they
-are. On CIFAR-10 it has 122,570 parameters. Ten seeds reached 70.65 ± 0.45 % on the test set.
+Source: TensorFlow's tutorial "Convolutional Neural Network (CNN)". The tutorial divides pixels by 255 before
+training; here the network does, so that the saved model accepts unscaled images. For CIFAR-10 it has 122,570
+parameters. Ten seeds reached 70.65 ± 0.45 % on the test set.
 """
 
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
             layers.Conv2D(64, 3, activation="relu", name="conv3"),
             layers.Flatten(name="flatten"),
             layers.Dense(64, activation="relu", name="dense"),
-            # The logits stay float32 under mixed precision: softmax wants the range.
+            # Keep the logits in float32 with mixed precision: the softmax needs the range.
             layers.Dense(classes, dtype="float32", name="logits"),
         ],
         name="tutorial",

@@ -1,12 +1,12 @@
-"""Compact Transformers: CCT of Hassani et al. 2021 (arXiv 2104.05704), in two sizes, from Keras's own layers.
+"""Compact Transformers: CCT of Hassani et al. 2021 (arXiv 2104.05704) in two sizes, with Keras's layers.
 
-Convolutions make the tokens, an encoder of pre-norm blocks follows, and a learned weighting pools the tokens
+A convolutional tokenizer, an encoder of pre-norm blocks, and pooling of the tokens with learned weights
 (sections 3.2 and 3.3). `vit` is CCT-2/3×2: 2 blocks, 2 convolutions of 3×3, 64 tokens; `vit-large` is
-CCT-7/3×1: 7 blocks, 1 convolution, 256 tokens. Other than there: max-pooling of 2×2 instead of 3×3, and
-flips and crops alone instead of AutoAugment, mixup and CutMix.
+CCT-7/3×1: 7 blocks, 1 convolution, 256 tokens. Differences: max-pooling of 2×2 instead of 3×3, and only flips
+and crops instead of AutoAugment, mixup and CutMix.
 
-Twenty epochs of `vit` in float32 reached 78.53 % on CIFAR-10's test set (seed 0, n = 1, two threads of an AMD
-EPYC). `vit-large` was not measured.
+After twenty epochs in float32, `vit` reached 78.53 % on CIFAR-10's test set (seed 0, n = 1, two threads of an
+AMD EPYC). `vit-large` was not measured.
 """
 
 import functools
@@ -18,9 +18,9 @@ from cifar_trainer.recipes.regularized import augment
 if TYPE_CHECKING:
     import keras
 
-#: Of dropout in the attention, and of leaving out a block's branch for an image in the last block.
+#: Rate of dropout in the attention, and of dropping a branch of the last block (stochastic depth).
 DROPOUT, DROP_PATH = 0.1, 0.1
-#: The share of the steps over which the rate rises.
+#: The share of the steps that are warm-up.
 WARMUP = 0.1
 
 
@@ -38,13 +38,13 @@ def build_model(
     """A convolutional tokenizer, Transformer blocks, and sequence pooling.
 
     Args:
-        image_shape, classes: of the data.
-        name: of the model.
-        convolutions: of the tokenizer, each followed by a pooling that halves height and width.
-        blocks: of the encoder.
-        width: of a token.
-        heads: of the attention, each of `width / heads`.
-        mlp_ratio: the hidden width of a block's perceptron, in widths of a token.
+        image_shape, classes: shape and number of classes of the data.
+        name: the model's name.
+        convolutions: number of convolutions in the tokenizer, each followed by 2×2 max-pooling.
+        blocks: number of blocks in the encoder.
+        width: embedding width of a token.
+        heads: number of attention heads, each of width `width / heads`.
+        mlp_ratio: hidden width of a block's MLP, as a multiple of `width`.
     """
     import keras
     from keras import layers
@@ -60,15 +60,15 @@ def build_model(
         x = layers.MaxPooling2D(2, name=f"tokenize{i}_pool")(x)
     height, columns = x.shape[1:3]
     x = layers.Reshape((height * columns, width), name="tokens")(x)
-    # Only the bias is trained: one vector for each place, the positional embedding.
-    places = layers.EinsumDense(
+    # Only the bias is trained: one vector for each position, the positional embedding.
+    positions = layers.EinsumDense(
         "btd,de->bte", (height * columns, width), bias_axes="te", kernel_initializer="identity",
         bias_initializer=keras.initializers.TruncatedNormal(stddev=0.2), name="positions",
     )  # fmt: skip
-    x = places(x)
-    places.kernel.trainable = False
+    x = positions(x)
+    positions.kernel.trainable = False
     for block in range(blocks):
-        # Deeper blocks are left out more often (Huang et al. 2016, section 3).
+        # Deeper blocks are dropped more often (Huang et al. 2016, section 3).
         rate = DROP_PATH * block / max(1, blocks - 1)
         prefix = f"block{block + 1}"
         y = layers.LayerNormalization(epsilon=1e-5, name=f"{prefix}_norm1")(x)
@@ -83,7 +83,7 @@ def build_model(
         y = layers.Dropout(rate, noise_shape=(None, 1, 1), name=f"{prefix}_path2")(y)
         x = layers.Add(name=f"{prefix}_add2")([x, y])
     x = layers.LayerNormalization(epsilon=1e-5, name="norm")(x)
-    # As a feature map once, which Grad-CAM reads.
+    # Reshape to a feature map, which Grad-CAM reads.
     x = layers.Reshape((height, columns, width), name="map")(x)
     x = layers.Reshape((height * columns, width), name="sequence")(x)
     weights = layers.Softmax(axis=1, name="importance")(layers.Dense(1, name="importance_logits")(x))
@@ -93,7 +93,7 @@ def build_model(
 
 
 def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """AdamW with weight decay of 0.06; the rate rises over a tenth of the steps and falls along a cosine."""
+    """AdamW with weight decay of 0.06, linear warm-up over a tenth of the steps, and a cosine schedule."""
     import keras
 
     warmup = max(1, round(WARMUP * total_steps))
