@@ -427,13 +427,17 @@ class Trainer:
                     self._reporter.warn(text)
 
     def _concerns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        # Empty if this process trained no epoch, because only the model of a complete run was missing.
+        logits = self._validation_logits
         return concerns(
             row,
             self._class_shares,
             self._config,
             self._recipe.learning_rate,
             steps=self.global_step,
-            predicted_classes=len(np.unique(self._validation_logits.argmax(axis=1))),
+            predicted_classes=len(np.unique(logits.argmax(axis=1)))
+            if logits.size
+            else len(self._class_shares),
         )
 
     def _finish_if_over(self) -> None:
