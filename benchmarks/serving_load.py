@@ -150,7 +150,7 @@ def in_process(model: Path, pngs: list[bytes], seconds: float) -> dict[str, floa
     """Time the model without a server: with decoding, and alone."""
     artefact = open_artefact(model)
     images = [artefact.preprocessing.decode(png).pixels[None] for png in pngs]
-    whole, alone = [], []
+    total, alone = [], []
     end = time.perf_counter() + seconds
     turn = 0
     while time.perf_counter() < end:
@@ -159,12 +159,12 @@ def in_process(model: Path, pngs: list[bytes], seconds: float) -> dict[str, floa
         middle = time.perf_counter()
         artefact.predict(images[turn % len(pngs)])
         alone.append(time.perf_counter() - middle)
-        whole.append(middle - started)
+        total.append(middle - started)
         turn += 1
     return {
-        "decode_and_model_p50_ms": float(np.median(whole)) * 1000,
+        "decode_and_model_p50_ms": float(np.median(total)) * 1000,
         "model_p50_ms": float(np.median(alone)) * 1000,
-        "requests_per_second": 1 / float(np.mean(whole)),
+        "requests_per_second": 1 / float(np.mean(total)),
     }
 
 

@@ -356,7 +356,7 @@ def write_artefact(form: Format, network: "Network", path: Path, examples: np.nd
         reason = str(error).strip().split("\n")[0][:500]
         raise CifarTrainerError(
             f"The network cannot be written as {form.name}: {type(error).__name__}: {reason} "
-            "Nothing was exported. Choose another --format, or show the whole error with -v."
+            "Nothing was exported. Choose another --format, or show the full error with -v."
         ) from error
 
 

@@ -268,8 +268,8 @@ def _pack(contents: Sequence[bytes]) -> dict[str, np.ndarray]:
 
 
 def _unpack(arrays: Mapping[str, np.ndarray]) -> list[bytes]:
-    ends, whole = np.cumsum(arrays["lengths"]), arrays["bytes"].tobytes()
-    return [whole[end - length : end] for end, length in zip(ends, arrays["lengths"], strict=True)]
+    ends, content = np.cumsum(arrays["lengths"]), arrays["bytes"].tobytes()
+    return [content[end - length : end] for end, length in zip(ends, arrays["lengths"], strict=True)]
 
 
 def answer(

@@ -131,12 +131,12 @@ def _quantize(network: "Network", calibration: np.ndarray) -> bytes:
     from ai_edge_litert.interpreter import Interpreter
 
     # To keep an operation in float32, the quantizer needs the name of its result.
-    whole = Interpreter(model_content=_convert(network)).get_signature_runner("serving_default")
+    runner = Interpreter(model_content=_convert(network)).get_signature_runner("serving_default")
     converter = _converter(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: _one_by_one(calibration)
     options = tf.lite.experimental.QuantizationDebugOptions(
-        denylisted_nodes=[whole.get_output_details()["logits"]["name"]],
+        denylisted_nodes=[runner.get_output_details()["logits"]["name"]],
         # Computed from the logits: temperature, probabilities, class.
         denylisted_ops=["MUL", "DIV", "SOFTMAX", "ARG_MAX"],
     )

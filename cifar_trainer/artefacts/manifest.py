@@ -176,7 +176,7 @@ class Manifest:
         ):
             return self
         ours = {export.format for export in self.artefacts}
-        kept = [
+        reused = [
             export
             for export in earlier.artefacts
             if export.format in FORMATS
@@ -184,7 +184,7 @@ class Manifest:
             and export.sha256 == _digest(folder / export.path)
         ]
         order = list(FORMATS)
-        artefacts = sorted([*self.artefacts, *kept], key=lambda export: order.index(export.format))
+        artefacts = sorted([*self.artefacts, *reused], key=lambda export: order.index(export.format))
         return dataclasses.replace(self, artefacts=tuple(artefacts))
 
 

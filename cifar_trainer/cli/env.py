@@ -44,8 +44,8 @@ def survey_tables(survey: "Survey") -> "list[Table | Text]":
     facts.add_row("threads", f"inter-op {threads['inter_op']}, intra-op {threads['intra_op']}")
     facts.add_row("oneDNN", "on" if record["onednn"] else "off")
     facts.add_row("NVIDIA driver", _driver(cuda.driver, cuda.driver_cuda))
-    facts.add_row("CUDA", _built_and_found(cuda.cuda_built, cuda.cuda_found))
-    facts.add_row("cuDNN", _built_and_found(cuda.cudnn_built, cuda.cudnn_found))
+    facts.add_row("CUDA", _format_versions(cuda.cuda_built, cuda.cuda_found))
+    facts.add_row("cuDNN", _format_versions(cuda.cudnn_built, cuda.cudnn_found))
 
     tried = Table("device", "name", "a convolution", box=None, padding=(0, 2, 0, 0))
     tried.columns[0].no_wrap = True
@@ -81,7 +81,7 @@ def _driver(driver: str | None, runs: str | None) -> str:
     return f"{driver or 'unknown version'}, supports CUDA up to {runs or 'unknown'}"
 
 
-def _built_and_found(built: str | None, found: str | None) -> str:
+def _format_versions(built: str | None, found: str | None) -> str:
     if built is None:
         return "not in this TensorFlow"
     return f"TensorFlow built with {built}, found here: {found or 'none'}"

@@ -33,8 +33,8 @@ def command(output: "Output", /, show: str | None, plot: Path | None, data_dir: 
     from cifar_trainer.recipes.catalogue import augmentation_figure, list_recipes
 
     if (show is None) != (plot is None):
-        given, missing = ("--show", "--plot FILE") if plot is None else ("--plot", "--show NAME")
-        raise UsageError(f"{given} needs {missing}.")
+        option, missing = ("--show", "--plot FILE") if plot is None else ("--plot", "--show NAME")
+        raise UsageError(f"{option} needs {missing}.")
     listed = list_recipes(show, verbose=output.verbose)
     if show is not None and plot is not None:
         from cifar_trainer.recipes import get_recipe

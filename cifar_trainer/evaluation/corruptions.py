@@ -90,7 +90,7 @@ def snow(
     least: float,
     radius: int,
     sigma: float,
-    kept: float,
+    weight: float,
 ) -> np.ndarray:
     """Streaks of flakes in two directions over a whitened image."""
     flakes = mean + spread * draw.standard_normal((*images.shape[:3], 1), np.float32)
@@ -98,12 +98,12 @@ def snow(
     flakes = np.where(flakes < least, np.float32(0), np.clip(flakes, 0, 1))
     flakes = _motion(flakes, radius, sigma, draw.uniform(-135, -45, len(images)))
     grey = (images @ _GREY)[..., None] if images.shape[3] == 3 else images
-    whitened = kept * images + (1 - kept) * np.maximum(images, grey * 1.5 + 0.5)
+    whitened = weight * images + (1 - weight) * np.maximum(images, grey * 1.5 + 0.5)
     fallen: np.ndarray = whitened + flakes + flakes[:, ::-1, ::-1]
     return fallen
 
 
-def frost(images: np.ndarray, draw: np.random.Generator, kept: float, ice: float) -> np.ndarray:
+def frost(images: np.ndarray, draw: np.random.Generator, weight: float, ice: float) -> np.ndarray:
     """Ice crystals over the image: a crop of a drawn texture, instead of photographs of frost."""
     count, height, width, channels = images.shape
     texture = frost_texture() if channels == 3 else (frost_texture() @ _GREY)[..., None]
@@ -112,7 +112,7 @@ def frost(images: np.ndarray, draw: np.random.Generator, kept: float, ice: float
     top, left = draw.integers(0, np.where(room < _FROST_SIDE, _FROST_SIDE - room, _FROST_SIDE), (2, count))
     rows = (top[:, None] + np.arange(height)) % _FROST_SIDE
     columns = (left[:, None] + np.arange(width)) % _FROST_SIDE
-    frozen: np.ndarray = kept * images + ice * texture[rows[:, :, None], columns[:, None, :]]
+    frozen: np.ndarray = weight * images + ice * texture[rows[:, :, None], columns[:, None, :]]
     return frozen
 
 
@@ -136,10 +136,10 @@ def brightness(images: np.ndarray, draw: np.random.Generator, raised: float) -> 
     return scaled
 
 
-def contrast(images: np.ndarray, draw: np.random.Generator, kept: float) -> np.ndarray:
+def contrast(images: np.ndarray, draw: np.random.Generator, factor: float) -> np.ndarray:
     """Move values towards their channel's mean over the image."""
     means = images.mean(axis=(1, 2), keepdims=True)
-    flat: np.ndarray = (images - means) * np.float32(kept) + means
+    flat: np.ndarray = (images - means) * np.float32(factor) + means
     return flat
 
 
@@ -284,9 +284,9 @@ def _zoom(images: np.ndarray, factor: float) -> np.ndarray:
 
 def _zoom_matrix(side: int, factor: float) -> np.ndarray:
     """The matrix that enlarges the centre of one axis by `factor`: float32 [side, side]."""
-    kept = int(np.ceil(side / factor))
-    start = (side - kept) // 2
-    crop = np.eye(side, dtype=np.float64)[start : start + kept]
+    size = int(np.ceil(side / factor))
+    start = (side - size) // 2
+    crop = np.eye(side, dtype=np.float64)[start : start + size]
     enlarged = ndimage.zoom(crop, (factor, 1), order=1)
     trim = (len(enlarged) - side) // 2
     matrix: np.ndarray = enlarged[trim : trim + side].astype(np.float32)

@@ -173,7 +173,7 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def gradcam_figure(
     images: np.ndarray, maps: np.ndarray, captions: Sequence[tuple[str, str, bool]], theme: Theme
 ) -> Figure:
-    """Images, each beside a copy under its heat map, two pairs per row.
+    """Pairs of an image and its overlaid heat map, two pairs per row.
 
     Args:
         images: uint8 [K, H, W, C], of one or three channels.

@@ -79,6 +79,6 @@ class Plan:
         Raises:
             UsageError: a value is invalid.
         """
-        given = {**self.common, **values}
-        recipe = given.pop("recipe", declared(Settings)["recipe"].default)
-        return get_recipe(str(recipe)).settings(given)
+        arguments = {**self.common, **values}
+        recipe = arguments.pop("recipe", declared(Settings)["recipe"].default)
+        return get_recipe(str(recipe)).settings(arguments)

@@ -157,7 +157,7 @@ def trial_settings(text: str) -> dict[str, Any]:
     """
     match = re.fullmatch(r"(.+):(\d+)", text)
     if match is None:
-        raise UsageError(f"--from-trial {text!r} is not a trial. Expected SWEEP:NUMBER, such as rates:7.")
+        raise UsageError(f"--from-trial {text!r} is invalid. Expected SWEEP:NUMBER, such as rates:7.")
     folders = (Path(match[1]).expanduser(), DEFAULT_ROOT / match[1])
     folder = next((folder for folder in folders if (folder / SWEEP_FILE).is_file()), None)
     if folder is None:

@@ -39,20 +39,20 @@ def parse_space(
         space: by setting, a range as text or a list of choices; or a TOML file of that form.
 
     Raises:
-        UsageError: a name is not a setting that can vary, a range is invalid, a setting is given twice, or
-            none is given.
+        UsageError: a name is not a setting that can vary, a range is invalid, a setting occurs twice, or
+            no setting varies.
     """
-    given = list((_read_file(Path(space)) if isinstance(space, Path | str) else space or {}).items())
+    assigned = list((_read_file(Path(space)) if isinstance(space, Path | str) else space or {}).items())
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise UsageError(
-                f"--set {assignment!r} is not an assignment. Expected PARAMETER=RANGE, such as "
+                f"--set {assignment!r} is invalid. Expected PARAMETER=RANGE, such as "
                 "learning_rate=1e-4..1e-2:log."
             )
-        given.append((name.strip(), text.strip()))
+        assigned.append((name.strip(), text.strip()))
     ranges: Space = {}
-    for name, value in given:
+    for name, value in assigned:
         setting = _setting(name)
         if setting in ranges:
             raise UsageError(f"{setting} is given twice: {_text(ranges[setting])} and {value}.")

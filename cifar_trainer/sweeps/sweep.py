@@ -78,7 +78,7 @@ def sweep(
     from cifar_trainer.sweeps.study import Study
 
     check_single_process("sweep")
-    given = {key: value for key, value in settings.items() if value is not None}
+    arguments = {key: value for key, value in settings.items() if value is not None}
     plan = Plan(
         name=name,
         space=parse_space(set, space),
@@ -90,8 +90,8 @@ def sweep(
         confirm=confirm,
         confirm_seeds=confirm_seeds,
         heartbeat=heartbeat,
-        settings={key: value for key, value in given.items() if key not in RUNTIME_ARGUMENTS},
-        runtime={key: value for key, value in given.items() if key in RUNTIME_ARGUMENTS},
+        settings={key: value for key, value in arguments.items() if key not in RUNTIME_ARGUMENTS},
+        runtime={key: value for key, value in arguments.items() if key in RUNTIME_ARGUMENTS},
     )
     reporter = reporter or SweepReporter()
     folder = DEFAULT_ROOT / name if run_dir is None else Path(run_dir).expanduser()

@@ -58,7 +58,7 @@ def test_runs_are_listed_with_what_became_of_them(run_cli: RunCli, folder: Path,
 def test_a_folder_without_runs_is_an_empty_list(tmp_path: Path) -> None:
     empty = run_here(["runs", tmp_path])
     assert (empty.exit_code, empty.stdout) == (0, "")
-    assert "no run in" in empty.stderr
+    assert "No runs in" in empty.stderr
 
 
 def damage(run: Path, name: str, **values: object) -> None:
