@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from cifar_trainer.artefacts.gate import BATCH_SIZES
 from cifar_trainer.artefacts.manifest import Accuracy, Data, Export, Manifest
 from cifar_trainer.data import DATASETS
+from cifar_trainer.errors import counted
 
 CARD_FILE = "model_card.md"
 
@@ -54,7 +55,7 @@ on {manifest.artefacts[0].proof.images:,} images.
 | | |
 | --- | --- |
 | recipe | {run.recipe}, {manifest.parameters:,} parameters |
-| training | {run.epochs} epoch{"s" * (run.epochs != 1)}, batch {run.batch_size}, \
+| training | {counted(run.epochs, "epoch")}, batch {run.batch_size}, \
 learning rate {run.learning_rate:g}, seed {run.seed}, {run.precision}\
 {"" if run.limit is None else f", only {run.limit:,} training images"} |
 | weights, SHA-256 | `{run.weights_sha256}` |

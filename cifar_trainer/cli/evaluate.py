@@ -63,7 +63,7 @@ def command(
 
     RUN is a run's folder, by default the newest run. The report goes into
     RUN/evaluation/SPLIT/: report.html, one page to open or send; report.json;
-    predictions.csv, a row for each image; the figures.
+    predictions.csv, one row per image; the figures.
 
     \b
     Examples:
@@ -160,7 +160,7 @@ def _expectation(report: "Report") -> str:
 
 
 def unfamiliar_table(unfamiliar: "Unfamiliar") -> "Table":
-    """How well images of other kinds are distinguished from the split's."""
+    """One row per kind of other images: how well the model detects them."""
     from rich.table import Table
 
     what = "held-out training images" if unfamiliar.fitted_on == "validation" else "training images"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def command(output: "Output", /, run: Path | None, run_dir: Path | None, data_dir: Path | None) -> None:
     """Train a finished run or group again and check that the weights are the same.
 
-    Settings, recipe and data come from the run's own record. Exit code 4 means that the
-    weights differ; the differences between the environments are then listed.
+    Settings, recipe and data come from the run's own record. If the weights differ, lists the
+    differences between the environments and exits with code 4.
 
     \b
     Examples:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cifar_trainer.cli.console import IGNORE_CLOSED_TERMINAL, Output
 from cifar_trainer.cli.displays import StoppableDisplay
+from cifar_trainer.errors import counted
 from cifar_trainer.sweeps.result import SweepReporter, Trial, best_first, format_value
 
 #: The number of trials in the live table.
@@ -66,8 +67,7 @@ class SweepDisplay(StoppableDisplay, SweepReporter):
         self._draw()
 
     def confirming(self, runs: int) -> None:
-        what = "run" if runs == 1 else "runs"
-        self._output.note(f"The trials are done. Retraining the best on all images: {runs} {what}.")
+        self._output.note(f"The trials are done. Retraining the best on all images: {counted(runs, 'run')}.")
 
     def _draw(self) -> None:
         if self._live is not None:

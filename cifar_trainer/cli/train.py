@@ -149,7 +149,7 @@ def format_group(group: "GroupResult") -> str:
         for run in group.runs
     ]
     accuracy = group.accuracy
-    mean = f"mean {accuracy.mean:.2%} of {accuracy.n} {'run' if accuracy.n == 1 else 'runs'}"
+    mean = f"mean {accuracy.mean:.2%} of {counted(accuracy.n, 'run')}"
     if accuracy.n == 2:
         mean += "; two runs do not show how much runs vary"
     elif accuracy.standard_deviation is not None and accuracy.interval is not None:

@@ -9,6 +9,7 @@ from scipy.special import softmax
 
 from cifar_trainer import pages
 from cifar_trainer.data import DATASETS
+from cifar_trainer.errors import counted
 from cifar_trainer.evaluation import figures
 from cifar_trainer.evaluation.gradcam import GradCam, representative_images
 from cifar_trainer.evaluation.report import Report, is_expected_data, predictions, unusual_settings
@@ -193,7 +194,7 @@ def provenance(subject: Subject) -> list[tuple[str, str]]:
         ("recipe", f"{config.recipe}, {result.parameters:,} parameters"),
         (
             "training",
-            f"{_epochs(result.epochs)}, batch size {config.batch_size}, learning rate "
+            f"{counted(result.epochs, 'epoch')}, batch size {config.batch_size}, learning rate "
             f"{config.learning_rate:g}, seed {config.seed}, {config.precision}"
             + ("" if config.limit is None else f", {config.limit:,} images only"),
         ),
@@ -233,7 +234,7 @@ def expectation_note(subject: Subject) -> str:
     listed = ", ".join(f"{_words(name)} {_value(value)}" for name, value in differing.items())
     return (
         f"With its own settings on all training images, the recipe reaches {percent(expected.low)} to "
-        f"{percent(expected.high)} ({_runs(expected.n)}). This run differs: {listed}."
+        f"{percent(expected.high)} ({counted(expected.n, 'earlier run')}). This run differs: {listed}."
     )
 
 
@@ -256,7 +257,7 @@ def choice(result: TrainResult) -> str:
         chosen = f"The model of epoch {result.chosen_epoch} of {result.epochs}, selected by {by}"
     if result.ended_by is None:
         return f"{chosen}."
-    return f"{chosen}; {_ENDED_BY[result.ended_by]} ({_epochs(result.planned_epochs or 0)} planned)."
+    return f"{chosen}; {_ENDED_BY[result.ended_by]} ({counted(result.planned_epochs or 0, 'epoch')} planned)."
 
 
 def selection(subject: Subject) -> str:
@@ -314,14 +315,6 @@ def _looks(subject: Subject) -> str:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch{'' if count == 1 else 's'}"
-
-
-def _runs(count: int) -> str:
-    return f"{count} earlier run{'' if count == 1 else 's'}"
 
 
 def _words(name: str) -> str:

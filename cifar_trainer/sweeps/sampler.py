@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners, by name; the samplers are reproducible and never repeat a trial."""
+"""Optuna's samplers and pruners, by name; the samplers are reproducible and avoid repeating a trial."""
 
 import random
 import zlib

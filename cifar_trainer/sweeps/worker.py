@@ -123,7 +123,7 @@ def train_job(job: Job, command: Command) -> None:
     except errors.TrainingStopped:
         command.send("stopped")
     except (errors.DataError, errors.DeviceError) as error:
-        # The next trial would fail in the same way.
+        # The next trial would fail, too.
         command.send("fatal", error=type(error).__name__, text=str(error))
     except errors.CifarTrainerError as error:
         command.send("failed", text=str(error))
@@ -160,7 +160,7 @@ def _exit_after_command() -> None:
     """End this process `SECONDS_TO_SAVE` after the command, even during compilation or a long step."""
     poll = select.poll()
     poll.register(0, 0)
-    poll.poll()  # until the command closes its end of the pipe
+    poll.poll()  # Blocks until the command closes its end of the pipe.
     time.sleep(SECONDS_TO_SAVE)
     os._exit(1)
 
