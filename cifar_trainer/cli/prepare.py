@@ -57,8 +57,8 @@ def command(output: "Output", /, path: str | None, data_dir: Path | None, **opti
     """Download or import a data set and verify it by its content.
 
     A source is an official archive of a data set (Python, binary or MATLAB version), a cache of Keras,
-    torchvision, Hugging Face or TFDS, a file with arrays or records, or a folder or archive with one folder of
-    images per class. Sources are recognized by content, not by name. Downloads resume.
+    torchvision, Hugging Face or TFDS, a file with arrays or records, or a folder or archive with one folder
+    of images per class. Sources are recognized by content, not by name. Downloads resume.
 
     \b
     Examples:

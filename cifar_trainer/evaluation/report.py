@@ -38,7 +38,7 @@ class Report(Result):
         balanced_accuracy: mean recall of the classes that have images.
         macro: precision, recall and F1, each the unweighted mean over the classes.
         mean_average_precision: over the classes that have images.
-        per_class: a row for each class; its average precision is None without images.
+        per_class: one row per class; its average precision is None without images.
         confusion_matrix: counts by true class, then by predicted class.
         mistakes: the most confident errors.
         robustness: None if it was not measured.

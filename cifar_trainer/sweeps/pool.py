@@ -1,4 +1,4 @@
-"""The worker processes of a `sweep` command. Those that die are replaced."""
+"""The worker processes of a `sweep` command, replaced if they die."""
 
 import contextlib
 import dataclasses
