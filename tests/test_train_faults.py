@@ -110,7 +110,7 @@ def test_a_gpu_that_is_not_there_is_named_and_never_replaced_by_the_cpu(
     done = run_cli(["train", *arguments])
     assert done.returncode == 5
     assert done.stdout == ""
-    assert "finds no GPU that it can use" in done.stderr
+    assert "does not find a usable GPU" in done.stderr
     assert "Traceback" not in done.stderr
     assert not run.exists()
 

@@ -1,6 +1,6 @@
-"""What TensorFlow needs for an NVIDIA GPU, what is missing, and how to install it.
+"""Check what TensorFlow needs for an NVIDIA GPU, and how to install what is missing.
 
-Reads the system and loads libraries by name; never imports TensorFlow.
+Inspects the system and loads libraries by name; never imports TensorFlow.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from cifar_trainer.extras import install_command
 Version = tuple[int, ...]
 
 #: Libraries that TensorFlow 2.21 loads for a GPU, and the packages of tensorflow[and-cuda] that contain them.
-#: The number in a library's name is its binary interface.
+#: The number in a library's name is its ABI version.
 LIBRARIES = {
     "libcudart.so.12": "nvidia-cuda-runtime-cu12",
     "libcublas.so.12": "nvidia-cublas-cu12",
@@ -30,11 +30,11 @@ LIBRARIES = {
     "libcudnn.so.9": "nvidia-cudnn-cu12",
 }
 
-#: XLA's convolution with bias fails with older versions, as reported for T4, A10G and L4
-#: (aws/deep-learning-containers#6417, #6418); 9.24 was reported to fix it.
+#: With older versions, XLA's convolution with bias fails, as reported for T4, A10G and L4
+#: (aws/deep-learning-containers#6417, #6418); 9.24 reportedly fixes it.
 CUDNN_NEEDED = (9, 24)
-#: For compute capability 9.0, TensorFlow 2.21 has elementwise kernels as PTX 8.5, compiled by the driver at
-#: first use; drivers accept it from CUDA 12.5 (R555). Above 9.0 the wheel has nothing that runs.
+#: For compute capability 9.0, TensorFlow 2.21 has elementwise kernels as PTX 8.5, which the driver compiles at
+#: first use; drivers support it since CUDA 12.5 (R555). Above 9.0 the wheel has no kernels.
 PTX_CUDA_NEEDED, LAST_CAPABILITY = (12, 5), (9, 0)
 #: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
@@ -46,9 +46,9 @@ class Missing:
     """One reason why TensorFlow cannot use a GPU, or not fully.
 
     Attributes:
-        what: the exact file, library or setting, and the system's message.
+        what: the problem: the exact file, library or setting, and the system's message.
         remedy: what to install or change.
-        blocks: whether nothing can be computed without it; otherwise only some operations fail.
+        blocks: whether the GPU cannot be used at all; otherwise only some operations fail.
     """
 
     what: str
@@ -58,7 +58,7 @@ class Missing:
 
 @dataclasses.dataclass(frozen=True)
 class Cuda:
-    """CUDA as TensorFlow was built for it, and as installed.
+    """The CUDA versions that TensorFlow was built with, and those that are installed.
 
     Attributes:
         gpu_present: whether the kernel shows an NVIDIA GPU, usable or not.
@@ -82,11 +82,11 @@ class Cuda:
 
     @property
     def obstacles(self) -> tuple[Missing, ...]:
-        """The part of `missing` without which nothing can be computed."""
+        """The entries of `missing` that make the GPU unusable."""
         return tuple(missing for missing in self.missing if missing.blocks)
 
     def advice(self) -> str:
-        """What is missing and what to do about it, as sentences."""
+        """The problems and their remedies, as sentences."""
         if not self.missing:
             return (
                 "The driver and all libraries are installed, but TensorFlow still does not list the GPU; "
@@ -100,7 +100,7 @@ def inspect(build: Mapping[str, Any], *, listed: bool = False) -> Cuda:
 
     Args:
         build: `tf.sysconfig.get_build_info()`.
-        listed: whether TensorFlow lists a GPU, and so has found the driver and its libraries.
+        listed: whether TensorFlow lists a GPU, which means that it found the driver and its libraries.
     """
     present = gpu_present()
     missing: list[Missing] = []
@@ -154,13 +154,13 @@ def _check_capability(capability: Version | None, runs: Version | None) -> Itera
         return
     if capability > LAST_CAPABILITY:
         yield Missing(
-            f"This GPU has compute capability {_joined(capability)}, for which TensorFlow 2.21 has no "
-            f"kernels: {_joined(LAST_CAPABILITY)} (Hopper) is its last",
+            f"TensorFlow 2.21 has no kernels for this GPU's compute capability {_joined(capability)}; the "
+            f"newest supported is {_joined(LAST_CAPABILITY)} (Hopper)",
             "Use another GPU, or --device cpu",
         )
     if capability == LAST_CAPABILITY and runs is not None and runs < PTX_CUDA_NEEDED:
         yield Missing(
-            f"The NVIDIA driver {_driver_version() or ''} runs CUDA up to {_joined(runs)}; TensorFlow's "
+            f"The NVIDIA driver {_driver_version() or ''} supports CUDA up to {_joined(runs)}; TensorFlow's "
             f"kernels for compute capability {_joined(capability)} need {_joined(PTX_CUDA_NEEDED)}",
             "Install driver 555 or newer",
         )
@@ -172,7 +172,7 @@ def _check_compiler() -> Iterator[Missing]:
     lacking = [name for name, path in found.items() if path is None]
     if lacking:
         yield Missing(
-            f"{' and '.join(lacking)} cannot be found, which XLA needs to compile for the GPU",
+            f"{' and '.join(lacking)} cannot be found; XLA needs this to compile for the GPU",
             f"Install nvidia-cuda-nvcc-cu12: {install_command('gpu')}",
         )
 
@@ -180,7 +180,7 @@ def _check_compiler() -> Iterator[Missing]:
 def _check_cudnn(found: Version | None) -> Iterator[Missing]:
     if found is not None and found < CUDNN_NEEDED:
         yield Missing(
-            f"cuDNN {_joined(found)} is older than {_joined(CUDNN_NEEDED)}; XLA is known to fail with it on "
+            f"cuDNN {_joined(found)} is older than {_joined(CUDNN_NEEDED)}; with it, XLA is known to fail on "
             "convolutions with a bias",
             f"pip install 'nvidia-cudnn-cu12>={_joined(CUDNN_NEEDED)},<10'",
             blocks=False,
@@ -193,8 +193,8 @@ def _check_search_path() -> Iterator[Missing]:
     for folder in _search_path():
         if folder.is_dir() and any((folder / name).exists() for name in names & set(LIBRARIES)):
             yield Missing(
-                f"LD_LIBRARY_PATH puts the CUDA libraries in {folder} before those that pip has installed",
-                f"Take {folder} out of LD_LIBRARY_PATH, or unload its module",
+                f"LD_LIBRARY_PATH puts the CUDA libraries in {folder} before those installed by pip",
+                f"Remove {folder} from LD_LIBRARY_PATH, or unload its module",
                 blocks=False,
             )
 
@@ -202,7 +202,7 @@ def _check_search_path() -> Iterator[Missing]:
 def _check_profiler() -> Iterator[Missing]:
     if isinstance(_load("libcupti.so.12"), OSError):
         yield Missing(
-            "libcupti.so.12 cannot be loaded, so --profile does not see the GPU",
+            "libcupti.so.12 cannot be loaded, so --profile cannot trace the GPU",
             f"Install nvidia-cuda-cupti-cu12: {install_command('gpu')}",
             blocks=False,
         )
@@ -215,12 +215,12 @@ def _find_ptxas() -> Path | None:
 
 
 def _find_libdevice() -> Path | None:
-    places = [root / "nvvm" / "libdevice" / "libdevice.10.bc" for root in _toolkits()]
-    return next((path for path in places if path.is_file()), None)
+    candidates = [root / "nvvm" / "libdevice" / "libdevice.10.bc" for root in _toolkits()]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _toolkits() -> list[Path]:
-    """Where XLA looks for a CUDA toolkit."""
+    """The folders where XLA looks for a CUDA toolkit."""
     flag = re.search(r"--xla_gpu_cuda_data_dir=(\S+)", os.environ.get("XLA_FLAGS", ""))
     named = [Path(value) for name in ("CUDA_HOME", "CUDA_DIR") if (value := os.environ.get(name))]
     named += [Path(flag[1])] if flag else []
@@ -228,7 +228,7 @@ def _toolkits() -> list[Path]:
 
 
 def _packages() -> Path:
-    """NVIDIA's packages beside TensorFlow, which looks for them at `$ORIGIN/../nvidia`."""
+    """The folder of NVIDIA's packages beside TensorFlow, which looks in `$ORIGIN/../nvidia`."""
     found = importlib.util.find_spec("tensorflow")
     if found is None or found.origin is None:
         return Path(sysconfig.get_path("purelib")) / "nvidia"
@@ -244,34 +244,34 @@ def _search_path() -> list[Path]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that a new process would see, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [each.strip() for each in given.split(",") if each.strip() and each.strip() != "-1"]
-    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-    return sorted((each[1] for each in found if each), key=int)
+    """The GPUs that a new process would see, as CUDA_VISIBLE_DEVICES identifies them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [each.strip() for each in visible.split(",") if each.strip() and each.strip() != "-1"]
+    matches = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
+    return sorted((match[1] for match in matches if match), key=int)
 
 
 def bus_id(index: int) -> str | None:
     """The PCI bus id, such as `0000:65:00.0`, of CUDA's GPU `index`; None if there is no such GPU.
 
-    CUDA's numbers follow CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER; those of NVML, which reads power and
-    utilisation, do not.
+    CUDA's numbering depends on CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER; that of NVML, which reads power
+    and utilisation, does not.
     """
     driver = _load("libcuda.so.1")
     if isinstance(driver, OSError):
         return None
-    device, place = ctypes.c_int(), ctypes.create_string_buffer(32)
+    device, buffer = ctypes.c_int(), ctypes.create_string_buffer(32)
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
         return None
-    if driver.cuDeviceGetPCIBusId(place, len(place), device):
+    if driver.cuDeviceGetPCIBusId(buffer, len(buffer), device):
         return None
-    return place.value.decode()
+    return buffer.value.decode()
 
 
 def gpu_present() -> bool:
     """Whether the kernel shows an NVIDIA GPU, usable or not."""
-    # /dev/dxg is the GPU of Windows inside its Linux subsystem.
+    # /dev/dxg is the GPU inside WSL.
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
@@ -286,8 +286,8 @@ def _check_driver(driver: ctypes.CDLL | OSError, present: bool, cuda_built: str 
     runs = _newest_cuda(driver)
     if cuda_built and runs[0] < int(cuda_built.split(".")[0]):
         yield Missing(
-            f"The NVIDIA driver {_driver_version() or ''} is too old: it runs CUDA up to "
-            f"{_joined(runs)}, TensorFlow was built with {cuda_built}",
+            f"The NVIDIA driver {_driver_version() or ''} is too old: it supports CUDA up to "
+            f"{_joined(runs)}, but TensorFlow was built with {cuda_built}",
             "Install a newer driver",
         )
     elif (code := driver.cuInit(0)) != 0:
@@ -315,11 +315,11 @@ def _compute_capability(driver: ctypes.CDLL) -> Version | None:
 
 
 def _load(name: str) -> ctypes.CDLL | OSError:
-    """Load a library as TensorFlow does: by LD_LIBRARY_PATH, from NVIDIA's packages, from the system."""
-    places = [folder / name for folder in (*_search_path(), *_package_folders()) if (folder / name).exists()]
-    for place in [*map(str, places), name]:
+    """Load a library as TensorFlow does: from LD_LIBRARY_PATH, NVIDIA's packages, or the system."""
+    paths = [folder / name for folder in (*_search_path(), *_package_folders()) if (folder / name).exists()]
+    for path in [*map(str, paths), name]:
         try:
-            return ctypes.CDLL(place)
+            return ctypes.CDLL(path)
         except OSError as error:
             failure = error
     return failure

@@ -1,4 +1,4 @@
-"""The processor: its name, its instruction sets, and how many cores this process may use."""
+"""The processor: name, instruction sets, and the cores that this process may use."""
 
 import contextlib
 import math
@@ -10,9 +10,9 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-#: Instruction sets for which TensorFlow and oneDNN have special code.
+#: Instruction sets for which TensorFlow and oneDNN have optimized code.
 _INSTRUCTION_SETS = re.compile(r"avx\w*|fma|amx\w*|asimd\w*|sve\w*|bf16")
-#: A processor needs one of these for TensorFlow to train fast in a precision. AVX512-FP16 is not one of them:
+#: TensorFlow needs one of these instruction sets to train fast in a precision. AVX512-FP16 is not enough:
 #: with it alone, TensorFlow 2.21 was 180 times slower in float16 than in float32.
 _NARROW = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"amx_fp16", "asimdhp"}}
 
@@ -22,7 +22,7 @@ _ONEDNN_IS_ON = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may use: its CPU affinity, and the quota of its container."""
+    """The number of cores that this process may use, by its CPU affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([cores, *(max(1, math.ceil(quota)) for quota in _quotas() if math.isfinite(quota))])
 
@@ -70,13 +70,13 @@ def instruction_sets() -> list[str]:
 
 
 def is_slow(precision: str) -> bool:
-    """Whether this processor is known to lack what TensorFlow needs to train fast in `precision`."""
+    """Whether this processor is known to be slow in `precision` with TensorFlow."""
     available = instruction_sets()
     return bool(available) and precision in _NARROW and _NARROW[precision].isdisjoint(available)
 
 
 def gains_from_onednn() -> bool | None:
-    """True if oneDNN is faster although TensorFlow disables it; None leaves the choice to TensorFlow.
+    """True if oneDNN is faster but disabled by TensorFlow's default; None leaves it to TensorFlow.
 
     TensorFlow enables oneDNN if the processor has AVX512-VNNI or the like. On a Zen 3, which lacks it,
     `tutorial` trained 1.4 to 1.6 times as fast with oneDNN.
@@ -90,5 +90,5 @@ def _field(name: str) -> str | None:
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else None
+    match = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else None

@@ -1,4 +1,4 @@
-"""The environment that each run records, and the differences between two of them."""
+"""Record the environment of a run, and compare two records."""
 
 import datetime
 import os
@@ -13,8 +13,8 @@ from cifar_trainer import __version__, process
 from cifar_trainer.devices import cuda, machine
 from cifar_trainer.devices.start import Device, tf32_enabled, threads
 
-#: Entries that can change the last bits of a result, and their names in messages.
-_DECIDING = {
+#: Entries that can change the last bits of a result, with their names in messages.
+_AFFECTS_RESULT = {
     ("versions", "tensorflow"): "TensorFlow",
     ("versions", "keras"): "Keras",
     ("versions", "numpy"): "NumPy",
@@ -48,7 +48,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
     """The content of environment.json, as JSON types."""
     return {
         "started_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        # Not sys.argv: in a notebook or a user's script that is another program's command, with its secrets.
+        # Not sys.argv: in a notebook or script, that is another program's command and may contain secrets.
         "command_line": process.command_line,
         "commit": _commit(),
         "versions": versions(),
@@ -73,7 +73,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
 def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences that can change the result, such as `TensorFlow was 2.21.0 and is 2.21.1`."""
     differences = []
-    for keys, title in _DECIDING.items():
+    for keys, title in _AFFECTS_RESULT.items():
         was, is_ = _look_up(before, keys), _look_up(now, keys)
         if was != is_:
             differences.append(f"{title} was {_shown(was)} and is {_shown(is_)}")
@@ -81,8 +81,8 @@ def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
 
 
 def onednn_enabled() -> bool:
-    """Whether TensorFlow computes with oneDNN's kernels here (TF_ENABLE_ONEDNN_OPTS)."""
-    # TensorFlow has no public function for it; its own tests use this one.
+    """Whether TensorFlow uses oneDNN's kernels (TF_ENABLE_ONEDNN_OPTS)."""
+    # TensorFlow has no public function for this; its own tests use this one.
     from tensorflow.python.util import _pywrap_util_port
 
     return bool(_pywrap_util_port.IsMklEnabled())
@@ -95,12 +95,12 @@ def _cuda(device: Device) -> dict[str, Any]:
     built = {"cuda_built": build.get("cuda_version"), "cudnn_built": build.get("cudnn_version")}
     if device.kind == "cpu":
         return {**built, "driver": None, "cuda_found": None, "cudnn_found": None}
-    found = cuda.inspect(build, listed=True)
+    installed = cuda.inspect(build, listed=True)
     return {
         **built,
-        "driver": found.driver,
-        "cuda_found": found.cuda_found,
-        "cudnn_found": found.cudnn_found,
+        "driver": installed.driver,
+        "cuda_found": installed.cuda_found,
+        "cudnn_found": installed.cudnn_found,
     }
 
 

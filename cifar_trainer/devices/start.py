@@ -1,4 +1,4 @@
-"""Start TensorFlow in a process: backend, quiet import, device, threads, determinism."""
+"""Start TensorFlow: backend, quiet import, device, threads, determinism."""
 
 import contextlib
 import dataclasses
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Threads:
-    """TensorFlow's threads.
+    """TensorFlow's thread pools.
 
     Attributes:
         inter_op: number of operations that run in parallel.
-        intra_op: number of threads in one operation.
+        intra_op: number of threads within an operation.
     """
 
     inter_op: int
@@ -40,7 +40,7 @@ class Device:
         kind: `cpu` or `gpu`.
         description: such as `AMD EPYC, 2 cores` or `NVIDIA H100`.
         count: number of such devices.
-        bus_id: a GPU's PCI bus id, by which NVML finds it.
+        bus_id: a GPU's PCI bus id, which NVML uses to identify it.
         warning: why an existing GPU is not used, or may fail; empty if there is no problem.
     """
 
@@ -62,23 +62,23 @@ def start(
 ) -> Device:
     """Start TensorFlow for a run with these settings: backend, device, threads, determinism, TF32.
 
-    Device and threads can be set once in a process: if TensorFlow computes already, they stay as they are,
-    and the device that is returned is the one in use. Determinism, once enabled, stays enabled.
+    Device and threads can be set only once per process: if TensorFlow is already computing, they do not
+    change, and the returned device is the one in use. Once enabled, determinism stays enabled.
 
     Args:
-        settings: of the run; None uses float32.
-        split: whether the halves of a batch are computed side by side (`recipes.is_splittable`); otherwise
-            each operation gets all cores.
-        device: one of `DEVICES`; None is that of the settings, or `auto`.
-        onednn: whether to use oneDNN's kernels on a CPU; a resumed run keeps its choice. None: whatever is
-            known to be faster on this processor. The user's own TF_ENABLE_ONEDNN_OPTS wins.
+        settings: the run's settings; None uses float32.
+        split: whether the two halves of a batch are computed in parallel (`recipes.is_splittable`);
+            otherwise each operation gets all cores.
+        device: one of `DEVICES`; None uses the settings' device, or `auto`.
+        onednn: whether to use oneDNN's kernels on a CPU; a resumed run keeps its choice. None: what is known
+            to be faster on this processor. TF_ENABLE_ONEDNN_OPTS takes precedence if the user has set it.
         verbose: show TensorFlow's own messages.
-        nth_gpu: index of the only GPU to use; None: all of them.
+        nth_gpu: index of the only GPU to use; None uses all.
 
     Raises:
-        UsageError: `device` is not a device.
-        DeviceError: the device is missing or cannot be used, with the reason; or a GPU was asked for, but
-            this process computes on the CPU already.
+        UsageError: `device` is invalid.
+        DeviceError: the device is missing or cannot be used, with the reason; or a GPU was requested, but
+            this process is already computing on the CPU.
     """
     prepare(onednn=onednn, verbose=verbose)
     chosen = choose_device(device or ("auto" if settings is None else settings.device), nth_gpu)
@@ -90,18 +90,18 @@ def start(
 
 
 def prepare(*, onednn: bool | None = None, verbose: bool = False) -> None:
-    """Import TensorFlow as `start` does, without choosing device and threads."""
+    """Import TensorFlow as `start` does, but without choosing device and threads."""
     _set_variables(onednn)
     load_tensorflow(verbose)
 
 
 def _set_variables(onednn: bool | None) -> None:
-    """Set the variables that TensorFlow, Keras and XLA read once, when they are imported."""
-    # The training loop needs TensorFlow, whatever backend other projects use.
+    """Set the environment variables that TensorFlow, Keras and XLA read when they are imported."""
+    # The training loop needs TensorFlow, even if the user prefers another backend.
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # It would make TensorFlow's exporter look for Keras 2, which is another package.
+    # It would make TensorFlow's exporter look for Keras 2, a different package.
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    # Keras imports Matplotlib, which fails if a shell inherits the backend of a notebook's kernel.
+    # Keras imports Matplotlib, which fails with a notebook kernel's backend, inherited through a shell.
     backend = os.environ.get("MPLBACKEND", "")
     if backend.startswith("module://") and not _can_import(backend.removeprefix("module://")):
         os.environ["MPLBACKEND"] = "agg"
@@ -120,44 +120,44 @@ def _can_import(module: str) -> bool:
         return False
 
 
-def xla_flags(given: str) -> str:
-    """XLA's flags for a GPU: the user's, and ours if the user has not set them.
+def xla_flags(user_flags: str) -> str:
+    """XLA's flags for a GPU: the user's, and our defaults for flags that the user has not set.
 
     Args:
-        given: the value of XLA_FLAGS: flags, or the name of a file of flags, which is left unchanged.
+        user_flags: the value of XLA_FLAGS: flags, or the name of a file of flags, returned unchanged.
     """
-    if given.strip() and not given.strip().startswith("-"):
-        return given
+    if user_flags.strip() and not user_flags.strip().startswith("-"):
+        return user_flags
     ours = {
         # The matrix products of `training.layers` are too small for Triton.
         "--xla_gpu_enable_triton_gemm": "false",
     }
-    # A second run then need not measure the kernels again, and chooses the same ones.
+    # With the cache, later runs need not measure the kernels again, and choose the same ones.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar-trainer" / "xla"
-    # If the folder cannot be written, each process measures again.
+    # If the folder cannot be written, each process measures the kernels again.
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
         # XLA splits its flags at spaces.
         if " " not in str(cache):
             ours["--xla_gpu_per_fusion_autotune_cache_dir"] = str(cache)
-    named = {flag.partition("=")[0] for flag in given.split()}
+    names = {flag.partition("=")[0] for flag in user_flags.split()}
     return " ".join(
-        [*given.split(), *(f"{flag}={value}" for flag, value in ours.items() if flag not in named)]
+        [*user_flags.split(), *(f"{flag}={value}" for flag, value in ours.items() if flag not in names)]
     )
 
 
 def load_tensorflow(verbose: bool = False) -> None:
     """Import TensorFlow and Keras, without their messages unless `verbose`.
 
-    TF_CPP_MIN_LOG_LEVEL is not enough: until TensorFlow has set up its log, it writes to stderr regardless
-    (seen with 2.21). So file descriptor 2 is captured during the import and the first listing of the
-    devices, and shown if that fails.
+    TF_CPP_MIN_LOG_LEVEL is not enough: before TensorFlow (2.21) has set up its log, it ignores this variable
+    and writes to stderr. So file descriptor 2 is captured during the import and the first listing of the
+    devices. The captured text is shown if that fails.
 
     Raises:
         DeviceError: Keras was already imported with another backend.
     """
     if "tensorflow" not in sys.modules:
-        # The command line shows it: loading takes seconds, on a slow disk half a minute.
+        # Shown on the command line: loading takes seconds, or half a minute on a slow disk.
         log.info("loading TensorFlow ...")
     if verbose:
         _import()
@@ -176,7 +176,7 @@ def _import() -> None:
             f"Keras was already imported with the backend {keras.backend.backend()!r}; expected tensorflow. "
             "Set KERAS_BACKEND=tensorflow before Keras is imported, or use another process."
         )
-    # ~/.keras/keras.json may say otherwise for other projects.
+    # ~/.keras/keras.json may have other values.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     tf.config.list_physical_devices()
@@ -186,9 +186,9 @@ def _import() -> None:
 def _captured_stderr() -> Iterator[None]:
     """Capture file descriptor 2; show what was written only if the block fails."""
     try:
-        kept = os.dup(2)
+        stderr = os.dup(2)
     except OSError:
-        # It is closed: nobody reads it.
+        # It is closed, so there is nothing to capture.
         yield
         return
     with tempfile.TemporaryFile() as file:
@@ -198,25 +198,25 @@ def _captured_stderr() -> Iterator[None]:
         try:
             yield
         except Exception:
-            os.dup2(kept, 2)
+            os.dup2(stderr, 2)
             file.seek(0)
             os.write(2, file.read())
             raise
         finally:
             if sys.stderr is not None:
                 sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def configure_threads(*, split: bool) -> Threads:
-    """Let two operations run in parallel; returns the number of threads in use.
+    """Let two operations run in parallel; returns the threads in use.
 
-    If TensorFlow has already started, its threads stay as they are.
+    Has no effect if TensorFlow has already started.
 
     Args:
-        split: whether the two are the halves of a batch, with half of the cores each. Otherwise operations
-            mostly run one after the other, and each gets all cores.
+        split: whether these operations are the halves of a batch, with half of the cores each. Otherwise
+            operations mostly run sequentially, and each gets all cores.
     """
     import tensorflow as tf
 
@@ -228,7 +228,7 @@ def configure_threads(*, split: bool) -> Threads:
 
 
 def threads() -> Threads:
-    """TensorFlow's numbers of threads; 0 means that TensorFlow decides."""
+    """TensorFlow's current numbers of threads; 0 means TensorFlow's default."""
     import tensorflow as tf
 
     return Threads(
@@ -238,9 +238,9 @@ def threads() -> Threads:
 
 
 def _set_tf32(enabled: bool) -> None:
-    """Let a GPU round the factors of products to 10 bits of mantissa, or keep the 23 of float32.
+    """Set whether a GPU rounds the factors of products from 23 bits of mantissa (float32) to 10 (TF32).
 
-    TensorFlow's default is to round (on NVIDIA's Ampere and later; a CPU never does).
+    TensorFlow's default is to round, on NVIDIA's Ampere and later; a CPU never does.
     """
     import tensorflow as tf
 
@@ -262,20 +262,20 @@ def enable_determinism() -> None:
 
 
 def choose_device(name: str, nth_gpu: int | None = None) -> Device:
-    """Choose where to compute; call it before TensorFlow's first operation.
+    """Choose the device; call this before TensorFlow's first operation.
 
-    `auto` takes a GPU if TensorFlow can use one; `cpu` hides the GPUs from TensorFlow. GPU memory is
-    allocated as needed, not all at once. If TensorFlow already computes, its device is kept, with a warning
-    if another one was asked for.
+    `auto` uses a GPU if TensorFlow can; `cpu` hides GPUs from TensorFlow. GPU memory is allocated as needed,
+    not all at once. If TensorFlow is already computing, its device is kept, with a warning if another one was
+    requested.
 
     Args:
         name: one of `DEVICES`.
         nth_gpu: as in `start`.
 
     Raises:
-        UsageError: `name` is not a device.
-        DeviceError: `gpu` was asked for, but TensorFlow cannot use one, with the reason; or this process
-            already computes on the CPU.
+        UsageError: `name` is invalid.
+        DeviceError: `gpu` was requested, but TensorFlow cannot use one, with the reason; or this process is
+            already computing on the CPU.
     """
     import tensorflow as tf
 
@@ -290,33 +290,33 @@ def choose_device(name: str, nth_gpu: int | None = None) -> Device:
             return _cpu()
         return _gpu(
             len(gpus),
-            "TensorFlow uses the GPU already in this process. To compute on the CPU, use another process.",
+            "TensorFlow already uses the GPU in this process. To compute on the CPU, use another process.",
         )
     report = cuda.inspect(tf.sysconfig.get_build_info(), listed=bool(gpus))
     advice = report.advice()
     if gpus and not report.obstacles:
         if _make_visible(gpus):
             for gpu in gpus:
-                # TensorFlow refuses it once it has started, but still uses the device.
+                # Fails once TensorFlow has started, but the device can still be used.
                 with contextlib.suppress(RuntimeError):
                     tf.config.experimental.set_memory_growth(gpu, True)
             return _gpu(len(gpus), advice if report.missing else "", first)
         problem = (
-            "TensorFlow uses the CPU already in this process. To compute on the GPU, use another process."
+            "TensorFlow already uses the CPU in this process. To compute on the GPU, use another process."
         )
         if name == "gpu":
             raise DeviceError(f"--device gpu: {problem}")
         return _cpu(problem)
     if name == "gpu":
-        found = "a GPU that it cannot use" if gpus else "no GPU that it can use"
-        raise DeviceError(f"--device gpu: TensorFlow finds {found}. {advice}")
+        problem = "cannot use the GPU" if gpus else "does not find a usable GPU"
+        raise DeviceError(f"--device gpu: TensorFlow {problem}. {advice}")
     if not _make_visible([]):
         return _gpu(len(gpus), advice)
-    return _cpu(f"There is a GPU, but the CPU computes. {advice}" if gpus or report.gpu_present else "")
+    return _cpu(f"There is a GPU, but the CPU is used. {advice}" if gpus or report.gpu_present else "")
 
 
 def _make_visible(gpus: Sequence[Any]) -> bool:
-    """Let TensorFlow use only these GPUs; False if it has already started with others."""
+    """Make TensorFlow use only these GPUs; False if it has already started with others."""
     import tensorflow as tf
 
     if list(tf.config.get_visible_devices("GPU")) == list(gpus):

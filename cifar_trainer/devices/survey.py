@@ -1,4 +1,4 @@
-"""The report of `cifar-trainer env`: versions, every device tried, and what a GPU would need."""
+"""The report of `cifar-trainer env`: versions, a test of every device, and what a GPU still needs."""
 
 import dataclasses
 import statistics
@@ -16,23 +16,23 @@ from cifar_trainer.results import Result
 
 #: The convolution: a batch of 32 images of 32×32×64, kernel 3×3, 64 output channels of 30×30.
 SHAPE, FILTER = (32, 32, 32, 64), (3, 3, 64, 64)
-#: Its multiplications and additions: two for each output value, input channel and position in the kernel.
+#: Its FLOPs: two for each output value, input channel and kernel position.
 FLOPS = 2 * 32 * 30 * 30 * 64 * 3 * 3 * 64
 REPEATS = 7
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A convolution that was run on a device.
+    """The test of one device with a convolution.
 
     Attributes:
         device: TensorFlow's name of the device, such as `/GPU:0`.
         kind: `cpu` or `gpu`.
         description: the device's own name.
         error: why it failed; None if the result was correct.
-        first_milliseconds: duration of the first run, including loading and compiling.
+        first_milliseconds: duration of the first run, including loading and compilation.
         milliseconds: median duration of the later runs.
-        gflops: 10^9 operations per second, from that median.
+        gflops: 10^9 floating-point operations per second, from that median.
     """
 
     device: str
@@ -52,8 +52,8 @@ class Survey(Result):
         record: what a run with `--device auto` would record in environment.json.
         extras: versions of the optional packages; None for those that are not installed.
         trials: one for each device.
-        cuda: driver and CUDA libraries, whether or not there is a GPU.
-        missing: why a GPU or its readings cannot be used.
+        cuda: driver and CUDA libraries, with or without a GPU.
+        missing: why a GPU or its statistics cannot be used.
     """
 
     record: dict[str, Any]
@@ -64,11 +64,11 @@ class Survey(Result):
 
     def to_json(self) -> dict[str, Any]:
         """What `env --json` prints."""
-        found = dataclasses.asdict(self.cuda)
-        del found["missing"]
+        installed = dataclasses.asdict(self.cuda)
+        del installed["missing"]
         return {
             **self.record,
-            "cuda": found,
+            "cuda": installed,
             "extras": self.extras,
             "devices": [dataclasses.asdict(trial) for trial in self.trials],
             "missing": [dataclasses.asdict(missing) for missing in self.missing],
@@ -76,7 +76,7 @@ class Survey(Result):
 
 
 def environment(*, verbose: bool = False) -> Survey:
-    """Look at versions, libraries and devices, and run a convolution on each device.
+    """Report versions, libraries and devices, and run a convolution on each device.
 
     Args:
         verbose: show TensorFlow's own messages.
@@ -87,24 +87,24 @@ def environment(*, verbose: bool = False) -> Survey:
     gpus = tf.config.get_visible_devices("GPU")
     trials = [try_device("/CPU:0", "cpu", describe_cpu())]
     trials += [try_device(f"/GPU:{index}", "gpu", describe_gpu(index)) for index in range(len(gpus))]
-    found = cuda.inspect(tf.sysconfig.get_build_info(), listed=bool(gpus))
+    installed = cuda.inspect(tf.sysconfig.get_build_info(), listed=bool(gpus))
     extras = optional_packages()
-    missing = found.missing
-    if found.gpu_present and extras.get("nvidia-ml-py") is None:
+    missing = installed.missing
+    if installed.gpu_present and extras.get("nvidia-ml-py") is None:
         missing += (
             Missing(
                 "nvidia-ml-py is not installed: no readings of utilisation, memory, power and energy",
                 "pip install nvidia-ml-py",
             ),
         )
-    return Survey(describe_environment(device), extras, tuple(trials), found, missing)
+    return Survey(describe_environment(device), extras, tuple(trials), installed, missing)
 
 
 def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Trial:
-    """Run on one device the operations that training needs, check their results, and time a convolution.
+    """Run the operations that training needs on one device, check their results, and time a convolution.
 
     An elementwise operation and a compiled convolution with bias and ReLU come first: with some drivers and
-    versions of cuDNN they fail although a plain convolution works.
+    cuDNN versions, they fail even though a plain convolution works.
     """
     import tensorflow as tf
 
@@ -122,7 +122,7 @@ def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Tria
             for _ in range(1 + REPEATS):
                 began = time.perf_counter()
                 result = tf.nn.conv2d(images, kernel, 1, "VALID")
-                # Copy one number: copying the whole result from a GPU would time the bus.
+                # Copy only one number: copying the whole result would measure the bus.
                 result[0, 0, 0, 0].numpy()
                 seconds.append(time.perf_counter() - began)
     except tf.errors.OpError as error:
@@ -132,10 +132,10 @@ def try_device(name: str, kind: Literal["cpu", "gpu"], description: str) -> Tria
         ("compiled convolution", compiled, expected + 1),
         ("convolution", result.numpy(), expected),
     )
-    for what, values, wanted in checks:
-        # Not exactly: algorithms such as Winograd's round, even if the sum is a whole number.
-        if not np.allclose(values, wanted, rtol=1e-3):
-            wrong = float(values.flat[np.abs(values - wanted).argmax()])
-            return Trial(name, kind, description, f"wrong {what}: {wrong}, expected {wanted}")
+    for what, values, correct in checks:
+        # With a tolerance: algorithms such as Winograd's round, even if the sum is a whole number.
+        if not np.allclose(values, correct, rtol=1e-3):
+            wrong = float(values.flat[np.abs(values - correct).argmax()])
+            return Trial(name, kind, description, f"wrong {what}: {wrong}, expected {correct}")
     median = statistics.median(seconds[1:])
     return Trial(name, kind, description, None, 1000 * seconds[0], 1000 * median, FLOPS / median / 1e9)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-#: Seconds between samples; the driver's own averages do not change faster.
+#: Seconds between samples; the driver does not update its averages faster.
 INTERVAL = 0.2
 
 
@@ -20,10 +20,10 @@ class Reading:
     """GPU statistics since the previous mark; None if unavailable.
 
     Attributes:
-        utilization: mean share of time in which a kernel ran, in percent.
-        memory_mib: peak of the memory in use on the device.
+        utilization: mean share of the time during which a kernel ran, in percent.
+        memory_mib: peak memory in use on the device.
         power_watts: mean power.
-        energy_joules: from the device's counter, or else from the mean power.
+        energy_joules: from the device's counter if it has one, otherwise from the mean power.
     """
 
     utilization: float | None = None
@@ -36,9 +36,9 @@ class GpuTelemetry:
     """Samples one GPU in a thread while the `with` block runs.
 
     Args:
-        bus_id: the PCI bus id, such as `0000:65:00.0`, which CUDA and NVML share, unlike the device's number.
-            None gives empty readings.
-        nvml: the binding; None imports pynvml if it is installed.
+        bus_id: the PCI bus id, such as `0000:65:00.0`; CUDA and NVML may number devices differently. None
+            gives empty readings.
+        nvml: the NVML binding; None imports pynvml if it is installed.
     """
 
     def __init__(self, bus_id: str | None, nvml: ModuleType | Any | None = None) -> None:
@@ -89,7 +89,7 @@ class GpuTelemetry:
         """The statistics since the previous mark, or since the start of the block."""
         if self._handle is None:
             return Reading()
-        # An epoch may be shorter than the interval: take at least one sample.
+        # Take at least one sample: an epoch may be shorter than the interval.
         self._sample()
         now, energy = time.monotonic(), self._energy()
         with self._lock:
@@ -103,7 +103,7 @@ class GpuTelemetry:
         return Reading(_mean(utilization), max(memory, default=None), watts, joules)
 
     def joules(self) -> float | None:
-        """Energy since the previous mark, in J. Does not set a mark."""
+        """Energy since the previous mark, in J, without setting a new mark."""
         if self._handle is None:
             return None
         with self._lock:
@@ -134,7 +134,7 @@ class GpuTelemetry:
         return self._read(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000)
 
     def _read(self, read: Callable[[], float]) -> float | None:
-        # Read each value separately: many devices support only some of them.
+        # Each value is read separately, because many devices support only some of them.
         try:
             return read()
         except self._nvml.NVMLError:

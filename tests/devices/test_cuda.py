@@ -73,7 +73,10 @@ def test_where_all_is_there_nothing_is_missing(machine: Callable[..., cuda.Cuda]
 
 def test_a_driver_that_is_too_old_is_named_with_what_it_runs(machine: Callable[..., cuda.Cuda]) -> None:
     advice = machine(libcuda_so_1=Library(cuDriverGetVersion=11040, cuInit=0)).advice()
-    assert "driver 550.54.14 is too old: it runs CUDA up to 11.4, TensorFlow was built with 12.5.1" in advice
+    assert (
+        "driver 550.54.14 is too old: it supports CUDA up to 11.4, but TensorFlow was built with 12.5.1"
+        in advice
+    )
     assert "Install a newer driver" in advice
 
 
@@ -117,7 +120,7 @@ def test_an_older_cudnn_is_no_reason_not_to_try(machine: Callable[..., cuda.Cuda
 def test_a_driver_below_cuda_12_5_is_too_old_for_hopper(machine: Callable[..., cuda.Cuda]) -> None:
     found = machine(listed=True, libcuda_so_1=Library(cuDriverGetVersion=12040, cuInit=0))
     (obstacle,) = found.obstacles
-    assert "runs CUDA up to 12.4" in obstacle.what
+    assert "supports CUDA up to 12.4" in obstacle.what
     assert "555" in obstacle.remedy
 
 
