@@ -1,4 +1,4 @@
-"""Measure how fast a model answers, and how fast a recipe trains."""
+"""Measure the latency of models and the training speed of recipes."""
 
 import dataclasses
 import time
@@ -27,21 +27,22 @@ if TYPE_CHECKING:
     from cifar_trainer.artefacts.formats import Artefact
     from cifar_trainer.devices import Device
     from cifar_trainer.plots import Figure, Theme
+    from cifar_trainer.training.loop import StepLoop
 
 BATCH_SIZES = (1, 8, 64, 512)
-#: Calls before timing starts, and their minimum duration.
+#: Minimum number and duration of the calls before timing starts.
 WARM_UP_CALLS = 3
 WARM_UP_SECONDS = 0.3
-#: A p99 of fewer calls is meaningless.
+#: Minimum number of timed calls; with fewer, a p99 is meaningless.
 LEAST_CALLS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing(Result):
-    """One artefact at one batch size.
+    """The speed of one artefact at one batch size.
 
     Attributes:
-        batch_size: images in a call.
+        batch_size: images per call.
         calls: number of timed calls.
         p50_ms, p95_ms, p99_ms: percentiles of a call's duration in milliseconds.
         images_per_second: number of images divided by the total time.
@@ -57,13 +58,13 @@ class Timing(Result):
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """One artefact on one device.
+    """The speed of one artefact on one device.
 
     Attributes:
         artefact: its path.
         format: such as `onnx`.
         device: `cpu` or `gpu`.
-        bytes: size of all its files.
+        bytes: total size of its files.
         timings: one for each batch size.
     """
 
@@ -79,9 +80,9 @@ class LatencyBenchmark(Result):
     """The latency of artefacts.
 
     Attributes:
-        device: in words.
+        device: description of the device.
         environment: versions, processor and device, as in a run's environment.json.
-        artefacts: one for each artefact and device.
+        artefacts: one entry for each artefact and device.
     """
 
     device: str
@@ -109,25 +110,25 @@ def benchmark(
     verbose: bool = False,
     on_start: Callable[[str], None] = lambda what: None,
 ) -> "LatencyBenchmark | TrainingBenchmark":
-    """Measure how fast artefacts answer, or with `train` how fast a recipe trains.
+    """Measure the latency of artefacts or, with `train`, the training speed of a recipe.
 
     Args:
-        artefacts: their paths, or one run's folder. None at all: the run's model and its exports.
-        run: the folder of that run; None is the newest run with a model.
-        batch_size: images a call, one or several sizes; with `train`, images a step. None: 1, 8, 64 and 512;
-            with `train` the recipe's.
+        artefacts: paths of artefacts, or one run's folder. If empty: the run's model and its exports.
+        run: the run's folder; None is the newest run with a model.
+        batch_size: images per call, one or several sizes; with `train`, images per step. None: 1, 8, 64 and
+            512; with `train`, the recipe's.
         seconds: duration of each measurement.
-        train: measure training. The next four arguments are for that.
+        train: measure training, which the next four arguments configure.
         recipe: the name of a recipe, or a Python file that defines one.
         precision: one of `settings.PRECISIONS`.
-        xla: whether XLA compiles the step; None: on a GPU only.
+        xla: whether XLA compiles the training loop; None: on a GPU only.
         conv: one of `settings.CONVOLUTIONS`.
         device: one of `settings.DEVICES`. `auto` measures artefacts on the CPU, and also on a GPU.
         verbose: show TensorFlow's own messages.
-        on_start: called with what is measured next, in words.
+        on_start: called before each measurement, with a description.
 
     Raises:
-        UsageError: an argument is not possible.
+        UsageError: an argument is invalid.
         RunError: there is no such run, or an artefact is missing or damaged.
         DeviceError: there is no such device.
     """
@@ -207,12 +208,12 @@ def measure_latency(
 ) -> Timing:
     """Time sequential calls of an artefact, from host array to host array.
 
-    The images are random: a network's time does not depend on their content.
+    The images are random, because their content does not affect the time.
 
     Args:
         artefact: the opened artefact.
-        batch_size: images in a call.
-        seconds: duration; at least LEAST_CALLS calls are made.
+        batch_size: images per call.
+        seconds: duration of timing; it includes at least LEAST_CALLS calls.
         clock: returns seconds; for tests.
     """
     images = np.random.default_rng(0).integers(0, 256, (batch_size, *artefact.image_shape), np.uint8)
@@ -242,8 +243,8 @@ class Throughput:
     """The speed of training a recipe.
 
     Attributes:
-        recipe, batch_size, precision, device: what was trained, and on what.
-        steps, seconds: timed steps and their duration, without evaluation and checkpoints.
+        recipe, batch_size, precision, device: as trained.
+        steps, seconds: number of timed steps and their duration, without validation and checkpoints.
         images_per_second: training speed.
         first_step_seconds: duration of the first chunk, including compiling.
         joules_per_image, watts, utilization: of the GPU (J, W, per cent of the time); None without an NVIDIA
@@ -268,9 +269,9 @@ class TrainingBenchmark(Result):
     """The speed of training a recipe.
 
     Attributes:
-        device: in words.
+        device: description of the device.
         environment: versions, processor and device, as in a run's environment.json.
-        training: the figures.
+        training: the measured speed.
     """
 
     device: str
@@ -295,22 +296,16 @@ def _measure_training(config: Settings, recipe: Recipe, device: "Device", second
     split = Split(images, draw.integers(0, classes, IMAGES).astype(np.uint8), "")
     loop = assemble(config, recipe, split, np.arange(IMAGES), classes=classes, gpu=device.kind == "gpu")
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
-    # Without the last step of an epoch, which may be smaller.
-    whole = IMAGES // config.batch_size
-    began = time.perf_counter()
-    for steps in _WARM_UP:
-        begun = time.perf_counter()
-        loop.run(0, min(steps, whole), 0)
-        if steps == _WARM_UP[0]:
-            first = time.perf_counter() - began
-    per_step = (time.perf_counter() - begun) / min(_WARM_UP[1], whole)
-    count = max(1, min(MAX_CHUNK, whole, int(0.5 / per_step)))
+    # Only full batches: the last one of an epoch may be smaller.
+    full = IMAGES // config.batch_size
+    first, second = (_seconds_of_steps(loop, min(steps, full)) for steps in _WARM_UP)
+    count = max(1, min(MAX_CHUNK, full, int(0.5 * min(_WARM_UP[1], full) / second)))
     done = 0
     with GpuTelemetry(device.bus_id) as telemetry:
         telemetry.mark()
         began = time.perf_counter()
         while (elapsed := time.perf_counter() - began) < seconds or done == 0:
-            loop.run(done % (whole - count + 1), count, done)
+            loop.run(done % (full - count + 1), count, done)
             done += count
         reading = telemetry.mark()
     trained = done * config.batch_size
@@ -329,13 +324,19 @@ def _measure_training(config: Settings, recipe: Recipe, device: "Device", second
     )
 
 
+def _seconds_of_steps(loop: "StepLoop", count: int) -> float:
+    began = time.perf_counter()
+    loop.run(0, count, 0)
+    return time.perf_counter() - began
+
+
 LEGEND_COLUMNS = 4
-#: Colours alone are hard to tell apart. The distance between whiskers is a share of a doubling of the size.
+#: Markers, since colours alone are hard to tell apart; distance between whiskers, as a share of a doubling.
 _MARKERS, _DODGE = "osD^vX", 0.08
 
 
 def latency_figure(measured: Sequence[Latency], theme: "Theme") -> "Figure":
-    """Two panels: median latency with a whisker to p99, and images per second; a line for each artefact."""
+    """Two panels: median latency with whiskers to p99, and images per second; one line per artefact."""
     from cifar_trainer.plots import LINES, new_figure, shorten
 
     names = [shorten(name, 32) for name in figure_labels(measured)]
@@ -344,7 +345,7 @@ def latency_figure(measured: Sequence[Latency], theme: "Theme") -> "Figure":
         for i, each in enumerate(measured):
             color = LINES[i % len(LINES)]
             sizes = [timing.batch_size for timing in each.timings]
-            # Side by side: whiskers of several artefacts at the same place would hide each other.
+            # Shift each artefact a little, so that whiskers do not hide each other.
             aside = [size * 2 ** (_DODGE * (i - (len(measured) - 1) / 2)) for size in sizes]
             p50 = [timing.p50_ms for timing in each.timings]
             above = [timing.p99_ms - timing.p50_ms for timing in each.timings]
@@ -371,13 +372,13 @@ def latency_figure(measured: Sequence[Latency], theme: "Theme") -> "Figure":
         left.yaxis.set_major_formatter("{x:g}")
         right.set_ylim(bottom=0)
         right.yaxis.set_major_formatter("{x:,.0f}")
-        # Below both panels: inside, it would hide lines.
+        # Below both panels, where it does not hide lines.
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
     return figure
 
 
 def figure_labels(measured: Sequence[Latency]) -> list[str]:
-    """A short name for each: the file's, with as many folders as needed to be unique, and the device."""
+    """A short name for each: the file name, the folders needed to make it unique, and the device."""
     paths = {Path(each.artefact) for each in measured}
     devices = {each.device for each in measured}
     names = [_short(Path(each.artefact), paths) for each in measured]

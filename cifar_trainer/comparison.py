@@ -1,6 +1,6 @@
-"""Compare runs: their figures, groups of seeds, and whether two models differ by more than chance.
+"""Compare runs: metrics, groups of seeds, and whether two models differ by more than chance.
 
-Imports no TensorFlow, and Matplotlib only to draw.
+Does not import TensorFlow, and imports Matplotlib only to draw.
 """
 
 import dataclasses
@@ -46,8 +46,8 @@ class McNemar:
 
 
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
-    """Test two classifiers by the images that each classified correctly: bool [N], twice."""
-    # Slow to import; a usage error need not wait for it.
+    """Compare two classifiers by the images that each classified correctly, both bool [N]."""
+    # Imported here because it is slow, and a usage error need not wait for it.
     from scipy.stats import binomtest
 
     first = int(np.sum(first_correct & ~second_correct))
@@ -61,16 +61,16 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluated:
-    """A run and the figures of its report on a split.
+    """A run and the metrics of its report on a split.
 
     Attributes:
         run, config: the run and its settings.
-        accuracy, interval, loss, ece: on the split; the interval is the 95 % interval.
-        epochs, seconds, parameters: of the training.
+        accuracy, interval, loss, ece: on the split; the interval is the accuracy's 95 % interval.
+        epochs, seconds, parameters: as in the run's result.
         joules: energy that the GPU used for the training; None if it was not measured.
         test_looks: number of looks at the run's test set so far.
-        correct: bool [N], which images of the split were classified correctly.
-        history: rows of history.csv up to the end of the training.
+        correct: bool [N], whether each image of the split was classified correctly.
+        history: rows of history.csv up to the end of training.
     """
 
     run: Run
@@ -109,7 +109,7 @@ class Group:
     """Runs that differ only in their seed.
 
     Attributes:
-        name: the settings in which it differs from the other groups.
+        name: the recipe, and the settings that differ between groups.
         runs: its members.
         accuracy, loss, seconds: mean and sample standard deviation (n - 1; None for one run).
     """
@@ -170,10 +170,10 @@ def compare(
     data_dir: str | Path | None = None,
     on_evaluate: Callable[[Path], None] = lambda run: None,
 ) -> Comparison:
-    """Compare runs on the same images; evaluate those first that have no report on them.
+    """Compare runs on the same images, after evaluating runs that have no report on them.
 
-    Each is evaluated in its own process, so that its figures are those of `evaluate` to the bit, whatever
-    the device and settings of the others.
+    Each run is evaluated in its own process, so that its metrics are bit-identical to those of `evaluate`,
+    whatever the device and settings of the others.
 
     Args:
         runs: the folders of two or more runs.
@@ -183,7 +183,7 @@ def compare(
 
     Raises:
         UsageError: the runs cannot be compared, or the split is unknown.
-        DataError: a run's data are missing, or are not those that it was trained on.
+        DataError: a run's data are missing or have changed.
         RunError: a run is missing, has no model, is damaged, or cannot be evaluated.
     """
     check_choice("split", split, SPLITS)
@@ -200,14 +200,14 @@ def compare(
         )
     evaluated = []
     for run, images in zip(opened, splits, strict=True):
-        found = read_evaluated(run, split, images)
-        if found is None:
+        report = read_evaluated(run, split, images)
+        if report is None:
             on_evaluate(run.path)
             evaluate_apart(run, split, data_dir)
-            found = read_evaluated(run, split, images)
-        if found is None:
+            report = read_evaluated(run, split, images)
+        if report is None:
             raise RunError(f"{run.evaluation(split)} was changed while it was read. Try again.")
-        evaluated.append(found)
+        evaluated.append(report)
     return summarize(split, evaluated)
 
 
@@ -259,12 +259,12 @@ class _Reported:
 
 
 def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
-    """A run's report; None if there is none, or it is about other weights or another order of the images.
+    """Read a run's report; None if there is none, or if it is on other weights or images.
 
     Args:
         run: the run.
         split: `test` or `validation`.
-        images: the split's images, whose labels are used.
+        images: the split's images and labels.
 
     Raises:
         RunError: one of the run's files cannot be read.
@@ -272,7 +272,7 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
     folder = run.evaluation(split)
     if not (folder / REPORT_FILE).is_file() or not (folder / LOGITS_FILE).is_file():
         return None
-    remedy = f"Write it again with: cifar-trainer evaluate {run.path} --split {split}"
+    remedy = f"To write it again: cifar-trainer evaluate {run.path} --split {split}"
     report, result = files.read_json(folder / REPORT_FILE, _Reported, remedy=remedy), run.read_result()
     if report.weights_sha256 != result.weights_sha256 or report.split_sha256 != images.sha256:
         return None
@@ -281,7 +281,7 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
         correct = logits.argmax(axis=1) == images.labels
     except (OSError, ValueError) as error:
         raise RunError(f"{folder / LOGITS_FILE} cannot be read: {error}. {remedy}") from error
-    # If the run was extended and stopped, the file has more epochs than the model.
+    # If the run was extended and then stopped, the file has more epochs than the result.
     history = run.read_history()[: result.epochs]
     return Evaluated(
         run=run,
@@ -304,14 +304,14 @@ def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
     """Evaluate a run in its own process.
 
     Raises:
-        CifarTrainerError: it failed, with the message and the class of that process's error.
+        CifarTrainerError: the evaluation failed; message and class are those of that process's error.
     """
-    where = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    options = [] if data_dir is None else ["--data-dir", str(data_dir)]
     command = module_command("cifar_trainer", "evaluate", "--quiet", "--json", "--split", split)
     # These variables are meant for the user's own `evaluate`, such as a required accuracy.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("CIFAR_TRAINER_EVALUATE_")}
     with subprocess.Popen(
-        [*command, *where, "--", str(run.path)],
+        [*command, *options, "--", str(run.path)],
         env=environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -322,7 +322,7 @@ def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
         try:
             _, errors = process.communicate()
         except BaseException:
-            # It leaves nothing half-written when it is asked to end.
+            # Terminating it leaves no partial files.
             process.terminate()
             raise
     if process.returncode != 0:
@@ -343,7 +343,7 @@ def summarize(split: str, runs: Sequence[Evaluated]) -> Comparison:
 
 
 def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
-    """Group the runs with the same settings but for the seed."""
+    """Group runs whose settings differ only in the seed."""
     groups: dict[tuple[tuple[str, Any], ...], list[Evaluated]] = {}
     for each in runs:
         settings = {**each.config.affecting_result(), "epochs": each.epochs}
@@ -356,7 +356,7 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
 
 def _group(settings: dict[str, Any], varied: set[str], members: list[Evaluated]) -> Group:
     parts = [settings["recipe"]]
-    # A setting without a value does not help to tell groups apart.
+    # Settings that are not set would only lengthen the name.
     parts += [f"{k} {v}" for k, v in settings.items() if k in varied and k != "recipe" and v is not None]
     return Group(
         name=", ".join(parts),
@@ -371,7 +371,7 @@ def _spread(values: list[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-#: Up to so many epochs, each has a marker.
+#: Up to this many epochs, each has a marker.
 FEW_EPOCHS = 30
 
 
@@ -380,20 +380,18 @@ def comparison_figure(comparison: Comparison, theme: "Theme") -> "Figure":
     from cifar_trainer.plots import LINES, MaxNLocator, PercentFormatter, new_figure, shorten
 
     color = {
-        id(each): LINES[place % len(LINES)]
-        for place, group in enumerate(comparison.groups)
-        for each in group.runs
+        id(each): LINES[i % len(LINES)] for i, group in enumerate(comparison.groups) for each in group.runs
     }
     names = [shorten(each.run.path.resolve().name, 28) for each in comparison.runs]
     with new_figure(theme, 9.6, max(3.4, 1.8 + 0.3 * len(names)) + 0.22 * len(comparison.groups)) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
         labelled = set()
-        for place, group in enumerate(comparison.groups):
+        for i, group in enumerate(comparison.groups):
             for each in group.runs:
                 points = [(row["epoch"], row["val_accuracy"]) for row in each.history]
-                label = None if place in labelled else f"{group.name} (n = {len(group.runs)})"
-                labelled.add(place)
-                # A line through one point cannot be seen.
+                label = None if i in labelled else f"{group.name} (n = {len(group.runs)})"
+                labelled.add(i)
+                # A line through a single point is invisible.
                 marker = "o" if len(points) <= FEW_EPOCHS else ""
                 left.plot(
                     *np.array(points, float).T,
@@ -419,6 +417,6 @@ def comparison_figure(comparison: Comparison, theme: "Theme") -> "Figure":
         right.set_title(f"{comparison.split} accuracy, 95 % interval")
         right.xaxis.set_major_locator(MaxNLocator(4))
         right.xaxis.set_major_formatter(PercentFormatter(1))
-        # Below both panels: a group's name lists its settings and may be long.
+        # Below both panels, since group names list settings and may be long.
         figure.legend(loc="outside lower left")
     return figure

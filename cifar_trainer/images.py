@@ -1,18 +1,17 @@
-"""From an image file to uint8 pixels, the same way in training and in every prediction.
+"""Convert image files to uint8 pixels, in the same way for training and prediction.
 
-1. The format is recognized by content. Width and height are read from the header; more than
-   MAX_PIXELS are refused before anything is decoded.
-2. The first frame of an animation is taken. An EXIF orientation is applied.
-3. Palette, greyscale, bilevel, CMYK and YCbCr images become RGB (Pillow's conversions, but
-   TensorFlow's for CMYK; colour profiles are ignored). Of 16 bits a channel the upper 8 are kept,
-   unless the data set says how many bits are in use. For a data set with one channel, colours
-   become greyscale (ITU-R BT.601's luma).
+1. The format is recognized by content. Width and height are read from the header; images of more than
+   MAX_PIXELS are refused before decoding.
+2. The first frame of an animation is used. An EXIF orientation is applied.
+3. Palette, greyscale, bilevel, CMYK and YCbCr images become RGB (Pillow's conversions, but TensorFlow's for
+   CMYK; colour profiles are ignored). Images of 16 bits per channel keep the upper 8 bits, unless the data
+   set specifies the bits in use. For a data set with one channel, colours become greyscale (BT.601 luma).
 4. Transparent parts become white.
-5. The image is resized with a triangle filter that widens when it shrinks (Pillow's BILINEAR),
-   first along its rows, then along its columns: see `RESIZES`.
+5. The image is resized with a triangle filter that widens for downscaling (Pillow's BILINEAR), first along
+   rows, then along columns: see `RESIZES`.
 
-A `Preprocessing` holds what may differ from one data set to another. It is recorded with the data,
-the run and every artefact. `artefacts.decoding` does the same in TensorFlow's graph.
+A `Preprocessing` contains what may differ between data sets. It is recorded with the data, the run and every
+artefact. `artefacts.decoding` does the same in TensorFlow's graph.
 """
 
 import dataclasses
@@ -29,11 +28,11 @@ from PIL import Image, ImageOps
 
 from cifar_trainer.errors import UsageError, printable
 
-#: Width times height beyond which an image is refused; 256 MB when decoded with alpha.
+#: Maximum width × height of an image; 256 MB when decoded with alpha.
 MAX_PIXELS = 64_000_000
-#: Larger files and streams are not read to the end.
+#: Maximum size of a file or stream.
 MAX_BYTES = 256 * 2**20
-#: How files of the supported formats start, by Pillow's names of them; a `.` stands for any byte.
+#: Signatures of the supported formats, by Pillow's names; regular expressions.
 _SIGNATURES = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
@@ -43,8 +42,8 @@ _SIGNATURES = {
     "TIFF": rb"II\*\0|MM\0\*",
 }
 _EXPECTED = "Expected PNG, JPEG, WebP, GIF, BMP or TIFF."
-#: Other formats that people have. Phones write HEIC: an ISO base media file (ISO/IEC 14496-12, section 4.3)
-#: whose brands name its content.
+#: Signatures of common unsupported formats. HEIC, written by phones, is an ISO base media file (ISO/IEC
+#: 14496-12, section 4.3) whose brands identify its content.
 _UNSUPPORTED = {
     "AVIF": rb"....ftyp.{0,52}avi[fs]",
     "HEIC": rb"....ftyp.{0,52}(hei[cxms]|hevc|m[is]f1)",
@@ -53,7 +52,7 @@ _UNSUPPORTED = {
     "Photoshop": rb"8BPS",
     "SVG": rb"\s*(<\?xml[^>]*>\s*)?<svg\b",
 }
-#: The format that a file name's suffix promises.
+#: The format implied by a file name's suffix.
 FORMAT_OF_SUFFIX = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
@@ -63,11 +62,11 @@ FORMAT_OF_SUFFIX = {
     ".bmp": "BMP",
 }
 SUFFIXES = tuple(FORMAT_OF_SUFFIX)
-#: Blend this many pixels at a time: their float32 copies are several times as large.
+#: Number of pixels to blend at a time, because float32 copies are several times as large.
 _BAND_PIXELS = 2**20
 _EXIF_ORIENTATION = 0x0112
 
-#: What decoding may change about an image, and how to report it.
+#: The conversions that decoding may apply, and how to report them.
 CONVERSIONS = {
     "first_frame": "animated: the first frame was taken",
     "turned": "turned as their EXIF orientation says",
@@ -80,7 +79,7 @@ CONVERSIONS = {
     "resized": "resized",
 }
 
-#: Files that operating systems and programs leave in folders.
+#: Files that operating systems and programs create in folders.
 _LEFTOVERS = re.compile(
     r"(^|/)(__MACOSX|__pycache__|\.ipynb_checkpoints|\.git|\.cache|\.Trashes|\.fseventsd|\.Spotlight-V100"
     r"|@eaDir|\$RECYCLE\.BIN|System Volume Information)(/|$)"
@@ -102,9 +101,9 @@ class ImageError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Sizes along one axis of an image and of the input, in pixels, and those along the other axis.
+    """Sizes in pixels of the image and of the input, along one axis and along the other.
 
-    The image's are numbers, or TensorFlow's scalars of the same values.
+    The image's sizes are numbers or TensorFlow scalars.
     """
 
     size: Any
@@ -113,8 +112,8 @@ class Axis:
     other_target: int
 
 
-#: Each mode gives, for an axis, the length of the centre of the image that is used, and the length that this
-#: part has in the input. What it does not fill stays white. `xp` is numpy or tensorflow.
+#: Each mode returns, for one axis, the length of the central part of the image that is used, and its length
+#: in the input. The rest of the input is white. `xp` is numpy or tensorflow.
 RESIZES: dict[str, Callable[[Axis, ModuleType], tuple[Any, Any]]] = {
     "stretch": lambda a, xp: (a.size, a.target),
     "crop": lambda a, xp: (xp.minimum(a.size, a.other_size / (a.other_target / a.target)), a.target),
@@ -131,10 +130,10 @@ class DecodedImage:
 
     Attributes:
         pixels: uint8 [H, W, C]; RGB, or one greyscale channel.
-        format: as its content says, such as `JPEG`.
-        mode: Pillow's name for how its pixels were stored, such as `RGB`.
+        format: recognized by content, such as `JPEG`.
+        mode: Pillow's mode of the stored pixels, such as `RGB`.
         width, height: as stored, before an EXIF orientation.
-        conversions: what was changed, keys of `CONVERSIONS`.
+        conversions: the conversions applied, keys of `CONVERSIONS`.
         peak: the largest value of a greyscale image of more than 8 bits; None for other images.
     """
 
@@ -148,13 +147,13 @@ class DecodedImage:
 
 
 def bits_in_use(peak: int) -> int:
-    """The bits of a greyscale image whose largest value is `peak`: 8, 10, 12, 14 or 16."""
+    """The bits in use in a greyscale image whose largest value is `peak`: 8, 10, 12, 14 or 16."""
     return next(bits for bits in (8, 10, 12, 14, 16) if peak < 2**bits or bits == 16)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How any image becomes the input of a network.
+    """How an image becomes the input of a network.
 
     Attributes:
         image_shape: height, width and channels (3: RGB, 1: greyscale) of the input.
@@ -163,7 +162,7 @@ class Preprocessing:
             16, and images of 32 bits are refused, since their range is unknown.
 
     Raises:
-        UsageError: the mode is not known.
+        UsageError: the resize mode is unknown.
     """
 
     image_shape: tuple[int, int, int]
@@ -172,7 +171,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
-            raise UsageError(f"--resize {self.resize!r} is not known. Choose from {', '.join(RESIZES)}.")
+            raise UsageError(f"--resize {self.resize!r} is invalid. Choose from {', '.join(RESIZES)}.")
 
     def decode(self, content: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
         """Decode the bytes of an image file.
@@ -183,7 +182,7 @@ class Preprocessing:
         if not content:
             raise ImageError(f"it is empty. {_EXPECTED}")
         with warnings.catch_warnings():
-            # The size is checked here; damaged metadata alone does not matter.
+            # The size is checked below, and damaged metadata alone is harmless.
             warnings.simplefilter("ignore")
             image = _open(content)
             name, mode, width, height = image.format or "", image.mode, image.width, image.height
@@ -205,7 +204,7 @@ class Preprocessing:
                 raise
             except Exception as error:  # Pillow's decoders raise all kinds of exceptions for damaged files.
                 raise ImageError(f"it is a {name} that cannot be decoded: {error}.") from error
-        # Cameras write JPEGs with previews or a second view, which Pillow calls MPO.
+        # Pillow calls JPEGs with previews or a second view, as written by cameras, MPO.
         name = "JPEG" if name == "MPO" else name
         return DecodedImage(pixels, name, mode, width, height, conversions, peak)
 
@@ -237,7 +236,7 @@ class Preprocessing:
             return np.asarray(image, np.uint8).reshape(self.image_shape)
         left, right, inner_width, x = self.place(Axis(image.width, width, image.height, height))
         top, bottom, inner_height, y = self.place(Axis(image.height, height, image.width, width))
-        # One axis after the other: the order in which Pillow takes them depends on its version.
+        # Resize the axes separately, because Pillow's order depends on its version.
         rows = image.resize((inner_width, image.height), _FILTER, (left, 0, right, image.height))
         part = rows.resize((inner_width, inner_height), _FILTER, (0, top, inner_width, bottom))
         if part.size != (width, height):
@@ -247,16 +246,16 @@ class Preprocessing:
         return np.asarray(part, np.uint8).reshape(self.image_shape)
 
     def place(self, axis: Axis) -> tuple[float, float, int, int]:
-        """The start and end of the part of the image that is used, and its length and start in the input."""
+        """Start and end of the part of the image that is used, and its length and start in the input."""
         length, inner = RESIZES[self.resize](axis, np)
         start = (axis.size - length) * 0.5
         return float(start), float(start + length), int(inner), round((axis.target - int(inner)) * 0.5)
 
     def _conversions(self, image: Image.Image, content: bytes, orientation: int) -> tuple[str, ...]:
-        """What is to be changed about an image, in the order of `CONVERSIONS`."""
+        """The conversions that an image needs, in the order of `CONVERSIONS`."""
         mode, channels = image.mode, self.image_shape[2]
         grey = mode in ("1", "L", "LA", "La") or _is_deep(mode)
-        # Pillow gives RGB of 16 bits as 8: only the header of a PNG still tells.
+        # Pillow reads 16-bit RGB as 8-bit, so check the header of a PNG.
         sixteen = _is_deep(mode) or (image.format == "PNG" and len(content) > 24 and content[24] == 16)
         height, width = (image.width, image.height) if orientation > 4 else image.size[::-1]
         applies = {
@@ -277,17 +276,17 @@ _FILTER = Image.Resampling.BILINEAR
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a path with `/` between its parts is what operating systems leave behind (`.DS_Store`)."""
+    """Whether a path, with `/` as separator, is an operating system's leftover such as `.DS_Store`."""
     return _LEFTOVERS.search(name) is not None
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that starts with `head` (16 bytes suffice) claims to be of a supported format."""
+    """Whether a file that starts with `head` (at least 16 bytes) has the signature of a supported format."""
     return _match(_SIGNATURES, head) is not None
 
 
 def name_unread_format(head: bytes) -> str | None:
-    """The name of a known image format that is not supported, by how the file starts; None for others."""
+    """The name of a known but unsupported image format, by the file's first bytes; None for others."""
     return _match(_UNSUPPORTED, head[:64])
 
 
@@ -300,15 +299,15 @@ def _open(content: bytes) -> Image.Image:
         return Image.open(io.BytesIO(content), formats=tuple(_SIGNATURES))
     except Image.DecompressionBombError as error:
         raise ImageError(f"it has too many pixels; at most {MAX_PIXELS:,} are decoded.") from error
-    except Exception as error:  # Pillow's decoders, as above, already at the header.
+    except Exception as error:  # Pillow's decoders can fail at the header, too.
         raise ImageError(f"{_identify(content)} {_EXPECTED}") from error
 
 
 def _check_crcs(png: bytes) -> None:
     """Check the CRC of each chunk of a PNG (ISO/IEC 15948, section 5.3), up to its end.
 
-    Pillow's decoder ignores those of the pixel data. Its `verify()` does not, but the image must then be
-    opened a second time: for 60,000 of them that made `prepare` slower.
+    Pillow's decoder ignores the CRCs of the pixel data. Its `verify()` checks them, but the image must then
+    be opened a second time, which made `prepare` slower for 60,000 images.
     """
     position, kind = 8, b""
     while kind != b"IEND":
@@ -322,15 +321,15 @@ def _check_crcs(png: bytes) -> None:
 
 
 def _restore_transparency(image: Image.Image, png: bytes) -> None:
-    """Make the transparent colour of a PNG comparable with the pixels that Pillow gives.
+    """Make a PNG's transparent colour comparable with the pixels that Pillow returns.
 
-    Pillow brings greys below 8 bits and colours of 16 bits to 8 bits, but not the transparent one.
+    Pillow converts greys below 8 bits and colours of 16 bits to 8 bits, but not the transparent colour.
     """
     key, bits = image.info.get("transparency"), png[24]
     if isinstance(key, int) and image.mode in ("1", "L") and bits < 8:
         image.info["transparency"] = key * 255 // (2**bits - 1)
     elif isinstance(key, tuple) and bits == 16:
-        # Which pixels have this colour is only known from both bytes of each value.
+        # Finding the pixels with this colour needs both bytes of each value.
         lower: Any = _open(png)
         lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
         values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)

@@ -1,6 +1,6 @@
-"""Metrics of a classifier, computed from its logits with NumPy, SciPy and scikit-learn; no TensorFlow.
+"""Metrics of a classifier, computed from its logits without TensorFlow.
 
-Everywhere `logits` are float [N, classes] and `labels` are integers [N].
+Throughout, `logits` are float [N, classes] and `labels` are integers [N].
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
 
 
 def per_class(predicted: np.ndarray, labels: np.ndarray, classes: int) -> list[dict[str, float | int]]:
-    """Precision, recall and F1 of each class, and `support`, its images; 0 if there is nothing to count."""
+    """Precision, recall, F1 and `support` (number of images) of each class; 0 if undefined."""
     columns = sklearn.metrics.precision_recall_fscore_support(
         labels, predicted, labels=np.arange(classes), average=None, zero_division=0.0
     )
@@ -54,10 +54,10 @@ def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a proportion (Wilson 1927; Brown, Cai & DasGupta 2001, 3.1.1).
+    """Wilson interval of a proportion (Wilson 1927; Brown, Cai & DasGupta 2001, 3.1.1).
 
-    Unlike the textbook's ± 1.96 standard errors, it stays within 0 and 1 and is not empty at 0 of n.
-    With no images it is (0, 1).
+    Unlike ± 1.96 standard errors, it stays within 0 and 1 and is not empty for 0 of n. Without images it is
+    (0, 1).
     """
     if count == 0:
         return 0.0, 1.0
@@ -98,7 +98,7 @@ def precision_recall_curves(logits: np.ndarray, labels: np.ndarray) -> tuple[Pre
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """An image that was predicted as another class.
+    """A misclassified image.
 
     Attributes:
         index: position in the evaluated images.
@@ -113,7 +113,7 @@ class Mistake:
 
 
 def most_confident_errors(logits: np.ndarray, labels: np.ndarray, count: int) -> tuple[Mistake, ...]:
-    """At most `count` errors, the most confident first; ties in the order of the images."""
+    """At most `count` errors, most confident first; ties in the order of the images."""
     predicted, confidence = logits.argmax(axis=1), max_probability(logits)
     wrong = np.flatnonzero(predicted != labels)
     first = wrong[np.argsort(-confidence[wrong], kind="stable")[:count]]
@@ -136,7 +136,7 @@ class Confusion:
 
 
 def top_confusions(matrix: np.ndarray, count: int) -> tuple[Confusion, ...]:
-    """The `count` largest cells off the diagonal, the largest first; empty cells are left out."""
+    """The `count` largest off-diagonal cells, largest first; empty cells are omitted."""
     off = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
     fullest = np.argsort(-off, axis=None, kind="stable")[:count]
     rows, columns = np.unravel_index(fullest, off.shape)
@@ -148,26 +148,27 @@ def top_confusions(matrix: np.ndarray, count: int) -> tuple[Confusion, ...]:
 
 
 def margins(logits: np.ndarray) -> np.ndarray:
-    """Largest softmax probability minus the second largest of each image: float64 [N]."""
+    """Difference between the largest and second-largest softmax probability of each image: float64 [N]."""
     second, largest = np.partition(softmax(logits.astype(np.float64), axis=1), -2, axis=1)[:, -2:].T
     gaps: np.ndarray = largest - second
     return gaps
 
 
-# Calibration: does a model's confidence match its accuracy, and which temperature makes it match?
+# Calibration: how well confidence matches accuracy, and the temperature that improves the match.
 
 BINS = 15
-#: Bounds of the search for a temperature; real networks lie between 0.5 and 5.
+#: Bounds for the search for a temperature; that of real networks is between 0.5 and 5.
 _LOG_TEMPERATURES = (np.log(0.05), np.log(100.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """The images whose confidence lies in one interval.
+    """The images whose confidence is in one interval.
 
     Attributes:
         low, high: the interval, low < confidence <= high.
-        confidence, accuracy: of these images; None without images.
+        images: number of images.
+        confidence, accuracy: means over these images; None without images.
     """
 
     low: float
@@ -182,8 +183,8 @@ class Reliability:
     """How well confidence matches accuracy.
 
     Attributes:
-        ece: expected calibration error (Guo et al. 2017, equation 3): mean distance between
-            confidence and accuracy over the bins, weighted by their images.
+        ece: expected calibration error (Guo et al. 2017, equation 3): mean absolute difference between
+            confidence and accuracy over the bins, weighted by their numbers of images.
         bins: bins of equal width, by confidence.
     """
 
@@ -218,8 +219,8 @@ class Calibration:
         before: at temperature 1.
         temperature: fitted on the held-out training images; None if the run held none out.
         after: at that temperature.
-        fitted_on: number of images that it was fitted on.
-        same_images: whether `after` was measured on those same images.
+        fitted_on: number of images used to fit the temperature.
+        same_images: whether `after` was measured on those images.
     """
 
     before: Reliability
@@ -239,10 +240,10 @@ def calibrate(
     """Measure reliability before and after temperature scaling.
 
     Args:
-        logits, labels: of the images to measure on.
-        held_out: logits and labels of the held-out training images, to fit the temperature on. None
-            fits none: the test set is not for fitting.
-        same_images: whether the two are the same images.
+        logits, labels: the images to measure on.
+        held_out: logits and labels of the held-out training images, for fitting the temperature. None skips
+            fitting: the test set must not be used for it.
+        same_images: whether the two sets of images are the same.
     """
     before = reliability(logits, labels)
     if held_out is None:
@@ -255,24 +256,24 @@ def calibrate(
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature T that minimizes the cross-entropy of softmax(logits / T).
 
-    One number for all classes, so predictions stay the same (Guo et al. 2017, section 4.2). Fit it
-    on images that were neither trained on nor are used to judge the result.
+    A single number for all classes, so predictions do not change (Guo et al. 2017, section 4.2). Fit it on
+    images that are used neither for training nor for evaluation.
     """
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(logits.astype(np.float64) / np.exp(log_temperature), labels)
 
-    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(minimum.x))
 
 
-# Unfamiliar images: scores of how much an image resembles the training data.
+# Unfamiliar images: scores for the similarity of an image to the training data.
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
     """Energy of each image, -log(sum(exp(logits))): float64 [N] (Liu et al. 2020, equation 4, T = 1).
 
-    Lower for images that resemble the training data. Takes the model's logits, before any temperature.
+    Lower for images that resemble the training data. Takes logits without temperature scaling.
     """
     energies: np.ndarray = -logsumexp(logits.astype(np.float64), axis=1)
     return energies
@@ -287,17 +288,17 @@ def max_probability(logits: np.ndarray) -> np.ndarray:
     return largest
 
 
-#: Share of familiar images that the thresholds let pass.
+#: Share of familiar images that pass the thresholds.
 FAMILIAR_SHARE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """Thresholds for unfamiliar images, for the logits before any temperature.
+    """Thresholds for unfamiliar images, for logits without temperature scaling.
 
     Attributes:
-        energy: an image with a higher energy is unfamiliar. This score decides.
-        probability: the same for the largest softmax probability, if it is lower.
+        energy: an image with a higher energy is unfamiliar. `is_unfamiliar` uses this score.
+        probability: by this score, an image with a lower largest softmax probability is unfamiliar.
     """
 
     energy: float
@@ -310,7 +311,7 @@ class Thresholds:
 
 
 def fit_thresholds(logits: np.ndarray) -> Thresholds:
-    """The thresholds that let `FAMILIAR_SHARE` of these images pass. Labels play no part."""
+    """The thresholds that `FAMILIAR_SHARE` of these images pass. Labels are not needed."""
     return Thresholds(
         energy=float(np.quantile(energy(logits), FAMILIAR_SHARE, method="higher")),
         probability=float(np.quantile(max_probability(logits), 1 - FAMILIAR_SHARE, method="lower")),

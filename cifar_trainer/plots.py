@@ -1,9 +1,8 @@
-"""Drawing with Matplotlib: themes, fonts, the two figures that training shows too, and saving.
+"""Drawing with Matplotlib: themes, fonts, rendering, and the figures that training and reports share.
 
-This is the only module that imports Matplotlib; others import its names from here. There is
-no pyplot, no window system and no backend: a figure is drawn by the canvas of the format that
-it is saved in. The colours are those of Okabe & Ito (2008), which colour-blind readers can
-tell apart; ramps go from the background to one hue.
+Only this module imports Matplotlib; others import its names from here. It uses neither pyplot nor a backend:
+the canvas of the output format draws the figure. The colours are those of Okabe & Ito (2008), which
+colour-blind readers can tell apart; colour maps go from the background to a single hue.
 """
 
 import contextlib
@@ -20,10 +19,10 @@ import numpy as np
 
 @contextlib.contextmanager
 def _without_backend() -> Iterator[None]:
-    """Hide MPLBACKEND during Matplotlib's first import, and set the backend afterwards if it exists.
+    """Hide MPLBACKEND during Matplotlib's first import, then set the backend if it exists.
 
-    A shell started from Jupyter or Colab inherits a backend that may not be installed here,
-    and Matplotlib cannot be imported with a backend that it does not find.
+    A shell started from Jupyter or Colab inherits a backend that may not be installed here, and importing
+    Matplotlib fails if the backend is missing.
     """
     name = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
@@ -69,15 +68,15 @@ __all__ = [
 ]
 
 DPI = 144
-#: Formats by file name extension, with the metadata to leave out so that equal figures give equal files.
+#: Formats by file name extension, with the metadata to omit so that equal figures give equal files.
 FORMATS: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-#: Colours for several lines, in turn; black and yellow are left out.
+#: Colours for several lines, in order; without black and yellow.
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#59636E")
-#: Fonts for scripts that Matplotlib's own font lacks, each used if it is installed.
+#: Fonts for scripts that Matplotlib's default font does not cover, used if installed.
 FONTS = (
     *(f"Noto Sans CJK {region}" for region in ("SC", "JP", "KR", "TC")), "Noto Serif CJK SC",
     "Noto Serif CJK JP", "Droid Sans Fallback", "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans",
@@ -92,10 +91,10 @@ class Theme:
 
     Attributes:
         name: `light` or `dark`.
-        background, text, muted, grid: of the background and the text on it.
-        first: for what is correct, or the first line.
-        second: for what is wrong, or the second line.
-        third: for the third line.
+        background, text, muted, grid: colours of the background, of text, and of grid lines.
+        first: colour for correct predictions, or the first line.
+        second: colour for errors, or the second line.
+        third: colour for the third line.
     """
 
     name: str
@@ -108,7 +107,7 @@ class Theme:
     third: str
 
     def legible_on(self, color: np.ndarray) -> str:
-        """The text's or the background's colour, whichever has more contrast on this RGB(A) colour."""
+        """The text or background colour, whichever has more contrast to this RGB(A) colour."""
         here, text, behind = (_luminance(c) for c in (color, to_rgb(self.text), to_rgb(self.background)))
         return self.text if _contrast(here, text) >= _contrast(here, behind) else self.background
 
@@ -130,7 +129,7 @@ class Theme:
             "grid.color": self.grid,
             "grid.linewidth": 0.8,
             "text.color": self.text,
-            # A dollar in the name of a run or a class is a dollar.
+            # Do not treat dollar signs in names of runs or classes as math.
             "text.parse_math": False,
             "xtick.color": self.muted,
             "ytick.color": self.muted,
@@ -168,79 +167,78 @@ def _fallback_fonts() -> tuple[str, ...]:
 
 @functools.cache
 def _characters() -> frozenset[int]:
-    """The codes of all characters that figures can draw."""
+    """The code points of all characters that figures can draw."""
     names = ("DejaVu Sans", *_fallback_fonts())
     paths = (fontManager.findfont(FontProperties(family=[name])) for name in names)
     return frozenset(code for path in paths for code in get_font(path).get_charmap())
 
 
 def _is_drawable(character: str) -> bool:
-    # Most names need no look at the fonts, which takes time.
+    # Shortcut for most names: inspecting the fonts takes time.
     return " " <= character <= "~" or ord(character) in _characters()
 
 
 def undrawable(classes: Sequence[str]) -> dict[int, str]:
-    """The names, by label, with characters that no installed font has; figures show their label instead."""
+    """The class names, by label, with characters that no installed font has."""
     return {label: name for label, name in enumerate(classes) if not all(map(_is_drawable, name))}
 
 
 def drawable_names(classes: Sequence[str]) -> list[str]:
-    """The names as figures can show them: `class 3` for one that no installed font can draw."""
+    """The class names for figures: a name that no installed font can draw becomes, for example, `class 3`."""
     replaced = undrawable(classes)
     return [f"class {label}" if label in replaced else name for label, name in enumerate(classes)]
 
 
 def shorten(name: str, length: int) -> str:
-    """A name that can be drawn, of at most `length` characters, its end replaced by an ellipsis if longer."""
+    """A drawable name of at most `length` characters; longer names end in an ellipsis."""
     drawable = "".join(c if _is_drawable(c) else "?" for c in name)
     return drawable if len(drawable) <= length else drawable[: length - 1] + "…"
 
 
 @contextlib.contextmanager
 def new_figure(theme: Theme, width: float, height: float) -> Iterator[Figure]:
-    """A figure of width × height inches; drawing inside the block uses the theme."""
+    """Create a figure of width × height inches; drawing within the block uses the theme."""
     with matplotlib.rc_context(theme.settings()):
         yield Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def render(figure: Figure, form: str) -> bytes:
-    """A figure as the bytes of a file; `form` is one of `FORMATS`. Equal figures give equal bytes."""
+    """Render a figure to a file's bytes; `form` is one of `FORMATS`. Equal figures give equal bytes."""
     buffer = io.BytesIO()
-    # In SVG, keep text as text and make the identifiers reproducible.
+    # In SVG, keep text as text, and use reproducible identifiers.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cifar-trainer"}):
         figure.savefig(buffer, format=form, metadata=FORMATS[form], facecolor=figure.get_facecolor())
     return buffer.getvalue()
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """A figure as uint8 [H, W, 3]."""
+    """Render a figure to pixels: uint8 [H, W, 3]."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     rgba: np.ndarray = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return rgba[..., :3].copy()
 
 
-#: Up to this many classes a confusion matrix has a number in each cell.
+#: Up to this many classes, the cells of a confusion matrix have numbers.
 NUMBERED_CLASSES = 20
-#: Up to this many classes each one is named at the axes.
+#: Up to this many classes, the axes name every class.
 NAMED_CLASSES = 100
 
 
 def confusion_figure(
     matrix: np.ndarray, classes: Sequence[str], theme: Theme, *, shares: bool = False
 ) -> Figure:
-    """A confusion matrix, correct predictions in one hue and errors in another.
+    """A confusion matrix, with correct predictions in one hue and errors in another.
 
-    The shade of a cell on the diagonal is its share of the row; that of an error is its share
-    relative to the largest error, so that few errors can be told apart too. Beyond
-    `NUMBERED_CLASSES` the cells have no numbers and the figure grows with the classes; beyond
-    `NAMED_CLASSES` it stops growing, and only some classes are named.
+    The shade of a diagonal cell is its share of the row. That of an error is relative to the largest error,
+    so that rare errors are visible too. Above `NUMBERED_CLASSES`, the cells have no numbers, and the figure
+    grows with the number of classes. Above `NAMED_CLASSES`, it stops growing, and only some classes are named.
 
     Args:
-        matrix: integer [classes, classes], counts by true class, then by predicted class.
+        matrix: integer [classes, classes], counts by true class (row) and predicted class (column).
         classes: names by label.
         theme: the colours.
-        shares: write percentages of the row instead of counts.
+        shares: show percentages of the row instead of counts.
     """
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -288,7 +286,7 @@ def gallery_figure(
     columns: int = 5,
     files: Sequence[str] | None = None,
 ) -> Figure:
-    """Images, and below each its true class, the predicted class with its confidence, and its file.
+    """Images, each with its true class, predicted class, confidence, and file name below.
 
     Args:
         images: uint8 [K, H, W, C], of one or three channels.
@@ -296,14 +294,14 @@ def gallery_figure(
         confidence: probability of the predicted class, float [K].
         classes: names by label.
         theme: the colours.
-        columns: images in a row.
-        files: names of the images' files; None shows none.
+        columns: number of images per row.
+        files: file names of the images; None omits them.
     """
     rows, names = max(1, -(-len(images) // columns)), drawable_names(classes)
     across, down = 40, 52 if files is None else 58
     with new_figure(theme, 1.25 * columns, 1.25 * down / across * rows) as figure:
         figure.set_layout_engine("none")
-        # One pair of axes for all images: a pair for each would take ten times as long.
+        # One set of axes for all images: separate axes would take ten times as long.
         axes = figure.add_axes((0, 0, 1, 1))
         for i, image in enumerate(images):
             left, top = across * (i % columns) + 4, down * (i // columns) + 4
@@ -318,7 +316,7 @@ def gallery_figure(
                 axes.text(left + 16, top + 38.5 + 6 * line, text, ha="center", size=8.5, color=color)
         if not len(images):
             axes.text(across * columns / 2, down / 2, "none", ha="center", color=theme.muted)
-        # imshow changes the limits, so ours come last.
+        # imshow changes the limits, so set them last.
         axes.set_axis_off()
         axes.set_xlim(0, across * columns)
         axes.set_ylim(down * rows, 0)
@@ -326,5 +324,5 @@ def gallery_figure(
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] of one or three channels as [H, W, 3]."""
+    """An image [H, W, C] with one or three channels as [H, W, 3]."""
     return np.broadcast_to(image, (*image.shape[:2], 3))

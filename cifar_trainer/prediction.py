@@ -1,4 +1,4 @@
-"""Images in, the likeliest classes out."""
+"""Classify images with a run's model or an exported artefact."""
 
 import dataclasses
 import os
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from cifar_trainer.artefacts.formats import Artefact
     from cifar_trainer.metrics import Thresholds
 
-#: An image: a file's name, pixels, or an image of Pillow.
+#: An image: a file name, pixels, or a PIL image.
 ImageSource = str | Path | np.ndarray | Image.Image
 
 STANDARD_INPUT = "-"
-#: Classes that are shown unless a number is asked for.
+#: Default number of classes per image.
 DEFAULT_TOP = 3
 #: Images per call of the artefact.
 _BATCH_SIZE = 64
-#: What a folder may contain besides images.
+#: Kinds of files in a folder that are not images.
 _LEFTOVER = "leftover of an operating system or program"
 _UNREADABLE = "unreadable file"
 _OTHER = "file that is not an image"
@@ -62,14 +62,14 @@ class Guess(Result):
 
 @dataclasses.dataclass(frozen=True)
 class Answer(Result):
-    """The likeliest classes of one image.
+    """The most likely classes of one image.
 
     Attributes:
-        name: the file's name as given, or as found in a folder; `image 0` and so on for pixels.
-        guesses: the likeliest classes, best first.
+        name: the file's path; `image 0` and so on for pixels.
+        guesses: the most likely classes, best first.
         format, mode, width, height: see `DecodedImage`; `format` is empty for pixels.
-        unfamiliar: whether it is unlike the images that the model was validated on; None if `evaluate`
-            has found no threshold of use.
+        unfamiliar: whether it differs from the images that the model was validated on; None if `evaluate`
+            has not found a usable threshold.
     """
 
     name: str
@@ -105,15 +105,15 @@ class Failure(Result):
 
 @dataclasses.dataclass(frozen=True)
 class PredictionReport(Result):
-    """A model's answers to images.
+    """A model's predictions for images.
 
     Attributes:
         model: the path of the artefact, or of the run's model.
-        format: a name of `FORMATS` that its runtime reads, such as `keras`.
-        run_dir: the run's folder; None if only an artefact is known.
-        predictions: of the images that can be read, in the order of their names.
+        format: the artefact's format, such as `keras`.
+        run_dir: the run's folder; None for an artefact without a run.
+        predictions: one for each readable image, in the order of the arguments; sorted within folders.
         errors: the images that cannot be read.
-        passed_over: how many files in the folders are not images, by what they are.
+        passed_over: number of files in the folders that are not images, by kind.
     """
 
     model: str
@@ -145,42 +145,42 @@ def predict(
 ) -> PredictionReport:
     """Classify images with a run's model or an exported artefact.
 
-    A run answers with the fastest artefact that it has exported, as in `serve`, or with its own model.
-    An image that cannot be read is listed in the report's `errors`; the others are classified.
+    For a run, this uses its fastest exported artefact, as `serve` does, or its own model. Images that cannot
+    be read are listed in the report's `errors`; the others are classified.
 
     Args:
-        images: one or several of: files, folders (the images in them, recognized by content), FIFOs, `-` for
+        images: one or several of: files, folders (their images are recognized by content), FIFOs, `-` for
             standard input, PIL images, and arrays uint8 [H, W], [H, W, C] or [N, H, W, C] with 1, 3 or 4
             channels (greyscale, RGB, RGBA).
-        run: the run's folder; None is the newest run with a model, unless `model` is given.
+        run: the run's folder; None is the newest run with a model, unless `model` is set.
         model: an exported artefact.
-        top: how many classes to give for each image; None is 3, or all of fewer.
+        top: number of classes per image; None is 3, or all if there are fewer.
         verbose: show TensorFlow's own messages.
         on_progress: called with the number of images read so far.
 
     Raises:
-        UsageError: an argument is invalid, or a run's folder is among the images.
-        RunError: there is no such run or artefact, or it is damaged or holds code.
+        UsageError: an argument is invalid, or one of the images is a run's folder.
+        RunError: the run or artefact does not exist, is damaged, or contains code.
         CifarTrainerError: the artefact needs a package that is not installed.
     """
-    given = [images] if isinstance(images, str | Path | np.ndarray | Image.Image) else list(images)
-    _check(given, run, model, top)
+    sources = [images] if isinstance(images, str | Path | np.ndarray | Image.Image) else list(images)
+    _check(sources, run, model, top)
     source = find_source(run, model)
     if top is not None and source.run is not None:
         _check_top(top, len(source.run.read_data().classes))
     passed_over: Counter[str] = Counter()
     failures: list[Failure] = []
-    found = list(_expand(given, failures, passed_over))
+    named = list(_expand(sources, failures, passed_over))
     classifier = _Classifier(source, top, verbose)
     answers: list[Answer] = []
-    for start in range(0, len(found), _BATCH_SIZE):
+    for start in range(0, len(named), _BATCH_SIZE):
         batch = []
-        for place, (name, image) in enumerate(found[start : start + _BATCH_SIZE], start):
+        for done, (name, image) in enumerate(named[start : start + _BATCH_SIZE], start + 1):
             try:
                 batch.append((name, classifier.decode(image)))
             except ImageError as error:
                 failures.append(Failure(name, str(error)))
-            on_progress(place + 1)
+            on_progress(done)
         if batch:
             answers += classifier.classify(batch)
     return PredictionReport(
@@ -194,15 +194,15 @@ def predict(
 
 
 def _check(
-    given: Sequence[ImageSource], run: str | Path | None, model: str | Path | None, top: int | None
+    images: Sequence[ImageSource], run: str | Path | None, model: str | Path | None, top: int | None
 ) -> None:
     if run is not None and model is not None:
         raise UsageError(f"--run {run} and --model {model} were both given. Pass one of them.")
-    if not given:
+    if not images:
         raise UsageError("No image was given. Expected files, folders, or - for standard input.")
     if top is not None:
         check_count("top", top)
-    for image in given:
+    for image in images:
         if isinstance(image, str | Path) and image != STANDARD_INPUT and is_run_folder(Path(image)):
             raise UsageError(
                 f"{image} is a run's folder, not an image or a folder of images. "
@@ -216,7 +216,7 @@ def _check_top(top: int, classes: int) -> None:
 
 
 class _Classifier:
-    """An artefact that is opened for the first image that can be read: opening may take seconds."""
+    """An artefact that is opened only once an image has been read, because opening may take seconds."""
 
     def __init__(self, source: Source, top: int | None, verbose: bool) -> None:
         self._source, self._top, self._verbose = source, top, verbose
@@ -226,7 +226,7 @@ class _Classifier:
     def _open(self) -> "Artefact":
         if self._artefact is None:
             if self._source.format.uses_tensorflow:
-                # A few images are classified before a GPU has started.
+                # On the CPU: classifying a few images is faster than starting a GPU.
                 devices.start(device="cpu", verbose=self._verbose)
             self._artefact = self._source.open()
             self._thresholds = self._source.read_thresholds()
@@ -252,7 +252,7 @@ class _Classifier:
         return DecodedImage(pixels, pillow.format or "", pillow.mode, pillow.width, pillow.height)
 
     def classify(self, batch: Sequence[tuple[str, DecodedImage]]) -> Iterator[Answer]:
-        """The answers to images that `decode` has returned, with their names."""
+        """Classify named images that `decode` returned."""
         artefact = self._open()
         top = DEFAULT_TOP if self._top is None else self._top
         predictions = artefact.predict(np.stack([image.pixels for _, image in batch]))
@@ -262,7 +262,7 @@ class _Classifier:
         for (name, image), probabilities, flag in zip(
             batch, predictions.probabilities, unfamiliar, strict=True
         ):
-            # A stable sort: of equal probabilities the lower class comes first, in every runtime.
+            # Stable, so that ties go to the lower class in every runtime.
             order = np.argsort(-probabilities, kind="stable")[:top]
             guesses = tuple(Guess(artefact.classes[i], int(i), float(probabilities[i])) for i in order)
             yield Answer(name, guesses, image.format, image.mode, image.width, image.height, flag)
@@ -275,15 +275,15 @@ def _to_pillow(pixels: np.ndarray) -> Image.Image:
 
 
 def _expand(
-    given: Iterable[ImageSource], failures: list[Failure], passed_over: Counter[str]
+    images: Iterable[ImageSource], failures: list[Failure], passed_over: Counter[str]
 ) -> Iterator[tuple[str, ImageSource]]:
-    """Each image with its name; folders become the images in them, arrays of several images each of them."""
+    """Each image with its name; folders and arrays of several images are expanded."""
     count = 0
-    for image in given:
+    for image in images:
         if isinstance(image, str | Path):
             name = os.fspath(image)
             try:
-                # Unlike pathlib's, this test does not raise for a name that is too long.
+                # Unlike pathlib's, this test does not raise an exception if a name is too long.
                 inside = images_below(name, passed_over) if os.path.isdir(name) else [name]
                 yield from ((path, path) for path in inside)
             except ImageError as error:
@@ -306,20 +306,20 @@ def _single_images(image: np.ndarray | Image.Image) -> Iterable[np.ndarray | Ima
 
 
 def images_below(folder: str, passed_over: Counter[str]) -> list[str]:
-    """The images in a folder and below, sorted: files whose content or suffix is an image's.
+    """The images below a folder, sorted: files with the content or the suffix of an image.
 
     Args:
-        folder: its path. Runs' folders below it are skipped.
-        passed_over: counts the other files, by what they are.
+        folder: its path. Runs' folders in it are skipped.
+        passed_over: counts the other files by kind.
 
     Raises:
-        ImageError: the folder holds no image, or cannot be listed.
+        ImageError: the folder contains no images, or cannot be listed.
     """
 
     def refuse(error: OSError) -> None:
         raise ImageError(f"{error.filename} cannot be listed: {error.strerror}.") from error
 
-    found, others = [], Counter[str]()
+    images, others = [], Counter[str]()
     for root, folders, names in os.walk(folder, onerror=refuse):
         runs = [name for name in folders if is_run_folder(Path(root, name))]
         folders[:] = [name for name in folders if name not in runs]
@@ -328,26 +328,26 @@ def images_below(folder: str, passed_over: Counter[str]) -> list[str]:
             path = os.path.join(root, name)
             kind = _kind_of(path, os.path.relpath(path, folder))
             if kind is None:
-                found.append(path)
+                images.append(path)
             else:
                 others[kind] += 1
     passed_over.update(others)
-    if not found:
-        held = f" It holds: {format_counts(others)}." if others else ""
-        raise ImageError(f"it is a folder without images.{held}")
-    return sorted(found)
+    if not images:
+        contents = f" It contains: {format_counts(others)}." if others else ""
+        raise ImageError(f"it is a folder without images.{contents}")
+    return sorted(images)
 
 
 def format_counts(counts: dict[str, int]) -> str:
-    """Counts of things in words, such as `HEIC image (2), file that is not an image (1)`."""
+    """Format counts, such as `HEIC image (2), file that is not an image (1)`."""
     return ", ".join(f"{what} ({count:,})" for what, count in counts.items())
 
 
 def _kind_of(path: str, relative: str) -> str | None:
-    """What a file in a folder is; None for an image, and for a file with an image's suffix."""
+    """The kind of a file in a folder; None for an image or a file with an image's suffix."""
     if is_leftover(relative.replace(os.sep, "/")):
         return _LEFTOVER
-    # Reading a FIFO would wait for whoever writes to it.
+    # Reading a FIFO would wait for its writer.
     if os.path.exists(path) and not os.path.isfile(path):
         return _OTHER
     if Path(path).suffix.lower() in SUFFIXES:
@@ -364,7 +364,7 @@ def _kind_of(path: str, relative: str) -> str | None:
 
 
 def read_file(name: str) -> bytes:
-    """The bytes of a file, of a FIFO up to its end, or of standard input.
+    """Read a file, a FIFO, or standard input.
 
     Raises:
         ImageError: it is missing, unreadable, a device or socket, or larger than MAX_BYTES.
@@ -386,7 +386,7 @@ def read_file(name: str) -> bytes:
 
 
 def _hint(name: str) -> str:
-    """What to do if there is no file of this name."""
+    """Advice if there is no file with this name."""
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
         return f" It is a URL. Download it first: curl -sL '{name}' | cifar-trainer predict -"
     if re.search(r"[*?]|\[.+\]", name):

@@ -33,8 +33,8 @@ LIBRARIES = {
 #: With older versions, XLA's convolution with bias fails, as reported for T4, A10G and L4
 #: (aws/deep-learning-containers#6417, #6418); 9.24 reportedly fixes it.
 CUDNN_NEEDED = (9, 24)
-#: For compute capability 9.0, TensorFlow 2.21 has elementwise kernels as PTX 8.5, which the driver compiles at
-#: first use; drivers support it since CUDA 12.5 (R555). Above 9.0 the wheel has no kernels.
+#: For compute capability 9.0, TensorFlow 2.21 has elementwise kernels as PTX 8.5, which the driver compiles
+#: at first use; drivers support it since CUDA 12.5 (R555). Above 9.0 the wheel has no kernels.
 PTX_CUDA_NEEDED, LAST_CAPABILITY = (12, 5), (9, 0)
 #: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76

@@ -62,7 +62,7 @@ def test_runs_below_a_folder_are_passed_over(trained_run: Path, tmp_path: Path) 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "phone.heic").write_bytes(HEIC)
-    with pytest.raises(ImageError, match=r"a folder without images\. It holds: HEIC image \(1\)"):
+    with pytest.raises(ImageError, match=r"a folder without images\. It contains: HEIC image \(1\)"):
         below(tmp_path)
 
 
