@@ -232,7 +232,7 @@ def confusion_figure(
 
     The shade of a diagonal cell is its share of the row. That of an error is relative to the largest error,
     so that rare errors are visible too. Above `NUMBERED_CLASSES`, the cells have no numbers, and the figure
-    grows with the number of classes. Above `NAMED_CLASSES`, it stops growing, and only some classes are named.
+    grows with the number of classes. Above `NAMED_CLASSES`, it stops growing, and names only some classes.
 
     Args:
         matrix: integer [classes, classes], counts by true class (row) and predicted class (column).
