@@ -11,7 +11,7 @@ Each command of `cifar-trainer` has its function here, for scripts and notebooks
 Arguments have the names of the command's options. Each function returns a result whose `to_json()` is what
 the command prints with `--json`. Errors are in `cifar_trainer.errors`.
 
-Importing this package is instant: the first call that needs TensorFlow imports it.
+Importing this package is fast: TensorFlow is imported by the first call that needs it.
 """
 
 import importlib

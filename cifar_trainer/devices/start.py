@@ -34,7 +34,7 @@ class Threads:
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """The device that computes.
+    """The device in use.
 
     Attributes:
         kind: `cpu` or `gpu`.
@@ -99,9 +99,9 @@ def _set_variables(onednn: bool | None) -> None:
     """Set the environment variables that TensorFlow, Keras and XLA read when they are imported."""
     # The training loop needs TensorFlow, even if the user prefers another backend.
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # It would make TensorFlow's exporter look for Keras 2, a different package.
+    # This variable would make TensorFlow's exporter look for Keras 2, a different package.
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    # Keras imports Matplotlib, which fails with a notebook kernel's backend, inherited through a shell.
+    # Keras imports Matplotlib, which fails if a shell has inherited a missing backend from a notebook.
     backend = os.environ.get("MPLBACKEND", "")
     if backend.startswith("module://") and not _can_import(backend.removeprefix("module://")):
         os.environ["MPLBACKEND"] = "agg"
@@ -228,7 +228,7 @@ def configure_threads(*, split: bool) -> Threads:
 
 
 def threads() -> Threads:
-    """TensorFlow's current numbers of threads; 0 means TensorFlow's default."""
+    """TensorFlow's thread counts; 0 means TensorFlow's default."""
     import tensorflow as tf
 
     return Threads(
@@ -238,9 +238,9 @@ def threads() -> Threads:
 
 
 def _set_tf32(enabled: bool) -> None:
-    """Set whether a GPU rounds the factors of products from 23 bits of mantissa (float32) to 10 (TF32).
+    """Enable or disable TF32, in which a GPU rounds the factors of products to 10 bits of mantissa.
 
-    TensorFlow's default is to round, on NVIDIA's Ampere and later; a CPU never does.
+    TensorFlow enables it by default, on NVIDIA's Ampere and later; a CPU never uses it.
     """
     import tensorflow as tf
 

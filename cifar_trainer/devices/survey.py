@@ -1,4 +1,4 @@
-"""The report of `cifar-trainer env`: versions, a test of every device, and what a GPU still needs."""
+"""The report of `cifar-trainer env`: versions, a test of every device, and what is missing to use a GPU."""
 
 import dataclasses
 import statistics
@@ -49,7 +49,7 @@ class Survey(Result):
     """Versions, devices and CUDA.
 
     Attributes:
-        record: what a run with `--device auto` would record in environment.json.
+        record: the environment.json of a run with `--device auto`.
         extras: versions of the optional packages; None for those that are not installed.
         trials: one for each device.
         cuda: driver and CUDA libraries, with or without a GPU.

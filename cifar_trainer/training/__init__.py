@@ -1,1 +1,1 @@
-"""Training: the compiled loop, what it writes, and how it goes on after a stop."""
+"""Training: the compiled loop, its output files, and resuming."""

@@ -24,7 +24,7 @@ class TrainingReporter:
     prepare = PrepareReporter()
 
     def note(self, text: str) -> None:
-        """A message for information."""
+        """An informational message."""
 
     def warn(self, text: str) -> None:
         """A warning that does not end the run."""
