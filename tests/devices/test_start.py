@@ -164,14 +164,14 @@ def test_the_cpu_after_the_gpu_keeps_the_gpu_and_says_so(gpu: Gpu) -> None:
     gpu.started = True
     device = choose_device("cpu")
     assert device.kind == "gpu"
-    assert "uses the GPU already" in device.warning
+    assert "already uses the GPU" in device.warning
 
 
 def test_any_device_after_the_cpu_keeps_the_cpu_and_says_so(gpu: Gpu) -> None:
     gpu.visible, gpu.started = [], True
     device = choose_device("auto")
     assert device.kind == "cpu"
-    assert "uses the CPU already" in device.warning
+    assert "already uses the CPU" in device.warning
 
 
 def test_the_gpu_after_the_cpu_is_refused(gpu: Gpu) -> None:
