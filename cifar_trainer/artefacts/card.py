@@ -126,7 +126,7 @@ def _describe_accuracy(accuracy: Accuracy) -> str:
 
 def _artefact_table(artefacts: Sequence[Export]) -> str:
     rows = [
-        "| artefact | bytes | largest difference of a logit | same top class | accuracy there | SHA-256 |",
+        "| artefact | bytes | largest difference of a logit | same top class | accuracy | SHA-256 |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     rows += [
