@@ -204,7 +204,7 @@ def test_int8_may_differ_more_if_the_accuracy_stays_within_a_point(reference: Re
     assert proof.agreement == 0.97
     spoilt = reference.logits.copy()
     spoilt[np.flatnonzero(right)[:30]] *= -1
-    with pytest.raises(CheckError, match=r"at least 99\.0% is required"):
+    with pytest.raises(CheckError, match=r"expected at least 99\.0%"):
         compare(answer(reference, spoilt), "", FORMATS["litert-int8"], reference)
 
 

@@ -36,7 +36,7 @@ def evaluated(run_cli: RunCli, trained_run: Path, data_dir: Path, tmp_path_facto
     shutil.copytree(trained_run, run)
     done = run_cli(["evaluate", run, "--data-dir", data_dir, "--json", "--require-accuracy", "0.999"])
     assert done.returncode == 4, done.stderr
-    assert "--require-accuracy asked for 0.999" in done.stderr
+    assert "--require-accuracy expects at least 0.999" in done.stderr
     return run, json.loads(done.stdout)
 
 
