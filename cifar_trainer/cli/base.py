@@ -320,7 +320,9 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def with_run(*args: Any, run: Path | None, run_option: Path | None, **options: Any) -> Any:
         if run is not None and run_option is not None:
-            raise errors.UsageError(f"Got both RUN {run} and --run {run_option}. Expected one.")
+            raise errors.UsageError(
+                f"RUN {run} and --run {run_option} were both given. Expected one of them."
+            )
         return command(*args, run=run if run_option is None else run_option, **options)
 
     with_option = click.option("--run", "run_option", type=RunType(), help="The same as RUN.")(with_run)
