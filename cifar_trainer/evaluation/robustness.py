@@ -23,7 +23,7 @@ SEED = 0
 
 
 class Attacker:
-    """Attacks a model as it predicts, in all the views that its recipe averages.
+    """Attacks a model through its prediction, including all views that its recipe averages.
 
     Args:
         model: uint8 [N, H, W, C] to logits [N, classes], whose first layer takes 0 to 255.
