@@ -166,7 +166,9 @@ def test_seeds_without_a_common_checkpoint_are_asked_to_stop_and_go_on_to_the_sa
     folder = tmp_path / "apart"
     with pytest.raises(TrainingStopped):
         train(data_dir, folder, should_stop=StopAfter(1))
+    # One seed keeps its first checkpoint only, the other its newest.
     shutil.rmtree(list_checkpoints(folder / "seed-3" / "checkpoints")[0])
+    shutil.rmtree(list_checkpoints(folder / "seed-5" / "checkpoints")[-1])
     with pytest.raises(TrainingStopped):
         resume(folder, should_stop=StopAfter(1))
     assert not (folder / "seed-5" / "result.json").exists()
