@@ -20,6 +20,7 @@ from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 
 from cifar_trainer import __version__, files, metrics
 from cifar_trainer.data.dataset import Split
+from cifar_trainer.errors import printable
 from cifar_trainer.settings import Settings, declared
 from cifar_trainer.training.history import METRICS
 
@@ -182,7 +183,7 @@ class EventWriter(keras.callbacks.Callback):
                 ],
             )
             # The run's name, preceded by its group's.
-            hp.hparams(values, trial_id="/".join(self._folder.absolute().parts[-3:-1]))
+            hp.hparams(values, trial_id=printable("/".join(self._folder.absolute().parts[-3:-1])))
             writer.close()
 
     def _forward_graph(self) -> tf.Graph:
