@@ -70,7 +70,7 @@ def test_tensorboards_files_hold_curves_graph_samples_and_settings(trained_run: 
         from tensorboard.util.tensor_util import make_ndarray
 
         for name in ("loss", "accuracy"):
-            seen = [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(f"epoch_{name}")]
+            seen = [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(f"epoch/{name}")]
             assert [step for step, _ in seen] == [1, 2]
             assert [v for _, v in seen] == pytest.approx([float(r[f"{prefix}{name}"]) for r in rows])
         if split == "train":

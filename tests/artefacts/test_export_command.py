@@ -348,7 +348,7 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
 
 def test_a_folder_of_broken_links_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").symlink_to("nowhere")
-    with pytest.raises(RunError, match=r"it holds saved_model.pb, a broken link"):
+    with pytest.raises(RunError, match=r"it contains saved_model.pb, a broken link"):
         open_artefact(tmp_path)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import shutil
+import tempfile
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -478,11 +479,12 @@ def test_help_lists_every_data_set_and_the_range_of_size(run_cli: RunCli) -> Non
     assert all(name in said for name in DATASETS) and "28 to 64" in said
 
 
-def test_a_second_user_of_a_data_folder_can_add_a_data_set(tmp_path: Path) -> None:
+def test_a_second_user_of_a_data_folder_can_add_a_data_set() -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
-    folder = Path(shutil.os.path.realpath(tmp_path.parent.parent.parent)) / f"shared-{os.getpid()}"
-    folder.mkdir()
+    # Not below tmp_path, which no other user can enter.
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
     try:
         source = write_zip(folder / "own.zip", pets())
         (folder / "data").mkdir()

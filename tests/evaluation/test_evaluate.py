@@ -156,7 +156,7 @@ def test_a_model_and_a_result_of_different_weights_are_refused(
     """As a kill between the two writes leaves them."""
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     (tmp_path / "run" / "result.json").write_text(json.dumps({**result, "weights_sha256": "0" * 64}))
-    with pytest.raises(RunError, match=r"result\.json describes.*train --resume"):
+    with pytest.raises(RunError, match=r"does not match its result\.json.*train --resume"):
         evaluate()
 
 

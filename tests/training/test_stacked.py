@@ -223,7 +223,7 @@ def test_what_cannot_be_stacked_is_trained_in_turn_and_it_is_said_why(
     told = Notes()
     with pytest.raises(TrainingStopped):
         train(data_dir, tmp_path / "group", reporter=told, should_stop=lambda: True, **options)
-    assert any("one after the other" in text and reason in text for text in told.texts)
+    assert any("one by one" in text and reason in text for text in told.texts)
 
 
 def test_on_a_cpu_seeds_are_trained_in_turn_unless_asked_otherwise(data_dir: Path, tmp_path: Path) -> None:
