@@ -93,8 +93,7 @@ def format_report(report: "PreparedReport", *, checked: bool) -> str:
         ("samples", str(report.folder / "samples.png")),
     ]
     state = "prepared already" if report.already else "prepared"
-    name = report.title[0].upper() + report.title[1:]
-    lines = [f"{name}: {state} in {report.folder}"]
+    lines = [f"{report.title}: {state} in {report.folder}"]
     lines += [f"  {label:<9} {text}" for label, text in rows if text is not None]
     return "\n".join([*lines, f"next: {_next_command(report)}"])
 
