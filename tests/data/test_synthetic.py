@@ -36,6 +36,6 @@ def test_never_called_cifar10(data_dir: Path, run_cli: RunCli) -> None:
     dataset = load_dataset(data_dir, "synthetic")
     assert not dataset.verified and dataset.title == "synthetic images (not CIFAR-10)"
     said = run_cli(["prepare", "--dataset", "synthetic", "--data-dir", data_dir])
-    assert "Synthetic images (not CIFAR-10)" in said.stdout
+    assert "synthetic images (not CIFAR-10)" in said.stdout
     said = run_cli(["prepare", "--dataset", "synthetic", "--data-dir", data_dir, "--json"])
     assert json.loads(said.stdout)["verified"] is False
