@@ -85,7 +85,7 @@ def test_memory_that_does_not_hold_the_images_is_named_too(
         raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
 
     monkeypatch.setattr(trainers, "assemble", exhausted)
-    with pytest.raises(TrainingError, match="no memory for 2,320 images"):
+    with pytest.raises(TrainingError, match="not have enough memory for 2,320 images"):
         start()
     assert json.loads((tmp_path / "run" / "failure.json").read_text())["step"] == 1
 
