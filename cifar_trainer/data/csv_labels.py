@@ -63,7 +63,7 @@ def _rows(folder: Folder, table: str) -> list[tuple[str, str, str]] | None:
         for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
     )
     if file is not None and label is None and len(heads) == 2:
-        # Beside the files, whatever it is called.
+        # The other of the two columns has the labels, under any name.
         label = 1 - file
     body = lines[1:]
     if file is None or label is None:

@@ -21,7 +21,7 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
     """Make a training and a test set of the splits that were found; `where` is the source, for messages.
 
     Raises:
-        DataError: there is no test set and none is to be made, or a class has too few images.
+        DataError: a test set is missing and no test fraction was given, or a class has too few images.
         UsageError: there is a test set, and another was asked for.
     """
     if not MIN_CLASSES <= len(found.classes) <= MAX_CLASSES:
