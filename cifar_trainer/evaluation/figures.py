@@ -166,8 +166,10 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     grey = as_rgb(image) @ np.array([0.299, 0.587, 0.114]) / 255
     color = np.stack([np.ones_like(heat), (200 - 178 * heat) / 255, np.zeros_like(heat)], axis=-1)
     alpha = 0.75 * heat[..., None]
-    mixed: np.ndarray = (1 - alpha) * grey[..., None] + alpha * color
-    return mixed
+    mixed = (1 - alpha) * grey[..., None] + alpha * color
+    # Rounding exceeds 1 by a little, of which Matplotlib warns.
+    overlay: np.ndarray = np.clip(mixed, 0, 1)
+    return overlay
 
 
 def gradcam_figure(

@@ -209,3 +209,9 @@ def test_the_heat_of_grad_cam_has_the_colours_of_the_page_of_serve() -> None:
     assert little.max() == little.min()
     assert much[0] > 0.7
     assert much[1:].max() < 0.15
+
+
+def test_the_overlay_of_a_white_image_has_no_value_above_1() -> None:
+    heat = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    overlay = figures.heat_overlay(np.full((32, 32, 3), 255, np.uint8), heat)
+    assert overlay.min() >= 0 and overlay.max() <= 1
