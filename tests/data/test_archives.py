@@ -193,19 +193,18 @@ def nested(path: Path, count: int = 3) -> Path:
     return write_zip(path / "outer.zip", inner)
 
 
-def test_archives_in_an_archive_share_one_budget_of_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("budget", "value", "says"),
+    [
+        ("MAX_BYTES", 1_000_000, r"2\.zip is refused: its member .* declares 400,000 bytes"),
+        ("MAX_FILES", 5, r"2\.zip is refused: .* and 5 files in all"),
+    ],
+)
+def test_archives_in_an_archive_share_one_budget(
+    budget: str, value: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unpack, "MAX_BYTES", 1_000_000)
-    with pytest.raises(DataError, match=r"2\.zip is refused: its member .* declares 400,000 bytes"):
-        builders.read(nested(tmp_path), "mine")
-
-
-def test_archives_in_an_archive_share_one_budget_of_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unpack, "MAX_FILES", 5)
-    with pytest.raises(DataError, match=r"2\.zip is refused: .* and 5 files in all"):
+    monkeypatch.setattr(unpack, budget, value)
+    with pytest.raises(DataError, match=says):
         builders.read(nested(tmp_path), "mine")
 
 
