@@ -6,7 +6,6 @@ import ctypes
 import dataclasses
 import errno
 import logging
-import re
 import resource
 import socket
 import sys
@@ -232,15 +231,16 @@ def find_holder(port: int) -> str | None:
 
     None if that is unknown: it is another user's process, or this is not Linux.
     """
-    inodes = set(_listening_inodes(port))
+    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             for descriptor in (process / "fd").iterdir():
-                match = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
-                if match and match[1] in inodes:
-                    words = (process / "cmdline").read_bytes().split(b"\0")
-                    command = printable(b" ".join(words).decode("utf-8", "replace").strip())
-                    return f"process {process.name} ({command[:80]})"
+                # One that was closed meanwhile does not end the search.
+                with contextlib.suppress(OSError):
+                    if str(descriptor.readlink()) in sockets:
+                        words = (process / "cmdline").read_bytes().split(b"\0")
+                        command = printable(b" ".join(words).decode("utf-8", "replace").strip())
+                        return f"process {process.name} ({command[:80]})"
     return None
 
 

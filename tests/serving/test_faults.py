@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import io
+import os
 import resource
 import select
 import socket
@@ -15,7 +16,7 @@ import pytest
 from serving_server import Running, running, until
 
 from cifar_trainer.errors import CifarTrainerError
-from cifar_trainer.serving.server import listen
+from cifar_trainer.serving.server import find_holder, listen
 from cifar_trainer.serving.settings import Limits
 
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -235,6 +236,15 @@ def test_a_model_that_fails_is_500_and_the_next_request_is_answered(png: bytes) 
 def test_a_port_that_is_taken_is_named_with_who_has_it(server: Running) -> None:
     with pytest.raises(CifarTrainerError, match=rf"Port {server.port} .* is taken by process \d+"):
         listen("127.0.0.1", server.port)
+
+
+def test_a_descriptor_that_is_closed_does_not_end_the_search_for_who_has_a_port() -> None:
+    earlier = os.open(os.devnull, os.O_RDONLY)
+    with listen("127.0.0.1", 0) as bound:
+        bound.listen()
+        # The search gets its number for the listing: before the socket's, and closed when it is read.
+        os.close(earlier)
+        assert f"process {os.getpid()} " in str(find_holder(bound.getsockname()[1]))
 
 
 def test_an_upload_larger_than_a_megabyte_does_not_touch_the_disk(
