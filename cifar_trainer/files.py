@@ -6,9 +6,11 @@ unfinished file, so that the next writer can recognize and delete the leftovers 
 """
 
 import contextlib
+import csv
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,14 +18,14 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from cifar_trainer import locks
-from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
+from cifar_trainer.errors import CifarTrainerError, RunError, UsageError, printable
 
 T = TypeVar("T")
 
@@ -31,6 +33,8 @@ T = TypeVar("T")
 PARTIAL_PREFIX = ".partial-"
 #: Time within which a writer has locked its unfinished file.
 _SECONDS_TO_LOCK = 2.0
+#: A spreadsheet runs text with these beginnings as a formula, unless it is a number (OWASP, "CSV Injection").
+_FORMULA, _NUMBER = re.compile(r"[=+\-@]"), re.compile(r"[+-]?\d+([.,]\d+)*")
 #: From fcntl.h and linux/fs.h: paths are relative to the current folder; swap them.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -103,6 +107,35 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Atomically replace `path` with `value` as indented JSON; ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def format_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A CSV table that a spreadsheet can open safely.
+
+    Fractions have six digits, booleans are `true` or `false`, and None is an empty field. Text has no line
+    breaks or control characters, and starts with an apostrophe if a spreadsheet would run it as a formula.
+
+    Args:
+        columns: the header.
+        rows: values by column; other keys are ignored.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_csv_field(row[name]) for name in columns] for row in rows)
+    return text.getvalue()
+
+
+def _csv_field(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    shown = printable(str(value))
+    is_formula = isinstance(value, str) and _FORMULA.match(shown) and not _NUMBER.fullmatch(shown)
+    return f"'{shown}" if is_formula else shown
 
 
 def read_json(path: Path, kind: type[T], *, error: type[CifarTrainerError] = RunError, remedy: str = "") -> T:

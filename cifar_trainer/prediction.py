@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cifar_trainer import devices
+from cifar_trainer import devices, files
 from cifar_trainer.artefacts.source import Source, find_source
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
@@ -70,6 +70,7 @@ class Answer(Result):
         format, mode, width, height: see `DecodedImage`; `format` is empty for pixels.
         unfamiliar: whether it differs from the images that the model was validated on; None if `evaluate`
             has not found a usable threshold.
+        margin: difference between the largest and second-largest probability.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Answer(Result):
     width: int
     height: int
     unfamiliar: bool | None
+    margin: float
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -89,6 +91,7 @@ class Answer(Result):
             "height": self.height,
             "top": [guess.to_json() for guess in self.guesses],
             "unfamiliar": self.unfamiliar,
+            "margin": self.margin,
         }
 
 
@@ -132,6 +135,22 @@ class PredictionReport(Result):
             "errors": [failure.to_json() for failure in self.errors],
             "passed_over": self.passed_over,
         }
+
+    def to_csv(self) -> str:
+        """What `predict --csv` prints: one row per image, with columns of an evaluation's predictions.csv."""
+        return files.format_csv(
+            ("file", "predicted", "probability", "margin", "unfamiliar"),
+            (
+                {
+                    "file": answer.name,
+                    "predicted": answer.guesses[0].class_name,
+                    "probability": answer.guesses[0].probability,
+                    "margin": answer.margin,
+                    "unfamiliar": answer.unfamiliar,
+                }
+                for answer in self.predictions
+            ),
+        )
 
 
 def predict(
@@ -263,9 +282,10 @@ class _Classifier:
             batch, predictions.probabilities, unfamiliar, strict=True
         ):
             # Stable, so that ties go to the lower class in every runtime.
-            order = np.argsort(-probabilities, kind="stable")[:top]
-            guesses = tuple(Guess(artefact.classes[i], int(i), float(probabilities[i])) for i in order)
-            yield Answer(name, guesses, image.format, image.mode, image.width, image.height, flag)
+            order = np.argsort(-probabilities, kind="stable")
+            guesses = tuple(Guess(artefact.classes[i], int(i), float(probabilities[i])) for i in order[:top])
+            margin = float(probabilities[order[0]] - probabilities[order[1]])
+            yield Answer(name, guesses, image.format, image.mode, image.width, image.height, flag, margin)
 
 
 def _to_pillow(pixels: np.ndarray) -> Image.Image:

@@ -17,7 +17,7 @@ from cifar_trainer.settings import RuntimeOptions, Settings, declared
 #: The functions of commands whose names are not those of an action.
 NAMES = {"recipes": "list_recipes", "runs": "list_runs", "env": "environment"}
 #: Options that only a command needs: what it prints and draws, and how it ends.
-OF_COMMANDS = {"as_json", "quiet", "verbose", "run_option", "plot"}
+OF_COMMANDS = {"as_json", "as_csv", "quiet", "verbose", "run_option", "plot"}
 #: Others, by command, with the reason.
 OTHERS: dict[str, set[str]] = {
     "prepare": {"path"},  # Refused: it reminds of --source.

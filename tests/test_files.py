@@ -114,3 +114,24 @@ def test_a_group_replaces_only_the_names_that_it_may(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), files.atomic_group(tmp_path) as folder:
         (folder / "a").write_text("new")
     assert (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (None, ""),
+        (True, "true"),
+        (-3, "-3"),
+        (1 / 3, "0.333333"),
+        ("a,b", '"a,b"'),
+        ("=1+1.png", "'=1+1.png"),
+        ("-x.png", "'-x.png"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-1", "-1"),
+        ("\t=1", r"\t=1"),
+        ("a\nb\udce9.png", r"a\nb\udce9.png"),
+    ],
+)
+def test_a_field_of_a_csv_table_is_one_line_and_never_a_formula(value: object, field: str) -> None:
+    rows = [{"split": "test", "file": value, "other": 1}]
+    assert files.format_csv(["split", "file"], rows) == f"split,file\ntest,{field}\n"

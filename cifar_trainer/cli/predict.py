@@ -7,7 +7,7 @@ import click
 
 from cifar_trainer.artefacts.formats import expected_artefacts
 from cifar_trainer.cli.base import PathType, RunType, SourceType, make_command
-from cifar_trainer.errors import CifarTrainerError, printable
+from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 from cifar_trainer.images import FORMAT_OF_SUFFIX
 from cifar_trainer.run import is_run_folder
 
@@ -31,8 +31,21 @@ _NAMED_FAILURES = 8
 @click.option(
     "--top", type=int, metavar="N", help="Number of classes to show.  [default: 3, or all if fewer]"
 )
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    show_default=False,
+    help="Print a CSV table: file, predicted, probability, margin, unfamiliar.",
+)
 def command(
-    output: "Output", /, images: tuple[str, ...], run: Path | None, model: Path | None, top: int | None
+    output: "Output",
+    /,
+    images: tuple[str, ...],
+    run: Path | None,
+    model: Path | None,
+    top: int | None,
+    as_csv: bool,
 ) -> None:
     """Classify images: PNG, JPEG, WebP, GIF, BMP or TIFF, of any size.
 
@@ -45,8 +58,11 @@ def command(
       cifar-trainer predict cat.jpg
       cifar-trainer predict runs/seed-1 photos/
       cifar-trainer predict --model runs/seed-1/export/model.tflite photos/
+      cifar-trainer predict photos/ --csv > predictions.csv
       curl -s https://example.org/ship.png | cifar-trainer predict --top 1 -
     """
+    if as_csv and output.as_json:
+        raise UsageError("--csv and --json were both given. Expected one of them.")
     from cifar_trainer.prediction import format_counts, predict
 
     # The run may come first, as for `evaluate` and `export`.
@@ -65,7 +81,10 @@ def command(
     output.note(f"model: {report.model}{newest}")
     if report.passed_over:
         output.note(f"skipped: {format_counts(report.passed_over)}")
-    output.result(report, lambda report: [format_answer(answer) for answer in report.predictions])
+    if as_csv:
+        output.print(report.to_csv().rstrip("\n"))
+    else:
+        output.result(report, lambda report: [format_answer(answer) for answer in report.predictions])
     if report.errors:
         raise CifarTrainerError(format_failures(report))
 

@@ -78,7 +78,7 @@ def evaluate(
     device = "cpu" if config.device == "cpu" else "auto"
     devices.start(config, split=is_splittable(config), device=device, verbose=verbose)
     # These import TensorFlow, which `devices.start` has to configure first.
-    from cifar_trainer.evaluation.report import format_predictions, make_report, predictions
+    from cifar_trainer.evaluation.report import COLUMNS, make_report, predictions
     from cifar_trainer.evaluation.report_page import draw_figures, render_page
     from cifar_trainer.evaluation.robustness import measure_robustness
     from cifar_trainer.evaluation.subject import load_subject
@@ -95,7 +95,7 @@ def evaluate(
     report = make_report(subject, measured, robust, len(opened.read_looks()))
     figures = draw_figures(subject, report, energies, lambda done, total: on_progress("figures", done, total))
     page = render_page(subject, report, figures)
-    table = format_predictions(predictions(subject, measured))
+    table = files.format_csv(COLUMNS, predictions(subject, measured))
     with files.writing(folder, _REMEDY), files.atomic_folder(folder, replace=True) as partial:
         files.write_json(partial / REPORT_FILE, report.record())
         for name, figure in figures.items():

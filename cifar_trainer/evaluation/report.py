@@ -1,8 +1,6 @@
 """The measurements of a report, and the table of predictions."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -192,15 +190,3 @@ def predictions(subject: Subject, unfamiliar: Unfamiliar) -> list[Mapping[str, A
         strict=True,
     )
     return [dict(zip(COLUMNS, row, strict=True)) for row in columns]
-
-
-def format_predictions(rows: list[Mapping[str, Any]]) -> str:
-    """predictions.csv: probabilities, margins and losses with six digits, `unfamiliar` as true or false."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        digits = {name: f"{row[name]:.6g}" for name in ("probability", "margin", "loss")}
-        flag = "" if row["unfamiliar"] is None else str(row["unfamiliar"]).lower()
-        writer.writerow({**row, **digits, "unfamiliar": flag})
-    return text.getvalue()

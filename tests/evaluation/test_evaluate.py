@@ -19,9 +19,10 @@ from cifar_trainer import pages
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.errors import CifarTrainerError, DataError, RunError, UsageError
 from cifar_trainer.evaluation import robustness
-from cifar_trainer.evaluation.report import format_predictions, predictions
+from cifar_trainer.evaluation.report import COLUMNS, predictions
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import Unfamiliar
+from cifar_trainer.files import format_csv
 from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.pages import PageFigure
 from cifar_trainer.run import Run
@@ -237,7 +238,7 @@ def test_predictions_have_a_row_for_each_image_with_its_file_and_its_place_in_th
     )
     thresholds = fit_thresholds(logits)
     unfamiliar = Unfamiliar(thresholds, usable, "validation", 60, 0.05, ())
-    text = format_predictions(predictions(subject, unfamiliar))
+    text = format_csv(COLUMNS, predictions(subject, unfamiliar))
     assert text.splitlines()[0] == "index,file,label,predicted,probability,margin,loss,unfamiliar"
     rows = list(csv.DictReader(text.splitlines()))
     assert [int(row["index"]) for row in rows] == held_out.tolist()

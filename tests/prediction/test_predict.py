@@ -175,7 +175,7 @@ def test_without_a_threshold_nothing_is_called_familiar_or_unfamiliar(opened: Op
 
 
 def test_an_unfamiliar_image_is_marked_on_its_line() -> None:
-    answer = Answer("x.png", (Guess("cat", 3, 0.9),), "PNG", "RGB", 32, 32, True)
+    answer = Answer("x.png", (Guess("cat", 3, 0.9),), "PNG", "RGB", 32, 32, True, 0.8)
     assert format_answer(answer) == "x.png: cat 90.0%  (unlike the training images)"
 
 

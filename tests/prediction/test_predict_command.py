@@ -1,5 +1,6 @@
 """`predict` as its users run it: what it reads, what it refuses, what it prints."""
 
+import csv
 import json
 import os
 import shutil
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import INTERPRETER, python
+from command_line import INTERPRETER, python, run_here
 from PIL import Image
 
 from cifar_trainer.artefacts.formats import open_artefact
 from cifar_trainer.artefacts.source import Source
 from cifar_trainer.errors import UsageError
+from cifar_trainer.evaluation.report import COLUMNS
 from cifar_trainer.images import encode_png
 from cifar_trainer.prediction import predict
 
@@ -55,10 +57,30 @@ def test_the_json_is_one_object_with_the_likeliest_classes_first(
     assert (told["format"], told["errors"]) == ("onnx", [])
     assert [Path(each["image"]).name for each in told["predictions"]] == ["a.png", "b.PNG"]
     for each in told["predictions"]:
-        assert set(each) == {"image", "format", "mode", "width", "height", "top", "unfamiliar"}
+        assert set(each) == {"image", "format", "mode", "width", "height", "top", "unfamiliar", "margin"}
         shares = [guess["probability"] for guess in each["top"]]
         assert len(shares) == 4
         assert shares == sorted(shares, reverse=True)
+
+
+def test_the_csv_has_one_row_per_image_and_the_columns_of_predictions_csv(
+    run_cli: RunCli, onnx: Path, folder: Path
+) -> None:
+    printed, done = (run_cli(["predict", folder, "--model", onnx, how]) for how in ("--json", "--csv"))
+    answers = json.loads(printed.stdout)["predictions"]
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["file"] for row in rows] == [answer["image"] for answer in answers]
+    assert {"file", "predicted", "probability", "margin", "unfamiliar"} == set(rows[0]) <= set(COLUMNS)
+    for row, answer in zip(rows, answers, strict=True):
+        first, second = answer["top"][:2]
+        assert row["predicted"] == first["class"]
+        assert float(row["margin"]) == pytest.approx(first["probability"] - second["probability"], abs=1e-5)
+
+
+def test_csv_and_json_are_not_printed_at_once(tmp_path: Path) -> None:
+    refused = run_here(["predict", tmp_path, "--csv", "--json"])
+    assert refused.exit_code == 2
+    assert "--csv and --json were both given" in refused.stderr
 
 
 def test_one_picture_that_cannot_be_read_is_named_and_the_others_are_done(
