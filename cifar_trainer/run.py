@@ -95,8 +95,9 @@ class DataRecord(Result):
                 )
         if ordered and self.train.sha256 != dataset.train.sha256:
             return (
-                f"was trained on the same images in another order: {dataset.folder} was prepared from a "
-                "different source. Prepare the run's source into another --data-dir, and pass that."
+                f"was trained on the same images in another order or with other groups: {dataset.folder} was "
+                "prepared from a different source, or with another --keep-groups. Prepare the run's source "
+                "into another --data-dir, and pass that."
             )
         return None
 

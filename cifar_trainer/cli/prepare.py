@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cifar_trainer.cli.base import DATASET, SourceType, data_dir_option, make_command
-from cifar_trainer.errors import UsageError
+from cifar_trainer.errors import UsageError, counted
 from cifar_trainer.settings import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.data.dataset import SplitSummary
+    from cifar_trainer.data.dataset import Corrections, Groups, SplitSummary
     from cifar_trainer.data.prepare import PreparedReport
     from cifar_trainer.data.store import Record
 
@@ -49,6 +49,14 @@ class DatasetOption(click.Option):
 @click.option(
     "--skip-unreadable", is_flag=True, show_default=False, help="Leave out images that cannot be decoded."
 )
+@click.option(
+    "--relabel", metavar="FILE.csv", type=click.Path(path_type=Path),
+    help="Correct labels: columns file (or split and index) and label, which is a class or `delete`.",
+)  # fmt: skip
+@click.option(
+    "--keep-groups", metavar="FILE.csv", type=click.Path(path_type=Path),
+    help="Keep the images of a group on one side of each split: columns group and file.",
+)  # fmt: skip
 @data_dir_option("Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never download.")
 @click.option("--force", is_flag=True, show_default=False, help="Prepare again even if already done.")
@@ -66,6 +74,7 @@ def command(output: "Output", /, path: str | None, data_dir: Path | None, **opti
       cifar-trainer prepare --source cifar-10-python.tar.gz --data-dir data
       cifar-trainer prepare --dataset synthetic
       cifar-trainer prepare --dataset pets --source photos/ --size 64 --test-fraction 0.2
+      cifar-trainer prepare --dataset pets --source photos/ --relabel corrections.csv --force
     """
     if path is not None:
         raise UsageError(f"prepare takes no argument, got {path}. Did you mean --source {path}?")
@@ -89,6 +98,8 @@ def format_report(report: "PreparedReport", *, checked: bool) -> str:
         ("training", _format_split(record.train)),
         ("test", _format_split(record.test)),
         ("classes", _format_classes(record.classes)),
+        ("corrected", _format_corrections(record.corrections)),
+        ("groups", _format_groups(record.groups)),
         ("source", record.source),
         ("samples", str(report.folder / "samples.png")),
     ]
@@ -116,6 +127,19 @@ def _format_proof(record: "Record") -> str:
 def _format_classes(classes: tuple[str, ...]) -> str:
     shown = ", ".join(classes[:10])
     return shown if len(classes) <= 10 else f"{shown} and {len(classes) - 10} more"
+
+
+def _format_corrections(made: "Corrections | None") -> str | None:
+    if made is None:
+        return None
+    changed, deleted = counted(made.relabelled, "label"), counted(made.deleted, "image")
+    return f"{changed} changed, {deleted} deleted ({made.file})"
+
+
+def _format_groups(kept: "Groups | None") -> str | None:
+    if kept is None:
+        return None
+    return f"{counted(kept.groups, 'group')} of {counted(kept.images, 'image')} kept together ({kept.file})"
 
 
 def _format_split(split: "SplitSummary") -> str:

@@ -1,12 +1,17 @@
-"""Finds images that are exact copies of others."""
+"""Finds images that belong together: exact copies, and the members of a group."""
 
 import numpy as np
 
 _CHUNK = 1000
 
 
-def find_originals(images: np.ndarray) -> np.ndarray:
-    """For each image, uint8 [N, H, W, C], the index of the first with the same pixels, int64 [N]."""
+def find_originals(images: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    """For each image, the index of the first that belongs together with it: int64 [N].
+
+    Args:
+        images: uint8 [N, H, W, C]. Images with the same pixels belong together.
+        groups: the number of each image's group, [N], -1 for none. So do the members of a group.
+    """
     size = int(np.prod(images.shape[1:]))
     words = -(-size // 8)
     # A sum of words times odd random numbers, modulo 2**64: equal images have equal sums.
@@ -23,4 +28,20 @@ def find_originals(images: np.ndarray) -> np.ndarray:
     seen: dict[bytes, int] = {}
     for index in np.unique(order[np.concatenate([shared, shared + 1])]) if len(shared) else ():
         originals[index] = seen.setdefault(images[index].tobytes(), int(index))
-    return originals
+    return originals if groups is None else _join(originals, groups)
+
+
+def _join(originals: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The first of the images that copies and groups connect."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    members = np.flatnonzero(groups >= 0)
+    _, first, inverse = np.unique(groups[members], return_index=True, return_inverse=True)
+    one = np.concatenate([np.arange(len(originals)), members])
+    other = np.concatenate([originals, members[first[inverse]]])
+    links = coo_array((np.ones(len(one), bool), (one, other)), (len(originals),) * 2)
+    _, parts = connected_components(links, directed=False)
+    _, first = np.unique(parts, return_index=True)
+    joined: np.ndarray = first[parts]
+    return joined

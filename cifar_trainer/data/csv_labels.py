@@ -1,8 +1,6 @@
 """Image files whose labels are in a CSV file."""
 
-import csv
 import dataclasses
-import io
 import unicodedata
 from pathlib import PurePosixPath
 
@@ -10,6 +8,7 @@ from cifar_trainer.data.class_folders import SPLITS, Labelled, read_labelled
 from cifar_trainer.data.dataset import ImageSet, OnImages
 from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
+from cifar_trainer.data.image_lists import parse_csv
 from cifar_trainer.errors import DataError
 from cifar_trainer.images import SUFFIXES
 
@@ -50,14 +49,10 @@ def _is_kaggles(table: str) -> bool:
 
 def _rows(folder: Folder, table: str) -> list[tuple[str, str, str]] | None:
     """File, label and split of each row; None if the file has no such columns."""
-    try:
-        text = folder.read(table).decode("utf-8-sig")
-        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{folder.describe(table)} is not a CSV file: {error}.") from error
+    lines = parse_csv(folder.read(table), folder.describe(table))
     if not lines:
         return None
-    heads = [head.strip().lower() for head in lines[0]]
+    heads = [head.strip().lower() for head in lines[0][1]]
     file, label, split = (
         next((heads.index(name) for name in names if name in heads), None)
         for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
@@ -72,10 +67,10 @@ def _rows(folder: Folder, table: str) -> list[tuple[str, str, str]] | None:
             return None
         file, label, split, body = 0, 1, None, lines
     rows = []
-    for number, line in enumerate(body, len(lines) - len(body) + 1):
+    for number, line in body:
         if len(line) <= max(file, label, split or 0):
             raise DataError(
-                f"{folder.describe(table)}, line {number}: {len(line)} columns, expected {len(lines[0])}."
+                f"{folder.describe(table)}, line {number}: {len(line)} columns, expected {len(heads)}."
             )
         part = "all" if split is None else SPLITS.get(line[split].strip().lower(), "")
         if not part:

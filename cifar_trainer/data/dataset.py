@@ -132,6 +132,7 @@ class Split:
         fingerprint: the content fingerprint of the whole split (`data.fingerprints`).
         sha256: over the files of the whole split, so that it depends on the order of the images too.
         files: the name of each image's file, relative to the source; empty if the source had no names.
+        groups: int32 [N], the number of each image's group (--keep-groups), -1 for none; None without groups.
         indices: int64 [N], positions in the whole split; None for the whole split.
     """
 
@@ -140,6 +141,7 @@ class Split:
     fingerprint: str = ""
     sha256: str = ""
     files: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
     indices: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -155,8 +157,38 @@ class Split:
         """The images at `indices`, int64 [N]; the fingerprint and hash stay those of the whole split."""
         files = tuple(self.files[index] for index in indices) if self.files else ()
         positions = indices if self.indices is None else self.indices[indices]
-        images, labels = self.images[indices], self.labels[indices]
-        return dataclasses.replace(self, images=images, labels=labels, files=files, indices=positions)
+        return dataclasses.replace(
+            self, images=self.images[indices], labels=self.labels[indices], files=files, indices=positions,
+            groups=None if self.groups is None else self.groups[indices],
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrections:
+    """Which labels `prepare --relabel FILE` changed, and how many images it deleted.
+
+    Attributes:
+        file, sha256: the path as it was given, and the SHA-256 of its bytes in hexadecimal.
+    """
+
+    file: str
+    sha256: str
+    relabelled: int
+    deleted: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """How many groups, and images in them, `prepare --keep-groups FILE` keeps on one side of a split.
+
+    Attributes:
+        file, sha256: as in `Corrections`.
+    """
+
+    file: str
+    sha256: str
+    groups: int
+    images: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -174,6 +206,8 @@ class ImageSet:
     splits: Mapping[str, Split]
     conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    corrections: Corrections | None = None
+    groups: Groups | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -226,8 +260,8 @@ class Dataset:
 
     @functools.cached_property
     def originals(self) -> np.ndarray:
-        """For each training image, the index of the first one with the same pixels: int64 [N]."""
-        originals = find_originals(self.train.images)
+        """For each training image, the index of its first copy or the first of its group: int64 [N]."""
+        originals = find_originals(self.train.images, self.train.groups)
         release_pages(self.train.images)
         return originals
 

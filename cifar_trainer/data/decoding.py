@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer.data.dataset import DatasetSpec, ImageSet, Split
+from cifar_trainer.data.image_lists import ImageList
 from cifar_trainer.errors import DataError, UsageError, counted, printable
 from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing, bits_in_use
 
@@ -19,11 +20,12 @@ _EXAMPLES = 8
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How to read images that are not in an official form: the options of `prepare`.
+    """How to read a source: the options of `prepare`.
 
     Attributes:
-        spec: the data set that they should be; None for a user's own classes.
+        spec: the data set that it should be; None for a user's own classes.
         size: None keeps the size of arrays, and resizes image files to DEFAULT_SIZE.
+        corrections, groups: the files of --relabel and --keep-groups.
         grey_bits: see `images.Preprocessing`; None finds out.
 
     Raises:
@@ -37,6 +39,8 @@ class ReadOptions:
     seed: int = 0
     skip_unreadable: bool = False
     grey_bits: int | None = None
+    corrections: ImageList | None = None
+    groups: ImageList | None = None
 
     def __post_init__(self) -> None:
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:

@@ -9,6 +9,7 @@ from cifar_trainer.data.copies import find_originals
 from cifar_trainer.data.dataset import ImageSet, Split
 from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.folder import abridged
+from cifar_trainer.data.image_lists import correct_labels, with_groups
 from cifar_trainer.data.labels import MAX_CLASSES, MIN_CLASSES
 from cifar_trainer.data.splits import stratified_part
 from cifar_trainer.errors import DataError
@@ -29,6 +30,8 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
             f"{where} holds {len(found.classes)} classes ({abridged(found.classes)}); "
             f"expected {MIN_CLASSES} to {MAX_CLASSES:,}."
         )
+    if options.groups is not None:
+        found = with_groups(found, options.groups)
     splits, notes = dict(found.splits), list(found.notes)
     if not {"train", "all"} & set(splits):
         raise DataError(f"{where} has no training images, only those of {abridged(splits)}.")
@@ -38,15 +41,28 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
         _make_test_set(found, options, where, splits, notes)
     else:
         options.refuse_test_fraction(where)
-    if options.spec is None:
-        notes += _drop_trained_images(splits, where)
-        notes += _describe_copies(splits["train"], found.classes)
-    _check_complete(splits, found.classes, where)
     kind = np.uint8 if len(found.classes) <= 256 else np.uint16
     splits = {
-        name: Split(split.images, split.labels.astype(kind), files=split.files)
+        name: dataclasses.replace(split, labels=split.labels.astype(kind), indices=None)
         for name, split in splits.items()
     }
+    return dataclasses.replace(found, splits=splits, notes=tuple(notes))
+
+
+def correct_and_check(found: ImageSet, options: ReadOptions, where: str) -> ImageSet:
+    """Correct the labels of a training and a test set, and leave trained images out of the test set.
+
+    Raises:
+        DataError: the corrections name unknown images or labels, or a class has no images.
+    """
+    if options.corrections is not None:
+        found = correct_labels(found, options.corrections)
+    splits, notes = dict(found.splits), list(found.notes)
+    if options.spec is None or options.groups is not None:
+        notes += _drop_trained_images(splits, options, where)
+    if options.spec is None:
+        notes += _describe_copies(splits["train"], found.classes)
+    _check_complete(splits, found.classes, where)
     return dataclasses.replace(found, splits=splits, notes=tuple(notes))
 
 
@@ -57,10 +73,12 @@ def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
         notes.append(f"There is no test set: the {len(validation):,} validation images are used as one.")
         return
     train = splits["train"]
+    grouped = train.groups is not None and validation.groups is not None
     splits["train"] = Split(
         np.concatenate([train.images, validation.images]),
         np.concatenate([train.labels, validation.labels]),
         files=(*train.files, *validation.files) if train.files and validation.files else (),
+        groups=np.concatenate([train.groups, validation.groups]) if grouped else None,
     )
     notes.append(
         f"The {len(validation):,} validation images were added to the training images; "
@@ -79,7 +97,7 @@ def _make_test_set(
         )
     fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
     every = splits.pop("all" if "all" in splits else "train")
-    originals = find_originals(every.images)
+    originals = find_originals(every.images, every.groups)
     few = [
         name
         for label, name in enumerate(found.classes)
@@ -87,8 +105,8 @@ def _make_test_set(
     ]
     if few:
         raise DataError(
-            f"{where} has a single image of {abridged(few)}, not counting copies; a class needs two, one of "
-            "them for the test set. Add images, or remove the class."
+            f"{where} has a single image of {abridged(few)}, not counting copies and members of its group; a "
+            "class needs two, one of them for the test set. Add images, or remove the class."
         )
     train, test = stratified_part(every.labels, fraction, options.seed, originals)
     splits["train"], splits["test"] = every.take(train), every.take(test)
@@ -98,23 +116,40 @@ def _make_test_set(
     )
 
 
-def _drop_trained_images(splits: dict[str, Split], where: str) -> Iterable[str]:
-    """Leave training images out of the test set: accuracy on them would be meaningless."""
+def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: str) -> Iterable[str]:
+    """Leave training images, and members of their groups, out of the test set.
+
+    Accuracy on them would be meaningless. Of a known data set, only groups are left out.
+    """
     train, test = splits["train"], splits["test"]
+    if train.groups is not None and test.groups is not None:
+        shared = np.isin(test.groups, train.groups[train.groups >= 0])
+        if shared.any():
+            splits["test"] = test = _without(test, shared, where)
+            yield (
+                f"{int(shared.sum()):,} test images are in a group with training images: they were left out "
+                "of the test set."
+            )
+    if options.spec is not None:
+        return
     originals = find_originals(np.concatenate([train.images, test.images]))[len(train) :]
     trained = originals < len(train)
     count = int(trained.sum())
     if not count:
         return
-    if count == len(test):
-        raise DataError(
-            f"{where}: all {count:,} test images are training images too, so a test accuracy would be "
-            "meaningless. Name a source with other test images, or one without a test set."
-        )
+    splits["test"] = _without(test, trained, where)
     relabelled = int((train.labels[originals[trained]] != test.labels[trained]).sum())
-    splits["test"] = test.take(np.flatnonzero(~trained))
     others = f", {relabelled:,} of them with another label" if relabelled else ""
     yield f"{count:,} test images are training images too{others}: they were left out of the test set."
+
+
+def _without(test: Split, trained: np.ndarray, where: str) -> Split:
+    if trained.all():
+        raise DataError(
+            f"{where}: all {len(test):,} test images are training images too, so a test accuracy would be "
+            "meaningless. Name a source with other test images, or one without a test set."
+        )
+    return test.take(np.flatnonzero(~trained))
 
 
 def _describe_copies(train: Split, classes: tuple[str, ...]) -> Iterable[str]:

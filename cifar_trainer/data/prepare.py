@@ -24,6 +24,8 @@ from cifar_trainer.data.download import (
     ways_out,
 )
 from cifar_trainer.data.fingerprints import fingerprint
+from cifar_trainer.data.image_lists import read_image_list
+from cifar_trainer.data.partition import correct_and_check, to_train_and_test
 from cifar_trainer.data.readers import Reading, read_source
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
 from cifar_trainer.results import Result
@@ -36,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _JSON_KEYS = (
     "dataset", "data_dir", "source", "verified", "verified_by", "classes", "image_shape", "conversions",
-    "train", "test",
+    "corrections", "groups", "train", "test",
 )  # fmt: skip
 
 #: The images, and what they were made from.
@@ -88,6 +90,8 @@ def prepare(
     test_fraction: float | None = None,
     seed: int = 0,
     skip_unreadable: bool = False,
+    relabel: str | Path | None = None,
+    keep_groups: str | Path | None = None,
     reporter: PrepareReporter = _QUIET,
 ) -> PreparedReport:
     """Prepare `dataset` in `data_dir`, unless that is done already.
@@ -104,6 +108,10 @@ def prepare(
         test_fraction: the part of each class that becomes the test set, if the source has none.
         seed: decides which images.
         skip_unreadable: leave out images that cannot be decoded, and list them.
+        relabel: a CSV file with the columns `file` (or `split` and `index`) and `label`, which is a class or
+            `delete`.
+        keep_groups: a CSV file with the columns `group` and `file`. The members of a group are on one side of
+            every split.
         reporter: gets progress and notes.
 
     Raises:
@@ -119,7 +127,11 @@ def prepare(
     if spec is None:
         _check_own(dataset, data_dir, where)
     check_seed(seed)
-    options = ReadOptions(spec, size, resize, test_fraction, seed, skip_unreadable)
+    options = ReadOptions(
+        spec, size, resize, test_fraction, seed, skip_unreadable,
+        corrections=read_image_list(relabel, "--relabel", "label", by_index=True),
+        groups=read_image_list(keep_groups, "--keep-groups", "group", by_index=False),
+    )  # fmt: skip
     if where is not None:
         _check_source(spec, where, offline)
     elif spec is not None:
@@ -141,7 +153,10 @@ def prepare(
             if record is None:
                 files.remove_partials(data_dir)
                 reading, origin = _obtain(data_dir, where, offline, options, reporter)
-                for note in reading.images.notes:
+                images = correct_and_check(reading.images, options, origin)
+                unchanged = images.splits == reading.images.splits
+                reading = Reading(images, reading.published and unchanged, reading.preprocessing)
+                for note in images.notes:
                     warning = note.removeprefix("Warning: ")
                     (reporter.note if warning == note else reporter.warn)(warning)
                 record = _write(folder, dataset, reading, origin)
@@ -161,6 +176,15 @@ def _differences(
         yield f"with images of {width}×{height} pixels, not with --size {options.size}"
     if source is not None and record.preprocessing and record.preprocessing.resize != options.resize:
         yield f"with --resize {record.preprocessing.resize}, not {options.resize}"
+    for option, was, now in (
+        ("--relabel", record.corrections, options.corrections),
+        ("--keep-groups", record.groups, options.groups),
+    ):
+        # Without a source, a data set of the user's own is only looked at.
+        if (source or options.spec or now) and (was and was.sha256) != (now and now.sha256):
+            old = f"with {option} {was.file} (SHA-256 {was.sha256[:16]}…)" if was else f"without {option}"
+            new = f"with {now.path} (SHA-256 {now.sha256[:16]}…)" if now else "without it"
+            yield f"{old}, not {new}"
 
 
 def _check_own(name: str, data_dir: Path, source: str | None) -> None:
@@ -228,7 +252,8 @@ def _obtain(
     if spec is not None and spec.draw is not None:
         disk.check_room(data_dir, store.bytes_needed(spec.images, spec.image_shape))
         reporter.note(f"Drawing {spec.images:,} images.")
-        return Reading(spec.draw(), False, options.preprocessing), spec.origin
+        drawn = to_train_and_test(spec.draw(), options, spec.origin)
+        return Reading(drawn, False, options.preprocessing), spec.origin
     if source is None:
         assert spec is not None
         return _obtain_published(spec, data_dir, offline, options, reporter)

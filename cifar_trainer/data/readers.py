@@ -81,7 +81,7 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: P
             folder = unpacker.open(path)
         if not folder.files:
             raise DataError(f"{path} is empty. {_expected(spec)}")
-        found = _read(folder, options, on_images, unpacker, 0)
+        found = to_train_and_test(_read(folder, options, on_images, unpacker, 0), options, str(folder.path))
         notes = (*unpacker.notes, *found.notes)
     found = dataclasses.replace(found, notes=notes)
     if spec is None:
@@ -131,7 +131,7 @@ def _read(
     for reader in READERS:
         found = reader(folder, options, on_images)
         if found is not None:
-            return to_train_and_test(found, options, str(folder.path))
+            return found
     if archives:
         return _read(unpacker.unpack(folder, chosen or archives), options, on_images, unpacker, depth + 1)
     raise DataError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from cifar_trainer import files
 from cifar_trainer.data import DATASETS, find_spec
-from cifar_trainer.data.dataset import Dataset, ImageSet, Split, SplitSummary
+from cifar_trainer.data.dataset import Corrections, Dataset, Groups, ImageSet, Split, SplitSummary
 from cifar_trainer.data.fingerprints import fingerprint
 from cifar_trainer.data.samples import write_samples
 from cifar_trainer.errors import DataError, DataNotFoundError, printable
@@ -39,7 +39,8 @@ class Record:
         source: what it was made from.
         verified: it is proved to be the data set of this name.
         files: the arrays, and `train_files.txt` and `test_files.txt` if the source had names: the name of
-            each image's file, relative to the source, one a line.
+            each image's file, relative to the source, one a line. `train_groups.npy` with --keep-groups.
+        corrections, groups: what --relabel and --keep-groups did.
         conversions: how many images were changed, by what (`images.CONVERSIONS`).
         notes: what the user should know about how they were read.
         verified_by: `content` or `archive` as in `Dataset`; None if it is not verified.
@@ -53,6 +54,8 @@ class Record:
     train: SplitSummary
     test: SplitSummary
     files: dict[str, FileRecord]
+    corrections: Corrections | None = None
+    groups: Groups | None = None
     conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     verified_by: str | None = None
@@ -102,6 +105,8 @@ def write_dataset(
             if split.files:
                 text = "".join(f"{printable(file)}\n" for file in split.files)
                 (partial / f"{split_name}_files.txt").write_text(text, encoding="utf-8")
+            if split.groups is not None and split_name == "train":
+                _save(partial / "train_groups.npy", split.groups)
             summaries[split_name] = summarize(split, len(found.classes))
         train, test = summaries["train"], summaries["test"]
         spec = DATASETS.get(name)
@@ -119,6 +124,8 @@ def write_dataset(
                 path.name: FileRecord(path.stat().st_size, files.sha256_file(path))
                 for path in sorted(partial.iterdir())
             },
+            corrections=found.corrections,
+            groups=found.groups,
             conversions=dict(found.conversions),
             notes=found.notes,
             verified_by=verified_by,
@@ -202,7 +209,7 @@ def read_record(folder: Path) -> Record:
             f"cifar-trainer, or prepare it again. {remedy}"
         )
     record = files.read_json(path, Record, error=DataError, remedy=remedy)
-    remedy = _remedy(folder, record.source)
+    remedy = _remedy(folder, record)
     arrays = {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")}
     missing = arrays - set(record.files)
     if missing:
@@ -229,8 +236,13 @@ class _Format:
     format: int
 
 
-def _remedy(folder: Path, source: str = "FOLDER") -> str:
-    needed = "" if folder.name in DATASETS else f" --source {shlex.quote(source)}"
+def _remedy(folder: Path, record: Record | None = None) -> str:
+    source = shlex.quote(record.source) if record else "FOLDER"
+    needed = "" if folder.name in DATASETS else f" --source {source}"
+    if record and record.corrections:
+        needed += f" --relabel {shlex.quote(record.corrections.file)}"
+    if record and record.groups:
+        needed += f" --keep-groups {shlex.quote(record.groups.file)}"
     return (
         f"Prepare it again with: cifar-trainer prepare --dataset {folder.name}{needed} "
         f"--data-dir {folder.parent} --force"
@@ -248,7 +260,7 @@ def load_dataset(data_dir: Path, name: str) -> Dataset:
     name = spec.name if spec and not (data_dir / name).exists() else name
     folder = data_dir / name
     record = read_record(folder)
-    remedy = _remedy(folder, record.source)
+    remedy = _remedy(folder, record)
     for file, expected in record.files.items():
         path = folder / file
         try:
@@ -268,9 +280,14 @@ def load_dataset(data_dir: Path, name: str) -> Dataset:
         names: list[str] = []
         if f"{split}_files.txt" in record.files:
             names = (folder / f"{split}_files.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        sums = "".join(record.files[f"{split}_{kind}.npy"].sha256 for kind in ("images", "labels"))
+        arrays = (f"{split}_{kind}.npy" for kind in ("images", "labels", "groups"))
+        sums = "".join(record.files[file].sha256 for file in arrays if file in record.files)
         digest = files.sha256_bytes(sums.encode("ascii"))
-        splits[split] = Split(images, labels, getattr(record, split).fingerprint, digest, tuple(names))
+        grouped = f"{split}_groups.npy" in record.files
+        groups = np.load(folder / f"{split}_groups.npy") if grouped else None
+        splits[split] = Split(
+            images, labels, getattr(record, split).fingerprint, digest, tuple(names), groups
+        )
     return Dataset(
         name,
         folder,

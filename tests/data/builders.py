@@ -19,6 +19,7 @@ from cifar_trainer.data import DATASETS
 from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from cifar_trainer.data.dataset import ImageSet
 from cifar_trainer.data.decoding import ReadOptions
+from cifar_trainer.data.partition import correct_and_check
 from cifar_trainer.data.readers import read_source
 
 Members = dict[str, bytes]
@@ -29,7 +30,9 @@ Refuse = Callable[..., str]
 
 def read(path: Path, name: str = "cifar10", **options: Any) -> ImageSet:
     """A source read as the data set `name`; an unknown name stands for a user's own classes."""
-    return read_source(path, ReadOptions(DATASETS.get(name), **options), lambda done, total: None).images
+    read_options = ReadOptions(DATASETS.get(name), **options)
+    found = read_source(path, read_options, lambda done, total: None).images
+    return correct_and_check(found, read_options, str(path))
 
 
 def picture(number: int, size: tuple[int, int] = (32, 32), mode: str = "RGB", kind: str = "PNG") -> bytes:

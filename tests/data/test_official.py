@@ -82,6 +82,11 @@ def test_data_from_the_published_archives_is_verified_by_their_sha256(
     assert (report.record.verified, report.record.verified_by) == (True, "archive")
     assert report.title == DATASETS[name].title
     assert load_dataset(tmp_path / "data", name).verified_by == "archive"
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text(f"split,index,label\ntest,0,{report.record.classes[2]}")
+    assert not prepare(
+        name, tmp_path / "data", source=source, force=True, relabel=corrections
+    ).record.verified
     files[0].write_bytes(files[0].read_bytes() + b"\0")
     report = prepare(name, tmp_path / "data", source=source, force=True)
     assert not report.record.verified
