@@ -7,6 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from cifar_trainer.data.dataset import Corrections, Groups, ImageSet, Split
 from cifar_trainer.data.disk import reason
 from cifar_trainer.data.folder import abridged
 from cifar_trainer.errors import DataError, printable
+
+T = TypeVar("T")
 
 #: The label of an image that is to be deleted, unless a class has this name.
 DELETE = "delete"
@@ -68,7 +71,7 @@ class ImageList:
         found: dict[tuple[str, int], Row] = {}
         unknown, ambiguous, repeated = [], [], []
         for row in self.rows:
-            here = places.get(_composed(printable(row.file)), []) if row.file else _at(row, splits)
+            here = (_find(places, row.file) or []) if row.file else _at(row, splits)
             if len(here) > 1:
                 here = [place for place in here if place[0] == row.split] or here
             if not here:
@@ -148,7 +151,7 @@ def correct_labels(found: ImageSet, corrections: ImageList) -> ImageSet:
     """
     numbers = {name: label for label, name in enumerate(found.classes)}
     rows = corrections.locate(found.splits)
-    labels = {place: numbers.get(_composed(printable(row.value))) for place, row in rows.items()}
+    labels = {place: _find(numbers, row.value) for place, row in rows.items()}
     unknown = [
         f"{row}: {printable(row.value)!r}"
         for place, row in rows.items()
@@ -197,6 +200,12 @@ def _at(row: Row, splits: Mapping[str, Split]) -> list[tuple[str, int]]:
     """The image at a row's split and index."""
     inside = row.split in splits and row.index.isdecimal() and int(row.index) < len(splits[row.split])
     return [(row.split, int(row.index))] if inside else []
+
+
+def _find(named: Mapping[str, T], text: str) -> T | None:
+    """What a text of a CSV file names; an apostrophe may keep a spreadsheet from running it as a formula."""
+    name = _composed(printable(text))
+    return named.get(name, named.get(name.removeprefix("'")))
 
 
 def _composed(name: str) -> str:

@@ -126,11 +126,23 @@ def test_a_correction_that_does_not_fit_gets_one_error_and_changes_nothing(
 
 
 def test_a_spreadsheet_s_file_is_read_and_rows_with_the_old_label_change_nothing(tmp_path: Path) -> None:
-    """Semicolons, a byte order mark, upper case, other columns, and rows without content."""
-    table = "File;Label;suggested\r\ntrain/cat/0.png;dog;dog\r\ntrain/cat/1.png;cat;dog\r\n;;\r\n"
-    report = run(tmp_path, write_folder(tmp_path / "images", IMAGES), b"\xef\xbb\xbf" + table.encode())
+    """Semicolons, a byte order mark, an apostrophe against formulas, other columns, rows without content."""
+    rows = [
+        "File;Label;suggested",
+        "train/cat/0.png;dog;dog",
+        "train/cat/1.png;cat;dog",
+        "'=1.png;dog;",
+        ";;",
+    ]
+    table = "\r\n".join(rows).encode("utf-8-sig")
+    members = {name.replace("train/cat/2", "=1"): data for name, data in IMAGES.items()}
+    labels = "\n".join(
+        ["file,label", *(f"{name},{name.split('/')[1] if '/' in name else 'cat'}" for name in members)]
+    )
+    source = write_folder(tmp_path / "images", {**members, "labels.csv": labels.encode()})
+    report = run(tmp_path, source, table)
     assert report.record.corrections is not None
-    assert (report.record.corrections.relabelled, report.record.corrections.deleted) == (1, 0)
+    assert (report.record.corrections.relabelled, report.record.corrections.deleted) == (2, 0)
 
 
 def test_prepare_says_that_its_corrections_differ_from_those_of_what_is_prepared(tmp_path: Path) -> None:
