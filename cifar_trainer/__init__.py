@@ -22,6 +22,7 @@ from cifar_trainer import errors
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.export import export as export
     from cifar_trainer.benchmarking import benchmark as benchmark
+    from cifar_trainer.checks.data import check_data as check_data
     from cifar_trainer.comparison import compare as compare
     from cifar_trainer.data.prepare import prepare as prepare
     from cifar_trainer.devices.survey import environment as environment
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 #: The module of each API function, and its name in that module.
 _FUNCTIONS = {
     "benchmark": ("benchmarking", "benchmark"),
+    "check_data": ("checks.data", "check_data"),
     "compare": ("comparison", "compare"),
     "environment": ("devices.survey", "environment"),
     "evaluate": ("evaluation.evaluate", "evaluate"),

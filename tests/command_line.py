@@ -120,6 +120,20 @@ def run_here(arguments: Sequence[object], env: Mapping[str, str] | None = None) 
             signal.signal(number, handler)
 
 
+def all_commands() -> dict[str, Any]:
+    """Each command of `cifar-trainer` by its name; a command of a group has the group's name before it."""
+    import click
+
+    from cifar_trainer.cli import COMMANDS, main
+
+    found: dict[str, Any] = {}
+    for name in COMMANDS:
+        made = main.get_command(click.Context(main), name)
+        members = made.commands if isinstance(made, click.Group) else {}
+        found |= {f"{name} {member}": each for member, each in members.items()} or {name: made}
+    return found
+
+
 def start_command(arguments: Sequence[object], **options: Any) -> subprocess.Popen[str]:
     """Start `cifar-trainer ARGUMENTS`, its output in pipes, with every signal at its default."""
     defaults: dict[str, Any] = {"stdin": subprocess.DEVNULL, "text": True}

@@ -8,14 +8,15 @@ from typing import Any
 
 import click
 import pytest
+from command_line import all_commands
 
 import cifar_trainer
-from cifar_trainer.cli import COMMANDS, main
 from cifar_trainer.results import Result
 from cifar_trainer.settings import RuntimeOptions, Settings, declared
 
+COMMANDS = all_commands()
 #: The functions of commands whose names are not those of an action.
-NAMES = {"recipes": "list_recipes", "runs": "list_runs", "env": "environment"}
+NAMES = {"check data": "check_data", "recipes": "list_recipes", "runs": "list_runs", "env": "environment"}
 #: Options that only a command needs: what it prints and draws, and how it ends.
 OF_COMMANDS = {"as_json", "as_csv", "quiet", "verbose", "run_option", "plot"}
 #: Others, by command, with the reason.
@@ -26,6 +27,7 @@ OTHERS: dict[str, set[str]] = {
         "from_trial", "gpus",  # They start `train` with other settings, or in several processes.
     },
     "evaluate": {"require_accuracy"},  # An exit code: a script compares the accuracy itself.
+    "check data": {"allow"},  # An exit code, too.
     "recipes": {"data_dir"},  # For --plot.
     "serve": set(),
 }  # fmt: skip
@@ -36,9 +38,7 @@ def function_of(command: str) -> Any:
 
 
 def options_of(command: str) -> dict[str, click.Parameter]:
-    made = main.get_command(click.Context(main), command)
-    assert made is not None
-    return {str(parameter.name): parameter for parameter in made.params}
+    return {str(parameter.name): parameter for parameter in COMMANDS[command].params}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -153,7 +153,7 @@ def make_command(name: str, *, has_json: bool = True) -> Callable[[Callable[...,
     its options, too.
 
     Args:
-        name: the command's name.
+        name: the command's name, after the name of its group if it has one: `check data`.
         has_json: add --json.
     """
 
@@ -166,7 +166,7 @@ def make_command(name: str, *, has_json: bool = True) -> Callable[[Callable[...,
             with output.redirecting():
                 function(output, **options)
 
-        made = click.command(name=name)(run)
+        made = click.command(name=name.rpartition(" ")[2])(run)
         if has_json:
             made.params.append(_json_option())
         made.params += verbosity_options()
@@ -175,7 +175,7 @@ def make_command(name: str, *, has_json: bool = True) -> Callable[[Callable[...,
                 # Click would derive the variable from the parameter's name: AS_JSON for --json.
                 typed = max(option.opts, key=len).removeprefix("--").replace("-", "_")
                 others = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
-                option.envvar = [f"CIFAR_TRAINER_{name}_{typed}".upper(), *others]
+                option.envvar = [f"CIFAR_TRAINER_{name}_{typed}".upper().replace(" ", "_"), *others]
         return made
 
     return decorate

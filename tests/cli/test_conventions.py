@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 import pytest
-from command_line import RunCli, command, environment, python, run_here, run_python
+from command_line import RunCli, all_commands, command, environment, python, run_here, run_python
 
 from cifar_trainer import __version__
-from cifar_trainer.cli import COMMANDS, main
+from cifar_trainer.cli import COMMANDS
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -42,8 +42,9 @@ def watched(commands: list[list[str]], cwd: Path) -> list[tuple[int, list[str], 
 
 
 def test_help_has_an_example_and_answers_without_tensorflow(tmp_path: Path) -> None:
+    names = [*COMMANDS, *(name for name in all_commands() if name not in COMMANDS)]
     for name, (code, slow, said) in zip(
-        COMMANDS, watched([[name, "--help"] for name in COMMANDS], tmp_path), strict=True
+        names, watched([[*name.split(), "--help"] for name in names], tmp_path), strict=True
     ):
         assert (name, code, slow) == (name, 0, [])
         assert f"  cifar-trainer {name}" in said
@@ -86,19 +87,16 @@ def test_an_option_can_be_set_by_the_environment() -> None:
     assert "--epochs -7 is out of range" in done.stderr
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_the_variable_of_its_own_name(name: str) -> None:
+@pytest.mark.parametrize(("name", "command"), all_commands().items(), ids=all_commands())
+def test_every_option_has_the_variable_of_its_own_name(name: str, command: click.Command) -> None:
     """CIFAR_TRAINER_<COMMAND>_<OPTION>, whatever the function calls its argument."""
-    context = click.Context(main)
-    command = main.get_command(context, name)
-    assert command is not None
     options = [each for each in command.params if isinstance(each, click.Option)]
     # serve has no result: it answers until it is stopped.
     assert name == "serve" or any("--json" in each.opts for each in options)
     for option in options:
         typed = max(option.opts, key=len).removeprefix("--").replace("-", "_").upper()
         variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
-        assert variables[0] == f"CIFAR_TRAINER_{name.upper()}_{typed}"
+        assert variables[0] == f"CIFAR_TRAINER_{name.upper().replace(' ', '_')}_{typed}"
 
 
 def test_variables_set_flags_and_what_may_be_given_several_times(trained_run: Path, tmp_path: Path) -> None:

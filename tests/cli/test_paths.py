@@ -4,9 +4,7 @@ from pathlib import Path
 
 import click
 import pytest
-from command_line import RunCli
-
-from cifar_trainer.cli import COMMANDS, main
+from command_line import RunCli, all_commands
 
 #: Addresses and lists that may hold a path; `-` is standard input.
 PATH_OPTIONS = {"--source", "--output", "--plot", "--run", "--model"}
@@ -15,9 +13,7 @@ PATH_OPTIONS = {"--source", "--output", "--plot", "--run", "--model"}
 def path_parameters() -> list[tuple[str, str]]:
     """(command, parameter) of whatever takes a path."""
     found = []
-    for name in COMMANDS:
-        command = main.get_command(click.Context(main), name)
-        assert command is not None
+    for name, command in all_commands().items():
         for each in command.params:
             if isinstance(each.type, click.Path) or PATH_OPTIONS & set(each.opts):
                 found.append((name, str(each.name)))
@@ -29,12 +25,10 @@ def test_a_tilde_in_any_path_is_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, name: str, parameter: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/of-the-test")
-    context = click.Context(main)
-    command = main.get_command(context, name)
-    assert command is not None
+    command = all_commands()[name]
     each = next(each for each in command.params if each.name == parameter)
     several = each.multiple if isinstance(each, click.Option) else each.nargs != 1
-    given = each.type_cast_value(context, ["~/x"] if several else "~/x")
+    given = each.type_cast_value(click.Context(command), ["~/x"] if several else "~/x")
     (found,) = given if several else [given]
     assert str(found) == "/home/of-the-test/x"
 
