@@ -34,7 +34,7 @@ format: $(DEVELOPED) ## Put the code into form.
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-gpu-check: $(INSTALLED) ## Measure an NVIDIA GPU, in 20 minutes at most; needs CIFAR-10 in data/.
+gpu-check: $(INSTALLED) ## Measure an NVIDIA GPU, in ten minutes at most; needs CIFAR-10 in data/.
 	@$(PIP) install --quiet --editable '.[gpu]'
 	$(VENV)/bin/python benchmarks/gpu_check.py --output gpu-check
 

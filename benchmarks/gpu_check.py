@@ -3,9 +3,9 @@
     make gpu-check                                      # on a machine with an NVIDIA GPU
     python benchmarks/gpu_check.py --device cpu --tiny  # the same steps, smaller, on any machine
 
-Each step runs a `cifar-trainer` command in a new process, in order of importance. Results are saved after
-each step in OUTPUT/gpu-check.json; OUTPUT/gpu-check.md is a table for docs/performance.md. If a step fails,
-its row has the error, and the others still run. No step starts after --minutes.
+Each step runs a command in a new process, the most valuable first. Results are saved after each step in
+OUTPUT/gpu-check.json; OUTPUT/gpu-check.md is a table for docs/performance.md. If a step fails, its row has
+the error, and the others still run. After --minutes, the current step is stopped and no other starts.
 """
 
 import argparse
@@ -16,7 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,15 @@ class Check:
     def step(self, name: str, act: Callable[[], Any]) -> None:
         """Run a step, and save its result or its error."""
         if time.monotonic() > self.deadline:
-            self.results[name] = {"error": f"not started: {self.options.minutes:g} minutes were over"}
+            self.results[name] = {"error": f"not started: the {self.options.minutes:g} minutes were over"}
             self._save()
             return
         print(f"{name} ...", flush=True)
         start = time.monotonic()
         try:
             self.results[name] = act()
+        except subprocess.TimeoutExpired:
+            self.results[name] = {"error": f"stopped: the {self.options.minutes:g} minutes were over"}
         except (StepError, OSError, ValueError, KeyError) as error:
             self.results[name] = {"error": str(error)}
             print(f"{name} failed: {error}", flush=True)
@@ -65,7 +68,7 @@ class Check:
         """Train `tutorial` in OUTPUT/runs/NAME; returns the speed, accuracy, weights and energy."""
         run = self.output / "runs" / name
         arguments = ["train", *self.data, *self.small, "--device", self.options.device, "--run-dir", str(run)]
-        result = command(*arguments, "--epochs", str(epochs or self.epochs), "--json", *extra)
+        result = self.command(*arguments, "--epochs", str(epochs or self.epochs), "--json", *extra)
         with open(run / "history.csv", encoding="utf-8") as file:
             joules = [float(row["energy_joules"]) for row in csv.DictReader(file) if row["energy_joules"]]
         return {
@@ -87,13 +90,7 @@ class Check:
         traces = sorted((run / "tensorboard").rglob("*.xplane.pb"))
         if not traces:
             raise StepError("the profiler did not write a trace")
-        counted = subprocess.run(
-            [sys.executable, str(ROOT / "benchmarks" / "count_kernels.py"), str(traces[-1])],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if counted.returncode != 0:
-            raise StepError(counted.stderr.strip()[-2000:])
-        return dict(json.loads(counted.stdout))
+        return dict(json.loads(self.run(str(ROOT / "benchmarks" / "count_kernels.py"), str(traces[-1]))))
 
     def kill_and_resume(self) -> dict[str, Any]:
         """Kill a run halfway and resume it: are the weights those of an uninterrupted run?"""
@@ -105,17 +102,19 @@ class Check:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         while process.poll() is None and not list((run / "checkpoints").glob("step-*[1-9]*")):
+            if time.monotonic() > self.deadline:
+                break
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
             raise StepError("the run ended before it could be killed, so this proves nothing")
-        resumed = command("train", "--resume", str(run), "--json")
+        resumed = self.command("train", "--resume", str(run), "--json")
         return {"same_bits": resumed["weights_sha256"] == self.results["deterministic"]["weights_sha256"]}
 
     def listing(self) -> dict[str, Any]:
         """The tutorial's script against `train`, as whole processes."""
         output = self.output / "against_listing.json"
-        run(
+        self.run(
             str(ROOT / "benchmarks" / "against_listing.py"), *self.data[:4], *self.small,
             "--device", self.options.device, "--epochs", str(self.epochs), "--repeats", "1",
             "--precisions", "float32", "--output", str(output),
@@ -129,24 +128,34 @@ class Check:
             "epochs_times_as_fast": theirs["epoch_seconds"] / ours["epoch_seconds"],
         }
 
+    def time_to_94(self) -> dict[str, Any]:
+        """Train `fast94` three times in one process; returns mean seconds and accuracy, without compiling."""
+        output = self.output / "fast94.json"
+        small = ["--runs", "1", "--epochs", "1", "--images", "64", "--batch-size", "32"]
+        self.run(
+            str(ROOT / "benchmarks" / "time_to_94.py"), *self.data[:4], "--device", self.options.device,
+            *(small if self.options.tiny else ["--runs", "3"]), "--output", str(output),
+        )  # fmt: skip
+        measured = json.loads(output.read_text(encoding="utf-8"))
+        runs = measured["runs"]
+        return {
+            "seconds": sum(run["seconds"] for run in runs) / len(runs),
+            "accuracy": sum(run["accuracy"] for run in runs) / len(runs),
+            "compile_seconds": measured["compile_seconds"],
+        }
+
     def throughput(self, batch_size: int, *extra: str, flags: str = "") -> dict[str, Any]:
         """Images per second in training at a batch size, with further options and XLA flags."""
-        done = command(*self._measuring(batch_size), *extra, env=with_xla_flags(flags))["training"]
+        done = self.command(*self._measuring(batch_size), *extra, flags=flags)["training"]
         return {"images_per_second": done["images_per_second"], "watts": done["watts"]}
 
     def seeds(self, count: int) -> dict[str, Any]:
         """Train `count` seeds of `tutorial` in one program; returns the total images per second."""
         group = self.output / "runs" / f"{count}-seeds"
-        arguments = [
-            "train",
-            *self.data,
-            *self.small,
-            "--device",
-            self.options.device,
-            "--run-dir",
-            str(group),
-        ]
-        printed = command(*arguments, "--epochs", "2", "--seeds", str(count), "--stack", "on", "--json")
+        printed = self.command(
+            "train", *self.data, *self.small, "--device", self.options.device, "--epochs", "2",
+            "--run-dir", str(group), "--seeds", str(count), "--stack", "on", "--json",
+        )  # fmt: skip
         runs = printed["runs"]
         return {
             # From the second epoch: in the first, chunks are short.
@@ -158,18 +167,35 @@ class Check:
 
     def side_by_side(self, count: int) -> dict[str, Any]:
         """Total images per second of `count` processes that train on one device at once."""
-        arguments = [sys.executable, "-m", "cifar_trainer", "-q", *self._measuring(32)]
-        processes = [
-            subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(count)
-        ]
-        # Wait for all processes before reporting an error.
-        done = [(*process.communicate(), process.returncode) for process in processes]
-        for _, errors, code in done:
-            if code != 0:
-                raise StepError(f"exit code {code}: {errors.strip()[-2000:]}")
-        rates = [json.loads(printed)["training"]["images_per_second"] for printed, _, _ in done]
+        with ThreadPoolExecutor(count) as threads:
+            done = list(threads.map(lambda _: self.command(*self._measuring(32)), range(count)))
+        rates = [printed["training"]["images_per_second"] for printed in done]
         return {"images_per_second": sum(rates)}
+
+    def run(self, *arguments: str, flags: str = "") -> str:
+        """The output of a Python program, with `flags` in XLA_FLAGS after the user's own.
+
+        Raises:
+            StepError: the exit code is not 0.
+            subprocess.TimeoutExpired: the time is over; the program and its children are killed.
+        """
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=with_xla_flags(flags), start_new_session=True,
+        )  # fmt: skip
+        try:
+            printed, errors = process.communicate(timeout=max(0.0, self.deadline - time.monotonic()))
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        if process.returncode != 0:
+            raise StepError(f"exit code {process.returncode}: {errors.strip()[-2000:]}")
+        return printed
+
+    def command(self, *arguments: str, flags: str = "") -> dict[str, Any]:
+        """What `cifar-trainer ARGUMENTS` prints as JSON; raises as `run`."""
+        return dict(json.loads(self.run("-m", "cifar_trainer", "-q", *arguments, flags=flags)))
 
     def _measuring(self, batch_size: int) -> list[str]:
         seconds = "0.1" if self.options.tiny else "10"
@@ -186,28 +212,6 @@ def with_xla_flags(flags: str) -> dict[str, str]:
     """This process's environment, with `flags` after the user's own XLA_FLAGS."""
     current = os.environ.get("XLA_FLAGS", "")
     return {**os.environ, "XLA_FLAGS": f"{current} {flags}".strip()} if flags else dict(os.environ)
-
-
-def run(*arguments: str, env: Mapping[str, str] | None = None) -> str:
-    """The output of a Python program; `env` is its environment, by default this process's.
-
-    Raises:
-        StepError: the exit code is not 0.
-    """
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=env)
-    if done.returncode != 0:
-        raise StepError(f"exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return done.stdout
-
-
-def command(*arguments: str, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What `cifar-trainer ARGUMENTS` prints as JSON.
-
-    Raises:
-        StepError: the exit code is not 0.
-    """
-    result: dict[str, Any] = json.loads(run("-m", "cifar_trainer", "-q", *arguments, env=env))
-    return result
 
 
 def format_table(results: dict[str, Any]) -> str:
@@ -237,18 +241,24 @@ def main() -> None:
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"))
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--minutes", type=float, default=20.0, help="no step starts after this time")
+    parser.add_argument("--minutes", type=float, default=10.0, help="time limit")
     parser.add_argument("--tiny", action="store_true", help="two epochs of 320 images, few batch sizes")
     parser.add_argument("--output", type=Path, default=Path("gpu-check"))
     check = Check(parser.parse_args())
-    check.step("env", lambda: command("env", "--json"))
-    for precision in ("float32", "tf32", "bfloat16"):
-        check.step(precision, lambda: check.train(precision, "--precision", precision))  # noqa: B023
+    check.step("env", lambda: check.command("env", "--json"))
+    check.step("float32", lambda: check.train("float32", "--precision", "float32"))
+    first, more = ((2,), ()) if check.options.tiny else ((1, 16), (4, 64))
+    for count in first:
+        check.step(f"{count} seeds at once", lambda: check.seeds(count))  # noqa: B023
+    check.step("bfloat16", lambda: check.train("bfloat16", "--precision", "bfloat16"))
+    check.step("fast94", check.time_to_94)
     check.step("deterministic", check.deterministic)
     check.step("kill and resume", check.kill_and_resume)
+    # Less valuable: for the time that is left.
+    check.step("tf32", lambda: check.train("tf32", "--precision", "tf32"))
     check.step("listing", check.listing)
     check.step("kernels a step", check.kernels)
-    for count in (2,) if check.options.tiny else (1, 4, 16, 64):
+    for count in more:
         check.step(f"{count} seeds at once", lambda: check.seeds(count))  # noqa: B023
     for count in (2,) if check.options.tiny else (2, 4, 8):
         check.step(f"{count} processes", lambda: check.side_by_side(count))  # noqa: B023

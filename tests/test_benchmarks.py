@@ -76,7 +76,7 @@ def test_the_gpu_check_begins_no_step_after_its_time(tmp_path: Path) -> None:
     command = [BENCHMARKS / "gpu_check.py", "--device", "cpu", "--tiny", "--minutes", 0, "--output", tmp_path]
     assert run_python(command).returncode == 0
     results = json.loads((tmp_path / "gpu-check.json").read_text())
-    assert {result["error"] for result in results.values()} == {"not started: 0 minutes were over"}
+    assert {result["error"] for result in results.values()} == {"not started: the 0 minutes were over"}
 
 
 def test_a_peer_that_is_not_installed_is_a_row_and_the_others_are_measured(tmp_path: Path) -> None:
