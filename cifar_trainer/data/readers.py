@@ -89,8 +89,9 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: P
     found = with_true_classes(found, spec)
     if len(found.classes) != len(spec.classes):
         raise DataError(
-            f"{path} holds {len(found.classes)} classes ({abridged(found.classes)}), expected the "
-            f"{len(spec.classes)} of {spec.title}. For classes of your own, choose a name: --dataset NAME."
+            f"{path} holds {len(found.classes)} classes, expected the {len(spec.classes)} of {spec.title}. "
+            f"Not one of them: {abridged(set(found.classes) - set(spec.classes))}. "
+            "For classes of your own, choose a name: --dataset NAME."
         )
     return Reading(found, bool(published), options.preprocessing)
 

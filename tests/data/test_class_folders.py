@@ -181,7 +181,10 @@ def without(prefix: str) -> builders.Members:
         (without("train/cat/"), "lacks images for train/cat."),
         (without("test/"), "has no test set. Add --test-fraction"),
         ({name: c for name, c in PICTURES.items() if "/ship/" not in name}, "lacks images for train/ship"),
-        ({**PICTURES, "train/zebra/0.png": picture(1)}, "lacks images for test/zebra"),
+        (
+            {**PICTURES, "train/zebra/0.png": picture(1)},
+            "holds 11 classes, expected the 10 of CIFAR-10. Not one of them: zebra.",
+        ),
         ({**PICTURES, "train/0.png": picture(1)}, "1 images are outside of class folders (train/0.png)"),
         (builders.class_folders(1, 1, tuple("abcdefghi")), "holds 9 classes"),
     ],

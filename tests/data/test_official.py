@@ -83,7 +83,7 @@ def test_data_from_the_published_archives_is_verified_by_their_sha256(
     assert report.title == DATASETS[name].title
     assert load_dataset(tmp_path / "data", name).verified_by == "archive"
     corrections = tmp_path / "corrections.csv"
-    corrections.write_text(f"split,index,label\ntest,0,{report.record.classes[2]}")
+    corrections.write_text(f"split,index,label\ntrain,0,{report.record.classes[2]}")
     assert not prepare(
         name, tmp_path / "data", source=source, force=True, relabel=corrections
     ).record.verified

@@ -24,8 +24,8 @@ def test_files_and_json_of_the_contract(run_cli: RunCli, small_source: Path, tmp
     done = run_cli(["prepare", "--source", small_source, "--data-dir", tmp_path, "--json"])
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    keys = "dataset data_dir source verified verified_by classes image_shape conversions train test"
-    assert list(result) == keys.split()
+    keys = "dataset data_dir source verified verified_by classes image_shape conversions"
+    assert list(result) == [*keys.split(), "corrections", "groups", "train", "test"]
     for split, images in (("train", 20), ("test", 10)):
         assert list(result[split]) == ["images", "per_class", "fingerprint", "mean", "std"]
         assert result[split]["images"] == images and result[split]["per_class"] == [images // 10] * 10
