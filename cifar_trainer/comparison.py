@@ -1,4 +1,4 @@
-"""Compare runs: metrics, groups of seeds, and whether two models differ by more than chance.
+"""Compare runs: metrics, groups of seeds, and whether two models or two recipes differ by more than chance.
 
 Does not import TensorFlow, and imports Matplotlib only to draw.
 """
@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -20,43 +20,12 @@ from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
 from cifar_trainer.evaluation.subject import total_energy
 from cifar_trainer.process import module_command
 from cifar_trainer.results import Result
-from cifar_trainer.run import Run, open_run
-from cifar_trainer.settings import Settings, check_choice
+from cifar_trainer.run import GROUP_FILE, SWEEP_FILE, Run, open_runs
+from cifar_trainer.settings import Settings, check_choice, declared
+from cifar_trainer.significance import McNemar, Pair, PairedTest, mcnemar, paired_test
 
 if TYPE_CHECKING:
     from cifar_trainer.plots import Figure, Theme
-
-
-@dataclasses.dataclass(frozen=True)
-class McNemar:
-    """McNemar's test of two classifiers (McNemar 1947; Dietterich 1998, section 3.1).
-
-    Attributes:
-        only_first: number of images that only the first classifies correctly.
-        only_second: number of images that only the second classifies correctly.
-        statistic: (only_first - only_second)² / (only_first + only_second), chi-square distributed with one
-            degree of freedom; 0 if the two never differ.
-        p_value: exact and two-sided, by the binomial test of only_first among the images where they differ.
-    """
-
-    only_first: int
-    only_second: int
-    statistic: float
-    p_value: float
-
-
-def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
-    """Compare two classifiers by the images that each classified correctly, both bool [N]."""
-    # Imported here because it is slow, and a usage error need not wait for it.
-    from scipy.stats import binomtest
-
-    first = int(np.sum(first_correct & ~second_correct))
-    second = int(np.sum(second_correct & ~first_correct))
-    differing = first + second
-    if differing == 0:
-        return McNemar(0, 0, 0.0, 1.0)
-    p_value = float(binomtest(first, differing).pvalue)
-    return McNemar(first, second, (first - second) ** 2 / differing, p_value)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,77 +132,337 @@ class Comparison(Result):
         }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision(Result):
+    """Whether one recipe is better than another on held-out images, or whether the difference may be noise.
+
+    Attributes:
+        first, second: the runs of each, one for each seed; is the second better than the first?
+        images: number of images that each run held out.
+        test: the paired t-test over the seeds.
+        sweep_trials: trials of a sweep from which the second group was chosen on the same held-out images;
+            they count as looks.
+    """
+
+    first: Group
+    second: Group
+    images: int
+    test: PairedTest
+    sweep_trials: int = 0
+
+    @property
+    def decision(self) -> str:
+        """`better` or `not shown`."""
+        return "better" if self.test.is_better else "not shown"
+
+    def to_json(self) -> dict[str, Any]:
+        """What `compare --decide --json` prints."""
+        sides = {"first": self.first, "second": self.second}
+        return {
+            "decision": self.decision,
+            **dataclasses.asdict(self.test),
+            "sweep_trials": self.sweep_trials,
+            "images": self.images,
+            **{
+                name: {**side.to_json(), "runs": [str(each.run.path) for each in side.runs]}
+                for name, side in sides.items()
+            },
+        }
+
+
+@overload
 def compare(
     runs: Sequence[str | Path],
     *,
-    split: str = "test",
+    split: str | None = None,
+    decide: Literal[False] = False,
     data_dir: str | Path | None = None,
     on_evaluate: Callable[[Path], None] = lambda run: None,
-) -> Comparison:
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    split: str | None = None,
+    decide: bool,
+    data_dir: str | Path | None = None,
+    on_evaluate: Callable[[Path], None] = lambda run: None,
+) -> Comparison | Decision: ...
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    split: str | None = None,
+    decide: bool = False,
+    data_dir: str | Path | None = None,
+    on_evaluate: Callable[[Path], None] = lambda run: None,
+) -> Comparison | Decision:
     """Compare runs on the same images, after evaluating runs that have no report on them.
 
     Each run is evaluated in its own process, so that its metrics are bit-identical to those of `evaluate`,
     whatever the device and settings of the others.
 
     Args:
-        runs: the folders of two or more runs.
-        split: `test`, or `validation` if all runs held out the same images.
+        runs: the folders of two or more runs; a group's folder stands for its runs.
+        split: `test`, or `validation` if all runs held out the same images; None is `test`, or `validation`
+            with `decide`.
+        decide: decide whether the second group of runs is better than the first, by a paired test over their
+            seeds on held-out images. The runs of a group's folder are one group; others are grouped by
+            settings. Each new decision is recorded in its runs, and makes the next ones stricter.
         data_dir: the data folder; None: the one that each run was trained from.
         on_evaluate: called with a run's folder before it is evaluated.
+
+    Returns:
+        A `Decision` with `decide`, else a `Comparison`.
 
     Raises:
         UsageError: the runs cannot be compared, or the split is unknown.
         DataError: a run's data are missing or have changed.
-        RunError: a run is missing, has no model, is damaged, or cannot be evaluated.
+        RunError: a run is missing, has no model, is damaged, cannot be evaluated, or cannot be written.
     """
-    check_choice("split", split, SPLITS)
-    opened = [open_run(path) for path in runs]
-    check_comparable(opened, split)
-    for run in opened:
-        run.check_model()
+    if split is not None:
+        check_choice("split", split, SPLITS)
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
-    splits = [evaluated_split(run.load_data(data_dir), run.read_config(), split) for run in opened]
+    if decide:
+        if split == "test":
+            raise UsageError(
+                "--decide --split test: a test set that recipes are chosen by is no longer a test. "
+                "Leave out --split: the decision is made on held-out images."
+            )
+        return _decide(runs, data_dir, on_evaluate)
+    split = split or "test"
+    opened = [run for path in runs for run in open_runs(path)]
+    check_comparable(opened, split)
+    splits = _load_splits(opened, split, data_dir)
     if any(images.sha256 != splits[0].sha256 for images in splits):
         raise UsageError(
             "The runs have the same images in different orders, in data folders that were prepared from "
             "different sources. Pass one folder for all of them with --data-dir."
         )
-    evaluated = []
-    for run, images in zip(opened, splits, strict=True):
-        report = read_evaluated(run, split, images)
-        if report is None:
-            on_evaluate(run.path)
-            evaluate_apart(run, split, data_dir)
-            report = read_evaluated(run, split, images)
-        if report is None:
-            raise RunError(f"{run.evaluation(split)} was changed while it was read. Try again.")
-        evaluated.append(report)
+    evaluated = [
+        _evaluated(run, split, images, data_dir, on_evaluate)
+        for run, images in zip(opened, splits, strict=True)
+    ]
     return summarize(split, evaluated)
+
+
+def _load_splits(runs: Sequence[Run], split: str, data_dir: Path | None) -> list[Split]:
+    for run in runs:
+        run.check_model()
+    return [evaluated_split(run.load_data(data_dir), run.read_config(), split) for run in runs]
+
+
+def _evaluated(
+    run: Run, split: str, images: Split, data_dir: Path | None, on_evaluate: Callable[[Path], None]
+) -> Evaluated:
+    """A run's report, after evaluating the run if it has none."""
+    report = read_evaluated(run, split, images)
+    if report is None:
+        on_evaluate(run.path)
+        evaluate_apart(run, split, data_dir)
+        report = read_evaluated(run, split, images)
+    if report is None:
+        raise RunError(f"{run.evaluation(split)} was changed while it was read. Try again.")
+    return report
 
 
 def check_comparable(runs: Sequence[Run], split: str) -> None:
     """Raise UsageError unless these are two or more different runs with the same images in `split`."""
+    check_different(runs)
+    check_same_data(runs)
+    first, first_config = runs[0], runs[0].read_config()
+    for run in runs:
+        config = run.read_config()
+        check_split(config, split)
+        if split == "validation" and config.seed != first_config.seed:
+            raise UsageError(
+                f"--split validation: {run.path} did not hold out the same images as {first.path}; "
+                "only runs with the same seed do. Compare them on --split test, or two groups of seeds with "
+                "--decide."
+            )
+
+
+def check_different(runs: Sequence[Run]) -> None:
+    """Raise UsageError unless these are two or more different runs."""
     if len(runs) < 2:
         raise UsageError("compare needs two or more runs. `cifar-trainer runs` lists them.")
     paths = [run.path.resolve() for run in runs]
     doubled = next((path for path in paths if paths.count(path) > 1), None)
     if doubled is not None:
         raise UsageError(f"{doubled} was given twice. Give each run once.")
-    first, first_config, first_data = runs[0], runs[0].read_config(), runs[0].read_data()
+
+
+def check_same_data(runs: Sequence[Run]) -> None:
+    """Raise UsageError unless all runs were trained on the same data set."""
+    first, first_data = runs[0], runs[0].read_data()
     for run in runs:
-        config, data = run.read_config(), run.read_data()
+        data = run.read_data()
         if (data.name, data.test.fingerprint) != (first_data.name, first_data.test.fingerprint):
             names = (data.title, first_data.title)
             what = f"{names[0]}, {first.path} on {names[1]}" if names[0] != names[1] else "other images"
             raise UsageError(
                 f"{run.path} was trained on {what}; accuracies on different data cannot be compared."
             )
-        check_split(config, split)
-        if split == "validation" and config.seed != first_config.seed:
+
+
+def _decide(
+    paths: Sequence[str | Path], data_dir: Path | None, on_evaluate: Callable[[Path], None]
+) -> Decision:
+    sides = two_groups(paths)
+    check_decidable(*sides)
+    first, second, pairs = load_pairs(*sides, data_dir, on_evaluate)
+    trials = count_trials(sides[1])
+    looks = _record_decision(*sides) + max(trials - 1, 0)
+    names = _names(first, second)
+    return Decision(
+        first=_group(names[0], first),
+        second=_group(names[1], second),
+        images=min(len(pair.indices) for pair in pairs),
+        test=paired_test(pairs, looks),
+        sweep_trials=trials,
+    )
+
+
+def load_pairs(
+    first: Sequence[Run],
+    second: Sequence[Run],
+    data_dir: Path | None = None,
+    on_evaluate: Callable[[Path], None] = lambda run: None,
+) -> tuple[list[Evaluated], list[Evaluated], list[Pair]]:
+    """Evaluate two groups, as `check_decidable` accepts them, on their held-out images."""
+    splits = [_load_splits(side, "validation", data_dir) for side in (first, second)]
+    for one, other, ours, theirs in zip(first, second, *splits, strict=True):
+        if ours.sha256 != theirs.sha256:
             raise UsageError(
-                f"--split validation: {run.path} did not hold out the same images as {first.path}; "
-                "only runs with the same seed do. Compare them on --split test."
+                f"{one.path} and {other.path} did not hold out the same images: their data folders were "
+                "prepared from different sources. Train both from one folder."
             )
+    evaluated = [
+        [
+            _evaluated(run, "validation", images, data_dir, on_evaluate)
+            for run, images in zip(side, of_side, strict=True)
+        ]
+        for side, of_side in zip((first, second), splits, strict=True)
+    ]
+    pairs = [
+        # Held-out images always have indices.
+        Pair(np.asarray(images.indices), one.correct, other.correct)
+        for images, one, other in zip(splits[0], *evaluated, strict=True)
+    ]
+    return evaluated[0], evaluated[1], pairs
+
+
+def two_groups(paths: Sequence[str | Path]) -> tuple[list[Run], list[Run]]:
+    """The runs of each group by seed. A group's folder is one group; other runs are grouped by settings."""
+    groups: dict[object, list[Run]] = {}
+    for path in paths:
+        for run in open_runs(path):
+            by_folder = (Path(path).expanduser() / GROUP_FILE).is_file()
+            key = str(path) if by_folder else _settings(run.read_config(), run.read_result().epochs)
+            groups.setdefault(key, []).append(run)
+    check_different([run for members in groups.values() for run in members])
+    if len(groups) != 2:
+        raise UsageError(
+            f"--decide compares two groups of runs, got {len(groups)}. Pass the folders of two groups "
+            "(train --seeds), or runs with two different settings."
+        )
+    first, second = (sorted(members, key=lambda run: run.read_config().seed) for members in groups.values())
+    return first, second
+
+
+def check_decidable(first: Sequence[Run], second: Sequence[Run]) -> None:
+    """Raise UsageError unless held-out images can decide between these groups, each sorted by seed."""
+    runs = [*first, *second]
+    for run in runs:
+        config = run.read_config()
+        if config.validation != "holdout":
+            raise UsageError(
+                f"{run.path} held no images out (--validation {config.validation}), and recipes must not be "
+                "chosen by the test set. Train it again with --validation holdout."
+            )
+    check_same_data(runs)
+    seeds = [[run.read_config().seed for run in side] for side in (first, second)]
+    for side, (ours, theirs) in ((first, seeds), (second, reversed(seeds))):
+        for run, seed in zip(side, ours, strict=True):
+            if ours.count(seed) > 1:
+                raise UsageError(
+                    f"{run.path} is one of several runs with seed {seed}. Give one of each seed."
+                )
+            if seed not in theirs:
+                raise UsageError(
+                    f"{run.path} has seed {seed}, but no run of the other group has. Both groups need the "
+                    "same seeds, because each seed holds out other images."
+                )
+    if len(first) < 2:
+        raise UsageError(
+            f"--decide needs two or more seeds, got {len(first)}. Five can be trained with train --seeds 5."
+        )
+    for name in ("keep", "patience"):
+        one, other = (getattr(side[0].read_config(), name) for side in (first, second))
+        if one != other:
+            raise UsageError(
+                f"{first[0].path} was trained with --{name} {one}, {second[0].path} with --{name} {other}. "
+                "Selecting an epoch by the held-out images makes the accuracy on them too high. Use the same "
+                f"--{name} for both groups."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """The part of a trial in sweep.json that `count_trials` needs."""
+
+    params: dict[str, Any]
+    epochs: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sweep:
+    settings: dict[str, Any]
+    trials: tuple[_Trial, ...] = ()
+
+
+def count_trials(runs: Sequence[Run]) -> int:
+    """Number of trials of the sweeps by which these runs' settings were chosen on the same held-out images.
+
+    A sweep counts if it is in the folder of the runs or beside it, had one of their seeds, and has a trial
+    with their settings.
+    """
+    configs = [run.read_config() for run in runs]
+    parents = {parent for run in runs for parent in list(run.path.resolve().parents)[:2]}
+    records = {path for parent in parents for path in (parent / SWEEP_FILE, *parent.glob(f"*/{SWEEP_FILE}"))}
+    count = 0
+    for path in sorted(records):
+        if path.is_file():
+            sweep = files.read_json(path, _Sweep, remedy="Repeat the sweep command to rewrite it.")
+            if any(_is_trial_of(sweep, config) for config in configs):
+                count += sum(bool(trial.epochs) for trial in sweep.trials)
+    return count
+
+
+def _is_trial_of(sweep: _Sweep, config: Settings) -> bool:
+    usual = {name: declared(Settings)[name].default for name in ("recipe", "dataset", "seed")}
+    common = {name: sweep.settings.get(name, value) for name, value in usual.items()}
+    return any(
+        all(getattr(config, name, None) == value for name, value in {**common, **trial.params}.items())
+        for trial in sweep.trials
+    )
+
+
+def _record_decision(first: Sequence[Run], second: Sequence[Run]) -> int:
+    """Record a comparison in its runs; returns the number of different ones that they took part in."""
+    weights = [[run.read_result().weights_sha256 for run in side] for side in (first, second)]
+    comparison = files.sha256_bytes(repr(weights).encode())
+    known = set[str]()
+    for run in (*first, *second):
+        recorded = run.read_decisions()
+        known |= recorded
+        if comparison not in recorded:
+            with files.writing(run.path, "Make room, or give write access to the run's folder."):
+                run.record_decision(comparison)
+    return len(known | {comparison})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,20 +575,35 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
     """Group runs whose settings differ only in the seed."""
     groups: dict[tuple[tuple[str, Any], ...], list[Evaluated]] = {}
     for each in runs:
-        settings = {**each.config.affecting_result(), "epochs": each.epochs}
-        groups.setdefault(tuple(settings.items()), []).append(each)
-    varied = {
-        name for key in groups for name, value in key if any(dict(other)[name] != value for other in groups)
-    }
-    return tuple(_group(dict(key), varied, members) for key, members in groups.items())
+        groups.setdefault(_settings(each.config, each.epochs), []).append(each)
+    names = _names(*groups.values())
+    return tuple(_group(name, members) for name, members in zip(names, groups.values(), strict=True))
 
 
-def _group(settings: dict[str, Any], varied: set[str], members: list[Evaluated]) -> Group:
-    parts = [settings["recipe"]]
+def _settings(config: Settings, epochs: int) -> tuple[tuple[str, Any], ...]:
+    """What runs of one group have in common."""
+    return tuple({**config.affecting_result(), "epochs": epochs}.items())
+
+
+def _names(*groups: Sequence[Evaluated]) -> list[str]:
+    """The recipe of each group, and the settings in which the groups differ."""
+    settings = [dict(_settings(members[0].config, members[0].epochs)) for members in groups]
+    varied = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
     # Settings that are not set would only lengthen the name.
-    parts += [f"{k} {v}" for k, v in settings.items() if k in varied and k != "recipe" and v is not None]
+    return [
+        ", ".join(
+            [
+                each["recipe"],
+                *(f"{name} {each[name]}" for name in varied if name != "recipe" and each[name] is not None),
+            ]
+        )
+        for each in settings
+    ]
+
+
+def _group(name: str, members: Sequence[Evaluated]) -> Group:
     return Group(
-        name=", ".join(parts),
+        name=name,
         runs=tuple(members),
         accuracy=_spread([each.accuracy for each in members]),
         loss=_spread([each.loss for each in members]),

@@ -4,14 +4,13 @@ import contextlib
 import csv
 import dataclasses
 import datetime
-import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from cifar_trainer.data.dataset import Dataset
     from cifar_trainer.metrics import Thresholds
     from cifar_trainer.recipes import Recipe
+
+T = TypeVar("T")
 
 #: The default folder for runs, relative to the current folder.
 DEFAULT_ROOT = Path("runs")
@@ -201,6 +202,14 @@ class Look:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Decided:
+    """One comparison by held-out images: a line of the run's decisions.jsonl."""
+
+    at: str
+    comparison: str
+
+
+@dataclasses.dataclass(frozen=True)
 class _ExtensionsOfConfig:
     extensions: tuple[Extension, ...] = ()
 
@@ -280,6 +289,10 @@ class Run:
         return self.path / "test_looks.jsonl"
 
     @property
+    def decisions(self) -> Path:
+        return self.path / "decisions.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -342,15 +355,7 @@ class Run:
 
     def read_looks(self) -> tuple[Look, ...]:
         """The recorded looks at the test set, in order."""
-        try:
-            lines = self.test_looks.read_bytes().splitlines()
-            return tuple(msgspec.json.decode(line, type=Look) for line in lines)
-        except FileNotFoundError:
-            return ()
-        except (OSError, msgspec.MsgspecError) as error:
-            raise RunError(
-                f"{self.test_looks} cannot be read: {error}. Expected one look at the test set per line."
-            ) from error
+        return _read_lines(self.test_looks, Look)
 
     def record_look(self, command: str, epoch: int) -> None:
         """Record a look at the test set, and flush it to the disk.
@@ -358,15 +363,22 @@ class Run:
         Raises:
             OSError: the file cannot be written.
         """
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        line = json.dumps(dataclasses.asdict(Look(now, command, epoch))) + "\n"
-        # A single short append, so that lines of concurrent processes do not mix.
-        descriptor = os.open(self.test_looks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            os.write(descriptor, line.encode("ascii"))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _append_line(self.test_looks, Look(_now(), command, epoch))
+
+    def read_decisions(self) -> set[str]:
+        """The comparisons by held-out images that the run took part in."""
+        return {each.comparison for each in _read_lines(self.decisions, _Decided)}
+
+    def record_decision(self, comparison: str) -> None:
+        """Record a comparison by held-out images, and flush it to the disk.
+
+        Args:
+            comparison: identifies the compared weights.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        _append_line(self.decisions, _Decided(_now(), comparison))
 
     def check_recipe(self) -> None:
         """Raise RunError if this version does not know the run's recipe. Does not execute a custom recipe."""
@@ -526,6 +538,31 @@ class Run:
             path.unlink(missing_ok=True)
 
 
+def _read_lines(path: Path, kind: type[T]) -> tuple[T, ...]:
+    """The lines of a JSON Lines file; none if there is no file."""
+    try:
+        return tuple(msgspec.json.decode(line, type=kind) for line in path.read_bytes().splitlines())
+    except FileNotFoundError:
+        return ()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RunError(f"{path} cannot be read: {error}. Expected one JSON object per line.") from error
+
+
+def _append_line(path: Path, value: object) -> None:
+    line = msgspec.json.encode(value) + b"\n"
+    # A single short append, so that lines of concurrent processes do not mix.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(descriptor, line)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
 @contextlib.contextmanager
 def new_run(path: Path | None, recipe: str) -> Iterator[Run]:
     """Create a run's folder and hold its lock; if `path` is None, the folder is `runs/TIME-RECIPE`.
@@ -675,6 +712,17 @@ def open_run(path: str | Path | None = None, *, with_model: bool = False) -> Run
     if with_model:
         run.check_model()
     return run
+
+
+def open_runs(path: str | Path) -> list[Run]:
+    """The run in a folder, or the runs of a group's folder, by seed.
+
+    Raises:
+        RunError: there is no such folder, or it is neither a run's nor a group's.
+    """
+    folder = Path(path).expanduser()
+    runs = find_runs(folder) if os.path.isfile(folder / GROUP_FILE) else []
+    return sorted(runs, key=lambda run: run.read_config().seed) or [open_run(folder)]
 
 
 def _open(path: Path) -> Run:

@@ -6,50 +6,125 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.cli.base import RunType, data_dir_option, make_command, plot_option, save_plot
-from cifar_trainer.errors import printable
+from cifar_trainer.errors import CheckError, UsageError, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.comparison import Comparison, Group
+    from cifar_trainer.comparison import Comparison, Decision, Group
+    from cifar_trainer.significance import PairedTest
 
 
 @make_command("compare")
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=RunType())
 @click.option(
     "--split",
-    default="test",
     metavar="[test|validation]",
-    help="The test set, or the held-out images, which must be the same in all runs.",
+    help="The test set, or the held-out images, which must be the same in all runs.  [default: test]",
+)
+@click.option(
+    "--decide",
+    is_flag=True,
+    show_default=False,
+    help="Is the second group of seeds better than the first, on held-out images? Exit with code 4 if not.",
 )
 @plot_option("Draw the learning curves and the accuracies.")
 @data_dir_option()
 def command(
-    output: "Output", /, runs: tuple[Path, ...], split: str, plot: Path | None, data_dir: Path | None
+    output: "Output",
+    /,
+    runs: tuple[Path, ...],
+    split: str | None,
+    decide: bool,
+    plot: Path | None,
+    data_dir: Path | None,
 ) -> None:
     """Compare runs by accuracy, loss, time and energy, and test whether they differ.
 
     Runs that differ only by their seed form a group with mean, standard deviation and n.
     Each run is tested against the first on the same images (McNemar's test). Runs without
-    a report are evaluated first.
+    a report are evaluated first. A RUN may be the folder of a group (train --seeds).
+
+    With --decide, a paired test over the seeds of two groups tells a gain from noise: on
+    held-out images, corrected for earlier decisions about these runs.
 
     \b
     Examples:
       cifar-trainer compare runs/seed-0 runs/seed-1
       cifar-trainer compare runs/tutorial-* runs/regularized-* --plot comparison.png
+      cifar-trainer compare runs/baseline runs/candidate --decide
     """
-    from cifar_trainer.comparison import compare, comparison_figure
+    if decide and plot is not None:
+        raise UsageError("--plot cannot be combined with --decide. Leave one of them out.")
+    from cifar_trainer.comparison import Decision, compare, comparison_figure
 
     comparison = compare(
-        runs, split=split, data_dir=data_dir, on_evaluate=lambda run: output.note(f"evaluating {run}")
+        runs,
+        split=split,
+        decide=decide,
+        data_dir=data_dir,
+        on_evaluate=lambda run: output.note(f"evaluating {run}"),
     )
+    if isinstance(comparison, Decision):
+        output.result(comparison, decision_table)
+        if comparison.decision != "better":
+            raise CheckError(explain(comparison.test))
+        output.note(explain(comparison.test))
+        return
     if plot is not None:
         from cifar_trainer.plots import LIGHT
 
         save_plot(plot, comparison_figure(comparison, LIGHT))
         output.note(f"figure: {plot}")
     output.result(comparison, lambda comparison: comparison_tables(comparison, output.width))
+
+
+def decision_table(decision: "Decision") -> "Table":
+    """One row per seed, with the gain and its interval as the caption."""
+    from rich.table import Table
+
+    test = decision.test
+    corrected = "" if test.looks == 1 else f", corrected for {test.looks:,} looks"
+    table = Table(
+        title=f"accuracy on {decision.images:,} held-out images",
+        caption=(
+            f"first: {printable(decision.first.name)}\nsecond: {printable(decision.second.name)}\n"
+            f"gain {format_gain(test)}, p = {test.p_value:.2g}{corrected}"
+        ),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+    )
+    for name in ("seed", "first", "second", "gain"):
+        table.add_column(name, justify="right")
+    sides = zip(decision.first.runs, decision.second.runs, strict=True)
+    for (one, other), gain in zip(sides, test.differences, strict=True):
+        table.add_row(
+            str(one.config.seed), f"{one.accuracy:.2%}", f"{other.accuracy:.2%}", f"{100 * gain:+.2f}"
+        )
+    means = (f"{side.accuracy[0]:.2%}" for side in (decision.first, decision.second))
+    table.add_row("mean", *means, f"{100 * test.difference:+.2f}")
+    return table
+
+
+def format_gain(test: "PairedTest") -> str:
+    """The mean gain in percentage points, with its interval."""
+    low, high = (f"{100 * end:+.2f}" for end in test.interval)
+    return f"{100 * test.difference:+.2f} points ({100 * test.confidence:.4g} % interval {low} to {high})"
+
+
+def explain(test: "PairedTest") -> str:
+    """The decision as sentences."""
+    from cifar_trainer.significance import POWER
+
+    if test.is_better:
+        return "Better: the second group is more accurate, by more than noise explains."
+    return (
+        f"Not shown: the gain of {format_gain(test)} may be noise. {len(test.differences)} seeds find a "
+        f"true gain of {100 * test.minimum_detectable:.2f} points with a chance of {POWER:.0%}; a smaller "
+        "one needs more seeds."
+    )
 
 
 def comparison_tables(comparison: "Comparison", width: int) -> "list[Table]":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from cifar_trainer.comparison import mcnemar
+from cifar_trainer.significance import mcnemar
 
 
 def correct(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
