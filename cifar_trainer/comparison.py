@@ -237,11 +237,6 @@ def compare(
     opened = [run for path in runs for run in open_runs(path)]
     check_comparable(opened, split)
     splits = _load_splits(opened, split, data_dir)
-    if any(images.sha256 != splits[0].sha256 for images in splits):
-        raise UsageError(
-            "The runs have the same images in different orders, in data folders that were prepared from "
-            "different sources. Pass one folder for all of them with --data-dir."
-        )
     evaluated = [
         _evaluated(run, split, images, data_dir, on_evaluate)
         for run, images in zip(opened, splits, strict=True)
@@ -252,7 +247,14 @@ def compare(
 def _load_splits(runs: Sequence[Run], split: str, data_dir: Path | None) -> list[Split]:
     for run in runs:
         run.check_model()
-    return [evaluated_split(run.load_data(data_dir), run.read_config(), split) for run in runs]
+    splits = [evaluated_split(run.load_data(data_dir), run.read_config(), split) for run in runs]
+    for run, images in zip(runs, splits, strict=True):
+        if images.sha256 != splits[0].sha256:
+            raise UsageError(
+                f"{run.path} has the images of {runs[0].path} in another order, in a data folder that was "
+                "prepared from a different source. Pass one folder for all runs with --data-dir."
+            )
+    return splits
 
 
 def _evaluated(
@@ -333,26 +335,18 @@ def load_pairs(
     on_evaluate: Callable[[Path], None] = lambda run: None,
 ) -> tuple[list[Evaluated], list[Evaluated], list[Pair]]:
     """Evaluate two groups, as `check_decidable` accepts them, on their held-out images."""
-    splits = [_load_splits(side, "validation", data_dir) for side in (first, second)]
-    for one, other, ours, theirs in zip(first, second, *splits, strict=True):
-        if ours.sha256 != theirs.sha256:
-            raise UsageError(
-                f"{one.path} and {other.path} did not hold out the same images: their data folders were "
-                "prepared from different sources. Train both from one folder."
-            )
+    splits = _load_splits([*first, *second], "validation", data_dir)
     evaluated = [
-        [
-            _evaluated(run, "validation", images, data_dir, on_evaluate)
-            for run, images in zip(side, of_side, strict=True)
-        ]
-        for side, of_side in zip((first, second), splits, strict=True)
+        _evaluated(run, "validation", images, data_dir, on_evaluate)
+        for run, images in zip([*first, *second], splits, strict=True)
     ]
+    ours, theirs = evaluated[: len(first)], evaluated[len(first) :]
     pairs = [
         # Held-out images always have indices.
         Pair(np.asarray(images.indices), one.correct, other.correct)
-        for images, one, other in zip(splits[0], *evaluated, strict=True)
+        for images, one, other in zip(splits[: len(first)], ours, theirs, strict=True)
     ]
-    return evaluated[0], evaluated[1], pairs
+    return ours, theirs, pairs
 
 
 def two_groups(paths: Sequence[str | Path]) -> tuple[list[Run], list[Run]]:
