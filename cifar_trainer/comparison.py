@@ -379,12 +379,14 @@ def check_decidable(first: Sequence[Run], second: Sequence[Run]) -> None:
             )
     check_same_data(runs)
     seeds = [[run.read_config().seed for run in side] for side in (first, second)]
-    for side, (ours, theirs) in ((first, seeds), (second, reversed(seeds))):
+    for side, ours in zip((first, second), seeds, strict=True):
         for run, seed in zip(side, ours, strict=True):
             if ours.count(seed) > 1:
                 raise UsageError(
                     f"{run.path} is one of several runs with seed {seed}. Give one of each seed."
                 )
+    for side, ours, theirs in ((first, seeds[0], seeds[1]), (second, seeds[1], seeds[0])):
+        for run, seed in zip(side, ours, strict=True):
             if seed not in theirs:
                 raise UsageError(
                     f"{run.path} has seed {seed}, but no run of the other group has. Both groups need the "
