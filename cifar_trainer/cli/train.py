@@ -79,7 +79,10 @@ def command(
         # Reads a file: neither Optuna nor the sweep's database is needed.
         from cifar_trainer.sweeps.result import trial_settings
 
-        options = {**trial_settings(from_trial), **options}
+        settings = trial_settings(from_trial)
+        if seeds is not None:
+            del settings["seed"]
+        options = {**settings, **options}
     if gpus is not None:
         if seeds is not None:
             raise UsageError(f"--gpus {gpus} does not go with --seeds {seeds}. Leave one of them out.")

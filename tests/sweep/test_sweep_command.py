@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import run_command
+from command_line import run_command, run_here
 
 import cifar_trainer
 from cifar_trainer.errors import DeviceError, UsageError
+from cifar_trainer.training import api
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -108,6 +109,21 @@ def test_train_from_trial_gives_the_trials_weights(
 def test_an_option_beside_from_trial_wins(swept: tuple[Path, dict[str, Any]], run_cli: RunCli) -> None:
     done = run_cli(["train", "--from-trial", f"{swept[0]}:0", "--epochs", 0])
     assert (done.returncode, "--epochs 0 is out of range" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_trial_can_be_trained_with_other_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"dataset": "synthetic", "seed": 0, "validation": "holdout"}
+    trials = [{"number": 7, "state": "complete", "params": {"learning_rate": 0.002}}]
+    (tmp_path / "sweep.json").write_text(json.dumps({"settings": settings, "trials": trials}))
+    asked: list[dict[str, Any]] = []
+
+    def train(**arguments: Any) -> None:
+        asked.append(arguments)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(api, "train", train)
+    run_here(["train", "--from-trial", f"{tmp_path}:7", "--seeds", "1,2"])
+    assert (asked[0]["seeds"], asked[0]["learning_rate"], "seed" in asked[0]) == ("1,2", 0.002, False)
 
 
 @pytest.mark.parametrize(
