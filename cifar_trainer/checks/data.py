@@ -1,21 +1,27 @@
-"""Check a data set: copies across splits, suspect labels, and what the images and classes alone tell."""
+"""Check a data set: copies across splits, suspect labels, and what images and classes alone tell."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifar_trainer import files
-from cifar_trainer.checks.findings import Finding, find_simple
+from cifar_trainer import devices, files
+from cifar_trainer.checks.findings import Finding, find_simple, splits_of
+from cifar_trainer.data.check_record import FOLDER, CheckRecord, read_check, write_check
 from cifar_trainer.data.copies import find_originals
+from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import UsageError, counted
 from cifar_trainer.results import Result
-from cifar_trainer.run import open_run
+from cifar_trainer.run import Run, open_run
 from cifar_trainer.settings import DEFAULT_DATA_DIR
 
-FOLDER = "check"
+if TYPE_CHECKING:
+    from cifar_trainer.checks.folds import Predictions
+
 _REMEDY = "Make room, or give write access to the data folder."
 #: Called with a task's name, and its progress: (name, done, total).
 Progress = Callable[[str, int, int | None], None]
@@ -44,6 +50,48 @@ class DataCheck(Result):
     report: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """An image of a data set, by split and index."""
+
+    split: str
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Copies and near-duplicates of one picture.
+
+    Attributes:
+        images: at least two, training images first.
+        similarity: of the two most similar ones; 1 for exact copies.
+    """
+
+    images: tuple[Image, ...]
+    similarity: float
+
+    @property
+    def is_across(self) -> bool:
+        """Whether it has images of both splits."""
+        return len({image.split for image in self.images}) > 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A label that is probably wrong.
+
+    Attributes:
+        image: the image.
+        label, suggested: the given class, and the most probable other one.
+        score: probability of the given class by a network that was not trained on the image.
+    """
+
+    image: Image
+    label: int
+    suggested: int
+    score: float
+
+
 def check_data(
     dataset: str | None = None,
     *,
@@ -54,11 +102,11 @@ def check_data(
 ) -> DataCheck:
     """Find copies of images and suspect labels in a prepared data set, and write a report. Changes no data.
 
-    The report is the folder DATA_DIR/DATASET/check.
+    The report is the folder DATA_DIR/DATASET/check: report.html, groups.csv, suspects.csv and check.json.
 
     Args:
         dataset: name of the data set; None is the run's, or `cifar10`.
-        run: a run whose features are compared; None trains a small network for them.
+        run: a run whose features are compared; None uses a network that the check trains for the labels.
         data_dir: folder of the prepared data sets; None is the run's, or `data`.
         verbose: show TensorFlow's own messages.
         on_progress: called with (name, done, total).
@@ -69,29 +117,157 @@ def check_data(
         RunError: the run has no model, or the report cannot be written.
     """
     opened = None if run is None else open_run(run, with_model=True)
-    if opened is None:
-        folder = DEFAULT_DATA_DIR if data_dir is None else Path(data_dir).expanduser()
-        loaded = load_dataset(folder, dataset or "cifar10")
-    else:
-        loaded = opened.load_data(data_dir)
-        if dataset not in (None, loaded.name):
-            raise UsageError(f"--run {run} was trained on {loaded.name}, got --dataset {dataset}.")
-    findings, _ = find_simple(loaded)
-    images = np.concatenate([loaded.train.images, loaded.test.images])
-    originals = find_originals(images)
-    test_originals = originals[len(loaded.train) :]
-    across = int((test_originals < len(loaded.train)).sum())
-    groups = len(np.unique(originals[originals != np.arange(len(images))]))
-    if groups:
-        findings.append(
-            Finding(
-                "copies", groups, f"{counted(groups, 'group')} of exact copies, {across:,} across splits."
-            )
-        )
+    loaded = _load(dataset, opened, data_dir)
+    device = devices.start(verbose=verbose)
+    # These import TensorFlow, which `devices.start` has to configure first.
+    from cifar_trainer.checks.data_page import render_page
+    from cifar_trainer.checks.folds import predict_out_of_sample, settings
+
+    config = settings(loaded)
+    findings, plain = find_simple(loaded)
+    report = functools.partial(functools.partial, on_progress)
+    gpu = device.kind == "gpu"
+    predictions = predict_out_of_sample(loaded, config, gpu=gpu, on_progress=report("training"))
+    suspects = find_label_suspects(loaded, predictions)
+    groups = find_groups(loaded, predictions, opened, report("comparing"))
+    across = sum(image.split == "test" for group in groups if group.is_across for image in group.images)
+    findings = [*_describe(groups, across, suspects), *findings]
     target = loaded.folder / FOLDER
+    earlier = read_check(loaded)
     result = DataCheck(
-        loaded.name, len(images), groups, across, 0, tuple(findings), str(target / "report.html")
+        dataset=loaded.name,
+        images=len(loaded.train) + len(loaded.test),
+        near_duplicates=len(groups),
+        across_splits=across,
+        label_suspects=len(suspects),
+        findings=tuple(findings),
+        report=str(target / "report.html"),
     )
+    record = CheckRecord(
+        train=loaded.train.fingerprint,
+        test=loaded.test.fingerprint,
+        groups=tuple(tuple((image.split, image.index) for image in group.images) for group in groups),
+        test_label_checks=1 + (0 if earlier is None else earlier.test_label_checks),
+    )
+    page = render_page(loaded, result, record, groups, suspects, plain, config, run)
     with files.writing(target, _REMEDY), files.atomic_folder(target, replace=True) as partial:
-        files.write_json(partial / "check.json", result.to_json())
+        files.write_text(partial / "report.html", page)
+        files.write_text(partial / "groups.csv", format_groups(loaded, groups))
+        files.write_text(partial / "suspects.csv", format_suspects(loaded, suspects))
+        write_check(partial, record)
     return result
+
+
+def _load(dataset: str | None, run: Run | None, data_dir: str | Path | None) -> Dataset:
+    if run is None:
+        folder = DEFAULT_DATA_DIR if data_dir is None else Path(data_dir).expanduser()
+        return load_dataset(folder, dataset or "cifar10")
+    loaded = run.load_data(data_dir)
+    if dataset not in (None, loaded.name):
+        raise UsageError(
+            f"--dataset {dataset} does not match --run {run.path}, which was trained on {loaded.name}. "
+            "Leave one of them out."
+        )
+    return loaded
+
+
+def find_groups(
+    dataset: Dataset,
+    predictions: "Predictions",
+    run: Run | None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Group]:
+    """The groups of copies and near-duplicates within and across the splits, most similar first.
+
+    Args:
+        dataset: the data.
+        predictions: their model's features are compared if `run` is None.
+        run: a run whose model's features are compared.
+        on_progress: called with (done, total).
+
+    Raises:
+        RunError: the run's model is damaged.
+    """
+    from cifar_trainer.checks import neighbours
+    from cifar_trainer.checks.folds import features
+    from cifar_trainer.model import load_model
+
+    images = np.concatenate([dataset.train.images, dataset.test.images])
+    model = predictions.model if run is None else load_model(run.model)
+    pairs = neighbours.find_pairs(images, features(model, images), on_progress)
+    originals = find_originals(images)
+    copies = np.flatnonzero(originals != np.arange(len(images)))
+    pairs = neighbours.Pairs(
+        np.concatenate([originals[copies], pairs.first]),
+        np.concatenate([copies, pairs.second]),
+        np.concatenate([np.ones(len(copies), np.float32), pairs.similarity]),
+    )
+    everything = [Image(name, i) for name, split in splits_of(dataset).items() for i in range(len(split))]
+    return [
+        Group(tuple(everything[i] for i in members), similarity)
+        for members, similarity in neighbours.group(pairs, len(images))
+    ]
+
+
+def find_label_suspects(dataset: Dataset, predictions: "Predictions") -> list[Suspect]:
+    """The suspect labels of both splits, the least probable first."""
+    from cifar_trainer.checks.labels import find_suspects
+
+    found = []
+    for name, split in splits_of(dataset).items():
+        labels = split.labels.astype(np.int64)
+        suspects = find_suspects(getattr(predictions, name), labels)
+        columns = (suspects.index.tolist(), suspects.suggested.tolist(), suspects.score.tolist())
+        found += [
+            Suspect(Image(name, index), int(labels[index]), suggested, score)
+            for index, suggested, score in zip(*columns, strict=True)
+        ]
+    return sorted(found, key=lambda suspect: suspect.score)
+
+
+def _describe(groups: list[Group], across: int, suspects: list[Suspect]) -> Iterator[Finding]:
+    if across:
+        message = f"{counted(across, 'test image')} with a copy, or nearly a copy, among the training images."
+        yield Finding("across_splits", across, message)
+    if groups:
+        images = sum(len(group.images) for group in groups)
+        message = f"{counted(len(groups), 'group')} of copies and near-duplicates, {images:,} images in all."
+        yield Finding("near_duplicates", len(groups), message)
+    if suspects:
+        message = f"{counted(len(suspects), 'label')} may be wrong: suspects.csv, least probable first."
+        yield Finding("label_suspects", len(suspects), message)
+
+
+def file_of(dataset: Dataset, image: Image) -> str:
+    """The name of an image's file; empty if the source had no names."""
+    names = splits_of(dataset)[image.split].files
+    return names[image.index] if names else ""
+
+
+def format_groups(dataset: Dataset, groups: list[Group]) -> str:
+    """groups.csv: a row for each image of each group. `prepare --keep-groups` reads it."""
+    return files.format_csv(
+        ("group", "split", "index", "file", "label", "similarity"),
+        (
+            {**_row(dataset, image), "group": number, "similarity": group.similarity}
+            for number, group in enumerate(groups, 1)
+            for image in group.images
+        ),
+    )
+
+
+def format_suspects(dataset: Dataset, suspects: list[Suspect]) -> str:
+    """suspects.csv with the given labels. `prepare --relabel` reads it after the user has edited them."""
+    return files.format_csv(
+        ("split", "index", "file", "label", "suggested", "score"),
+        (
+            {**_row(dataset, each.image), "suggested": dataset.classes[each.suggested], "score": each.score}
+            for each in suspects
+        ),
+    )
+
+
+def _row(dataset: Dataset, image: Image) -> dict[str, object]:
+    label = splits_of(dataset)[image.split].labels[image.index]
+    names = {"file": file_of(dataset, image), "label": dataset.classes[label]}
+    return {**dataclasses.asdict(image), **names}

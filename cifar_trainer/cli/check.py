@@ -53,8 +53,8 @@ def data(
     output.note(f"report: {result.report}", wrap=False)
     if result.across_splits:
         raise CheckError(
-            f"{result.across_splits:,} test images are copies, or nearly copies, of training images. "
-            f"See {result.report}."
+            "Test images with a copy, or nearly a copy, among the training images: "
+            f"{result.across_splits:,}. See {result.report}."
         )
     if allow is not None and result.label_suspects > allow:
         raise CheckError(

@@ -122,7 +122,7 @@ def report_table(report: "Report") -> "Table":
         caption=(
             f"{report.images:,} images, accuracy {report.accuracy:.2%} (95 % interval "
             f"{report.accuracy_interval[0]:.2%} to {report.accuracy_interval[1]:.2%}){balanced}, "
-            f"loss {report.loss:.4f}{_expectation(report)}"
+            f"loss {report.loss:.4f}{_without_near_duplicates(report)}{_expectation(report)}"
         ),
         caption_justify="left",
     )
@@ -149,6 +149,17 @@ def report_table(report: "Report") -> "Table":
         str(report.images),
     )
     return table
+
+
+def _without_near_duplicates(report: "Report") -> str:
+    rest = report.without_near_duplicates
+    if rest is None:
+        return ""
+    low, high = rest.interval
+    return (
+        f"\naccuracy {rest.accuracy:.2%} ({low:.2%} to {high:.2%}) without {rest.near_duplicates:,} images that "
+        "have a near-duplicate in training"
+    )
 
 
 def _expectation(report: "Report") -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer import metrics
+from cifar_trainer.data.check_record import read_check
+from cifar_trainer.data.splits import split_for
 from cifar_trainer.evaluation.robustness import Robustness
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import Unfamiliar
@@ -19,8 +21,26 @@ from cifar_trainer.settings import Settings
 ERRORS = 20
 CONFUSIONS = 10
 #: What `evaluate --json` prints of a report, in this order.
-_CONTRACT = ("run_dir", "split", "images", "loss", "accuracy", "macro", "per_class", "confusion_matrix")
+_CONTRACT = (
+    "run_dir", "split", "images", "loss", "accuracy", "without_near_duplicates", "macro", "per_class",
+    "confusion_matrix",
+)  # fmt: skip
 _CONTRACT_PER_CLASS = ("class", "precision", "recall", "f1", "support")
+
+
+@dataclasses.dataclass(frozen=True)
+class WithoutNearDuplicates:
+    """Accuracy without images that are copies, or nearly copies, of images that the run was trained on.
+
+    Attributes:
+        near_duplicates: number of images left out.
+        images, accuracy, interval: of the other images; the interval is as in `Report`.
+    """
+
+    near_duplicates: int
+    images: int
+    accuracy: float
+    interval: tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +52,7 @@ class Report(Result):
         data: title of the data set, such as `CIFAR-10`.
         loss: mean cross-entropy in nats.
         accuracy_interval: 95 % interval (Wilson), like all intervals.
+        without_near_duplicates: None if `check data` has not checked these data.
         expected: accuracies of earlier runs with these settings; None if none were measured.
         balanced_accuracy: mean recall of the classes that have images.
         macro: precision, recall and F1, each the unweighted mean over the classes.
@@ -51,6 +72,7 @@ class Report(Result):
     loss: float
     accuracy: float
     accuracy_interval: tuple[float, float]
+    without_near_duplicates: WithoutNearDuplicates | None
     expected: Expected | None
     balanced_accuracy: float
     macro: dict[str, float]
@@ -83,7 +105,8 @@ class Report(Result):
     def to_json(self) -> dict[str, Any]:
         """What `evaluate --json` prints: the keys that scripts rely on."""
         per_class = [{key: row[key] for key in _CONTRACT_PER_CLASS} for row in self.per_class]
-        return {**{key: getattr(self, key) for key in _CONTRACT}, "per_class": per_class}
+        values = dataclasses.asdict(self)
+        return {**{key: values[key] for key in _CONTRACT}, "per_class": per_class}
 
     def record(self) -> dict[str, Any]:
         """Everything as a JSON object: report.json."""
@@ -107,6 +130,7 @@ def make_report(
         loss=metrics.cross_entropy(subject.logits, labels),
         accuracy=metrics.accuracy(subject.logits, labels),
         accuracy_interval=metrics.wilson_interval(int(matrix.trace()), len(labels)),
+        without_near_duplicates=leave_out_near_duplicates(subject),
         expected=recipe.expected if is_expected_data(subject) and not unusual_settings(subject) else None,
         balanced_accuracy=metrics.balanced_accuracy(predicted, labels),
         macro={key: float(np.mean([row[key] for row in per_class])) for key in ("precision", "recall", "f1")},
@@ -123,6 +147,27 @@ def make_report(
         test_looks=test_looks,
         weights_sha256=subject.weights_sha256,
         split_sha256=subject.split.sha256,
+    )
+
+
+def leave_out_near_duplicates(subject: Subject) -> WithoutNearDuplicates | None:
+    """Accuracy on the images that have no near-duplicate among those that the run was trained on.
+
+    None if `check data` has not checked the data set, or if no other images are left.
+    """
+    check = read_check(subject.dataset)
+    if check is None:
+        return None
+    split, own = subject.split, "test" if subject.split_name == "test" else "train"
+    positions = np.arange(len(split)) if split.indices is None else split.indices
+    trained = {("train", index) for index in split_for(subject.dataset, subject.config)[0].tolist()}
+    copied = {image for group in check.groups if not trained.isdisjoint(group) for image in group}
+    kept = np.array([(own, index) not in copied for index in positions.tolist()], bool)
+    if not kept.any():
+        return None
+    correct, count = int((subject.predicted == split.labels)[kept].sum()), int(kept.sum())
+    return WithoutNearDuplicates(
+        len(split) - count, count, correct / count, metrics.wilson_interval(correct, count)
     )
 
 

@@ -1,0 +1,101 @@
+"""report.html of `check data`: near-duplicates, suspect labels and other findings, with pictures."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from cifar_trainer import pages
+from cifar_trainer.checks.data import DataCheck, Group, Image, Suspect, file_of
+from cifar_trainer.checks.findings import splits_of
+from cifar_trainer.checks.folds import FOLDS, SEED
+from cifar_trainer.data.check_record import CheckRecord
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.errors import printable
+from cifar_trainer.settings import Settings
+
+#: How many groups, images of a group, suspects and images of one colour the page shows.
+GROUPS, MEMBERS, SUSPECTS, PLAIN = 500, 8, 300, 100
+
+
+def render_page(
+    dataset: Dataset,
+    result: DataCheck,
+    record: CheckRecord,
+    groups: Sequence[Group],
+    suspects: Sequence[Suspect],
+    plain: Mapping[str, np.ndarray],
+    config: Settings,
+    run: str | Path | None,
+) -> str:
+    """The page's HTML.
+
+    Args:
+        dataset: the data.
+        result, record: the numbers, and the record of the check.
+        groups, suspects: most similar and least probable first.
+        plain: indices of images that are nearly one colour, by split.
+        config: settings of the networks for the labels.
+        run: the run whose features were compared; None for the networks for the labels.
+    """
+
+    def shown(image: Image) -> dict[str, str]:
+        split = splits_of(dataset)[image.split]
+        return {
+            "picture": picture(split.images[image.index]),
+            "split": image.split,
+            "name": printable(file_of(dataset, image)) or f"{image.split} {image.index}",
+            "label": printable(dataset.classes[split.labels[image.index]]),
+        }
+
+    # Copies across splits matter most.
+    first = sorted(groups, key=lambda group: not group.is_across)[:GROUPS]
+    colours = [Image(name, int(index)) for name, indices in plain.items() for index in indices]
+    return pages.render(
+        "cifar_trainer.checks",
+        "data.html.j2",
+        {},
+        title=dataset.title,
+        result=result,
+        groups=[
+            {
+                "images": [shown(image) for image in group.images[:MEMBERS]],
+                "more": len(group.images) - MEMBERS,
+                "similarity": group.similarity,
+                "labels_differ": len({_label(dataset, image) for image in group.images}) > 1,
+            }
+            for group in first
+        ],
+        suspects=[
+            {
+                **shown(suspect.image),
+                "suggested": printable(dataset.classes[suspect.suggested]),
+                "score": suspect.score,
+            }
+            for suspect in suspects[:SUSPECTS]
+        ],
+        colours=[shown(image) for image in colours[:PLAIN]],
+        colour_count=len(colours),
+        provenance=[
+            ("data", f"{dataset.title}, {dataset.folder}"),
+            ("training split", dataset.train.fingerprint),
+            ("test split", dataset.test.fingerprint),
+            ("networks for labels", f"{config.recipe}, {FOLDS} folds, {config.epochs} epochs, seed {SEED}"),
+            ("features compared", "of the last of these networks" if run is None else f"of {run}"),
+            ("checks of test labels", str(record.test_label_checks)),
+        ],
+    )
+
+
+def _label(dataset: Dataset, image: Image) -> int:
+    return int(splits_of(dataset)[image.split].labels[image.index])
+
+
+def picture(image: np.ndarray) -> str:
+    """An image, uint8 [H, W, C], as a data URI."""
+    content = io.BytesIO()
+    PillowImage.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
