@@ -1,6 +1,5 @@
 """Check a data set: copies across splits, suspect labels, and what images and classes alone tell."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,13 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cifar_trainer import devices, files
+from cifar_trainer.checks.data_report import (
+    DataCheck,
+    Group,
+    Image,
+    Suspect,
+    format_groups,
+    format_suspects,
+)
 from cifar_trainer.checks.findings import Finding, find_simple, splits_of
 from cifar_trainer.data.check_record import FOLDER, CheckRecord, read_check, write_check
 from cifar_trainer.data.copies import find_originals
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import UsageError, counted
-from cifar_trainer.results import Result
 from cifar_trainer.run import Run, open_run
 from cifar_trainer.settings import DEFAULT_DATA_DIR
 
@@ -25,71 +31,6 @@ if TYPE_CHECKING:
 _REMEDY = "Make room, or give write access to the data folder."
 #: Called with a task's name, and its progress: (name, done, total).
 Progress = Callable[[str, int, int | None], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class DataCheck(Result):
-    """What `check data --json` prints.
-
-    Attributes:
-        dataset: the name.
-        images: number of images in both splits.
-        near_duplicates: number of groups of images that are copies, or nearly copies, of each other.
-        across_splits: number of test images in a group with training images.
-        label_suspects: number of labels that are probably wrong.
-        findings: everything found, a sentence each.
-        report: path of the page.
-    """
-
-    dataset: str
-    images: int
-    near_duplicates: int
-    across_splits: int
-    label_suspects: int
-    findings: tuple[Finding, ...]
-    report: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Image:
-    """An image of a data set, by split and index."""
-
-    split: str
-    index: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Copies and near-duplicates of one picture.
-
-    Attributes:
-        images: at least two, training images first.
-        similarity: of the two most similar ones; 1 for exact copies.
-    """
-
-    images: tuple[Image, ...]
-    similarity: float
-
-    @property
-    def is_across(self) -> bool:
-        """Whether it has images of both splits."""
-        return len({image.split for image in self.images}) > 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Suspect:
-    """A label that is probably wrong.
-
-    Attributes:
-        image: the image.
-        label, suggested: the given class, and the most probable other one.
-        score: probability of the given class by a network that was not trained on the image.
-    """
-
-    image: Image
-    label: int
-    suggested: int
-    score: float
 
 
 def check_data(
@@ -236,38 +177,3 @@ def _describe(groups: list[Group], across: int, suspects: list[Suspect]) -> Iter
     if suspects:
         message = f"{counted(len(suspects), 'label')} may be wrong: suspects.csv, least probable first."
         yield Finding("label_suspects", len(suspects), message)
-
-
-def file_of(dataset: Dataset, image: Image) -> str:
-    """The name of an image's file; empty if the source had no names."""
-    names = splits_of(dataset)[image.split].files
-    return names[image.index] if names else ""
-
-
-def format_groups(dataset: Dataset, groups: list[Group]) -> str:
-    """groups.csv: a row for each image of each group. `prepare --keep-groups` reads it."""
-    return files.format_csv(
-        ("group", "split", "index", "file", "label", "similarity"),
-        (
-            {**_row(dataset, image), "group": number, "similarity": group.similarity}
-            for number, group in enumerate(groups, 1)
-            for image in group.images
-        ),
-    )
-
-
-def format_suspects(dataset: Dataset, suspects: list[Suspect]) -> str:
-    """suspects.csv with the given labels. `prepare --relabel` reads it after the user has edited them."""
-    return files.format_csv(
-        ("split", "index", "file", "label", "suggested", "score"),
-        (
-            {**_row(dataset, each.image), "suggested": dataset.classes[each.suggested], "score": each.score}
-            for each in suspects
-        ),
-    )
-
-
-def _row(dataset: Dataset, image: Image) -> dict[str, object]:
-    label = splits_of(dataset)[image.split].labels[image.index]
-    names = {"file": file_of(dataset, image), "label": dataset.classes[label]}
-    return {**dataclasses.asdict(image), **names}

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from cifar_trainer import pages
-from cifar_trainer.checks.data import DataCheck, Group, Image, Suspect, file_of
+from cifar_trainer.checks.data_report import DataCheck, Group, Image, Suspect, file_of
 from cifar_trainer.checks.findings import splits_of
 from cifar_trainer.checks.folds import FOLDS, SEED
 from cifar_trainer.data.check_record import CheckRecord

@@ -132,7 +132,7 @@ def search(
     Args:
         queries, keys: unit vectors of the same images, float32 [N, D].
         on_block: called after each block of queries.
-        symmetric: similarity is symmetric, so keys with lower indices than the query are skipped.
+        symmetric: similarity is symmetric, so keys of earlier blocks are skipped.
     """
     found = [np.empty((0, 2), np.int64)]
     for start in range(0, len(queries), _BLOCK):
@@ -140,7 +140,7 @@ def search(
         similar = queries[start : start + _BLOCK] @ keys[skipped:].T
         # An image is not its own neighbour.
         own = np.arange(len(similar))
-        similar[own, own + start - skipped] = 0
+        similar[own, own + start - skipped] = -np.inf
         rows, columns = np.nonzero(similar > _floors(similar))
         order = np.lexsort((-similar[rows, columns], rows))
         rows, columns = rows[order], columns[order]

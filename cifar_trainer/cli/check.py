@@ -9,7 +9,7 @@ from cifar_trainer.cli.base import DATASET, RunType, data_dir_option, make_comma
 from cifar_trainer.errors import CheckError, UsageError
 
 if TYPE_CHECKING:
-    from cifar_trainer.checks.data import DataCheck
+    from cifar_trainer.checks.data_report import DataCheck
     from cifar_trainer.cli.console import Output
 
 

@@ -157,8 +157,8 @@ def _without_near_duplicates(report: "Report") -> str:
         return ""
     low, high = rest.interval
     return (
-        f"\naccuracy {rest.accuracy:.2%} ({low:.2%} to {high:.2%}) without {rest.near_duplicates:,} images that "
-        "have a near-duplicate in training"
+        f"\naccuracy {rest.accuracy:.2%} ({low:.2%} to {high:.2%}) without {rest.near_duplicates:,} images "
+        "with a near-duplicate in training"
     )
 
 

@@ -9,6 +9,8 @@ import pytest
 from command_line import all_commands
 
 from cifar_trainer.benchmarking import Latency, Throughput
+from cifar_trainer.checks.data_report import DataCheck
+from cifar_trainer.checks.findings import Finding
 from cifar_trainer.cli import COMMANDS
 from cifar_trainer.cli.base import EXIT_CODES
 from cifar_trainer.cli.train import command as train
@@ -75,6 +77,8 @@ def without_brackets(text: str) -> str:
         ("runs", "runs", ListedRun),
         ("benchmark", "artefacts", Latency),
         ("benchmark", "training", Throughput),
+        ("check data", None, DataCheck),
+        ("check data", "findings", Finding),
         ("reproduce", None, Reproduction),
         ("recipes", "recipes", RecipeInfo),
         ("recipes", "expected", Expected),
