@@ -73,7 +73,8 @@ def test_the_numbers_are_those_that_training_reported(evaluated) -> None:
 def test_the_json_has_the_contracts_keys_and_agrees_with_its_own_matrix(evaluated) -> None:
     _, report = evaluated
     assert list(report) == [
-        "run_dir", "split", "images", "loss", "accuracy", "macro", "per_class", "confusion_matrix",
+        "run_dir", "split", "images", "loss", "accuracy", "without_near_duplicates", "macro",
+        "per_class", "confusion_matrix",
     ]  # fmt: skip
     matrix = np.array(report["confusion_matrix"])
     assert matrix.shape == (10, 10)
