@@ -1,5 +1,6 @@
 """`cifar-trainer serve`."""
 
+import functools
 import ipaddress
 import logging
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from cifar_trainer.cli.base import PathType, make_command, run_argument
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.serving.server import Started
+    from cifar_trainer.serving.model import ServedModel
 
 
 @make_command("serve", has_json=False)
@@ -79,7 +80,7 @@ def command(output: "Output", /, host: str, api_key: str | None, **options: Any)
         host=host,
         api_key=api_key,
         verbose=output.verbose,
-        on_start=lambda started: _announce(output, started),
+        on_start=functools.partial(_announce, output),
         **options,
     )
 
@@ -91,11 +92,10 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _announce(output: "Output", started: "Started") -> None:
-    model = started.model
-    output.note(f"{started.name} version {model.version}: {model.source.path} ({model.artefact.format})")
+def _announce(output: "Output", url: str, name: str, model: "ServedModel") -> None:
+    output.note(f"{name} version {model.version}: {model.source.path} ({model.artefact.format})")
     output.note(f"Ready: {model.warm_up}. Stop with Ctrl-C.")
-    output.print(started.url)
+    output.print(url)
 
 
 def _log_to(output: "Output", access: bool) -> None:

@@ -11,7 +11,7 @@ from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar_trainer.serving import limits, pages
-from cifar_trainer.serving.api import open_inference, predict, tensorflow_serving
+from cifar_trainer.serving.api import open_inference, openapi, predict, tensorflow_serving
 from cifar_trainer.serving.service import Service
 
 #: The second is TensorFlow Serving's path.
@@ -22,6 +22,7 @@ def make_app(service: Service) -> ASGIApp:
     """All paths of `service`, behind its limits."""
 
     async def metrics(request: Request) -> Response:
+        """Metrics for Prometheus."""
         await service.drift_report()
         return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
@@ -30,6 +31,7 @@ def make_app(service: Service) -> ASGIApp:
         async with service.running():
             yield
 
+    settings = service.settings
     routes = [
         *pages.routes(service),
         *predict.routes(service),
@@ -37,27 +39,25 @@ def make_app(service: Service) -> ASGIApp:
         *open_inference.routes(service),
         *(Route(path, metrics) for path in METRICS_PATHS),
     ]
+    routes.append(openapi.route(routes, needs_key=settings.api_key is not None))
     # A redirect to the path without its last slash would follow the client's Host header.
     router = Router(routes, redirect_slashes=False, lifespan=lifespan)
-
-    async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        # With it, Starlette raises its 404 and 405 instead of answering them as text.
-        scope["app"] = router
-        await router(scope, receive, send)
-
     plain = {route.path for route in routes if not route.param_convertors}
 
     def route_of(scope: Scope) -> str:
         path: str = scope["path"]
         if path in plain:
             return path
-        for each in routes:
-            if each.matches(scope)[0] is not Match.NONE:
-                return str(each.path)
-        return "other"
+        return next((each.path for each in routes if each.matches(scope)[0] is not Match.NONE), "other")
 
-    settings = service.settings
-    app = limits.limited(route, settings.limits)
+    app = limits.limited(router, settings.limits)
     app = limits.authorized(app, settings.api_key, pages.key_page(settings.name))
     app = limits.same_site(app, settings)
-    return limits.measured(app, service.metrics, route_of, service.is_stopping)
+    app = limits.measured(app, service.metrics, route_of, service.is_stopping)
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        # With it, Starlette raises its 404 and 405 instead of answering them as text.
+        scope["app"] = router
+        await (app if scope["type"] == "http" else router)(scope, receive, send)
+
+    return dispatch

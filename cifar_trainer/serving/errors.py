@@ -1,12 +1,22 @@
 """Errors that the server returns."""
 
+import msgspec
+
+
+class ErrorBody(msgspec.Struct):
+    """The JSON of an error. TensorFlow Serving and the Open Inference Protocol share `error`."""
+
+    error: str
+    request_id: str
+
 
 class RequestError(Exception):
-    """A request that is refused or failed.
+    """A request that is refused or has failed.
 
-    Attributes:
+    Args:
         status: the HTTP status.
         cause: one word for `/metrics`.
+        message: tells the client what is wrong.
         retry_after: seconds after which to try again; None if that is of no use.
     """
 
@@ -23,5 +33,5 @@ def bad_request(message: str) -> RequestError:
 
 
 def not_found(message: str) -> RequestError:
-    """404: no such model, version or path."""
+    """404: there is no such model, version or path."""
     return RequestError(404, "not_found", message)

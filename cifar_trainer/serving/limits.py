@@ -1,9 +1,11 @@
-"""ASGI middleware: metrics, who may ask, and the limits of a request."""
+"""ASGI middleware for HTTP requests: request ids, metrics, access, and limits."""
 
 import asyncio
 import hmac
 import ipaddress
 import logging
+import re
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -11,33 +13,33 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar_trainer.errors import printable
-from cifar_trainer.serving.errors import RequestError
+from cifar_trainer.serving.api.bodies import json_response
+from cifar_trainer.serving.errors import ErrorBody, RequestError, not_found
 from cifar_trainer.serving.monitoring import Metrics
 from cifar_trainer.serving.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("cifar_trainer.serving.access")
 
-#: Paths that need no key: a page that holds no data, and the probes.
+#: Paths that need no key: a page without data, and the probes.
 OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+#: A client's request id, unless it could forge or break a line of a log.
+_REQUEST_ID = re.compile(r"[\w.:=+/-]{1,128}", re.ASCII)
 #: nginx's status for a client that closed the connection. Nobody receives it.
 _CLIENT_GONE = 499
-
-#: Set in a request's scope once its body was read. Otherwise the connection cannot be used again.
+#: Set in the scope once the body was read. Until then, the connection cannot be used again.
 _BODY_READ = "cifar_trainer.body_read"
-
-_FAILURE = RequestError(500, "internal", "The server failed. See its log.")
 
 
 def measured(
     app: ASGIApp, metrics: Metrics, route_of: Callable[[Scope], str], is_stopping: Callable[[], bool]
 ) -> ASGIApp:
-    """Turn exceptions into JSON errors, and count and log each request.
+    """Give each request an id, turn exceptions into JSON errors, and count and log requests.
 
     Args:
         app: answers the requests.
@@ -47,23 +49,25 @@ def measured(
     """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
         started = time.perf_counter()
+        request_id = Headers(scope=scope).get("x-request-id", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(8)
         status = _CLIENT_GONE
 
-        async def noting_send(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                added = [(b"x-request-id", request_id.encode("ascii"))]
                 if is_stopping():
-                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+                    added.append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         problem: RequestError | None = None
         try:
-            await app(scope, receive, noting_send)
+            await app(scope, receive, send_with_id)
         except RequestError as error:
             problem = error
         except HTTPException as error:
@@ -71,21 +75,20 @@ def measured(
         except ClientDisconnect:
             metrics.errors.labels("client_gone").inc()
         except Exception:
-            logger.exception("A request to %s failed.", printable(scope["path"]))
-            problem = _FAILURE
+            logger.exception("Request %s to %s failed.", request_id, printable(scope["path"]))
+            problem = RequestError(500, "internal", "The server failed. See its log.")
         finally:
             if problem is not None:
                 metrics.errors.labels(problem.cause).inc()
                 if status == _CLIENT_GONE:
-                    await _error_response(problem, close=not scope.get(_BODY_READ))(
-                        scope, receive, noting_send
-                    )
+                    await _error_response(problem, request_id, scope)(scope, receive, send_with_id)
             seconds = time.perf_counter() - started
             method = scope["method"] if scope["method"] in _METHODS else "other"
             metrics.count_request(route_of(scope), method, status, seconds)
             client = (scope.get("client") or ("-",))[0]
             access.info(
-                '%s "%s %s" %d %.1f ms', client, method, printable(scope["path"]), status, 1000 * seconds
+                '%s "%s %s" %d %.1f ms %s',
+                *(client, method, printable(scope["path"]), status, 1000 * seconds, request_id),
             )
             # Its traceback refers to this frame, and to those that hold the body.
             problem = None
@@ -100,19 +103,18 @@ def _routing_error(scope: Scope, error: HTTPException) -> RequestError:
         return RequestError(error.status_code, "not_found", f"Malformed request: {method} {path}")
     if error.status_code == 405:
         return RequestError(405, "not_found", f"{path} does not accept {method}.")
-    return RequestError(error.status_code, "not_found", f"There is no path {path}. See / for a page.")
+    return not_found(f"There is no path {path}. See / for a page.")
 
 
-def _error_response(problem: RequestError, *, close: bool) -> JSONResponse:
-    """The form of an error that TensorFlow Serving and the Open Inference Protocol share."""
+def _error_response(problem: RequestError, request_id: str, scope: Scope) -> Response:
     headers = {}
     if problem.retry_after is not None:
         headers["Retry-After"] = str(problem.retry_after)
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if close:
+    if not scope.get(_BODY_READ):
         headers["Connection"] = "close"
-    return JSONResponse({"error": str(problem)}, problem.status, headers)
+    return json_response(ErrorBody(str(problem), request_id), problem.status, headers)
 
 
 def same_site(app: ASGIApp, settings: Settings) -> ASGIApp:
@@ -126,24 +128,23 @@ def same_site(app: ASGIApp, settings: Settings) -> ASGIApp:
     names = {"localhost", settings.host.lower(), socket.gethostname().lower(), *trusted}
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            host = headers.get("host", "").lower()
-            if host and "*" not in trusted and not (_is_address(_name_of(host)) or _name_of(host) in names):
-                raise RequestError(
-                    403,
-                    "forbidden",
-                    f"The Host header is {printable(host)!r}, which is not a name of this server. "
-                    "The server's owner can allow it with --allowed-host.",
-                )
-            origin = headers.get("origin")
-            if origin is None:
-                foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-            else:
-                site = origin.lower().partition("://")[2]
-                foreign = site != host and _name_of(site) not in trusted
-            if foreign and scope["method"] not in ("GET", "HEAD"):
-                raise RequestError(403, "forbidden", "Requests from pages of other sites are refused.")
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").lower()
+        if host and "*" not in trusted and not _is_address(name := _name_of(host)) and name not in names:
+            raise RequestError(
+                403,
+                "forbidden",
+                f"The Host header is {printable(host)!r}, which is not a name of this server. "
+                "The server's owner can allow it with --allowed-host.",
+            )
+        origin = headers.get("origin")
+        if origin is None:
+            foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        else:
+            site = origin.lower().partition("://")[2]
+            foreign = site != host and _name_of(site) not in trusted
+        if foreign and scope["method"] not in ("GET", "HEAD"):
+            raise RequestError(403, "forbidden", "Requests from pages of other sites are refused.")
         await app(scope, receive, send)
 
     return call
@@ -170,20 +171,19 @@ def authorized(app: ASGIApp, api_key: str | None, key_page: Response) -> ASGIApp
     key = api_key.encode("ascii")
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            headers = dict(scope["headers"])
-            scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-            given = bearer if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-            if not hmac.compare_digest(given, key):
-                if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
-                    await key_page(scope, receive, send)
-                    return
-                raise RequestError(
-                    401,
-                    "unauthorized",
-                    "A key is needed. Send it as Authorization: Bearer KEY, or X-API-Key: KEY.",
-                )
-        await app(scope, receive, send)
+        headers = Headers(scope=scope)
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        sent = bearer if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if scope["path"] in OPEN_PATHS or hmac.compare_digest(sent.encode("latin-1"), key):
+            await app(scope, receive, send)
+        elif scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+            await key_page(scope, receive, send)
+        else:
+            raise RequestError(
+                401,
+                "unauthorized",
+                "A key is needed. Send it as Authorization: Bearer KEY, or X-API-Key: KEY.",
+            )
 
     return call
 
@@ -192,22 +192,18 @@ def limited(app: ASGIApp, limits: Limits) -> ASGIApp:
     """Read the body within its limits, answer before the deadline, and stop if the client leaves."""
     held = 0
 
+    def check_size(size: int) -> None:
+        if size > limits.body_bytes:
+            raise RequestError(413, "too_large", f"The body is larger than {limits.body_bytes:,} bytes.")
+
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal held
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
         body = bytearray()
         try:
             async with asyncio.timeout(limits.request_seconds):
-                too_large = RequestError(
-                    413, "too_large", f"The body is larger than {limits.body_bytes:,} bytes."
-                )
-                if int(Headers(scope=scope).get("content-length", "0")) > limits.body_bytes:
-                    raise too_large
+                check_size(int(Headers(scope=scope).get("content-length", "0")))
                 async for part in Request(scope, receive).stream():
-                    if len(body) + len(part) > limits.body_bytes:
-                        raise too_large
+                    check_size(len(body) + len(part))
                     if held + len(part) > limits.bodies_bytes:
                         raise RequestError(503, "busy", "Too many large requests. Try again later.", 1)
                     held += len(part)
@@ -235,12 +231,10 @@ async def _answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send, body
 
     answering = asyncio.current_task()
     assert answering is not None
-    over = gone = False
+    over = False
 
-    def stop(leaving: "asyncio.Task[Message]") -> None:
-        nonlocal gone
-        if not over and not leaving.cancelled():
-            gone = True
+    def stop(_: object) -> None:
+        if not over:
             answering.cancel()
 
     # After the body, the next message is the disconnect.
@@ -249,7 +243,7 @@ async def _answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send, body
     try:
         await app(scope, replay, send)
     except asyncio.CancelledError:
-        if not gone:
+        if not leaving.done():
             raise
         answering.uncancel()
         raise ClientDisconnect from None

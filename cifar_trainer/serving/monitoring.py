@@ -111,21 +111,20 @@ class Metrics:
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""
-        text: bytes = generate_latest(self.registry)
-        return text
+        return bytes(generate_latest(self.registry))
 
 
 @dataclasses.dataclass(frozen=True)
 class DriftTest:
-    """One comparison of the window with the validation images.
+    """One measure of the newest images against that of the validation images.
 
     Attributes:
         measure: `classes`, `confidence`, or one of `measure_images`.
         test: `Fisher` or `Kolmogorov-Smirnov`.
-        statistic: 0 for identical, 1 for disjoint: the largest difference of a class's share, or the largest
-            distance of the two distributions.
+        statistic: from 0 (identical) to 1 (disjoint): the largest difference between the shares of a class,
+            or the largest distance between the two cumulative distributions.
         p_value: the probability of such a difference, or a larger one, without drift.
-        drifted: whether the p-value is below the significance.
+        drifted: whether the p-value is significant.
         change: the difference in words, such as `the images are darker`.
     """
 
@@ -145,17 +144,17 @@ class DriftReport:
         images: images in the window.
         window: how many it can hold.
         least: how many are needed for a test.
-        tests: one for each measure; none with too few images, or without a baseline.
-        class_counts: images of the window by predicted class.
-        reason: why nothing was tested; None if it was.
+        tests: one for each measure; empty if `reason` is set.
+        class_counts: images in the window by predicted class.
+        reason: why nothing was tested.
     """
 
     images: int
-    window: int
-    least: int
     tests: tuple[DriftTest, ...]
     class_counts: dict[str, int]
     reason: str | None
+    window: int = WINDOW
+    least: int = LEAST
 
     @property
     def drifted(self) -> bool:
@@ -178,9 +177,7 @@ class DriftMonitor:
     def __init__(self, baseline: Baseline | None, classes: tuple[str, ...]) -> None:
         self.baseline = baseline
         self._classes = classes
-        #: The columns of the rows.
-        self._names: tuple[str, ...] = ()
-        self._rows: collections.deque[tuple[float, ...]] = collections.deque(maxlen=WINDOW)
+        self._rows: collections.deque[dict[str, float]] = collections.deque(maxlen=WINDOW)
         # The model's thread adds, others report.
         self._lock = threading.Lock()
 
@@ -193,42 +190,30 @@ class DriftMonitor:
             confidence: float [N].
         """
         measures = {"classes": class_ids, "confidence": confidence, **measure_images(images)}
-        rows = list(zip(*(values.tolist() for values in measures.values()), strict=True))
+        columns = [values.tolist() for values in measures.values()]
         with self._lock:
-            self._names = tuple(measures)
-            self._rows.extend(rows)
+            self._rows.extend(dict(zip(measures, row, strict=True)) for row in zip(*columns, strict=True))
 
     def report(self) -> DriftReport:
         """Compare the window with the baseline: Fisher's exact test for classes, else Kolmogorov–Smirnov."""
         with self._lock:
-            columns = dict(zip(self._names, map(np.array, zip(*self._rows, strict=True)), strict=False))
-            images = len(self._rows)
-        ids = columns.get("classes", np.array([], np.int64))
+            rows = list(self._rows)
+        ids = np.array([row["classes"] for row in rows], np.int64)
         counts = np.bincount(ids, minlength=len(self._classes))
-        reason = None
-        tests: list[DriftTest] = []
+        reason, tests = None, []
         if self.baseline is None:
             reason = "the model's manifest holds no baseline"
-        elif images < LEAST:
-            reason = f"{images} images were seen, {LEAST} are needed"
+        elif len(rows) < LEAST:
+            reason = f"{len(rows)} images were seen, {LEAST} are needed"
         else:
             level = SIGNIFICANCE / (1 + len(self.baseline.measures))
-            tests.append(_compare_classes(np.array(self.baseline.class_counts), counts, self._classes, level))
+            tests = [_compare_classes(np.array(self.baseline.class_counts), counts, self._classes, level)]
             for name, sample in self.baseline.measures.items():
-                result = stats.ks_2samp(sample, columns[name])
-                change = _describe_change(name, float(np.median(columns[name]) - np.median(sample)))
-                statistic, p_value = float(result.statistic), float(result.pvalue)
                 tests.append(
-                    DriftTest(name, "Kolmogorov-Smirnov", statistic, p_value, p_value < level, change)
+                    _compare_values(name, np.array(sample), np.array([r[name] for r in rows]), level)
                 )
-        return DriftReport(
-            images=images,
-            window=WINDOW,
-            least=LEAST,
-            tests=tuple(tests),
-            class_counts=dict(zip(self._classes, counts.tolist(), strict=True)),
-            reason=reason,
-        )
+        names = dict(zip(self._classes, counts.tolist(), strict=True))
+        return DriftReport(len(rows), tuple(tests), names, reason)
 
 
 def _compare_classes(
@@ -248,13 +233,17 @@ def _compare_classes(
     return DriftTest("classes", "Fisher", float(np.abs(shares).max()), p_value, p_value < level, change)
 
 
-def _describe_change(measure: str, difference: float) -> str:
-    """What a higher or lower median of a measure means."""
-    if not difference:
-        return f"the values of {measure} spread differently"
+def _compare_values(name: str, expected: np.ndarray, values: np.ndarray, level: float) -> DriftTest:
+    """The two-sample Kolmogorov–Smirnov test of a measure."""
+    result = stats.ks_2samp(expected, values)
+    difference = float(np.median(values) - np.median(expected))
     more, less = {
         "brightness": ("the images are brighter", "the images are darker"),
         "contrast": ("the images have more contrast", "the images have less contrast"),
         "confidence": ("the model is more confident", "the model is less confident"),
-    }.get(measure, (f"the images have more {measure}", f"the images have less {measure}"))
-    return more if difference > 0 else less
+    }.get(name, (f"the images have more {name}", f"the images have less {name}"))
+    change = (
+        more if difference > 0 else less if difference < 0 else f"the values of {name} spread differently"
+    )
+    statistic, p_value = float(result.statistic), float(result.pvalue)
+    return DriftTest(name, "Kolmogorov-Smirnov", statistic, p_value, p_value < level, change)

@@ -9,9 +9,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from cifar_trainer.serving.api.bodies import json_response
 from cifar_trainer.serving.monitoring import DriftReport
 from cifar_trainer.serving.service import Service
 
@@ -66,6 +67,7 @@ def routes(service: Service) -> list[Route]:
     """The paths / and /monitoring."""
 
     async def classify(request: Request) -> Response:
+        """A page on which to try the model."""
         artefact = service.model.artefact
         height, width, _ = artefact.image_shape
         # With a key, the page holds nothing that the key protects.
@@ -77,6 +79,7 @@ def routes(service: Service) -> list[Route]:
         )
 
     async def monitoring(request: Request) -> Response:
+        """Drift, rates and latency: JSON, or a page in a browser."""
         report = await service.drift_report()
         server = _server_state(service)
         if "text/html" in request.headers.get("accept", ""):
@@ -87,7 +90,7 @@ def routes(service: Service) -> list[Route]:
                 server=server,
                 shares=_class_shares(service, report),
             )
-        return JSONResponse({**report.to_json(), "server": server})
+        return json_response(report.to_json() | {"server": server})
 
     return [Route("/", classify), Route("/monitoring", monitoring)]
 

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import ctypes
-import dataclasses
 import errno
+import glob
 import logging
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -31,21 +31,6 @@ _SWITCH_SECONDS = 0.001
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 #: The state of a listening socket in /proc/net/tcp.
 _LISTENS = "0A"
-
-
-@dataclasses.dataclass(frozen=True)
-class Started:
-    """A server that is about to accept requests.
-
-    Attributes:
-        url: address of its page.
-        name: the model's name in the protocols' paths.
-        model: the model in service.
-    """
-
-    url: str
-    name: str
-    model: ServedModel
 
 
 class Server(uvicorn.Server):
@@ -120,7 +105,7 @@ def serve(
     keep_limit: int = 1000,
     alert_webhook: str | None = None,
     verbose: bool = False,
-    on_start: Callable[[Started], None] = lambda started: None,
+    on_start: Callable[[str, str, ServedModel], None] = lambda url, name, model: None,
 ) -> None:
     """Serve a run's model, or an artefact, until SIGINT or SIGTERM; then answer what was accepted.
 
@@ -140,7 +125,7 @@ def serve(
         keep_limit: maximum number of images in it.
         alert_webhook: URL that gets a POST when drift begins.
         verbose: show TensorFlow's own messages.
-        on_start: called when the model is ready, right before requests are accepted.
+        on_start: called with the page's URL, the model's name and the model once all are ready.
 
     Raises:
         RunError: there is no such run or artefact, or it is damaged.
@@ -182,7 +167,7 @@ def serve(
         bound.listen(_BACKLOG)
         address, free_port = bound.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
-        on_start(Started(f"http://{shown}:{free_port}/", settings.name, holder.current))
+        on_start(f"http://{shown}:{free_port}/", settings.name, holder.current)
         settle()
         # A thread that decodes gives way to the event loop after this time, by default 5 ms.
         sys.setswitchinterval(_SWITCH_SECONDS)
@@ -231,22 +216,18 @@ def find_holder(port: int) -> str | None:
 
     None if that is unknown: it is another user's process, or this is not Linux.
     """
-    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            for descriptor in (process / "fd").iterdir():
-                # One that was closed meanwhile does not end the search.
-                with contextlib.suppress(OSError):
-                    if str(descriptor.readlink()) in sockets:
-                        words = (process / "cmdline").read_bytes().split(b"\0")
-                        command = printable(b" ".join(words).decode("utf-8", "replace").strip())
-                        return f"process {process.name} ({command[:80]})"
-    return None
-
-
-def _listening_inodes(port: int) -> Iterator[str]:
+    sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
             for fields in map(str.split, Path(table).read_text().splitlines()[1:]):
                 if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield fields[9]
+                    sockets.add(f"socket:[{fields[9]}]")
+    # Unlike Path.glob, it skips processes that end meanwhile.
+    for descriptor in map(Path, glob.iglob("/proc/[0-9]*/fd/*")):
+        with contextlib.suppress(OSError):
+            if str(descriptor.readlink()) in sockets:
+                process = descriptor.parents[1]
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                command = printable(b" ".join(words).decode("utf-8", "replace").strip())
+                return f"process {process.name} ({command[:80]})"
+    return None

@@ -4,6 +4,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import threading
@@ -61,21 +62,19 @@ class Answers:
         """The class names, N of them."""
         return [self.model.artefact.classes[i] for i in self.class_id]
 
-    @property
+    @functools.cached_property
     def confidence(self) -> np.ndarray:
         """The probability of the predicted class, float32 [N]."""
-        largest: np.ndarray = self.probabilities.max(axis=1)
-        return largest
+        return np.asarray(self.probabilities.max(axis=1))
 
 
 def _join(parts: list[tuple[Answers, slice]]) -> Answers:
     """The answers to one request, from the batches that its images were in."""
     arrays: dict[str, Any] = {}
     for field in dataclasses.fields(Answers)[1:]:
-        values = [getattr(answers, field.name) for answers, _ in parts]
-        missing = any(value is None for value in values)
-        pieces = [] if missing else [value[place] for value, (_, place) in zip(values, parts, strict=True)]
-        arrays[field.name] = None if missing else np.concatenate(pieces)
+        values = [(getattr(answers, field.name), place) for answers, place in parts]
+        pieces = [value[place] for value, place in values if value is not None]
+        arrays[field.name] = np.concatenate(pieces) if len(pieces) == len(parts) else None
     return Answers(parts[-1][0].model, **arrays)
 
 
@@ -164,17 +163,15 @@ class Service:
     async def explain(self, image: np.ndarray, class_id: int) -> np.ndarray | None:
         """Grad-CAM of an image, uint8 [H, W, C]: float32 [H, W] from 0 to 1; None if it is not available."""
         explainer = self.model.explainer
-        if explainer is None:
-            return None
-        return await self.in_thread(explainer.explain, image, class_id)
+        return None if explainer is None else await self.in_thread(explainer.explain, image, class_id)
 
     async def in_decoder(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Decode something in a thread."""
-        call = lambda: function(*arguments, **options)  # noqa: E731
+        call = functools.partial(function, *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._decoders, call)
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run what takes long in a thread."""
+        """Run something slow in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
 
     async def drift_report(self) -> DriftReport:
@@ -184,33 +181,31 @@ class Service:
         return report
 
     def _predict(self, images: np.ndarray) -> Answers:
-        model = self.holder.current
+        """Classify a batch, in the model's thread; image by image, scores and metrics would cost more."""
+        model = self.model
         started = time.perf_counter()
         predictions = model.artefact.predict(images)
         self.metrics.model_seconds.observe(time.perf_counter() - started)
-        # Once for each batch, in its thread: image by image it would cost more than the model.
+        logits = predictions.logits
         answers = Answers(
-            model=model,
-            logits=predictions.logits,
-            probabilities=predictions.probabilities,
-            class_id=predictions.class_id,
-            energy=energy(predictions.logits),
-            max_probability=max_probability(predictions.logits),
-            unfamiliar=None
-            if model.thresholds is None
-            else model.thresholds.is_unfamiliar(predictions.logits),
+            model,
+            logits,
+            predictions.probabilities,
+            predictions.class_id,
+            energy(logits),
+            max_probability(logits),
+            None if model.thresholds is None else model.thresholds.is_unfamiliar(logits),
         )
         self._record(images, answers)
         return answers
 
     def _record(self, images: np.ndarray, answers: Answers) -> None:
         self.metrics.batch_size.observe(len(images))
-        confidence = answers.confidence
         for name, count in collections.Counter(answers.class_name).items():
             self.metrics.predictions.labels(name).inc(count)
-        for value in confidence.tolist():
+        for value in answers.confidence.tolist():
             self.metrics.confidence.observe(value)
-        answers.model.monitor.add(images, answers.class_id, confidence)
+        answers.model.monitor.add(images, answers.class_id, answers.confidence)
         if answers.unfamiliar is not None and answers.unfamiliar.any():
             self.metrics.unfamiliar.inc(int(answers.unfamiliar.sum()))
             if self.settings.keep_unfamiliar is not None:

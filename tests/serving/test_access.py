@@ -1,11 +1,12 @@
 """Who may ask: the key, and requests that pages of other sites make a browser send."""
 
 import logging
+import re
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from serving_server import Running, running
+from serving_server import Running, running, until
 
 from cifar_trainer.errors import UsageError
 from cifar_trainer.serving.settings import Settings
@@ -91,10 +92,23 @@ def test_an_invalid_setting_is_wrong_usage(option: str, values: list[str]) -> No
             Settings(**{"name": "a", option: value})  # type: ignore[arg-type]
 
 
-def test_each_request_is_a_line_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "cifar_trainer.serving.access"), running() as server:
-        httpx.get(f"{server.url}/v2/health/live")
-        httpx.get(f"{server.url}/%0anothing")
-    lines = [record.getMessage() for record in caplog.records if record.name.endswith("access")]
-    assert '127.0.0.1 "GET /v2/health/live" 200' in lines[0]
-    assert '"GET /\\nnothing" 404' in lines[1]
+@pytest.mark.parametrize("sent", ["Root=1-67891233-abcdef", "", "a b", "x" * 129, "a\u00e4"])
+def test_a_request_id_is_in_the_answer_the_error_and_the_log(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, sent: str
+) -> None:
+    # Others than plain ids are replaced: they could forge a line of a log.
+    is_kept = sent.startswith("Root=")
+    with caplog.at_level(logging.INFO, "cifar_trainer.serving.access"):
+        found = client.get("/v2/health/live", headers={"X-Request-ID": sent.encode()})
+        missing = client.get("/nothing%0a", headers={"X-Request-ID": sent.encode()})
+        assert until(lambda: len(caplog.records) == 2)
+    ids = [answer.headers["X-Request-ID"] for answer in (found, missing)]
+    assert missing.json()["request_id"] == ids[1]
+    lines = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(rf'127.0.0.1 "GET /v2/health/live" 200 [\d.]+ ms {re.escape(ids[0])}', lines[0])
+    assert re.fullmatch(rf'127.0.0.1 "GET /nothing\\n" 404 [\d.]+ ms {re.escape(ids[1])}', lines[1])
+    if is_kept:
+        assert ids == [sent, sent]
+    else:
+        assert len({*ids, sent}) == 3
+        assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,7 +101,7 @@ def test_the_metadata_tell_the_input(client: httpx.Client) -> None:
 def test_what_is_not_there_is_404_with_an_error(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
-    assert list(answer.json()) == ["error"]
+    assert set(answer.json()) == {"error", "request_id"}
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_a_path_with_a_slash_too_many_is_404_and_not_redirected(client: httpx.Cl
 
 
 def test_a_get_of_predict_is_a_malformed_request_as_for_tensorflow_serving(client: httpx.Client) -> None:
-    assert client.get(f"{MODEL}:predict").json() == {"error": f"Malformed request: GET {MODEL}:predict"}
+    assert client.get(f"{MODEL}:predict").json()["error"] == f"Malformed request: GET {MODEL}:predict"
 
 
 def test_the_metrics_have_memory_and_processor_time_and_no_times_of_creation(client: httpx.Client) -> None:
@@ -270,3 +271,20 @@ def test_a_class_can_be_explained_only_if_it_exists(client: httpx.Client, png: b
     answers = [client.post(f"/explain?class_id={i}", content=png) for i in ("2", "3", "x")]
     assert [answer.status_code for answer in answers] == [200, 400, 400]
     assert answers[0].json()["grad_cam"] is None
+
+
+def test_the_openapi_document_has_every_path_and_the_types_of_bodies(
+    server: Running, client: httpx.Client, png: bytes
+) -> None:
+    document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        (method,) = operations
+        assert operations[method]["summary"].endswith((".", "page in a browser."))
+        address = path.format(name="colours", version=1)
+        assert client.request(method, address, params={"class_id": 1}, content=png).status_code in (200, 400)
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references | {"PredictRequest"} == set(schemas)
+    answer = client.post("/predict", content=png).json()
+    assert set(answer) == set(schemas["Prediction"]["required"])
+    assert set(client.get("/nothing").json()) == set(schemas["ErrorBody"]["required"])

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -251,6 +251,6 @@ def to_list(values: Any) -> list[Any]:
     return list((np.round(wide * scale) / scale).tolist())
 
 
-def json_response(value: Any, headers: dict[str, str] | None = None) -> Response:
-    """A value of Python's own types as JSON."""
-    return Response(msgspec.json.encode(value), media_type="application/json", headers=headers)
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A value of msgspec's or Python's own types as JSON."""
+    return Response(msgspec.json.encode(value), status, headers, "application/json")

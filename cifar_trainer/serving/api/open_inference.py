@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Raw
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from cifar_trainer import __version__
@@ -54,7 +54,7 @@ class InputTensor(msgspec.Struct):
     name: str
     datatype: str
     shape: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1, max_length=4)]
-    data: Raw = Raw()
+    data: Raw = msgspec.field(default_factory=Raw)
     parameters: TensorParameters = msgspec.field(default_factory=TensorParameters)
 
 
@@ -75,42 +75,41 @@ class InferRequest(msgspec.Struct):
     """The body of `infer`."""
 
     inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=1)]
-    outputs: Raw = Raw(b"null")
+    outputs: Raw = msgspec.field(default_factory=lambda: Raw(b"null"))
     id: str | int | None = None
     parameters: RequestParameters = msgspec.field(default_factory=RequestParameters)
-
-
-class Parsed(msgspec.Struct):
-    """A request: pixels or files, and what to answer."""
-
-    request: InferRequest
-    outputs: list[OutputTensor]
-    images: np.ndarray | list[bytes]
 
 
 def routes(service: Service) -> list[Route]:
     """The paths below /v2."""
 
+    def status() -> int:
+        return 200 if service.ready else 400
+
     async def server(request: Request) -> Response:
-        return JSONResponse(
+        """The server's name and version."""
+        return json_response(
             {"name": "cifar-trainer", "version": __version__, "extensions": ["binary_tensor_data"]}
         )
 
     async def live(request: Request) -> Response:
-        return JSONResponse({"live": True})
+        """Whether the server answers."""
+        return json_response({"live": True})
 
     async def ready(request: Request) -> Response:
-        return JSONResponse({"ready": service.ready}, 200 if service.ready else 400)
+        """Whether the server accepts requests."""
+        return json_response({"ready": service.ready}, status())
 
     async def model_ready(request: Request) -> Response:
+        """Whether the model accepts requests."""
         _check_model(service, request)
-        answer = {"name": service.settings.name, "ready": service.ready}
-        return JSONResponse(answer, 200 if service.ready else 400)
+        return json_response({"name": service.settings.name, "ready": service.ready}, status())
 
     async def metadata(request: Request) -> Response:
+        """The model's inputs and outputs."""
         _check_model(service, request)
         artefact = service.model.artefact
-        return JSONResponse(
+        return json_response(
             {
                 "name": service.settings.name,
                 "versions": [str(service.model.version)],
@@ -128,12 +127,14 @@ def routes(service: Service) -> list[Route]:
         )
 
     async def infer(request: Request) -> Response:
+        """Classify a tensor of pixels or of image files."""
         _check_model(service, request)
         length = request.headers.get(_HEADER_LENGTH)
-        parsed = await parse_body(service, request, lambda body: _parse(service, body, length))
-        images = await decode_files(service, parsed.images, "inputs[0].data")
-        answers = await service.classify(images)
-        return await service.in_decoder(_answer, service.settings.name, answers, parsed)
+        parsed, outputs, images = await parse_body(
+            service, request, lambda body: _parse(service, body, length)
+        )
+        answers = await service.classify(await decode_files(service, images, "inputs[0].data"))
+        return await service.in_decoder(_answer, service.settings.name, answers, parsed, outputs)
 
     paths = [Route("/v2", server), Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
@@ -153,7 +154,10 @@ def _check_model(service: Service, request: Request) -> None:
         raise not_found(f"There is no version {version!r}. Expected {str(service.model.version)!r}.")
 
 
-def _parse(service: Service, body: bytes, header_length: str | None) -> Parsed:
+def _parse(
+    service: Service, body: bytes, header_length: str | None
+) -> tuple[InferRequest, list[OutputTensor], np.ndarray | list[bytes]]:
+    """A request, the outputs to answer with, and its pixels or image files."""
     binary = b""
     if header_length is not None:
         if not header_length.isdecimal() or len(header_length) > 15 or int(header_length) > len(body):
@@ -165,7 +169,7 @@ def _parse(service: Service, body: bytes, header_length: str | None) -> Parsed:
     tensor = request.inputs[0]
     if (tensor.name, tensor.datatype) not in (("images", "UINT8"), ("image_bytes", "BYTES")):
         raise bad_request(f"inputs[0] is {tensor.name[:80]!r} of {tensor.datatype[:80]!r}. {_EXPECTED}")
-    return Parsed(request, _parse_outputs(service, request), _parse_data(service, tensor, binary))
+    return request, _parse_outputs(service, request), _parse_data(service, tensor, binary)
 
 
 def _parse_data(service: Service, tensor: InputTensor, binary: bytes) -> np.ndarray | list[bytes]:
@@ -226,15 +230,15 @@ def _parse_outputs(service: Service, request: InferRequest) -> list[OutputTensor
     return outputs
 
 
-def _answer(name: str, answers: Answers, parsed: Parsed) -> Response:
+def _answer(name: str, answers: Answers, request: InferRequest, outputs: list[OutputTensor]) -> Response:
     values, kinds = columns(answers), outputs_of(answers.model)
     described, binaries = [], []
-    for output in parsed.outputs:
+    for output in outputs:
         data = values[output.name]
         kind = kinds[output.name][0]
         entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": list(np.shape(data))}
         as_binary = output.parameters.binary_data
-        if parsed.request.parameters.binary_data_output if as_binary is None else as_binary:
+        if request.parameters.binary_data_output if as_binary is None else as_binary:
             content = _BINARY[kind](data)
             entry["parameters"] = {"binary_data_size": len(content)}
             binaries.append(content)
@@ -247,8 +251,8 @@ def _answer(name: str, answers: Answers, parsed: Parsed) -> Response:
         "outputs": described,
         "parameters": {"weights_sha256": answers.model.source.weights_sha256},
     }
-    if parsed.request.id is not None:
-        answer["id"] = str(parsed.request.id)
+    if request.id is not None:
+        answer["id"] = str(request.id)
     if not binaries:
         return json_response(answer)
     head = msgspec.json.encode(answer)

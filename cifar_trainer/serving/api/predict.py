@@ -3,8 +3,8 @@
 import base64
 import email.message
 import email.parser
-from typing import Any
 
+import msgspec
 import numpy as np
 from PIL import Image
 from starlette.requests import Request
@@ -21,19 +21,56 @@ _PARTS, _PART_HEADER_BYTES = 20, 8192
 _HEAT_SIZE = (128, 128)
 
 
+class Guess(msgspec.Struct):
+    """A class and its calibrated probability."""
+
+    name: str = msgspec.field(name="class")
+    class_id: int
+    probability: float
+
+
+class Explanation(msgspec.Struct):
+    """What the network sees, and the parts of it that speak for a class, as PNG files in data URLs."""
+
+    pixels: str
+    grad_cam: str | None
+
+
+class Prediction(msgspec.Struct):
+    """The answer about one image; `top` has all classes, the likeliest first."""
+
+    model: str
+    version: int
+    weights_sha256: str | None
+    format: str
+    mode: str
+    width: int
+    height: int
+    name: str = msgspec.field(name="class")
+    confidence: float
+    unfamiliar: bool | None
+    energy: float
+    max_probability: float
+    top: list[Guess]
+    pixels: str | msgspec.UnsetType = msgspec.UNSET
+    grad_cam: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
 def routes(service: Service) -> list[Route]:
     """The paths /predict and /explain."""
 
     async def predict(request: Request) -> Response:
+        """Classify an image; with `?explain=1`, also explain the answer."""
         decoded = await service.decode(await _file_of(service, request))
         answers = await service.classify(decoded.pixels[None])
-        answer = format_answer(service.settings.name, decoded, answers)
+        answer = describe(service.settings.name, decoded, answers)
         if request.query_params.get("explain", "") not in ("", "0", "false"):
-            answer.update(await _explain(service, decoded.pixels, int(answers.class_id[0])))
+            explanation = await _explain(service, decoded.pixels, int(answers.class_id[0]))
+            answer.pixels, answer.grad_cam = explanation.pixels, explanation.grad_cam
         return json_response(answer)
 
     async def explain(request: Request) -> Response:
-        """Explain a class without another entry in the drift window."""
+        """Explain the class `?class_id=N` of an image. The image is not classified."""
         class_id = request.query_params.get("class_id", "")
         classes = len(service.model.artefact.classes)
         if not class_id.isdecimal() or len(class_id) > 9 or int(class_id) >= classes:
@@ -44,26 +81,27 @@ def routes(service: Service) -> list[Route]:
     return [Route("/predict", predict, methods=["POST"]), Route("/explain", explain, methods=["POST"])]
 
 
-def format_answer(name: str, decoded: DecodedImage, answers: Answers) -> dict[str, Any]:
-    """The answer about one image as a JSON object, with all classes, the likeliest first."""
+def describe(model: str, decoded: DecodedImage, answers: Answers) -> Prediction:
+    """The answer about the first image of `answers`."""
+    classes = answers.model.artefact.classes
     probabilities = to_list(answers.probabilities[0])
     order = np.argsort(-answers.probabilities[0], kind="stable").tolist()
-    classes = answers.model.artefact.classes
-    return {
-        "model": name,
-        "version": answers.model.version,
-        "weights_sha256": answers.model.source.weights_sha256,
-        "format": decoded.format,
-        "mode": decoded.mode,
-        "width": decoded.width,
-        "height": decoded.height,
-        "class": classes[order[0]],
-        "confidence": probabilities[order[0]],
-        "unfamiliar": None if answers.unfamiliar is None else bool(answers.unfamiliar[0]),
-        "energy": float(answers.energy[0]),
-        "max_probability": float(answers.max_probability[0]),
-        "top": [{"class": classes[i], "class_id": i, "probability": probabilities[i]} for i in order],
-    }
+    top = [Guess(classes[i], i, probabilities[i]) for i in order]
+    return Prediction(
+        model=model,
+        version=answers.model.version,
+        weights_sha256=answers.model.source.weights_sha256,
+        format=decoded.format,
+        mode=decoded.mode,
+        width=decoded.width,
+        height=decoded.height,
+        name=top[0].name,
+        confidence=top[0].probability,
+        unfamiliar=None if answers.unfamiliar is None else bool(answers.unfamiliar[0]),
+        energy=float(answers.energy[0]),
+        max_probability=float(answers.max_probability[0]),
+        top=top,
+    )
 
 
 async def _file_of(service: Service, request: Request) -> bytes:
@@ -99,13 +137,12 @@ def _file_of_form(header: email.message.Message, body: bytes) -> bytes:
     return files[0]
 
 
-async def _explain(service: Service, pixels: np.ndarray, class_id: int) -> dict[str, Any]:
-    """What the network sees, and how much each part speaks for a class, as PNG files in data addresses."""
+async def _explain(service: Service, pixels: np.ndarray, class_id: int) -> Explanation:
     heat = await service.explain(pixels, class_id)
     if heat is None:
-        return {"pixels": _data_url(pixels), "grad_cam": None}
+        return Explanation(_data_url(pixels), None)
     large = Image.fromarray((heat * 255).astype(np.uint8)).resize(_HEAT_SIZE, Image.Resampling.BILINEAR)
-    return {"pixels": _data_url(pixels), "grad_cam": _data_url(np.asarray(large)[..., None])}
+    return Explanation(_data_url(pixels), _data_url(np.asarray(large)[..., None]))
 
 
 def _data_url(pixels: np.ndarray) -> str:

@@ -3,13 +3,13 @@
 https://www.tensorflow.org/tfx/serving/api_rest
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec import Raw
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from cifar_trainer.serving.api.bodies import (
@@ -37,8 +37,8 @@ class PredictRequest(msgspec.Struct):
     """The body of `:predict`. The images are decoded once the signature is known."""
 
     signature_name: str | None = None
-    instances: Raw = Raw()
-    inputs: Raw = Raw()
+    instances: Raw = msgspec.field(default_factory=Raw)
+    inputs: Raw = msgspec.field(default_factory=Raw)
 
 
 class NamedFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,38 +64,33 @@ class FilesColumn(msgspec.Struct, forbid_unknown_fields=True):
 _COLUMNS: dict[str, Any] = {_PIXELS: ImagesColumn, _FILES: FilesColumn}
 
 
-class Parsed(NamedTuple):
-    """A request: pixels or files, and whether they came in rows (`instances`) or a column (`inputs`)."""
-
-    images: np.ndarray | list[bytes]
-    in_rows: bool
-
-
 def routes(service: Service) -> list[Route]:
     """The paths below /v1/models."""
 
     async def status(request: Request) -> Response:
+        """The version in service."""
         _check_model(service, request)
         entry = {
             "version": str(service.model.version),
             "state": "AVAILABLE",
             "status": {"error_code": "OK", "error_message": service.holder.failure or ""},
         }
-        return JSONResponse({"model_version_status": [entry]})
+        return json_response({"model_version_status": [entry]})
 
     async def metadata(request: Request) -> Response:
+        """The model's signatures."""
         _check_model(service, request)
-        return JSONResponse(_metadata(service))
+        return json_response(_metadata(service))
 
     async def predict(request: Request) -> Response:
+        """Classify pixels, or image files in base64."""
         _check_model(service, request)
-        parsed = await parse_body(service, request, lambda body: _parse(service, body))
-        what = "instances" if parsed.in_rows else "inputs"
-        images = await decode_files(service, parsed.images, what)
-        answers = await service.classify(images)
-        if len(images) == 1:
-            return _answer(answers, parsed.in_rows)
-        return await service.in_decoder(_answer, answers, parsed.in_rows)
+        images, in_rows = await parse_body(service, request, lambda body: _parse(service, body))
+        decoded = await decode_files(service, images, "instances" if in_rows else "inputs")
+        answers = await service.classify(decoded)
+        if len(decoded) == 1:
+            return _answer(answers, in_rows)
+        return await service.in_decoder(_answer, answers, in_rows)
 
     paths = []
     for path in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
@@ -117,26 +112,27 @@ def _check_model(service: Service, request: Request) -> None:
         raise not_found(f"Servable not found for request: Specific({name}, {version})")
 
 
-def _parse(service: Service, body: bytes) -> Parsed:
+def _parse(service: Service, body: bytes) -> tuple[np.ndarray | list[bytes], bool]:
+    """Pixels or image files, and whether they came in rows (`instances`) or in a column (`inputs`)."""
     request = parse_request(service, body, PredictRequest)
     signature = request.signature_name or _PIXELS
     if signature not in _COLUMNS:
         raise bad_request(f'Serving signature name: "{signature[:80]}" not found in signature def')
-    in_rows, in_column = bool(first_byte(request.instances)), bool(first_byte(request.inputs))
-    if in_rows == in_column:
+    in_rows = bool(first_byte(request.instances))
+    if in_rows == bool(first_byte(request.inputs)):
         raise bad_request('Expected either "instances" or "inputs" in the body.')
     what, raw = ("instances", request.instances) if in_rows else ("inputs", request.inputs)
-    if in_column and first_byte(raw) == b"{":
+    if not in_rows and first_byte(raw) == b"{":
         raw = parse_json(raw, _COLUMNS[signature], what).data
     if signature == _PIXELS:
-        return Parsed(parse_images(service, raw, what, named=in_rows), in_rows)
+        return parse_images(service, raw, what, named=in_rows), in_rows
     files = []
     for i, item in enumerate(parse_files(service, raw, NamedFile, what)):
         text = item.b64 if item.image_bytes is None else item.image_bytes.b64
         if text is None:
             raise bad_request(f'{what}[{i}] has no "b64" with an image file.')
         files.append(decode_base64(text, f"{what}[{i}]"))
-    return Parsed(files, in_rows)
+    return files, in_rows
 
 
 def _answer(answers: Answers, in_rows: bool) -> Response:
