@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import ctypes
 import errno
-import glob
 import logging
 import resource
 import socket
@@ -222,12 +221,13 @@ def find_holder(port: int) -> str | None:
             for fields in map(str.split, Path(table).read_text().splitlines()[1:]):
                 if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
                     sockets.add(f"socket:[{fields[9]}]")
-    # Unlike Path.glob, it skips processes that end meanwhile.
-    for descriptor in map(Path, glob.iglob("/proc/[0-9]*/fd/*")):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if str(descriptor.readlink()) in sockets:
-                process = descriptor.parents[1]
-                words = (process / "cmdline").read_bytes().split(b"\0")
-                command = printable(b" ".join(words).decode("utf-8", "replace").strip())
-                return f"process {process.name} ({command[:80]})"
+            for descriptor in (process / "fd").iterdir():
+                # One that was closed meanwhile does not end the search.
+                with contextlib.suppress(OSError):
+                    if str(descriptor.readlink()) in sockets:
+                        words = (process / "cmdline").read_bytes().split(b"\0")
+                        command = printable(b" ".join(words).decode("utf-8", "replace").strip())
+                        return f"process {process.name} ({command[:80]})"
     return None
