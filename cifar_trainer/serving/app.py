@@ -56,7 +56,7 @@ def make_app(service: Service) -> ASGIApp:
     app = limits.measured(app, service.metrics, route_of, service.is_stopping)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        # With it, Starlette raises its 404 and 405 instead of answering them as text.
+        # With this, Starlette raises its 404 and 405 instead of sending them as text.
         scope["app"] = router
         await (app if scope["type"] == "http" else router)(scope, receive, send)
 

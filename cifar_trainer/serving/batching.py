@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that wait at the same time share a call of the model."""
+"""Dynamic batching: waiting requests share calls of the model."""
 
 import asyncio
 import collections
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(eq=False)
 class _Waiting(Generic[T]):
-    """A request's images, how many of them are in a batch already, and the results so far."""
+    """A request: its images, how many of them are in batches already, and the results so far."""
 
     images: np.ndarray
     answer: "asyncio.Future[list[tuple[T, slice]]]"
@@ -32,7 +32,7 @@ class Batcher(Generic[T]):
 
     Args:
         predict: takes uint8 [N, H, W, C], N at most `max_batch_size`; runs in its own thread.
-        max_batch_size: images in a batch.
+        max_batch_size: the largest batch, in images.
         timeout: seconds that a batch waits for more images.
         max_enqueued_batches: batches that may wait. A large request counts as one batch.
     """
@@ -55,11 +55,11 @@ class Batcher(Generic[T]):
 
     @property
     def queued(self) -> int:
-        """Images that wait."""
+        """Number of waiting images."""
         return sum(len(request.images) - request.taken for request in self._waiting)
 
     def check_size(self, count: int) -> None:
-        """Raise RequestError (413) if a request has more images than the queue may hold."""
+        """Raise RequestError (413) if a request has more images than the queue can hold."""
         if count > self.capacity:
             raise RequestError(
                 413,
@@ -69,15 +69,15 @@ class Batcher(Generic[T]):
             )
 
     async def submit(self, images: np.ndarray) -> list[tuple[T, slice]]:
-        """Classify uint8 [N, H, W, C]: the results of the batches that the images were in, in order.
+        """Classify uint8 [N, H, W, C]. Returns batch results, each with the slice that is ours, in order.
 
-        Cancelling this takes the images out of the queue.
+        If this is cancelled, the images leave the queue.
 
         Raises:
-            RequestError: the queue is full (503), or can never hold so many images (413).
+            RequestError: the queue is full (503), or smaller than the request (413).
         """
         self.check_size(len(images))
-        # If a large request counted in full, it would lock everybody else out.
+        # A large request counted in full would lock everybody else out.
         shares = sum(min(len(r.images) - r.taken, self._max_batch_size) for r in self._waiting)
         if shares + min(len(images), self._max_batch_size) > self.capacity:
             raise RequestError(503, "queue_full", f"{self.queued:,} images are waiting. Try again later.", 1)
@@ -127,7 +127,7 @@ class Batcher(Generic[T]):
                 break
 
     def _take(self) -> list[tuple[_Waiting[T], slice]]:
-        """The next batch: which images of which requests, in turns of equal size."""
+        """Take the next batch: a slice of each waiting request, in turns of equal size."""
         batch = []
         room = self._max_batch_size
         turn = max(1, room // max(1, len(self._waiting)))
@@ -146,5 +146,5 @@ class Batcher(Generic[T]):
         return batch
 
     def close(self) -> None:
-        """End the thread after its batch."""
+        """Wait for the current batch, then end the thread."""
         self._thread.shutdown(wait=True)

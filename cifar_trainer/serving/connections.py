@@ -1,6 +1,7 @@
-"""Connections that cannot be held open, on top of uvicorn's HTTP/1.1 protocol."""
+"""Limits of connections, on top of uvicorn's HTTP/1.1 protocol."""
 
 import asyncio
+import collections
 import json
 from collections.abc import Callable
 from http import HTTPStatus
@@ -10,24 +11,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cifar_trainer.serving.settings import MIB, Limits
 
-#: How long an idle connection stays open once the server stops: a request may be on its way.
+#: Seconds that an idle connection stays open once the server stops: a request may be on its way.
 DRAIN_SECONDS = 0.5
-#: An upload is not called slow before it had this long.
+#: Seconds before an upload can count as slow.
 _UPLOAD_SECONDS = 1.0
 
 
 def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol with limits of headers, in bytes and seconds, and of connections.
+    """uvicorn's protocol with limits of connections and of headers.
 
     uvicorn waits forever for the first request and for the end of headers, httptools keeps headers and
-    trailers of any length, and both answer errors as text.
-
-    Args:
-        limits: what is allowed.
-        is_stopping: whether the server is shutting down.
+    trailers of any length, and both send their errors as text.
     """
-    #: Connections without a request, the one that has waited longest first.
-    idle: dict[Any, None] = {}
+    #: Connections without a request, longest idle first.
+    idle: collections.OrderedDict[Any, None] = collections.OrderedDict()
     opened: set[Any] = set()
 
     class LimitedProtocol(HttpToolsProtocol):
@@ -35,10 +32,11 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
         _draining = False
         _in_headers = False
         _began = 0.0
-        #: Of this request: bytes of its line, headers and trailers; and all bytes, including the framing of
-        #: chunks, but not those that came together with the end of the request before it.
-        _header_bytes = _request_bytes = 0
-        _piece_bytes = 0
+        #: Bytes of this request's line, headers and trailers.
+        _header_bytes = 0
+        #: All bytes of this request, and of the piece that it began with; a piece that also holds the end of
+        #: the request before it does not count.
+        _request_bytes = _piece_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -49,15 +47,13 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
             idle[self] = None
             self._start_timer()
             if is_stopping():
-                # It was accepted at the last moment, after uvicorn's call of `shutdown` for the others.
+                # uvicorn has called `shutdown` for the others already.
                 self.shutdown()
 
         def _make_room(self) -> bool:
-            """Close the connection that has been idle longest, or else the slowest upload."""
+            """Close the longest idle connection, or else the slowest upload."""
             if idle:
-                oldest = next(iter(idle))
-                idle.pop(oldest)
-                oldest.transport.abort()
+                idle.popitem(last=False)[0].transport.abort()
                 return True
             now = self.loop.time()
             uploads = [each for each in opened if each is not self and each.upload_seconds(now)]
@@ -68,13 +64,12 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
             return True
 
         def upload_seconds(self, now: float) -> float:
-            """How long this connection has been sending a body; 0 if it is not, or has just begun."""
+            """Seconds that this connection has been sending a body; 0 if it is not, or has just begun."""
             if not self._is_busy() or not self.cycle.more_body or self.transport.is_closing():
                 return 0.0
             return now - self._began if now - self._began >= _UPLOAD_SECONDS else 0.0
 
         def send_400_response(self, msg: str) -> None:
-            # uvicorn and httptools do not say what is wrong with the request.
             if self._header_bytes > limits.header_bytes:
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -112,8 +107,7 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
             allowed = limits.header_bytes + (0 if self._in_headers else limits.body_bytes + MIB)
             if self._request_bytes > allowed and not self.transport.is_closing():
                 self._refuse(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    "The headers or chunks are too long.",
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers or chunks are too long."
                 )
             self._note_state()
 
@@ -145,8 +139,8 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
             self._note_state()
 
         def shutdown(self) -> None:
-            # uvicorn would close an idle connection at once and lose a request on its way. From now on,
-            # answers say `Connection: close`.
+            # uvicorn would close an idle connection at once and lose a request on its way. Answers say
+            # `Connection: close` now.
             self._draining = True
             self._end_soon()
 

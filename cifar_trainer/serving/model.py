@@ -1,4 +1,4 @@
-"""The served model: opened, checked by known answers, and replaced while requests continue."""
+"""The served model: opened, checked against known answers, and replaced without downtime."""
 
 import base64
 import dataclasses
@@ -26,12 +26,12 @@ from cifar_trainer.serving.monitoring import DriftMonitor
 _LOGIT_TOLERANCE = 1e-3
 #: Minimum share of equal classes for a format that does not keep the logits.
 _AGREEMENT = 0.75
-#: An export renames an artefact before it writes the manifest. Until then their SHA-256 differ.
+#: An export moves an artefact into place before its manifest. Until then, their SHA-256 differ.
 _EXPORT_SECONDS = 30.0
 
 
 class ExportUnderWayError(RunError):
-    """An artefact whose SHA-256 is not the manifest's: damaged, or an export is being written."""
+    """An artefact whose SHA-256 is not the manifest's: it is damaged, or an export is under way."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,14 +39,14 @@ class ServedModel:
     """A model that has passed its checks.
 
     Attributes:
-        artefact: opened by its runtime.
-        version: the number in the protocols' paths. It counts the versions of this process; a SavedModel in
+        artefact: the opened artefact.
+        version: the version in the protocols' paths. It counts the versions of this process; a SavedModel in
             a numbered folder, as TensorFlow Serving expects, starts with that number.
-        source: where it comes from.
-        thresholds: beyond which an image is unfamiliar; None if none were fitted.
-        monitor: compares what it classifies with the validation images.
-        warm_up: the checks that it passed, as a sentence.
-        explainer: Grad-CAM by the same weights; None without a run.
+        source: the artefact's path, run and manifest.
+        thresholds: limits beyond which an image is unfamiliar; None if none were fitted.
+        monitor: compares the classified images with the validation images.
+        warm_up: the checks that it passed, in words.
+        explainer: Grad-CAM with the same weights; None without a run.
     """
 
     artefact: Artefact
@@ -61,8 +61,8 @@ class ServedModel:
 def settle() -> None:
     """Exempt all objects that exist now from Python's garbage collection.
 
-    TensorFlow brings so many that a full collection stops every request for 0.2 to 0.5 s. Under load one came
-    each second.
+    TensorFlow creates so many that a full collection stops all requests for 0.2 to 0.5 s, under load about
+    once per second.
     """
     gc.collect()
     gc.freeze()
@@ -73,7 +73,7 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
 
     Raises:
         RunError: it cannot be opened, or is not the file that the manifest lists.
-        CheckError: it does not give the answers in the manifest.
+        CheckError: its answers are not those in the manifest.
     """
     entry = None if source.manifest is None else source.manifest.find(source.path.name)
     if entry is not None:
@@ -88,7 +88,7 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
     artefact, thresholds = source.open(), source.read_thresholds()
     baseline = source.manifest.baseline if source.manifest else None
     images = _warm_up_images(source.path, artefact, baseline)
-    checked = "it classified noise; no manifest has answers to compare with"
+    checked = "it classified noise; there is no manifest with answers to compare"
     if baseline is not None:
         _check_answers(source.path, artefact, baseline, images, entry)
         checked = f"its answers to {len(images)} images are those in the manifest"
@@ -134,27 +134,27 @@ def _check_answers(
         if held:
             return
     raise CheckError(
-        f"{path} does not give the answers in its {MANIFEST_FILE}: for the first image its logits are "
+        f"{path} does not give the answers in its {MANIFEST_FILE}: the logits of the first image are "
         f"{np.round(given[0], 3).tolist()}, expected {np.round(expected[0], 3).tolist()}. "
         "Export it again with: cifar-trainer export --force"
     )
 
 
 def version_of(path: Path) -> int:
-    """The number of a folder that TensorFlow Serving would call version N; 1 for other names."""
+    """The version that TensorFlow Serving would give a numbered folder; 1 for other names."""
     return int(path.name) if path.name.isdecimal() else 1
 
 
 class ModelHolder:
-    """The model in service, and how it is replaced.
+    """Holds the model in service, and replaces it.
 
     Attributes:
-        current: the model that answers.
+        current: the model in service.
         failure: why the newest version was refused; None if it was not.
 
     Args:
-        find: looks for the model.
-        batch_size: the largest batch.
+        find: finds the model's artefact.
+        batch_size: the largest batch, in images.
     """
 
     def __init__(self, find: Callable[[], Source], batch_size: int) -> None:
@@ -170,8 +170,8 @@ class ModelHolder:
     def refresh(self) -> bool:
         """Load a new version if there is one. Returns whether one was loaded or refused.
 
-        A version that cannot be opened, fails its checks, or is another kind of model is refused, and the
-        old one stays in service.
+        A version is refused, and the old one stays in service, if it cannot be opened, fails its checks, or
+        is another kind of model.
         """
         try:
             source = self._find()
@@ -179,7 +179,7 @@ class ModelHolder:
             if signature == self._seen:
                 return False
             if signature != self._found:
-                # If it is still being written, the next look finds other files.
+                # If the files are still being written, they will have changed by the next look.
                 self._found, self._found_at = signature, time.monotonic()
                 return False
             self._seen = signature
@@ -202,9 +202,9 @@ class ModelHolder:
 
 
 def _check_same_kind(new: ServedModel, old: ServedModel) -> None:
-    """Raise RunError unless clients can use a new model as they used the old one."""
+    """Raise RunError unless clients can use the new model as they used the old one."""
     for what, was, now in (
-        ("images of the shape", old.artefact.image_shape, new.artefact.image_shape),
+        ("images of shape", old.artefact.image_shape, new.artefact.image_shape),
         ("the classes", old.artefact.classes, new.artefact.classes),
         ("the data set", old.source.dataset, new.source.dataset),
     ):
@@ -222,7 +222,7 @@ def _check_same_kind(new: ServedModel, old: ServedModel) -> None:
 
 
 def _signature(source: Source) -> tuple[tuple[str, int, int, int], ...]:
-    """What changes if an artefact is replaced: path, inode, size and time of each of its files."""
+    """Path, inode, size and time of each of an artefact's files, which change if it is replaced."""
     paths = files.files_below(source.path) if source.path.is_dir() else [source.path]
     manifest = source.path.parent / MANIFEST_FILE
     stats = []
@@ -233,11 +233,11 @@ def _signature(source: Source) -> tuple[tuple[str, int, int, int], ...]:
 
 
 class Explainer:
-    """Grad-CAM by a run's own Keras model, which is loaded at the first call.
+    """Grad-CAM with a run's Keras model, which is loaded on the first call.
 
     Args:
-        run: whose model explains.
-        weights_sha256: the weights that answer; other weights explain nothing.
+        run: the run.
+        weights_sha256: the weights in service; the run's model explains only those. None skips the check.
     """
 
     def __init__(self, run: Run, weights_sha256: str | None) -> None:
@@ -247,9 +247,9 @@ class Explainer:
         self._lock = threading.Lock()
 
     def explain(self, image: np.ndarray, class_id: int) -> np.ndarray | None:
-        """Which parts of an image, uint8 [H, W, C], led to the class: float32 [H, W] from 0 to 1.
+        """How much each part of an image, uint8 [H, W, C], led to the class: float32 [H, W] from 0 to 1.
 
-        None if the network has no feature map, or the run's weights are no longer those that answer.
+        None if the network has no feature map, or if the run's weights are not those in service.
         """
         with self._lock:
             if self._grad_cam is None:

@@ -14,26 +14,26 @@ from scipy import stats
 
 from cifar_trainer.artefacts.baseline import Baseline, measure_images
 
-#: The newest images, which are compared with the validation images.
+#: Number of newest images that are compared with the validation images.
 WINDOW = 1000
-#: Fewer images are not tested.
+#: Minimum number of images for a test.
 LEAST = 100
-#: Probability of a false alarm at one look, over all tests (Bonferroni). With a look every 15 s and all
-#: images new each time, that is one false alarm in 17 days.
+#: Probability of a false alarm per comparison, over all tests (Bonferroni). With a comparison every 15 s and
+#: all images new each time, that is one false alarm in 17 days.
 SIGNIFICANCE = 1e-5
-#: Requests of this many seconds make up the rates that are shown.
+#: Seconds over which rates and latencies are computed.
 RECENT_SECONDS = 60.0
 
 _SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _CONFIDENCE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
-# Each counter would have a second series with the time at which it was created.
+# Otherwise each counter has a second series with the time of its creation.
 prometheus_client.disable_created_metrics()
 
 
 class Metrics:
-    """The server's metrics. Each server has its own registry, so that two in a process do not mix."""
+    """The server's metrics, in a registry of their own: a process may run several servers."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -47,7 +47,7 @@ class Metrics:
         self.requests = counter("requests", "Requests.", ("route", "method", "status"))
         self.seconds = histogram(
             "request_duration_seconds",
-            "From the headers to the end of the answer.",
+            "Time from the headers to the end of the answer.",
             ["route"],
             buckets=_SECONDS,
         )
@@ -56,12 +56,12 @@ class Metrics:
         self.model_seconds = histogram(
             "model_inference_duration_seconds", "The model's time for a batch.", buckets=_SECONDS
         )
-        self.queued = gauge("queued_images", "Images that wait.")
+        self.queued = gauge("queued_images", "Waiting images.")
         self.connections = gauge("connections", "Open connections.")
         self.predictions = counter("predictions", "Images classified.", ["class_name"])
-        self.confidence = histogram("confidence", "Confidence of the answers.", buckets=_CONFIDENCE)
+        self.confidence = histogram("confidence", "Confidence of predictions.", buckets=_CONFIDENCE)
         self.unfamiliar = counter("unfamiliar", "Images unlike the validation images.")
-        self.version = gauge("model_version", "Version in service.")
+        self.version = gauge("model_version", "Model version in service.")
         self.model = gauge("model_info", "1 for the weights in service.", ("name", "version", "sha256"))
         self.loads = counter("model_loads", "Versions loaded or refused.", ["outcome"])
         self.ready = gauge("ready", "1 while the server accepts requests.")
@@ -71,7 +71,7 @@ class Metrics:
         )
         self.drifted = gauge("drifted", "1 if a measure has drifted.")
         self.webhook_failures = counter("alert_webhook_failures", "Alerts that could not be delivered.")
-        #: When the newest requests for answers ended, their seconds and statuses.
+        #: End, seconds and status of the newest POST requests.
         self._recent: collections.deque[tuple[float, float, int]] = collections.deque(maxlen=10_000)
 
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -95,13 +95,13 @@ class Metrics:
         }
 
     def show_model(self, name: str, version: int, sha256: str | None) -> None:
-        """Note which model is in service."""
+        """Set the metrics of the model in service."""
         self.version.set(version)
         self.model.clear()
         self.model.labels(name, str(version), sha256 or "unknown").set(1)
 
     def show_drift(self, report: "DriftReport") -> None:
-        """Note the result of a comparison. One that tested nothing clears the one before it."""
+        """Set the metrics of a comparison; without tests, the previous values are cleared."""
         self.drift_statistic.clear()
         self.drift_p_value.clear()
         for test in report.tests:
@@ -167,10 +167,10 @@ class DriftReport:
 
 
 class DriftMonitor:
-    """Keeps a few numbers about the newest images, never their pixels. Each model has its own.
+    """Keeps a few numbers about the newest images of one model, never their pixels.
 
     Args:
-        baseline: the same numbers for the validation images; None if the manifest has none.
+        baseline: the same numbers for the validation images; None without a manifest.
         classes: the model's class names.
     """
 
@@ -178,11 +178,11 @@ class DriftMonitor:
         self.baseline = baseline
         self._classes = classes
         self._rows: collections.deque[dict[str, float]] = collections.deque(maxlen=WINDOW)
-        # The model's thread adds, others report.
+        # Images are added in the model's thread, and compared in others.
         self._lock = threading.Lock()
 
     def add(self, images: np.ndarray, class_ids: np.ndarray, confidence: np.ndarray) -> None:
-        """Note classified images.
+        """Record classified images.
 
         Args:
             images: uint8 [N, H, W, C].
@@ -202,7 +202,7 @@ class DriftMonitor:
         counts = np.bincount(ids, minlength=len(self._classes))
         reason, tests = None, []
         if self.baseline is None:
-            reason = "the model's manifest holds no baseline"
+            reason = "the model's manifest has no baseline"
         elif len(rows) < LEAST:
             reason = f"{len(rows)} images were seen, {LEAST} are needed"
         else:

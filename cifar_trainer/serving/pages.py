@@ -1,4 +1,4 @@
-"""The pages for people: classify an image at `/`, monitoring, and one that asks for the key."""
+"""The HTML pages: one to classify an image, monitoring, and one that asks for the key."""
 
 import base64
 import datetime
@@ -24,7 +24,7 @@ def _read(name: str) -> str:
 
 
 _STYLE = _read("style.css")
-#: By page. Each begins with what all of them share.
+#: The scripts by page, each after the common part.
 _SCRIPTS = {page: _read("common.js") + _read(f"{page}.js") for page in ("classify", "monitoring", "key")}
 
 
@@ -33,7 +33,7 @@ def _sources(*texts: str) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests)
 
 
-#: Nothing comes from other hosts, no script or style but these runs, and no other site may frame a page.
+#: Only our own scripts and styles run, nothing comes from other hosts, and no other site may frame a page.
 HEADERS = {
     "Content-Security-Policy": (
         f"default-src 'none'; style-src {_sources(_STYLE)}; script-src {_sources(*_SCRIPTS.values())}; "
@@ -70,7 +70,7 @@ def routes(service: Service) -> list[Route]:
         """A page on which to try the model."""
         artefact = service.model.artefact
         height, width, _ = artefact.image_shape
-        # With a key, the page holds nothing that the key protects.
+        # The page needs no key, so with one it must not show what the key protects.
         baseline = service.model.monitor.baseline if service.settings.api_key is None else None
         samples = [answer.png for answer in baseline.answers] if baseline else []
         size = f"{width}×{height}"
@@ -96,7 +96,7 @@ def routes(service: Service) -> list[Route]:
 
 
 def key_page(name: str) -> HTMLResponse:
-    """The answer to a browser that sent no key: a page that asks for it and then shows what was asked for."""
+    """The answer to a browser without the key: a page that asks for it, and then opens the requested page."""
     response = _render("key", name, 401)
     response.headers["WWW-Authenticate"] = "Bearer"
     return response
@@ -116,7 +116,7 @@ def _server_state(service: Service) -> dict[str, Any]:
 
 
 def _class_shares(service: Service, report: DriftReport) -> list[dict[str, Any]]:
-    """For each class its share of the newest and of the validation images, and the widths of its bars."""
+    """For each class, its shares of the newest and of the validation images, and the widths of its bars."""
     baseline = service.model.monitor.baseline
     if not report.images:
         return []

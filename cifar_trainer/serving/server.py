@@ -1,4 +1,4 @@
-"""From a run or an artefact to a server that answers until it is stopped."""
+"""`serve`: opens the port and the model, and runs the server until it is stopped."""
 
 import asyncio
 import contextlib
@@ -22,29 +22,29 @@ from cifar_trainer.serving.model import ModelHolder, ServedModel, settle
 from cifar_trainer.serving.service import Service
 from cifar_trainer.serving.settings import Limits, Settings
 
-#: Descriptors that are needed beside those of the connections.
+#: File descriptors needed besides those of the connections.
 _OTHER_DESCRIPTORS = 200
 _BACKLOG = 1024
 _SWITCH_SECONDS = 0.001
-#: Of glibc's malloc.h.
+#: From glibc's malloc.h.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 #: The state of a listening socket in /proc/net/tcp.
 _LISTENS = "0A"
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, without the loss of connections that wait in the kernel when it stops."""
+    """uvicorn's server, which here also answers connections that wait in the kernel when it stops."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept what has arrived, stop listening, and answer it all."""
-        # Each pass of the loop accepts every connection that waits.
+        """Accept all waiting connections, stop listening, and answer them."""
+        # Each iteration of the event loop accepts all waiting connections.
         for _ in range(3):
             await asyncio.sleep(0)
         await super().shutdown(sockets)
 
 
 def make_server(service: Service) -> Server:
-    """A server for a service; `run(sockets=[…])` lets it answer."""
+    """A server for a service; start it with `run(sockets=[…])`."""
     limits = service.settings.limits
     _allow_descriptors(limits.connections + _OTHER_DESCRIPTORS)
 
@@ -76,9 +76,9 @@ def _allow_descriptors(count: int) -> None:
 
 
 def _return_memory() -> None:
-    """Let glibc return freed blocks of a megabyte to the system, as large bodies are.
+    """Let glibc return freed blocks from 1 MiB, such as large bodies, to the system.
 
-    By default it keeps ever larger ones, in each thread.
+    By default it raises that threshold, and keeps freed memory for each thread.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -106,21 +106,21 @@ def serve(
     verbose: bool = False,
     on_start: Callable[[str, str, ServedModel], None] = lambda url, name, model: None,
 ) -> None:
-    """Serve a run's model, or an artefact, until SIGINT or SIGTERM; then answer what was accepted.
+    """Serve a run's model, or an artefact, until SIGINT or SIGTERM; then finish the accepted requests.
 
     Args:
-        run: a run's folder; None is the newest run at the start.
-        model: an artefact instead.
+        run: the run's folder; None is the newest run at the start.
+        model: an artefact instead of a run.
         name: the model's name in the protocols' paths; None is the data set's.
-        host, port: where to listen; port 0 takes a free one.
-        allowed_hosts: further names that clients may call this server by; `*` allows any.
-        max_batch_size: images in one call of the model.
-        batch_timeout_ms: how long a batch waits for more images.
-        max_enqueued_batches: batches that may wait.
-        deadline: seconds that a request may take.
+        host, port: address to listen on; port 0 picks a free one.
+        allowed_hosts: other host names to accept; `*` accepts any.
+        max_batch_size: the largest batch, in images.
+        batch_timeout_ms: milliseconds that a batch waits for more images.
+        max_enqueued_batches: maximum number of queued batches.
+        deadline: maximum seconds per request.
         api_key: the key that clients must send.
-        watch: whether to load new versions of the model.
-        keep_unfamiliar: folder for unfamiliar images.
+        watch: load a new version of the model when its files change.
+        keep_unfamiliar: folder in which to store unfamiliar images.
         keep_limit: maximum number of images in it.
         alert_webhook: URL that gets a POST when drift begins.
         verbose: show TensorFlow's own messages.
@@ -128,7 +128,7 @@ def serve(
 
     Raises:
         RunError: there is no such run or artefact, or it is damaged.
-        CheckError: the model does not give the answers in its manifest.
+        CheckError: the model's answers are not those in its manifest.
         UsageError: an argument is invalid, or the host is not an address of this machine.
         CifarTrainerError: the port is taken.
     """
@@ -136,7 +136,7 @@ def serve(
         raise UsageError("RUN and --model were both given. Expected one of them.")
     artefact = None if model is None else Path(model)
     source = find_source(None if run is None else Path(run), artefact)
-    # A run that is newer by the time of a later look may be about other data.
+    # With --watch, a newer run is not a new version: it may have other data.
     chosen = None if source.run is None else source.run.path
     settings = Settings(
         name=name or source.dataset,
@@ -154,31 +154,31 @@ def serve(
         limits=Limits(request_seconds=deadline),
     )
     _return_memory()
-    # The port first: a model takes seconds to open.
+    # Bind first: opening a model takes seconds.
     with listen(settings.host, settings.port) as bound:
         if source.format.uses_tensorflow:
             devices.start(device="cpu", verbose=verbose)
         holder = ModelHolder(lambda: find_source(chosen, artefact), settings.max_batch_size)
         server = make_server(Service(holder, settings))
-        # After a second Ctrl-C, uvicorn reports what it cut off with a traceback.
+        # After a second Ctrl-C, uvicorn logs a traceback for each request that it cuts off.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)
-        # Whoever reads the address may connect at once; the kernel keeps the connection until it is accepted.
+        # Clients may connect as soon as the URL is printed; the kernel holds their connections.
         bound.listen(_BACKLOG)
         address, free_port = bound.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         on_start(f"http://{shown}:{free_port}/", settings.name, holder.current)
         settle()
-        # A thread that decodes gives way to the event loop after this time, by default 5 ms.
+        # Decoding threads yield to the event loop after this time, instead of 5 ms.
         sys.setswitchinterval(_SWITCH_SECONDS)
         server.run(sockets=[bound])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind a socket; port 0 takes a free one. It accepts connections once it listens.
+    """Bind a socket, which does not listen yet; port 0 picks a free port.
 
     Raises:
         UsageError: the host is not an address of this machine.
-        CifarTrainerError: the port is taken, and by whom; or it may not be used.
+        CifarTrainerError: the port is taken, or may not be used.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -190,7 +190,7 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
     bound = socket.socket(family, kind, protocol)
     try:
-        # Connections of a server that has just ended would hold the port for a minute.
+        # Otherwise, connections of a server that has just ended hold the port for a minute.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
@@ -199,8 +199,8 @@ def listen(host: str, port: int) -> socket.socket:
             holder = find_holder(port)
             by_whom = f" by {holder}" if holder else f" (by whom: lsof -i :{port})"
             raise CifarTrainerError(
-                f"Port {port} on {host} is taken{by_whom}. Stop that, or choose another --port "
-                "(0 takes a free one)."
+                f"Port {port} on {host} is taken{by_whom}. Stop that process, or choose another --port "
+                "(0 picks a free one)."
             ) from error
         if error.errno == errno.EADDRNOTAVAIL:
             raise UsageError(f"--host {host} is not an address of this machine.") from error

@@ -1,4 +1,4 @@
-"""What all protocols share: images in, answers out; and the tasks in the background."""
+"""What all protocols share: decoding, classification, metrics, and background tasks."""
 
 import asyncio
 import collections
@@ -30,7 +30,7 @@ from cifar_trainer.serving.settings import Settings
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Bodies and images decoded at a time. An image may take some 130 MB: 16 million pixels and copies.
+#: Threads that decode bodies and images. An image of 16 million pixels takes about 130 MB, with copies.
 _DECODERS = 4
 _DRIFT_SECONDS = 15.0
 _WEBHOOK_SECONDS = 5.0
@@ -41,11 +41,11 @@ class Answers:
     """The model's answers to N images.
 
     Attributes:
-        model: which model answered.
-        logits, probabilities: float32 [N, classes]; the probabilities are calibrated if a temperature was
-            fitted.
+        model: the model that answered.
+        logits: float32 [N, classes].
+        probabilities: float32 [N, classes], calibrated if a temperature was fitted.
         class_id: int64 [N].
-        energy, max_probability: scores of familiarity, float64 [N]; see `metrics.Thresholds`.
+        energy, max_probability: float64 [N], scores of unfamiliarity; see `metrics.Thresholds`.
         unfamiliar: bool [N]; None if no thresholds were fitted.
     """
 
@@ -59,7 +59,7 @@ class Answers:
 
     @property
     def class_name(self) -> list[str]:
-        """The class names, N of them."""
+        """N class names."""
         return [self.model.artefact.classes[i] for i in self.class_id]
 
     @functools.cached_property
@@ -69,7 +69,7 @@ class Answers:
 
 
 def _join(parts: list[tuple[Answers, slice]]) -> Answers:
-    """The answers to one request, from the batches that its images were in."""
+    """Join the answers to one request from its batches."""
     arrays: dict[str, Any] = {}
     for field in dataclasses.fields(Answers)[1:]:
         values = [(getattr(answers, field.name), place) for answers, place in parts]
@@ -113,7 +113,7 @@ class Service:
 
     @property
     def model(self) -> ServedModel:
-        """The model that answers now."""
+        """The model in service."""
         return self.holder.current
 
     @property
@@ -144,7 +144,7 @@ class Service:
         """Decode an image file.
 
         Raises:
-            RequestError: 400, it is not an image, or is too large.
+            RequestError: 400, it is not an image or has too many pixels.
         """
         decode, most = self.model.artefact.preprocessing.decode, self.settings.limits.image_pixels
         try:
@@ -156,22 +156,22 @@ class Service:
         """Classify uint8 [N, H, W, C] of the model's shape, N at least 1.
 
         Raises:
-            RequestError: the queue is full, or cannot hold so many images.
+            RequestError: the queue is full (503), or smaller than the request (413).
         """
         return _join(await self.batcher.submit(images))
 
     async def explain(self, image: np.ndarray, class_id: int) -> np.ndarray | None:
-        """Grad-CAM of an image, uint8 [H, W, C]: float32 [H, W] from 0 to 1; None if it is not available."""
+        """Grad-CAM of an image, uint8 [H, W, C]: float32 [H, W] from 0 to 1; None if not available."""
         explainer = self.model.explainer
         return None if explainer is None else await self.in_thread(explainer.explain, image, class_id)
 
     async def in_decoder(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Decode something in a thread."""
+        """Call a function in a thread for decoding."""
         call = functools.partial(function, *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._decoders, call)
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run something slow in a thread."""
+        """Call a slow function in another thread."""
         return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
 
     async def drift_report(self) -> DriftReport:
@@ -181,7 +181,7 @@ class Service:
         return report
 
     def _predict(self, images: np.ndarray) -> Answers:
-        """Classify a batch, in the model's thread; image by image, scores and metrics would cost more."""
+        """Classify a batch, in the model's thread, and compute scores and metrics for all of it at once."""
         model = self.model
         started = time.perf_counter()
         predictions = model.artefact.predict(images)
@@ -214,7 +214,7 @@ class Service:
     def _keep(self, images: np.ndarray, folder: Path) -> None:
         """Store unfamiliar images as the network saw them, up to the limit."""
         try:
-            # One thread at a time, or two would both count before either writes.
+            # Otherwise two threads could both count before either writes.
             with self._keeping:
                 folder.mkdir(parents=True, exist_ok=True)
                 held = sum(1 for path in folder.iterdir() if path.suffix == ".png")
@@ -234,7 +234,7 @@ class Service:
         failure = self.holder.failure
         if failure is not None:
             self.metrics.loads.labels("refused").inc()
-            logger.warning("The new model was refused, the old one stays in service. %s", failure)
+            logger.warning("The new model was refused; the old one stays in service. %s", failure)
             return
         self._count_load()
         logger.warning("Version %d is in service: %s.", self.model.version, self.model.warm_up)
@@ -257,16 +257,16 @@ class Service:
                 pass
         except (OSError, ValueError) as error:
             self.metrics.webhook_failures.inc()
-            # The rest of the address may be a secret, as with Slack.
+            # The rest of the URL may be a secret, as with Slack.
             host = urllib.parse.urlsplit(address).hostname
             logger.warning("--alert-webhook on %s cannot be reached: %s", host, error)
 
 
 async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
-    """Run a step again and again until cancelled. An exception is logged and does not end the loop."""
+    """Run a step every few seconds until cancelled; exceptions are logged."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await step()
         except Exception:
-            logger.exception("A task in the background failed; it runs again in %g s.", seconds)
+            logger.exception("A background task failed. It runs again in %g s.", seconds)

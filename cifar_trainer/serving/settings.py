@@ -15,14 +15,14 @@ class Limits:
 
     Attributes:
         body_bytes: size of one body, also after decompression.
-        json_bytes: size of the JSON in it. Python answers nobody else while it is split into images.
+        json_bytes: size of the JSON in it. Splitting it into images blocks all other requests.
         bodies_bytes: size of all bodies that are being read or answered.
         header_bytes: size of a request's line and headers.
-        header_seconds: from the start of a connection, or of a further request, to the end of its headers.
-        request_seconds: from the headers to the end of the answer.
-        idle_seconds: how long a connection may wait for its next request.
-        connections: how many may be open. Beyond that, the one idle longest is closed, or else the slowest
-            upload.
+        header_seconds: time from the start of a connection, or of its next request, to the end of headers.
+        request_seconds: time from the headers to the end of the answer.
+        idle_seconds: time that a connection may wait for its next request.
+        connections: number of open connections. For one more, the longest idle one is closed, or else the
+            slowest upload.
         image_pixels: width times height of an image.
     """
 
@@ -39,10 +39,10 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The arguments of `serve`, and the limits.
+    """The arguments of `serve` (see there), and the limits.
 
     Attributes:
-        watch_seconds: seconds between two looks for a new version.
+        watch_seconds: seconds between two checks for a new version.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Settings:
     max_batch_size: int = 64
     batch_timeout_ms: float = 0.0
     max_enqueued_batches: int = 16
-    # Secrets stay out of logs and tracebacks; a webhook's URL often is one.
+    # Secrets stay out of logs and tracebacks. A webhook's URL often is one.
     api_key: str | None = dataclasses.field(default=None, repr=False)
     watch: bool = False
     watch_seconds: float = 1.0
@@ -73,4 +73,4 @@ class Settings:
         if self.alert_webhook is not None:
             address = urllib.parse.urlsplit(self.alert_webhook)
             if address.scheme not in ("http", "https") or not address.hostname:
-                raise UsageError("--alert-webhook is not an http:// or https:// address.")
+                raise UsageError("--alert-webhook is not an http:// or https:// URL.")

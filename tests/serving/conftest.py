@@ -25,7 +25,7 @@ def server() -> Iterator[Running]:
 @pytest.fixture
 def client(server: Running) -> Iterator[httpx.Client]:
     """An HTTP client of it."""
-    with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as opened:
+    with httpx.Client(base_url=server.url, timeout=20, trust_env=False, verify=False) as opened:
         yield opened
 
 

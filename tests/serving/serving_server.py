@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,19 +10,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 
-from cifar_trainer.artefacts.baseline import make_baseline
+from cifar_trainer.artefacts.baseline import Baseline, make_baseline
 from cifar_trainer.artefacts.formats import Artefact, Predictions, softmax
 from cifar_trainer.artefacts.source import Source
 from cifar_trainer.images import Preprocessing
-from cifar_trainer.metrics import fit_thresholds
+from cifar_trainer.metrics import Thresholds, fit_thresholds
 from cifar_trainer.serving.model import ServedModel
 from cifar_trainer.serving.monitoring import DriftMonitor
 from cifar_trainer.serving.server import listen, make_server
 from cifar_trainer.serving.service import Service
 from cifar_trainer.serving.settings import Settings
 
+#: Shared, because a client of its own for each request costs more than the request. It keeps no connection
+#: open, so that a server does not wait for it when it stops.
+web = httpx.Client(
+    timeout=20, trust_env=False, verify=False, limits=httpx.Limits(max_keepalive_connections=0)
+)
 CLASSES = ("red", "green", "blue")
 SHAPE = (8, 8, 3)
 
@@ -97,18 +104,23 @@ def until(condition: Callable[[], Any], seconds: float = 10.0) -> bool:
     return True
 
 
+@functools.cache
+def _ordinary() -> tuple[Thresholds | None, Baseline]:
+    """Thresholds and the baseline of ordinary images."""
+    images = images_of(600)
+    logits = ColourModel().predict(images).logits
+    return fit_thresholds(logits), make_baseline(images, logits, 1.0)
+
+
 def served(model: ColourModel, version: int = 1, **parts: Any) -> ServedModel:
     """A model in service, with thresholds and a baseline of ordinary images."""
-    images = images_of(600)
-    logits = model.predict(images).logits
-    model.sizes.clear()
-    model.working.clear()
+    thresholds, baseline = _ordinary()
     values: dict[str, Any] = {
         "artefact": model,
         "version": version,
         "source": Source(Path("model"), None, None),
-        "thresholds": fit_thresholds(logits),
-        "monitor": DriftMonitor(make_baseline(images, logits, 1.0), CLASSES),
+        "thresholds": thresholds,
+        "monitor": DriftMonitor(baseline, CLASSES),
         "warm_up": "tested",
     }
     return ServedModel(**{**values, **parts})

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from serving_server import Running, running, until
+from serving_server import Running, running, until, web
 
 from cifar_trainer.errors import UsageError
 from cifar_trainer.serving.settings import Settings
@@ -23,13 +23,13 @@ def test_without_the_key_only_the_page_and_the_probes_answer(png: bytes) -> None
     paths = ["/metrics", "/monitoring", "/v1/models/colours", "/v2/models/colours", "/predict", "/nothing"]
     with running(api_key="secret") as server:
         for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Basic secret"}):
-            refused = [httpx.get(server.url + path, headers=headers) for path in paths]
+            refused = [web.get(server.url + path, headers=headers) for path in paths]
             assert {answer.status_code for answer in refused} == {401}
             assert all(answer.json()["error"] for answer in refused)
         for path in ("/", "/v2/health/live", "/v2/health/ready"):
-            assert httpx.get(server.url + path).status_code == 200
+            assert web.get(server.url + path).status_code == 200
         for headers in ({"Authorization": "Bearer secret"}, {"X-API-Key": "secret"}):
-            assert httpx.post(f"{server.url}/predict", content=png, headers=headers).status_code == 200
+            assert web.post(f"{server.url}/predict", content=png, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_without_the_key_only_the_page_and_the_probes_answer(png: bytes) -> None
 )  # fmt: skip
 def test_a_name_that_is_not_the_server_s_is_refused_as_host(server: Running, host: str, status: int) -> None:
     # With DNS rebinding, evil.example resolves to 127.0.0.1, and its page could read the answers.
-    assert httpx.get(f"{server.url}/v2/models/colours", headers={"Host": host}).status_code == status
+    assert web.get(f"{server.url}/v2/models/colours", headers={"Host": host}).status_code == status
 
 
 def test_any_host_can_be_allowed() -> None:
     with running(allowed_hosts=("*",)) as server:
-        assert httpx.get(server.url, headers={"Host": "any.example"}).status_code == 200
+        assert web.get(server.url, headers={"Host": "any.example"}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_page_of_another_site_cannot_make_a_browser_send_images(
 ) -> None:
     headers = {"Host": "localhost:8501", "Content-Type": "text/plain", **headers}
     before = server.service.model.monitor.report().images
-    answer = httpx.post(f"{server.url}/predict", content=png, headers=headers)
+    answer = web.post(f"{server.url}/predict", content=png, headers=headers)
     assert answer.status_code == status
     assert server.service.model.monitor.report().images == before + (status == 200)
 

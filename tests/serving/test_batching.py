@@ -4,10 +4,9 @@ import asyncio
 import concurrent.futures
 from collections.abc import Iterator
 
-import httpx
 import numpy as np
 import pytest
-from serving_server import SHAPE, images_of, running, until
+from serving_server import SHAPE, images_of, running, until, web
 
 from cifar_trainer.serving.batching import Batcher
 from cifar_trainer.serving.errors import RequestError
@@ -93,7 +92,7 @@ def test_requests_that_wait_make_one_batch_and_beyond_the_queue_are_503(png: byt
     with running(max_batch_size=2, max_enqueued_batches=2) as server:
         server.model.hold.clear()
         with concurrent.futures.ThreadPoolExecutor() as threads:
-            ask = lambda: httpx.post(f"{server.url}/predict", content=png, timeout=20)  # noqa: E731
+            ask = lambda: web.post(f"{server.url}/predict", content=png, timeout=20)  # noqa: E731
             answers = [threads.submit(ask)]
             assert server.model.working.wait(10)
             answers += [threads.submit(ask) for _ in range(4)]
@@ -109,7 +108,7 @@ def test_requests_that_wait_make_one_batch_and_beyond_the_queue_are_503(png: byt
 def test_a_large_request_is_split_into_batches() -> None:
     with running(max_batch_size=2) as server:
         images = images_of(5)
-        answer = httpx.post(server.url + PREDICT, json={"instances": images.tolist()})
+        answer = web.post(server.url + PREDICT, json={"instances": images.tolist()})
         ids = [row["class_id"] for row in answer.json()["predictions"]]
         assert server.model.sizes == [2, 2, 1]
     assert ids == images.mean(axis=(1, 2)).argmax(axis=1).tolist()
@@ -119,6 +118,6 @@ def test_a_batch_waits_for_more_as_long_as_it_may() -> None:
     with running(batch_timeout_ms=500) as server:
         with concurrent.futures.ThreadPoolExecutor() as threads:
             body = {"instances": np.zeros((1, *SHAPE), int).tolist()}
-            ask = lambda: httpx.post(server.url + PREDICT, json=body)  # noqa: E731
+            ask = lambda: web.post(server.url + PREDICT, json=body)  # noqa: E731
             assert {each.result().status_code for each in [threads.submit(ask) for _ in range(3)]} == {200}
         assert len(server.model.sizes) < 3

@@ -14,11 +14,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from command_line import INTERPRETER, RunCli, command, environment, start_command
-from serving_server import until
+from serving_server import until, web
 
 from cifar_trainer.images import encode_png
 
@@ -130,7 +129,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once_and_without_a_traceback(model:
             with socket.create_connection(("127.0.0.1", port)) as client:
                 client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
                 # Who came later is answered: the half request has been taken up.
-                assert httpx.get(f"http://127.0.0.1:{port}/metrics").is_success
+                assert web.get(f"http://127.0.0.1:{port}/metrics").is_success
                 process.send_signal(signal.SIGINT)
                 with pytest.raises(subprocess.TimeoutExpired):
                     process.wait(1)

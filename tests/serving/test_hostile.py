@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from serving_server import SHAPE, Running, images_of, running
+from serving_server import SHAPE, Running, images_of, running, web
 
 from cifar_trainer.images import encode_png
 from cifar_trainer.serving.api import bodies, tensorflow_serving
@@ -74,7 +73,7 @@ def note_threads(monkeypatch: pytest.MonkeyPatch, target: Any, name: str) -> set
 def test_large_json_is_not_decoded_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as server:
         seen = note_threads(monkeypatch, tensorflow_serving, "_parse")
-        answer = httpx.post(server.url + PREDICT, json={"instances": images_of(200).tolist()})
+        answer = web.post(server.url + PREDICT, json={"instances": images_of(200).tolist()})
     assert answer.status_code == 200
     assert seen == {False}
 
@@ -88,8 +87,8 @@ def test_images_of_any_size_are_not_decoded_in_the_event_loop(
     with running() as server:
         seen = note_threads(monkeypatch, Preprocessing, "decode")
         answers = [
-            httpx.post(f"{server.url}/predict", content=png * size),
-            httpx.post(f"{server.url}/predict", files={"image": png * size}),
+            web.post(f"{server.url}/predict", content=png * size),
+            web.post(f"{server.url}/predict", files={"image": png * size}),
         ]
     assert {answer.status_code for answer in answers} == {200}
     assert seen == {False}
@@ -104,11 +103,9 @@ def test_the_images_of_a_request_are_counted_before_any_is_decoded(monkeypatch: 
         file = {"b64": "AAAA"}
         tensor = {"name": "images", "datatype": "UINT8", "shape": [5, *SHAPE], "data": pixels}
         answers = [
-            httpx.post(server.url + PREDICT, json={"instances": pixels}),
-            httpx.post(
-                server.url + PREDICT, json={"signature_name": "serving_bytes", "instances": [file] * 5}
-            ),
-            httpx.post(server.url + INFER, json={"inputs": [tensor]}),
+            web.post(server.url + PREDICT, json={"instances": pixels}),
+            web.post(server.url + PREDICT, json={"signature_name": "serving_bytes", "instances": [file] * 5}),
+            web.post(server.url + INFER, json={"inputs": [tensor]}),
         ]
     assert [answer.status_code for answer in answers] == [413, 413, 413]
     assert decoded == []
@@ -126,7 +123,7 @@ def test_the_images_of_a_request_are_counted_before_any_is_decoded(monkeypatch: 
     ],
 )
 def test_a_value_of_another_type_is_400_and_named(server: Running, path: str, body: dict[str, Any]) -> None:
-    answer = httpx.post(server.url + path, json=body)
+    answer = web.post(server.url + path, json=body)
     assert answer.status_code == 400
     assert re.search("Expected `.*`, got `", answer.json()["error"])
 
@@ -134,8 +131,8 @@ def test_a_value_of_another_type_is_400_and_named(server: Running, path: str, bo
 def test_a_compressed_body_is_decompressed_up_to_the_limit(server: Running) -> None:
     body = json.dumps({"instances": images_of(3).tolist()}).encode()
     headers = {"Content-Encoding": "gzip"}
-    good = httpx.post(server.url + PREDICT, content=gzip.compress(body), headers=headers)
-    bomb = httpx.post(server.url + PREDICT, content=gzip.compress(b" " * 2**24), headers=headers)
+    good = web.post(server.url + PREDICT, content=gzip.compress(body), headers=headers)
+    bomb = web.post(server.url + PREDICT, content=gzip.compress(b" " * 2**24), headers=headers)
     assert (good.status_code, bomb.status_code) == (200, 413)
 
 
@@ -144,7 +141,7 @@ def test_an_image_of_more_pixels_than_the_server_decodes_is_refused(png: bytes) 
 
     large = encode_png(np.zeros((30, 40, 3), np.uint8))
     with running(limits=Limits(image_pixels=1000)) as server:
-        answers = [httpx.post(f"{server.url}/predict", content=content) for content in (png, large)]
+        answers = [web.post(f"{server.url}/predict", content=content) for content in (png, large)]
     assert [answer.status_code for answer in answers] == [200, 400]
     assert "at most 1,000" in answers[1].json()["error"]
 
@@ -166,11 +163,11 @@ def test_an_image_that_is_slow_to_decode_does_not_hold_up_the_others(
     monkeypatch.setattr(Preprocessing, "decode", slow)
     with running() as server:
         thread = threading.Thread(
-            target=httpx.post, args=(f"{server.url}/predict",), kwargs={"content": png + b"slow"}
+            target=web.post, args=(f"{server.url}/predict",), kwargs={"content": png + b"slow"}
         )
         thread.start()
         assert started.wait(10)
-        assert httpx.get(f"{server.url}/v2/health/live").is_success
-        assert httpx.post(f"{server.url}/predict", content=png).is_success
+        assert web.get(f"{server.url}/v2/health/live").is_success
+        assert web.post(f"{server.url}/predict", content=png).is_success
         release.set()
         thread.join(20)

@@ -9,10 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served, until
+from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served, until, web
 
 from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.images import Preprocessing, encode_png
@@ -57,7 +56,7 @@ def test_images_without_drift_raise_no_alarm_however_rare_their_classes(classes:
     images = np.zeros((LEAST, *SHAPE), np.uint8)
     baseline = Baseline(counts, {"confidence": confidence}, ())
     alarms = []
-    for _ in range(200):
+    for _ in range(30):
         monitor = DriftMonitor(baseline, names)
         monitor.add(images, draw.choice(classes, LEAST, p=shares), draw.uniform(size=LEAST))
         alarms.append(monitor.report().drifted)
@@ -80,7 +79,7 @@ def test_a_small_change_of_the_classes_is_no_drift_and_a_large_one_is() -> None:
 def test_few_images_are_not_compared_and_the_window_holds_the_newest() -> None:
     assert report_on(images_of(LEAST - 1)).tests == ()
     assert report_on(images_of(WINDOW + 7)).images == WINDOW
-    assert DriftMonitor(None, CLASSES).report().reason == "the model's manifest holds no baseline"
+    assert DriftMonitor(None, CLASSES).report().reason == "the model's manifest has no baseline"
 
 
 @contextlib.contextmanager
@@ -107,7 +106,7 @@ def listening() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def ask_about(server: Running, images: np.ndarray) -> None:
     body = {"instances": images.tolist()}
-    httpx.post(f"{server.url}/v1/models/colours:predict", json=body).raise_for_status()
+    web.post(f"{server.url}/v1/models/colours:predict", json=body).raise_for_status()
 
 
 @pytest.fixture
@@ -171,13 +170,13 @@ def test_a_new_model_has_a_window_of_its_own() -> None:
     holder = SimpleNamespace(current=served(ColourModel()), failure=None)
     with running(holder) as server:
         ask_about(server, images_of(200, seed=1) // 2)
-        assert httpx.get(f"{server.url}/monitoring").json()["drifted"]
+        assert web.get(f"{server.url}/monitoring").json()["drifted"]
         # One with fewer classes and another baseline.
         holder.current = served(
             ColourModel(), monitor=DriftMonitor(Baseline((1, 1), {"confidence": (0.5,)}, ()), ("a", "b"))
         )
-        report = httpx.get(f"{server.url}/monitoring")
-        metrics = httpx.get(f"{server.url}/metrics")
+        report = web.get(f"{server.url}/monitoring")
+        metrics = web.get(f"{server.url}/metrics")
     assert (report.status_code, metrics.status_code) == (200, 200)
     assert (report.json()["images"], report.json()["class_counts"]) == (0, {"a": 0, "b": 0})
     assert "cifar_trainer_drifted 0.0" in metrics.text
@@ -187,7 +186,7 @@ def test_a_new_model_has_a_window_of_its_own() -> None:
 def test_no_image_is_stored_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with running() as server:
-        httpx.post(f"{server.url}/predict", content=encode_png(np.zeros(SHAPE, np.uint8)))
+        web.post(f"{server.url}/predict", content=encode_png(np.zeros(SHAPE, np.uint8)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +195,7 @@ def test_unfamiliar_images_are_stored_up_to_the_limit(tmp_path: Path) -> None:
     images = np.stack([np.full(SHAPE, value, np.uint8) for value in range(5)])
     with running(keep_unfamiliar=folder, keep_limit=3) as server:
         for image in images:
-            httpx.post(f"{server.url}/predict", content=encode_png(image))
+            web.post(f"{server.url}/predict", content=encode_png(image))
     # The server has ended, and with it all that it was still to store.
     kept = [Preprocessing(SHAPE).decode(path.read_bytes()).pixels for path in folder.glob("*.png")]
     assert len(kept) == 3

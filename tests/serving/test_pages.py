@@ -8,11 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from browser import SCHEMES, WIDTHS, accessibility_violations, open_browser, use_screen
-from serving_server import ColourModel, Running, images_of, running, served
+from serving_server import ColourModel, Running, images_of, running, served, web
 
 from cifar_trainer.images import encode_png
 
@@ -21,7 +20,7 @@ PREDICT = "/v1/models/colours:predict"
 
 
 def classify(server: Running, images: np.ndarray, **options: Any) -> None:
-    httpx.post(server.url + PREDICT, json={"instances": images.tolist()}, **options).raise_for_status()
+    web.post(server.url + PREDICT, json={"instances": images.tolist()}, **options).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def wait_for(driver: Any, name: str) -> str:
 
 @pytest.mark.parametrize("path", ["/", "/monitoring"])
 def test_a_page_runs_its_own_script_and_nothing_else(server: Running, path: str) -> None:
-    answer = httpx.get(server.url + path, headers=HTML)
+    answer = web.get(server.url + path, headers=HTML)
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
     assert policy["connect-src"] == "'self'"
@@ -70,7 +69,7 @@ def test_the_monitoring_page_draws_the_shares_of_the_classes() -> None:
     with running() as server:
         images = images_of(200, seed=3)
         classify(server, images)
-        page = httpx.get(f"{server.url}/monitoring", headers=HTML).text
+        page = web.get(f"{server.url}/monitoring", headers=HTML).text
         baseline = server.service.model.monitor.baseline
     assert baseline is not None
     now = np.bincount(images.mean(axis=(1, 2)).argmax(axis=1)) / 200
@@ -86,18 +85,18 @@ def test_the_monitoring_page_draws_the_shares_of_the_classes() -> None:
 def test_the_monitoring_page_tells_drift_in_words_and_without_drift_that_there_is_none(
     server: Running,
 ) -> None:
-    dark = httpx.get(f"{server.url}/monitoring", headers=HTML).text
+    dark = web.get(f"{server.url}/monitoring", headers=HTML).text
     with running() as other:
         classify(other, images_of(500, seed=1))
-        ordinary = httpx.get(f"{other.url}/monitoring", headers=HTML).text
+        ordinary = web.get(f"{other.url}/monitoring", headers=HTML).text
     assert "the images are darker" in dark
     assert "No drift from the validation images." in ordinary
 
 
 def test_the_monitoring_page_shows_requests_errors_version_and_weights(server: Running) -> None:
-    httpx.post(f"{server.url}/predict", content=b"not an image")
-    page = httpx.get(f"{server.url}/monitoring", headers=HTML).text
-    state = httpx.get(f"{server.url}/monitoring").json()["server"]
+    web.post(f"{server.url}/predict", content=b"not an image")
+    page = web.get(f"{server.url}/monitoring", headers=HTML).text
+    state = web.get(f"{server.url}/monitoring").json()["server"]
     assert state["last_minute"]["errors"] >= 1
     assert state["last_minute"]["requests"] >= 2
     assert 0 < state["last_minute"]["p50_ms"] <= state["last_minute"]["p99_ms"]
@@ -110,8 +109,8 @@ def test_names_cannot_put_markup_into_a_page() -> None:
     model.classes = ("<img src=x onerror=alert(1)>", "green", "blue")
     holder = SimpleNamespace(current=served(model), failure=None)
     with running(holder, name="<b>x") as server:
-        httpx.post(f"{server.url}/v1/models/<b>x:predict", json={"instances": images_of(5).tolist()})
-        pages = [httpx.get(server.url + path, headers=HTML).text for path in ("/", "/monitoring")]
+        web.post(f"{server.url}/v1/models/<b>x:predict", json={"instances": images_of(5).tolist()})
+        pages = [web.get(server.url + path, headers=HTML).text for path in ("/", "/monitoring")]
     for page in pages:
         assert "<b>" not in page
         assert "<img src=x" not in page
@@ -120,8 +119,8 @@ def test_names_cannot_put_markup_into_a_page() -> None:
 @pytest.mark.parametrize("path", ["/monitoring", "/metrics"])
 def test_without_the_key_a_browser_gets_a_page_that_asks_for_it_and_shows_nothing(path: str) -> None:
     with running(api_key="secret") as server:
-        answer = httpx.get(server.url + path, headers=HTML)
-        page = httpx.get(server.url, headers=HTML)
+        answer = web.get(server.url + path, headers=HTML)
+        page = web.get(server.url, headers=HTML)
     assert answer.status_code == 401
     assert 'type="password"' in answer.text
     assert "script-src" in answer.headers["Content-Security-Policy"]
@@ -193,7 +192,7 @@ def test_the_page_can_be_used_by_keyboard(server: Running, driver: Any) -> None:
 def test_with_a_key_every_link_works_after_it_was_entered_once(driver: Any, png: bytes) -> None:
     with running(api_key="secret") as server:
         headers = {"X-API-Key": "secret"}
-        httpx.post(f"{server.url}/predict", content=png, headers=headers).raise_for_status()
+        web.post(f"{server.url}/predict", content=png, headers=headers).raise_for_status()
         driver.get(server.url)
         driver.find_element("link text", "Monitoring").click()
         driver.find_element("id", "secret").send_keys("wrong\n")

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served
+from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served, web
 
 from cifar_trainer.artefacts.source import Source
 from cifar_trainer.serving.api.bodies import to_list
@@ -113,7 +113,7 @@ def test_what_is_not_there_is_404_with_an_error(client: httpx.Client, path: str)
         (b'{"instances": []}', "one or more images"),
         (b'{"instances": 3}', "got `int`"),
         (json.dumps({"instances": np.full((1, *SHAPE), 256).tolist()}).encode(), "<= 255"),
-        (b'{"signature_name": "serving_bytes", "instances": [{"b64": "data:,AA"}]}', "data: address"),
+        (b'{"signature_name": "serving_bytes", "instances": [{"b64": "data:,AA"}]}', "data: URL"),
         (b'{"instances": [[1, 2], [3]]}', "instances[0]: Expected `array`, got `int`"),
         (b'{"instances": [[1, 2, 3]]}', "shape"),
         (b'{"instances": ["red"]}', "got `str`"),
@@ -220,9 +220,9 @@ def test_whether_a_model_is_ready_is_told_with_its_name(client: httpx.Client) ->
 def test_a_model_without_thresholds_does_not_list_unfamiliar() -> None:
     holder = SimpleNamespace(current=served(ColourModel(), thresholds=None), failure=None)
     with running(holder) as server:
-        outputs = {each["name"] for each in httpx.get(f"{server.url}/v2/models/colours").json()["outputs"]}
-        metadata = httpx.get(f"{server.url}{MODEL}/metadata").text
-        answer = httpx.post(server.url + INFER, json={"inputs": [tensor(images_of(1))]}).json()
+        outputs = {each["name"] for each in web.get(f"{server.url}/v2/models/colours").json()["outputs"]}
+        metadata = web.get(f"{server.url}{MODEL}/metadata").text
+        answer = web.post(server.url + INFER, json={"inputs": [tensor(images_of(1))]}).json()
     answered = {each["name"] for each in answer["outputs"]}
     assert "unfamiliar" not in outputs
     assert "unfamiliar" not in metadata
@@ -236,9 +236,9 @@ def test_answers_and_metrics_tell_the_weights(png: bytes) -> None:
         current=served(ColourModel(), source=Source(Path("model"), None, manifest)), failure=None
     )
     with running(holder) as server:
-        answer = httpx.post(f"{server.url}/predict", content=png).json()
-        metadata = httpx.get(f"{server.url}/v2/models/colours").json()
-        metrics = httpx.get(f"{server.url}/metrics").text
+        answer = web.post(f"{server.url}/predict", content=png).json()
+        metadata = web.get(f"{server.url}/v2/models/colours").json()
+        metrics = web.get(f"{server.url}/metrics").text
     assert answer["weights_sha256"] == metadata["parameters"]["weights_sha256"] == "ab" * 32
     assert f'sha256="{"ab" * 32}",version="1"' in metrics
 

@@ -1,8 +1,8 @@
-"""Request bodies to arrays and image files, and answers to JSON.
+"""Converts request bodies to arrays and image files, and answers to JSON.
 
-Decoding JSON holds Python's global lock, and with it all other requests. So msgspec skips the images at
-first. Their commas tell how many there are and where each ends: all have the same number. Then each image is
-decoded by itself, against a type with its shape and range, which refuses what was cut in another place.
+Decoding JSON holds Python's global lock and so blocks all other requests. Therefore msgspec first skips the
+images. All have the same number of commas, which tell how many images there are and where each ends. Then
+each is decoded separately, against a type with its shape and range, which refuses text cut elsewhere.
 """
 
 import base64
@@ -27,13 +27,13 @@ from cifar_trainer.serving.service import Answers, Service
 
 T = TypeVar("T")
 
-#: Larger bodies are decoded in a thread; for smaller ones the thread would cost more.
+#: Larger bodies are decoded in a thread. For smaller ones, the thread costs more than the decoding.
 _SMALL_BYTES = 64 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-#: Integers, and floating-point numbers without a fraction, which NumPy and Keras send.
+#: Integers, also as floating-point numbers, which NumPy and Keras send.
 _Pixel = Annotated[int, Meta(ge=0, le=255)] | Annotated[float, Meta(ge=0, le=255, multiple_of=1)]
 
-#: The outputs: their types in the Open Inference Protocol and in TensorFlow.
+#: The outputs, with their types in the Open Inference Protocol and in TensorFlow.
 OUTPUTS = {
     "logits": ("FP32", "DT_FLOAT"),
     "probabilities": ("FP32", "DT_FLOAT"),
@@ -48,7 +48,7 @@ async def parse_body(service: Service, request: Request, parse: Callable[[bytes]
     """Decompress a request's body and parse it, in a thread unless it is small.
 
     Raises:
-        RequestError: 415, the encoding is unknown; 413, it is too large; 400, and whatever `parse` raises.
+        RequestError: 415, the encoding is unknown; 413, it is too large; 400, it is damaged; or from `parse`.
     """
     body = await request.body()
     encoding = request.headers.get("content-encoding", "identity").lower()
@@ -83,7 +83,7 @@ def _decompress(body: bytes, encoding: str, most: int) -> bytes:
 
 
 def parse_json(text: bytes | memoryview | Raw, kind: type[T], what: str = "JSON Value") -> T:
-    """JSON of a given type.
+    """Decode JSON of a given type.
 
     Raises:
         RequestError: 400, with the place of the mistake.
@@ -97,7 +97,7 @@ def parse_json(text: bytes | memoryview | Raw, kind: type[T], what: str = "JSON 
 
 
 def parse_request(service: Service, text: bytes, kind: type[T]) -> T:
-    """The JSON of a request.
+    """Decode the JSON of a request.
 
     Raises:
         RequestError: 413, it is too large; 400, it is malformed.
@@ -113,14 +113,14 @@ def parse_request(service: Service, text: bytes, kind: type[T]) -> T:
 
 
 class NamedImage(msgspec.Struct, Generic[T], forbid_unknown_fields=True):
-    """`{"images": …}`, an image in a list."""
+    """`{"images": …}`: an image with its input's name."""
 
     images: T
 
 
 @functools.lru_cache(maxsize=8)
 def _decoder(shape: tuple[int, ...], named: bool) -> "msgspec.json.Decoder[Any]":
-    """Decodes nested lists of exactly this shape, and stops at the first mistake."""
+    """Decodes nested lists of exactly this shape."""
     kind: Any = _Pixel
     for size in reversed(shape):
         kind = Annotated[list[kind], Meta(min_length=size, max_length=size)]
@@ -130,17 +130,17 @@ def _decoder(shape: tuple[int, ...], named: bool) -> "msgspec.json.Decoder[Any]"
 def parse_images(
     service: Service, raw: Raw, what: str, *, named: bool = False, flat: bool = False
 ) -> np.ndarray:
-    """A JSON list of images as uint8 [N, H, W, C].
+    """Decode a JSON list of images: uint8 [N, H, W, C].
 
     Args:
-        service: whose model gives the shape, and whose queue the largest number of images.
+        service: its model gives the shape, its queue the maximum number of images.
         raw: valid JSON.
-        what: names it in messages.
+        what: the list's name in messages.
         named: whether an image may also be an object, `{"images": …}`.
-        flat: whether the list holds the numbers of all images, row by row.
+        flat: whether the list is flat: the numbers of all images, row by row.
 
     Raises:
-        RequestError: 413, there are too many; 400, one has another shape, or other values.
+        RequestError: 413, there are too many images; 400, one has the wrong shape or values.
     """
     if first_byte(raw) != b"[":
         parse_json(raw, list, what)
@@ -168,27 +168,21 @@ def parse_images(
 
 
 def first_byte(raw: Raw) -> bytes:
-    """The first byte of a JSON value, which tells its kind; nothing if it is missing."""
+    """The first byte of a JSON value, which tells its type; empty if there is no value."""
     return bytes(memoryview(raw)[:1])
 
 
 class EncodedImage(msgspec.Struct, forbid_unknown_fields=True):
-    """`{"b64": "…"}`, an image file in base64."""
+    """`{"b64": "…"}`: an image file in base64."""
 
     b64: str
 
 
 def parse_files(service: Service, raw: Raw, kind: type[T], what: str) -> list[T]:
-    """A JSON list of image files.
-
-    Args:
-        service: whose queue gives the largest number.
-        raw: valid JSON.
-        kind: of an element.
-        what: names it in messages.
+    """Decode a JSON list of image files, each an element of type `kind`.
 
     Raises:
-        RequestError: 413, there are too many; 400, one is of another kind.
+        RequestError: 413, there are too many; 400, one has another type.
     """
     # Base64 has no comma.
     service.batcher.check_size(bytes(raw).count(b",") + 1)
@@ -196,13 +190,13 @@ def parse_files(service: Service, raw: Raw, kind: type[T], what: str) -> list[T]
 
 
 def decode_base64(text: str, what: str) -> bytes:
-    """Base64, also URL-safe and without padding.
+    """Decode base64, standard or URL-safe, with or without padding.
 
     Raises:
         RequestError: 400, it is not base64.
     """
     if text[:5].lower() == "data:":
-        raise bad_request(f"{what} is a data: address. Expected the base64 after its comma only.")
+        raise bad_request(f"{what} is a data: URL. Expected only the base64 after its comma.")
     try:
         standard = text.encode("ascii").translate(bytes.maketrans(b"-_", b"+/"))
         return base64.b64decode(standard + b"=" * (-len(standard) % 4), validate=True)
@@ -211,7 +205,7 @@ def decode_base64(text: str, what: str) -> bytes:
 
 
 async def decode_files(service: Service, images: np.ndarray | list[bytes], what: str) -> np.ndarray:
-    """Pixels as they are, and image files as uint8 [N, H, W, C].
+    """Decode image files to uint8 [N, H, W, C]; pixels are returned unchanged.
 
     Raises:
         RequestError: 400, one is not an image.
@@ -224,7 +218,7 @@ async def decode_files(service: Service, images: np.ndarray | list[bytes], what:
 
 
 def outputs_of(model: ServedModel) -> dict[str, tuple[str, str, list[int]]]:
-    """The outputs that a model has, with types and shape: without thresholds, no `unfamiliar`."""
+    """A model's outputs, each with its types and shape. Without thresholds, there is no `unfamiliar`."""
     rows = [-1, len(model.artefact.classes)]
     return {
         name: (*kinds, rows if name in ("logits", "probabilities") else [-1])
@@ -234,19 +228,19 @@ def outputs_of(model: ServedModel) -> dict[str, tuple[str, str, list[int]]]:
 
 
 def columns(answers: Answers) -> dict[str, Any]:
-    """The answers by output: arrays, and a list of class names."""
+    """The answers by output: arrays, and for `class_name` a list."""
     return {name: getattr(answers, name) for name in outputs_of(answers.model)}
 
 
 def to_list(values: Any) -> list[Any]:
-    """An array as JSON values; float32 with the nine digits that tell it apart from its neighbours."""
+    """An array as JSON values. A float32 has nine digits, which identify it."""
     if not isinstance(values, np.ndarray):
         return list(values)
     if values.dtype != np.float32:
         return list(values.tolist())
     wide = values.astype(np.float64)
     digits = 8 - np.floor(np.log10(np.where(wide == 0, 1, np.abs(wide))))
-    # Of a power of ten that is exact, a quotient is the float64 nearest to the decimal number.
+    # Powers of ten up to 1e22 are exact, so the quotient is the float64 nearest to the decimal number.
     scale = 10.0 ** np.clip(digits, 0, 22)
     return list((np.round(wide * scale) / scale).tolist())
 

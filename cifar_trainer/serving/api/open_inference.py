@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, over HTTP; KServe's and Triton's clients speak it.
+"""The Open Inference Protocol, version 2, over HTTP, for clients of KServe and Triton.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 With its extension for binary tensors:
@@ -36,7 +36,7 @@ from cifar_trainer.serving.service import Answers, Service
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _EXPECTED = 'Expected one input: "images", UINT8, or "image_bytes", BYTES, base64 of image files.'
-#: The list of outputs is short.
+#: Maximum size of the list of outputs.
 _OUTPUTS_BYTES = 16 * 1024
 
 
@@ -49,7 +49,7 @@ class TensorParameters(msgspec.Struct):
 
 
 class InputTensor(msgspec.Struct):
-    """An input. The data are decoded once their number is known."""
+    """An input. Its data are decoded once the number of images is checked."""
 
     name: str
     datatype: str
@@ -59,7 +59,7 @@ class InputTensor(msgspec.Struct):
 
 
 class OutputTensor(msgspec.Struct):
-    """An output that the client asks for."""
+    """A requested output."""
 
     name: str
     parameters: TensorParameters = msgspec.field(default_factory=TensorParameters)
@@ -191,7 +191,7 @@ def _parse_data(service: Service, tensor: InputTensor, binary: bytes) -> np.ndar
     what = "inputs[0].data"
     images: np.ndarray | list[bytes]
     if is_pixels:
-        # Flat, row by row, as the protocol allows beside nested lists.
+        # The protocol allows nested lists, and flat ones, row by row.
         flat = bytes(memoryview(tensor.data)[1:64]).lstrip()[:1] != b"["
         images = parse_images(service, tensor.data, what, flat=flat)
     else:
@@ -203,7 +203,7 @@ def _parse_data(service: Service, tensor: InputTensor, binary: bytes) -> np.ndar
 
 
 def _binary_strings(binary: bytes, count: int) -> list[bytes]:
-    """Byte strings, each after its length in 4 bytes, least byte first."""
+    """Split byte strings; each follows its length, 4 bytes in little-endian order."""
     strings: list[bytes] = []
     place = 0
     while place < len(binary) and len(strings) <= count:
@@ -211,7 +211,7 @@ def _binary_strings(binary: bytes, count: int) -> list[bytes]:
         strings.append(binary[place + 4 : place + 4 + length])
         place += 4 + length
     if place != len(binary) or len(strings) != count:
-        raise bad_request(f"inputs[0] does not hold {count} byte strings with their lengths.")
+        raise bad_request(f"inputs[0] is not {count} byte strings, each after its length.")
     return strings
 
 
@@ -268,7 +268,7 @@ def _strings_to_binary(strings: list[str]) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
 
 
-#: How the protocol lays out each type in bytes.
+#: The binary form of each type.
 _BINARY: dict[str, Callable[[Any], bytes]] = {
     "FP32": lambda values: bytes(values.astype("<f4").tobytes()),
     "INT64": lambda values: bytes(values.astype("<i8").tobytes()),

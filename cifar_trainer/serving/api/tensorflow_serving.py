@@ -34,7 +34,7 @@ _PIXELS, _FILES = "serving_default", "serving_bytes"
 
 
 class PredictRequest(msgspec.Struct):
-    """The body of `:predict`. The images are decoded once the signature is known."""
+    """The body of `:predict`. Its images are decoded once the signature is known."""
 
     signature_name: str | None = None
     instances: Raw = msgspec.field(default_factory=Raw)
@@ -42,20 +42,20 @@ class PredictRequest(msgspec.Struct):
 
 
 class NamedFile(msgspec.Struct, forbid_unknown_fields=True):
-    """`{"b64": "…"}`, or the same as `image_bytes`."""
+    """`{"b64": "…"}` or `{"image_bytes": {"b64": "…"}}`."""
 
     image_bytes: EncodedImage | None = None
     b64: str | None = None
 
 
 class ImagesColumn(msgspec.Struct, forbid_unknown_fields=True):
-    """`inputs` of the signature for pixels."""
+    """`inputs` for pixels."""
 
     data: Raw = msgspec.field(name="images")
 
 
 class FilesColumn(msgspec.Struct, forbid_unknown_fields=True):
-    """`inputs` of the signature for image files."""
+    """`inputs` for image files."""
 
     data: Raw = msgspec.field(name="image_bytes")
 
