@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.serving.api.bodies import json_response
 from cifar_trainer.serving.monitoring import DriftReport
 from cifar_trainer.serving.service import Service
@@ -88,7 +89,7 @@ def routes(service: Service) -> list[Route]:
                 service.settings.name,
                 report=report,
                 server=server,
-                shares=_class_shares(service, report),
+                shares=_class_shares(report, service.model.monitor.baseline),
             )
         return json_response(report.to_json() | {"server": server})
 
@@ -115,24 +116,11 @@ def _server_state(service: Service) -> dict[str, Any]:
     }
 
 
-def _class_shares(service: Service, report: DriftReport) -> list[dict[str, Any]]:
-    """For each class, its shares of the newest and of the validation images, and the widths of its bars."""
-    baseline = service.model.monitor.baseline
+def _class_shares(report: DriftReport, baseline: Baseline | None) -> list[tuple[str, float, float | None]]:
+    """Each class with its shares of the newest and of the validation images; empty without images."""
     if not report.images:
         return []
     now = [count / report.images for count in report.class_counts.values()]
-    before: list[float | None] = [None] * len(now)
-    if baseline is not None:
-        total = sum(baseline.class_counts)
-        before = [count / total for count in baseline.class_counts]
-    largest = max(share for share in (*now, *before) if share is not None)
-    return [
-        {
-            "name": name,
-            "now": share,
-            "now_width": f"{100 * share / largest:.1f}%",
-            "before": earlier,
-            "before_width": None if earlier is None else f"{100 * earlier / largest:.1f}%",
-        }
-        for name, share, earlier in zip(report.class_counts, now, before, strict=True)
-    ]
+    counts = baseline.class_counts if baseline else ()
+    before: list[float | None] = [count / sum(counts) for count in counts] or [None] * len(now)
+    return list(zip(report.class_counts, now, before, strict=True))
