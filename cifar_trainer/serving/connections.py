@@ -34,9 +34,11 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
         _began = 0.0
         #: Bytes of this request's line, headers and trailers.
         _header_bytes = 0
-        #: All bytes of this request, and of the piece that it began with; a piece that also holds the end of
-        #: the request before it does not count.
-        _request_bytes = _piece_bytes = 0
+        #: All bytes of this request, with the framing of chunks. Those that arrived together with the end of
+        #: the previous request do not count.
+        _request_bytes = 0
+        #: Bytes that arrived last; 0 if a request was being answered then.
+        _piece_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)

@@ -90,7 +90,7 @@ def measured(
                 '%s "%s %s" %d %.1f ms %s',
                 *(client, method, printable(scope["path"]), status, 1000 * seconds, request_id),
             )
-            # Its traceback refers to this frame, and to those that hold the body.
+            # Break the cycle with this frame: its traceback keeps the body alive.
             problem = None
 
     return call

@@ -115,7 +115,7 @@ def _warm_up_images(path: Path, artefact: Artefact, baseline: Baseline | None) -
         return np.stack([artefact.preprocessing.decode(png).pixels for png in pngs])
     except (ImageError, ValueError) as error:
         raise RunError(
-            f"{path.parent / MANIFEST_FILE} holds a damaged image: {error} "
+            f"{path.parent / MANIFEST_FILE} contains a damaged image: {error} "
             "Export the model again with: cifar-trainer export --force"
         ) from error
 

@@ -142,8 +142,8 @@ class DriftReport:
 
     Attributes:
         images: images in the window.
-        window: how many it can hold.
-        least: how many are needed for a test.
+        window: maximum number of images in it.
+        least: number of images needed for a test.
         tests: one for each measure; empty if `reason` is set.
         class_counts: images in the window by predicted class.
         reason: why nothing was tested.

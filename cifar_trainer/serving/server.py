@@ -224,7 +224,7 @@ def find_holder(port: int) -> str | None:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             for descriptor in (process / "fd").iterdir():
-                # One that was closed meanwhile does not end the search.
+                # A descriptor that was just closed does not end the search.
                 with contextlib.suppress(OSError):
                     if str(descriptor.readlink()) in sockets:
                         words = (process / "cmdline").read_bytes().split(b"\0")

@@ -31,7 +31,7 @@ def client(server: Running) -> Iterator[httpx.Client]:
 
 @pytest.fixture(autouse=True)
 def _unfrozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers exempt what exists from garbage collection; the process of the tests goes on after them."""
+    """Servers exempt all objects from garbage collection; the tests' process must not."""
     monkeypatch.setattr(gc, "freeze", lambda: None)
 
 

@@ -37,8 +37,8 @@ class ColourModel(Artefact):
     """Says which colour an image has most of.
 
     Attributes:
-        sizes: of the batches that it was given.
-        hold: where cleared, it waits.
+        sizes: of its batches so far.
+        hold: the model waits while this is cleared.
     """
 
     format = "test"

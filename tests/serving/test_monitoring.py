@@ -1,4 +1,4 @@
-"""Drift: noticed where there is some, and not where there is none; and what is kept of images."""
+"""Drift: an alarm if there is some, and none otherwise; and which images are stored."""
 
 import contextlib
 import http.server
