@@ -7,7 +7,7 @@
 `labels` flips a share of the training labels to other classes, at random, and prints the precision and
 recall of the suspects. `copies` adds altered copies of training images, and prints how many of each kind are
 found. `whole` runs the command on CIFAR-10 as it is, in a temporary folder. Each prints its time, its peak
-memory and the machine. `--images` takes the first images only.
+memory and the machine. `--images` takes a random sample only.
 """
 
 import argparse
@@ -84,14 +84,15 @@ KINDS: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
 
 
 def limited(dataset: Dataset, images: int | None) -> Dataset:
-    """A data set with the first images of each split, in the splits' proportion."""
+    """A data set with a random sample of each split, in the splits' proportion."""
     if images is None:
         return dataset
-    total = len(dataset.train) + len(dataset.test)
-    parts = {name: np.arange(images * len(getattr(dataset, name)) // total) for name in ("train", "test")}
-    return dataclasses.replace(
-        dataset, **{name: getattr(dataset, name).take(indices) for name, indices in parts.items()}
-    )
+    total, draw, parts = len(dataset.train) + len(dataset.test), np.random.default_rng(SEED), {}
+    for name in ("train", "test"):
+        split = getattr(dataset, name)
+        # Prepared images may be sorted by their names: the first ones would be too much alike.
+        parts[name] = split.take(np.sort(draw.permutation(len(split))[: images * len(split) // total]))
+    return dataclasses.replace(dataset, **parts)
 
 
 def measure_labels(dataset: Dataset, flipped: float) -> dict[str, Any]:
