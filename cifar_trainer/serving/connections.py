@@ -25,7 +25,6 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
     """
     #: Connections without a request, longest idle first.
     idle: collections.OrderedDict[Any, None] = collections.OrderedDict()
-    opened: set[Any] = set()
 
     class LimitedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -42,8 +41,7 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            opened.add(self)
-            if len(opened) > limits.connections and not self._make_room():
+            if len(self.connections) > limits.connections and not self._make_room():
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "All connections are in use. Try again later.")
                 return
             idle[self] = None
@@ -58,6 +56,7 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
                 idle.popitem(last=False)[0].transport.abort()
                 return True
             now = self.loop.time()
+            opened: set[Any] = self.connections
             uploads = [each for each in opened if each is not self and each.upload_seconds(now)]
             if not uploads:
                 return False
@@ -95,7 +94,6 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
                 self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            opened.discard(self)
             idle.pop(self, None)
             self._stop_timer()
             super().connection_lost(exc)
