@@ -103,6 +103,20 @@ def test_the_benchmark_measures_the_noise_that_it_simulates(simulation: ModuleTy
     assert found.systematic < 0.05
 
 
+def test_the_benchmark_measures_the_noise_of_a_recipe_with_itself(simulation: ModuleType) -> None:
+    """Images of 90 % are always or never right; a tenth, by chance; seeds differ by 2 points."""
+    random = np.random.default_rng(0)
+    certain = random.random(50_000)
+    runs = []
+    for _ in range(40):
+        indices = random.choice(50_000, 5000, replace=False)
+        chance = random.random(5000) + 0.2 * random.standard_normal() < 0.5
+        runs.append((indices, np.where(certain[indices] < 0.1, chance, certain[indices] < 0.6)))
+    found = simulation.measure_alone(runs, 50_000)
+    assert found.discordance == pytest.approx(0.1 * 2 * (0.25 - 0.2**2), abs=0.01)
+    assert found.seeds == pytest.approx(2**0.5 * 0.02, rel=0.3)
+
+
 @pytest.fixture
 def make_groups(trained_run: Path, data_dir: Path, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     """Two groups' folders with runs of these accuracies, as if they had been trained and evaluated."""
