@@ -80,8 +80,9 @@ def simulation() -> ModuleType:
     return module
 
 
-# Measured on recorded runs: see docs/check.md.
-MEASURED = {"seeds": 0.0035, "discordance": 0.18, "systematic": 0.1, "images": 5000, "pool": 50_000}
+#: Five seeds of `tutorial --schedule cosine --epochs 4` (docs/check.md). Their accuracies differ by no more
+#: than their held-out images explain.
+MEASURED = {"seeds": 0.0, "discordance": 0.146, "systematic": 0.0, "images": 5000, "pool": 50_000}
 
 
 def test_a_recipe_is_seldom_better_than_itself_and_five_seeds_find_one_point(simulation: ModuleType) -> None:
