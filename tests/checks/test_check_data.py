@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def test_the_page_shows_the_pictures_and_needs_no_other_file(checked: tuple[Path
     page = (checked[0] / "pets" / "check" / "report.html").read_text()
     assert "train/blue/0.png" in page
     assert page.count('src="data:image/png') >= 3
+    assert re.search(r"All labels that\s+may be wrong", page)
     assert 'src="http' not in page
 
 
