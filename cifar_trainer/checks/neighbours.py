@@ -68,7 +68,7 @@ def find_pairs(
         on_progress: called with (done, total) after each block of images.
     """
     colours = thumbnails(images, MIDDLE)
-    grey = thumbnails(images, FINE).mean(axis=3, dtype=np.float32)
+    grey = thumbnails(images, FINE, grey=True)[..., 0]
     release_pages(images)
     area, zoom = _area(MIDDLE, COARSE), _enlarge(MIDDLE, (1 - _SEARCH_ZOOM) / 2, _SEARCH_ZOOM)
     plain, enlarged = (_both_axes(matrix, colours) for matrix in (area, area @ zoom))
@@ -98,14 +98,21 @@ def find_pairs(
     return Pairs(first[best], second[best], similarity[best])
 
 
-def thumbnails(images: np.ndarray, size: int) -> np.ndarray:
-    """Means over equal parts of each image: float32 [N, size, size, C] of uint8 [N, H, W, C]."""
+def thumbnails(images: np.ndarray, size: int, *, grey: bool = False) -> np.ndarray:
+    """Means over equal parts of each image: float32 [N, size, size, C] of uint8 [N, H, W, C].
+
+    Args:
+        images: of any size.
+        size: width and height of the thumbnails.
+        grey: average the channels; C is 1.
+    """
     down, across = (_area(length, size) for length in images.shape[1:3])
-    made = np.empty((len(images), size, size, images.shape[3]), np.float32)
+    made = np.empty((len(images), size, size, 1 if grey else images.shape[3]), np.float32)
     for start in range(0, len(images), _BLOCK):
-        rows = np.einsum(
-            "ih,nhwc->niwc", down, images[start : start + _BLOCK].astype(np.float32), optimize=True
-        )
+        block = images[start : start + _BLOCK].astype(np.float32)
+        if grey:
+            block = block.mean(axis=3, keepdims=True)
+        rows = np.einsum("ih,nhwc->niwc", down, block, optimize=True)
         made[start : start + _BLOCK] = np.einsum("jw,niwc->nijc", across, rows, optimize=True)
     return made
 
