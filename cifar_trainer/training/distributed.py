@@ -295,7 +295,6 @@ class ProcessGroup:
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
         # Operations that use this token run one at a time, in the same order everywhere, as NCCL requires.
         self._token = tf.Variable(0.0, trainable=False)
-        # TensorFlow never releases an operation's key, so eager sums share one key per shape.
         self._eager_sum = tf.function(self._sum, autograph=False, reduce_retracing=False)
         self.sum_numbers(1.0)
 
@@ -326,7 +325,7 @@ class ProcessGroup:
     def sum_numbers(self, *numbers: float) -> list[float]:
         import tensorflow as tf
 
-        return list(map(float, self._eager_sum(tf.constant(numbers, tf.float64)).numpy()))
+        return list(map(float, self._sum(tf.constant(numbers, tf.float64)).numpy()))
 
     def broadcast(self, compute: Callable[[], np.ndarray]) -> np.ndarray:
         import tensorflow as tf
@@ -334,7 +333,7 @@ class ProcessGroup:
         values = compute() if self.is_chief else np.zeros((0, 0), np.float32)
         shape = [int(size) for size in self.sum_numbers(*values.shape)]
         mine = values if self.is_chief else np.zeros(shape, np.float32)
-        result: np.ndarray = self._eager_sum(tf.constant(mine)).numpy()
+        result: np.ndarray = self._sum(tf.constant(mine)).numpy()
         return result
 
     def broadcast_json(self, content: Any) -> Any:
@@ -384,6 +383,9 @@ class ProcessGroup:
     def _sum(self, values: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
 
+        # TensorFlow never releases an operation's key: take one for each shape, not for each call.
+        if tf.executing_eagerly():
+            return self._eager_sum(values)
         return tf.raw_ops.CollectiveReduceV2(
             input=values,
             group_size=self.count,

@@ -63,6 +63,32 @@ def test_a_process_that_does_not_start_is_named_and_the_others_do_not_wait_for_e
         distributed.ProcessGroup(distributed.Cluster((mine, missing), 0), gpu=False)
 
 
+def test_sums_between_steps_take_no_new_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow keeps each key for the life of the process. The sum itself is a stand-in."""
+    keys: list[int] = []
+
+    def reduce(*, input: tf.Tensor, instance_key: int, **_: object) -> tf.Tensor:
+        keys.append(instance_key)
+        return input
+
+    monkeypatch.setattr(tf.raw_ops, "CollectiveReduceV2", reduce)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda resolver: None)
+    monkeypatch.setattr(distributed, "_await_listeners", lambda cluster: None)
+    group = distributed.ProcessGroup(distributed.Cluster(free_addresses(2), 0), gpu=False)
+    weights = [keras.Variable(np.ones((2, 3), np.float32)), keras.Variable(np.ones(5, np.float32))]
+    for epoch in range(4):
+        group.sum_numbers(True, epoch)
+        group.broadcast(lambda: np.full((4, 10), epoch, np.float32))  # noqa: B023
+        assert group.broadcast_json({"epoch": epoch, "message": "x" * epoch}) == {
+            "epoch": epoch, "message": "x" * epoch,
+        }  # fmt: skip
+        group.broadcast_variables(weights)
+        if epoch == 0:
+            after_one_epoch = len(keys)
+    assert len(keys) == after_one_epoch
+    assert len(set(keys)) == len(keys), "each operation of a program has its own"
+
+
 def variables(count: int) -> list[dict[str, str]]:
     addresses = free_addresses(count)
     return [{"TF_CONFIG": tf_config(addresses, rank)} if count > 1 else {} for rank in range(count)]
