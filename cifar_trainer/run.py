@@ -210,15 +210,11 @@ class _Decided:
 
 
 @dataclasses.dataclass(frozen=True)
-class _ExtensionsOfConfig:
-    extensions: tuple[Extension, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _DataOfConfig:
+class _RestOfConfig:
     """The part of config.json besides the settings."""
 
     data: DataRecord
+    extensions: tuple[Extension, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,59 +250,34 @@ class _Evaluated:
     unfamiliar: _Unfamiliar | None = None
 
 
+class _Inside:
+    """The path of a file or folder in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "Run", owner: type) -> Path:
+        return run.path / self._name
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run's folder. Creating this object does not touch the disk."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.py"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.csv"
-
-    @property
-    def result(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def failure(self) -> Path:
-        return self.path / "failure.json"
-
-    @property
-    def test_looks(self) -> Path:
-        return self.path / "test_looks.jsonl"
-
-    @property
-    def decisions(self) -> Path:
-        return self.path / "decisions.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model.keras"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def export(self) -> Path:
-        return self.path / "export"
+    config = _Inside("config.json")
+    recipe = _Inside("recipe.py")
+    environment = _Inside("environment.json")
+    history = _Inside("history.csv")
+    result = _Inside("result.json")
+    failure = _Inside("failure.json")
+    test_looks = _Inside("test_looks.jsonl")
+    decisions = _Inside("decisions.jsonl")
+    checkpoints = _Inside("checkpoints")
+    model = _Inside("model.keras")
+    tensorboard = _Inside("tensorboard")
+    export = _Inside("export")
 
     def evaluation(self, split: str) -> Path:
         return self.path / "evaluation" / split
@@ -321,11 +292,11 @@ class Run:
 
     def read_data(self) -> DataRecord:
         """The data set that the run was trained on."""
-        return files.read_json(self.config, _DataOfConfig, remedy=_TRAIN_AGAIN).data
+        return files.read_json(self.config, _RestOfConfig, remedy=_TRAIN_AGAIN).data
 
     def read_extensions(self) -> tuple[Extension, ...]:
         """The resumes with more epochs, in order."""
-        return files.read_json(self.config, _ExtensionsOfConfig, remedy=_TRAIN_AGAIN).extensions
+        return files.read_json(self.config, _RestOfConfig, remedy=_TRAIN_AGAIN).extensions
 
     def read_environment(self) -> dict[str, Any]:
         """The versions, device and command line of the training."""
@@ -509,15 +480,15 @@ class Run:
     # Locking: only one process at a time trains a run.
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold the run's lock while the block runs.
+    def hold(self) -> "Iterator[Run]":
+        """Hold the run's lock while the block runs; gives the run.
 
         Raises:
             RunError: another process holds it.
         """
         try:
             with locks.lock(self.path / LOCK_NAME):
-                yield
+                yield self
         except locks.LockedError as error:
             holder = error.holder or "another process"
             raise RunError(

@@ -16,7 +16,7 @@ from cifar_trainer.data.store import load_dataset
 from cifar_trainer.devices import Device
 from cifar_trainer.errors import TrainingError
 from cifar_trainer.model import LogitsFunction
-from cifar_trainer.recipes.tutorial import TUTORIAL
+from cifar_trainer.recipes import RECIPES
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.settings import RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
@@ -38,7 +38,9 @@ class Told(TrainingReporter):
 
 
 @pytest.fixture
-def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | None, Told]]:
+def start(
+    small_runs: None, small_data: Path, tmp_path: Path
+) -> Callable[..., tuple[TrainResult | None, Told]]:
     """Train 320 synthetic pictures for two epochs in this process, in `tmp_path / "run"`."""
 
     def run(told: Told | None = None) -> tuple[TrainResult | None, Told]:
@@ -46,10 +48,11 @@ def start(data_dir: Path, tmp_path: Path) -> Callable[..., tuple[TrainResult | N
         (tmp_path / "run").mkdir(exist_ok=True)
         config = Settings("tutorial", "synthetic", 2, 32, 0.001, limit=320)
         options = RuntimeOptions(checkpoint_every=1e-9)
-        dataset = load_dataset(data_dir, "synthetic")
-        trainer = trainers.open_trainer(
-            config, TUTORIAL, dataset, Run(tmp_path / "run"), None, CPU, told, options
-        )
+        dataset = load_dataset(small_data, "synthetic")
+        trainer = trainers.Trainer(
+            config, RECIPES["tutorial"], dataset, Run(tmp_path / "run"), CPU, None,
+            options=options, reporter=told,
+        )  # fmt: skip
         trainers.train([trainer], should_stop=lambda: False)
         if trainer.error is not None:
             raise trainer.error
@@ -85,7 +88,7 @@ def test_memory_that_does_not_hold_the_images_is_named_too(
         raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
 
     monkeypatch.setattr(trainers, "assemble", exhausted)
-    with pytest.raises(TrainingError, match="not have enough memory for 2,320 images"):
+    with pytest.raises(TrainingError, match="not have enough memory for 400 images"):
         start()
     assert json.loads((tmp_path / "run" / "failure.json").read_text())["step"] == 1
 
@@ -103,10 +106,10 @@ def test_a_watched_loss_that_is_not_finite_ends_the_run_and_is_saved_nowhere(
 
 
 def test_a_gpu_that_is_not_there_is_named_and_never_replaced_by_the_cpu(
-    run_cli: RunCli, data_dir: Path, tmp_path: Path
+    run_cli: RunCli, small_data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    arguments = ["--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", run, "--device", "gpu"]
+    arguments = ["--dataset", "synthetic", "--data-dir", small_data, "--run-dir", run, "--device", "gpu"]
     done = run_cli(["train", *arguments])
     assert done.returncode == 5
     assert done.stdout == ""
@@ -116,11 +119,11 @@ def test_a_gpu_that_is_not_there_is_named_and_never_replaced_by_the_cpu(
 
 
 def test_a_disk_that_fills_up_keeps_the_checkpoints_that_are_there(
-    run_cli: RunCli, data_dir: Path, mount: Callable[[str], Path]
+    run_cli: RunCli, small_data: Path, mount: Callable[[str], Path]
 ) -> None:
     """Two checkpoints fit on the disk, the third beside them does not."""
     run = mount("size=4m") / "run"
-    arguments = ["--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", run]
+    arguments = ["--dataset", "synthetic", "--data-dir", small_data, "--run-dir", run]
     done = run_cli(["train", *arguments, "--limit", 320, "--epochs", 4, "--checkpoint-every", 0.01])
     assert done.returncode == 1, done.stderr
     assert "No space left on device" in done.stderr
@@ -167,19 +170,19 @@ def small_run(data_dir: Path, run: Path) -> list[str]:
     return command("train", *data, "--epochs", 2, "--run-dir", run)
 
 
-def test_a_run_whose_streams_are_closed_trains_to_its_end(data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_whose_streams_are_closed_trains_to_its_end(small_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    closed = ["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bash", *small_run(data_dir, run)]
+    closed = ["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bash", *small_run(small_data, run)]
     assert subprocess.run(closed, check=False, timeout=300, env=environment()).returncode == 0
     assert json.loads((run / "result.json").read_text())["epochs"] == 2
 
 
-def test_a_run_whose_terminal_goes_away_trains_to_its_end(data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_whose_terminal_goes_away_trains_to_its_end(small_data: Path, tmp_path: Path) -> None:
     """A live bar on a terminal of which nobody holds the other end: each write to it fails with EIO."""
     run = tmp_path / "run"
     ours, theirs = os.openpty()
     process = subprocess.Popen(
-        small_run(data_dir, run), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+        small_run(small_data, run), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
         start_new_session=True, env=environment({"TERM": "xterm"}),
     )  # fmt: skip
     os.close(theirs)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cifar_trainer import __version__, process
 from cifar_trainer.devices import cuda, machine
-from cifar_trainer.devices.start import Device, tf32_enabled, threads
+from cifar_trainer.devices.start import Device, threads
 
 #: Entries that can change the last bits of a result, with their names in messages.
 _AFFECTS_RESULT = {
@@ -46,6 +46,8 @@ def versions() -> dict[str, str]:
 
 def describe_environment(device: Device) -> dict[str, Any]:
     """The content of environment.json, as JSON types."""
+    import tensorflow as tf
+
     return {
         "started_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         # Not sys.argv: in a notebook or script, that is another program's command and may contain secrets.
@@ -63,9 +65,9 @@ def describe_environment(device: Device) -> dict[str, Any]:
             "description": device.description,
             "count": device.count,
         },
-        "threads": {"inter_op": threads().inter_op, "intra_op": threads().intra_op},
+        "threads": threads(),
         "onednn": onednn_enabled(),
-        "tf32": device.kind == "gpu" and tf32_enabled(),
+        "tf32": device.kind == "gpu" and bool(tf.config.experimental.tensor_float_32_execution_enabled()),
         "cuda": _cuda(device),
     }
 

@@ -20,19 +20,6 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Threads:
-    """TensorFlow's thread pools.
-
-    Attributes:
-        inter_op: number of operations that run in parallel.
-        intra_op: number of threads within an operation.
-    """
-
-    inter_op: int
-    intra_op: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Device:
     """The device in use.
 
@@ -82,10 +69,15 @@ def start(
     """
     prepare(onednn=onednn, verbose=verbose)
     chosen = choose_device(device or ("auto" if settings is None else settings.device), nth_gpu)
-    configure_threads(split=split)
+    _configure_threads(split)
+    import tensorflow as tf
+
     if settings is not None and settings.deterministic:
-        enable_determinism()
-    _set_tf32(settings is not None and settings.precision == "tf32")
+        tf.config.experimental.enable_op_determinism()
+    # By default, TensorFlow uses TF32 on NVIDIA's Ampere and later: factors with 10 bits of mantissa.
+    tf.config.experimental.enable_tensor_float_32_execution(
+        settings is not None and settings.precision == "tf32"
+    )
     return chosen
 
 
@@ -209,14 +201,11 @@ def _captured_stderr() -> Iterator[None]:
             os.close(stderr)
 
 
-def configure_threads(*, split: bool) -> Threads:
-    """Let two operations run in parallel; returns the threads in use.
+def _configure_threads(split: bool) -> None:
+    """Let two operations run in parallel: the halves of a batch, with half of the cores each, if `split`.
 
-    Has no effect if TensorFlow has already started.
-
-    Args:
-        split: whether these operations are the halves of a batch, with half of the cores each. Otherwise
-            operations mostly run sequentially, and each gets all cores.
+    Otherwise operations mostly run sequentially, and each gets all cores. Has no effect if TensorFlow has
+    already started.
     """
     import tensorflow as tf
 
@@ -224,41 +213,16 @@ def configure_threads(*, split: bool) -> Threads:
         tf.config.threading.set_inter_op_parallelism_threads(2)
         cores = usable_cores()
         tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // 2) if split else cores)
-    return threads()
 
 
-def threads() -> Threads:
-    """TensorFlow's thread counts; 0 means TensorFlow's default."""
+def threads() -> dict[str, int]:
+    """TensorFlow's numbers of threads between and within operations; 0 means TensorFlow's default."""
     import tensorflow as tf
 
-    return Threads(
-        tf.config.threading.get_inter_op_parallelism_threads(),
-        tf.config.threading.get_intra_op_parallelism_threads(),
-    )
-
-
-def _set_tf32(enabled: bool) -> None:
-    """Enable or disable TF32, in which a GPU rounds the factors of products to 10 bits of mantissa.
-
-    TensorFlow enables it by default, on NVIDIA's Ampere and later; a CPU never uses it.
-    """
-    import tensorflow as tf
-
-    tf.config.experimental.enable_tensor_float_32_execution(enabled)
-
-
-def tf32_enabled() -> bool:
-    """Whether products of float32 may be computed in TF32."""
-    import tensorflow as tf
-
-    return bool(tf.config.experimental.tensor_float_32_execution_enabled())
-
-
-def enable_determinism() -> None:
-    """Allow only deterministic operations from now on."""
-    import tensorflow as tf
-
-    tf.config.experimental.enable_op_determinism()
+    return {
+        "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
+        "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
+    }
 
 
 def choose_device(name: str, nth_gpu: int | None = None) -> Device:

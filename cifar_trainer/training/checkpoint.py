@@ -56,6 +56,8 @@ def assign_variables(variables: "Sequence[keras.Variable]", values: Sequence[np.
 FORMAT = 2
 KEEP = 2
 _PREFIX = "step-"
+#: The lists of arrays in a checkpoint, and the prefix of their names in arrays.npz.
+_LISTS = {"variables": "variable", "optimizer": "optimizer", "best": "best"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,28 +102,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         OSError: it cannot be written; existing checkpoints are untouched.
     """
     path = folder / f"{_PREFIX}{checkpoint.global_step:08d}"
-    arrays = {
-        "losses": checkpoint.losses,
-        "correct": checkpoint.correct,
-        **{f"variable_{i:04d}": value for i, value in enumerate(checkpoint.variables)},
-        **{f"optimizer_{i:04d}": value for i, value in enumerate(checkpoint.optimizer)},
-        **{f"best_{i:04d}": value for i, value in enumerate(checkpoint.best)},
-    }
+    arrays = {"losses": checkpoint.losses, "correct": checkpoint.correct}
+    for name, prefix in _LISTS.items():
+        arrays |= {f"{prefix}_{i:04d}": value for i, value in enumerate(getattr(checkpoint, name))}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    state = {
-        name: getattr(checkpoint, name)
-        for name in (
-            "epoch",
-            "step",
-            "global_step",
-            "history",
-            "clock",
-            "identity",
-            "digests",
-            "ended_of",
-        )
-    }
+    names = [field.name for field in dataclasses.fields(Checkpoint)]
+    state = {name: getattr(checkpoint, name) for name in names if name not in ("losses", "correct", *_LISTS)}
     with files.atomic_folder(path, replace=True) as partial:
         (partial / "arrays.npz").write_bytes(buffer.getbuffer())
         (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
@@ -185,14 +172,11 @@ def _decode(state_json: bytes, arrays_npz: bytes) -> Checkpoint:
     state["digests"] = {int(epoch): digest for epoch, digest in state.get("digests", {}).items()}
     with np.load(io.BytesIO(arrays_npz), allow_pickle=False) as arrays:
         names = sorted(arrays.files)
-        return Checkpoint(
-            variables=[arrays[name] for name in names if name.startswith("variable_")],
-            optimizer=[arrays[name] for name in names if name.startswith("optimizer_")],
-            best=[arrays[name] for name in names if name.startswith("best_")],
-            losses=arrays["losses"],
-            correct=arrays["correct"],
-            **state,
-        )
+        lists: dict[str, Any] = {
+            name: [arrays[each] for each in names if each.startswith(f"{prefix}_")]
+            for name, prefix in _LISTS.items()
+        }
+        return Checkpoint(losses=arrays["losses"], correct=arrays["correct"], **lists, **state)
 
 
 def load_step(folder: Path, global_step: int) -> Checkpoint:

@@ -295,7 +295,7 @@ class ProcessGroup:
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
         # Operations that use this token run one at a time, in the same order everywhere, as NCCL requires.
         self._token = tf.Variable(0.0, trainable=False)
-        self._eager_sum = tf.function(self._sum, autograph=False, reduce_retracing=False)
+        self._eager_sums: dict[Any, Callable[[tf.Tensor], tf.Tensor]] = {}
         self.sum_numbers(1.0)
 
     def shard(self, batch: int) -> tuple[int, int]:
@@ -383,9 +383,13 @@ class ProcessGroup:
     def _sum(self, values: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
 
-        # TensorFlow never releases an operation's key: take one for each shape, not for each call.
         if tf.executing_eagerly():
-            return self._eager_sum(values)
+            # TensorFlow never releases an operation's key: take one for each shape, not for each call.
+            kind = (*values.shape, values.dtype)
+            if kind not in self._eager_sums:
+                program = tf.function(self._sum, autograph=False)
+                self._eager_sums[kind] = program.get_concrete_function(values)
+            return self._eager_sums[kind](values)
         return tf.raw_ops.CollectiveReduceV2(
             input=values,
             group_size=self.count,

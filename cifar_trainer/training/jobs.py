@@ -199,7 +199,7 @@ def _train_together(
     replicas: "Replicas",
 ) -> list[TrainResult]:
     """Train runs in one program."""
-    from cifar_trainer.training.trainer import open_trainer, train
+    from cifar_trainer.training.trainer import Trainer, train
 
     recipe = _recipe(parts[0][0])
     with contextlib.ExitStack() as stack:
@@ -211,9 +211,9 @@ def _train_together(
         ]
         stack.enter_context(naming_the_line(None if recipe.file is None else recipe.file.path))
         trainers = [
-            open_trainer(
-                job.config, recipe, dataset, run, checkpoint, device, reporter, options,
-                replicas=replicas,
+            Trainer(
+                job.config, recipe, dataset, run, device, checkpoint,
+                options=options, reporter=reporter, replicas=replicas,
             )
             for (job, dataset, reporter), (run, checkpoint) in zip(parts, opened, strict=True)
         ]  # fmt: skip
@@ -254,7 +254,7 @@ def _open(
         described["replicas"] = replicas.count
     if stacked > 1:
         described["side_by_side"] = stacked
-    with new_run(job.folder, config.recipe) if job.resumed is None else _held(job.resumed) as run:
+    with new_run(job.folder, config.recipe) if job.resumed is None else job.resumed.hold() as run:
         reporter.run_started(run, config, dataset.title, device)
         if job.resumed is not None:
             with writing(run.path, "Make room, or give write access to it."):
@@ -277,12 +277,6 @@ def _open(
             if job.resumed is None:
                 run.discard_unless_trained()
             raise
-
-
-@contextlib.contextmanager
-def _held(run: Run) -> Iterator[Run]:
-    with run.hold():
-        yield run
 
 
 def _extensions(run: Run, config: Settings, checkpoint: Checkpoint | None) -> list[Extension]:
@@ -326,7 +320,7 @@ def _train_as_worker(
         DataError: the chief's data differ.
         RunError: the chief could not start, or no longer responds.
     """
-    from cifar_trainer.training.trainer import open_trainer, train
+    from cifar_trainer.training.trainer import Trainer, train
 
     with replicas.connected(), tempfile.TemporaryDirectory(prefix="cifar-trainer-") as folder:
         chief = replicas.broadcast_json(None)
@@ -344,9 +338,9 @@ def _train_as_worker(
         checkpoint = None
         if job.resumed is not None and chief["step"] is not None:
             checkpoint = checkpoints.load_step(job.resumed.checkpoints, chief["step"])
-        trainer = open_trainer(
-            job.config, recipe, dataset, Run(Path(folder)), checkpoint, device, reporter, options,
-            replicas=replicas,
+        trainer = Trainer(
+            job.config, recipe, dataset, Run(Path(folder)), device, checkpoint,
+            options=options, reporter=reporter, replicas=replicas,
         )  # fmt: skip
         train([trainer], should_stop=options.should_stop, replicas=replicas)
         (result,) = results_of([trainer], [Path(chief["run_dir"])])

@@ -7,7 +7,7 @@ and repeat. Nothing returns to Python or host memory between steps. Each step co
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -76,7 +76,44 @@ class Chunk:
     finite: bool
 
 
-class StepLoop:
+class Program:
+    """What one seed and several have in common: a TensorFlow function of steps on batches of a fixed size.
+
+    Attributes:
+        batch_size: images per step.
+        last_batch: size of an epoch's last batch, including padding.
+        xla: whether XLA compiles the loop.
+    """
+
+    batch_size: int
+    last_batch: int
+    xla: bool
+
+    def _trace(self, run_steps: Callable[..., Any]) -> None:
+        self._run = tf.function(run_steps, autograph=False, jit_compile=self.xla, reduce_retracing=False)
+
+    def compile(self) -> None:
+        """Trace and compile everything that an epoch needs, without running a step."""
+        for batch in {self.batch_size, self.last_batch}:
+            self._steps(0, 0, 0, batch)
+
+    def lowered(self, count: int) -> bytes:
+        """The HLO of `count` full steps, as a serialized HloModuleProto. Runs nothing.
+
+        TensorFlow's text form omits the values of large constants.
+        """
+        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size)
+        serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
+        return serialized
+
+    def _steps(self, start: int, count: int, global_start: int, batch: int) -> list[np.ndarray]:
+        """Losses, correct images and finiteness of `count` steps."""
+        arguments = (tf.constant(number, tf.int32) for number in (start, count, global_start))
+        losses, correct, finite = (values.numpy() for values in self._run(*arguments, batch))
+        return [losses[:count], correct[:count], finite]
+
+
+class StepLoop(Program):
     """Runs training steps of a model on images that it places on the device.
 
     Args:
@@ -99,7 +136,6 @@ class StepLoop:
         model, optimizer, statistics, xla: the arguments.
         streams: the random streams of the seed.
         count: number of training images, N.
-        batch_size: images per step.
         steps: steps per epoch.
     """
 
@@ -135,6 +171,7 @@ class StepLoop:
         # Pad the last batch with images of weight 0, so that XLA compiles only one program. That is wrong if
         # the images of a batch affect each other.
         self._masked = xla and recipe.splittable and self.count % batch_size != 0
+        self.last_batch = batch_size if self._masked else self.count - (self.steps - 1) * batch_size
         self._images = tf.constant(images)
         self._labels = tf.constant(labels)
         # int64: TensorFlow keeps int32 variables in host memory, which a loop compiled by XLA for a GPU
@@ -147,21 +184,7 @@ class StepLoop:
             self._order, tf.constant(augmentation_seed(seed)), tf.constant(layers, tf.int64)
         )
         self._loss = summed_loss(recipe.loss(), variants)
-        self._run = tf.function(self._run_steps, autograph=False, jit_compile=xla, reduce_retracing=False)
-
-    def compile(self) -> None:
-        """Trace and compile everything that an epoch needs, without running a step."""
-        for batch in {self.batch_size, self.last_batch}:
-            self._call(0, 0, 0, batch)
-
-    def lowered(self, count: int) -> bytes:
-        """The HLO of `count` full steps, as a serialized HloModuleProto. Runs nothing.
-
-        TensorFlow's text form omits the values of large constants.
-        """
-        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size)
-        serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
-        return serialized
+        self._trace(self._run_steps)
 
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images: int64 [N], a permutation."""
@@ -207,16 +230,11 @@ class StepLoop:
                 return joined(parts)
         return None
 
-    @property
-    def last_batch(self) -> int:
-        """The size of an epoch's last batch, including padding."""
-        return self.batch_size if self._masked else self.count - (self.steps - 1) * self.batch_size
-
     def _run_chunk(self, start: int, count: int, global_start: int) -> Chunk:
         parts: list[Chunk] = []
         for first, steps, batch in self.calls(start, count):
             if not parts or parts[-1].finite:
-                parts.append(self._call(first, steps, global_start + first - start, batch))
+                parts.append(chunk_of(*self._steps(first, steps, global_start + first - start, batch)))
         return joined(parts)
 
     def calls(self, start: int, count: int) -> list[tuple[int, int, int]]:
@@ -224,15 +242,6 @@ class StepLoop:
         full = count if self._masked else min(count, self.count // self.batch_size - start)
         calls = [(start, full, self.batch_size)] if full > 0 else []
         return calls if full == count else [*calls, (start + full, 1, self.last_batch)]
-
-    def _call(self, start: int, count: int, global_start: int, batch: int) -> Chunk:
-        losses, correct, finite = self._run(
-            tf.constant(start, tf.int32),
-            tf.constant(count, tf.int32),
-            tf.constant(global_start, tf.int32),
-            batch,
-        )
-        return chunk_of(losses.numpy()[:count], correct.numpy()[:count], bool(finite))
 
     def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int) -> Any:
         State = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # noqa: N806
@@ -377,11 +386,11 @@ def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return weights
 
 
-def chunk_of(losses: np.ndarray, correct: np.ndarray, finite: bool) -> Chunk:
+def chunk_of(losses: np.ndarray, correct: np.ndarray, finite: np.ndarray) -> Chunk:
     """A chunk of these steps, up to the first loss that is not finite."""
     faults = np.flatnonzero(~np.isfinite(losses))
     steps = int(faults[0]) + 1 if len(faults) else len(losses)
-    return Chunk(losses[:steps], correct[:steps], finite)
+    return Chunk(losses[:steps], correct[:steps], bool(finite))
 
 
 def joined(parts: list[Chunk]) -> Chunk:

@@ -82,8 +82,11 @@ class SeedReporter(TrainingReporter):
     """
 
     def __init__(self, reporter: TrainingReporter, seed: int, *, leads: bool) -> None:
-        self._reporter, self._seed, self._leads = reporter, seed, leads
+        self._reporter, self._seed = reporter, seed
         self.prepare = reporter.prepare
+        if leads:
+            for method in ("epoch_started", "progress", "phase"):
+                setattr(self, method, getattr(reporter, method))
 
     def note(self, text: str) -> None:
         self._reporter.note(f"seed {self._seed}: {text}")
@@ -93,20 +96,6 @@ class SeedReporter(TrainingReporter):
 
     def run_started(self, run: Run, config: Settings, title: str, device: Device) -> None:
         self._reporter.run_started(run, config, title, device)
-
-    def epoch_started(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        if self._leads:
-            self._reporter.epoch_started(epoch, epochs, step, steps)
-
-    def progress(
-        self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float
-    ) -> None:
-        if self._leads:
-            self._reporter.progress(step, loss, accuracy, images_per_second, seconds_left)
-
-    def phase(self, what: str) -> None:
-        if self._leads:
-            self._reporter.phase(what)
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         self._reporter.epoch_ended({**row, "seed": self._seed}, epochs)

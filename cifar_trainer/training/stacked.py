@@ -20,6 +20,7 @@ from cifar_trainer.training.loop import (
     BLOCK,
     MAX_CHUNK,
     Chunk,
+    Program,
     StepLoop,
     Streams,
     chunk_of,
@@ -37,7 +38,7 @@ _RANDOM_OPERATIONS = (
 )
 
 
-class StackedLoop:
+class StackedLoop(Program):
     """Runs the same steps of several loops that differ only in their seeds.
 
     Args:
@@ -49,24 +50,9 @@ class StackedLoop:
     def __init__(self, loops: Sequence[StepLoop], width: int) -> None:
         self._loops = tuple(loops)
         self._slots = (*loops, *[loops[0]] * (width - len(loops)))
-        self._first = loops[0]
-        self._run = tf.function(
-            self._run_steps, autograph=False, jit_compile=self._first.xla, reduce_retracing=False
-        )
-
-    def compile(self) -> None:
-        """Trace and compile everything that an epoch needs, without running a step."""
-        for batch in {self._first.batch_size, self._first.last_batch}:
-            self._call(0, 0, 0, batch)
-
-    def lowered(self, count: int) -> bytes:
-        """The HLO of `count` full steps, as a serialized HloModuleProto. Runs nothing.
-
-        TensorFlow's text form omits the values of large constants.
-        """
-        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self._first.batch_size)
-        serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
-        return serialized
+        self._first = first = loops[0]
+        self.batch_size, self.last_batch, self.xla = first.batch_size, first.last_batch, first.xla
+        self._trace(self._run_steps)
 
     def run(self, start: int, count: int, global_start: int, members: Sequence[int]) -> list[Chunk]:
         """Run steps of the epoch for all loops.
@@ -80,26 +66,16 @@ class StackedLoop:
         """
         parts: dict[int, list[Chunk]] = {i: [] for i in members}
         for first, steps, batch in self._first.calls(start, count):
-            chunks = self._call(first, steps, global_start + first - start, batch)
+            losses, correct, finite = self._steps(first, steps, global_start + first - start, batch)
             for i, of_member in parts.items():
                 if of_member and not of_member[-1].finite:
                     continue
-                chunk = chunks[i]
+                chunk = chunk_of(losses[:, i], correct[:, i], finite[i])
                 if not chunk.finite:
                     # Its state is that before the call. Find the faulty step as in a single run.
                     (chunk,) = self._loops[i].run(first, steps, global_start + first - start)
                 of_member.append(chunk)
         return [joined(of_member) for of_member in parts.values()]
-
-    def _call(self, start: int, count: int, global_start: int, batch: int) -> list[Chunk]:
-        losses, correct, finite = self._run(
-            tf.constant(start, tf.int32),
-            tf.constant(count, tf.int32),
-            tf.constant(global_start, tf.int32),
-            batch,
-        )
-        columns = zip(losses.numpy()[:count].T, correct.numpy()[:count].T, finite.numpy(), strict=True)
-        return [chunk_of(*column) for column in columns]
 
     def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int) -> Any:
         seeds = len(self._slots)
@@ -130,7 +106,7 @@ class StackedLoop:
 
         buffers = (tf.zeros([MAX_CHUNK, seeds]), tf.zeros([MAX_CHUNK, seeds], tf.int32))
         state = (tf.constant(0), *buffers, *before)
-        if self._first.xla and batch == self._first.batch_size:
+        if self.xla and batch == self.batch_size:
             state = repeat(block, BLOCK, state)
         _, losses, correct, *after = repeat(one, 1, state)
         finite = tf.reduce_all(tf.math.is_finite(losses), axis=0)

@@ -135,11 +135,11 @@ class Trainer:
     """Trains one run, from its first step or a checkpoint, to its result.
 
     Args:
-        loop: computes the steps; has the model and the optimizer.
         config: the run's settings.
-        recipe: its `predict` classifies the validation images.
+        recipe: the settings' recipe.
         dataset: the data.
-        run: where to write checkpoints, history, model and result; locked by the caller.
+        run: where to write checkpoints, history, model and result. The caller has locked it, and has written
+            config.json and environment.json.
         device: computes the steps.
         checkpoint: where to resume; None starts at the first step.
         options: runtime options.
@@ -148,7 +148,7 @@ class Trainer:
             on numbers that another processor may round differently.
 
     Attributes:
-        loop: the argument.
+        loop: computes the steps; has the model and the optimizer.
         step, global_step: number of steps done in this epoch and in the run.
         history: rows of the complete epochs.
         result: the result once the run is finished.
@@ -156,12 +156,13 @@ class Trainer:
         error: why the run failed; None if it did not.
 
     Raises:
-        CheckpointError: `checkpoint` does not fit this model and optimizer.
+        CheckpointError: `checkpoint` does not fit the model and optimizer.
+        TrainingError: the data do not fit into the device's memory; failure.json records this.
+        UsageError: the network cannot be trained by several processes.
     """
 
     def __init__(
         self,
-        loop: StepLoop,
         config: Settings,
         recipe: Recipe,
         dataset: Dataset,
@@ -171,16 +172,26 @@ class Trainer:
         *,
         options: RuntimeOptions,
         reporter: TrainingReporter,
-        replicas: Replicas,
+        replicas: Replicas = SINGLE,
     ) -> None:
-        self.loop = loop
-        self._model, self._optimizer, self._replicas = loop.model, loop.optimizer, replicas
+        run.failure.unlink(missing_ok=True)
         self._config, self._recipe, self._dataset, self._run = config, recipe, dataset, run
         self._device = device
-        self._options, self._reporter = options, reporter
+        self._options, self._reporter, self._replicas = options, reporter, replicas
         self._indices, self._validation = split_for(dataset, config)
-        self._predictor = LogitsFunction(loop.model, recipe.predict)
-        self._validation_images = tf.constant(self._validation.images)
+        try:
+            self.loop = assemble(
+                config, recipe, dataset.train, self._indices,
+                classes=len(dataset.classes), gpu=device.kind == "gpu", replicas=replicas,
+                stacked=options.side_by_side > 1,
+            )  # fmt: skip
+            self._validation_images = tf.constant(self._validation.images)
+        except tf.errors.ResourceExhaustedError as error:
+            failure = self._out_of_memory(checkpoint)
+            write_failure(run, failure)
+            raise failure from error
+        self._model, self._optimizer = self.loop.model, self.loop.optimizer
+        self._predictor = LogitsFunction(self._model, recipe.predict)
         release_pages(self._validation.images)
         self._validation_logits = np.zeros((0, 0), np.float32)
         counts = np.bincount(dataset.train.labels[self._indices])
@@ -217,7 +228,18 @@ class Trainer:
             resumed=checkpoint is not None,
         )
         self._callbacks = keras.callbacks.CallbackList(
-            self._all_callbacks(), model=self._model, epochs=config.epochs, steps=loop.steps, verbose=0
+            self._all_callbacks(), model=self._model, epochs=config.epochs, steps=self.loop.steps, verbose=0
+        )
+
+    def _out_of_memory(self, checkpoint: Checkpoint | None) -> TrainingError:
+        epoch, step = (0, 0) if checkpoint is None else (checkpoint.epoch, checkpoint.step)
+        images = len(self._indices) + len(self._validation)
+        return TrainingError(
+            f"The device does not have enough memory for {images:,} images "
+            f"({images * self._validation.images[0].nbytes / 2**20:,.0f} MiB) and the model. "
+            "Free its memory, train on fewer images with --limit, or use --device cpu.",
+            epoch + 1,
+            step + 1,
         )
 
     def _all_callbacks(self) -> list[keras.callbacks.Callback]:
@@ -372,7 +394,6 @@ class Trainer:
         began = time.monotonic()
         self._callbacks.on_test_begin()
         with self._averaged():
-            self._reporter.phase("validating")
             self._validation_logits = self._validate(self._epoch + 1)
             self._digests[self._epoch + 1] = weights_sha256(self._model)
             weights = read_variables(self._model.weights) if self._config.keep == "best" else []
@@ -607,53 +628,6 @@ class Trainer:
 
     def _not_finite(self, what: str, step: int) -> TrainingError:
         return not_finite(what, self._epoch + 1, step, self.loop.steps, self._config.precision)
-
-
-def open_trainer(
-    config: Settings,
-    recipe: Recipe,
-    dataset: Dataset,
-    run: Run,
-    checkpoint: Checkpoint | None,
-    device: Device,
-    reporter: TrainingReporter,
-    options: RuntimeOptions,
-    *,
-    replicas: Replicas = SINGLE,
-) -> Trainer:
-    """Build a run's network, optimizer and loop, ready to train.
-
-    The caller must have locked the run, and written config.json and environment.json.
-
-    Raises:
-        TrainingError: the data do not fit into the device's memory; failure.json records this.
-        CheckpointError: `checkpoint` does not fit the model and its optimizer.
-        UsageError: the network cannot be trained by several processes.
-    """
-    run.failure.unlink(missing_ok=True)
-    indices, validation = split_for(dataset, config)
-    try:
-        loop = assemble(
-            config, recipe, dataset.train, indices,
-            classes=len(dataset.classes), gpu=device.kind == "gpu", replicas=replicas,
-            stacked=options.side_by_side > 1,
-        )  # fmt: skip
-        return Trainer(
-            loop, config, recipe, dataset, run, device, checkpoint,
-            options=options, reporter=reporter, replicas=replicas,
-        )  # fmt: skip
-    except tf.errors.ResourceExhaustedError as error:
-        epoch, step = (0, 0) if checkpoint is None else (checkpoint.epoch, checkpoint.step)
-        images = len(indices) + len(validation)
-        failure = TrainingError(
-            f"The device does not have enough memory for {images:,} images "
-            f"({images * validation.images[0].nbytes / 2**20:,.0f} MiB) and the model. "
-            "Free its memory, train on fewer images with --limit, or use --device cpu.",
-            epoch + 1,
-            step + 1,
-        )
-        write_failure(run, failure)
-        raise failure from error
 
 
 def write_failure(run: Run, error: TrainingError) -> None:
