@@ -1,5 +1,6 @@
 """What tests share: the command line as a subprocess, and small data and runs made once."""
 
+import dataclasses
 import fcntl
 import importlib.util
 import itertools
@@ -96,6 +97,49 @@ def data_dir(made_once: MakeOnce) -> Path:
     from cifar_trainer.data.prepare import prepare
 
     return made_once("data", lambda folder: prepare("synthetic", folder))
+
+
+@pytest.fixture(scope="session")
+def small_data(made_once: MakeOnce, data_dir: Path) -> Path:
+    """A data folder with 320 training and 80 test images of the synthetic set, under the same name."""
+    from cifar_trainer.data.dataset import ImageSet, Split
+    from cifar_trainer.data.store import load_dataset, write_dataset
+
+    def write(folder: Path) -> None:
+        data = load_dataset(data_dir, "synthetic")
+        counts = {"train": (data.train, 320), "test": (data.test, 80)}
+        splits = {name: Split(s.images[:count], s.labels[:count]) for name, (s, count) in counts.items()}
+        write_dataset(folder / "synthetic", "synthetic", ImageSet(data.classes, splits), "drawn")
+
+    return made_once("small", write)
+
+
+@pytest.fixture(scope="module")
+def small_runs() -> Iterator[None]:
+    """For claims about runs in this process: small networks for two recipes, and no figures."""
+    import keras
+    from keras import layers
+
+    from cifar_trainer.recipes import RECIPES
+    from cifar_trainer.training.tensorboard import EpochImages
+
+    def network(*middle: Callable[[], keras.layers.Layer]) -> Callable[..., keras.Model]:
+        return lambda image_shape, classes: keras.Sequential(
+            [keras.Input(image_shape, dtype="uint8", name="images"), layers.Rescaling(1 / 255),
+             layers.Conv2D(8, 3, name="conv1"), *(make() for make in middle), layers.ReLU(),
+             layers.MaxPooling2D(2), layers.MaxPooling2D(2), layers.Flatten(),
+             layers.Dense(classes, dtype="float32", name="logits")]
+        )  # fmt: skip
+
+    networks = {
+        "tutorial": network(),
+        "regularized": network(layers.BatchNormalization, lambda: layers.Dropout(0.2)),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpochImages, "_draw", lambda *arguments: None)
+        for name, build_model in networks.items():
+            patch.setitem(RECIPES, name, dataclasses.replace(RECIPES[name], build_model=build_model))
+        yield
 
 
 @pytest.fixture(scope="session")

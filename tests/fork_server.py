@@ -31,7 +31,8 @@ from typing import Any, NoReturn
 
 from fork_client import ANSWER, FORWARDED, RUN_IT_YOURSELF
 
-#: Read by the interpreter, TensorFlow, Keras, Matplotlib, the C library ... when they are loaded.
+#: Read by the interpreter, TensorFlow, Keras, Matplotlib, the C library ... when they are loaded. TF_CONFIG,
+#: which names the processes of a cluster, is read later.
 READ_EARLY = (
     "KERAS_", "TF_", "XLA_", "OMP_", "KMP_", "OPENBLAS_", "MKL_", "MPL", "CUDA_", "LD_", "PYTHON", "LC_",
     "LANG", "HOME", "TZ", "MALLOC_",
@@ -74,7 +75,7 @@ def read_early(environment: Mapping[str, str]) -> dict[str, str]:
     found = {
         name: value
         for name, value in environment.items()
-        if name.startswith(READ_EARLY) and PRELOADED.get(name) != value
+        if name.startswith(READ_EARLY) and name != "TF_CONFIG" and PRELOADED.get(name) != value
     }
     if path := found.get("PYTHONPATH"):
         found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path.split(os.pathsep)))

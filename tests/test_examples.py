@@ -21,8 +21,8 @@ def run_script(name: str, *arguments: object, programs: Path, cwd: Path, **env: 
     return done.stdout
 
 
-def test_the_listing_trains_and_prints_its_accuracy(data_dir: Path, tmp_path: Path) -> None:
-    data = ["--data-dir", data_dir, "--dataset", "synthetic"]
+def test_the_listing_trains_and_prints_its_accuracy(small_data: Path, tmp_path: Path) -> None:
+    data = ["--data-dir", small_data, "--dataset", "synthetic"]
     done = run_python([EXAMPLES / "listing.py", *data, "--epochs", 1, "--limit", 320], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^test accuracy: 0\.\d{4}$", done.stdout, re.MULTILINE)
@@ -41,10 +41,10 @@ def test_the_command_line_example_goes_from_prepare_to_export(tmp_path: Path) ->
     ]
 
 
-def test_the_demo_says_that_it_continues_with_synthetic_images(data_dir: Path, tmp_path: Path) -> None:
+def test_the_demo_says_that_it_continues_with_synthetic_images(small_data: Path, tmp_path: Path) -> None:
     """No mirror answers, so CIFAR-10 is not available; the result is still a complete model."""
     env = {
-        "CIFAR_TRAINER_DATA": str(data_dir),
+        "CIFAR_TRAINER_DATA": str(small_data),
         "CIFAR_TRAINER_MIRRORS": "http://127.0.0.1:9/cifar-10-python.tar.gz",
         "DEMO_EPOCHS": "1",
     }

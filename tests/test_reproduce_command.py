@@ -50,21 +50,23 @@ def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
     return train(dataset="synthetic", data_dir=data_dir, run_dir=run, **settings)
 
 
-def test_a_run_that_was_extended_is_reproduced_in_the_same_parts(data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_runs")
+def test_a_run_that_was_extended_is_reproduced_in_the_same_parts(small_data: Path, tmp_path: Path) -> None:
     """Its schedule spanned one epoch at first, then two."""
-    small(data_dir, tmp_path / "run")
+    small(small_data, tmp_path / "run")
     extended = resume(Run(tmp_path / "run"), epochs=2)
     found = reproduce(tmp_path / "run", run_dir=tmp_path / "again")
     assert found.same
     assert found.weights_sha256 == extended.weights_sha256
-    assert small(data_dir, tmp_path / "at once", epochs=2).weights_sha256 != extended.weights_sha256
+    assert small(small_data, tmp_path / "at once", epochs=2).weights_sha256 != extended.weights_sha256
 
 
+@pytest.mark.usefixtures("small_runs")
 def test_a_run_that_was_extended_within_an_epoch_says_that_it_cannot_be_reproduced(
-    data_dir: Path, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+    small_data: Path, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
     with pytest.raises(TrainingStopped):
-        small(data_dir, tmp_path / "run", should_stop=stop_after(1), batch_size=4)
+        small(small_data, tmp_path / "run", should_stop=stop_after(1), batch_size=4)
     resume(tmp_path / "run", epochs=2)
     with pytest.raises(
         RunError, match="cannot be reproduced: it was extended beyond 1 epochs in the middle of an epoch"
@@ -72,8 +74,9 @@ def test_a_run_that_was_extended_within_an_epoch_says_that_it_cannot_be_reproduc
         reproduce(tmp_path / "run", run_dir=tmp_path / "again")
 
 
-def test_a_run_that_a_time_limit_ended_continues_with_a_longer_one(data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_runs")
+def test_a_run_that_a_time_limit_ended_continues_with_a_longer_one(small_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert small(data_dir, run, epochs=2, time_limit=0.001).ended_by == "time limit"
+    assert small(small_data, run, epochs=2, time_limit=0.001).ended_by == "time limit"
     assert resume(Run(run)).epochs == resume(Run(run), time_limit=0.001).epochs == 1
     assert resume(Run(run), time_limit=3600.0).epochs == 2

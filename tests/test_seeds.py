@@ -23,11 +23,11 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def group(
-    run_cli: RunCli, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    run_cli: RunCli, small_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of a group of two seeds, and what `train --json` printed."""
     folder = tmp_path_factory.mktemp("groups") / "two"
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 320, "--device", "cpu"]
+    data = ["--dataset", "synthetic", "--data-dir", small_data, "--limit", 320, "--device", "cpu"]
     done = run_cli(["train", *data, "--epochs", 1, "--seeds", "3,5", "--run-dir", folder, "--json"])
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
@@ -51,20 +51,20 @@ def test_the_mean_is_that_of_the_runs(group: tuple[Path, dict[str, Any]]) -> Non
 
 
 def test_a_seed_of_a_group_gives_the_weights_that_it_gives_alone(
-    run_cli: RunCli, data_dir: Path, tmp_path: Path, group: tuple[Path, dict[str, Any]]
+    run_cli: RunCli, small_data: Path, tmp_path: Path, group: tuple[Path, dict[str, Any]]
 ) -> None:
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 320, "--device", "cpu"]
+    data = ["--dataset", "synthetic", "--data-dir", small_data, "--limit", 320, "--device", "cpu"]
     alone = run_cli(["train", *data, "--epochs", 1, "--seed", 5, "--run-dir", tmp_path / "alone", "--json"])
     assert json.loads(alone.stdout)["weights_sha256"] == group[1]["runs"][1]["weights_sha256"]
 
 
 def test_a_group_that_was_stopped_goes_on_with_what_is_missing(
-    run_cli: RunCli, data_dir: Path, tmp_path: Path, group: tuple[Path, dict[str, Any]]
+    run_cli: RunCli, small_data: Path, tmp_path: Path, group: tuple[Path, dict[str, Any]]
 ) -> None:
     folder = tmp_path / "half"
     folder.mkdir()
     settings = {
-        "dataset": "synthetic", "data_dir": str(data_dir), "limit": 320, "device": "cpu", "epochs": 1,
+        "dataset": "synthetic", "data_dir": str(small_data), "limit": 320, "device": "cpu", "epochs": 1,
     }  # fmt: skip
     (folder / "group.json").write_text(json.dumps({"seeds": [3, 5], "settings": settings}))
     (folder / "seed-3").symlink_to(group[0] / "seed-3")
@@ -134,10 +134,10 @@ SMALL: dict[str, Any] = {"dataset": "synthetic", "limit": 320, "device": "cpu", 
 
 
 def test_a_group_that_cannot_start_leaves_nothing_that_blocks_its_name(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
     """A fault that shows before a setting is checked, and one that shows after TensorFlow has started."""
-    common = {**SMALL, "data_dir": data_dir, "seeds": 2, "run_dir": tmp_path / "g"}
+    common = {**SMALL, "data_dir": small_data, "seeds": 2, "run_dir": tmp_path / "g"}
     for fault in ({"epochs": 0}, {"device": "gpu"}, {"limit": 10**9}):
         with pytest.raises((UsageError, DeviceError)):
             train(**{**common, **fault})
@@ -145,11 +145,11 @@ def test_a_group_that_cannot_start_leaves_nothing_that_blocks_its_name(
 
 
 def test_an_empty_folder_of_the_users_is_kept_when_a_group_cannot_start(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "g").mkdir()
     with pytest.raises(UsageError):
-        train(**SMALL, data_dir=data_dir, seeds=2, run_dir=tmp_path / "g", batch_size=10**6)
+        train(**SMALL, data_dir=small_data, seeds=2, run_dir=tmp_path / "g", batch_size=10**6)
     assert list((tmp_path / "g").iterdir()) == []
 
 
@@ -168,14 +168,15 @@ def test_a_group_is_reproduced(run_cli: RunCli, group: tuple[Path, dict[str, Any
     assert (tmp_path / "again" / "seed-5" / "result.json").is_file()
 
 
+@pytest.mark.usefixtures("small_runs")
 def test_the_recipes_batch_size_is_lowered_to_the_training_images_with_a_note(
-    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = train(**{**SMALL, "limit": 18}, data_dir=data_dir, run_dir=tmp_path / "run")
+    result = train(**{**SMALL, "limit": 18}, data_dir=small_data, run_dir=tmp_path / "run")
     assert Run(tmp_path / "run").read_config().batch_size == 18
     assert "--batch-size is 18" in capsys.readouterr().err
     with pytest.raises(UsageError, match="--batch-size 32 is more than the 18 training images"):
-        train(**{**SMALL, "limit": 18}, data_dir=data_dir, run_dir=tmp_path / "other", batch_size=32)
+        train(**{**SMALL, "limit": 18}, data_dir=small_data, run_dir=tmp_path / "other", batch_size=32)
     assert result.epochs == 1
 
 

@@ -43,20 +43,29 @@ def test_a_value_that_is_not_possible_is_one_message(
 
 
 def test_a_batch_larger_than_the_data_names_the_largest_possible(
-    run_cli: RunCli, tmp_path: Path, data_dir: Path
+    run_cli: RunCli, tmp_path: Path, small_data: Path
 ) -> None:
     message = refused(
-        run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", data_dir, "--limit", 50, "--batch-size", 51
+        run_cli,
+        tmp_path,
+        "--dataset",
+        "synthetic",
+        "--data-dir",
+        small_data,
+        "--limit",
+        50,
+        "--batch-size",
+        51,
     )
     assert "--batch-size 51" in message
     assert "the largest possible is 50" in message
 
 
 def test_a_limit_larger_than_the_data_names_the_largest_possible(
-    run_cli: RunCli, tmp_path: Path, data_dir: Path
+    run_cli: RunCli, tmp_path: Path, small_data: Path
 ) -> None:
     message = refused(
-        run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", data_dir, "--limit", 10_000_000
+        run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", small_data, "--limit", 10_000_000
     )
     assert "the largest possible is" in message
 
@@ -69,8 +78,8 @@ def test_without_data_it_names_the_ways_out_and_never_trains_on_something_else(
     assert "--dataset synthetic" in message
 
 
-def test_a_run_folder_that_exists_is_left_alone(run_cli: RunCli, tmp_path: Path, data_dir: Path) -> None:
-    common = ["--dataset", "synthetic", "--data-dir", data_dir, "--run-dir"]
+def test_a_run_folder_that_exists_is_left_alone(run_cli: RunCli, tmp_path: Path, small_data: Path) -> None:
+    common = ["--dataset", "synthetic", "--data-dir", small_data, "--run-dir"]
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text("{}")
@@ -117,11 +126,11 @@ def test_runs_that_begin_in_the_same_second_get_a_folder_each(
 
 @pytest.mark.parametrize("where", ["/proc/nothing/run", "x" * 300])
 def test_a_run_folder_that_cannot_be_written_is_named(
-    run_cli: RunCli, tmp_path: Path, data_dir: Path, where: str
+    run_cli: RunCli, tmp_path: Path, small_data: Path, where: str
 ) -> None:
     """A folder that takes no entries, for root neither, and a name that is too long."""
     message = refused(
-        run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", data_dir, "--run-dir", where, code=1
+        run_cli, tmp_path, "--dataset", "synthetic", "--data-dir", small_data, "--run-dir", where, code=1
     )
     assert where in message
     assert "another --run-dir" in message

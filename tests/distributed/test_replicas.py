@@ -264,5 +264,5 @@ def test_gpus_of_one_machine_are_a_process_each(data_dir: Path, tmp_path: Path) 
     words = ["train", "--dataset", "synthetic", "--limit", "80", "--epochs", "1", "--device", "cpu"]
     words += ["--data-dir", str(data_dir), "--run-dir", str(tmp_path / "run"), "-q"]
     # Two that are none: the processes find no GPU and compute on the CPU.
-    assert train_together(words, ["", ""]) == 0
+    assert train_together(words, ["-1", "-1"]) == 0
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["replicas"] == 2

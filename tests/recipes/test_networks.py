@@ -69,7 +69,7 @@ def test_the_positional_embedding_is_all_that_the_positions_add() -> None:
 @pytest.mark.parametrize("name", ["vit", "fast94"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     name: str,
-    data_dir: Path,
+    small_data: Path,
     tmp_path: Path,
     stop_after: Callable[[int], Callable[[], bool]],
     monkeypatch: pytest.MonkeyPatch,
@@ -80,7 +80,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
 
     def small(run: Path, **options: Any) -> str:
         return train(
-            recipe=name, dataset="synthetic", data_dir=data_dir, run_dir=run, epochs=2, limit=60,
+            recipe=name, dataset="synthetic", data_dir=small_data, run_dir=run, epochs=2, limit=60,
             batch_size=12, device="cpu", validation="holdout", **options,
         ).weights_sha256  # fmt: skip
 

@@ -31,11 +31,11 @@ def mine(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run whose recipe's file is gone."""
     folder = tmp_path_factory.mktemp("own")
     mine = Path(shutil.copy(EXAMPLE, folder / "mine.py"))
-    result = small(mine, data_dir, folder / "run")
+    result = small(mine, small_data, folder / "run")
     mine.unlink()
     return Run(Path(result.run_dir))
 
@@ -53,13 +53,13 @@ def test_a_run_goes_on_with_its_copy(run: Run, tmp_path: Path) -> None:
     assert resume(copy, epochs=2).epochs == 2
 
 
-def test_a_run_is_evaluated_with_its_copy(run: Run, data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_is_evaluated_with_its_copy(run: Run, small_data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run.path, tmp_path / "run")
-    assert evaluate(copy, data_dir=data_dir).accuracy == run.read_result().validation["accuracy"]
+    assert evaluate(copy, data_dir=small_data).accuracy == run.read_result().validation["accuracy"]
 
 
-def test_a_run_is_reproduced_with_its_copy(run: Run, data_dir: Path, tmp_path: Path) -> None:
-    assert reproduce(run, run_dir=tmp_path / "again", data_dir=data_dir).same
+def test_a_run_is_reproduced_with_its_copy(run: Run, small_data: Path, tmp_path: Path) -> None:
+    assert reproduce(run, run_dir=tmp_path / "again", data_dir=small_data).same
 
 
 def test_a_copy_that_was_changed_is_refused_before_it_is_run(run: Run, tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_predict_runs_no_file_of_the_run(run: Run, data_dir: Path, tmp_path: Pat
 
 
 def test_all_runs_of_a_group_have_the_recipe_as_it_was_at_first(
-    mine: Path, data_dir: Path, tmp_path: Path
+    mine: Path, small_data: Path, tmp_path: Path
 ) -> None:
-    common = {"dataset": "synthetic", "data_dir": data_dir, "epochs": 1, "limit": 64, "device": "cpu"}
+    common = {"dataset": "synthetic", "data_dir": small_data, "epochs": 1, "limit": 64, "device": "cpu"}
     train(seeds=(0,), recipe=mine, run_dir=tmp_path / "group", **common)
     mine.unlink()
     assert (tmp_path / "group" / "recipe.py").read_bytes() == EXAMPLE.read_bytes()
@@ -203,10 +203,10 @@ def test_the_whole_recipe_is_accepted(tmp_path: Path) -> None:
 
 
 def test_what_a_recipe_prints_is_not_in_the_results(
-    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = re.sub(r"(?m)^( *)(def|return|RECIPE)", r"\1print('mine')\n\1\2", WHOLE)
-    small(Path(written(tmp_path, text)), data_dir, tmp_path / "run")
+    small(Path(written(tmp_path, text)), small_data, tmp_path / "run")
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("mine") > 10
@@ -236,9 +236,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     [("layers.Rescaling(1 / 255)", "layers.Rescaling(1 / 0)", 20), ("tf.where(flip", "tf.where(flop", 36)],
 )
 def test_a_fault_in_training_names_the_line_and_leaves_no_run(
-    mine: Path, data_dir: Path, tmp_path: Path, before: str, after: str, line: int
+    mine: Path, small_data: Path, tmp_path: Path, before: str, after: str, line: int
 ) -> None:
     mine.write_text(mine.read_text().replace(before, after))
     with pytest.raises(UsageError, match=rf"mine.py, line {line}: "):
-        small(mine, data_dir, tmp_path / "run")
+        small(mine, small_data, tmp_path / "run")
     assert not (tmp_path / "run").exists()

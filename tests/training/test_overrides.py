@@ -30,6 +30,7 @@ from cifar_trainer.training.assembly import assemble, overridden
 from cifar_trainer.training.history import best_epoch
 from cifar_trainer.training.loop import StepLoop
 
+pytestmark = pytest.mark.usefixtures("small_runs")
 PLAIN = Settings("tutorial", "synthetic", 2, 16, 0.1)
 RATE = 0.1
 
@@ -44,8 +45,8 @@ def test_a_triangle_has_its_corners_at_the_start_at_23_percent_and_at_the_end() 
     assert [found[0], found[23], found[100], found[102]] == pytest.approx([0, RATE, 0, 0], abs=1e-7)
 
 
-def test_convolutions_take_the_form_that_was_asked_for(data_dir: Path, tmp_path: Path) -> None:
-    plain, products = (small(data_dir, tmp_path / conv, epochs=1, conv=conv) for conv in ("auto", "matmul"))
+def test_convolutions_take_the_form_that_was_asked_for(small_data: Path, tmp_path: Path) -> None:
+    plain, products = (small(small_data, tmp_path / conv, epochs=1, conv=conv) for conv in ("auto", "matmul"))
     assert products.weights_sha256 != plain.weights_sha256
     assert products.train["loss"] == pytest.approx(plain.train["loss"], abs=1e-4)
 
@@ -206,18 +207,18 @@ EVERYTHING = {
 
 
 def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
-    settings = {"epochs": 3, "limit": 200, "device": "cpu", **options}
+    settings = {"epochs": 3, "limit": 192, "device": "cpu", **options}
     return train(dataset="synthetic", data_dir=data_dir, run_dir=run, **settings)
 
 
 @pytest.fixture(scope="module")
-def whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    return small(data_dir, tmp_path_factory.mktemp("runs") / "whole", **EVERYTHING)
+def whole(small_runs: None, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return small(small_data, tmp_path_factory.mktemp("runs") / "whole", **EVERYTHING)
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_run_with_every_control_goes_on_to_the_same_bits(
-    data_dir: Path,
+    small_data: Path,
     tmp_path: Path,
     whole: TrainResult,
     count: int,
@@ -226,7 +227,7 @@ def test_a_run_with_every_control_goes_on_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr(trainer_module, "FIRST_CHUNK", 2)
     with pytest.raises(TrainingStopped):
-        small(data_dir, tmp_path / "run", should_stop=stop_after(count), **EVERYTHING)
+        small(small_data, tmp_path / "run", should_stop=stop_after(count), **EVERYTHING)
     assert resume(tmp_path / "run").weights_sha256 == whole.weights_sha256
 
 
@@ -235,8 +236,8 @@ def test_the_model_of_such_a_run_loads_in_plain_keras(whole: TrainResult) -> Non
     assert model.count_params() == whole.parameters
 
 
-def test_a_run_with_every_control_is_reproduced(data_dir: Path, tmp_path: Path, whole: TrainResult) -> None:
-    assert reproduce(whole.run_dir, run_dir=tmp_path / "again", data_dir=data_dir).same
+def test_a_run_with_every_control_is_reproduced(small_data: Path, tmp_path: Path, whole: TrainResult) -> None:
+    assert reproduce(whole.run_dir, run_dir=tmp_path / "again", data_dir=small_data).same
 
 
 class Scripted:
@@ -250,20 +251,20 @@ class Scripted:
 
 
 def test_training_ends_when_patience_epochs_have_brought_nothing_better(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer_module.metrics, "accuracy", Scripted(0.2, 0.5, 0.4, 0.5, 0.9))
-    result = small(data_dir, tmp_path / "run", epochs=6, patience=2, validation="holdout")
+    result = small(small_data, tmp_path / "run", epochs=6, patience=2, validation="holdout")
     assert (result.epochs, result.planned_epochs, result.ended_by) == (4, 6, "patience")
 
 
 def test_the_model_has_the_weights_of_the_best_epoch_where_that_is_kept(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"validation": "holdout", "schedule": "constant"}
-    two = small(data_dir, tmp_path / "two", epochs=2, **options)
+    two = small(small_data, tmp_path / "two", epochs=2, **options)
     monkeypatch.setattr(trainer_module.metrics, "accuracy", Scripted(0.2, 0.5, 0.4))
-    best = small(data_dir, tmp_path / "best", epochs=3, keep="best", **options)
+    best = small(small_data, tmp_path / "best", epochs=3, keep="best", **options)
     assert (best.chosen_epoch, best.chosen_by) == (2, "best validation accuracy")
     assert best.weights_sha256 == two.weights_sha256
 
@@ -273,30 +274,30 @@ def test_of_equal_epochs_the_first_is_the_best() -> None:
 
 
 def test_the_rate_is_halved_on_a_plateau_of_the_validation_loss(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer_module.metrics, "cross_entropy", lambda logits, labels: 1.0)
-    small(data_dir, tmp_path / "run", epochs=5, schedule="plateau", validation="holdout", learning_rate=0.5)
+    small(small_data, tmp_path / "run", epochs=5, schedule="plateau", validation="holdout", learning_rate=0.5)
     found = [row["learning_rate"] for row in Run(tmp_path / "run").read_history()]
     assert found == [0.5, 0.5, 0.5, 0.5, 0.25]
 
 
-def test_a_time_limit_ends_training_after_a_whole_epoch(data_dir: Path, tmp_path: Path) -> None:
-    result = small(data_dir, tmp_path / "run", epochs=50, time_limit=0.001)
+def test_a_time_limit_ends_training_after_a_whole_epoch(small_data: Path, tmp_path: Path) -> None:
+    result = small(small_data, tmp_path / "run", epochs=50, time_limit=0.001)
     assert (result.epochs, result.planned_epochs, result.ended_by) == (1, 50, "time limit")
 
 
-def test_a_run_that_a_time_limit_ended_is_reproduced(data_dir: Path, tmp_path: Path) -> None:
-    small(data_dir, tmp_path / "run", epochs=50, time_limit=0.001, schedule="cosine")
-    assert reproduce(tmp_path / "run", run_dir=tmp_path / "again", data_dir=data_dir).same
+def test_a_run_that_a_time_limit_ended_is_reproduced(small_data: Path, tmp_path: Path) -> None:
+    small(small_data, tmp_path / "run", epochs=50, time_limit=0.001, schedule="cosine")
+    assert reproduce(tmp_path / "run", run_dir=tmp_path / "again", data_dir=small_data).same
 
 
 def test_a_run_that_was_begun_before_there_were_these_settings_goes_on(
-    data_dir: Path, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+    small_data: Path, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
     run = Run(tmp_path / "run")
     with pytest.raises(TrainingStopped):
-        small(data_dir, run.path, should_stop=stop_after(1))
+        small(small_data, run.path, should_stop=stop_after(1))
     later = {
         "class_weights", "recipe_sha256", "schedule", "warmup", "weight_decay", "label_smoothing", "ema",
         "patience", "keep", "conv",

@@ -14,6 +14,8 @@ from cifar_trainer.run import Run, TrainResult, list_runs
 from cifar_trainer.training.api import resume, train
 from cifar_trainer.training.history import METRICS
 
+pytestmark = pytest.mark.usefixtures("small_runs")
+
 
 def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
     settings = {"epochs": 3, "limit": 96, "device": "cpu", **options}
@@ -26,9 +28,11 @@ class StopAfterOne(keras.callbacks.Callback):
 
 
 @pytest.fixture(scope="module")
-def ended_early(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+def ended_early(
+    small_runs: None, small_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, TrainResult]:
     run = tmp_path_factory.mktemp("runs") / "early"
-    return run, small(data_dir, run, callbacks=[StopAfterOne()])
+    return run, small(small_data, run, callbacks=[StopAfterOne()])
 
 
 def test_a_run_that_a_callback_has_ended_is_finished(ended_early: tuple[Path, TrainResult]) -> None:
@@ -72,12 +76,12 @@ def test_weights_of_an_epoch_of_an_earlier_process_are_recognized(
     assert (result.epochs, result.chosen_epoch, result.chosen_by) == (4, 1, "callback")
 
 
-def test_weights_that_a_callback_puts_back_are_those_of_the_result(data_dir: Path, tmp_path: Path) -> None:
+def test_weights_that_a_callback_puts_back_are_those_of_the_result(small_data: Path, tmp_path: Path) -> None:
     """EarlyStopping puts the weights of the best epoch back: here of the first."""
     early = keras.callbacks.EarlyStopping(
         "val_accuracy", mode="max", baseline=1.1, patience=1, restore_best_weights=True, start_from_epoch=0
     )
-    result = small(data_dir, tmp_path / "run", callbacks=[early])
+    result = small(small_data, tmp_path / "run", callbacks=[early])
     digest = weights_sha256(load_model(tmp_path / "run" / "model.keras"))
     row = Run(tmp_path / "run").read_history()[(result.chosen_epoch or 0) - 1]
     assert digest == result.weights_sha256

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cifar_trainer import plots
 from cifar_trainer.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
@@ -18,6 +19,10 @@ from cifar_trainer.training.api import train
 from cifar_trainer.training.loop import StepLoop
 from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.tensorboard import THRESHOLDS, EpochImages, precision_recall
+
+pytestmark = pytest.mark.usefixtures("small_runs")
+#: What `small_runs` leaves out.
+DRAW = EpochImages._draw
 
 
 def run_with(data_dir: Path, run: Path, *callbacks: keras.callbacks.Callback, **options: Any) -> TrainResult:
@@ -43,12 +48,12 @@ class Seen(keras.callbacks.Callback):
 
 
 def test_any_keras_callback_is_called_at_epochs_and_between_chunks_with_keras_logs(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
     seen = Seen()
     saved = keras.callbacks.ModelCheckpoint(tmp_path / "epoch-{epoch}.keras")
     logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
-    run_with(data_dir, tmp_path / "run", seen, saved, logger)
+    run_with(small_data, tmp_path / "run", seen, saved, logger)
     assert [call for call in seen.calls if call[0] != "batch"] == [
         (what, epoch) for epoch in range(3) for what in ("begin", "end")
     ]
@@ -59,10 +64,12 @@ def test_any_keras_callback_is_called_at_epochs_and_between_chunks_with_keras_lo
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 4
 
 
-def test_a_callback_may_end_the_training_and_change_the_learning_rate(data_dir: Path, tmp_path: Path) -> None:
+def test_a_callback_may_end_the_training_and_change_the_learning_rate(
+    small_data: Path, tmp_path: Path
+) -> None:
     stop = keras.callbacks.EarlyStopping(monitor="val_loss", baseline=-1.0, patience=0)
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 0.0)
-    result = run_with(data_dir, tmp_path / "run", stop, schedule)
+    result = run_with(small_data, tmp_path / "run", stop, schedule)
     assert result.epochs == 2, "Keras does not ask after the first epoch"
     assert (tmp_path / "run" / "model.keras").is_file()
     row = (tmp_path / "run" / "history.csv").read_text().splitlines()[1].split(",")
@@ -70,13 +77,16 @@ def test_a_callback_may_end_the_training_and_change_the_learning_rate(data_dir: 
     assert result.train["accuracy"] < 0.25, "at a rate of 0 nothing is learned"
 
 
-def test_tensorboard_shows_pictures_curves_and_on_request_histograms(data_dir: Path, tmp_path: Path) -> None:
-    run_with(data_dir, tmp_path / "run", histograms=True)
+def test_tensorboard_shows_pictures_curves_and_on_request_histograms(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EpochImages, "_draw", DRAW)
+    run_with(small_data, tmp_path / "run", histograms=True)
     train_events, validation = (
         EventAccumulator(str(tmp_path / "run" / "tensorboard" / split), {"tensors": 0}).Reload()
         for split in ("train", "validation")
     )
-    curve = f"precision_recall/{load_dataset(data_dir, 'synthetic').classes[3]}"
+    curve = f"precision_recall/{load_dataset(small_data, 'synthetic').classes[3]}"
     for tag in ("figures/confusion_matrix", "figures/most_confident_errors"):
         assert validation.Tensors(tag)[-1].step == 3
         width, height, png = validation.Tensors(tag)[-1].tensor_proto.string_val
@@ -88,13 +98,13 @@ def test_tensorboard_shows_pictures_curves_and_on_request_histograms(data_dir: P
     kernels = [
         tag for tag in train_events.Tags()["tensors"] if tag.startswith("weights/") and "kernel" in tag
     ]
-    assert len(kernels) == 5
+    assert len(kernels) == 2
     assert all(len(train_events.Tensors(tag)) == 3 for tag in kernels)
 
 
-def test_histograms_change_nothing_that_is_computed(data_dir: Path, tmp_path: Path) -> None:
+def test_histograms_change_nothing_that_is_computed(small_data: Path, tmp_path: Path) -> None:
     plain, watched = (
-        run_with(data_dir, tmp_path / str(wanted), histograms=wanted) for wanted in (False, True)
+        run_with(small_data, tmp_path / str(wanted), histograms=wanted) for wanted in (False, True)
     )
     assert plain.weights_sha256 == watched.weights_sha256
 
@@ -125,8 +135,13 @@ class Kept:
             self.drawn.append(step)
 
 
-def test_pictures_take_no_more_than_their_share_of_the_time_but_for_the_first_and_last() -> None:
+def test_pictures_take_no_more_than_their_share_of_the_time_but_for_the_first_and_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Drawing takes 1 s by this clock: of epochs of 10 s the tenth can pay for it, of 100 s each can."""
+    monkeypatch.setattr(EpochImages, "_draw", DRAW)
+    for name in ("confusion_figure", "gallery_figure", "pixels"):
+        monkeypatch.setattr(plots, name, lambda *arguments: None)
     draw = np.random.default_rng(0)
     watched = Split(np.zeros((30, 32, 32, 3), np.uint8), draw.integers(0, 10, 30).astype(np.uint8), "")
     logits = draw.normal(size=(30, 10)).astype(np.float32)
@@ -167,19 +182,19 @@ def validation_accuracy(data_dir: Path, run: Path) -> float:
 
 
 def test_the_result_of_a_run_that_a_callback_ended_is_that_of_the_weights_it_put_back(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
-    result = run_with(data_dir, tmp_path / "run", Restoring())
+    result = run_with(small_data, tmp_path / "run", Restoring())
     first = Run(tmp_path / "run").read_history()[0]
     assert (result.epochs, result.chosen_epoch, result.chosen_by) == (2, 1, "callback")
     assert result.train == {"loss": first["loss"], "accuracy": first["accuracy"]}
-    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(data_dir, tmp_path / "run"))
+    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(small_data, tmp_path / "run"))
 
 
-def test_weights_of_no_epoch_are_validated_anew(data_dir: Path, tmp_path: Path) -> None:
-    result = run_with(data_dir, tmp_path / "run", Restoring(0.5))
+def test_weights_of_no_epoch_are_validated_anew(small_data: Path, tmp_path: Path) -> None:
+    result = run_with(small_data, tmp_path / "run", Restoring(0.5))
     assert (result.chosen_epoch, result.chosen_by) == (None, "callback")
-    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(data_dir, tmp_path / "run"))
+    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(small_data, tmp_path / "run"))
 
 
 def averaging(learning_rate: float, total_steps: int) -> keras.optimizers.Optimizer:
@@ -187,17 +202,17 @@ def averaging(learning_rate: float, total_steps: int) -> keras.optimizers.Optimi
 
 
 def test_a_run_keeps_and_validates_the_averages_of_an_optimizer_that_averages_weights(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = dataclasses.replace(RECIPES["tutorial"], build_optimizer=averaging)
     monkeypatch.setitem(RECIPES, "tutorial", recipe)
     seen = keras.callbacks.Callback()
-    result = run_with(data_dir, tmp_path / "run", seen)
+    result = run_with(small_data, tmp_path / "run", seen)
     model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
     averages = seen.model.optimizer._model_variables_moving_average
     for weight, average in zip(model.trainable_variables, averages, strict=True):
         np.testing.assert_array_equal(weight.numpy(), average.numpy())
-    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(data_dir, tmp_path / "run"))
+    assert result.validation["accuracy"] == pytest.approx(validation_accuracy(small_data, tmp_path / "run"))
 
 
 def test_averaged_weights_are_those_of_keras_train_on_batch() -> None:
@@ -232,10 +247,10 @@ class Listening(TrainingReporter):
 
 
 def test_a_run_that_learned_nothing_says_so_at_the_epoch_and_at_the_end(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
     listening = Listening()
-    run_with(data_dir, tmp_path / "run", reporter=listening, learning_rate=100.0)
+    run_with(small_data, tmp_path / "run", reporter=listening, learning_rate=100.0)
     assert len(listening.warnings) == 2
     assert "learned nothing by the end of epoch 1" in listening.warnings[0]
     assert "learned nothing by the end of epoch 3" in listening.warnings[1]

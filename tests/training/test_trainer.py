@@ -11,6 +11,8 @@ import cifar_trainer
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training.api import train
 
+pytestmark = pytest.mark.usefixtures("small_runs")
+
 
 def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
     settings = {"epochs": 2, "limit": 64, "device": "cpu", **options}
@@ -25,10 +27,10 @@ class Opens(keras.callbacks.Callback):
 
 
 def test_an_error_of_a_callback_stays_itself_and_its_traceback_has_at_most_eight_frames_of_the_package(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere") as caught:
-        small(data_dir, tmp_path / "run", callbacks=[Opens()])
+        small(small_data, tmp_path / "run", callbacks=[Opens()])
     package = str(Path(cifar_trainer.__file__).parent)
     frames = traceback.extract_tb(caught.value.__traceback__)
     assert len([frame for frame in frames if frame.filename.startswith(package)]) <= 8
@@ -42,8 +44,8 @@ class Spoils(keras.callbacks.Callback):
 
 
 def test_each_validation_on_the_test_set_is_recorded_also_that_of_weights_that_a_callback_set(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
-    result = small(data_dir, tmp_path / "run", callbacks=[Spoils()])
+    result = small(small_data, tmp_path / "run", callbacks=[Spoils()])
     assert [look.epoch for look in Run(tmp_path / "run").read_looks()] == [1, 2, 2]
     assert result.test_looks == 3
