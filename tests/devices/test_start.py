@@ -1,6 +1,7 @@
 """One start of TensorFlow for every command, whatever other projects have set."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,12 +88,10 @@ def test_onednn_is_turned_on_where_tensorflow_leaves_it_off_though_it_is_faster(
 
 
 @pytest.mark.parametrize("own", ["0", "1"])
-def test_the_users_own_variable_for_onednn_wins(own: str) -> None:
-    code = (
-        "import os; from cifar_trainer.devices import start; start(onednn=True);"
-        "print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
-    )
-    assert run_python(["-c", code], env={"TF_ENABLE_ONEDNN_OPTS": own}).stdout == f"{own}\n"
+def test_the_users_own_variable_for_onednn_wins(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", own)
+    start(CONFIG, onednn=True)
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == own
 
 
 def test_a_resumed_run_keeps_the_kernels_that_it_began_with(
