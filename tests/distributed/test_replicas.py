@@ -260,7 +260,11 @@ def test_a_process_with_other_settings_than_the_first_names_them(data_dir: Path,
     assert "differ from those of the first one: seed" in errors[1]
 
 
-def test_gpus_of_one_machine_are_a_process_each(data_dir: Path, tmp_path: Path) -> None:
+def test_gpus_of_one_machine_are_a_process_each(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that the fork server takes the processes.
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     words = ["train", "--dataset", "synthetic", "--limit", "80", "--epochs", "1", "--device", "cpu"]
     words += ["--data-dir", str(data_dir), "--run-dir", str(tmp_path / "run"), "-q"]
     # Two that are none: the processes find no GPU and compute on the CPU.

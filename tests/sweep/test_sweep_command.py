@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import run_command, run_here
+from command_line import environment, run_command, run_here
 
 import cifar_trainer
 from cifar_trainer.errors import DeviceError, UsageError
@@ -181,8 +181,15 @@ def test_another_setting_for_the_same_sweep_is_named(
     ],
 )
 def test_a_wrong_argument_is_one_message_without_a_password(
-    data_dir: Path, tmp_path: Path, arguments: dict[str, Any], error: type[Exception], says: str
+    data_dir: Path,
+    tmp_path: Path,
+    arguments: dict[str, Any],
+    error: type[Exception],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # So that the fork server takes the worker that looks for a GPU.
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     usual = {"name": "tiny", "run_dir": tmp_path, "dataset": "synthetic", "data_dir": data_dir, "limit": 320}
     space = {"learning_rate": "1e-3..1e-2:log", "batch_size": [32, 64]}
     more = arguments.pop("space", {})
