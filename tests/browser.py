@@ -20,9 +20,14 @@ WIDTHS = (1280, 390)
 SCHEMES = ("light", "dark")
 
 
+_started: list[Any] = []
+
+
 @contextlib.contextmanager
 def open_browser(width: int = 1280, scheme: str = "light") -> Iterator[Any]:
-    """Start Chromium with a viewport of this width and colour scheme; skip the test without Chromium.
+    """Use Chromium with a viewport of this width and colour scheme; skip the test without Chromium.
+
+    The tests of a process share one Chromium, each in a tab of its own; `quit_browser` ends it.
 
     Args:
         width: of the viewport in CSS pixels; up to 760 it is a phone with a touch screen.
@@ -40,12 +45,23 @@ def open_browser(width: int = 1280, scheme: str = "light") -> Iterator[Any]:
     options.binary_location = browser
     for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *_OFFLINE):
         options.add_argument(word)
-    driver = Chrome(options=options, service=ChromeService(driver_path))
+    if not _started:
+        _started.append(Chrome(options=options, service=ChromeService(driver_path)))
+    (driver,) = _started
+    before = driver.current_window_handle
+    driver.switch_to.new_window("tab")
     try:
         use_screen(driver, width, scheme)
         yield driver
     finally:
-        driver.quit()
+        driver.close()
+        driver.switch_to.window(before)
+
+
+def quit_browser() -> None:
+    """End Chromium, if a test has started it."""
+    while _started:
+        _started.pop().quit()
 
 
 def use_screen(driver: Any, width: int, scheme: str) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import ForkServer, RunCli, python, run_command
+from browser import quit_browser
+from command_line import ForkServer, RunCli, python, run_command, run_python
 
 from cifar_trainer.artefacts.formats import FORMATS
 
@@ -33,7 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """End it."""
+    """End it, and the browser."""
+    quit_browser()
     if _server is not None:
         _server.stop()
 
@@ -153,8 +155,27 @@ def trained_run(made_once: MakeOnce, data_dir: Path) -> Path:
         data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000]
         done = run_command(["train", *data, "--run-dir", folder / "tiny", "--epochs", 2, "--device", "cpu"])
         assert done.returncode == 0, done.stderr
+        (folder / "stderr.txt").write_text(done.stderr)
 
     return made_once("trained", train) / "tiny"
+
+
+@pytest.fixture(scope="session")
+def evaluated_run(made_once: MakeOnce, trained_run: Path, data_dir: Path) -> Path:
+    """A copy of `trained_run` with its report on the test set; stdout.json beside it is what was printed.
+
+    It was asked for an accuracy that it misses. Read it; to change it, copy it first.
+    """
+
+    def evaluate(folder: Path) -> None:
+        run = shutil.copytree(trained_run, folder / "run")
+        options = ["--json", "--require-accuracy", "0.999"]
+        done = run_command(["evaluate", run, "--data-dir", data_dir, *options])
+        assert done.returncode == 4, done.stderr
+        assert "--require-accuracy expects at least 0.999" in done.stderr
+        (folder / "stdout.json").write_text(done.stdout)
+
+    return made_once("evaluated", evaluate) / "run"
 
 
 @pytest.fixture
@@ -203,23 +224,35 @@ def learned_run(made_once: MakeOnce, trained_run: Path, data_dir: Path) -> Path:
         keras.utils.set_random_seed(0)
         model = TUTORIAL.build_model((32, 32, 3), 10)
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        images = np.load(data_dir / "synthetic" / "train_images.npy")
-        labels = np.load(data_dir / "synthetic" / "train_labels.npy")
-        model.fit(images, labels, batch_size=64, epochs=2, verbose=0)
+        images = np.load(data_dir / "synthetic" / "train_images.npy")[:5000]
+        labels = np.load(data_dir / "synthetic" / "train_labels.npy")[:5000]
+        model.fit(images, labels, batch_size=32, verbose=0)
         replace_model(folder / "learned", model)
 
     return made_once("learned", train) / "learned"
 
 
+_EXPORT = """
+import sys
+from cifar_trainer.artefacts import export, gate
+from cifar_trainer.cli import main
+export.IMAGES, export.FILES, export._EXAMPLES = 1000, 2 * len(gate.KINDS), 200
+main(sys.argv[1:], prog_name="cifar-trainer")
+"""
+
+
 @pytest.fixture(scope="session")
 def exports(made_once: MakeOnce, learned_run: Path, data_dir: Path) -> dict[str, Any]:
-    """What `export --json` printed for every format that can be made here. Read the files; change copies."""
+    """What `export --json` printed for every format that can be made here. Read the files; change copies.
+
+    The gate compares 1,000 images and two files of each kind.
+    """
 
     def export(folder: Path) -> None:
         installed = [form for form in FORMATS.values() if all(map(importlib.util.find_spec, form.packages))]
         options = [option for form in installed for option in ("--format", form.name)]
         command = ["export", learned_run, "--output", folder / "artefacts", "--data-dir", data_dir, "--json"]
-        done = run_command([*command, *options])
+        done = run_python(["-c", _EXPORT, *command, *options])
         assert done.returncode == 0, done.stderr
         (folder / "printed.json").write_text(done.stdout)
 

@@ -4,8 +4,11 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import INTERPRETER, run_python
@@ -17,26 +20,80 @@ from cifar_trainer.devices import cuda
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
-def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(data_dir: Path, tmp_path: Path) -> None:
-    command = [BENCHMARKS / "gpu_check.py", "--device", "cpu", "--tiny", "--dataset", "synthetic"]
-    done = run_python([*command, "--data-dir", data_dir, "--output", tmp_path])
+def load_benchmark(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def compared(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What against_listing.py printed and saved; one of its precisions does not exist."""
+    kept = tmp_path_factory.mktemp("listing") / "kept.json"
+    command = [BENCHMARKS / "against_listing.py", "--data-dir", data_dir, "--dataset", "synthetic"]
+    options = ["--device", "cpu", "--epochs", 1, "--repeats", 1, "--limit", 64, "--output", kept]
+    done = run_python([*command, *options, "--precisions", "float32", "float128"])
     assert done.returncode == 0, done.stderr
+    return done.stdout, kept
+
+
+@pytest.fixture(scope="module")
+def timed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What time_to_94.py printed and saved."""
+    kept = tmp_path_factory.mktemp("timed") / "runs.json"
+    command = [BENCHMARKS / "time_to_94.py", "--device", "cpu", "--precision", "float32", "--runs", 2]
+    small = ["--recipe", "tutorial", "--epochs", 2, "--images", 100, "--batch-size", 50]
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--output", kept]
+    done = run_python([*command, *small, *data])
+    assert done.returncode == 0, done.stderr
+    return done.stdout, kept
+
+
+def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(
+    data_dir: Path,
+    compared: tuple[str, Path],
+    timed: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each kind of program runs once; the steps that differ by an option share its output."""
+    gpu_check = load_benchmark("gpu_check")
+    really_run, printed = gpu_check.Check.run, {}
+    saved = {"against_listing.py": compared[1], "time_to_94.py": timed[1]}
+
+    def run(check: Any, *arguments: str, flags: str = "") -> str:
+        script = Path(arguments[0]).name
+        if script in saved:
+            shutil.copy(saved[script], arguments[arguments.index("--output") + 1])
+            return ""
+        decisive = ("--seeds", "--profile", "--resume", "--deterministic")
+        kind = (script, *arguments[3:4], *(option for option in decisive if option in arguments))
+        first = printed.setdefault(kind, arguments)
+        if first is arguments:
+            printed[kind, ""] = really_run(check, *arguments)
+        elif "--run-dir" in arguments:
+            old, new = (words[words.index("--run-dir") + 1] for words in (first, arguments))
+            shutil.copytree(old, new)
+        return printed[kind, ""]
+
+    monkeypatch.setattr(gpu_check.Check, "run", run)
+    options = ["--device", "cpu", "--tiny", "--dataset", "synthetic", "--data-dir", data_dir]
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *map(str, [*options, "--output", tmp_path])])
+    gpu_check.main()
     results = json.loads((tmp_path / "gpu-check.json").read_text())
-    assert [name for name, result in results.items() if "error" in result] == []
-    assert results["deterministic"]["same_bits"]
+    assert {name: result["error"] for name, result in results.items() if "error" in result} == {}
     assert results["kill and resume"]["same_bits"]
     assert results["kernels a step"]["profiled_steps"] > 0
     assert results["kernels a step"]["kernels_a_step"] is None
     assert "| float32 |" in (tmp_path / "gpu-check.md").read_text()
 
 
-def test_a_contestant_that_fails_is_a_row_and_the_others_are_kept(data_dir: Path, tmp_path: Path) -> None:
-    command = [BENCHMARKS / "against_listing.py", "--data-dir", data_dir, "--dataset", "synthetic"]
-    kept = tmp_path / "kept.json"
-    options = ["--device", "cpu", "--epochs", 1, "--repeats", 1, "--limit", 320, "--output", kept]
-    done = run_python([*command, *options, "--precisions", "float32", "float128"])
-    assert done.returncode == 0, done.stderr
-    assert "| float128 | failed: " in done.stdout
+def test_a_contestant_that_fails_is_a_row_and_the_others_are_kept(compared: tuple[str, Path]) -> None:
+    printed, kept = compared
+    assert "| float128 | failed: " in printed
     assert len(json.loads(kept.read_text())["runs"]["float32"]) == 1
 
 
@@ -94,8 +151,9 @@ def test_a_peer_that_is_not_installed_is_a_row_and_the_others_are_measured(tmp_p
 
 
 def test_the_peers_network_is_that_of_document(tmp_path: Path) -> None:
+    small = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import against_peers as peers"
     options = ["--child", "keras fit", "--seconds", 0.1, "--batch-size", 500]
-    done = run_python([BENCHMARKS / "against_peers.py", *options])
+    done = run_python(["-c", f"{small}; peers.IMAGES = 1000; peers.main()", *options])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images_per_second"] > 0
 
@@ -137,11 +195,7 @@ SEQUENCE = """
 
 @pytest.mark.parametrize("sequence", [SEQUENCE, re.sub(" +condition:", "condition:", SEQUENCE)])
 def test_the_thunks_of_each_loops_body_are_counted_in_old_and_new_dumps(sequence: str) -> None:
-    spec = importlib.util.spec_from_file_location("gpu_program", BENCHMARKS / "gpu_program.py")
-    assert spec is not None
-    assert spec.loader is not None
-    gpu_program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gpu_program)
+    gpu_program = load_benchmark("gpu_program")
     found = gpu_program.read_bodies(sequence)
     assert found == [["kGemm", "kWhile", "kKernel"], ["kConvolution"]]
 
@@ -161,12 +215,8 @@ def test_documents_step_is_one_cuda_graph_of_at_most_51_thunks() -> None:
     assert counted["known_trip_count"]
 
 
-def test_whole_trainings_are_timed_from_new_weights_each(data_dir: Path, tmp_path: Path) -> None:
-    command = [BENCHMARKS / "time_to_94.py", "--device", "cpu", "--precision", "float32", "--runs", 2]
-    small = ["--recipe", "regularized", "--epochs", 2, "--images", 300, "--batch-size", 50]
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--output", tmp_path / "runs.json"]
-    done = run_python([*command, *small, *data])
-    assert done.returncode == 0, done.stderr
-    runs = json.loads((tmp_path / "runs.json").read_text())["runs"]
+def test_whole_trainings_are_timed_from_new_weights_each(timed: tuple[str, Path]) -> None:
+    printed, kept = timed
+    runs = json.loads(kept.read_text())["runs"]
     assert [run["seed"] for run in runs] == [0, 1]
-    assert "accuracy: mean" in done.stdout
+    assert "accuracy: mean" in printed

@@ -4,9 +4,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from command_line import RunCli
+from command_line import RunCli, run_here
+
+from cifar_trainer.errors import RunError
+from cifar_trainer.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +18,7 @@ def begun(run_cli: RunCli, data_dir: Path, tmp_path_factory: pytest.TempPathFact
     """A run of one epoch, trained with a relative --data-dir; its data lie beside it in `mine`."""
     folder = tmp_path_factory.mktemp("begun")
     shutil.copytree(data_dir, folder / "mine")
-    data = ["--dataset", "synthetic", "--data-dir", "mine", "--limit", 320]
+    data = ["--dataset", "synthetic", "--data-dir", "mine", "--limit", 64]
     done = run_cli(["train", *data, "--epochs", 1, "--run-dir", folder / "run"], cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
@@ -42,27 +46,43 @@ def elsewhere(tmp_path: Path) -> Path:
     return tmp_path / "elsewhere"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["evaluate", "RUN"],
-        ["export", "RUN"],
-        ["train", "--resume", "RUN", "--epochs", "2", "--offline"],
-    ],
-    ids=lambda arguments: arguments[0],
-)
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of the data that a command in this process loads; the command then ends."""
+    folders: list[Path] = []
+    load_data = Run.load_data
+
+    def load(run: Run, *arguments: Any, **options: Any) -> None:
+        folders.append(load_data(run, *arguments, **options).folder)
+        raise RunError("that is enough")
+
+    monkeypatch.setattr(Run, "load_data", load)
+    return folders
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
 def test_a_run_finds_its_own_data_from_another_folder(
-    run_cli: RunCli, run: Path, elsewhere: Path, arguments: list[str]
+    begun: Path, loaded: list[Path], elsewhere: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    done = run_cli([str(run) if word == "RUN" else word for word in arguments], cwd=elsewhere)
+    monkeypatch.chdir(elsewhere)
+    assert "that is enough" in run_here([command, begun]).stderr
+    assert loaded == [begun.parent / "mine" / "synthetic"]
+
+
+def test_a_run_that_is_resumed_in_another_folder_finds_its_own_data(
+    run_cli: RunCli, run: Path, elsewhere: Path
+) -> None:
+    done = run_cli(["train", "--resume", run, "--epochs", "2", "--offline"], cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.usefixtures("gone")
-def test_the_option_comes_before_what_the_run_remembers(run_cli: RunCli, run: Path, data_dir: Path) -> None:
-    done = run_cli(["evaluate", run, "--data-dir", data_dir])
-    assert done.returncode == 0, done.stderr
+def test_the_option_comes_before_what_the_run_remembers(
+    run: Path, loaded: list[Path], data_dir: Path
+) -> None:
+    assert "that is enough" in run_here(["evaluate", run, "--data-dir", data_dir]).stderr
+    assert loaded == [data_dir / "synthetic"]
 
 
 @pytest.mark.usefixtures("gone")

@@ -73,33 +73,39 @@ def command(output: "Output", /, plot: Path | None, **options: Any) -> None:
 
             save_plot(plot, latency_figure(measured.artefacts, LIGHT))
             output.note(f"figure: {plot}")
-        output.result(measured, latency_table)
+        output.result(measured, lambda measured: latency_table(measured, output.width))
     else:
         output.result(measured, format_throughput)
 
 
-def latency_table(measured: "LatencyBenchmark") -> "Table":
-    """One row per artefact and batch size."""
-    from rich.table import Table
-
+def latency_table(measured: "LatencyBenchmark", width: int) -> "Table":
+    """One row per artefact and batch size; drops the least important columns to fit into `width`."""
     from cifar_trainer.benchmarking import figure_labels
+    from cifar_trainer.cli.console import fitting_table
 
-    table = Table(title=f"on {measured.device}", box=None)
-    table.add_column("artefact", overflow="fold")
-    table.add_column("device", no_wrap=True)
-    for name in ("batch", "p50 ms", "p95 ms", "p99 ms", "images/s", "size"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, artefact in zip(figure_labels(measured.artefacts), measured.artefacts, strict=True):
-        for i, timing in enumerate(artefact.timings):
-            table.add_row(
-                printable(name) if i == 0 else "",
-                artefact.device if i == 0 else "",
-                str(timing.batch_size),
-                *(f"{value:.2f}" for value in (timing.p50_ms, timing.p95_ms, timing.p99_ms)),
-                f"{timing.images_per_second:,.0f}",
-                f"{artefact.bytes / 1e3:,.0f} kB" if i == 0 else "",
-            )
-    return table
+    rows = [
+        {
+            "artefact": printable(name) if i == 0 else "",
+            "device": artefact.device if i == 0 else "",
+            "batch": str(timing.batch_size),
+            "p50 ms": f"{timing.p50_ms:.2f}",
+            "p95 ms": f"{timing.p95_ms:.2f}",
+            "p99 ms": f"{timing.p99_ms:.2f}",
+            "images/s": f"{timing.images_per_second:,.0f}",
+            "size": f"{artefact.bytes / 1e3:,.0f} kB" if i == 0 else "",
+        }
+        for name, artefact in zip(figure_labels(measured.artefacts), measured.artefacts, strict=True)
+        for i, timing in enumerate(artefact.timings)
+    ]
+    dropped = ("size", "p95 ms", "device", "images/s", "p99 ms")
+    return fitting_table(
+        rows,
+        width,
+        title=f"on {measured.device}",
+        left=("device",),
+        folding=("artefact",),
+        less_important=dropped,
+    )
 
 
 def format_throughput(measured: "TrainingBenchmark") -> str:

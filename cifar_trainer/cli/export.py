@@ -61,24 +61,23 @@ def command(
         verbose=screen.verbose,
         on_progress=screen.note,
     )
-    screen.result(report, lambda report: format_exports(report.exports))
+    screen.result(report, lambda report: exports_table(report.exports, screen.width))
 
 
-def format_exports(exports: "Sequence[Export]") -> "Table":
-    """The artefacts as a table."""
-    from rich.table import Table
+def exports_table(exports: "Sequence[Export]", width: int) -> "Table":
+    """One row per artefact; drops the least important columns to fit into `width`."""
+    from cifar_trainer.cli.console import fitting_table
 
-    table = Table("format", box=None)
-    for name in ("bytes", "difference", "agreement", "accuracy"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("path", overflow="fold")
-    for export in exports:
-        table.add_row(
-            export.format,
-            f"{export.bytes:,}",
-            f"{export.proof.max_abs_difference:.2g}",
-            f"{export.proof.agreement:.2%}",
-            f"{export.proof.accuracy:.2%}",
-            printable(export.path),
-        )
-    return table
+    rows = [
+        {
+            "format": export.format,
+            "bytes": f"{export.bytes:,}",
+            "difference": f"{export.proof.max_abs_difference:.2g}",
+            "agreement": f"{export.proof.agreement:.2%}",
+            "accuracy": f"{export.proof.accuracy:.2%}",
+            "path": printable(export.path),
+        }
+        for export in exports
+    ]
+    dropped = ("bytes", "accuracy", "difference", "agreement")
+    return fitting_table(rows, width, left=("format",), folding=("path",), less_important=dropped)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import DATASET, SourceType, data_dir_option, make_command
+from cifar_trainer.cli.base import DATASET, PathType, SourceType, data_dir_option, make_command
 from cifar_trainer.errors import UsageError, counted
 from cifar_trainer.settings import DEFAULT_DATA_DIR
 
@@ -50,11 +50,11 @@ class DatasetOption(click.Option):
     "--skip-unreadable", is_flag=True, show_default=False, help="Leave out images that cannot be decoded."
 )
 @click.option(
-    "--relabel", metavar="FILE.csv", type=click.Path(path_type=Path),
+    "--relabel", metavar="FILE.csv", type=PathType(),
     help="Correct labels: columns file (or split and index) and label, which is a class or `delete`.",
 )  # fmt: skip
 @click.option(
-    "--keep-groups", metavar="FILE.csv", type=click.Path(path_type=Path),
+    "--keep-groups", metavar="FILE.csv", type=PathType(),
     help="Keep the images of a group on one side of each split: columns group and file.",
 )  # fmt: skip
 @data_dir_option("Folder of the prepared data sets.  [default: data]")

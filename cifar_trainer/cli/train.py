@@ -70,7 +70,7 @@ def command(
         raise UsageError(f"--stack {stack} is for several seeds. Add --seeds, or leave it out.")
     if seeds is not None and (resume is not None or "seed" in options):
         other = "--resume" if resume is not None else "--seed"
-        raise UsageError(f"--seeds {seeds} does not go with {other}. Leave one of them out.")
+        raise UsageError(f"--seeds {seeds} cannot be combined with {other}. Leave one of them out.")
     if resume is not None and "run_dir" in options:
         raise UsageError(f"--resume {resume} continues in that folder; leave out --run-dir.")
     if from_trial is not None:
@@ -85,7 +85,7 @@ def command(
         options = {**settings, **options}
     if gpus is not None:
         if seeds is not None:
-            raise UsageError(f"--gpus {gpus} does not go with --seeds {seeds}. Leave one of them out.")
+            raise UsageError(f"--gpus {gpus} cannot be combined with --seeds {seeds}. Leave one of them out.")
         chosen = choose_gpus(gpus, options.get("device", "auto"))
         if len(chosen) > 1:
             words = ["train", *command_words({**options, "resume": resume, "json": output.as_json})]

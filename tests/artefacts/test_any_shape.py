@@ -13,6 +13,7 @@ from PIL import Image
 
 from cifar_trainer.artefacts import export
 from cifar_trainer.artefacts.formats import Artefact, open_artefact
+from cifar_trainer.artefacts.gate import KINDS
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.images import Preprocessing, encode_png
@@ -56,6 +57,7 @@ def exported(small_run: Path, data_dir: Path) -> dict[str, Path]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "load_data", lambda run, data_dir: dataset)
+        patch.setattr(export, "FILES", len(KINDS))
         report = export.export(small_run, format=FORMATS)
     return {each.format: Path(each.path) for each in report.exports}
 

@@ -111,12 +111,13 @@ def test_a_saved_model_that_decodes_one_kind_of_file_wrongly_is_refused(
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     trained_run: Path, data_dir: Path, tmp_path: Path, precision: str,
-    replace_model: Callable[[Path, keras.Model], None],
+    replace_model: Callable[[Path, keras.Model], None], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Its weights are those of a float32 model; what runs elsewhere is held to Keras's float32."""
     import shutil
 
     available("onnx")
+    monkeypatch.setattr(export, "FILES", 1)
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     keras.utils.set_random_seed(1)

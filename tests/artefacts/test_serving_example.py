@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from command_line import INTERPRETER
+from command_line import python
 from PIL import Image
 
 from cifar_trainer.artefacts.gate import KINDS
@@ -40,7 +40,8 @@ finally:
 
 def run(*command: object, banned: str = "cifar_trainer") -> subprocess.CompletedProcess[str]:
     """Run a script with these arguments; it fails if it imports a module in `banned`."""
-    watched = [INTERPRETER, "-c", WATCH, banned, *map(str, command)]
+    interpreter = python(own_process=banned != "cifar_trainer")
+    watched = [interpreter, "-c", WATCH, banned, *map(str, command)]
     return subprocess.run(watched, capture_output=True, text=True, timeout=120, check=False)
 
 

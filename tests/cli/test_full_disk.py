@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import RunCli
+from command_line import RunCli, run_here
 from matplotlib.figure import Figure
 
+from cifar_trainer import pages
 from cifar_trainer.cli.base import save_plot
 from cifar_trainer.errors import RunError
 
@@ -23,15 +24,17 @@ def fill(folder: Path) -> None:
 
 
 def test_evaluate_on_a_full_disk_keeps_the_report_that_was_there(
-    run_cli: RunCli, mount: Callable[[str], Path], trained_run: Path, data_dir: Path
+    mount: Callable[[str], Path], trained_run: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    figure = pages.PageFigure(bytes(4096), b"")
+    monkeypatch.setattr(pages, "draw_figures", lambda drawings, progress: dict.fromkeys(drawings, figure))
     run = mount("size=32m") / "run"
     shutil.copytree(trained_run, run)
     (run / "evaluation" / "test").mkdir(parents=True)
     (run / "evaluation" / "test" / "report.json").write_text("{}")
     fill(run.parent)
-    done = run_cli(["evaluate", run, "--data-dir", data_dir, "--json"])
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    done = run_here(["evaluate", run, "--data-dir", data_dir, "--json"])
+    assert (done.exit_code, done.stdout) == (1, ""), done.stderr
     assert f"{run}/evaluation/test cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in (run / "evaluation").iterdir()] == ["test"]

@@ -163,23 +163,13 @@ def test_runs_that_were_evaluated_are_not_evaluated_again(
     assert (again.returncode, again.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
 def test_the_logits_of_a_comparison_are_those_of_evaluate_to_the_bit(
-    run_cli: RunCli,
-    compared: tuple[Path, subprocess.CompletedProcess[str]],
-    data_dir: Path,
-    tmp_path: Path,
-    name: str,
+    compared: tuple[Path, subprocess.CompletedProcess[str]], evaluated_run: Path
 ) -> None:
-    """Also of the second of two runs with other settings: each is evaluated in a process of its own."""
-    shutil.copytree(compared[0] / name, tmp_path / name)
-    shutil.rmtree(tmp_path / name / "evaluation")
-    done = run_cli(["evaluate", tmp_path / name, "--data-dir", data_dir])
-    assert done.returncode == 0, done.stderr
-    logits = [
-        (folder / name / "evaluation/test/logits.npy").read_bytes() for folder in (compared[0], tmp_path)
-    ]
-    assert logits[0] == logits[1]
+    """Of the second of two runs with other settings: each is evaluated in a process of its own."""
+    runs = (compared[0] / "two", evaluated_run)
+    logits, expected = ((run / "evaluation/test/logits.npy").read_bytes() for run in runs)
+    assert logits == expected
 
 
 def test_why_a_run_cannot_be_evaluated_is_told_with_its_own_exit_code(

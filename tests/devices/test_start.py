@@ -2,15 +2,16 @@
 
 import json
 import os
-import subprocess
+import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 from command_line import run_python
 
+import cifar_trainer
+from cifar_trainer import devices
 from cifar_trainer.benchmarking import benchmark
 from cifar_trainer.devices import compare_environments, cuda, machine, start
 from cifar_trainer.devices.start import choose_device, xla_flags
@@ -19,7 +20,6 @@ from cifar_trainer.errors import DeviceError, UsageError
 from cifar_trainer.settings import Settings
 
 start_module = sys.modules["cifar_trainer.devices.start"]
-RunCli = Callable[..., subprocess.CompletedProcess[str]]
 CONFIG = Settings("tutorial", "synthetic", 1, 32, 0.001, device="cpu")
 
 
@@ -62,13 +62,6 @@ def test_keras_with_another_backend_in_this_process_is_one_clear_error(
         start(CONFIG)
 
 
-def test_env_works_whatever_backend_and_keras_other_projects_use() -> None:
-    env = {"KERAS_BACKEND": "torch", "TF_USE_LEGACY_KERAS": "1"}
-    done = run_python(["-m", "cifar_trainer", "env", "--json"], env=env, own_process=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["devices"][0]["error"] is None
-
-
 def test_the_convolution_of_env_counts_the_outputs_that_it_has() -> None:
     output = tf.nn.conv2d(tf.ones([32, 32, 32, 64]), tf.ones([3, 3, 64, 64]), 1, "VALID")
     assert int(tf.size(output)) * 2 * 3 * 3 * 64 == FLOPS
@@ -87,26 +80,37 @@ def test_onednn_is_turned_on_where_tensorflow_leaves_it_off_though_it_is_faster(
     assert machine.gains_from_onednn() is gains
 
 
-@pytest.mark.parametrize("own", ["0", "1"])
-def test_the_users_own_variable_for_onednn_wins(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", own)
-    start(CONFIG, onednn=True)
-    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == own
+@pytest.mark.parametrize(
+    ("own", "wanted", "used"), [("0", True, "0"), ("1", False, "1"), (None, False, "0"), (None, True, "1")]
+)
+def test_onednn_is_used_as_the_run_says_unless_the_user_has_set_the_variable(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, wanted: bool, used: str
+) -> None:
+    if own is None:
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    else:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", own)
+    start(CONFIG, onednn=wanted)
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == used
 
 
 def test_a_resumed_run_keeps_the_kernels_that_it_began_with(
-    run_cli: RunCli, trained_run: Path, tmp_path: Path
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record says that oneDNN was off: the run goes on without it, and no difference is named."""
-    import shutil
-
-    run = tmp_path / "run"
-    shutil.copytree(trained_run, run)
+    """The record says that oneDNN was off: the run continues without it."""
+    run = shutil.copytree(trained_run, tmp_path / "run")
     record = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps({**record, "onednn": False}))
-    done = run_cli(["train", "--resume", run, "--epochs", 3], own_process=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((run / "environment.json").read_text())["onednn"] is False
+    asked = []
+
+    def stop(config: Settings, *, onednn: bool | None, **options: object) -> None:
+        asked.append(onednn)
+        raise DeviceError("that is enough")
+
+    monkeypatch.setattr(devices, "start", stop)
+    with pytest.raises(DeviceError, match="that is enough"):
+        cifar_trainer.resume(run, epochs=3)
+    assert asked == [False]
 
 
 class Gpu:
