@@ -68,14 +68,14 @@ _EXIF_ORIENTATION = 0x0112
 
 #: The conversions that decoding may apply, and how to report them.
 CONVERSIONS = {
-    "first_frame": "animated: the first frame was taken",
-    "turned": "turned as their EXIF orientation says",
-    "greyscale": "greyscale, became RGB",
-    "palette": "with a palette, became RGB",
-    "cmyk": "CMYK or another colour space, became RGB",
-    "sixteen_bits": "of 16 bits a channel, kept the upper 8",
-    "transparent": "with transparency, were laid on white",
-    "to_greyscale": "in colour, became greyscale",
+    "first_frame": "animated; the first frame is used",
+    "turned": "rotated by their EXIF orientation",
+    "greyscale": "greyscale; converted to RGB",
+    "palette": "with a palette; converted to RGB",
+    "cmyk": "CMYK or another colour space; converted to RGB",
+    "sixteen_bits": "16 bits per channel; the upper 8 are kept",
+    "transparent": "with transparency; blended onto white",
+    "to_greyscale": "in colour; converted to greyscale",
     "resized": "resized",
 }
 

@@ -7,11 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import INTERPRETER, run_python
+from command_line import INTERPRETER, all_commands, run_python
 from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -52,6 +53,11 @@ def timed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str
     return done.stdout, kept
 
 
+def after(option: str, arguments: tuple[str, ...]) -> Path | None:
+    """The path that follows an option."""
+    return Path(arguments[arguments.index(option) + 1]) if option in arguments else None
+
+
 def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(
     data_dir: Path,
     compared: tuple[str, Path],
@@ -59,25 +65,28 @@ def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each kind of program runs once; the steps that differ by an option share its output."""
+    """Each kind of program runs once; steps that differ by an option share its output."""
     gpu_check = load_benchmark("gpu_check")
-    really_run, printed = gpu_check.Check.run, {}
+    really_run, one_at_a_time = gpu_check.Check.run, threading.Lock()
+    printed: dict[tuple[str, ...], tuple[str, Path | None]] = {}
     saved = {"against_listing.py": compared[1], "time_to_94.py": timed[1]}
 
     def run(check: Any, *arguments: str, flags: str = "") -> str:
-        script = Path(arguments[0]).name
+        script, folder = Path(arguments[0]).name, after("--run-dir", arguments)
         if script in saved:
-            shutil.copy(saved[script], arguments[arguments.index("--output") + 1])
+            shutil.copy(saved[script], after("--output", arguments) or "")
             return ""
+        if script == "-m":
+            all_commands()[arguments[3]].make_context(arguments[3], list(arguments[4:]))
         decisive = ("--seeds", "--profile", "--resume", "--deterministic")
         kind = (script, *arguments[3:4], *(option for option in decisive if option in arguments))
-        first = printed.setdefault(kind, arguments)
-        if first is arguments:
-            printed[kind, ""] = really_run(check, *arguments)
-        elif "--run-dir" in arguments:
-            old, new = (words[words.index("--run-dir") + 1] for words in (first, arguments))
-            shutil.copytree(old, new)
-        return printed[kind, ""]
+        with one_at_a_time:
+            if kind not in printed:
+                printed[kind] = really_run(check, *arguments), folder
+            text, made = printed[kind]
+        if folder is not None and made is not None and not folder.exists():
+            shutil.copytree(made, folder)
+        return text
 
     monkeypatch.setattr(gpu_check.Check, "run", run)
     options = ["--device", "cpu", "--tiny", "--dataset", "synthetic", "--data-dir", data_dir]
