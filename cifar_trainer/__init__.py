@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cifar_trainer.artefacts.export import export as export
     from cifar_trainer.benchmarking import benchmark as benchmark
     from cifar_trainer.checks.data import check_data as check_data
+    from cifar_trainer.checks.training import check_training as check_training
     from cifar_trainer.comparison import compare as compare
     from cifar_trainer.data.prepare import prepare as prepare
     from cifar_trainer.devices.survey import environment as environment
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "benchmark": ("benchmarking", "benchmark"),
     "check_data": ("checks.data", "check_data"),
+    "check_training": ("checks.training", "check_training"),
     "compare": ("comparison", "compare"),
     "environment": ("devices.survey", "environment"),
     "evaluate": ("evaluation.evaluate", "evaluate"),

@@ -16,7 +16,13 @@ from cifar_trainer.settings import RuntimeOptions, Settings, declared
 
 COMMANDS = all_commands()
 #: The functions of commands whose names are not those of an action.
-NAMES = {"check data": "check_data", "recipes": "list_recipes", "runs": "list_runs", "env": "environment"}
+NAMES = {
+    "check data": "check_data",
+    "check training": "check_training",
+    "recipes": "list_recipes",
+    "runs": "list_runs",
+    "env": "environment",
+}
 #: Options that only a command needs: what it prints and draws, and how it ends.
 OF_COMMANDS = {"as_json", "as_csv", "quiet", "verbose", "run_option", "plot"}
 #: Others, by command, with the reason.

@@ -1,15 +1,20 @@
 """`cifar-trainer check`: a group with one command per check."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import DATASET, RunType, data_dir_option, make_command
+from cifar_trainer.cli.base import DATASET, RECIPE, PathType, RunType, data_dir_option, make_command
 from cifar_trainer.errors import CheckError, UsageError
+from cifar_trainer.recipes import RECIPES
+from cifar_trainer.settings import DEVICES
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from cifar_trainer.checks.data_report import DataCheck
+    from cifar_trainer.checks.training import TrainingCheck
     from cifar_trainer.cli.console import Output
 
 
@@ -20,6 +25,7 @@ def command() -> None:
     \b
     Examples:
       cifar-trainer check data
+      cifar-trainer check training
     """
 
 
@@ -71,3 +77,58 @@ def format_check(result: "DataCheck") -> str:
 
 
 command.add_command(data)
+
+
+@make_command("check training")
+@click.option(
+    "--recipe", type=RECIPE, default="tutorial", metavar=f"[{'|'.join(RECIPES)}|FILE.py]",
+    help="Recipe to check.",
+)  # fmt: skip
+@click.option("--dataset", type=DATASET, default="cifar10", help="Data set; only training images are used.")
+@data_dir_option(help="Folder of the prepared data sets.  [default: data]")
+@click.option(
+    "--output", type=PathType(), metavar="FILE", help="Page to write.  [default: runs/check-RECIPE.html]"
+)
+@click.option("--device", default="auto", metavar=f"[{'|'.join(DEVICES)}]", help="Device to compute on.")
+def training(console: "Output", /, data_dir: Path | None, **options: Any) -> None:
+    """Check how a recipe trains: gradients, layers, learning rate, augmentation.
+
+    Makes short runs on training images, and writes a page with each number beside the one to
+    expect. Keeps no model. Exits with code 4 if a check fails.
+
+    \b
+    Examples:
+      cifar-trainer check training
+      cifar-trainer check training --recipe my_recipe.py
+      cifar-trainer check training --recipe regularized --json
+    """
+    from cifar_trainer.checks.training import check_training
+
+    if data_dir is not None:
+        options["data_dir"] = data_dir
+    with console.counting() as show:
+        result = check_training(**options, verbose=console.verbose, on_progress=show)
+    console.result(result, checks_table)
+    console.note(f"report: {result.report}", wrap=False)
+    result.require_passed()
+
+
+def checks_table(result: "TrainingCheck") -> "Table":
+    """One row per check."""
+    from rich.table import Table
+
+    from cifar_trainer.checks.training import format_number
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("check", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("expected", overflow="fold")
+    for check in result.checks:
+        table.add_row(
+            check.name, "passed" if check.passed else "FAILED", format_number(check.measured), check.expected
+        )
+    return table
+
+
+command.add_command(training)

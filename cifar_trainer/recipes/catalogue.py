@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cifar_trainer import devices
 from cifar_trainer.recipes import RECIPES, get_recipe
-from cifar_trainer.recipes.recipe import Expected, Recipe
+from cifar_trainer.recipes.recipe import Expected, Recipe, augmented
 from cifar_trainer.results import Result
 from cifar_trainer.settings import DEFAULT_DATA_DIR
 
@@ -98,35 +98,6 @@ def count_flops(model: "keras.Model") -> int:
             # Projections to queries, keys, values and output; then queries × keys, and weights × values.
             flops += 2 * tokens * kernels + 4 * tokens**2 * layer.num_heads * layer.key_dim
     return flops
-
-
-def augmented(recipe: Recipe, images: "np.ndarray", epochs: int) -> "list[np.ndarray]":
-    """A batch after augmentation in each of the first epochs, as uint8 or float [B, H, W, C].
-
-    Args:
-        recipe: its `augment` is applied if it has one.
-        images: uint8 [B, H, W, C].
-        epochs: number of epochs.
-    """
-    import numpy as np
-    import tensorflow as tf
-
-    from cifar_trainer.recipes.recipe import Batch
-
-    if recipe.augment is None:
-        return [images] * epochs
-    seen = []
-    for epoch in range(epochs):
-        batch = Batch(
-            images=tf.constant(images),
-            labels=tf.zeros(len(images), tf.uint8),
-            indices=tf.range(len(images), dtype=tf.int64),
-            epoch=tf.constant(epoch),
-            step=tf.constant(epoch),
-            seed=tf.constant([0, epoch]),
-        )
-        seen.append(np.asarray(recipe.augment(batch)))
-    return seen
 
 
 #: Number of images and epochs in the figure.

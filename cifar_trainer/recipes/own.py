@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import logging
 import re
 import sys
 import traceback
@@ -20,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 from cifar_trainer import devices
 from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
 from cifar_trainer.files import sha256_bytes, sha256_file
-from cifar_trainer.recipes.recipe import Batch, Recipe, RecipeFile
+from cifar_trainer.recipes.recipe import Batch, Recipe, RecipeFile, augmented
 from cifar_trainer.settings import Settings, declared
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import tensorflow as tf
+
+log = logging.getLogger(__name__)
 
 #: A recipe's name becomes part of a folder's name.
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
@@ -303,39 +307,71 @@ def check_network(recipe: Recipe, model: "keras.Model") -> None:
     """Test the network and loss of a custom recipe on two images; does nothing for built-in recipes.
 
     Raises:
-        UsageError: the network ends in a softmax, the loss does not accept its logits, or the network cannot
-            be loaded without the recipe's file.
+        UsageError: the network ends in a softmax, the loss does not accept its logits or does not favour the
+            label, or the network cannot be loaded without the recipe's file.
+
+    Logs a warning if the pixels are scaled badly, a nonlinearity is missing or a layer is frozen.
     """
     if recipe.file is None:
         return
-    import keras
     import numpy as np
+
+    from cifar_trainer.recipes import diagnosis
 
     path, classes = recipe.file.path, model.output_shape[-1]
     images = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), np.uint8)
     with _running(path):
         logits = np.asarray(model(images, training=False))
-    if classes > 1 and (logits >= 0).all() and np.allclose(logits.sum(axis=-1), 1, atol=1e-3):
-        raise UsageError(
-            f"--recipe {path}: the network ends in a softmax. Expected logits: remove the activation of the "
-            "last layer; the loss and predictions apply the softmax."
-        )
+    if fault := diagnosis.softmax_fault(logits):
+        raise UsageError(f"--recipe {path}: {fault}")
     loss = recipe.loss()
     with _failing_with(path, f"the loss does not accept integer labels [B] and logits [B, {classes}]"):
         value = np.asarray(loss(np.zeros(2, np.uint8), logits))
+        fault = None if value.ndim > 1 else diagnosis.loss_fault(loss, classes)
     if value.ndim > 1:
         raise UsageError(f"--recipe {path}: the loss returned {_not_a(value, 'one number per image')}")
+    if fault:
+        raise UsageError(f"--recipe {path}: {fault}")
+    check_loadable(recipe, model)
+    for warning in _doubts(recipe, model, images):
+        log.warning("--recipe %s: %s", path, warning)
+
+
+def check_loadable(recipe: Recipe, model: "keras.Model") -> None:
+    """Load the network of a custom recipe from its description, as in a process without the recipe's file.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
+    if recipe.file is None:
+        return
+    import keras
+
     known = keras.saving.get_custom_objects()
     registered = dict(known)
-    # As in a process that has not loaded the file.
     known.clear()
     try:
         with _failing_with(
-            path, "the network cannot be loaded without this file; use Keras's layers and functions"
+            recipe.file.path,
+            "the network cannot be loaded without this file; use Keras's layers and functions",
         ):
             keras.models.model_from_json(model.to_json())
     finally:
         known.update(registered)
+
+
+def _doubts(recipe: Recipe, model: "keras.Model", images: "np.ndarray") -> Iterator[str]:
+    """What is probably wrong with a custom recipe, although it can be trained."""
+    from cifar_trainer.recipes import diagnosis
+
+    trained = augmented(recipe, images, 1)[0]
+    spreads = [diagnosis.input_spread(model, each) for each in (images, trained)]
+    faults = (
+        diagnosis.scale_fault(*spreads),
+        diagnosis.linear_fault(model),
+        diagnosis.frozen_fault(model, initialized=recipe.initialize is not None),
+    )
+    yield from (fault for fault in faults if fault)
 
 
 @contextlib.contextmanager

@@ -137,3 +137,30 @@ class Recipe:
         return Settings(
             **{"dataset": dataset, **own, **arguments, "recipe": self.name, "recipe_sha256": sha256}
         )
+
+
+def augmented(recipe: Recipe, images: "np.ndarray", epochs: int) -> "list[np.ndarray]":
+    """A batch after augmentation in each of the first epochs, as uint8 or float [B, H, W, C].
+
+    Args:
+        recipe: its `augment` is applied if it has one.
+        images: uint8 [B, H, W, C].
+        epochs: number of epochs.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    if recipe.augment is None:
+        return [images] * epochs
+    seen = []
+    for epoch in range(epochs):
+        batch = Batch(
+            images=tf.constant(images),
+            labels=tf.zeros(len(images), tf.uint8),
+            indices=tf.range(len(images), dtype=tf.int64),
+            epoch=tf.constant(epoch),
+            step=tf.constant(epoch),
+            seed=tf.constant([0, epoch]),
+        )
+        seen.append(np.asarray(recipe.augment(batch)))
+    return seen

@@ -12,8 +12,8 @@ from command_line import RunCli
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.evaluation.evaluate import evaluate
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.recipes.catalogue import augmented
 from cifar_trainer.recipes.own import check_network
+from cifar_trainer.recipes.recipe import augmented
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training.api import reproduce, resume, train
 
@@ -184,6 +184,12 @@ REGISTERED = "@keras.saving.register_keras_serializable()\ndef double(x):\n    r
     [
         ("(classes,", "(classes, activation='softmax',", "ends in a softmax. Expected logits"),
         ("SparseCategorical", "Categorical", "the loss does not accept integer labels"),
+        ("from_logits=True", "from_logits=False", "does not change with negative logits: it expects prob"),
+        (
+            "SparseCategoricalCrossentropy(from_logits=True)",
+            "MeanSquaredError()",
+            "Expected a lower loss for",
+        ),
         ("(classes,", "(classes, activation=lambda x: 2 * x,", "cannot be loaded without this file"),
         ("(classes,", "(classes, activation=double,", "cannot be loaded without this file"),
     ],
@@ -197,9 +203,27 @@ def test_a_network_that_nothing_could_use_is_refused_before_the_first_step(
         check_network(recipe, recipe.build_model((32, 32, 3), 10))
 
 
-def test_the_whole_recipe_is_accepted(tmp_path: Path) -> None:
+def test_the_whole_recipe_is_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = get_recipe(written(tmp_path, WHOLE))
     check_network(recipe, recipe.build_model((32, 32, 3), 10))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("return batch.images", "return batch.images / 255", "Are the pixels scaled twice"),
+        ("Rescaling(1 / 255)", "Rescaling(1.0)", "Scale the pixels in the network"),
+        ("layers.ReLU()", "layers.Dense(32)", "have no nonlinearity in between"),
+        ('dtype="float32")', 'dtype="float32", trainable=False)', "are frozen at their random initial"),
+    ],
+)
+def test_what_is_probably_wrong_is_a_warning_before_the_first_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str, after: str, says: str
+) -> None:
+    recipe = get_recipe(written(tmp_path, WHOLE.replace(before, after, 1)))
+    check_network(recipe, recipe.build_model((32, 32, 3), 10))
+    assert [says in message for message in caplog.messages] == [True]
 
 
 def test_what_a_recipe_prints_is_not_in_the_results(
