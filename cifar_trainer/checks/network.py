@@ -277,7 +277,7 @@ def dead_units(model: keras.Model, images: np.ndarray) -> dict[str, float]:
     relus = [layer for layer in model.layers if _is_relu(layer) and len(layer._inbound_nodes) == 1]
     if not relus:
         return {}
-    outputs = keras.Model(model.inputs, [layer.output for layer in relus])(images, training=True)
+    outputs = keras.Model(model.inputs[0], [layer.output for layer in relus])(images, training=True)
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
     return {
         layer.name: float((np.asarray(tf.reduce_max(output, axis=range(len(output.shape) - 1))) <= 0).mean())

@@ -50,6 +50,7 @@ SMALLEST_UPDATE, LARGEST_UPDATE = 1e-7, 0.1
 KEPT = 0.6
 
 Progress = Callable[[str, int, int | None], None]
+#: Checks without which the others would fail in ways that say nothing.
 _IMPOSSIBLE = ("output", "loss function")
 
 
@@ -105,9 +106,10 @@ def examine(
     if recipe.initialize is not None:
         recipe.initialize(model, samples.train.images)
     start = model.get_weights()
-    checks += check_network(recipe, model, samples)
-    if not all(check.passed for check in checks if check.name in _IMPOSSIBLE):
-        return Examination(checks, recipe.learning_rate)
+    for check in check_network(recipe, model, samples):
+        checks.append(check)
+        if check.name in _IMPOSSIBLE and not check.passed:
+            return Examination(checks, recipe.learning_rate)
     dead = dead_units(model, samples.images)
     if dead:
         checks.append(dead_check(dead))
@@ -136,13 +138,14 @@ class _Table(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate for each step, which can be replaced without compiling again."""
 
     def __init__(self, steps: int) -> None:
+        self.steps = steps
         self.rates = tf.Variable(tf.zeros([steps]), trainable=False)
 
     def __call__(self, step: Any) -> tf.Tensor:
-        return tf.gather(self.rates, tf.minimum(tf.cast(step, tf.int32), len(self.rates) - 1))
+        return tf.gather(self.rates, tf.minimum(tf.cast(step, tf.int32), self.steps - 1))
 
     def get_config(self) -> dict[str, Any]:
-        return {"steps": len(self.rates)}
+        return {"steps": self.steps}
 
 
 class Trials:
@@ -381,7 +384,9 @@ def _update_check(updates: dict[str, float]) -> Check:
 
 def _range_check(ranges: list[RateRange], rate: float) -> Check:
     highest = min(each.highest for each in ranges)
-    text = f"The loss falls at the recipe's rate {rate:g} for {len(ranges)} seeds."
+    text = (
+        f"The loss does not diverge up to {highest:.2g} ({len(ranges)} seeds); the recipe's rate is {rate:g}."
+    )
     if rate > highest:
         text = (
             f"The loss diverges above a rate of {highest:.2g}; the recipe's is {rate:g}. Try "

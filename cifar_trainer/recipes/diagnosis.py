@@ -79,7 +79,7 @@ def first_trained_input(model: keras.Model) -> keras.Model | None:
     for layer in model.layers:
         if layer.trainable_weights and layer._inbound_nodes:
             source = layer.input
-            return None if isinstance(source, list | dict) else keras.Model(model.inputs, source)
+            return None if isinstance(source, list | dict) else keras.Model(model.inputs[0], source)
     return None
 
 

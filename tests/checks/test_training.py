@@ -86,7 +86,7 @@ class StoppedGradient(keras.losses.Loss):
 
 
 SOUND = Recipe(
-    "sound", "", epochs=1, batch_size=32, learning_rate=0.003, build_model=network(), augment=upside_down
+    "sound", "", epochs=1, batch_size=32, learning_rate=0.005, build_model=network(), augment=upside_down
 )
 
 
@@ -109,8 +109,8 @@ def test_a_sound_recipe_passes_every_check(sound: Examination) -> None:
     assert all(check.source and check.expected for check in sound.checks)
 
 
-def batch_normalized(x: Any) -> Any:
-    return layers.BatchNormalization(name="norm")(x, training=True)
+def centred(x: Any) -> Any:
+    return x - keras.ops.mean(x, axis=0, keepdims=True)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def batch_normalized(x: Any) -> Any:
         ("images zeroed", {"augment": lambda batch: batch.images * 0}, "input scale"),
         ("pixels scaled twice", {"augment": lambda batch: batch.images / 255}, "input scale"),
         ("pixels not scaled", {"build_model": network(scale=1.0)}, "input scale"),
-        ("batch at inference", {"build_model": network(more=batch_normalized)}, "gradient of one image"),
+        ("batch at inference", {"build_model": network(more=centred)}, "gradient of one image"),
         ("dead ReLUs", {"build_model": network(bias=-100.0)}, "dead ReLUs"),
         ("float labels", {"loss": FloatLabels}, "loss function"),
         ("a regression's loss", {"loss": lambda: keras.losses.MeanSquaredError()}, "loss function"),
@@ -138,7 +138,7 @@ def test_a_fault_is_named_without_training(fault: str, changes: dict[str, Any], 
 
 
 def test_a_rate_a_hundred_times_too_high_is_named() -> None:
-    names = failed(examined(60, learning_rate=0.3))
+    names = failed(examined(60, learning_rate=0.5))
     assert "learning-rate range" in names
     assert "update of each layer" in names
 
