@@ -18,7 +18,7 @@ from cifar_trainer.recipes.recipe import augmented
 #: The sources of most checks.
 KARPATHY = "Karpathy 2019, A Recipe for Training Neural Networks"
 CS231N = "CS231n, Neural Networks"
-OURS = "this project"
+OURS = "cifar-trainer"
 #: Images to train on, images held out, and images per forward pass of a measurement.
 TRAINED, HELD_OUT, MEASURED = 2048, 512, 128
 #: The loss at the first step may exceed that of equal logits by this share.
