@@ -105,7 +105,7 @@ def sound() -> Examination:
 
 def test_a_sound_recipe_passes_every_check(sound: Examination) -> None:
     assert failed(sound) == []
-    assert len(sound.checks) == 16
+    assert len(sound.checks) == 17
     assert all(check.source and check.expected for check in sound.checks)
 
 
