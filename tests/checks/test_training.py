@@ -182,8 +182,8 @@ def test_batch_normalization_in_training_is_reported_but_is_no_fault() -> None:
         ([2.3, 2.2, 1.5, 1.0, 0.9, 0.8], 5.0),
         ([2.3, 2.2, 1.5, 1.0, 9.0, 9.0], 3.0),
         ([2.3, 2.2, 1.5, 1.0], 3.0),  # Then not finite.
-        ([2.3, 2.2, 1.5, 1.0, 1.9, 2.3], 3.0),
-        ([2.3, 2.2, 2.1, 2.3, 2.2, 2.1], 5.0),
+        ([2.3, 2.2, 1.5, 1.0, 1.9, 2.3], 4.0),
+        ([2.3, 2.2, 2.15, 2.3, 2.2, 2.15], 5.0),
     ],
 )
 def test_the_highest_rate_is_the_last_one_before_the_loss_diverges(
