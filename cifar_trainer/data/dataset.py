@@ -200,6 +200,9 @@ class ImageSet:
         splits: `train`, `test`, `validation`, or `all` if the source has no splits.
         conversions: how many images were changed, by what (`images.CONVERSIONS`).
         notes: what the user should know, a sentence each.
+        corrections, groups: what --relabel and --keep-groups did.
+        published: they come from the published archives of the data set, by their SHA-256.
+        preprocessing: how image files became these images; None if there were no image files.
     """
 
     classes: tuple[str, ...]
@@ -208,6 +211,8 @@ class ImageSet:
     notes: tuple[str, ...] = ()
     corrections: Corrections | None = None
     groups: Groups | None = None
+    published: bool = False
+    preprocessing: Preprocessing | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

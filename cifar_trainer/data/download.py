@@ -1,7 +1,6 @@
 """Downloads that resume, are checked against a size and a SHA-256, and try one mirror after another."""
 
 import dataclasses
-import json
 import os
 import re
 import ssl
@@ -200,45 +199,33 @@ def _set_aside(path: Path, archive: Archive) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Part:
-    """The downloaded part of a file, and a note about the server's version that it belongs to."""
+    """The downloaded part of a file, and the strong ETag under which a URL began to send it."""
 
     path: Path
+    url: str = ""
+    etag: str | None = None
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def version(self, url: str) -> str | None:
-        """The strong ETag under which this URL gave the part."""
-        try:
-            note = json.loads(self._note.read_text(encoding="utf-8"))
-            etag = note["etag"] if note["url"] == url else None
-            return etag if isinstance(etag, str) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        """The ETag to ask `url` for; None if it did not begin this part."""
+        return self.etag if url == self.url else None
 
     def begin(self, url: str, etag: str | None) -> None:
         """Empty the part, and note its version."""
         self.path.write_bytes(b"")
-        self._note.write_text(json.dumps({"url": url, "etag": etag}), encoding="utf-8")
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        self.url, self.etag = url, etag
 
     def move(self, target: Path) -> None:
         """Give the part its final name, once its bytes are on the disk."""
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
         self.path.replace(target)
-        self._note.unlink(missing_ok=True)
         files.flush_folder(target.parent)
-
-    @property
-    def _note(self) -> Path:
-        return self.path.with_name(self.path.name + ".json")
 
 
 def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter: PrepareReporter) -> None:
@@ -296,10 +283,10 @@ def _fetch(url: str, part: Part, archive: Archive, least_speed: int, reporter: P
         with open(part.path, "ab") as file:
             while chunk := _read(response):
                 if have == 0 and is_html(chunk):
-                    part.discard()
+                    part.path.unlink(missing_ok=True)
                     raise FetchError("sent an HTML page instead of the archive")
                 if have + len(chunk) > most:
-                    part.discard()
+                    part.path.unlink(missing_ok=True)
                     raise FetchError(f"sent more than the expected {most:,} bytes")
                 file.write(chunk)
                 have, counted = have + len(chunk), counted + len(chunk)
@@ -332,8 +319,10 @@ def _open(session: "_Session", url: str, part: Part, archive: Archive) -> reques
     too_far = response.status_code == 416
     if too_far:
         # The server has no more than the part, whose hash is wrong.
-        part.discard()
+        part.path.unlink(missing_ok=True)
     answer = f"answered {response.status_code} {response.reason}"
+    if response.status_code in (408, 429, 500, 502, 503, 504):
+        raise FetchError(answer, again=True, wait=_retry_after(response, answer))
     if response.status_code == 407:
         answer += f" (the proxy {_proxy(url)} asks for a user name and a password)"
     raise FetchError(answer, again=too_far, wait=0)
@@ -355,7 +344,7 @@ def _start(url: str, response: requests.Response, part: Part, archive: Archive) 
         and (version is None or etag is None or etag == version)
     )
     if not fits:
-        part.discard()
+        part.path.unlink(missing_ok=True)
         raise FetchError("answered with another range or version", again=True, wait=0)
     return part.size
 
@@ -377,18 +366,15 @@ def _read(response: requests.Response) -> bytes:
 # Connections
 
 
-class _Retry(urllib3.Retry):
-    """Asks again if a connection fails or a server is busy, within PATIENCE."""
-
-    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
-        answer = f"answered {response.status} {response.reason}"
-        try:
-            seconds = super().get_retry_after(response)
-        except urllib3.exceptions.InvalidHeader:
-            raise FetchError(answer) from None
-        if seconds is not None and seconds > PATIENCE.longest_wait:
-            raise FetchError(f"{answer}, and asks to wait for {seconds:,.0f} seconds")
-        return seconds
+def _retry_after(response: requests.Response, answer: str) -> float | None:
+    """The seconds that a busy server asks to wait; None if it does not say."""
+    try:
+        seconds = urllib3.Retry().get_retry_after(response.raw)
+    except urllib3.exceptions.InvalidHeader:
+        raise FetchError(answer) from None
+    if seconds is not None and seconds > PATIENCE.longest_wait:
+        raise FetchError(f"{answer}, and asks to wait for {seconds:,.0f} seconds")
+    return seconds
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -397,15 +383,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def __init__(self) -> None:
         # OpenSSL obeys SSL_CERT_FILE and SSL_CERT_DIR; requests REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
         self._context = ssl.create_default_context()
-        super().__init__(
-            max_retries=_Retry(
-                total=PATIENCE.attempts - 1,
-                other=0,
-                status_forcelist=(408, 500, 502, 504),
-                backoff_factor=PATIENCE.pause,
-                raise_on_status=False,
-            )
-        )
+        super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
@@ -461,7 +439,7 @@ def _connection_error(url: str, error: Exception) -> FetchError:
         )
     # Of requests' own messages only the cause: they quote the URL, which may hold a key.
     reason = disk.reason(cause) if isinstance(cause, OSError) else str(cause) or type(cause).__name__
-    return FetchError(f"cannot be reached: {reason}{via}")
+    return FetchError(f"cannot be reached: {reason}{via}", again=True)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -55,6 +55,7 @@ def correct_and_check(found: ImageSet, options: ReadOptions, where: str) -> Imag
     Raises:
         DataError: the corrections name unknown images or labels, or a class has no images.
     """
+    before = found.splits
     if options.corrections is not None:
         found = correct_labels(found, options.corrections)
     splits, notes = dict(found.splits), list(found.notes)
@@ -63,7 +64,8 @@ def correct_and_check(found: ImageSet, options: ReadOptions, where: str) -> Imag
     if options.spec is None:
         notes += _describe_copies(splits["train"], found.classes)
     _check_complete(splits, found.classes, where)
-    return dataclasses.replace(found, splits=splits, notes=tuple(notes))
+    published = found.published and splits == before
+    return dataclasses.replace(found, splits=splits, notes=tuple(notes), published=published)
 
 
 def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:

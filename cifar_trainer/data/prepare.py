@@ -12,7 +12,7 @@ from typing import Any
 from cifar_trainer import files, locks
 from cifar_trainer.data import disk, find_spec, get_spec, store
 from cifar_trainer.data.caches import find_cached
-from cifar_trainer.data.dataset import Archive, DatasetSpec
+from cifar_trainer.data.dataset import Archive, DatasetSpec, ImageSet
 from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.download import (
     PrepareReporter,
@@ -26,7 +26,7 @@ from cifar_trainer.data.download import (
 from cifar_trainer.data.fingerprints import fingerprint
 from cifar_trainer.data.image_lists import read_image_list
 from cifar_trainer.data.partition import correct_and_check, to_train_and_test
-from cifar_trainer.data.readers import Reading, read_source
+from cifar_trainer.data.readers import read_source
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
 from cifar_trainer.results import Result
 from cifar_trainer.settings import check_seed
@@ -42,7 +42,7 @@ _JSON_KEYS = (
 )  # fmt: skip
 
 #: The images, and what they were made from.
-_Found = tuple[Reading, str]
+_Found = tuple[ImageSet, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,14 +152,12 @@ def prepare(
             already = record is not None
             if record is None:
                 files.remove_partials(data_dir)
-                reading, origin = _obtain(data_dir, where, offline, options, reporter)
-                images = correct_and_check(reading.images, options, origin)
-                unchanged = images.splits == reading.images.splits
-                reading = Reading(images, reading.published and unchanged, reading.preprocessing)
-                for note in images.notes:
+                found, origin = _obtain(data_dir, where, offline, options, reporter)
+                found = correct_and_check(found, options, origin)
+                for note in found.notes:
                     warning = note.removeprefix("Warning: ")
                     (reporter.note if warning == note else reporter.warn)(warning)
-                record = _write(folder, dataset, reading, origin)
+                record = _write(folder, dataset, found, origin)
     if verify:
         store.verify_dataset(data_dir, dataset)
     return PreparedReport(data_dir, folder, record, already)
@@ -252,8 +250,8 @@ def _obtain(
     if spec is not None and spec.draw is not None:
         disk.check_room(data_dir, store.bytes_needed(spec.images, spec.image_shape))
         reporter.note(f"Drawing {spec.images:,} images.")
-        drawn = to_train_and_test(spec.draw(), options, spec.origin)
-        return Reading(drawn, False, options.preprocessing), spec.origin
+        drawn = dataclasses.replace(spec.draw(), preprocessing=options.preprocessing)
+        return to_train_and_test(drawn, options, spec.origin), spec.origin
     if source is None:
         assert spec is not None
         return _obtain_published(spec, data_dir, offline, options, reporter)
@@ -312,14 +310,14 @@ def _from_cache(
         return None
     for path in find_cached(spec.caches):
         try:
-            reading = read_source(path, options, reporter.on_images, data_dir)
+            found = read_source(path, options, reporter.on_images, data_dir)
         except DataError as error:
             reporter.note(f"{path} is not used: {error}")
             continue
-        splits = [reading.images.splits[name] for name in store.SPLITS]
+        splits = [found.splits[name] for name in store.SPLITS]
         if spec.has_fingerprints(*(fingerprint(split.images, split.labels) for split in splits)):
             reporter.note(f"Found {spec.title} in {path}: nothing has to be downloaded.")
-            return reading, str(path)
+            return found, str(path)
         reporter.note(f"{path} is not used: its images are not those of {spec.title}.")
     return None
 
@@ -345,16 +343,12 @@ def _not_obtainable(spec: DatasetSpec, place: Path) -> DataNotFoundError:
     )
 
 
-def _write(folder: Path, dataset: str, reading: Reading, origin: str) -> store.Record:
-    images = reading.images
-    needed = store.bytes_needed(sum(map(len, images.splits.values())), images.image_shape)
+def _write(folder: Path, dataset: str, found: ImageSet, origin: str) -> store.Record:
+    needed = store.bytes_needed(sum(map(len, found.splits.values())), found.image_shape)
     # A link is followed to the disk that the set is on.
     disk.check_room(folder.resolve().parent, needed)
     try:
-        return store.write_dataset(
-            folder, dataset, images, origin,
-            published=reading.published, preprocessing=reading.preprocessing,
-        )  # fmt: skip
+        return store.write_dataset(folder, dataset, found, origin)
     except OSError as error:
         raise disk.write_error(folder, needed, error) from error
 

@@ -3,7 +3,6 @@
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 from cifar_trainer.data import DATASETS, formats
 from cifar_trainer.data.arrays import read_arrays
@@ -19,7 +18,6 @@ from cifar_trainer.data.partition import to_train_and_test
 from cifar_trainer.data.records import read_records
 from cifar_trainer.data.unpack import Unpacker
 from cifar_trainer.errors import DataError, printable
-from cifar_trainer.images import Preprocessing
 
 #: Readers of forms that are not official, in the order in which they are asked. Each one returns None for a
 #: folder that has another form.
@@ -28,23 +26,9 @@ READERS = (read_csv, read_class_folders, read_records, read_arrays)
 _MAX_NESTING = 2
 
 
-class Reading(NamedTuple):
-    """What was read from a source.
-
-    Attributes:
-        images: the training and the test images.
-        published: they come from the published archives of the data set, by their SHA-256.
-        preprocessing: how image files became images.
-    """
-
-    images: ImageSet
-    published: bool
-    preprocessing: Preprocessing
-
-
 def read_source(
     path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None = None
-) -> Reading:
+) -> ImageSet:
     """Read a data set from a folder, an archive or a file, whatever its form.
 
     `scratch` is where to unpack archives; None is the system's folder for temporary files.
@@ -64,7 +48,7 @@ def read_source(
         ) from error
 
 
-def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None) -> Reading:
+def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None) -> ImageSet:
     known_sizes = {
         folder: archive.size
         for spec in DATASETS.values()
@@ -83,9 +67,11 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: P
             raise DataError(f"{path} is empty. {_expected(spec)}")
         found = to_train_and_test(_read(folder, options, on_images, unpacker, 0), options, str(folder.path))
         notes = (*unpacker.notes, *found.notes)
-    found = dataclasses.replace(found, notes=notes)
+    found = dataclasses.replace(
+        found, notes=notes, published=bool(published), preprocessing=options.preprocessing
+    )
     if spec is None:
-        return Reading(found, False, options.preprocessing)
+        return found
     found = with_true_classes(found, spec)
     if len(found.classes) != len(spec.classes):
         raise DataError(
@@ -93,7 +79,7 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: P
             f"Not one of them: {abridged(set(found.classes) - set(spec.classes))}. "
             "For classes of your own, choose a name: --dataset NAME."
         )
-    return Reading(found, bool(published), options.preprocessing)
+    return found
 
 
 def _published_archives(path: Path, spec: DatasetSpec) -> list[Path]:

@@ -75,15 +75,7 @@ def bytes_needed(images: int, shape: tuple[int, int, int]) -> int:
     return images * (int(np.prod(shape)) + 2) + _OTHER_BYTES
 
 
-def write_dataset(
-    folder: Path,
-    name: str,
-    found: ImageSet,
-    source: str,
-    *,
-    published: bool = False,
-    preprocessing: Preprocessing | None = None,
-) -> Record:
+def write_dataset(folder: Path, name: str, found: ImageSet, source: str) -> Record:
     """Write the prepared folder; it appears whole, in the place of one that was there.
 
     Args:
@@ -91,8 +83,6 @@ def write_dataset(
         name: as in `--dataset`.
         found: the splits `train` and `test`.
         source: what they were made from.
-        published: they come from the published archives of the data set of this name.
-        preprocessing: how image files became images; None if there were no image files.
 
     Raises:
         OSError: a write, a flush or a rename failed; the folder is unchanged.
@@ -110,7 +100,7 @@ def write_dataset(
             summaries[split_name] = summarize(split, len(found.classes))
         train, test = summaries["train"], summaries["test"]
         spec = DATASETS.get(name)
-        verified_by = "archive" if spec is not None and published else None
+        verified_by = "archive" if spec is not None and found.published else None
         if spec is not None and spec.has_fingerprints(train.fingerprint, test.fingerprint):
             verified_by = "content"
         record = Record(
@@ -130,7 +120,7 @@ def write_dataset(
             notes=found.notes,
             verified_by=verified_by,
             preprocessing=dataclasses.replace(
-                preprocessing or Preprocessing(found.image_shape), image_shape=found.image_shape
+                found.preprocessing or Preprocessing(found.image_shape), image_shape=found.image_shape
             ),
         )
         write_samples(partial, found)

@@ -31,7 +31,7 @@ Refuse = Callable[..., str]
 def read(path: Path, name: str = "cifar10", **options: Any) -> ImageSet:
     """A source read as the data set `name`; an unknown name stands for a user's own classes."""
     read_options = ReadOptions(DATASETS.get(name), **options)
-    found = read_source(path, read_options, lambda done, total: None).images
+    found = read_source(path, read_options, lambda done, total: None)
     return correct_and_check(found, read_options, str(path))
 
 
