@@ -55,7 +55,7 @@ class DatasetOption(click.Option):
 )  # fmt: skip
 @click.option(
     "--keep-groups", metavar="FILE.csv", type=PathType(),
-    help="Keep the images of a group on one side of each split: columns group and file.",
+    help="Keep each group of images on one side of every split: columns group and file.",
 )  # fmt: skip
 @data_dir_option("Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never download.")
@@ -65,7 +65,7 @@ def command(output: "Output", /, path: str | None, data_dir: Path | None, **opti
     """Download or import a data set and verify it by its content.
 
     A source is an official archive of a data set (Python, binary or MATLAB version), a cache of Keras,
-    torchvision, Hugging Face or TFDS, a file with arrays or records, or a folder or archive with one folder
+    torchvision, Hugging Face or TFDS, a file of arrays or records, or a folder or archive with one folder
     of images per class. Sources are recognized by content, not by name. Downloads resume.
 
     \b
@@ -121,7 +121,7 @@ def _format_proof(record: "Record") -> str:
         return f"no: it is not {spec.title}"
     if spec is not None and spec.archives:
         return f"no: only the published archives of {spec.title} can be verified"
-    return "no: it has no published fingerprint"
+    return "no: only published data sets can be verified"
 
 
 def _format_classes(classes: tuple[str, ...]) -> str:

@@ -28,7 +28,7 @@ def _plain(name: str) -> str:
 
 
 def get_spec(name: str, prepared: Iterable[str] = ()) -> DatasetSpec:
-    """The known data set of that name. Raises UsageError with the nearest name, also of those `prepared`."""
+    """The known data set of that name. Raises UsageError with the nearest known or `prepared` name."""
     spec = find_spec(name)
     if spec is not None:
         return spec
@@ -36,8 +36,8 @@ def get_spec(name: str, prepared: Iterable[str] = ()) -> DatasetSpec:
     names = [*DATASETS, *own]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    prepared_here = f", or {', '.join(own)}, prepared from a source of your own" if own else ""
+    prepared_here = f", or {', '.join(own)}, which you prepared yourself" if own else ""
     raise UsageError(
-        f"--dataset {name!r} is not known. Choose from {', '.join(DATASETS)}{prepared_here}.{hint} "
+        f"--dataset {name!r} is unknown. Choose from {', '.join(DATASETS)}{prepared_here}.{hint} "
         "For classes of your own: cifar-trainer prepare --dataset NAME --source FOLDER"
     )

@@ -1,4 +1,4 @@
-"""Images in arrays: NumPy's .npz and .npy, MATLAB's .mat, and MNIST's IDX files."""
+"""Read arrays of images: NumPy's .npz and .npy, MATLAB's .mat, and MNIST's IDX files."""
 
 import re
 import tokenize
@@ -28,7 +28,7 @@ Role = tuple[str, str]
 
 
 def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read arrays of images and labels, such as x_train, y_train, x_test and y_test; None without arrays."""
+    """Read arrays such as x_train, y_train, x_test and y_test; None if there are no arrays."""
     files = folder.of_format(*formats.ARRAYS)
     if not files:
         return None
@@ -37,7 +37,7 @@ def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> Im
     if not splits:
         held = abridged(f"{split} {kind}" for split, kind in arrays) or abridged(files)
         raise DataError(
-            f"{folder.path} holds no arrays of images with labels: it holds {held}. Expected x_train, "
+            f"{folder.path} has no arrays of images with labels; it contains {held}. Expected x_train, "
             "y_train, x_test and y_test; or images and labels."
         )
     labels, resized = {}, 0
@@ -49,7 +49,10 @@ def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> Im
         labels[split] = flat_labels(arrays[split, "labels"])
         count = len(labels[split])
         if count != len(images[split]):
-            raise DataError(f"{_name(folder, split)} are {len(images[split]):,}, and their labels {count:,}.")
+            raise DataError(
+                f"{folder.path} has {count:,} labels for {len(images[split]):,} images ({split}). "
+                "Expected one per image."
+            )
         before = images[split].shape
         images[split] = _sized(images[split], options, _name(folder, split))
         resized += count * (images[split].shape != before)
@@ -58,9 +61,9 @@ def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> Im
     given = [] if names is None else [str(name) for name in names.ravel()]
     classes, numbers, notes = number_labels(labels, given, options.spec, str(folder.path))
     if fractions:
-        notes = (f"{fractions:,} images of fractions were scaled to 0..255.", *notes)
+        notes = (f"{fractions:,} floating-point images were scaled to 0..255.", *notes)
     if resized:
-        notes = (f"{resized:,} images were resized to {options.size} pixels a side.", *notes)
+        notes = (f"{resized:,} images were resized to {options.size}×{options.size} pixels.", *notes)
     found = {split: Split(images[split], numbers[split]) for split in splits}
     return ImageSet(classes, found, {"resized": resized} if resized else {}, notes)
 
@@ -80,8 +83,8 @@ def _load(folder: Folder, files: list[str]) -> dict[Role, np.ndarray]:
             owner = f"{file}/{key}" if folder.format(file) == "mat" else file
             if role in arrays:
                 raise DataError(
-                    f"{folder.path} holds the same images or labels twice: {owners[role]} and {owner}. "
-                    "Expected one data set: name its folder or file with --source."
+                    f"{folder.path} contains two arrays for the same purpose: {owners[role]} and {owner}. "
+                    "Pass the folder or file of one data set with --source."
                 )
             arrays[role], owners[role] = np.array(array), owner
     return arrays
@@ -100,13 +103,12 @@ def _load_file(folder: Folder, file: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def _load_npy(path: Path, where: str) -> np.ndarray:
     try:
-        # A map: a header that declares more than the file holds is refused before it is allocated.
-        # Not by np.load, which would take a file that starts as a zip does for an .npz.
+        # A map does not allocate what a false header declares. np.load would open a zip as an .npz.
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
         if "Python objects" in str(error):
             raise DataError(
-                f"{where} holds Python objects, which are not read. Save names as text: "
+                f"{where} contains Python objects, which are not supported. Save names as text: "
                 "np.array(names, dtype=str)."
             ) from None
         raise DataError(f"{where} is not an array: {error}.") from error
@@ -114,7 +116,7 @@ def _load_npy(path: Path, where: str) -> np.ndarray:
 
 
 def load_idx(path: Path, where: str) -> np.ndarray:
-    """An array of bytes in the IDX format, in which MNIST is published."""
+    """Read an array of bytes in IDX, the format of MNIST."""
     with open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
     axes = content[3] if len(content) > 3 else 0
@@ -132,14 +134,14 @@ def load_idx(path: Path, where: str) -> np.ndarray:
 def load_mat(
     path: Path, where: str, wanted: Callable[[str], bool] = lambda name: True
 ) -> dict[str, np.ndarray]:
-    """The plain arrays of a MATLAB file (version 5 to 7) whose names are `wanted`."""
+    """Read the arrays of a MATLAB file (version 5 to 7) whose names are `wanted`."""
     import scipy.io
 
     with open(path, "rb") as file:
         if formats.format_of(file.read(formats.HEAD_BYTES)) == "hdf5":
             raise DataError(
-                f"{where} is a MATLAB file of version 7.3 or another HDF5 file, which is not read. Save it "
-                "in MATLAB with save(FILE, '-v7')."
+                f"{where} is a MATLAB file of version 7.3 or another HDF5 file, which is not supported. "
+                "Save it in MATLAB with save(FILE, '-v7')."
             )
     try:
         plain = {"uint8", "uint16", "uint32", "int32", "int64", "double", "single", "cell", "char"}
@@ -169,16 +171,16 @@ def _role(key: str) -> Role | None:
 
 
 def split_of(words: set[str]) -> str:
-    """The split that words of a name stand for; `all` if none does."""
+    """The split that one of the words names; `all` if none does."""
     return next((split for split, names in SPLIT_WORDS.items() if words & set(names)), "all")
 
 
 def _by_row(array: np.ndarray, options: ReadOptions, where: str) -> np.ndarray:
-    """Any common form of an array of images as [N, H, W, C]."""
+    """Reshape an array of images from any common layout to [N, H, W, C]."""
     height, width, channels = options.preprocessing.image_shape
     count = len(array) if array.ndim else 0
     if array.ndim == 2 and array.shape[1] == height * width * channels:
-        # As the official CIFAR archives have them: channel by channel.
+        # Channel by channel, as in the official CIFAR archives.
         array = array.reshape(count, channels, height, width).transpose(0, 2, 3, 1)
     elif array.ndim == 3:
         array = array[..., None]
@@ -193,7 +195,7 @@ def _by_row(array: np.ndarray, options: ReadOptions, where: str) -> np.ndarray:
 
 
 def _scale(images: Mapping[str, np.ndarray], where: str) -> int:
-    """What to multiply pixels by that are not bytes, in all splits: 255 for 0 to 1, else 1."""
+    """The factor for pixels that are not uint8, the same for all splits: 255 if they are 0 to 1, else 1."""
     others = [array for array in images.values() if array.dtype != np.uint8]
     if not others:
         return 1
@@ -213,7 +215,7 @@ def _to_uint8(array: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _sized(images: np.ndarray, options: ReadOptions, where: str) -> np.ndarray:
-    """Images in the size that was asked for, or that the data set has."""
+    """Resize images to --size, or check that they have the size of the data set."""
     height, width, channels = images.shape[1:]
     shape = f"{height}×{width}×{channels}"
     if options.spec is not None:
@@ -227,7 +229,7 @@ def _sized(images: np.ndarray, options: ReadOptions, where: str) -> np.ndarray:
         if not (min(height, width) >= MIN_SIZE and max(height, width) <= MAX_SIZE):
             raise DataError(
                 f"{where} are {shape}, expected {MIN_SIZE} to {MAX_SIZE} pixels a side. "
-                "Add --size 32 to resize them."
+                "Pass --size 32 to resize them."
             )
         return images
     if (height, width) == (options.size, options.size):

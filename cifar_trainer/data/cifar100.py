@@ -1,4 +1,4 @@
-"""CIFAR-100 (Krizhevsky 2009): a hundred fine classes, or the twenty coarse classes that they belong to."""
+"""CIFAR-100 (Krizhevsky 2009): 100 fine classes, or the 20 coarse classes that they belong to."""
 
 from collections.abc import Callable
 
@@ -57,7 +57,7 @@ BINARY_VERSION = Archive(
 def _form(
     suffix: str, classes: tuple[str, ...], read_file: Callable[[Folder, str, int], Batch]
 ) -> OfficialForm:
-    """A version with one file for training and one for testing."""
+    """A version with one file per split."""
 
     def read(folder: Folder, on_images: OnImages) -> ImageSet:
         splits = {}

@@ -1,4 +1,4 @@
-"""Image files in a folder for each class."""
+"""Read image files in one folder per class."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from cifar_trainer.data.labels import number_names
 from cifar_trainer.errors import DataError, printable
 from cifar_trainer.images import SUFFIXES
 
-#: Names of folders that hold a split.
+#: Names of splits in folders and CSV files.
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -21,7 +21,7 @@ SPLITS = {
     "valid": "validation",
     "validation": "validation",
 }
-#: Files beside images that explain them.
+#: Suffixes of documents that may lie beside images.
 _DOCUMENTS = (
     ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf", ".ini",
     ".log", ".license", ".py", ".ipynb",
@@ -36,7 +36,7 @@ Labelled = tuple[str, str, str]
 
 
 def read_class_folders(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read the images of a source whose classes are folders; None if it has no images."""
+    """Read images from class folders; None if there are no images."""
     return read_labelled(folder, _find(folder), options, on_images) if folder.has_images else None
 
 
@@ -45,8 +45,8 @@ def read_labelled(
 ) -> ImageSet:
     """Read image files whose classes are known.
 
-    The images of a split are ordered by turns of the classes, in each class by name: the order does not
-    depend on how an archive is packed, and the first N images hold all classes.
+    The classes take turns, each in the order of its file names. So the order does not depend on how an
+    archive was packed, and the first N images contain all classes.
     """
     classes, index, notes = number_names({label for _, _, label in labelled}, options.spec)
     rows = _in_turn((name, split, index[label]) for name, split, label in labelled)
@@ -61,7 +61,7 @@ def read_labelled(
 
 
 def _in_turn(labelled: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
-    """One image of each class after the other, split by split."""
+    """Order the files by split, then so that the classes take turns."""
     by_class: dict[tuple[str, int], list[str]] = {}
     for name, split, label in labelled:
         by_class.setdefault((split, label), []).append(name)
@@ -74,7 +74,7 @@ def _in_turn(labelled: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, i
 
 
 def _find(folder: Folder) -> list[Labelled]:
-    """The images of a source with their splits and classes, by the folders that they are in."""
+    """Find the split and class of each image from its folders."""
     pictures = [name for name in folder.files if name.lower().endswith(SUFFIXES)]
     top = _common_folder(pictures)
     paths = {name: name.removeprefix(top).split("/") for name in folder.files if name.startswith(top)}
@@ -101,7 +101,7 @@ def _find(folder: Folder) -> list[Labelled]:
     if misplaced:
         others = f" Others are in {layout}." if placed else ""
         raise DataError(
-            f"{folder.path}: {len(misplaced):,} images are outside of class folders "
+            f"{folder.path}: {len(misplaced):,} images are outside the class folders "
             f"({abridged(misplaced, 3)}).{others} {_advice([paths[name] for name in misplaced])}"
         )
     return placed
@@ -119,7 +119,7 @@ def _advice(misplaced: list[list[str]]) -> str:
 
 
 def _common_folder(names: list[str]) -> str:
-    """The folders around all images, as a prefix; not the folders of splits and classes."""
+    """The prefix of folders that contain all images, without those of splits and classes."""
     folders = [name.split("/")[:-1] for name in names]
     common = []
     for level in range(min(map(len, folders)) - 1):

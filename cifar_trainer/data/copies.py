@@ -1,4 +1,4 @@
-"""Finds images that belong together: exact copies, and the members of a group."""
+"""Find images that belong together: exact copies, and the members of a group."""
 
 import numpy as np
 
@@ -6,11 +6,13 @@ _CHUNK = 1000
 
 
 def find_originals(images: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
-    """For each image, the index of the first that belongs together with it: int64 [N].
+    """For each image, the index of the first image that it belongs to: int64 [N].
+
+    Images with the same pixels belong together, and so do the members of a group.
 
     Args:
-        images: uint8 [N, H, W, C]. Images with the same pixels belong together.
-        groups: the number of each image's group, [N], -1 for none. So do the members of a group.
+        images: uint8 [N, H, W, C].
+        groups: the number of each image's group, [N], -1 for none.
     """
     size = int(np.prod(images.shape[1:]))
     words = -(-size // 8)
@@ -32,7 +34,7 @@ def find_originals(images: np.ndarray, groups: np.ndarray | None = None) -> np.n
 
 
 def _join(originals: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The first of the images that copies and groups connect."""
+    """The first image of each set that copies and groups connect, for each image."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -1,4 +1,4 @@
-"""Image files whose labels are in a CSV file."""
+"""Read image files whose labels are in a CSV file."""
 
 import dataclasses
 import unicodedata
@@ -25,7 +25,7 @@ _KAGGLE_NOTE = (
 
 
 def read_csv(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read the images that a CSV file names; None if no CSV file has labels of images."""
+    """Read the images listed in a CSV file; None if no CSV file lists images and labels."""
     for table in _tables(folder) if folder.has_images else []:
         rows = _rows(folder, table)
         if rows is None:
@@ -38,7 +38,7 @@ def read_csv(folder: Folder, options: ReadOptions, on_images: OnImages) -> Image
 
 
 def _tables(folder: Folder) -> list[str]:
-    """The CSV files of the outermost folders, without Kaggle's example of a submission."""
+    """The CSV files in the outer folders, except Kaggle's sample submission."""
     found = [name for name in folder.files if name.lower().endswith(".csv") and name.count("/") < 2]
     return [name for name in found if not name.lower().endswith("samplesubmission.csv")]
 
@@ -48,7 +48,7 @@ def _is_kaggles(table: str) -> bool:
 
 
 def _rows(folder: Folder, table: str) -> list[tuple[str, str, str]] | None:
-    """File, label and split of each row; None if the file has no such columns."""
+    """The file, label and split of each row; None if these columns are missing."""
     lines = parse_csv(folder.read(table), folder.describe(table))
     if not lines:
         return None
@@ -58,11 +58,11 @@ def _rows(folder: Folder, table: str) -> list[tuple[str, str, str]] | None:
         for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
     )
     if file is not None and label is None and len(heads) == 2:
-        # The other of the two columns has the labels, under any name.
+        # The other column contains the labels, whatever its name.
         label = 1 - file
     body = lines[1:]
     if file is None or label is None:
-        # Without a line of heads: two columns, the first one of images.
+        # No header: two columns, of which the first contains image files.
         if len(heads) != 2 or not heads[0].endswith(SUFFIXES):
             return None
         file, label, split, body = 0, 1, None, lines
@@ -83,7 +83,7 @@ def _rows(folder: Folder, table: str) -> list[tuple[str, str, str]] | None:
 
 
 def _resolved(folder: Folder, table: str, rows: list[tuple[str, str, str]]) -> list[Labelled]:
-    """The file of each row, found by its path, its name, or its name without a suffix."""
+    """Find the file of each row by its path, its name, or its name without the suffix."""
     beside = PurePosixPath(table).parent
     images = [name for name in folder.files if name.lower().endswith(SUFFIXES)]
     if _is_kaggles(table):
@@ -105,12 +105,12 @@ def _resolved(folder: Folder, table: str, rows: list[tuple[str, str, str]]) -> l
             found.append((place, "train" if _is_kaggles(table) else split, label))
     where = folder.describe(table)
     if missing:
-        raise DataError(f"{where} names {len(missing):,} images that are not there: {abridged(missing)}.")
+        raise DataError(f"{where} lists {len(missing):,} missing images: {abridged(missing)}.")
     different = {name for name, _, _ in found}
     if len(different) < len(found):
         raise DataError(
-            f"{where} names {len(found) - len(different):,} images more than once, or by ambiguous names. "
-            "Expected a row for each image, with its path."
+            f"{where} lists {len(found) - len(different):,} images twice, or by ambiguous names. "
+            "Expected one row per image, with its path."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Data sets: how one is declared, what a source holds, and what is prepared on disk."""
+"""Types of data sets: their declaration, the images of a source, and prepared data."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from cifar_trainer.data.copies import find_originals
 from cifar_trainer.data.folder import Folder
 from cifar_trainer.images import Preprocessing
 
-#: Called with the images read so far and the images in total.
+#: Called with the number of images read so far, and in total.
 OnImages = Callable[[int, int], None]
 
 
@@ -21,11 +21,11 @@ class Archive:
     """A file to download.
 
     Attributes:
-        name: its name in the folder of downloads.
+        name: its file name in the folder of downloads.
         size: in bytes; None if unknown.
         sha256: in hexadecimal; None if unknown.
-        mirrors: URLs of these exact bytes, in the order in which to try them.
-        folders: the folders inside, which identify it when it is damaged.
+        mirrors: URLs of exactly these bytes, in the order to try them.
+        folders: the folders inside, which identify a damaged archive.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Archive:
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprints:
-    """Identify a data set by its content (`data.fingerprints`), whatever file it comes from.
+    """Fingerprints (`data.fingerprints`), which identify a data set by its content.
 
     Attributes:
         train, test: of the images with their labels.
@@ -55,12 +55,12 @@ class Fingerprints:
 
 @dataclasses.dataclass(frozen=True)
 class OfficialForm:
-    """A form in which the authors of a data set publish it.
+    """An official form of a data set, as its authors publish it.
 
     Attributes:
-        recognizes: whether a folder with files of these names has this form.
+        recognizes: whether a folder with these file names has this form.
         read: reads such a folder. Raises DataError if a file is missing, unknown or damaged.
-        shared: other data sets are published under the same file names.
+        shared: whether other data sets have the same file names.
     """
 
     recognizes: Callable[[Collection[str]], bool]
@@ -74,21 +74,21 @@ class DatasetSpec:
 
     Attributes:
         name: as in `--dataset`, and the name of its folder.
-        title: what to call it once it is verified.
+        title: the name of verified data in reports.
         classes: the names, by label.
         image_shape: height, width and channels.
-        images: how many `draw` makes, or the archives hold.
+        images: the number of images.
         fingerprints: None if none were published or measured.
-        archives: what to download, all of it.
-        mirrors_variable: the environment variable for other URLs of the only archive.
-        other_archives: equivalents of `archives` that are used if they are there.
+        archives: the files to download, all of them.
+        mirrors_variable: the environment variable with other URLs of the only archive.
+        other_archives: equivalents of `archives`, used if they have been downloaded.
         caches: its places in other programs' caches, as `caches.find_cached` takes them.
         hugging_face: its repository on the Hugging Face Hub.
         forms: the official forms.
-        draw: draws the data set, which then needs no source.
+        draw: draws the data set, which then has no source.
         origin: the source of a drawn set, for the record.
         other_names: common synonyms of the classes.
-        limits: what users of a model trained on it should know, in a sentence.
+        limits: a sentence for the model card about the data's limits.
     """
 
     name: str
@@ -114,7 +114,7 @@ class DatasetSpec:
         return known is not None and (train, test) == (known.train, known.test)
 
     def title_of(self, *, verified: bool) -> str:
-        """What to call prepared data of this name: the title is for verified data only."""
+        """The name of prepared data in reports: the title only if it is verified."""
         if verified or self.draw is not None:
             return self.title
         if self.fingerprints is not None:
@@ -154,7 +154,7 @@ class Split:
         return height, width, channels
 
     def take(self, indices: np.ndarray) -> "Split":
-        """The images at `indices`, int64 [N]; the fingerprint and hash stay those of the whole split."""
+        """The images at `indices`, int64 [N]. Fingerprint and hash remain those of the whole split."""
         files = tuple(self.files[index] for index in indices) if self.files else ()
         positions = indices if self.indices is None else self.indices[indices]
         return dataclasses.replace(
@@ -193,16 +193,16 @@ class Groups:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images with labels, as a source holds them.
+    """Images with labels, from a source.
 
     Attributes:
         classes: the names, by label.
-        splits: `train`, `test`, `validation`, or `all` if the source has no splits.
-        conversions: how many images were changed, by what (`images.CONVERSIONS`).
-        notes: what the user should know, a sentence each.
+        splits: `train`, `test` and `validation`, or `all` if the source has no splits.
+        conversions: the number of images by conversion (`images.CONVERSIONS`).
+        notes: sentences for the user.
         corrections, groups: what --relabel and --keep-groups did.
-        published: they come from the published archives of the data set, by their SHA-256.
-        preprocessing: how image files became these images; None if there were no image files.
+        published: whether they come from the published archives, verified by SHA-256, unchanged.
+        preprocessing: how image files were decoded; None if there were none.
     """
 
     classes: tuple[str, ...]
@@ -221,7 +221,7 @@ class ImageSet:
 
 @dataclasses.dataclass(frozen=True)
 class SplitSummary:
-    """A split in figures: its images, those of each class, and the channels' statistics of pixels/255."""
+    """Counts, fingerprint, and the mean and standard deviation of each channel of pixels/255."""
 
     images: int
     per_class: tuple[int, ...]
@@ -237,12 +237,12 @@ class Dataset:
     Attributes:
         name: as in `--dataset`.
         folder: DATA_DIR/name.
-        verified_by: `content` (its fingerprints) or `archive` (the SHA-256 of the published files) if it
-            is the data set of this name; None if that is not proved.
+        verified_by: `content` (fingerprints) or `archive` (SHA-256 of the published files) if it is verified
+            to be the data set of this name; else None.
         classes: the names, by label.
         train, test: the images.
-        title: what to call it: never CIFAR-10 unless it is.
-        preprocessing: how image files become images of this data set.
+        title: the name in reports; a known title only if verified.
+        preprocessing: how image files are decoded for this data set.
     """
 
     name: str
@@ -256,7 +256,7 @@ class Dataset:
 
     @property
     def verified(self) -> bool:
-        """Whether it is proved to be the data set of this name."""
+        """Whether it is verified to be the data set of this name."""
         return self.verified_by is not None
 
     @property
@@ -272,7 +272,7 @@ class Dataset:
 
 
 def release_pages(array: np.ndarray) -> None:
-    """Free the memory that reading a memory-mapped array has taken; the next read loads it again.
+    """Free the memory of a memory-mapped array; the next read loads it again.
 
     Does nothing for ordinary arrays, or without madvise.
     """

@@ -1,4 +1,4 @@
-"""Decodes the image files of a source one by one, and counts what was changed and what is unreadable."""
+"""Decode the image files of a source, and count conversions and unreadable images."""
 
 import dataclasses
 from collections import Counter
@@ -12,9 +12,9 @@ from cifar_trainer.data.image_lists import ImageList
 from cifar_trainer.errors import DataError, UsageError, counted, printable
 from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing, bits_in_use
 
-#: Pixels along each side of a user's own images. They are held in memory, and networks pool them four times.
+#: Range and default of --size. Images are held in memory, and networks pool them four times.
 MIN_SIZE, MAX_SIZE, DEFAULT_SIZE = 28, 64, 32
-#: List so many unreadable images, then count the others.
+#: Number of unreadable images that are listed; the others are counted.
 _EXAMPLES = 8
 
 
@@ -23,7 +23,7 @@ class ReadOptions:
     """How to read a source: the options of `prepare`.
 
     Attributes:
-        spec: the data set that it should be; None for a user's own classes.
+        spec: the requested data set; None for your own classes.
         size: None keeps the size of arrays, and resizes image files to DEFAULT_SIZE.
         corrections, groups: the files of --relabel and --keep-groups.
         grey_bits: see `images.Preprocessing`; None finds out.
@@ -52,7 +52,7 @@ class ReadOptions:
             raise UsageError(
                 f"--size {self.size} is for classes of your own; {self.spec.title} has "
                 f"{self.spec.image_shape[1]}×{self.spec.image_shape[0]} pixels. Leave it out, or choose "
-                "another name with --dataset."
+                "a name of your own with --dataset."
             )
         if self.size is not None and not MIN_SIZE <= self.size <= MAX_SIZE:
             raise UsageError(
@@ -61,7 +61,7 @@ class ReadOptions:
         _ = self.preprocessing  # Checks `resize`.
 
     def refuse_test_fraction(self, where: str) -> None:
-        """Raise UsageError if a test set was asked for; `where` has one."""
+        """Raise UsageError if --test-fraction is set, because the source `where` has a test set."""
         if self.test_fraction is not None:
             raise UsageError(
                 f"--test-fraction {self.test_fraction} is for a source without a test set; {where} has one. "
@@ -70,7 +70,7 @@ class ReadOptions:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How image files become pixels."""
+        """How image files are decoded."""
         side = DEFAULT_SIZE if self.size is None else self.size
         return Preprocessing(
             self.spec.image_shape if self.spec else (side, side, 3), self.resize, self.grey_bits
@@ -78,7 +78,7 @@ class ReadOptions:
 
 
 class ReadAgain(Exception):  # noqa: N818
-    """The greyscale images of a source use `bits` bits: it has to be read again with that number."""
+    """The greyscale images use `bits` bits, so the source must be read again with this number."""
 
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
@@ -90,7 +90,7 @@ class Decoder:
 
     Attributes:
         read: how many images were decoded.
-        kept: the label of each one and the name of its file, by split.
+        kept: the label and file name of each of them, by split.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -103,13 +103,13 @@ class Decoder:
         self._unreadable: list[str] = []
         self._peak: int | None = None
         self._refused_grey = False
-        # One buffer that grows: a list of arrays would need the memory twice.
+        # A growing buffer, because joining a list of arrays needs twice the memory.
         self._pixels: dict[str, bytearray] = {}
 
     def add(
         self, read: Callable[[], bytes], describe: Callable[[], str], split: str, label: Any, file: str
     ) -> None:
-        """Add the image whose bytes `read` gives to a split, or note that it cannot be decoded."""
+        """Decode the image that `read` returns and add it to a split, or note that it is unreadable."""
         kept = self.kept.setdefault(split, [])
         try:
             content = read()
@@ -133,11 +133,11 @@ class Decoder:
         kept.append((label, printable(file)))
 
     def check(self) -> None:
-        """Check whether all images could be read, and with the right number of bits.
+        """Check the images once all are read.
 
         Raises:
-            ReadAgain: greyscale images of 16 or 32 bits use fewer of them.
-            DataError: images are unreadable and are not to be skipped.
+            ReadAgain: greyscale images of 16 or 32 bits use fewer bits.
+            DataError: images are unreadable, and --skip-unreadable is not set.
         """
         if self._peak is not None and self._options.grey_bits is None:
             bits = bits_in_use(self._peak)
@@ -149,7 +149,7 @@ class Decoder:
     def finish(
         self, classes: tuple[str, ...], labels: Mapping[str, np.ndarray], notes: tuple[str, ...]
     ) -> ImageSet:
-        """What was decoded, with the labels of each split as numbers."""
+        """The decoded images, with `labels` as the numeric labels of each split."""
         splits = {}
         for split, kept in self.kept.items():
             files = tuple(file for _, file in kept)
@@ -157,33 +157,33 @@ class Decoder:
         return ImageSet(classes, splits, self.conversions, (*notes, *self.notes))
 
     def _images(self, split: str) -> np.ndarray:
-        """The images of a split, uint8 [N, H, W, C]; its buffer is given away."""
+        """The images of a split, uint8 [N, H, W, C]. Hands over their buffer: call once."""
         buffer = self._pixels.pop(split, bytearray())
         array = np.frombuffer(buffer, np.uint8).reshape(-1, *self._preprocessing.image_shape)
         return np.ascontiguousarray(array[..., :1]) if self._keeps_grey else array
 
     @property
     def _keeps_grey(self) -> bool:
-        """Whether all images of a user's own are greyscale: one channel is enough for them."""
+        """Whether the data set is your own and all its images are greyscale, so that it has one channel."""
         return self._options.spec is None and 0 < self.read == self._conversions["greyscale"]
 
     @property
     def conversions(self) -> dict[str, int]:
-        """How many images were changed, by what."""
+        """The number of images by conversion."""
         unchanged = {"greyscale"} if self._keeps_grey else set()
         counts = self._conversions
         return {name: counts[name] for name in CONVERSIONS if counts[name] and name not in unchanged}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The conversions as sentences, and the images that were left out."""
+        """Sentences about conversions and skipped images."""
         found = []
         for name, count in self.conversions.items():
             sizes = self._describe_sizes() if name == "resized" else ""
             found.append(f"{count:,} of {self.read:,} images: {CONVERSIONS[name]}{sizes}.")
         if self._peak is not None and self._options.grey_bits is not None:
             found.append(
-                f"The brightest greyscale image of more than 8 bits has the value {self._peak:,}: they "
+                f"The largest value of the greyscale images of more than 8 bits is {self._peak:,}. They "
                 f"are scaled as images of {self._options.grey_bits} bits, also in predictions."
             )
         if self._unreadable:

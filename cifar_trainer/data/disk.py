@@ -1,4 +1,4 @@
-"""Checks room and permission to write, and describes why a write failed."""
+"""Check free space and write permission, and explain failed writes."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ from cifar_trainer.errors import DataError
 
 
 def check_target(data_dir: Path, folder: Path, marker: str) -> None:
-    """Make sure that `data_dir` can be written, and that we would not overwrite anyone else's files.
+    """Check that `data_dir` is writable, and that no foreign files would be overwritten; create `data_dir`.
 
-    Creates `data_dir`. The file `marker` identifies our folders.
+    The file `marker` identifies folders that `prepare` wrote.
     """
     try:
         for path in (data_dir, folder):
@@ -24,13 +24,13 @@ def check_target(data_dir: Path, folder: Path, marker: str) -> None:
                 raise DataError(f"{path} is a file, expected a folder. Choose another --data-dir.")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
             raise DataError(
-                f"{folder} holds something that was not prepared by cifar-trainer. Move it away, "
+                f"{folder} contains files that were not prepared by cifar-trainer. Move it away, "
                 "or choose another --data-dir."
             )
         data_dir.mkdir(parents=True, exist_ok=True)
         probe = data_dir / f"{files.PARTIAL_PREFIX}probe-{os.getpid()}"
         probe.touch()
-        # Another prepare may have cleared it away.
+        # Another prepare may have deleted it.
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
@@ -39,21 +39,21 @@ def check_target(data_dir: Path, folder: Path, marker: str) -> None:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raise DataError, with both figures, if the disk has less than `needed` bytes free."""
+    """Raise DataError if the disk has less than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(_room_message(folder, needed, free))
 
 
 def write_error(path: Path, needed: int, error: OSError) -> DataError:
-    """The error for a write, flush, close or rename of `path` that failed."""
+    """The error for a failed write, flush, close or rename of `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(_room_message(path.parent, needed, shutil.disk_usage(path.parent).free))
-    return DataError(f"{path} could not be written: {reason(error)}. What was there before is untouched.")
+    return DataError(f"{path} could not be written: {reason(error)}. The previous files are untouched.")
 
 
 def reason(error: OSError) -> str:
-    """The system's message, without Python's decoration."""
+    """The system's message, without error number and path."""
     return error.strerror or (os.strerror(error.errno) if error.errno else str(error))
 
 

@@ -1,4 +1,4 @@
-"""Downloads that resume, are checked against a size and a SHA-256, and try one mirror after another."""
+"""Downloads that resume, verify size and SHA-256, and try several mirrors in turn."""
 
 import dataclasses
 import os
@@ -21,9 +21,9 @@ from cifar_trainer.data.dataset import Archive
 from cifar_trainer.data.formats import is_html
 from cifar_trainer.errors import DataError, DataNotFoundError, UsageError
 
-#: The most that is accepted if the size is unknown.
+#: Maximum size of a download of unknown size.
 MAX_BYTES = 1 << 30
-#: Progress of one part in so many resets the retry counter.
+#: Progress by one part in this many resets the retry counter.
 _PROGRESS = 100
 _CHUNK = 1 << 16
 
@@ -37,10 +37,10 @@ class PrepareReporter:
     """Callbacks of `prepare`; each one can be left out.
 
     Attributes:
-        note: gets a sentence about progress.
-        warn: gets a sentence that the user should not miss.
-        on_download: gets bytes so far, bytes in total (None if unknown), and the host.
-        on_images: gets images so far, and images in total.
+        note: receives a sentence about progress.
+        warn: receives a sentence that the user should not miss.
+        on_download: receives the bytes so far, in total (None if unknown), and the host.
+        on_images: receives the number of images so far, and in total.
     """
 
     note: Callable[[str], None] = _ignore
@@ -51,16 +51,16 @@ class PrepareReporter:
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server, and how often to ask again.
+    """How long to wait for a server, and how often to retry.
 
     Attributes:
-        seconds: without a byte until we give up the connection.
-        attempts: without progress until we give up the mirror.
-        pause: seconds before the second attempt; it doubles for each further one.
+        seconds: time-out without a byte.
+        attempts: number of attempts without progress per mirror.
+        pause: seconds before the second attempt; doubled for each further one.
         window: seconds over which the speed is measured.
-        slow: bytes a second below which the next mirror is tried, if there is one.
-        crawl: bytes a second below which even the last mirror counts as stalled.
-        longest_wait: the longest Retry-After that we obey, in seconds.
+        slow: bytes per second below which the next mirror is tried, if there is one.
+        crawl: bytes per second below which the last mirror counts as stalled.
+        longest_wait: the longest Retry-After to obey, in seconds.
     """
 
     seconds: float = 20
@@ -79,8 +79,8 @@ class FetchError(Exception):
     """Why a request did not complete the file.
 
     Attributes:
-        again: whether the same server may do better.
-        wait: the seconds to wait first; None for the usual pause.
+        again: whether to retry with the same server.
+        wait: seconds to wait before that; None for the usual pause.
     """
 
     def __init__(self, reason: str, *, again: bool = False, wait: float | None = None) -> None:
@@ -90,7 +90,7 @@ class FetchError(Exception):
 
 
 def is_url(source: str) -> bool:
-    """Whether `source` can be downloaded, and is not a path."""
+    """Whether `source` is an HTTP URL rather than a path."""
     try:
         parts = urllib.parse.urlsplit(source)
         return parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
@@ -99,7 +99,7 @@ def is_url(source: str) -> bool:
 
 
 def printable_url(url: str) -> str:
-    """A URL for messages and records: without a password, and without a query that may hold a key."""
+    """A URL for messages and records, without password and query, which may contain keys."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
@@ -113,22 +113,22 @@ def _host(url: str) -> str:
 
 
 def mirrors(archive: Archive, variable: str) -> tuple[str, ...]:
-    """The URLs to try for `archive`, in order: those of the environment variable, or the known ones."""
+    """The URLs of `archive` to try in order, from the environment variable or the declaration."""
     given = [url.strip() for url in os.environ.get(variable, "").split(",") if url.strip()]
     wrong = [url for url in given if not is_url(url)]
     if wrong:
         raise UsageError(
-            f"{variable} holds {wrong[0]!r}, which is not a URL. "
+            f"{variable} contains {wrong[0]!r}, which is not a URL. "
             "Expected http://HOST/PATH or https://HOST/PATH, separated by commas."
         )
     return tuple(given) or archive.mirrors
 
 
 def ways_out(variable: str = "") -> str:
-    """What to do if a data set cannot be downloaded."""
-    others = f"or name other mirrors in {variable}; " if variable else ""
+    """Advice for a failed download."""
+    others = f"or set other mirrors in {variable}; " if variable else ""
     return (
-        "Prepare it from a copy that you have, or from another URL: cifar-trainer prepare "
+        "Prepare it from your own copy or another URL: cifar-trainer prepare "
         f"--source PATH|URL; {others}or use drawn images instead: --dataset synthetic."
     )
 
@@ -136,14 +136,14 @@ def ways_out(variable: str = "") -> str:
 def download(
     archive: Archive, urls: Sequence[str], folder: Path, reporter: PrepareReporter, variable: str = ""
 ) -> Path:
-    """Download `archive` into `folder`, from the first of `urls` that gives the right bytes.
+    """Download `archive` into `folder` from the first of `urls` that works.
 
-    Resumes what an earlier call left. The file gets its name only when it is complete and, if its SHA-256 is
-    known, right. `variable` is the environment variable for other mirrors, for the message.
+    If the SHA-256 is known, an earlier partial download is resumed. The file gets its final name only when it
+    is complete and verified. `variable` is the environment variable for mirrors, for the message.
 
     Raises:
-        DataNotFoundError: no URL gave it; each is listed with its reason.
-        DataError: it could not be written.
+        DataNotFoundError: no URL worked; each is listed with the reason.
+        DataError: the file could not be written.
         UsageError: an environment variable names a certificate file that does not exist.
     """
     _check_certificates(urls)
@@ -170,7 +170,7 @@ def download(
 
 
 def local_archive(archives: Sequence[Archive], folder: Path, reporter: PrepareReporter) -> Path | None:
-    """The first of `archives` that is complete in `folder`. Sets a damaged one aside, with a note."""
+    """The first of `archives` that is complete in `folder`. Damaged ones are renamed, with a note."""
     for archive in archives:
         path = folder / archive.name
         try:
@@ -184,12 +184,12 @@ def local_archive(archives: Sequence[Archive], folder: Path, reporter: PrepareRe
 
 
 def is_archive(path: Path, archive: Archive) -> bool:
-    """Whether a file is a published archive, by its size and its SHA-256."""
+    """Whether a file is this archive, by size and SHA-256."""
     return path.stat().st_size == archive.size and files.sha256_file(path) == archive.sha256
 
 
 def _set_aside(path: Path, archive: Archive) -> str:
-    """Rename a wrong file, so that the next attempt starts again; returns what is wrong with it."""
+    """Rename a wrong file, so that the next attempt starts over; returns what is wrong with it."""
     actual, size = files.sha256_file(path), path.stat().st_size
     aside = path.with_name(f"{archive.name}.wrong")
     path.replace(aside)
@@ -201,7 +201,7 @@ def _set_aside(path: Path, archive: Archive) -> str:
 
 @dataclasses.dataclass
 class Part:
-    """The downloaded part of a file, and the strong ETag under which a URL began to send it."""
+    """A partial download, and the URL and strong ETag that it started with."""
 
     path: Path
     url: str = ""
@@ -212,16 +212,16 @@ class Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def version(self, url: str) -> str | None:
-        """The ETag to ask `url` for; None if it did not begin this part."""
+        """The ETag of the part; None if another URL started it."""
         return self.etag if url == self.url else None
 
     def begin(self, url: str, etag: str | None) -> None:
-        """Empty the part, and note its version."""
+        """Empty the part, and remember its version."""
         self.path.write_bytes(b"")
         self.url, self.etag = url, etag
 
     def move(self, target: Path) -> None:
-        """Give the part its final name, once its bytes are on the disk."""
+        """Flush the part to the disk, then rename it."""
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
         self.path.replace(target)
@@ -229,7 +229,7 @@ class Part:
 
 
 def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter: PrepareReporter) -> None:
-    """Ask `url` until the part is complete and right; raise FetchError once that cannot help."""
+    """Request `url` until the part is complete and verified, or raise FetchError."""
     host = _host(url)
     if part.size and is_archive(part.path, archive):
         return
@@ -245,7 +245,7 @@ def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter
             _fetch(url, part, archive, least_speed, reporter)
             if archive.sha256 is None or is_archive(part.path, archive):
                 return
-            # The wrong bytes may be an earlier mirror's: then this one may give all of them.
+            # If the wrong bytes came from another mirror, download all of them from this one.
             raise FetchError(f"the file {_set_aside(part.path, archive)}", again=before > 0, wait=0)
         except FetchError as error:
             progress = part.size - before > (archive.size or MAX_BYTES) // _PROGRESS
@@ -260,11 +260,11 @@ def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter
 
 
 def _fetch(url: str, part: Part, archive: Archive, least_speed: int, reporter: PrepareReporter) -> None:
-    """Ask `url` for what `part` lacks of `archive`, and append it.
+    """Request the rest of `archive` from `url` once, and append it to `part`.
 
     Raises:
-        FetchError: the file is not complete. What did arrive is kept, if it may be of use.
-        OSError: it could not be written.
+        FetchError: the file is incomplete. Usable bytes are kept.
+        OSError: the file could not be written.
     """
     with _Session() as session, _open(session, url, part, archive) as response:
         start = _start(url, response, part, archive)
@@ -303,7 +303,7 @@ def _fetch(url: str, part: Part, archive: Archive, least_speed: int, reporter: P
 def _open(session: "_Session", url: str, part: Part, archive: Archive) -> requests.Response:
     headers = {}
     version = part.version(url)
-    # Any mirror can resume a part whose SHA-256 is known; without one, only the same version.
+    # With a known SHA-256, any mirror can resume a part. Otherwise the version must be the same.
     if part.size and (archive.sha256 or version):
         headers["Range"] = f"bytes={part.size}-"
         if version:
@@ -318,7 +318,7 @@ def _open(session: "_Session", url: str, part: Part, archive: Archive) -> reques
         return response
     too_far = response.status_code == 416
     if too_far:
-        # The server has no more than the part, whose hash is wrong.
+        # The part is longer than the server's file.
         part.path.unlink(missing_ok=True)
     answer = f"answered {response.status_code} {response.reason}"
     if response.status_code in (408, 429, 500, 502, 503, 504):
@@ -329,7 +329,7 @@ def _open(session: "_Session", url: str, part: Part, archive: Archive) -> reques
 
 
 def _start(url: str, response: requests.Response, part: Part, archive: Archive) -> int:
-    """Where the body starts: at the end of the part, or at 0 if the server sends all of it."""
+    """The offset of the response: the end of the part, or 0 if the server sends the whole file."""
     kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise FetchError("sent an HTML page instead of the archive")
@@ -358,7 +358,7 @@ def _read(response: requests.Response) -> bytes:
     except (urllib3.exceptions.HTTPError, OSError) as error:
         cause = _root(error)
         if isinstance(cause, urllib3.exceptions.IncompleteRead):
-            # The sizes tell whether that was the end.
+            # The caller compares the sizes.
             return b""
         raise FetchError(f"the connection broke: {cause}", again=True) from error
 
@@ -367,7 +367,7 @@ def _read(response: requests.Response) -> bytes:
 
 
 def _retry_after(response: requests.Response, answer: str) -> float | None:
-    """The seconds that a busy server asks to wait; None if it does not say."""
+    """A busy server's Retry-After in seconds; None if it sends none."""
     try:
         seconds = urllib3.Retry().get_retry_after(response.raw)
     except urllib3.exceptions.InvalidHeader:
@@ -378,10 +378,10 @@ def _retry_after(response: requests.Response, answer: str) -> float | None:
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Trusts the system's certificates, as well as those that requests trusts."""
+    """Trusts the system's certificates in addition to those of requests."""
 
     def __init__(self) -> None:
-        # OpenSSL obeys SSL_CERT_FILE and SSL_CERT_DIR; requests REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
+        # OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR; requests reads REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
         self._context = ssl.create_default_context()
         super().__init__()
 
@@ -393,14 +393,14 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 class _Session(requests.Session):
-    """Follows a few redirects, but never from HTTPS to an unprotected URL."""
+    """Follows up to five redirects, but never from HTTPS to HTTP."""
 
     def __init__(self) -> None:
         super().__init__()
         self.max_redirects = 5
         for scheme in ("http://", "https://"):
             self.mount(scheme, _Adapter())
-        # identity: a server must not compress what is compressed already.
+        # identity: archives are compressed already.
         self.headers.update({"User-Agent": f"cifar-trainer/{__version__}", "Accept-Encoding": "identity"})
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
@@ -416,7 +416,7 @@ class _Session(requests.Session):
 
 
 def _check_certificates(urls: Sequence[str]) -> None:
-    """Raise UsageError if a variable names a certificate file that does not exist: no mirror would work."""
+    """Raise UsageError if a variable names a missing certificate file, with which every mirror would fail."""
     if not any(url.lower().startswith("https:") for url in urls):
         return
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
@@ -437,18 +437,18 @@ def _connection_error(url: str, error: Exception) -> FetchError:
             f"its certificate is refused: {cause.verify_message}{via}. If your network's proxy inspects TLS, "
             "name a file with its certificate in SSL_CERT_FILE or REQUESTS_CA_BUNDLE"
         )
-    # Of requests' own messages only the cause: they quote the URL, which may hold a key.
+    # Only the cause, because messages of requests quote the URL, which may contain a key.
     reason = disk.reason(cause) if isinstance(cause, OSError) else str(cause) or type(cause).__name__
     return FetchError(f"cannot be reached: {reason}{via}", again=True)
 
 
 def _root(error: BaseException) -> BaseException:
-    """The error of the system or of OpenSSL that requests and urllib3 have wrapped."""
+    """The innermost error, of the system or OpenSSL, inside those of requests and urllib3."""
     inner = error.__cause__ or error.__context__
     return error if inner is None else _root(inner)
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment sets for `url`, without its user name and password."""
+    """The environment's proxy for `url`, without user name and password."""
     proxy = select_proxy(url, get_environ_proxies(url))
     return proxy and printable_url(proxy if "://" in proxy else f"http://{proxy}")

@@ -42,7 +42,7 @@ ARCHIVES = (
     ),
 )
 SIZES = {"train": 60_000, "t10k": 10_000}
-#: MNIST, KMNIST and EMNIST have the same file names and sizes, but not the same first labels.
+#: MNIST, KMNIST and EMNIST have the same file names and sizes, but other first labels.
 FIRST_LABELS = {"train": [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], "t10k": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]}
 
 
@@ -51,7 +51,7 @@ def _is_official(names: Collection[str]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """The file name with a dash, also where older archives have a dot."""
+    """The file name with a dash; older archives have a dot."""
     return name.replace(".idx", "-idx")
 
 

@@ -1,4 +1,4 @@
-"""Identifies data sets by their content, whatever file, order or class names they have."""
+"""Identify data sets by content, regardless of format, order and class names."""
 
 import dataclasses
 import hashlib
@@ -12,10 +12,10 @@ _CHUNK = 5000
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of the concatenated, sorted SHA-256 digests of each image's record.
+    """SHA-256 of the concatenated, sorted SHA-256 digests of all images' records.
 
-    A record is the label, then the pixels row by row, channels interleaved. The label is one byte;
-    of labels of more than 256 classes (uint16) it is two, the lower first.
+    A record is the label, then the pixels row by row, channels interleaved. The label is one byte, or two for
+    more than 256 classes (uint16), the lower first.
 
     Args:
         images: uint8 [N, H, W, C].
@@ -26,7 +26,7 @@ def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def pixel_fingerprint(images: np.ndarray) -> str:
-    """The same of records without labels."""
+    """The fingerprint of records without labels."""
     return _combined(_digests(images, np.empty((len(images), 0), np.uint8)))
 
 
@@ -44,10 +44,10 @@ def fingerprints_of(found: ImageSet) -> Fingerprints:
 
 
 def with_true_classes(found: ImageSet, spec: DatasetSpec) -> ImageSet:
-    """`found` with the classes of `spec` in their order, if its images are those of `spec`.
+    """Use the class names and labels of `spec` if `found` has its images.
 
-    Classes are compared by their images alone, so it does not matter how they are called or sorted. A note
-    lists the classes with other names, or says that the right images are in wrong classes.
+    Classes are compared by their images only, regardless of name and order. A note lists the renamed classes,
+    or says that the images are in the wrong classes.
     """
     known = spec.fingerprints
     if known is None or not known.train_pixels or found.image_shape != spec.image_shape:
@@ -73,14 +73,11 @@ def with_true_classes(found: ImageSet, spec: DatasetSpec) -> ImageSet:
 
 
 def _with_label_note(found: ImageSet, spec: DatasetSpec, known: Fingerprints) -> ImageSet:
-    """`found` with a note if its images are the right ones, and its labels are not."""
+    """Add a note if the images are those of `spec`, but the labels are not."""
     for name, pixels in (("test", known.test_pixels), ("train", known.train_pixels)):
         if pixel_fingerprint(found.splits[name].images) != pixels:
             return found
-    note = (
-        f"The images are {spec.title}'s, but they are sorted into other classes: the labels differ. "
-        f"This is not {spec.title}."
-    )
+    note = f"The images are {spec.title}'s, but some are in other classes, so this is not {spec.title}."
     return dataclasses.replace(found, notes=(*found.notes, note))
 
 

@@ -1,4 +1,4 @@
-"""The files of a source by name: those of a folder, or what an archive unpacks to."""
+"""The files of a source by name, in a folder or unpacked from an archive."""
 
 import contextlib
 import functools
@@ -12,12 +12,12 @@ from cifar_trainer.data import formats
 from cifar_trainer.errors import DataError, printable
 from cifar_trainer.images import MAX_BYTES, SUFFIXES, is_leftover
 
-#: Far more than any data set that this package trains on.
+#: More than any data set for this package has.
 MAX_FILES = 1_000_000
 #: Deep enough for the caches of Hugging Face and TensorFlow Datasets.
 _MAX_DEPTH = 8
 
-#: A path on the disk, or the start and size of a small file in the file that holds them all.
+#: A path on the disk, or the start and size of a small file within one file that contains all small ones.
 Place = str | tuple[int, int]
 
 
@@ -25,9 +25,9 @@ class Folder:
     """Files by name.
 
     Attributes:
-        path: what the user named, for messages.
-        files: where each file is, by its name with `/` between the parts.
-        store: the descriptor of the file with the small files, and the folder of the others.
+        path: the source as the user gave it, for messages.
+        files: the place of each file by its name, with `/` as the separator.
+        store: the descriptor of the file that contains the small files, and the folder of unpacked files.
     """
 
     def __init__(self, path: Path, files: Mapping[str, Place], store: tuple[int, Path] | None = None) -> None:
@@ -37,7 +37,7 @@ class Folder:
         self._formats: dict[str, str] = {}
 
     def read(self, name: str, most: int = MAX_BYTES + 1) -> bytes:
-        """The content of a file, at most `most` bytes: one more than any image may have."""
+        """The first `most` bytes of a file; by default one more than an image may have."""
         place = self.files[name]
         if isinstance(place, tuple):
             assert self.store is not None
@@ -46,7 +46,7 @@ class Folder:
             return file.read(most)
 
     def local(self, name: str) -> Path:
-        """The path of a file on the disk; a small unpacked file is written out first."""
+        """The path of a file on the disk; writes a small unpacked file to the disk first."""
         place = self.files[name]
         if isinstance(place, str):
             return Path(place)
@@ -72,7 +72,7 @@ class Folder:
 
     @property
     def has_images(self) -> bool:
-        """Whether a file is an image by its suffix."""
+        """Whether any file has the suffix of an image."""
         return any(name.lower().endswith(SUFFIXES) for name in self.files)
 
     def describe(self, name: str) -> str:
@@ -83,13 +83,13 @@ class Folder:
         return f"{self.path}: {printable(name)}"
 
     def inside(self, prefix: str) -> "Folder":
-        """The files directly in the folder `prefix`, by their own names."""
+        """The files directly in the subfolder `prefix`."""
         names = {name.removeprefix(prefix): self.files[name] for name in self.by_folder[prefix]}
         return Folder(self.path / prefix, names, self.store)
 
     @functools.cached_property
     def by_folder(self) -> dict[str, list[str]]:
-        """The files of each folder, by the prefix of their names; the outermost folder first."""
+        """The files of each folder by the folder's prefix, outer folders first."""
         found: dict[str, list[str]] = {}
         for name in self.files:
             found.setdefault(name[: name.rfind("/") + 1], []).append(name)
@@ -97,17 +97,17 @@ class Folder:
 
 
 def list_folder(path: Path) -> Folder:
-    """The files of a folder. Links are followed, hidden files and leftovers are skipped.
+    """List a folder. Links are followed; hidden files and leftovers are skipped.
 
     Raises:
-        DataError: a folder cannot be read, or holds a FIFO, a device, or more files than any data set.
+        DataError: it contains a FIFO, a device, a loop of links, or more than MAX_FILES files.
     """
     files: dict[str, Place] = {}
     for name, place in _walk(path, ""):
         files[name] = place
         if len(files) > MAX_FILES:
             raise DataError(
-                f"{path} holds more than {MAX_FILES:,} files, far more than a data set of images."
+                f"{path} contains more than {MAX_FILES:,} files. Pass the folder of the data set."
             )
     return Folder(path, files)
 
@@ -119,7 +119,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
             continue
         if entry.is_dir():
             if entry.is_symlink() and folder.resolve().is_relative_to((folder / entry.name).resolve()):
-                raise DataError(f"{folder / printable(entry.name)} is a link to a folder that it lies in.")
+                raise DataError(f"{folder / printable(entry.name)} is a link to a folder around it.")
             if name.count("/") < _MAX_DEPTH:
                 yield from _walk(folder / entry.name, name + "/")
         # A broken link is reported with the images that cannot be read.
@@ -131,13 +131,13 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def abridged(names: Iterable[str], limit: int = 8) -> str:
-    """A list of names for a message: the first few, and how many more."""
+    """The first few names for a message, and the number of the others."""
     every = sorted(names)
     first = ", ".join(map(printable, every[:limit]))
     return first if len(every) <= limit else f"{first} and {len(every) - limit:,} more"
 
 
 def kind_of(mode: int) -> str:
-    """The kind of a file by its mode, in a word."""
+    """The type of a file by its mode, such as `link`."""
     kinds = {"l": "link", "p": "FIFO", "s": "socket", "b": "device", "c": "device", "d": "folder"}
     return kinds.get(stat.filemode(mode)[0], "special file")

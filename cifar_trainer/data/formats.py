@@ -1,4 +1,4 @@
-"""What a file holds, told by how it starts."""
+"""Recognize file formats by their first bytes."""
 
 import struct
 import tarfile
@@ -28,12 +28,12 @@ COMPRESSED = ("gzip", "bzip2", "xz", "zstandard")
 ARCHIVES = ("zip", "7z", "tar", *COMPRESSED)
 RECORDS = ("parquet", "arrow", "tfrecord")
 ARRAYS = ("npy", "mat", "hdf5", "idx")
-#: Bytes at the start of a file that tell its format.
+#: How many bytes at the start of a file identify its format.
 HEAD_BYTES = 512
 
 
 def format_of(head: bytes) -> str:
-    """The format of a file that starts with `head`, HEAD_BYTES of it; empty if it is not known."""
+    """The format of a file by its first HEAD_BYTES; empty if it is unknown."""
     for signature, name in _SIGNATURES:
         if head.startswith(signature):
             return name
@@ -47,7 +47,7 @@ def format_of(head: bytes) -> str:
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file starts with a tar's header. The oldest have no other sign than its checksum."""
+    """Whether a file starts with a tar header. The oldest tars have no signature, only a checksum."""
     try:
         return bool(tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape"))
     except tarfile.HeaderError:
@@ -55,7 +55,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def is_html(head: bytes) -> bool:
-    """Whether a file starts as a web page does."""
+    """Whether a file starts like a web page."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
     return start.startswith((b"<!doctype html", b"<html", b"<head", b"<!--", b"<?xml"))
 

@@ -1,4 +1,4 @@
-"""The classes of a source, and the label of each image, from names or from numbers."""
+"""Number the classes of a source, and label its images, from names or numbers."""
 
 import re
 import unicodedata
@@ -14,16 +14,16 @@ from cifar_trainer.errors import DataError, printable
 
 MIN_CLASSES, MAX_CLASSES = 2, 1000
 
-#: The names of the classes, the label of each name that was found, and notes.
+#: The class names, the label of each name in the source, and notes.
 Classes = tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]
 
 
 def number_names(found: Iterable[str], spec: DatasetSpec | None) -> Classes:
-    """The classes for names that were found.
+    """The classes for the names in a source.
 
-    Names of a known data set, also written in another way (`Airplane`, `0_airplane`, `plane`), get its
-    labels. All others are sorted, with numbers in them by their value. Unicode's composed and decomposed
-    forms of a name are one class.
+    Names of a known data set, also in another spelling (`Airplane`, `0_airplane`, `plane`), get its labels.
+    Other names are sorted, with the numbers in them by value. Unicode's composed and decomposed forms of a
+    name are one class.
     """
     names = set(found)
     notes = []
@@ -39,13 +39,12 @@ def number_names(found: Iterable[str], spec: DatasetSpec | None) -> Classes:
     ordered = sorted(set(composed.values()), key=natural_key)
     if len(ordered) < len(names):
         notes.append(
-            f"{len(names) - len(ordered)} class names occur in two Unicode forms of the same text; each is "
-            "one class."
+            f"{len(names) - len(ordered)} class names occur in two Unicode forms; both forms are one class."
         )
     alike = [name for name, count in Counter(name.casefold() for name in ordered).items() if count > 1]
     if alike:
         notes.append(f"Warning: classes differ only in upper and lower case: {abridged(alike)}.")
-    # Class names go into files and onto screens: text of one line.
+    # Class names are written to files and screens, so they must be one line of text.
     index = {name: label for label, name in enumerate(ordered)}
     return (
         tuple(map(printable, ordered)),
@@ -61,13 +60,13 @@ def _canonical(name: str, spec: DatasetSpec) -> str:
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """A key that sorts 2 before 10."""
+    """Sort key that puts 2 before 10."""
     pieces = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
 
 
 def flat_labels(labels: np.ndarray) -> np.ndarray:
-    """One label for each image, of one-hot rows, or of labels in a single row or column."""
+    """One label per image, from one-hot rows, or from a single row or column of labels."""
     one_hot = labels.ndim == 2 and min(labels.shape) > 1
     return labels.argmax(1) if one_hot else labels.reshape(-1)
 
@@ -75,12 +74,12 @@ def flat_labels(labels: np.ndarray) -> np.ndarray:
 def number_labels(
     labels: Mapping[str, np.ndarray], names: Sequence[str], spec: DatasetSpec | None, where: str
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray], tuple[str, ...]]:
-    """The classes for labels of any type, the labels of each split as int64 [N] from 0 up, and notes.
+    """The class names, the labels of each split as int64 [N] from 0, and notes.
 
     Args:
         labels: numbers or names of each split, [N].
-        names: the names of the classes, if the source has them.
-        spec: the data set that it should be; None for a user's own classes.
+        names: the class names, if the source has them.
+        spec: the requested data set; None for your own classes.
         where: the source, for messages.
     """
     if any(values.dtype.kind in "USO" for values in labels.values()):
@@ -99,8 +98,8 @@ def number_labels(
     if low < 0 or (not known and len(found) > MAX_CLASSES):
         raise DataError(f"{where}: the labels are {low} to {high}, expected 0 to {MAX_CLASSES - 1}.")
     if not known:
-        # As folders with these names would be.
-        note = f"The labels are {len(found)} numbers, {low} to {high}: they are the names of the classes."
+        # The same names and order as class folders would give.
+        note = f"The labels are {len(found)} numbers, {low} to {high}. They become the class names."
         return (
             tuple(map(str, found)),
             {split: np.searchsorted(found, values) for split, values in numbers.items()},
@@ -121,7 +120,7 @@ def _text(value: Any) -> str:
 
 
 def check_labels(labels: np.ndarray, classes: int, where: str, first: int = 0) -> None:
-    """Raise DataError with the first record whose label is not `first` to `first + classes - 1`."""
+    """Raise DataError for the first record with a label outside `first` to `first + classes - 1`."""
     wrong = np.flatnonzero((labels < first) | (labels >= first + classes))
     if len(wrong):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Turns what a source holds into a training set and a test set."""
+"""Turn the images of a source into a training set and a test set."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -14,20 +14,20 @@ from cifar_trainer.data.labels import MAX_CLASSES, MIN_CLASSES
 from cifar_trainer.data.splits import stratified_part
 from cifar_trainer.errors import DataError
 
-#: The part of a user's own source without a test set that becomes one.
+#: The share of your own images that becomes the test set if the source has none.
 DEFAULT_TEST_FRACTION = 0.2
 
 
 def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> ImageSet:
-    """Make a training and a test set of the splits that were found; `where` is the source, for messages.
+    """Make a training and a test set from the splits in a source; `where` is the source, for messages.
 
     Raises:
-        DataError: a test set is missing and no test fraction was given, or a class has too few images.
-        UsageError: there is a test set, and another was asked for.
+        DataError: a test set is missing and cannot be split off, or --keep-groups does not fit.
+        UsageError: --test-fraction is set, but there is a test set.
     """
     if not MIN_CLASSES <= len(found.classes) <= MAX_CLASSES:
         raise DataError(
-            f"{where} holds {len(found.classes)} classes ({abridged(found.classes)}); "
+            f"{where} has {len(found.classes)} classes ({abridged(found.classes)}); "
             f"expected {MIN_CLASSES} to {MAX_CLASSES:,}."
         )
     if options.groups is not None:
@@ -50,10 +50,10 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
 
 
 def correct_and_check(found: ImageSet, options: ReadOptions, where: str) -> ImageSet:
-    """Correct the labels of a training and a test set, and leave trained images out of the test set.
+    """Apply --relabel, remove training images from the test set, and check that each class has images.
 
     Raises:
-        DataError: the corrections name unknown images or labels, or a class has no images.
+        DataError: --relabel names unknown images or labels, or a class has no images.
     """
     before = found.splits
     if options.corrections is not None:
@@ -72,7 +72,7 @@ def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
     validation = splits.pop("validation")
     if "test" not in splits:
         splits["test"] = validation
-        notes.append(f"There is no test set: the {len(validation):,} validation images are used as one.")
+        notes.append(f"There is no test set, so the {len(validation):,} validation images are used as one.")
         return
     train = splits["train"]
     grouped = train.groups is not None and validation.groups is not None
@@ -84,7 +84,7 @@ def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
     )
     notes.append(
         f"The {len(validation):,} validation images were added to the training images; "
-        "train --validation holdout sets some of these aside."
+        "train --validation holdout holds out some of all these."
     )
 
 
@@ -94,8 +94,8 @@ def _make_test_set(
     fraction = options.test_fraction
     if fraction is None and options.spec is not None:
         raise DataError(
-            f"{' '.join([f'{where} has no test set.', *notes])} Add --test-fraction 0.2 to set a part of its "
-            f"images aside; the result cannot be compared with results on {options.spec.title}."
+            f"{' '.join([f'{where} has no test set.', *notes])} Add --test-fraction 0.2 to split one off; "
+            f"results then cannot be compared with those on {options.spec.title}."
         )
     fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
     every = splits.pop("all" if "all" in splits else "train")
@@ -107,21 +107,21 @@ def _make_test_set(
     ]
     if few:
         raise DataError(
-            f"{where} has a single image of {abridged(few)}, not counting copies and members of its group; a "
+            f"{where} has only one image of {abridged(few)}, not counting copies and members of its group. A "
             "class needs two, one of them for the test set. Add images, or remove the class."
         )
     train, test = stratified_part(every.labels, fraction, options.seed, originals)
     splits["train"], splits["test"] = every.take(train), every.take(test)
     notes.append(
-        f"There is no test set: {len(test):,} of {len(every):,} images were set aside as one, "
-        f"the same part of each class ({fraction:g}), chosen by the seed {options.seed}."
+        f"There is no test set, so {len(test):,} of {len(every):,} images were split off as one: "
+        f"a share of {fraction:g} of each class, chosen by seed {options.seed}."
     )
 
 
 def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: str) -> Iterable[str]:
-    """Leave training images, and members of their groups, out of the test set.
+    """Remove training images and members of their groups from the test set: accuracy on them is meaningless.
 
-    Accuracy on them would be meaningless. Of a known data set, only groups are left out.
+    In known data sets, only members of groups are removed.
     """
     train, test = splits["train"], splits["test"]
     if train.groups is not None and test.groups is not None:
@@ -129,8 +129,8 @@ def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: 
         if shared.any():
             splits["test"] = test = _without(test, shared, where)
             yield (
-                f"{int(shared.sum()):,} test images are in a group with training images: they were left out "
-                "of the test set."
+                f"{int(shared.sum()):,} test images are in a group with training images, so they were left "
+                "out of the test set."
             )
     if options.spec is not None:
         return
@@ -142,14 +142,14 @@ def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: 
     splits["test"] = _without(test, trained, where)
     relabelled = int((train.labels[originals[trained]] != test.labels[trained]).sum())
     others = f", {relabelled:,} of them with another label" if relabelled else ""
-    yield f"{count:,} test images are training images too{others}: they were left out of the test set."
+    yield f"{count:,} test images are also training images{others}, so they were left out of the test set."
 
 
 def _without(test: Split, trained: np.ndarray, where: str) -> Split:
     if trained.all():
         raise DataError(
-            f"{where}: all {len(test):,} test images are training images too, so a test accuracy would be "
-            "meaningless. Name a source with other test images, or one without a test set."
+            f"{where}: all {len(test):,} test images are training images or in a group with one, so a test "
+            "accuracy would be meaningless. Pass a source with other test images, or without a test set."
         )
     return test.take(np.flatnonzero(~trained))
 
@@ -171,7 +171,7 @@ def _describe_copies(train: Split, classes: tuple[str, ...]) -> Iterable[str]:
         }
         yield (
             f"Warning: {int(contradict.sum()):,} training images have two labels, as copies in different "
-            f"classes ({abridged(pairs)}). Remove the wrong ones."
+            f"classes ({abridged(pairs)}). Remove the wrong ones, for example with --relabel."
         )
 
 

@@ -1,4 +1,4 @@
-"""Preparing a data set: from a source, a download or a seed to the folder that training reads."""
+"""Prepare a data set: turn a source, a download or a drawing into the folder that `train` reads."""
 
 import contextlib
 import dataclasses
@@ -47,13 +47,13 @@ _Found = tuple[ImageSet, str]
 
 @dataclasses.dataclass(frozen=True)
 class PreparedReport(Result):
-    """What is in a prepared folder.
+    """The result of `prepare`.
 
     Attributes:
-        data_dir: the data folder as it was given.
+        data_dir: the data folder, as given.
         folder: DATA_DIR/dataset.
         record: its dataset.json.
-        already: it was there before, and nothing was done.
+        already: whether it was prepared before, so that nothing was done.
     """
 
     data_dir: Path
@@ -94,30 +94,30 @@ def prepare(
     keep_groups: str | Path | None = None,
     reporter: PrepareReporter = _QUIET,
 ) -> PreparedReport:
-    """Prepare `dataset` in `data_dir`, unless that is done already.
+    """Prepare `dataset` in `data_dir`, unless it is prepared already.
 
     Args:
         dataset: one of `DATASETS`, or with `source` any name for classes of your own.
-        data_dir: the folder of the prepared data sets; it is created if it is missing.
-        source: a path or a URL. None looks into the caches of other programs, then downloads.
+        data_dir: the folder of all prepared data sets; created if it is missing.
+        source: a path or a URL. None looks in the caches of other programs, then downloads.
         offline: never open a connection.
-        force: prepare again, and replace what is there.
-        verify: read back what is prepared, and verify it.
-        size: pixels along each side, for classes of your own; None is 32, or the size of arrays.
-        resize: how to bring images to that size: `stretch`, `crop` or `fit`.
-        test_fraction: the part of each class that becomes the test set, if the source has none.
-        seed: decides which images.
+        force: prepare again, and replace the prepared data set.
+        verify: read the prepared data set back and verify it.
+        size: width and height in pixels, for classes of your own; None is 32, or the size of arrays.
+        resize: how to resize images: `stretch`, `crop` or `fit`.
+        test_fraction: the share of each class that becomes the test set, if the source has none.
+        seed: decides which images become the test set.
         skip_unreadable: leave out images that cannot be decoded, and list them.
         relabel: a CSV file with the columns `file` (or `split` and `index`) and `label`, which is a class or
             `delete`.
-        keep_groups: a CSV file with the columns `group` and `file`. The members of a group are on one side of
-            every split.
+        keep_groups: a CSV file with the columns `group` and `file`. All images of a group stay on the same
+            side of each split.
         reporter: gets progress and notes.
 
     Raises:
-        UsageError: arguments that do not go together.
-        DataNotFoundError: there is no source.
-        DataError: the source is not what it should be, or the folder cannot be written.
+        UsageError: an argument is invalid, or two of them exclude each other.
+        DataNotFoundError: the data set cannot be found or downloaded.
+        DataError: the source is damaged or is not this data set, or the folder cannot be written.
     """
     data_dir = Path(data_dir).expanduser()
     spec = find_spec(dataset)
@@ -143,11 +143,11 @@ def prepare(
             reporter.warn(f"{folder} was prepared {difference}. To prepare it again, add --force.")
     else:
         if where is None:
-            # Before a folder is created for nothing.
+            # Fail before a folder is created.
             _check_obtainable(spec or get_spec(dataset), data_dir / DOWNLOADS, offline)
         disk.check_target(data_dir, folder, store.RECORD_NAME)
         with _hold(data_dir, reporter):
-            # Another process may have prepared it while this one waited.
+            # Another process may have prepared it in the meantime.
             record = None if force else _existing(folder, _QUIET)
             already = record is not None
             if record is None:
@@ -166,7 +166,7 @@ def prepare(
 def _differences(
     folder: Path, record: store.Record, source: str | None, options: ReadOptions
 ) -> Iterator[str]:
-    """How prepared data differ from what was asked for now."""
+    """How the prepared data set differs from what these options ask for."""
     if source is not None and record.source != _named(source) and not record.verified:
         yield f"from {record.source}, not from {_named(source)}"
     height, width, _ = store.image_shape(folder)
@@ -178,7 +178,7 @@ def _differences(
         ("--relabel", record.corrections, options.corrections),
         ("--keep-groups", record.groups, options.groups),
     ):
-        # Without a source, a data set of the user's own is only looked at.
+        # Without a source, a data set of your own cannot be prepared again.
         if (source or options.spec or now) and (was and was.sha256) != (now and now.sha256):
             old = f"with {option} {was.file} (SHA-256 {was.sha256[:16]}…)" if was else f"without {option}"
             new = f"with {now.path} (SHA-256 {now.sha256[:16]}…)" if now else "without it"
@@ -186,10 +186,10 @@ def _differences(
 
 
 def _check_own(name: str, data_dir: Path, source: str | None) -> None:
-    """Raise UsageError unless `name` can be one for classes of the user's own, or is prepared already."""
+    """Raise UsageError unless `name` is valid for your own classes, with a source or prepared already."""
     if not _NAME.fullmatch(name) or name == DOWNLOADS:
         raise UsageError(
-            f"--dataset {name!r} cannot be the name of a folder. Expected letters, digits, '-', '_' and '.', "
+            f"--dataset {name!r} is not a valid name. Expected letters, digits, '-', '_' and '.', "
             "starting with a letter or a digit."
         )
     if source is None and not (data_dir / name / store.RECORD_NAME).is_file():
@@ -212,7 +212,7 @@ def _local_path(source: str) -> str:
 
 
 def _named(source: str) -> str:
-    """A source as the record names it: without the secrets that a URL may hold."""
+    """A source as dataset.json records it: a URL without its secrets."""
     return printable_url(source) if is_url(source) else source
 
 
@@ -220,14 +220,14 @@ def _check_source(spec: DatasetSpec | None, source: str, offline: bool) -> None:
     shown = printable_url(source)
     if spec is not None and spec.draw is not None:
         raise UsageError(
-            f"--source {shown} does not go with --dataset {spec.name}, which is drawn, and has no source."
+            f"--source {shown} cannot be used with --dataset {spec.name}, which is drawn and has no source."
         )
     if is_url(source) and offline:
-        raise UsageError(f"--offline forbids to open --source {shown}. Leave one of them out.")
+        raise UsageError(f"--offline forbids opening --source {shown}. Leave one of them out.")
     if is_url(source) and "@" in urllib.parse.urlsplit(source).netloc:
         raise UsageError(
-            f"--source {shown} comes with a user name, which is not supported. Download it yourself, and "
-            "name the file."
+            f"--source {shown} contains a user name, which is not supported. Download the file yourself, and "
+            "pass its path."
         )
     if "://" in source and not is_url(source) and not Path(source).exists():
         raise UsageError(f"--source {shown} is not supported. Expected a path, http, https or file.")
@@ -258,14 +258,14 @@ def _obtain(
     if not is_url(source):
         path = Path(source).expanduser()
         return read_source(path, options, reporter.on_images, data_dir), source
-    # The content behind a URL may change: it is read once, and not kept. Its name may tell the split.
+    # Read once and not kept, because the content of a URL may change. Its name may contain the split.
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", urllib.parse.urlsplit(source).path.rpartition("/")[2])[-80:]
     folder = data_dir / DOWNLOADS / f"source-{files.sha256_bytes(source.encode())[:16]}"
     path = download(Archive(name.lstrip(".") or "source"), [source], folder, reporter)
     try:
         return read_source(path, options, reporter.on_images, data_dir), printable_url(source)
     except DataError as error:
-        raise DataError(f"What {printable_url(source)} gave cannot be used. {error}") from error
+        raise DataError(f"The file from {printable_url(source)} cannot be used. {error}") from error
     finally:
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -275,7 +275,7 @@ def _obtain(
 def _obtain_published(
     spec: DatasetSpec, data_dir: Path, offline: bool, options: ReadOptions, reporter: PrepareReporter
 ) -> _Found:
-    """The published data set: from an earlier download, from a cache, or downloaded now."""
+    """The published data set, from an earlier download, a cache, or a new download."""
     place = _downloads(spec, data_dir / DOWNLOADS)
     paths = [local_archive((archive, *spec.other_archives), place, reporter) for archive in spec.archives]
     missing = [archive for archive, path in zip(spec.archives, paths, strict=True) if path is None]
@@ -298,14 +298,14 @@ def _obtain_published(
 
 
 def _downloads(spec: DatasetSpec, folder: Path) -> Path:
-    """Where the archives of a data set are; if it has several, in their own folder."""
+    """The folder of a data set's archives. Several archives have a folder of their own."""
     return folder if len(spec.archives) == 1 else folder / spec.name
 
 
 def _from_cache(
     spec: DatasetSpec, data_dir: Path, options: ReadOptions, reporter: PrepareReporter
 ) -> _Found | None:
-    """The data set from another program's cache, if its content proves that it is complete."""
+    """The data set from another program's cache, if its fingerprints are right."""
     if spec.fingerprints is None:
         return None
     for path in find_cached(spec.caches):
@@ -316,14 +316,14 @@ def _from_cache(
             continue
         splits = [found.splits[name] for name in store.SPLITS]
         if spec.has_fingerprints(*(fingerprint(split.images, split.labels) for split in splits)):
-            reporter.note(f"Found {spec.title} in {path}: nothing has to be downloaded.")
+            reporter.note(f"Found {spec.title} in {path}: no download is needed.")
             return found, str(path)
         reporter.note(f"{path} is not used: its images are not those of {spec.title}.")
     return None
 
 
 def _check_obtainable(spec: DatasetSpec, folder: Path, offline: bool) -> None:
-    """Raise DataNotFoundError if nothing may be downloaded and nothing is here."""
+    """Raise DataNotFoundError with --offline if no archive or cache is found."""
     if spec.draw is not None or not offline:
         return
     place = _downloads(spec, folder)
@@ -338,14 +338,14 @@ def _check_obtainable(spec: DatasetSpec, folder: Path, offline: bool) -> None:
 def _not_obtainable(spec: DatasetSpec, place: Path) -> DataNotFoundError:
     missing = [archive.name for archive in spec.archives if not (place / archive.name).exists()]
     return DataNotFoundError(
-        f"No {spec.title} is prepared, there is no {', '.join(missing)} in {place}, and --offline forbids "
-        f"to download it. {ways_out(spec.mirrors_variable)}"
+        f"{spec.title} is not prepared, {', '.join(missing)} is not in {place}, and --offline forbids "
+        f"downloading it. {ways_out(spec.mirrors_variable)}"
     )
 
 
 def _write(folder: Path, dataset: str, found: ImageSet, origin: str) -> store.Record:
     needed = store.bytes_needed(sum(map(len, found.splits.values())), found.image_shape)
-    # A link is followed to the disk that the set is on.
+    # If the folder is a link, the disk that counts is that of its target.
     disk.check_room(folder.resolve().parent, needed)
     try:
         return store.write_dataset(folder, dataset, found, origin)

@@ -1,4 +1,4 @@
-"""The list of readers, and which of them reads a source."""
+"""Choose the reader for a source."""
 
 import dataclasses
 import tempfile
@@ -19,23 +19,23 @@ from cifar_trainer.data.records import read_records
 from cifar_trainer.data.unpack import Unpacker
 from cifar_trainer.errors import DataError, printable
 
-#: Readers of forms that are not official, in the order in which they are asked. Each one returns None for a
-#: folder that has another form.
+#: Readers of unofficial formats, in the order in which they are tried. Each returns None if the folder is not
+#: in its format.
 READERS = (read_csv, read_class_folders, read_records, read_arrays)
-#: Archives inside archives are opened to this depth.
+#: Maximum depth of archives inside archives.
 _MAX_NESTING = 2
 
 
 def read_source(
     path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None = None
 ) -> ImageSet:
-    """Read a data set from a folder, an archive or a file, whatever its form.
+    """Read a data set from a folder, an archive or a file.
 
-    `scratch` is where to unpack archives; None is the system's folder for temporary files.
+    `scratch` is the folder for unpacked archives; None is the system's folder for temporary files.
 
     Raises:
-        DataError: no reader knows its form, or it cannot be read or is not what it should be.
-        UsageError: an option does not go with what is there.
+        DataError: the format is unknown, or the source is damaged, cannot be read, or is another data set.
+        UsageError: an option does not fit the source.
     """
     try:
         try:
@@ -83,7 +83,7 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: P
 
 
 def _published_archives(path: Path, spec: DatasetSpec) -> list[Path]:
-    """The published archives of a data set at `path`, if they are all there with the right SHA-256."""
+    """The published archives of a data set at `path`, if all are complete by their SHA-256."""
     for archives in (spec.archives, *((archive,) for archive in spec.other_archives)):
         places = [path] if path.is_file() else [path / archive.name for archive in archives]
         if (
@@ -122,13 +122,13 @@ def _read(
     if archives:
         return _read(unpacker.unpack(folder, chosen or archives), options, on_images, unpacker, depth + 1)
     raise DataError(
-        f"{folder.path} is not a data set of a known form: it holds {abridged(folder.files)}. "
+        f"{folder.path} is not a data set in a known format: it holds {abridged(folder.files)}. "
         f"{_expected(spec)}"
     )
 
 
 def _find_form(folder: Folder, spec: DatasetSpec, *, shared: bool = True) -> tuple[str, OfficialForm] | None:
-    """The folder inside that has an official form of a data set, and the form."""
+    """The subfolder that has an official form of a data set, and that form."""
     for prefix, files in folder.by_folder.items():
         names = {name.removeprefix(prefix) for name in files}
         for form in spec.forms:
@@ -138,7 +138,7 @@ def _find_form(folder: Folder, spec: DatasetSpec, *, shared: bool = True) -> tup
 
 
 def _refuse_other_sets(folder: Folder, spec: DatasetSpec | None) -> None:
-    """Raise DataError if the source is another known data set than the one that it should be."""
+    """Raise DataError if the source is a known data set, but not the requested one."""
     for other in DATASETS.values():
         if other is not spec and _find_form(folder, other, shared=False) is not None:
             wanted = f"--dataset {spec.name} asks for {spec.title}" if spec else "it has a name here"

@@ -1,4 +1,4 @@
-"""Images in records: Parquet and Arrow files, and TensorFlow Datasets' TFRecord files."""
+"""Read records of images: Parquet, Arrow, and TensorFlow Datasets' TFRecord files."""
 
 import json
 import math
@@ -17,12 +17,12 @@ from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.labels import number_labels
 from cifar_trainer.errors import DataError
 
-#: An encoded image, its label, and the name of its file if that is known.
+#: An encoded image, its label, and its file name, or an empty one.
 Record = tuple[bytes, Any, str]
 
 
 def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read files whose records have an encoded image and a label; None without such files."""
+    """Read files of records with an encoded image and a label; None if there are none."""
     files = sorted(folder.of_format(*formats.RECORDS))
     if not files:
         return None
@@ -32,13 +32,13 @@ def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> I
         split = split_of(set(re.split(r"[^a-z0-9]+", file.rsplit("/", 1)[-1].lower())))
         path, where = folder.local(file), folder.describe(file)
         read = _tfrecords if folder.format(file) == "tfrecord" else _rows
-        # A table can name one image a million times in a few bytes.
+        # A table of a few bytes can repeat one image a million times.
         most = max(unpack.MAX_BYTES, unpack.MAX_RATIO * path.stat().st_size)
         most //= math.prod(options.preprocessing.image_shape)
         for number, (content, label, name) in enumerate(read(path, where, classes)):
             if number >= most:
                 raise DataError(
-                    f"{where} is refused: it holds more than {most:,} images, more than its bytes explain."
+                    f"{where} is refused: it contains more than {most:,} images, too many for its size."
                 )
             decoder.add(content.__bytes__, lambda: f"{where}, record {number}", split, label, name)  # noqa: B023
             if number % 500 == 499:
@@ -46,14 +46,14 @@ def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> I
     on_images(decoder.read, decoder.read)
     decoder.check()
     if not decoder.read:
-        raise DataError(f"{folder.path} holds no images: {abridged(files)} have no records.")
+        raise DataError(f"{folder.path} has no images: {abridged(files)} contain no records.")
     labels = {split: np.array([label for label, _ in kept]) for split, kept in decoder.kept.items()}
     given = [] if options.spec else classes
     return decoder.finish(*number_labels(labels, given, options.spec, str(folder.path)))
 
 
 def _classes_beside(folder: Folder) -> list[str]:
-    """The names that TensorFlow Datasets writes into `label.labels.txt`, one a line."""
+    """The class names from TensorFlow Datasets' `label.labels.txt`, one per line."""
     for name in folder.files:
         if name.endswith("label.labels.txt"):
             return folder.read(name).decode("utf-8", "replace").splitlines()
@@ -77,14 +77,14 @@ def _rows(path: Path, where: str, classes: list[str]) -> Iterator[Record]:
                 yield from _batches(table.schema_arrow, table.iter_batches(batch_size=1000), where, classes)
             return
         with pyarrow.memory_map(str(path)) as file:
-            # Arrow has a format for files and one for streams.
+            # Arrow has separate formats for files and streams.
             if start == b"ARROW1":
                 reader = pyarrow.ipc.open_file(file)
                 batches = map(reader.get_batch, range(reader.num_record_batches))
             else:
                 batches = reader = pyarrow.ipc.open_stream(file)
             yield from _batches(reader.schema, batches, where, classes)
-    # UnicodeDecodeError: pyarrow decodes the names of the columns itself.
+    # pyarrow raises UnicodeDecodeError for the names of columns.
     except (pyarrow.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise DataError(f"{where} is damaged, or not a table of images: {error}.") from error
 
@@ -126,7 +126,7 @@ def _tfrecords(path: Path, where: str, classes: list[str]) -> Iterator[Record]:
     wanted = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
     try:
         with tf.device("CPU"):
-            # Record by record, calls into TensorFlow take longer than reading.
+            # In batches, because calls into TensorFlow take longer than reading a record.
             for records in tf.data.TFRecordDataset(str(path)).batch(1000):
                 parsed = tf.io.parse_example(records, wanted)
                 labels = parsed["label"].numpy()

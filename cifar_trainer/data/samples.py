@@ -1,4 +1,4 @@
-"""Pictures of a prepared data set to look at: samples.png, and files to classify in samples/."""
+"""Write sample images of a prepared data set: samples.png, and the files in samples/."""
 
 import functools
 import importlib.util
@@ -12,7 +12,7 @@ from cifar_trainer import files
 from cifar_trainer.data.dataset import ImageSet
 from cifar_trainer.images import encode_png
 
-#: Images of each class, and classes, on samples.png.
+#: Images per class, and maximum number of classes, in samples.png.
 PER_CLASS, MAX_ROWS = 10, 100
 #: Test images in samples/.
 FILES = 10
@@ -20,7 +20,7 @@ _TILE = 64
 _GAP = 4
 _LABEL_WIDTH = 112
 _MARGIN = 12
-#: Fonts with Chinese, Japanese and Korean letters that systems have. Pillow finds them by their names.
+#: System fonts with Chinese, Japanese and Korean letters. Pillow finds them by name.
 _OTHER_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "PingFang.ttc", "Arial Unicode.ttf")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -50,7 +50,7 @@ def write_samples(folder: Path, found: ImageSet) -> None:
 def _write_files(folder: Path, found: ImageSet) -> None:
     test = found.splits["test"]
     folder.mkdir()
-    # The first test image of each class, then the second ones, if there are few classes.
+    # The first test image of each class, then the second of each, and so on.
     ranks = np.zeros(len(test), np.int64)
     for label in range(len(found.classes)):
         members = np.flatnonzero(test.labels == label)
@@ -64,7 +64,7 @@ def _write_files(folder: Path, found: ImageSet) -> None:
 
 
 def _legible(name: str, label: int) -> tuple[str, Font]:
-    """A class's name as far as the column holds it, or its number, and a font with its letters."""
+    """A class name cut to the width of its column, or the class's number, and a font for it."""
     short = "".join(c if c.isprintable() else "?" for c in name)
     short = short if len(short) <= 12 else short[:11] + "…"
     for font in _fonts():
@@ -75,7 +75,7 @@ def _legible(name: str, label: int) -> tuple[str, Font]:
 
 @functools.cache
 def _fonts() -> tuple[Font, ...]:
-    # DejaVu comes with matplotlib, which takes a second to import.
+    # DejaVu is part of matplotlib, but importing that takes a second.
     found = importlib.util.find_spec("matplotlib")
     origin = Path(found.origin).parent if found is not None and found.origin else Path()
     fonts: list[Font] = []
@@ -88,5 +88,5 @@ def _fonts() -> tuple[Font, ...]:
 
 
 def _has_letter(font: Font, letter: str) -> bool:
-    """Whether a font draws a letter as something else than the box for letters that it lacks."""
+    """Whether a font has a letter, rather than a box in its place."""
     return letter == " " or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010ffff"))

@@ -1,4 +1,4 @@
-"""Which images a run trains on, and which it validates on."""
+"""Choose the images that a run trains on and validates on."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from cifar_trainer.settings import Settings
 
 
 def stratified_limit(labels: np.ndarray, count: int) -> np.ndarray:
-    """The indices of the first `count` images, ascending: the first of each class, by its share."""
+    """The first images of each class, `count` in all in proportion to the classes: ascending indices."""
     shares = _shares(np.bincount(labels), count)
     first = [np.flatnonzero(labels == label)[:share] for label, share in enumerate(shares)]
     return np.sort(np.concatenate(first))
@@ -19,19 +19,20 @@ def stratified_limit(labels: np.ndarray, count: int) -> np.ndarray:
 def holdout(
     labels: np.ndarray, count: int, seed: int, originals: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Set `count` images aside, stratified, chosen by `seed`; all copies of an image stay on one side.
+    """Set aside `count` images, stratified, chosen by `seed`. Images that belong together stay on one side.
 
-    The choice is the same on every machine and with every NumPy: the raw words of PCG64 are part of NumPy's
-    promise (NEP 19), the methods of Generator are not.
+    The choice is the same on every machine and with every NumPy version: NumPy guarantees the raw words of
+    PCG64 (NEP 19), but not the methods of Generator.
 
     Args:
         labels: whole numbers [N].
-        count: 0 to N. With copies a few less may be set aside.
+        count: 0 to N. With copies or groups, fewer may be set aside.
         seed: 0 to 2**32 - 1.
-        originals: the index of the first image with the same pixels, int64 [N]; None if there are no copies.
+        originals: the index of the first image that each belongs to, int64 [N] (`find_originals`); None if
+            each stands alone.
 
     Returns:
-        The indices that are left and those set aside, each int64 and ascending.
+        The remaining indices and those set aside, each int64 and ascending.
     """
     return _set_aside(labels, _shares(np.bincount(labels), count), seed, originals)
 
@@ -39,9 +40,9 @@ def holdout(
 def stratified_part(
     labels: np.ndarray, fraction: float, seed: int, originals: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Set a part of each class aside as `holdout` does, but at least one image of each.
+    """Set aside a share of each class as `holdout` does, but at least one image of each.
 
-    Each class needs two different images or more.
+    Each class needs at least two different images.
     """
     sizes = np.bincount(labels)
     shares = [min(max(round(int(size) * fraction), 1), int(size) - 1) if size else 0 for size in sizes]
@@ -65,7 +66,7 @@ def _set_aside(
 
 
 def _fill(members: np.ndarray, copies: np.ndarray, share: int) -> np.ndarray:
-    """The first images that are `share` together with their copies."""
+    """The first images that, with their copies, make up `share` images."""
     if (copies == 1).all():
         return members[:share]
     chosen = []
@@ -75,12 +76,12 @@ def _fill(members: np.ndarray, copies: np.ndarray, share: int) -> np.ndarray:
             share -= int(count)
     if not chosen and share and len(members) > 1:
         chosen = [int(copies.argmin())]
-    # One image is left at least.
+    # At least one image remains.
     return members[chosen[: len(members) - 1]]
 
 
 def _shares(sizes: np.ndarray, count: int) -> list[int]:
-    """`count` split in proportion to `sizes` by largest remainder, in whole numbers only."""
+    """Distribute `count` in proportion to `sizes` by largest remainder, in whole numbers."""
     total = int(sizes.sum())
     shares = [count * int(size) // total for size in sizes]
     remainders = [count * int(size) % total for size in sizes]
@@ -90,15 +91,15 @@ def _shares(sizes: np.ndarray, count: int) -> list[int]:
     return shares
 
 
-#: --validation holdout sets aside one of so many training images: 5,000 of CIFAR-10's 50,000.
+#: --validation holdout sets aside one training image in this many: 5,000 of CIFAR-10's 50,000.
 HOLDOUT_FRACTION = 10
 
 
 def split_for(dataset: Dataset, config: Settings) -> tuple[np.ndarray, Split]:
     """The indices of the training images of a run, int64 [N], and its validation split.
 
-    The held-out images are chosen first: a run with --limit and one without hold out the same ones. Under
-    --validation train the split is a tenth of the training images, the first of each class.
+    The held-out images are chosen first, so runs with and without --limit hold out the same ones. With
+    --validation train, the split is a tenth of the training images, the first of each class.
     """
     train = dataset.train
     indices, validation = np.arange(len(train)), dataset.test
@@ -115,12 +116,12 @@ def split_for(dataset: Dataset, config: Settings) -> tuple[np.ndarray, Split]:
 
 
 def evaluated_split(dataset: Dataset, config: Settings, name: str) -> Split:
-    """The images of `test`, or those that the run held out as `validation`."""
+    """The split `test`, or the images that the run held out, `validation`."""
     return dataset.test if name == "test" else split_for(dataset, config)[1]
 
 
 def check_split(config: Settings, split_name: str) -> None:
-    """Raise UsageError if a run has no such split: only `holdout` sets validation images aside."""
+    """Raise UsageError if a run lacks the split: only --validation holdout sets validation images aside."""
     if split_name == "validation" and config.validation != "holdout":
         raise UsageError(
             f"--split validation: this run (--validation {config.validation}) held no training images back. "
@@ -129,13 +130,13 @@ def check_split(config: Settings, split_name: str) -> None:
 
 
 def fit_batch_size(dataset: Dataset, config: Settings) -> Settings:
-    """The settings with at most as many images per batch as there are training images."""
+    """Reduce the batch size to the number of training images."""
     images = min(config.limit or len(dataset.train), _available(dataset, config))
     return dataclasses.replace(config, batch_size=min(config.batch_size, images))
 
 
 def _available(dataset: Dataset, config: Settings) -> int:
-    """The training images that are not held out."""
+    """The number of training images that are not held out."""
     images = len(dataset.train)
     if config.validation == "holdout":
         aside = holdout(dataset.train.labels, images // HOLDOUT_FRACTION, config.seed, dataset.originals)[1]
@@ -144,7 +145,7 @@ def _available(dataset: Dataset, config: Settings) -> int:
 
 
 def check_fit(dataset: Dataset, config: Settings) -> None:
-    """Raise UsageError, with the largest possible value, if the settings ask for more than there is."""
+    """Raise UsageError, with the largest possible value, if --limit or --batch-size exceeds the images."""
     available = _available(dataset, config)
     if config.limit is not None and config.limit > available:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The prepared folder: arrays, file names, samples and dataset.json; written whole, verified when read."""
+"""The folder of a prepared data set: written atomically, verified when read."""
 
 import dataclasses
 import shlex
@@ -18,7 +18,7 @@ from cifar_trainer.images import Preprocessing
 RECORD_NAME = "dataset.json"
 FORMAT = 1
 SPLITS = ("train", "test")
-#: An upper bound for everything but the arrays, besides the names of the images' files.
+#: An upper bound for all files except arrays and file names.
 _OTHER_BYTES = 1 << 20
 _CHUNK = 1_000
 
@@ -33,18 +33,18 @@ class FileRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """dataset.json: what is in the folder, and the SHA-256 of each file.
+    """dataset.json: the content of the folder, and the SHA-256 of each file.
 
     Attributes:
-        source: what it was made from.
-        verified: it is proved to be the data set of this name.
-        files: the arrays, and `train_files.txt` and `test_files.txt` if the source had names: the name of
-            each image's file, relative to the source, one a line. `train_groups.npy` with --keep-groups.
+        source: the source as given, without secrets.
+        verified: whether it is verified to be the data set of this name.
+        files: the arrays; `train_files.txt` and `test_files.txt` if the source had file names: one per line,
+            relative to the source; and `train_groups.npy` with --keep-groups.
         corrections, groups: what --relabel and --keep-groups did.
-        conversions: how many images were changed, by what (`images.CONVERSIONS`).
-        notes: what the user should know about how they were read.
+        conversions: the number of images by conversion (`images.CONVERSIONS`).
+        notes: sentences about how the images were read.
         verified_by: `content` or `archive` as in `Dataset`; None if it is not verified.
-        preprocessing: how image files became images; None in older records, which have `resize`.
+        preprocessing: how image files were decoded; None in older records, which have `resize`.
     """
 
     dataset: str
@@ -65,27 +65,27 @@ class Record:
 
     @property
     def title(self) -> str:
-        """What to call it: the title of a data set only if that is verified."""
+        """The name in reports; the title of a known data set only if verified."""
         spec = DATASETS.get(self.dataset)
         return self.dataset if spec is None else spec.title_of(verified=self.verified)
 
 
 def bytes_needed(images: int, shape: tuple[int, int, int]) -> int:
-    """Bytes that a prepared folder of so many images takes on the disk."""
+    """Disk space in bytes for a prepared folder with this number of images."""
     return images * (int(np.prod(shape)) + 2) + _OTHER_BYTES
 
 
 def write_dataset(folder: Path, name: str, found: ImageSet, source: str) -> Record:
-    """Write the prepared folder; it appears whole, in the place of one that was there.
+    """Write a prepared folder atomically, replacing an existing one.
 
     Args:
-        folder: where.
+        folder: DATA_DIR/NAME.
         name: as in `--dataset`.
         found: the splits `train` and `test`.
-        source: what they were made from.
+        source: recorded in dataset.json.
 
     Raises:
-        OSError: a write, a flush or a rename failed; the folder is unchanged.
+        OSError: a write, flush or rename failed; the existing folder is unchanged.
     """
     with files.atomic_folder(folder, replace=True) as partial:
         summaries = {}
@@ -129,8 +129,8 @@ def write_dataset(folder: Path, name: str, found: ImageSet, source: str) -> Reco
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Write an .npy file. numpy.save writes the same, but forgets why a write failed."""
-    # The header tells the order of the bytes: it must be that of what is written.
+    """Write an .npy file. numpy.save writes the same bytes, but loses the reason of a failed write."""
+    # Make contiguous first, because the header records the memory order.
     ordered = np.ascontiguousarray(array)
     with open(path, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(ordered)
@@ -139,14 +139,14 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def summarize(split: Split, classes: int) -> SplitSummary:
-    """The figures of a split; sums are taken in whole numbers, so they are the same everywhere."""
+    """Summarize a split. Sums are integers, so the results are the same on every machine."""
     images = split.images
     channels = images.shape[3]
     pixels = int(np.prod(images.shape[:3]))
     total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
-        # Over the images first: NumPy adds up long rows, not three channels at a time.
+        # Sum over the images first: NumPy is fast along long rows, slow along three channels.
         total += chunk.sum(0, dtype=np.int64).sum((0, 1))
         squares += np.square(chunk, dtype=np.uint16).sum(0, dtype=np.int64).sum((0, 1))
     variances = [
@@ -173,11 +173,11 @@ def list_prepared(data_dir: Path) -> list[str]:
 
 
 def read_record(folder: Path) -> Record:
-    """Read dataset.json, and check that each file that it names is there in its size.
+    """Read dataset.json, and check that each file in it exists with its size.
 
     Raises:
         DataNotFoundError: there is no dataset.json.
-        DataError: it cannot be read, or a file is missing or of another size.
+        DataError: it cannot be read, or a file is missing or has another size.
     """
     path = folder / RECORD_NAME
     if not path.exists():
@@ -215,7 +215,7 @@ def read_record(folder: Path) -> Record:
     if spec is None or not record.verified:
         proof = None
     elif spec.fingerprints is not None:
-        # Older records do not say by what.
+        # Older records lack `verified_by`.
         holds = spec.has_fingerprints(record.train.fingerprint, record.test.fingerprint)
         proof = "content" if holds else None
     return dataclasses.replace(record, verified=proof is not None, verified_by=proof)
@@ -240,7 +240,7 @@ def _remedy(folder: Path, record: Record | None = None) -> str:
 
 
 def load_dataset(data_dir: Path, name: str) -> Dataset:
-    """The prepared data set `name`, verified by the SHA-256 of its files. Its arrays are read-only maps.
+    """Load a prepared data set as read-only memory maps, after verifying the SHA-256 of each file.
 
     Raises:
         DataNotFoundError: it is not prepared.
@@ -293,7 +293,7 @@ def verify_dataset(data_dir: Path, name: str) -> None:
     """Verify every checksum of a prepared data set, then both fingerprints.
 
     Raises:
-        DataError: something is not as it was recorded.
+        DataError: a file or fingerprint differs from dataset.json.
     """
     dataset = load_dataset(data_dir, name)
     for split_name, split in (("train", dataset.train), ("test", dataset.test)):

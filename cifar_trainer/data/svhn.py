@@ -37,7 +37,7 @@ def _is_official(names: Collection[str]) -> bool:
 
 
 def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
-    """Read two MATLAB files with the arrays X, 32×32×3×N, and y, in which 10 stands for the digit 0."""
+    """Read two MATLAB files with the arrays X, 32×32×3×N, and y, in which 10 means the digit 0."""
     missing = _NAMES - set(folder.files)
     if missing:
         raise DataError(f"{folder.path} lacks {abridged(missing)}; it holds {abridged(folder.files)}.")

@@ -1,9 +1,9 @@
-"""The synthetic set: ten classes of drawn 32×32 images, the same bytes on every machine.
+"""The synthetic data set: ten classes of drawn 32×32 images, the same bytes on every machine.
 
-Everything is whole-number arithmetic on the raw words of PCG64, which NumPy promises not to change (NEP 19):
-no floating point, no mathematical library, nothing that differs between processors. A shape varies in place,
-size, angle and colour. Behind it are a gradient and clutter, in front of it patches that hide a part, and
-noise over everything: a small network learns the classes in a few epochs, but not without errors.
+All arithmetic is on integers, from the raw words of PCG64, which NumPy guarantees not to change (NEP 19).
+Shapes vary in position, size, angle and colour. Behind a shape are a gradient and clutter; patches in front
+hide parts of it, and noise covers everything. A small network learns the classes in a few epochs, but not
+without errors.
 """
 
 import numpy as np
@@ -15,14 +15,14 @@ TRAIN_IMAGES = 10_000
 TEST_IMAGES = 2_000
 SEED = 20261123
 
-#: round(256 * sin(i * 90° / 16)), written out: a library's sine may differ in its last digit.
+#: round(256 * sin(i * 90° / 16)), as constants because the last digit of a library's sine may differ.
 _QUARTER = (0, 25, 50, 74, 98, 121, 142, 162, 181, 198, 213, 226, 237, 245, 251, 255, 256)
 _HALF = (*_QUARTER, *_QUARTER[15:0:-1])
 _SINE = np.array([*_HALF, *(-value for value in _HALF)], np.int16)
 
 
 def draw_dataset() -> ImageSet:
-    """Draw the whole set: 10,000 training and 2,000 test images, an equal share of each class in turn."""
+    """Draw 10,000 training and 2,000 test images. The classes are equally large and take turns."""
     draw = _Draw(SEED)
     splits = {}
     for split, count in (("train", TRAIN_IMAGES), ("test", TEST_IMAGES)):
@@ -34,13 +34,13 @@ def draw_dataset() -> ImageSet:
 
 
 class _Draw:
-    """Whole numbers from the raw words of PCG64."""
+    """Random integers from the raw words of PCG64."""
 
     def __init__(self, seed: int) -> None:
         self._words = np.random.PCG64(seed)
 
     def between(self, low: int, high: int, *shape: int) -> np.ndarray:
-        """Numbers low <= x <= high, int16 of `shape`."""
+        """Uniform random numbers, low <= x <= high, int16 of `shape`."""
         count = int(np.prod(shape))
         raw = self._words.random_raw(count) >> np.uint64(32)
         scaled = (raw * np.uint64(high - low + 1)) >> np.uint64(32)
@@ -48,7 +48,7 @@ class _Draw:
         return numbers.reshape(shape)
 
     def noise(self, *shape: int) -> np.ndarray:
-        """The sum of four bytes less their mean, -510 to 510, near to a bell curve: int16 of `shape`."""
+        """Approximately normal noise, -510 to 510: the sum of four bytes minus its mean, int16 of `shape`."""
         raw = self._words.random_raw(int(np.prod(shape)) // 2).astype("<u8").view(np.uint8)
         sums: np.ndarray = raw.reshape(-1, 4).sum(1, dtype=np.int16)
         return (sums - np.int16(510)).reshape(shape)
@@ -65,7 +65,7 @@ def _draw_class(name: str, count: int, draw: _Draw) -> np.ndarray:
     for _ in range(2):
         canvas = np.where(_patch(count, draw)[..., None], draw.between(0, 255, count, 1, 1, 3), canvas)
 
-    # Drawn at twice the size and averaged down, so that edges are smooth.
+    # Draw at twice the size and average, so that edges are smooth.
     turned = _turned(64, draw.between(22, 42, count), draw.between(22, 42, count), draw.between(0, 63, count))
     inside = _shape(name, draw.between(10, 26, count)[:, None, None], *turned)
     covered = inside.reshape(count, 32, 2, 32, 2).sum((2, 4), dtype=np.int16)[..., None]
@@ -80,7 +80,7 @@ def _draw_class(name: str, count: int, draw: _Draw) -> np.ndarray:
 
 
 def _patch(count: int, draw: _Draw) -> np.ndarray:
-    """Where a small bar lies, anywhere: bool [count, 32, 32]."""
+    """A mask of a small bar at a random position: bool [count, 32, 32]."""
     u, v = _turned(32, draw.between(0, 31, count), draw.between(0, 31, count), draw.between(0, 63, count))
     length, width = draw.between(1, 7, count, 1, 1), draw.between(0, 2, count, 1, 1)
     inside: np.ndarray = (np.abs(u) <= length) & (np.abs(v) <= width)
@@ -95,12 +95,12 @@ def _turned(
     dx = column - np.broadcast_to(np.int16(x), turn.shape)[:, None, None]
     dy = row - np.broadcast_to(np.int16(y), turn.shape)[:, None, None]
     sine, cosine = _SINE[turn][:, None, None], _SINE[(turn + 16) % 64][:, None, None]
-    # At most 45 * 256 * 1.5, which 16 bits hold.
+    # At most 45 * 256 * 1.5, which fits into 16 bits.
     return (dx * cosine + dy * sine) >> 8, (dy * cosine - dx * sine) >> 8
 
 
 def _shape(name: str, r: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points lie in the shape `name` of radius `r`: bool, of the shape of `u` and `v`."""
+    """A mask of the points inside the shape `name` with radius `r`: bool, like `u` and `v`."""
     away = u * u + v * v
     square = np.maximum(np.abs(u), np.abs(v))
     side = r * 7 // 8
@@ -127,7 +127,7 @@ def _shape(name: str, r: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray
         case "stripes":
             inside = (square <= side) & ((u + 64) // period % 2 == 0)
         case "triangle":
-            # 7/4 is near to the root of 3: almost equilateral.
+            # Almost equilateral, because 7/4 is close to the square root of 3.
             inside = (v <= r // 2) & (7 * np.abs(u) <= 4 * (v + r))
         case _:
             raise ValueError(f"There is no shape {name!r}.")

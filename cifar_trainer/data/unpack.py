@@ -1,7 +1,7 @@
-"""Unpacks a zip, a tar of any compression, a 7z or a compressed file into a temporary folder.
+"""Unpack zip, tar, 7z and compressed files into a temporary folder.
 
-All archives of a source, and those inside them, share one budget of bytes and files. Links, devices,
-absolute names and names with `..` are refused.
+All archives of a source, including nested ones, share one budget of bytes and files. Links, devices, absolute
+names and names with `..` are refused.
 """
 
 import bz2
@@ -25,20 +25,20 @@ from cifar_trainer.errors import DataError, printable
 from cifar_trainer.files import partial_folder
 from cifar_trainer.images import is_leftover
 
-#: What archives may unpack to: this many bytes, or so many times their own size.
+#: Archives may unpack to MAX_BYTES, or to MAX_RATIO times their size if that is more.
 MAX_BYTES, MAX_RATIO = 1 << 30, 20
-#: tarfile reads a header of the size that it declares into memory.
+#: Maximum size of a tar header, which tarfile reads into memory.
 _MAX_HEADER = 8 << 20
-#: What may follow the end of a tar.
+#: Maximum padding after the end of a tar.
 _MAX_PADDING = 64 << 20
-#: Smaller files share one file: to create 60,000 of them takes longer than to read them.
+#: Smaller files are stored in one file, because creating 60,000 files takes longer than reading them.
 _SMALL = 1 << 20
 _CHUNK = 1 << 20
-#: After so many bytes, look at the free space of the disk again.
+#: Check the free disk space each time this many bytes have been written.
 _ROOM = 64 << 20
-#: An absolute path, also of Windows, or one with `..` among its parts.
+#: An absolute path, also on Windows, or one with the part `..`.
 _LEADS_OUT = re.compile(r"^(?:[A-Za-z]:)?[/\\]|(?:^|[/\\])\.\.(?:$|[/\\])")
-#: What reading a damaged archive raises; Zstandard's error is known by its name, as it is optional.
+#: Exceptions for damaged archives. Zstandard's, which is optional, is recognized by name.
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError,
     ValueError, MemoryError,
@@ -48,18 +48,18 @@ _EXPECTED = (
     ".arrow or .tfrecord files."
 )
 
-#: The name of what a compressed file that is not a tar unpacks to.
+#: The name in `Files` for the content of a compressed file that is not a tar.
 _THE_FILE_ITSELF = ""
-#: The files of an archive: where each one was unpacked to, by its name.
+#: The place of each unpacked file by its name.
 Files = dict[str, Place]
 
 
 class Unpacker:
-    """Opens sources, and unpacks their archives into a folder that lasts as long as the `with` block.
+    """Opens sources, and unpacks archives into a folder that exists during the `with` block.
 
     Args:
-        scratch: where to create that folder.
-        known_sizes: the sizes of published archives by the folder in them, to report how much is missing.
+        scratch: the folder in which to create that folder.
+        known_sizes: the sizes of published archives by their top folder, to report how much is missing.
     """
 
     def __init__(self, scratch: Path, known_sizes: Mapping[str, int]) -> None:
@@ -69,7 +69,7 @@ class Unpacker:
         self._folder: Path | None = None
         self._bytes_left = self._files_left = 0
         self._room_left = self._small_bytes = 0
-        #: What the user should know about names in archives.
+        #: Notes for the user about names in archives.
         self.notes: list[str] = []
 
     def __enter__(self) -> "Unpacker":
@@ -79,10 +79,10 @@ class Unpacker:
         self._stack.close()
 
     def open(self, path: Path) -> Folder:
-        """The files of a folder or of an archive, or a single file.
+        """Open a folder, an archive or a single file.
 
         Raises:
-            DataError: there is nothing, it cannot be read, it is damaged or refused, or the disk is full.
+            DataError: it does not exist, is damaged or refused, or the disk is full.
         """
         try:
             mode = path.stat().st_mode
@@ -94,7 +94,7 @@ class Unpacker:
                 head = file.read(formats.HEAD_BYTES)
         except FileNotFoundError:
             raise DataError(
-                f"{path} does not exist. Name a folder or an archive with --source, "
+                f"{path} does not exist. Pass a folder or an archive with --source, "
                 "or leave --source out to download CIFAR-10."
             ) from None
         kind = formats.format_of(head)
@@ -104,7 +104,7 @@ class Unpacker:
         return self.unpack(folder, [path.name]) if kind in formats.ARCHIVES else folder
 
     def unpack(self, folder: Folder, names: Collection[str]) -> Folder:
-        """The files of a folder, with the archives `names` replaced by what they hold."""
+        """The files of a folder, with the archives `names` replaced by their content."""
         paths = {name: folder.local(name) for name in names}
         scratch = self._begin(sum(path.stat().st_size for path in paths.values()))
         files: Files = {name: place for name, place in folder.files.items() if name not in names}
@@ -126,7 +126,7 @@ class Unpacker:
         return Folder(title, files, (self._small.fileno(), scratch))
 
     def _begin(self, archive_bytes: int) -> Path:
-        """The temporary folder. The first call creates it, and sets the budget."""
+        """The temporary folder; the first call creates it and sets the budget."""
         if self._folder is None:
             self._bytes_left, self._files_left = max(MAX_BYTES, MAX_RATIO * archive_bytes), MAX_FILES
             with self._writing():
@@ -146,13 +146,13 @@ class Unpacker:
             case kind:
                 return self._unpack_stream(path, title, kind)
 
-    # What every kind of archive shares
+    # Shared by all formats
 
     def _check(self, title: Path, files: Files, stored: str, size: int) -> str:
-        """The name of a file in an archive, if it is new and there is room for the file in the budget."""
+        """The name of a file in an archive; raises DataError for a duplicate, or beyond the budget."""
         name = stored.removeprefix("./")
         if name in files:
-            raise DataError(f"{title} is refused: it holds more than once {printable(name)}.")
+            raise DataError(f"{title} is refused: it contains {printable(name)} more than once.")
         self._files_left -= 1
         if size > self._bytes_left or self._files_left < 0:
             most = f"at most {self._bytes_left:,}, and {MAX_FILES:,} files in all"
@@ -216,12 +216,12 @@ class Unpacker:
                     raise _refused(title, info.filename, "is encrypted")
                 stored = self._zip_name(title, info)
                 _check_name(title, stored)
-                # Some Windows programs write \ where the format asks for /.
+                # Some Windows programs write \ instead of /.
                 name = self._check(title, files, stored.replace("\\", "/"), info.file_size)
                 if info.is_dir() or name.endswith("/") or is_leftover(name):
                     continue
                 try:
-                    # zipfile reads no more than the declared size, and checks the CRC at its end.
+                    # zipfile reads at most the declared size, and checks the CRC at the end.
                     if info.file_size < _SMALL:
                         files[name] = self._keep(archive.read(info))
                     else:
@@ -236,13 +236,13 @@ class Unpacker:
         return files
 
     def _zip_name(self, title: Path, info: zipfile.ZipInfo) -> str:
-        """A file's name. Without the flag for UTF-8, programs store it in whatever encoding they use."""
+        """A file's name. Without the flag for UTF-8, its encoding is unknown."""
         if info.filename.isascii() or info.flag_bits & 0x800:
             return info.filename
         try:
             return info.orig_filename.encode("cp437").decode("utf-8")
         except UnicodeError:
-            note = f"{title} does not say in which encoding its names are: class names may be unreadable."
+            note = f"{title} does not declare the encoding of its names, so class names may be unreadable."
             if note not in self.notes:
                 self.notes.append(note)
             return info.filename
@@ -255,7 +255,7 @@ class Unpacker:
         except ImportError:
             raise DataError(
                 f"{title} is a 7z archive, for which the package py7zr is missing. Install it with: "
-                f"pip install py7zr; or unpack {title.name} and name the folder."
+                f"pip install py7zr; or unpack {title.name} and pass the folder."
             ) from None
         files: Files = {}
         with self._writing():
@@ -264,7 +264,7 @@ class Unpacker:
         try:
             with py7zr.SevenZipFile(path) as archive:
                 if archive.needs_password():
-                    raise DataError(f"{title} is encrypted. Unpack it, and name the folder.")
+                    raise DataError(f"{title} is encrypted. Unpack it, and pass the folder.")
                 for info in archive.list():
                     if info.is_symlink or not (info.is_file or info.is_directory):
                         raise _refused(title, info.filename, "is a link or a special file")
@@ -307,7 +307,7 @@ class Unpacker:
                         name = self._check(title, files, member, info.size)
                         if info.isreg() and not is_leftover(name):
                             files[name] = self._copy(title, cast(BinaryIO, tar.extractfile(info)))
-                        # tarfile keeps every header that it has read; 60,000 of them are not needed.
+                        # tarfile keeps every header, but 60,000 of them are not needed.
                         tar.members = []  # type: ignore[attr-defined]
                 stream.read_end()
         except DataError:
@@ -326,7 +326,7 @@ class Unpacker:
 
 
 class _TarStream:
-    """The file under tarfile: limits what it may ask for, and tells whether the end was an end."""
+    """The stream below tarfile. Limits reads and seeks, and detects a missing end."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -341,10 +341,10 @@ class _TarStream:
         return self._last
 
     def seek(self, position: int) -> int:
-        """Go to `position`: tarfile skips padding, and files that are not wanted."""
+        """Seek to `position`: tarfile skips padding and unread files."""
         ahead = position - self._position
         if not -_MAX_HEADER <= ahead <= 2 * MAX_BYTES:
-            raise ValueError(f"a header leads {ahead:,} bytes ahead")
+            raise ValueError(f"a header points {ahead:,} bytes ahead")
         if ahead:
             self._file.seek(position)
             self._position = position
@@ -354,7 +354,7 @@ class _TarStream:
         return self._position
 
     def read_end(self) -> None:
-        """Read what follows the last member, so that gzip checks its CRC; raise unless it is an end."""
+        """Read to the end, so that gzip checks its CRC; raise an exception if the tar is cut off."""
         if self._last != bytes(tarfile.BLOCKSIZE):
             raise EOFError(
                 f"the unpacked archive ends after {self.tell():,} bytes "
@@ -376,9 +376,9 @@ def _decompressed(path: Path, title: Path, kind: str) -> BinaryIO:
     except ImportError:
         raise DataError(
             f"{title} is compressed with Zstandard, for which the package zstandard is missing. "
-            f"Install it with: pip install zstandard; or unpack {title.name} and name the folder."
+            f"Install it with: pip install zstandard; or unpack {title.name} and pass the folder."
         ) from None
-    # A larger window would let a file of a few bytes allocate megabytes.
+    # With a larger window, a file of a few bytes could allocate gigabytes.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     file = open(path, "rb")  # noqa: SIM115
     return cast(BinaryIO, decompressor.stream_reader(file, closefd=True, read_across_frames=True))
@@ -388,11 +388,11 @@ def _check_name(title: Path, name: str) -> None:
     if not name:
         raise _refused(title, name, "has no name")
     if _LEADS_OUT.search(name):
-        raise _refused(title, name, "leads out of the archive")
+        raise _refused(title, name, "points outside the archive")
 
 
 def _check_tar_member(title: Path, info: tarfile.TarInfo) -> None:
-    # tarfile.data_filter accepts links that stay inside, and makes absolute names relative.
+    # Stricter than tarfile.data_filter, which accepts links inside and makes absolute names relative.
     _check_name(title, info.name)
     if info.issym() or info.islnk():
         raise _refused(title, info.name, f"is a link to {printable(info.linkname)}")
@@ -403,13 +403,12 @@ def _check_tar_member(title: Path, info: tarfile.TarInfo) -> None:
 
 def _refused(title: Path, name: str, why: str) -> DataError:
     return DataError(
-        f"{title} is refused: its member {printable(name)} {why}. "
-        "An archive of images holds plain files and folders only."
+        f"{title} is refused: its member {printable(name)} {why}. Expected only plain files and folders."
     )
 
 
 def _zip_length(path: Path) -> str:
-    """What the local headers say about the length of a zip whose directory at the end is missing."""
+    """Explain how a zip without its directory is truncated, from its local headers."""
     actual = path.stat().st_size
     end = 0
     with open(path, "rb") as file:

@@ -1,9 +1,9 @@
-"""Reads the pickles of the official Python versions without running anything that they ask for.
+"""Read the pickles of the official Python versions without running the functions that they name.
 
-A pickle names functions and calls them. Here the few names that a pickled NumPy array needs lead to stand-ins
-that only note their arguments; every other name is refused before it is imported. NumPy's own code is not
-called either. Memory is bounded: a pickle may have so many parts, and its stand-ins return no more bytes than
-the pickle has.
+A pickle names functions and calls them. Here, the few names that a pickled NumPy array needs are replaced by
+stand-ins that only record their arguments. Every other name is refused before it is imported, and NumPy's
+code is not called either. Memory is bounded: the number of a pickle's parts is limited, and stand-ins return
+at most as many bytes as the pickle has.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from cifar_trainer.errors import DataError
 
 @dataclasses.dataclass
 class PickledArray:
-    """An array as its pickle describes it, without memory of its own."""
+    """An array as described by its pickle, without memory of its own."""
 
     state: tuple[Any, ...] | None = None
 
@@ -28,7 +28,7 @@ class PickledArray:
         self.state = state if isinstance(state, tuple) else None
 
     def to_uint8(self, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The array, if it is uint8 of this shape in C order; else None."""
+        """The array if it is uint8, of this shape and in C order; else None."""
         if self.state is None or len(self.state) != 5:
             return None
         _, actual, dtype, fortran_order, content = self.state
@@ -56,7 +56,7 @@ class _PickledDtype:
 
 
 class _StandIn:
-    """Stands in for a function that a pickle names: it can only be called."""
+    """Replaces a function that a pickle names. It can only be called."""
 
     __slots__ = ("_build",)
 
@@ -76,9 +76,9 @@ def _from_buffer(content: bytes | bytearray, dtype: Any, shape: Any, order: str)
     return PickledArray((1, shape, dtype, order == "F", content))
 
 
-#: CIFAR-100's training file has 350,000 parts.
+#: Maximum number of parts; CIFAR-100's training file has 350,000.
 _MAX_PARTS = 1_000_000
-#: Beside `_codecs.encode`, with which Python 3 writes bytes in the protocols of Python 2.
+#: The allowed names, besides `_codecs.encode`, with which Python 3 writes bytes in protocols of Python 2.
 _ALLOWED: dict[tuple[str, str], object] = {
     ("numpy.core.multiarray", "_reconstruct"): _StandIn(lambda *_: PickledArray()),
     ("numpy.core.numeric", "_frombuffer"): _StandIn(_from_buffer),
@@ -88,7 +88,7 @@ _ALLOWED: dict[tuple[str, str], object] = {
 
 
 class _RefusedError(Exception):
-    """A name that is not allowed. Not one of pickle's own errors, which mean damage."""
+    """A name that is not allowed. (Pickle's own errors mean damage.)"""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -100,13 +100,13 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return _StandIn(self._encode)
         try:
-            # NumPy 2 has renamed its core.
+            # NumPy 2 renamed its core.
             return _ALLOWED[module.replace("numpy._core", "numpy.core"), name]
         except KeyError:
             raise _RefusedError(f"{module}.{name}") from None
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        """Encode text as Latin-1. A pickle may refer to one text again and again."""
+        """Encode text as Latin-1, within a budget: a pickle may refer to one text many times."""
         if encoding not in ("latin1", "latin-1"):
             raise pickle.UnpicklingError(f"text in the encoding {encoding!r}")
         self._bytes_left -= len(text)
@@ -116,10 +116,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
-    """Read a dictionary of arrays, strings and numbers that Python 2 or 3 has pickled.
+    """Read a dictionary of arrays, strings and numbers that was pickled by Python 2 or 3.
 
-    Its keys become text; strings of Python 2 are bytes, arrays are `PickledArray`. Raises DataError if the
-    pickle asks for anything else, or is damaged.
+    Keys become str; strings of Python 2 are bytes, arrays are `PickledArray`. Raises DataError if the pickle
+    contains anything else, or is damaged.
     """
     try:
         _check_parts(content)
@@ -131,17 +131,17 @@ def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
             f"{where} is refused: its pickle asks for {error}, which reading images does not need. "
             "Nothing of it was run. Fetch the archive again, from a source that you trust."
         ) from None
-    except Exception as error:  # A damaged pickle raises whatever its opcodes run into.
+    except Exception as error:  # A damaged pickle can raise any exception.
         kind = type(error).__name__
         raise DataError(f"{where} is a damaged pickle: {kind}: {error}. Fetch the archive again.") from error
     raise DataError(f"{where} holds a {type(value).__name__}, expected a dictionary.")
 
 
 def _check_parts(content: bytes) -> None:
-    """Raise UnpicklingError if a pickle has too many parts, or numbers them beyond its own length.
+    """Raise UnpicklingError if a pickle has too many parts, or numbers them beyond its length.
 
-    The unpickler makes a table up to the largest number, so ten bytes could ask for gigabytes; and each byte
-    can make an object of 56 bytes.
+    The unpickler allocates a table up to the largest number, so ten bytes could allocate gigabytes; and each
+    byte can create an object of 56 bytes.
     """
     for count, (opcode, number, _) in enumerate(pickletools.genops(content)):
         if "PUT" in opcode.name and number is not None and number > len(content):

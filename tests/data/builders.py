@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import INTERPRETER
 from PIL import Image
 
 from cifar_trainer.data import DATASETS
@@ -127,12 +126,3 @@ def snapshot(folder: Path) -> dict[str, str]:
             if name != ".prepare.lock" and not relative.startswith("downloads/"):
                 found[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
-
-
-def run_patched(patch: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """The command line, with something of Python's changed before."""
-    code = f"{patch}\nfrom cifar_trainer.cli import main\nmain()"
-    return subprocess.run(
-        [INTERPRETER, "-c", code, *map(str, arguments)],
-        **{"capture_output": True, "text": True, "check": False, **options},
-    )

@@ -83,7 +83,7 @@ def test_folder_that_holds_a_fifo(tmp_path: Path) -> None:
 def test_folder_that_loops_through_a_link(tmp_path: Path) -> None:
     write_folder(tmp_path / "folder", PICTURES)
     (tmp_path / "folder/train/again").symlink_to(tmp_path / "folder")
-    with pytest.raises(DataError, match="is a link to a folder that it lies in"):
+    with pytest.raises(DataError, match="is a link to a folder around it"):
         read(tmp_path / "folder")
 
 
@@ -185,7 +185,7 @@ def without(prefix: str) -> builders.Members:
             {**PICTURES, "train/zebra/0.png": picture(1)},
             "holds 11 classes, expected the 10 of CIFAR-10. Not one of them: zebra.",
         ),
-        ({**PICTURES, "train/0.png": picture(1)}, "1 images are outside of class folders (train/0.png)"),
+        ({**PICTURES, "train/0.png": picture(1)}, "1 images are outside the class folders (train/0.png)"),
         (builders.class_folders(1, 1, tuple("abcdefghi")), "holds 9 classes"),
     ],
 )

@@ -1,14 +1,12 @@
 """A signal during the download that `train` begins by itself ends it; the part stays for the next time."""
 
-import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from bad_server import serve
-from command_line import INTERPRETER, default_signals
+from command_line import start_command
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -16,11 +14,8 @@ def test_a_signal_ends_the_download_of_train_at_once(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     with serve(bytes(100_000)) as server:
-        process = subprocess.Popen(
-            [INTERPRETER, "-m", "cifar_trainer", "train", "--data-dir", str(tmp_path / "data")],
-            cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "CIFAR_TRAINER_MIRRORS": f"{server.url}/hang"}, preexec_fn=default_signals,
-        )  # fmt: skip
+        env = {"CIFAR_TRAINER_MIRRORS": f"{server.url}/hang"}
+        process = start_command(["train", "--data-dir", tmp_path / "data"], cwd=tmp_path, env=env)
         part = tmp_path / "data" / "downloads" / "cifar-10-python.tar.gz.part"
         deadline = time.monotonic() + 60
         while not (part.exists() and server.seen) and time.monotonic() < deadline:

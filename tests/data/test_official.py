@@ -137,7 +137,7 @@ def test_pickle_that_calls_os_system_is_refused_and_not_run(tmp_path: Path, refu
     marker = tmp_path / "ran"
     content = pickle.dumps({b"data": Calls(os.system, f"touch {marker}")}, 2)
     archive = write_tar(tmp_path / "a.tar.gz", builders.under(PYTHON, with_batch(content)))
-    refuse(archive, "data_batch_1 is refused", "posix.system", "Nothing", env={})
+    refuse(archive, "data_batch_1 is refused", "posix.system", "Nothing", command=True)
     assert not marker.exists()
 
 

@@ -205,7 +205,7 @@ def test_names_in_a_zip_that_does_not_flag_its_encoding(encoding: str, told: boo
         content = content.replace(stand_in, name.encode(encoding).ljust(4, b"_"))
     path.write_bytes(content)
     found = builders.read(path, "own")
-    assert any("in which encoding" in note for note in found.notes) is told
+    assert any("the encoding of its names" in note for note in found.notes) is told
     assert ("猫_" in found.classes) is not told
 
 
@@ -335,10 +335,10 @@ def test_labels_of_any_numbers_or_names_are_classes(
     [
         (lambda a: a | {"y_train": np.arange(20) - 1}, "the labels are -1 to 18, expected 0 to 999"),
         (lambda a: a | {"y_train": np.arange(20) / 2}, "the train labels are fractions"),
-        (lambda a: a | {"y_train": np.array([{}] * 20, object)}, "holds Python objects"),
-        (lambda a: a | {"y_train": np.arange(19)}, "are 20, and their labels 19"),
+        (lambda a: a | {"y_train": np.array([{}] * 20, object)}, "contains Python objects"),
+        (lambda a: a | {"y_train": np.arange(19)}, "has 19 labels for 20 images (train)"),
         (lambda a: a | {"x_train": noise(20)[:, :, :20]}, "are 32×20×3, expected 28 to 64 pixels a side"),
-        (lambda a: a | {"train_images": noise(20)}, "holds the same images or labels twice"),
+        (lambda a: a | {"train_images": noise(20)}, "contains two arrays for the same purpose"),
         (lambda a: a | {"x_train": noise(20) * 2.0}, "values from 0 to 510, expected 0 to 255, or 0 to 1"),
     ],
 )
@@ -356,7 +356,7 @@ def test_arrays_that_do_not_fit_are_refused(
 def test_size_and_resize_hold_for_arrays_too(shape: tuple[int, int, int], tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
     source = arrays(tmp_path / "a.npz", images=images, labels=np.arange(8) % 2)
-    with pytest.raises(DataError, match="Add --size 32 to resize them"):
+    with pytest.raises(DataError, match="Pass --size 32 to resize them"):
         builders.read(source, "own")
     report, _ = prepared(tmp_path, source, size=40, resize="fit")
     assert report.image_shape == (40, 40, shape[2]) and report.record.conversions == {"resized": 8}

@@ -9,6 +9,7 @@ import builders
 import numpy as np
 import pytest
 from builders import RunCli
+from command_line import run_command, run_python
 from PIL import Image
 
 from cifar_trainer.data.cifar10 import FINGERPRINTS
@@ -151,7 +152,7 @@ def test_offline_without_an_archive_names_the_ways_out_and_makes_no_folder(
     ("arguments", "says"),
     [
         (["--dataset", "cifar01"], "Did you mean 'cifar10'"),
-        (["--dataset", "synthetic", "--source", "x.zip"], "which is drawn, and has no source"),
+        (["--dataset", "synthetic", "--source", "x.zip"], "which is drawn and has no source"),
         (["--source", "https://example.org/x", "--offline"], "--offline forbids"),
         (["--dataset", "synthetic", "--test-fraction", "0.2"], "is for a source without a test set"),
         (["--source", "ftp://example.org/x"], "Expected a path, http, https or file"),
@@ -165,21 +166,26 @@ def test_arguments_that_cannot_be(run_cli: RunCli, tmp_path: Path, arguments: li
     assert not (tmp_path / "data").exists()
 
 
-def test_path_and_locale_that_are_not_utf8(run_cli: RunCli, small_source: Path, tmp_path: Path) -> None:
+def test_path_and_locale_that_are_not_utf8(small_source: Path, tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"donn\xe9es")
     source = shutil.copy(small_source, tmp_path / "ménagerie.zip")
     env = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     arguments = ["prepare", "--data-dir", folder, "--source", source]
-    done = run_cli(arguments, env=env, errors="surrogateescape")
+    done = run_command(arguments, env=env, errors="surrogateescape")
     assert done.returncode == 0, done.stderr
-    assert run_cli([*arguments, "--json"], env=env).returncode == 0
+    assert run_command([*arguments, "--json"], env=env).returncode == 0
     assert len(load_dataset(folder, "cifar10").train) == 20
 
 
 def test_prepare_never_imports_tensorflow(small_source: Path, tmp_path: Path) -> None:
-    heavy = "{'tensorflow', 'keras', 'matplotlib'}"
-    patch = f"import atexit, sys; atexit.register(lambda: print(*{heavy} & {{*sys.modules}}))"
-    done = builders.run_patched(patch, "prepare", "--data-dir", tmp_path, "--source", small_source, "--json")
+    code = """
+import atexit, sys
+atexit.register(lambda: print(*{'tensorflow', 'keras', 'matplotlib'} & {*sys.modules}))
+from cifar_trainer.cli import main
+main()
+"""
+    arguments = ["prepare", "--data-dir", tmp_path, "--source", small_source, "--json"]
+    done = run_python(["-c", code, *arguments], own_process=True)
     assert done.returncode == 0 and done.stdout.splitlines()[1:] == [""]
 
 

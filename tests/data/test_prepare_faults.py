@@ -1,20 +1,24 @@
 """The disk, the folder, another process or a SIGKILL in the way of `prepare`: what was there before stays."""
 
+import errno
 import os
 import re
+import resource
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import builders
 import pytest
 from builders import Refuse, RunCli
-from command_line import INTERPRETER
+from command_line import run_python, start_command
 
-from cifar_trainer import locks
+from cifar_trainer import files, locks
+from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.store import load_dataset
+from cifar_trainer.errors import DataError
 
 
 @pytest.mark.parametrize("which", ["data_dir", "folder"])
@@ -37,7 +41,7 @@ def test_foreign_folder_is_left_alone(run_cli: RunCli, tmp_path: Path, small_sou
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10/thesis.txt").write_text("mine")
     done = run_cli(["prepare", "--data-dir", tmp_path, "--source", small_source, "--force"])
-    assert done.returncode == 3 and "not prepared by cifar-trainer" in done.stderr
+    assert done.returncode == 3 and "were not prepared by cifar-trainer" in done.stderr
     assert (tmp_path / "cifar10/thesis.txt").read_text() == "mine"
 
 
@@ -67,41 +71,44 @@ def test_full_disk_before_the_first_byte(run_cli: RunCli, mount: Callable[[str],
     assert builders.snapshot(folder) == {}
 
 
-def test_full_disk_half_way(mount: Callable[[str], Path], tmp_path: Path, prepared: Path) -> None:
+def test_full_disk_half_way(
+    mount: Callable[[str], Path], tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The disk says that it has room, and has none when it comes to writing."""
     folder = mount("size=2m")
     shutil.copytree(prepared / "cifar10", folder / "cifar10")
     source = builders.write_zip(tmp_path / "large.zip", builders.class_folders(train=80))
     before = builders.snapshot(folder)
-    lies = "import shutil; shutil.disk_usage = lambda path: type('Usage', (), {'free': 10**12})"
-    done = builders.run_patched(lies, "prepare", "--data-dir", folder, "--source", source, "--force")
-    assert done.returncode == 3 and "Traceback" not in done.stderr
-    assert "is full" in done.stderr and "bytes are needed" in done.stderr
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))
+    with pytest.raises(DataError, match=r"is full: [\d,]+ bytes are needed"):
+        prepare("cifar10", folder, source=source, force=True)
     assert builders.snapshot(folder) == before
 
 
 def test_write_that_fails(refuse: Refuse, tmp_path: Path) -> None:
     """No file may grow beyond 50 kB here."""
 
-    def limit() -> None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
     source = builders.write_zip(tmp_path / "a.zip", builders.class_folders(train=4))
-    refuse(source, "could not be written: File too large", "untouched", preexec_fn=limit)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        refuse(source, "could not be written: File too large", "untouched")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_flush_or_rename_that_fails(prepared: Path, small_source: Path, call: str) -> None:
+def test_flush_or_rename_that_fails(
+    prepared: Path, small_source: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
     before = builders.snapshot(prepared)
-    patch = (
-        "import os, errno\ndef fail(*a): raise OSError(errno.EIO, os.strerror(errno.EIO))\n"
-        f"from cifar_trainer import files; files._exchange = lambda *a: False; os.{call} = fail"
-    )
-    done = builders.run_patched(patch, "prepare", "--data-dir", prepared, "--source", small_source, "--force")
-    assert done.returncode == 3 and "Traceback" not in done.stderr
-    assert "could not be written: Input/output error" in done.stderr
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(DataError, match="could not be written: Input/output error"):
+        prepare("cifar10", prepared, source=small_source, force=True)
     assert builders.snapshot(prepared) == before
 
 
@@ -121,8 +128,7 @@ def test_mirrors_that_are_no_addresses(run_cli: RunCli, tmp_path: Path, mirrors:
 
 def test_second_prepare_waits_and_says_so(tmp_path: Path, small_source: Path) -> None:
     with locks.lock(tmp_path / ".prepare.lock"):
-        command = [INTERPRETER, "-m", "cifar_trainer", "prepare", "--data-dir", tmp_path]
-        second = subprocess.Popen([*command, "--source", small_source], stderr=subprocess.PIPE, text=True)
+        second = start_command(["prepare", "--data-dir", tmp_path, "--source", small_source])
         assert second.stderr is not None
         assert "waiting" in second.stderr.readline()
         assert second.poll() is None and not (tmp_path / "cifar10").exists()
@@ -141,11 +147,12 @@ def test_killed_while_it_writes(prepared: Path, tmp_path: Path, instant: str) ->
     }[instant]
     source = builders.write_zip(tmp_path / "a.zip", builders.class_folders(train=4))
     before = builders.snapshot(prepared / "cifar10")
+    code = f"import os, signal\n{patch}\nfrom cifar_trainer.cli import main\nmain()"
     arguments = ["prepare", "--data-dir", prepared, "--source", source, "--force"]
-    done = builders.run_patched(f"import os, signal\n{patch}", *arguments)
+    done = run_python(["-c", code, *arguments])
     assert done.returncode == -signal.SIGKILL
     assert builders.snapshot(prepared / "cifar10") == before
     assert len(list(prepared.glob(".partial-cifar10-*"))) == 1
-    assert builders.run_patched("", *arguments).returncode == 0
+    prepare("cifar10", prepared, source=source, force=True)
     assert list(prepared.glob(".partial-*")) == []
     assert len(load_dataset(prepared, "cifar10").train) == 40
