@@ -12,13 +12,12 @@ from cifar_trainer.data import formats
 from cifar_trainer.data.dataset import ImageSet, OnImages, Split
 from cifar_trainer.data.decoding import MAX_SIZE, MIN_SIZE, ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
-from cifar_trainer.data.labels import flat_labels, number_labels
+from cifar_trainer.data.labels import flat_labels, number_labels, split_of
 from cifar_trainer.data.unpack import MAX_BYTES
 from cifar_trainer.errors import DataError
 from cifar_trainer.images import Preprocessing
 
-#: Words in the names of arrays and files, for each split and kind.
-SPLIT_WORDS = {"validation": ("validation", "valid", "val"), "train": ("train",), "test": ("test", "t10k")}
+#: Words in the names of arrays, for each kind.
 IMAGE_WORDS = ("images", "image", "x", "data", "imgs", "img")
 LABEL_WORDS = ("labels", "label", "y", "targets", "target", "fine_labels", "fine_label")
 _CLASS_NAMES = ("classes", "class_names", "label_names")
@@ -168,11 +167,6 @@ def _role(key: str) -> Role | None:
     if words & set(LABEL_WORDS):
         return split, "labels"
     return (split, "images") if words & set(IMAGE_WORDS) else None
-
-
-def split_of(words: set[str]) -> str:
-    """The split that one of the words names; `all` if none does."""
-    return next((split for split, names in SPLIT_WORDS.items() if words & set(names)), "all")
 
 
 def _by_row(array: np.ndarray, options: ReadOptions, where: str) -> np.ndarray:

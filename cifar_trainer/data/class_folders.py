@@ -7,20 +7,10 @@ import numpy as np
 from cifar_trainer.data.dataset import ImageSet, OnImages
 from cifar_trainer.data.decoding import Decoder, ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
-from cifar_trainer.data.labels import number_names
+from cifar_trainer.data.labels import SPLITS, number_names
 from cifar_trainer.errors import DataError, printable
 from cifar_trainer.images import SUFFIXES
 
-#: Names of splits in folders and CSV files.
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
 #: Suffixes of documents that may lie beside images.
 _DOCUMENTS = (
     ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf", ".ini",

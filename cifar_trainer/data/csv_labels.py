@@ -4,11 +4,12 @@ import dataclasses
 import unicodedata
 from pathlib import PurePosixPath
 
-from cifar_trainer.data.class_folders import SPLITS, Labelled, read_labelled
+from cifar_trainer.data.class_folders import Labelled, read_labelled
 from cifar_trainer.data.dataset import ImageSet, OnImages
 from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.image_lists import parse_csv
+from cifar_trainer.data.labels import SPLITS
 from cifar_trainer.errors import DataError
 from cifar_trainer.images import SUFFIXES
 

@@ -13,6 +13,12 @@ from cifar_trainer.data.folder import abridged
 from cifar_trainer.errors import DataError, printable
 
 MIN_CLASSES, MAX_CLASSES = 2, 1000
+#: Names of splits: of folders, in CSV files, and words in the names of arrays and files. `t10k` is MNIST's.
+SPLITS = {
+    **dict.fromkeys(("validation", "valid", "val"), "validation"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "t10k"), "test"),
+}
 
 #: The class names, the label of each name in the source, and notes.
 Classes = tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]
@@ -63,6 +69,11 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts 2 before 10."""
     pieces = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
+
+
+def split_of(words: set[str]) -> str:
+    """The split that one of the words names; `all` if none does."""
+    return next((split for name, split in SPLITS.items() if name in words), "all")
 
 
 def flat_labels(labels: np.ndarray) -> np.ndarray:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer.data import formats, unpack
-from cifar_trainer.data.arrays import IMAGE_WORDS, LABEL_WORDS, split_of
+from cifar_trainer.data.arrays import IMAGE_WORDS, LABEL_WORDS
 from cifar_trainer.data.dataset import ImageSet, OnImages
 from cifar_trainer.data.decoding import Decoder, ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
-from cifar_trainer.data.labels import number_labels
+from cifar_trainer.data.labels import number_labels, split_of
 from cifar_trainer.errors import DataError
 
 #: An encoded image, its label, and its file name, or an empty one.

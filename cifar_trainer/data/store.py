@@ -192,13 +192,12 @@ def read_record(folder: Path) -> Record:
             f"--dataset {folder.name}{more}"
         )
     remedy = _remedy(folder)
-    found = files.read_json(path, _Format, error=DataError, remedy=remedy)
-    if found.format > FORMAT:
+    record = files.read_json(path, Record, error=DataError, remedy=remedy)
+    if record.format > FORMAT:
         raise DataError(
-            f"{path} has format {found.format}, this version of cifar-trainer knows {FORMAT}. Upgrade "
+            f"{path} has format {record.format}, but this version of cifar-trainer reads {FORMAT}. Upgrade "
             f"cifar-trainer, or prepare it again. {remedy}"
         )
-    record = files.read_json(path, Record, error=DataError, remedy=remedy)
     remedy = _remedy(folder, record)
     arrays = {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")}
     missing = arrays - set(record.files)
@@ -219,11 +218,6 @@ def read_record(folder: Path) -> Record:
         holds = spec.has_fingerprints(record.train.fingerprint, record.test.fingerprint)
         proof = "content" if holds else None
     return dataclasses.replace(record, verified=proof is not None, verified_by=proof)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Format:
-    format: int
 
 
 def _remedy(folder: Path, record: Record | None = None) -> str:
