@@ -1,4 +1,4 @@
-"""CSV files that name images of a data set: corrected labels (--relabel), and groups (--keep-groups)."""
+"""CSV files that list images of a data set: corrections (--relabel) and groups (--keep-groups)."""
 
 import csv
 import dataclasses
@@ -19,13 +19,13 @@ from cifar_trainer.errors import DataError, printable
 
 T = TypeVar("T")
 
-#: The label of an image that is to be deleted, unless a class has this name.
+#: The label that deletes an image, unless it is the name of a class.
 DELETE = "delete"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of such a file: its line from 1, the image's file or its split and index, and its value."""
+    """A row: its line number from 1, the file or the split and index of an image, and the value."""
 
     line: int
     file: str
@@ -39,12 +39,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class ImageList:
-    """A CSV file with a value for each of the images that it names.
+    """A CSV file with a value for each image that it lists.
 
     Attributes:
-        option: the option that takes it.
-        path: as it was given.
-        sha256: of its bytes, in hexadecimal.
+        option: the option that it belongs to.
+        path: the path as given.
+        sha256: SHA-256 of the file in hexadecimal.
     """
 
     option: str
@@ -53,16 +53,16 @@ class ImageList:
     rows: tuple[Row, ...]
 
     def refuse(self, why: str) -> DataError:
-        """The error for a file that does not fit."""
+        """The error for a file that does not fit the data set."""
         return DataError(f"{self.option} {self.path} {why}")
 
     def locate(self, splits: Mapping[str, Split]) -> dict[tuple[str, int], Row]:
-        """The row of each image that is named, by the image's split and its position there.
+        """Find the row of each listed image, by the image's split and index.
 
-        An image is found by its file's name; if that is empty, by the columns `split` and `index`.
+        Images are found by file name, or if that is empty by split and index.
 
         Raises:
-            DataError: a row names no image, more than one, or the image of another row.
+            DataError: an image is unknown, ambiguous, or listed twice.
         """
         places: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for name, split in splits.items():
@@ -86,21 +86,23 @@ class ImageList:
         if unknown:
             hint = "as in train_files.txt and test_files.txt" if places else "but this source has none"
             raise self.refuse(
-                f"names {len(unknown):,} images that are not in the data set: {abridged(unknown)}. "
+                f"lists images that are not in the data set: {abridged(unknown)}. "
                 f"Expected file names, {hint}."
             )
         if ambiguous:
-            raise self.refuse(f"has names that several images share: {abridged(ambiguous)}.")
+            raise self.refuse(
+                f"lists file names that several images share: {abridged(ambiguous)}. Add the column split."
+            )
         if repeated:
-            raise self.refuse(f"names images twice: {abridged(repeated, 3)}. Keep one row for each image.")
+            raise self.refuse(f"lists images twice: {abridged(repeated, 3)}. Keep one row per image.")
         return found
 
 
 def read_image_list(path: str | Path | None, option: str, column: str, *, by_index: bool) -> ImageList | None:
-    """Read a CSV file with the columns `file` and `column`; others are ignored. None for no file.
+    """Read a CSV file with the columns `file` and `column`; others are ignored. None if `path` is None.
 
-    With `by_index`, the columns `split` and `index` may stand for `file`. Raises DataError for a file that
-    cannot be read or lacks a column.
+    With `by_index`, the columns `split` and `index` may replace `file`. Raises DataError if the file cannot be
+    read or lacks a column.
     """
     if path is None:
         return None
@@ -131,11 +133,11 @@ def read_image_list(path: str | Path | None, option: str, column: str, *, by_ind
 
 
 def parse_csv(content: bytes, where: str) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV file that are not empty, with the number of their lines; commas or semicolons."""
+    """The rows, except empty ones, of a CSV file with commas or semicolons, and their line numbers."""
     try:
         text = content.decode("utf-8-sig")
         head = text.partition("\n")[0]
-        # Spreadsheets write semicolons where a comma is the decimal point.
+        # In some languages, spreadsheets write semicolons.
         delimiter = ";" if ";" in head and "," not in head else ","
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         return [(reader.line_num, row) for row in reader if any(row)]
@@ -144,10 +146,10 @@ def parse_csv(content: bytes, where: str) -> list[tuple[int, list[str]]]:
 
 
 def correct_labels(found: ImageSet, corrections: ImageList) -> ImageSet:
-    """Change labels of a training and a test set, and delete images, as a CSV file says.
+    """Apply corrections to a training and a test set: change labels and delete images.
 
     Raises:
-        DataError: an image or a label is unknown, or an image is named twice.
+        DataError: an image or a label is unknown, or an image is listed twice.
     """
     numbers = {name: label for label, name in enumerate(found.classes)}
     rows = corrections.locate(found.splits)
@@ -159,7 +161,7 @@ def correct_labels(found: ImageSet, corrections: ImageList) -> ImageSet:
     ]
     if unknown:
         raise corrections.refuse(
-            f"has {len(unknown):,} unknown labels: {abridged(unknown)}. Expected {DELETE}, or a class: "
+            f"has unknown labels: {abridged(unknown)}. Expected {DELETE}, or a class: "
             f"{abridged(found.classes, 20)}."
         )
     relabelled = deleted = 0
@@ -181,12 +183,15 @@ def correct_labels(found: ImageSet, corrections: ImageList) -> ImageSet:
 
 
 def with_groups(found: ImageSet, groups: ImageList) -> ImageSet:
-    """Give each image the number of its group in a CSV file.
+    """Give each image the number of its group.
 
     Raises:
-        DataError: an image is unknown, or named twice.
+        DataError: an image is unknown or listed twice, or a group is empty.
     """
     rows = groups.locate(found.splits)
+    empty = [str(row) for row in rows.values() if not row.value]
+    if empty:
+        raise groups.refuse(f"has rows without a group: {abridged(empty)}.")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(row.value for row in rows.values()))}
     members = {name: np.full(len(split), -1, np.int32) for name, split in found.splits.items()}
     for (split, index), row in rows.items():
@@ -203,7 +208,7 @@ def _at(row: Row, splits: Mapping[str, Split]) -> list[tuple[str, int]]:
 
 
 def _find(named: Mapping[str, T], text: str) -> T | None:
-    """What a text of a CSV file names; an apostrophe may keep a spreadsheet from running it as a formula."""
+    """Look up a name; an apostrophe before it may keep a spreadsheet from running it as a formula."""
     name = _composed(printable(text))
     return named.get(name, named.get(name.removeprefix("'")))
 

@@ -12,7 +12,7 @@ from cifar_trainer.data.folder import abridged
 from cifar_trainer.data.image_lists import correct_labels, with_groups
 from cifar_trainer.data.labels import MAX_CLASSES, MIN_CLASSES
 from cifar_trainer.data.splits import stratified_part
-from cifar_trainer.errors import DataError
+from cifar_trainer.errors import DataError, counted
 
 #: The share of your own images that becomes the test set if the source has none.
 DEFAULT_TEST_FRACTION = 0.2
@@ -129,8 +129,8 @@ def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: 
         if shared.any():
             splits["test"] = test = _without(test, shared, where)
             yield (
-                f"{int(shared.sum()):,} test images are in a group with training images, so they were left "
-                "out of the test set."
+                f"{counted(int(shared.sum()), 'test image')} left out of the test set: in a group with "
+                "training images."
             )
     if options.spec is not None:
         return

@@ -98,11 +98,11 @@ HEADER = "expected a header with the columns file (or split and index) and label
         pytest.param("train/cat/0.png,dog", HEADER, id="no header"),
         pytest.param("file,class\na,b", f"starts with 'file, class', {HEADER}", id="no label"),
         pytest.param("file,label\ntrain/cat/0.png,dog,x", "line 2: 3 columns, expected 2", id="comma"),
-        pytest.param("file,label\nno.png,dog", "that are not in the data set: line 2 (no.png)", id="file"),
+        pytest.param("file,label\nno.png,dog", "are not in the data set: line 2 (no.png)", id="file"),
         pytest.param("split,index,label\ntrain,16,dog", "line 2 (train 16)", id="index"),
-        pytest.param("file,label\nCAT,\nDOG,bird", "2 unknown labels: line 2 (CAT): '', line 3", id="label"),
+        pytest.param("file,label\nCAT,\nDOG,bird", "unknown labels: line 2 (CAT): '', line 3", id="label"),
         pytest.param("file,label\nCAT,dog\n\nCAT,dog", "twice: line 2 (CAT): dog, and line 4", id="twice"),
-        pytest.param("file,label\nCAT,dog\nCAT,delete", "delete. Keep one row", id="conflict"),
+        pytest.param("file,label\nCAT,dog\nCAT,delete", "delete. Keep one row per image", id="conflict"),
         pytest.param(
             "file,label\n" + "".join(f"test/cat/{index}.png,delete\n" for index in range(4)),
             "lacks images for test/cat", id="no image left",
@@ -218,6 +218,9 @@ def test_test_images_in_a_group_with_training_images_are_left_out(tmp_path: Path
     rows = ["1,train/cat/0.png", "1,test/cat/0.png", "2,test/dog/0.png", "2,test/dog/1.png"]
     (tmp_path / "groups.csv").write_text("\n".join(["group,file", *rows]))
     report = run(tmp_path, source, keep_groups=tmp_path / "groups.csv")
+    (tmp_path / "groups.csv").write_text("group,file\n,train/cat/0.png")
+    with pytest.raises(DataError, match=r"rows without a group: line 2 \(train/cat/0\.png\)"):
+        run(tmp_path, source, keep_groups=tmp_path / "groups.csv", force=True)
     assert "test/cat/0.png" not in load_dataset(tmp_path / "data", "own").test.files
     assert (report.record.train.images, report.record.test.images) == (16, 7)
-    assert "1 test images are in a group with training images" in report.record.notes[0]
+    assert report.record.notes == ("1 test image left out of the test set: in a group with training images.",)
