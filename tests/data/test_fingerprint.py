@@ -76,4 +76,4 @@ def test_the_true_images_in_wrong_classes_are_not_the_data_set_and_it_is_told() 
     labels[:2] = labels[1::-1]
     raw = with_true_classes(wrong, SPEC)
     assert not is_three(raw)
-    assert raw.notes[-1].endswith("the labels differ. This is not Three.")
+    assert raw.notes[-1].endswith("so this is not Three.")
