@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import INTERPRETER, all_commands, run_python
+from command_line import INTERPRETER, all_commands, environment, run_python
 from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -89,6 +89,8 @@ def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(
         return text
 
     monkeypatch.setattr(gpu_check.Check, "run", run)
+    # As for other commands; with another one, each would import TensorFlow again.
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     options = ["--device", "cpu", "--tiny", "--dataset", "synthetic", "--data-dir", data_dir]
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", *map(str, [*options, "--output", tmp_path])])
     gpu_check.main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import python, run_here
+from command_line import environment, python, run_here
 from PIL import Image
 
 from cifar_trainer.artefacts.formats import open_artefact
@@ -151,7 +151,7 @@ def test_saved_model_cli_shows_a_saved_model_and_runs_it_on_files(
 
     def use(*arguments: object) -> str:
         tool = [python(), "-m", "tensorflow.python.tools.saved_model_cli", *map(str, arguments)]
-        done = subprocess.run(tool, capture_output=True, text=True, check=False)
+        done = subprocess.run(tool, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
