@@ -13,7 +13,7 @@ import cifar_trainer
 # For real training: DATASET = "cifar10", LIMIT = None, EPOCHS = 10.
 DATASET = os.environ.get("DATASET", "synthetic")
 DATA_DIR = os.environ.get("CIFAR_TRAINER_DATA", "data")
-LIMIT, EPOCHS = 640, 1
+LIMIT, EPOCHS = 320, 1
 
 # %% [markdown]
 # ## Prepare the data

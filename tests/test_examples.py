@@ -54,8 +54,8 @@ def test_the_demo_says_that_it_continues_with_synthetic_images(small_data: Path,
     assert list(tmp_path.glob("demo/*/export/saved_model/saved_model.pb"))
 
 
-def test_the_notebook_runs_from_top_to_bottom(data_dir: Path, tmp_path: Path) -> None:
-    done = run_python([EXAMPLES / "notebook.py"], cwd=tmp_path, env={"CIFAR_TRAINER_DATA": str(data_dir)})
+def test_the_notebook_runs_from_top_to_bottom(small_data: Path, tmp_path: Path) -> None:
+    done = run_python([EXAMPLES / "notebook.py"], cwd=tmp_path, env={"CIFAR_TRAINER_DATA": str(small_data)})
     assert done.returncode == 0, done.stderr
     assert "agreement with Keras 100.00%" in done.stdout
     assert (tmp_path / "runs/notebook-seed-0/export/saved_model/saved_model.pb").is_file()
