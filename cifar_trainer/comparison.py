@@ -108,7 +108,7 @@ class Comparison(Result):
         images: number of images.
         runs: in the given order.
         groups: by settings, in the order of their first run.
-        tests: each other run against the first.
+        tests: each of the other runs against the first.
     """
 
     split: str
@@ -137,10 +137,10 @@ class Decision(Result):
     """Whether one recipe is better than another on held-out images, or whether the difference may be noise.
 
     Attributes:
-        first, second: the runs of each, one for each seed; is the second better than the first?
+        first, second: each recipe's runs, one per seed; the question is whether the second is better.
         images: number of images that each run held out.
         test: the paired t-test over the seeds.
-        sweep_trials: trials of a sweep from which the second group was chosen on the same held-out images;
+        sweep_trials: number of sweep trials from which the second group was chosen on the same images;
             they count as looks.
     """
 
@@ -200,7 +200,7 @@ def compare(
     data_dir: str | Path | None = None,
     on_evaluate: Callable[[Path], None] = lambda run: None,
 ) -> Comparison | Decision:
-    """Compare runs on the same images, after evaluating runs that have no report on them.
+    """Compare runs on the same images, first evaluating each run that has no report on them.
 
     Each run is evaluated in its own process, so that its metrics are bit-identical to those of `evaluate`,
     whatever the device and settings of the others.
@@ -212,7 +212,7 @@ def compare(
         decide: decide whether the second group of runs is better than the first, by a paired test over their
             seeds on held-out images. The runs of a group's folder are one group; others are grouped by
             settings. Each new decision is recorded in its runs, and makes the next ones stricter.
-        data_dir: the data folder; None: the one that each run was trained from.
+        data_dir: the data folder; None means the one that each run was trained with.
         on_evaluate: called with a run's folder before it is evaluated.
 
     Returns:
@@ -334,7 +334,7 @@ def load_pairs(
     data_dir: Path | None = None,
     on_evaluate: Callable[[Path], None] = lambda run: None,
 ) -> tuple[list[Evaluated], list[Evaluated], list[Pair]]:
-    """Evaluate two groups, as `check_decidable` accepts them, on their held-out images."""
+    """Evaluate two groups on their held-out images; `check_decidable` must have accepted the groups."""
     splits = _load_splits([*first, *second], "validation", data_dir)
     evaluated = [
         _evaluated(run, "validation", images, data_dir, on_evaluate)
@@ -421,7 +421,7 @@ class _Sweep:
 
 
 def count_trials(runs: Sequence[Run]) -> int:
-    """Number of trials of the sweeps by which these runs' settings were chosen on the same held-out images.
+    """Number of trials in the sweeps that chose these runs' settings on the same held-out images.
 
     A sweep counts if it is in the folder of the runs or beside it, had one of their seeds, and has a trial
     with their settings.
@@ -448,7 +448,7 @@ def _is_trial_of(sweep: _Sweep, config: Settings) -> bool:
 
 
 def _record_decision(first: Sequence[Run], second: Sequence[Run]) -> int:
-    """Record a comparison in its runs; returns the number of different ones that they took part in."""
+    """Record a comparison in its runs; return the number of distinct comparisons that they took part in."""
     weights = [[run.read_result().weights_sha256 for run in side] for side in (first, second)]
     comparison = files.sha256_bytes(repr(weights).encode())
     known = set[str]()
@@ -484,7 +484,7 @@ class _Reported:
 
 
 def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
-    """Read a run's report; None if there is none, or if it is on other weights or images.
+    """Read a run's report; None if there is none, or if it is for different weights or images.
 
     Args:
         run: the run.
@@ -533,7 +533,7 @@ def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
     """
     options = [] if data_dir is None else ["--data-dir", str(data_dir)]
     command = module_command("cifar_trainer", "evaluate", "--quiet", "--json", "--split", split)
-    # These variables are meant for the user's own `evaluate`, such as a required accuracy.
+    # These variables, such as a required accuracy, are meant for the user's own `evaluate`.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("CIFAR_TRAINER_EVALUATE_")}
     with subprocess.Popen(
         [*command, *options, "--", str(run.path)],
@@ -611,7 +611,7 @@ def _spread(values: list[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-#: Up to this many epochs, each has a marker.
+#: If there are at most this many epochs, each one gets a marker.
 FEW_EPOCHS = 30
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: One-sided level of `paired_test`, and the chance with which it finds a gain of `minimum_detectable`.
+#: One-sided level of `paired_test`, and its probability of detecting a gain of `minimum_detectable`.
 LEVEL, POWER = 0.05, 0.8
 
 
@@ -44,7 +44,7 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two models that were trained with one seed, on the images that both held out.
+    """Two models trained with the same seed, and their results on the images that both held out.
 
     Attributes:
         indices: int64 [N], positions of these images in the training split.
@@ -71,8 +71,8 @@ class PairedTest:
         interval: of the mean, at `confidence`.
         confidence: 1 - 2 * LEVEL / looks.
         p_value: one-sided, times `looks`, at most 1.
-        minimum_detectable: the smallest true gain that the test would find with a chance of POWER.
-        looks: number of comparisons that the level is divided by.
+        minimum_detectable: the smallest true gain that the test would detect with probability POWER.
+        looks: number of comparisons, by which the level is divided.
     """
 
     differences: tuple[float, ...]
@@ -98,7 +98,7 @@ def paired_test(pairs: Sequence[Pair], looks: int = 1) -> PairedTest:
     out some of the same images. So the variance of the mean is s² / n + c (Nadeau & Bengio 2003, lemma 1),
     where s² is the variance of the differences, and c the covariance of two of them. Nadeau & Bengio assume a
     bound for c; here it is measured on the shared images. Seeds can agree by accident, so s² is at least the
-    variance that the images alone cause. Several looks divide the level (Bonferroni).
+    variance that the images alone cause. The level is divided by the number of looks (Bonferroni).
 
     Args:
         pairs: one for each seed, two or more.

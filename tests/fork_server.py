@@ -15,10 +15,8 @@ import atexit
 import contextlib
 import ctypes
 import gc
-import importlib
 import json
 import os
-import pkgutil
 import runpy
 import selectors
 import signal
@@ -32,8 +30,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fork_client import ANSWER, FORWARDED, RUN_IT_YOURSELF
-
-import cifar_trainer
 
 #: Read by the interpreter, TensorFlow, Keras, Matplotlib, the C library ... when they are loaded. TF_CONFIG,
 #: which names the processes of a cluster, is read later.
@@ -108,11 +104,6 @@ def preload() -> None:
         import sklearn.metrics  # noqa: F401
         import tensorflow  # noqa: F401
 
-        # Of the package itself, whatever needs no extra; but not `cli`, which looks at its terminal.
-        for module in pkgutil.walk_packages(cifar_trainer.__path__, "cifar_trainer."):
-            if not module.name.startswith(("cifar_trainer.__main__", "cifar_trainer.cli")):
-                with contextlib.suppress(ImportError):
-                    importlib.import_module(module.name)
         os.dup2(kept, 2)
         os.close(kept)
     gc.collect()

@@ -14,7 +14,7 @@ from cifar_trainer.images import Preprocessing
 from cifar_trainer.model import Network, load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run
 
-#: Members of an exported `.keras` archive, which Keras ignores.
+#: Members of an exported `.keras` archive; Keras ignores them.
 CLASSES_MEMBER = "cifar_trainer_classes.json"
 PREPROCESSING_MEMBER = "cifar_trainer_preprocessing.json"
 

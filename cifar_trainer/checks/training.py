@@ -27,7 +27,7 @@ class TrainingCheck(Result):
         passed: whether all checks passed.
         checks: in the order in which they were made. After a fault that makes training impossible, the
             others are not made.
-        layers: figures by layer.
+        layers: measurements for each layer.
         learning_rate: the recipe's, for the batch size of the short runs.
         steps, batch_size: steps of each short run, and images per step.
         range_test: one entry per seed.
@@ -63,13 +63,13 @@ def check_training(
     verbose: bool = False,
     on_progress: Callable[[str, int, int | None], None] = lambda name, done, total: None,
 ) -> TrainingCheck:
-    """Check how a recipe trains, with short runs on training images, and write a page. Keeps no model.
+    """Check how a recipe trains by doing short runs on training images, and write a report. Keeps no model.
 
     Args:
         recipe: the name of a recipe, or a Python file that defines one.
         dataset: name of the prepared data set; its test set is not used.
         data_dir: folder of the prepared data sets.
-        output: the page's file; None is `runs/check-RECIPE.html`.
+        output: the file to write the page to; None means `runs/check-RECIPE.html`.
         device: one of `settings.DEVICES`.
         verbose: show TensorFlow's own messages.
         on_progress: called with (name, done, total).

@@ -390,7 +390,7 @@ def _print_error(text: str) -> None:
 def _open_closed_streams() -> None:
     """Replace streams that were closed at startup (`2>&-`) with /dev/null.
 
-    Otherwise the next open file would get their number, and TensorFlow would log into that file.
+    Otherwise the next file opened would get a closed stream's number, and TensorFlow would log to it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

@@ -1,4 +1,4 @@
-"""Types of data sets: their declaration, the images of a source, and prepared data."""
+"""Data set types: declarations, images read from a source, and prepared data."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from cifar_trainer.data.copies import find_originals
 from cifar_trainer.data.folder import Folder
 from cifar_trainer.images import Preprocessing
 
-#: Called with the number of images read so far, and in total.
+#: Called with the number of images read so far and the total number of images.
 OnImages = Callable[[int, int], None]
 
 
@@ -25,7 +25,7 @@ class Archive:
         size: in bytes; None if unknown.
         sha256: in hexadecimal; None if unknown.
         mirrors: URLs of exactly these bytes, in the order to try them.
-        folders: the folders inside, which identify a damaged archive.
+        folders: the folders it contains, by which a damaged archive can still be recognized.
     """
 
     name: str
@@ -80,13 +80,13 @@ class DatasetSpec:
         images: the number of images.
         fingerprints: None if none were published or measured.
         archives: the files to download, all of them.
-        mirrors_variable: the environment variable with other URLs of the only archive.
+        mirrors_variable: the environment variable for alternative URLs, if there is just one archive.
         other_archives: equivalents of `archives`, used if they have been downloaded.
-        caches: its places in other programs' caches, as `caches.find_cached` takes them.
+        caches: where other programs cache it, as patterns for `caches.find_cached`.
         hugging_face: its repository on the Hugging Face Hub.
         forms: the official forms.
-        draw: draws the data set, which then has no source.
-        origin: the source of a drawn set, for the record.
+        draw: generates the images of a drawn data set, which is not read from a source.
+        origin: what to record as the source of a drawn data set.
         other_names: common synonyms of the classes.
         limits: a sentence for the model card about the data's limits.
     """
@@ -130,7 +130,7 @@ class Split:
         images: uint8 [N, H, W, C]; C is 3 for RGB, 1 for greyscale. May be a read-only memory map.
         labels: uint8 [N], or uint16 for more than 256 classes.
         fingerprint: the content fingerprint of the whole split (`data.fingerprints`).
-        sha256: over the files of the whole split, so that it depends on the order of the images too.
+        sha256: hash of the whole split's files; unlike the fingerprint, it depends on the images' order.
         files: the name of each image's file, relative to the source; empty if the source had no names.
         groups: int32 [N], the number of each image's group (--keep-groups), -1 for none; None without groups.
         indices: int64 [N], positions in the whole split; None for the whole split.
@@ -201,7 +201,7 @@ class ImageSet:
         conversions: the number of images by conversion (`images.CONVERSIONS`).
         notes: sentences for the user.
         corrections, groups: what --relabel and --keep-groups did.
-        published: whether they come from the published archives, verified by SHA-256, unchanged.
+        published: whether they come unchanged from the published archives, verified by SHA-256.
         preprocessing: how image files were decoded; None if there were none.
     """
 
@@ -256,7 +256,7 @@ class Dataset:
 
     @property
     def verified(self) -> bool:
-        """Whether it is verified to be the data set of this name."""
+        """Whether the data are verified to be the data set that `name` says."""
         return self.verified_by is not None
 
     @property
@@ -265,7 +265,7 @@ class Dataset:
 
     @functools.cached_property
     def originals(self) -> np.ndarray:
-        """For each training image, the index of its first copy or the first of its group: int64 [N]."""
+        """For each training image, the index of its first copy or of its group's first image: int64 [N]."""
         originals = find_originals(self.train.images, self.train.groups)
         release_pages(self.train.images)
         return originals
