@@ -68,7 +68,7 @@ def splits_of(dataset: Dataset) -> dict[str, Split]:
 
 def _class_findings(dataset: Dataset) -> list[Finding]:
     sizes = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
-    smallest, largest = int(sizes.argmin()), int(sizes.argmax())
+    smallest, largest = int(np.argmin(sizes)), int(np.argmax(sizes))
     findings = []
     if sizes[largest] > IMBALANCE * sizes[smallest]:
         findings.append(

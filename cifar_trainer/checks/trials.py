@@ -231,7 +231,7 @@ class Trials:
             if isinstance(getattr(layer, "kernel", None), keras.Variable) and layer.kernel.trainable
         }
         # At the highest rate, but not in the first steps.
-        watched = max(int(self._rates.argmax()), self.steps // 10)
+        watched = max(int(np.argmax(self._rates)), self.steps // 10)
         self._reset()
         with_images = self._go_on("training", self._order, self._rates, 0, watched)
         before = {name: kernel.numpy() for name, kernel in kernels.items()}
@@ -275,7 +275,7 @@ class Trials:
             float((self._logits(images).argmax(axis=1) == held.labels).mean())
             for images in (held.images, augmented(self._recipe, held.images, 1)[0])
         )
-        chance = float(np.bincount(held.labels, minlength=classes).max() / len(held))
+        chance = float(np.max(np.bincount(held.labels, minlength=classes)) / len(held))
         error = (chance * (1 - chance) / len(held)) ** 0.5
         if plain < chance + 4 * error:
             text = f"Not measured: held-out accuracy is {plain:.1%} after {self.steps} steps, near chance."

@@ -75,7 +75,7 @@ def _fill(members: np.ndarray, copies: np.ndarray, share: int) -> np.ndarray:
             chosen.append(position)
             share -= int(count)
     if not chosen and share and len(members) > 1:
-        chosen = [int(copies.argmin())]
+        chosen = [int(np.argmin(copies))]
     # At least one image remains.
     return members[chosen[: len(members) - 1]]
 

@@ -228,7 +228,7 @@ def _compare_classes(
     either = np.minimum(stats.hypergeom.cdf(counts, *table), stats.hypergeom.sf(counts - 1, *table))
     p_value = min(1.0, 2 * float(either.min()) * len(classes))
     shares = counts / now - expected / before
-    largest = int(np.abs(shares).argmax())
+    largest = int(np.argmax(np.abs(shares)))
     change = f"{'more' if shares[largest] > 0 else 'fewer'} images are classified as {classes[largest]}"
     return DriftTest("classes", "Fisher", float(np.abs(shares).max()), p_value, p_value < level, change)
 
