@@ -4,6 +4,7 @@ A process of its own that imports everything anew is for what is about just that
 interpreter's start or end, limits of a process (`own_process=True`, or `INTERPRETER`).
 """
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cifar_trainer
@@ -150,3 +152,15 @@ def default_signals() -> None:
     """For `preexec_fn`: nohup, and a shell that starts a job in the background, ignore some signals."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a script of examples/ or benchmarks/ by its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # A dataclass looks its module up.
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module

@@ -12,22 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import INTERPRETER, all_commands, environment, run_python
+from command_line import INTERPRETER, all_commands, environment, load_script, run_python
 from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from cifar_trainer.devices import cuda
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-
-
-def load_benchmark(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +57,7 @@ def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each kind of program runs once; steps that differ by an option share its output."""
-    gpu_check = load_benchmark("gpu_check")
+    gpu_check = load_script(BENCHMARKS / "gpu_check.py")
     really_run, one_at_a_time = gpu_check.Check.run, threading.Lock()
     printed: dict[tuple[str, ...], tuple[str, Path | None]] = {}
     saved = {"against_listing.py": compared[1], "time_to_94.py": timed[1]}
@@ -206,7 +197,7 @@ SEQUENCE = """
 
 @pytest.mark.parametrize("sequence", [SEQUENCE, re.sub(" +condition:", "condition:", SEQUENCE)])
 def test_the_thunks_of_each_loops_body_are_counted_in_old_and_new_dumps(sequence: str) -> None:
-    gpu_program = load_benchmark("gpu_program")
+    gpu_program = load_script(BENCHMARKS / "gpu_program.py")
     found = gpu_program.read_bodies(sequence)
     assert found == [["kGemm", "kWhile", "kKernel"], ["kConvolution"]]
 

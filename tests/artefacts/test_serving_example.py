@@ -2,7 +2,6 @@
 
 import dataclasses
 import http.server
-import importlib.util
 import re
 import shutil
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from command_line import python
+from command_line import load_script, python
 from PIL import Image
 
 from cifar_trainer.artefacts.gate import KINDS
@@ -75,15 +74,6 @@ def server(artefacts: dict[str, Path]) -> Iterator[Any]:
 
     with StandIn(artefacts["saved_model"]) as running:
         yield running
-
-
-def load_script(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """`compare --decide`: which groups can be decided between, what counts as a look, and how it answers."""
 
-import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import run_here
+from command_line import load_script, run_here
 from scipy.stats import t, ttest_rel
 
 from cifar_trainer import comparison
@@ -70,14 +68,7 @@ def test_looks_divide_the_level() -> None:
 
 @pytest.fixture(scope="module")
 def simulation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("decide", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up.
-    sys.modules["decide"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(BENCHMARK)
 
 
 #: Five seeds of `tutorial --schedule cosine --epochs 4` (docs/check.md). Their accuracies differ by no more

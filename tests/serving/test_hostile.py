@@ -2,16 +2,15 @@
 
 import asyncio
 import gzip
-import importlib.util
 import json
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import load_script
 from serving_server import SHAPE, Running, images_of, running, web
 
 from cifar_trainer.images import encode_png
@@ -25,13 +24,7 @@ PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
 @pytest.fixture(scope="module")
 def hostile() -> Any:
     """The module benchmarks/hostile_requests.py."""
-    spec = importlib.util.spec_from_file_location("hostile_requests", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hostile_requests"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(BENCHMARK)
 
 
 @pytest.fixture(scope="module")
