@@ -48,7 +48,7 @@ def render(package: str, template: str, figures: Mapping[str, PageFigure], **val
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "count": lambda number: f"{number:,}"}
-    uris = {name: (_data_uri(each.light), _data_uri(each.dark)) for name, each in figures.items()}
+    uris = {name: (data_uri(each.light), data_uri(each.dark)) for name, each in figures.items()}
     return environment.get_template(template).render(figures=uris, version=__version__, **values)
 
 
@@ -57,5 +57,6 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{share * 100:.{digits}f} %"
 
 
-def _data_uri(image: bytes) -> str:
+def data_uri(image: bytes) -> str:
+    """A PNG file's bytes as a data URI."""
     return "data:image/png;base64," + base64.b64encode(image).decode("ascii")

@@ -1,12 +1,9 @@
 """report.html of `check data`: near-duplicates, suspect labels and other findings, with pictures."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as PillowImage
 
 from cifar_trainer import pages
 from cifar_trainer.checks.data_report import DataCheck, Group, Image, Suspect, file_of
@@ -15,6 +12,7 @@ from cifar_trainer.checks.folds import FOLDS, SEED
 from cifar_trainer.data.check_record import CheckRecord
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.errors import printable
+from cifar_trainer.images import encode_png
 from cifar_trainer.settings import Settings
 
 #: How many groups, images of a group, suspects and images of one colour the page shows.
@@ -45,7 +43,7 @@ def render_page(
     def shown(image: Image) -> dict[str, str]:
         split = splits_of(dataset)[image.split]
         return {
-            "picture": picture(split.images[image.index]),
+            "picture": pages.data_uri(encode_png(split.images[image.index])),
             "split": image.split,
             "name": printable(file_of(dataset, image)) or f"{image.split} {image.index}",
             "label": printable(dataset.classes[split.labels[image.index]]),
@@ -92,10 +90,3 @@ def render_page(
 
 def _label(dataset: Dataset, image: Image) -> int:
     return int(splits_of(dataset)[image.split].labels[image.index])
-
-
-def picture(image: np.ndarray) -> str:
-    """An image, uint8 [H, W, C], as a data URI."""
-    content = io.BytesIO()
-    PillowImage.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")

@@ -1,6 +1,5 @@
 """`POST /predict` and `POST /explain`: one image file, as an HTML form or curl sends it."""
 
-import base64
 import email.message
 import email.parser
 
@@ -12,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cifar_trainer.images import DecodedImage, encode_png
+from cifar_trainer.pages import data_uri
 from cifar_trainer.serving.api.bodies import json_response, to_list
 from cifar_trainer.serving.errors import bad_request
 from cifar_trainer.serving.service import Answers, Service
@@ -140,10 +140,6 @@ def _file_of_form(header: email.message.Message, body: bytes) -> bytes:
 async def _explain(service: Service, pixels: np.ndarray, class_id: int) -> Explanation:
     heat = await service.explain(pixels, class_id)
     if heat is None:
-        return Explanation(_data_url(pixels), None)
+        return Explanation(data_uri(encode_png(pixels)), None)
     large = Image.fromarray((heat * 255).astype(np.uint8)).resize(_HEAT_SIZE, Image.Resampling.BILINEAR)
-    return Explanation(_data_url(pixels), _data_url(np.asarray(large)[..., None]))
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    return "data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode("ascii")
+    return Explanation(data_uri(encode_png(pixels)), data_uri(encode_png(np.asarray(large)[..., None])))
