@@ -66,11 +66,11 @@ def check_data(
 
     config = settings(loaded)
     findings, plain = find_simple(loaded)
-    report = functools.partial(functools.partial, on_progress)
-    gpu = device.kind == "gpu"
-    predictions = predict_out_of_sample(loaded, config, gpu=gpu, on_progress=report("training"))
+    predictions = predict_out_of_sample(
+        loaded, config, gpu=device.kind == "gpu", on_progress=functools.partial(on_progress, "training")
+    )
     suspects = find_label_suspects(loaded, predictions)
-    groups = find_groups(loaded, predictions, opened, report("comparing"))
+    groups = find_groups(loaded, predictions, opened, functools.partial(on_progress, "comparing"))
     across = sum(image.split == "test" for group in groups if group.is_across for image in group.images)
     findings = [*_describe(groups, across, suspects), *findings]
     target = loaded.folder / FOLDER

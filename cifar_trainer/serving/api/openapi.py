@@ -80,7 +80,7 @@ def _describe(routes: Sequence[Route], needs_key: bool) -> dict[str, Any]:
         if name in bodies:
             operation["requestBody"] = {"required": True, "content": bodies[name]}
         for method in (each.methods or set()) - {"HEAD"}:
-            paths[each.path] = {method.lower(): operation}
+            paths.setdefault(each.path, {})[method.lower()] = operation
     document: dict[str, Any] = {
         "openapi": "3.1.1",
         "info": {"title": "cifar-trainer serve", "version": __version__},
