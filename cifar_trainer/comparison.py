@@ -229,7 +229,7 @@ def compare(
     if decide:
         if split == "test":
             raise UsageError(
-                "--decide --split test: a test set that recipes are chosen by is no longer a test. "
+                "--decide --split test: a test set that is used to choose recipes is no longer a test. "
                 "Leave out --split: the decision is made on held-out images."
             )
         return _decide(runs, data_dir, on_evaluate)
@@ -484,7 +484,7 @@ class _Reported:
 
 
 def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
-    """Read a run's report; None if there is none, or if it is for different weights or images.
+    """Read a run's report; None if it is missing, or is for different weights or images.
 
     Args:
         run: the run.

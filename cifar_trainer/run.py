@@ -510,7 +510,7 @@ class Run:
 
 
 def _read_lines(path: Path, kind: type[T]) -> tuple[T, ...]:
-    """The lines of a JSON Lines file; none if there is no file."""
+    """The lines of a JSON Lines file; empty if the file is missing."""
     try:
         return tuple(msgspec.json.decode(line, type=kind) for line in path.read_bytes().splitlines())
     except FileNotFoundError:
@@ -689,7 +689,7 @@ def open_runs(path: str | Path) -> list[Run]:
     """The run in a folder, or the runs of a group's folder, by seed.
 
     Raises:
-        RunError: there is no such folder, or it is neither a run's nor a group's.
+        RunError: the folder is missing, or is neither a run nor a group.
     """
     folder = Path(path).expanduser()
     runs = find_runs(folder) if os.path.isfile(folder / GROUP_FILE) else []

@@ -68,7 +68,7 @@ class Declaration:
         at_least, above, below, at_most: the range of a number.
         example: an example value for error messages.
         seconds: whether it is a duration in seconds.
-        metavar: placeholder for the value in `--help`; None shows the choices or the type.
+        metavar: the value's name in `--help`; None shows the choices or the type.
         affects_result: whether a different value gives different weights.
         vary: whether a sweep may vary it.
         resumable: whether a resume may change it.

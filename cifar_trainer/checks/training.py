@@ -75,7 +75,7 @@ def check_training(
         on_progress: called with (name, done, total).
 
     Raises:
-        UsageError: there is no such recipe, or the file does not define one.
+        UsageError: the recipe is unknown, or the file does not define one.
         DataError: the data set is missing or damaged.
         DeviceError: the device is not available.
         RunError: the page cannot be written.

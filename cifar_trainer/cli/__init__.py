@@ -24,7 +24,7 @@ COMMANDS = {
     "recipes": "List recipes, and draw the images that one trains on.",
     "runs": "List runs.",
     "compare": "Compare runs.",
-    "check": "Find copies of images and suspect labels.",
+    "check": "Check data or training.",
     "reproduce": "Train a run again and check that the weights are the same.",
     "benchmark": "Measure the speed of inference or training.",
     "env": "Show versions and devices, and what is missing to use a GPU.",

@@ -22,7 +22,7 @@ Record = tuple[bytes, Any, str]
 
 
 def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> ImageSet | None:
-    """Read files of records with an encoded image and a label; None if there are none."""
+    """Read record files with encoded images and labels; None if the folder has none."""
     files = sorted(folder.of_format(*formats.RECORDS))
     if not files:
         return None

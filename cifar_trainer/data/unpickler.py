@@ -20,7 +20,7 @@ from cifar_trainer.errors import DataError
 
 @dataclasses.dataclass
 class PickledArray:
-    """An array as described by its pickle, without memory of its own."""
+    """What a pickle says about an array; its pixels are not copied."""
 
     state: tuple[Any, ...] | None = None
 

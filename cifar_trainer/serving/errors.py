@@ -33,5 +33,5 @@ def bad_request(message: str) -> RequestError:
 
 
 def not_found(message: str) -> RequestError:
-    """404: there is no such model, version or path."""
+    """404: unknown model, version or path."""
     return RequestError(404, "not_found", message)

@@ -168,7 +168,7 @@ def parse_images(
 
 
 def first_byte(raw: Raw) -> bytes:
-    """The first byte of a JSON value, which tells its type; empty if there is no value."""
+    """The first byte of a JSON value, which identifies its type; empty for an empty value."""
     return bytes(memoryview(raw)[:1])
 
 
