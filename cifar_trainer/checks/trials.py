@@ -40,6 +40,9 @@ SEEDS, RANGE = (0, 1), (-3.0, 2.0)
 SMOOTHING = 0.9
 #: Factor of the first loss, and share of it gained, that tell when the loss diverges (`highest_rate`).
 DIVERGED, GAINED = 1.2, 0.08
+#: Distinct images in the batch to overfit: "only a few examples (e.g. as little as two)" (Karpathy 2019). For
+#: a whole batch of them, a sound recipe with plain SGD needs more than STEPS.
+FEW = 8
 #: The loss on one batch may stay above the lowest possible loss by this much.
 OVERFITTED = 0.1
 #: The images must lower the loss by this share.
@@ -200,9 +203,9 @@ class Trials:
         )
 
     def overfit_one_batch(self) -> Check:
-        """Train on one batch only."""
-        batch = np.arange(self.batch_size)
-        self._run("one batch", np.tile(batch, self.steps), self._rates)
+        """Train on one batch only, of a few images, repeated to fill it."""
+        batch = np.arange(min(FEW, self.batch_size))
+        self._run("one batch", np.tile(np.resize(batch, self.batch_size), self.steps), self._rates)
         images, labels = self._samples.train.images[batch], self._samples.train.labels[batch]
         logits = self._logits(images)
         reached = mean_loss(self._recipe.loss(), labels, logits)
@@ -212,10 +215,10 @@ class Trials:
         ]
         lowest = min(mean_loss(self._recipe.loss(), labels, each) for each in raised)
         passed = right == 1 and reached < lowest + OVERFITTED
-        text = f"{self.batch_size} images, {self.steps} steps: {right:.0%} are classified correctly."
+        text = f"{len(batch)} images, {self.steps} steps: {right:.0%} are classified correctly."
         if not passed:
             text += (
-                " The network cannot even learn one batch by heart: look at the failed checks, at the "
+                " The network cannot even learn a few images by heart: look at the failed checks, at the "
                 "learning rate, and at regularization that is too strong."
             )
         return Check(
