@@ -16,6 +16,8 @@ from cifar_trainer.images import Preprocessing
 
 #: Images per call. A different size may change the last bits of the logits.
 BATCH_SIZE = 500
+#: The member of an exported `.keras` archive that lists the classes; Keras ignores it.
+CLASSES_MEMBER = "cifar_trainer_classes.json"
 
 
 class LogitsFunction:

@@ -161,6 +161,24 @@ class TrainResult(Result):
 
 
 @dataclasses.dataclass(frozen=True)
+class Parent:
+    """The origin of a run's initial weights: the key `parent` of config.json.
+
+    Attributes:
+        recipe, recipe_sha256: of the run that trained the weights; None if they are not a run's.
+        dataset: name of that run's data set; None if unknown.
+        train_fingerprint: fingerprint of its training split; None if unknown.
+        classes: names of its classes; None if unknown.
+    """
+
+    recipe: str | None = None
+    recipe_sha256: str | None = None
+    dataset: str | None = None
+    train_fingerprint: str | None = None
+    classes: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Extension:
     """A resume with more epochs.
 
@@ -215,6 +233,7 @@ class _RestOfConfig:
 
     data: DataRecord
     extensions: tuple[Extension, ...] = ()
+    parent: Parent | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,6 +316,10 @@ class Run:
     def read_extensions(self) -> tuple[Extension, ...]:
         """The resumes with more epochs, in order."""
         return files.read_json(self.config, _RestOfConfig, remedy=_TRAIN_AGAIN).extensions
+
+    def read_parent(self) -> Parent | None:
+        """The origin of the initial weights; None without `--weights`."""
+        return files.read_json(self.config, _RestOfConfig, remedy=_TRAIN_AGAIN).parent
 
     def read_environment(self) -> dict[str, Any]:
         """The versions, device and command line of the training."""

@@ -44,6 +44,8 @@ CONVOLUTIONS = ("auto", "cudnn", "matmul")
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
 KEEPS = ("last", "best")
 CLASS_WEIGHTS = ("balanced",)
+#: The value of `weights` that names the weights trained on ImageNet.
+IMAGENET = "imagenet"
 #: Whether several seeds train in one program: on a GPU only, also on a CPU, or never.
 STACKS = ("auto", "on", "off")
 
@@ -279,6 +281,14 @@ class Settings:
     class_weights: str | None = setting(
         None, choices=CLASS_WEIGHTS, help="Weight each image's loss by the rarity of its class."
     )
+    weights: str | None = setting(
+        None, metavar="RUN|FILE.keras", affects_result=False, vary=True,
+        help="Start from the weights of a run or of a Keras file.",
+    )  # fmt: skip
+    weights_sha256: str | None = setting(
+        None, metavar="HEX", in_sweep=False,
+        help="SHA-256 that the --weights must have, as result.json states it.",
+    )  # fmt: skip
     recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ from cifar_trainer.settings import (
 from cifar_trainer.training.distributed import check_single_process
 from cifar_trainer.training.jobs import Job, train_jobs, truncate_to_common_step
 from cifar_trainer.training.reporter import TrainingReporter
+from cifar_trainer.training.transfer import absolute
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -269,6 +270,8 @@ def _split_arguments(function: str, arguments: Mapping[str, Any]) -> tuple[dict[
             raise UsageError(f"{function}() has no argument {name!r}.{hint}")
     options = {name: value for name, value in arguments.items() if value is not None}
     settings = {name: options.pop(name) for name in declared(Settings) if name in options}
+    if "weights" in settings:
+        settings["weights"] = absolute(str(settings["weights"]))
     return settings, RuntimeOptions(**options)
 
 

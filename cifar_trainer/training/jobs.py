@@ -24,6 +24,7 @@ from cifar_trainer.recipes.own import naming_the_line
 from cifar_trainer.run import (
     DataRecord,
     Extension,
+    Parent,
     Run,
     SplitRecord,
     TrainResult,
@@ -36,6 +37,7 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, checkpoint_step, list_checkpoints
 from cifar_trainer.training.distributed import Cluster, find_cluster
 from cifar_trainer.training.reporter import PrintReporter, SeedReporter, TrainingReporter
+from cifar_trainer.training.transfer import InitialWeights, check_weights, load_weights
 
 if TYPE_CHECKING:
     from cifar_trainer.data.dataset import Split
@@ -90,9 +92,10 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
     datasets: dict[int, Dataset] = {}
     for i, job in enumerate(jobs):
         if job.resumed is None:
+            # Check before downloading anything.
             if job.folder is not None and is_chief:
-                # Check before downloading anything.
                 check_new(job.folder)
+            check_weights(job.config)
         else:
             if is_chief:
                 # If another process uses the run, fail now, before TensorFlow starts.
@@ -112,8 +115,11 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
     onednn = None if first.resumed is None else first.resumed.read_environment().get("onednn")
     device, replicas = _start(first.config, reporter, options.verbose, cluster, onednn)
     recipe = _recipe(first)
+    initial = _load_weights(jobs, datasets)
+    if initial is not None:
+        jobs = [_with_weights(job, initial) for job in jobs]
     if not replicas.is_chief:
-        return [_train_as_worker(first, recipe, datasets[0], device, reporter, options, replicas)]
+        return [_train_as_worker(jobs[0], recipe, datasets[0], device, reporter, options, replicas, initial)]
     stacked = 1
     if len(jobs) > 1 and (stack == "on" or (stack == "auto" and device.kind == "gpu")):
         reason = _obstacle(first.config, recipe, options)
@@ -129,7 +135,7 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
             for i in members
         ]
         parts = [(jobs[i], datasets[i], each) for i, each in zip(members, reporters, strict=True)]
-        results |= zip(members, _train_together(parts, device, options, replicas), strict=True)
+        results |= zip(members, _train_together(parts, device, options, replicas, initial), strict=True)
     return [results[i] for i in range(len(jobs))]
 
 
@@ -139,6 +145,25 @@ def _recipe(job: Job) -> Recipe:
         return job.recipe
     assert job.resumed is not None, "a new run has a recipe"
     return job.resumed.read_recipe()
+
+
+def _load_weights(jobs: Sequence[Job], to_train: Iterable[int]) -> InitialWeights | None:
+    """The weights of `--weights`; None if no run starts from them, as their checkpoints have them."""
+    starting = [job.config for job in map(jobs.__getitem__, to_train) if not _has_started(job.resumed)]
+    if not starting or starting[0].weights is None:
+        return None
+    # All runs of a group start from the same weights, even if those of --weights change in between.
+    known = next((job.config.weights_sha256 for job in jobs if job.config.weights_sha256), None)
+    return load_weights(dataclasses.replace(starting[0], weights_sha256=known))
+
+
+def _with_weights(job: Job, initial: InitialWeights) -> Job:
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, weights_sha256=initial.sha256))
+
+
+def _has_started(run: Run | None) -> bool:
+    """Whether a run has saved anything; False for a new one."""
+    return run is not None and (run.history.exists() or bool(list_checkpoints(run.checkpoints)))
 
 
 def _obstacle(config: Settings, recipe: Recipe, options: RuntimeOptions) -> str | None:
@@ -197,6 +222,7 @@ def _train_together(
     device: Device,
     options: RuntimeOptions,
     replicas: "Replicas",
+    initial: InitialWeights | None,
 ) -> list[TrainResult]:
     """Train runs in one program."""
     from cifar_trainer.training.trainer import Trainer, train
@@ -206,14 +232,14 @@ def _train_together(
         stack.enter_context(replicas.connected())
         stack.enter_context(replicas.starting())
         opened = [
-            stack.enter_context(_open(*part, recipe, device, options.side_by_side, replicas))
+            stack.enter_context(_open(*part, recipe, device, options.side_by_side, replicas, initial))
             for part in parts
         ]
         stack.enter_context(naming_the_line(None if recipe.file is None else recipe.file.path))
         trainers = [
             Trainer(
                 job.config, recipe, dataset, run, device, checkpoint,
-                options=options, reporter=reporter, replicas=replicas,
+                options=options, reporter=reporter, replicas=replicas, initial=initial,
             )
             for (job, dataset, reporter), (run, checkpoint) in zip(parts, opened, strict=True)
         ]  # fmt: skip
@@ -246,6 +272,7 @@ def _open(
     device: Device,
     stacked: int,
     replicas: "Replicas",
+    initial: InitialWeights | None,
 ) -> Iterator[tuple[Run, Checkpoint | None]]:
     """Lock a run's folder, write its settings, and find the checkpoint to resume from."""
     config, checkpoint = job.config, None
@@ -264,7 +291,10 @@ def _open(
             earlier = {name: value for name, value in before.items() if name != "earlier"}
             described["earlier"] = [*before.get("earlier", []), earlier]
         extensions = [] if job.resumed is None else _extensions(run, config, checkpoint)
-        _write_settings(run, config, dataset, described, recipe, extensions)
+        parent = initial.parent if initial is not None else None
+        if job.resumed is not None:
+            parent = run.read_parent()
+        _write_settings(run, config, dataset, described, recipe, extensions, parent)
         if checkpoint is not None:
             done = f"{counted(checkpoint.epoch, 'epoch')} and {counted(checkpoint.step, 'step')}"
             reporter.note(f"Resuming after {done}.")
@@ -312,6 +342,7 @@ def _train_as_worker(
     reporter: TrainingReporter,
     options: RuntimeOptions,
     replicas: "Replicas",
+    initial: InitialWeights | None,
 ) -> TrainResult:
     """Train as a worker of the chief's run, writing to a temporary folder.
 
@@ -340,7 +371,7 @@ def _train_as_worker(
             checkpoint = checkpoints.load_step(job.resumed.checkpoints, chief["step"])
         trainer = Trainer(
             job.config, recipe, dataset, Run(Path(folder)), device, checkpoint,
-            options=options, reporter=reporter, replicas=replicas,
+            options=options, reporter=reporter, replicas=replicas, initial=initial,
         )  # fmt: skip
         train([trainer], should_stop=options.should_stop, replicas=replicas)
         (result,) = results_of([trainer], [Path(chief["run_dir"])])
@@ -349,7 +380,8 @@ def _train_as_worker(
 
 def _shared(config: Settings, dataset: Dataset) -> dict[str, Any]:
     """Settings and data hashes, which must be the same in all processes of a cluster; as JSON."""
-    settings = {name: value for name, value in config.to_json().items() if name != "device"}
+    # Their hash identifies the initial weights; machines may have them in different folders.
+    settings = {name: value for name, value in config.to_json().items() if name not in ("device", "weights")}
     return {"config": settings, "data": {"train": dataset.train.sha256, "test": dataset.test.sha256}}
 
 
@@ -391,7 +423,7 @@ def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> C
     from cifar_trainer.training.tensorboard import truncate_events
 
     files.remove_partials(run.path)
-    if not run.history.exists() and not checkpoints.list_checkpoints(run.checkpoints):
+    if not _has_started(run):
         reporter.note(f"{run.path} was stopped before its first checkpoint; starting from the first step.")
         for split in ("", "train", "validation"):
             truncate_events(run.tensorboard / split, -1)
@@ -465,8 +497,11 @@ def _write_settings(
     described: Mapping[str, Any],
     recipe: Recipe,
     extensions: Sequence[Extension],
+    parent: Parent | None,
 ) -> None:
     content = {**config.to_json(), "data": describe_data(dataset, config).to_json()}
+    if parent is not None:
+        content["parent"] = dataclasses.asdict(parent)
     if extensions:
         content["extensions"] = [dataclasses.asdict(extension) for extension in extensions]
     with writing(run.path, "Make room, or give write access to it."):

@@ -41,6 +41,7 @@ from cifar_trainer.training.loop import MAX_CHUNK, Chunk, StepLoop, epoch_order
 from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.stacked import StackedLoop
 from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EpochHistograms, EpochImages, EventWriter
+from cifar_trainer.training.transfer import InitialWeights
 
 #: Target duration of a chunk of steps, which delays signals and progress updates.
 CHUNK_SECONDS = 0.5
@@ -146,6 +147,7 @@ class Trainer:
         reporter: receives progress.
         replicas: the processes that train together. The chief makes all decisions that depend on a clock, or
             on numbers that another processor may round differently.
+        initial: the weights to start from without a checkpoint; None starts from random weights.
 
     Attributes:
         loop: computes the steps; has the model and the optimizer.
@@ -158,7 +160,7 @@ class Trainer:
     Raises:
         CheckpointError: `checkpoint` does not fit the model and optimizer.
         TrainingError: the data do not fit into the device's memory; failure.json records this.
-        UsageError: the network cannot be trained by several processes.
+        UsageError: the network cannot be trained by several processes, or cannot take the `initial` weights.
     """
 
     def __init__(
@@ -173,6 +175,7 @@ class Trainer:
         options: RuntimeOptions,
         reporter: TrainingReporter,
         replicas: Replicas = SINGLE,
+        initial: InitialWeights | None = None,
     ) -> None:
         run.failure.unlink(missing_ok=True)
         self._config, self._recipe, self._dataset, self._run = config, recipe, dataset, run
@@ -219,6 +222,8 @@ class Trainer:
         self.error: Exception | None = None
         if checkpoint is not None:
             self._restore(checkpoint)
+        elif initial is not None:
+            reporter.note(initial.assign(self._model, recipe.name, dataset.classes))
         self._events = EventWriter(
             run.tensorboard,
             config,

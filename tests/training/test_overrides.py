@@ -300,7 +300,7 @@ def test_a_run_that_was_begun_before_there_were_these_settings_goes_on(
         small(small_data, run.path, should_stop=stop_after(1))
     later = {
         "class_weights", "recipe_sha256", "schedule", "warmup", "weight_decay", "label_smoothing", "ema",
-        "patience", "keep", "conv",
+        "patience", "keep", "conv", "weights", "weights_sha256",
     }  # fmt: skip
     config = json.loads(run.config.read_text())
     run.config.write_text(json.dumps({k: v for k, v in config.items() if k not in later}))

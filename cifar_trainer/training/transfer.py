@@ -1,0 +1,185 @@
+"""Transfer learning: start a run from trained weights.
+
+Importing this does not import TensorFlow.
+"""
+
+import dataclasses
+import itertools
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.run import Parent, Run
+from cifar_trainer.settings import IMAGENET, Settings
+
+if TYPE_CHECKING:
+    import keras
+
+
+def absolute(weights: str) -> str:
+    """The value of `--weights` as config.json records it: an absolute path, or a reserved word."""
+    return weights if weights == IMAGENET else str(Path(weights).expanduser().absolute())
+
+
+def find_weights(weights: str) -> tuple[Path, Run | None]:
+    """The Keras file that `--weights` names, and its run; the run is None for any other file.
+
+    Raises:
+        UsageError: it does not exist, or is not a run's folder or a Keras file.
+        RunError: the run is not finished, or this version does not know its recipe.
+    """
+    path = Path(weights).expanduser()
+    expected = "Expected a finished run's folder, or a .keras file."
+    if not path.exists():
+        raise UsageError(f"--weights {path} does not exist. {expected}")
+    run = Run(path.parent) if path.name == Run(path).model.name else Run(path)
+    if run.config.is_file():
+        run.check_model()
+        return run.model, run
+    if not zipfile.is_zipfile(path):
+        what = "a file of another format" if path.is_file() else "a folder without a config.json"
+        raise UsageError(f"--weights {path} is {what}. {expected}")
+    return path, None
+
+
+def check_weights(config: Settings) -> None:
+    """Check that the weights that a run starts from exist, before anything starts.
+
+    Raises:
+        UsageError, RunError: as `find_weights`.
+    """
+    if config.weights not in (None, IMAGENET):
+        find_weights(config.weights)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InitialWeights:
+    """Trained weights that a new network starts from.
+
+    Attributes:
+        source: the value of `--weights`.
+        model: the trained network, with or without its last layer.
+        sha256: SHA-256 of its weights.
+        parent: where it comes from.
+    """
+
+    source: str
+    model: "keras.Model"
+    sha256: str
+    parent: Parent
+
+    def assign(self, model: "keras.Model", recipe: str, classes: tuple[str, ...]) -> str:
+        """Copy the weights to `model`, layer by layer, in the order of the layers.
+
+        The last layer keeps its own initial weights if it has other classes, or if `self.model` lacks it.
+
+        Args:
+            model: the new network.
+            recipe: the name of its recipe.
+            classes: names of its classes.
+
+        Returns:
+            What was done, in words.
+
+        Raises:
+            UsageError: a layer cannot take the weights; the message names it. `model` is then unusable.
+        """
+        ours, theirs = layers_with_weights(model), layers_with_weights(self.model)
+        head, new_head = ours[-1], len(theirs) == len(ours) - 1
+        for layer, source in itertools.zip_longest(ours, theirs):
+            if layer is head:
+                other_classes = self.parent.classes not in (None, classes)
+                new_head |= other_classes or (source is not None and _shapes(layer) != _shapes(source))
+                if new_head:
+                    continue
+            if layer is None or source is None or _shapes(layer) != _shapes(source):
+                raise UsageError(self._misfit(layer, source, model, recipe))
+            for variable, value in zip(layer.weights, source.weights, strict=True):
+                variable.assign(value)
+        new = f" The last layer, {head.name}, is new, for {len(classes)} classes." if new_head else ""
+        return f"Starting from the weights of {self.source} ({self.sha256[:12]}).{new}"
+
+    def _misfit(
+        self,
+        layer: "keras.Layer | None",
+        source: "keras.Layer | None",
+        model: "keras.Model",
+        recipe: str,
+    ) -> str:
+        """Why the weights of a layer do not fit, and what to do."""
+        theirs = "no further layer" if source is None else f"{source.name} with {_describe(source)}"
+        ours = "no further layer" if layer is None else f"{layer.name} with {_describe(layer)}"
+        advice = "Choose weights of the same recipe, or another --recipe."
+        there, here = self.model.input_shape, model.input_shape
+        if there != here and layer is not None and source is not None and layer.name == source.name:
+            advice = (
+                f"This layer depends on the images' shape: {there[1:]} there, {here[1:]} here. "
+                "Prepare images of that shape, or use a recipe with global pooling (resnet18) for both."
+            )
+        return f"--weights {self.source} has the layer {theirs}, but --recipe {recipe} has {ours}. {advice}"
+
+
+def layers_with_weights(model: "keras.Model") -> "list[keras.Layer]":
+    """The layers that have weights, in the order of `model.weights`; nested models are taken apart."""
+    import keras
+
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found += layers_with_weights(layer)
+        elif layer.weights:
+            found.append(layer)
+    return found
+
+
+def _shapes(layer: "keras.Layer") -> list[tuple[int, ...]]:
+    return [tuple(variable.shape) for variable in layer.weights]
+
+
+def _describe(layer: "keras.Layer") -> str:
+    return ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in layer.weights)
+
+
+def load_weights(config: Settings) -> InitialWeights:
+    """Load the weights that a run starts from. Start TensorFlow first.
+
+    Raises:
+        UsageError: `config.weights` does not exist, or is not a run or a Keras file.
+        RunError: the weights are not those with `config.weights_sha256`, or the file is damaged.
+    """
+    from cifar_trainer.model import CLASSES_MEMBER, load_model, weights_sha256
+
+    assert config.weights is not None, "the run starts from trained weights"
+    if config.weights == IMAGENET:
+        raise UsageError(f"--weights {IMAGENET}: the recipe {config.recipe} has no weights from ImageNet.")
+    path, run = find_weights(config.weights)
+    model = load_model(path)
+    sha256 = weights_sha256(model)
+    if run is not None:
+        run.check_weights(run.read_result(), sha256)
+        settings, data = run.read_config(), run.read_data()
+        parent = Parent(
+            recipe=settings.recipe,
+            recipe_sha256=settings.recipe_sha256,
+            dataset=data.name,
+            train_fingerprint=data.train.fingerprint,
+            classes=data.classes,
+        )
+    else:
+        with zipfile.ZipFile(path) as archive:
+            is_export = CLASSES_MEMBER in archive.namelist()
+            classes = tuple(json.loads(archive.read(CLASSES_MEMBER))) if is_export else None
+        parent = Parent(classes=classes)
+    check_sha256(config, sha256)
+    return InitialWeights(config.weights, model, sha256, parent)
+
+
+def check_sha256(config: Settings, sha256: str) -> None:
+    """Raise RunError unless a run may start from weights with this hash."""
+    if config.weights_sha256 not in (None, sha256):
+        raise RunError(
+            f"--weights {config.weights} has weights with the SHA-256 {sha256}, expected "
+            f"{config.weights_sha256}: it has changed, or is not the one meant. Restore the original."
+        )
