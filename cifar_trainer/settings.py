@@ -46,6 +46,8 @@ KEEPS = ("last", "best")
 CLASS_WEIGHTS = ("balanced",)
 #: The value of `weights` that names the weights trained on ImageNet.
 IMAGENET = "imagenet"
+#: The value of `freeze` that holds every layer except the last.
+ALL_BUT_HEAD = "all-but-head"
 #: Whether several seeds train in one program: on a GPU only, also on a CPU, or never.
 STACKS = ("auto", "on", "off")
 
@@ -289,6 +291,14 @@ class Settings:
         None, metavar="HEX", in_sweep=False,
         help="SHA-256 that the --weights must have, as result.json states it.",
     )  # fmt: skip
+    freeze: str | None = setting(
+        None, metavar=f"N|LAYER|{ALL_BUT_HEAD}", vary=True,
+        help="Hold the first N layers, all layers up to LAYER, or all but the last: they are not trained.",
+    )  # fmt: skip
+    unfreeze_after: int | None = setting(
+        None, at_least=1, metavar="EPOCHS", vary=True,
+        help="Train the held layers, too, after these epochs, at a tenth of the learning rate.",
+    )  # fmt: skip
     recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -300,6 +310,11 @@ class Settings:
             raise UsageError(
                 f"--warmup {self.warmup} is out of range. Expected a number from 0 to --epochs "
                 f"({self.epochs})."
+            )
+        if self.unfreeze_after is not None and self.unfreeze_after >= self.epochs:
+            raise UsageError(
+                f"--unfreeze-after {self.unfreeze_after} is out of range. Expected a number from 1 to below "
+                f"--epochs ({self.epochs})."
             )
         if self.schedule == "plateau" and self.warmup is not None:
             raise UsageError("--warmup cannot be combined with --schedule plateau. Leave one of them out.")

@@ -187,7 +187,7 @@ class Nesterov(keras.optimizers.Optimizer):
         velocity, scale, last = self._velocities[index], self._scale_of[index], self._frozen_at[index]
         rate = tf.cast(learning_rate, variable.dtype) * scale
         if last is not None:
-            rate *= tf.cast(self.iterations.value < last, rate.dtype)
+            rate *= tf.cast(tf.convert_to_tensor(self.iterations) < last, rate.dtype)
         gradient = tf.cast(gradient, variable.dtype) + self.decay / scale * variable
         moved = self.momentum * velocity.value + gradient
         self.assign(velocity, moved)
@@ -271,6 +271,36 @@ class StatisticsAverage:
         """Set the network's statistics to their averages."""
         for weight, average in zip(self._weights, self._averages, strict=True):
             weight.assign(average.value)
+
+
+def reduce_rate(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable], share: float, first: int
+) -> None:
+    """Update some variables with a share of the learning rate, as if the optimizer had started later.
+
+    Args:
+        optimizer: a built optimizer.
+        variables: some of its variables.
+        share: factor of the learning rate; decoupled weight decay keeps the full rate.
+        first: the step from which these variables are updated. Adam corrects the bias of its averages by the
+            number of steps; counted from the start of the run, the first updates would be far too large.
+    """
+    indices = {optimizer._get_variable_index(variable) for variable in variables}
+    update, own = optimizer.update_step, vars(optimizer)
+
+    def update_step(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        if optimizer._get_variable_index(variable) not in indices:
+            update(gradient, variable, learning_rate)
+            return
+        iterations = own["_iterations"]
+        # A loss scale skips steps, so there may be fewer than `first`.
+        own["_iterations"] = tf.maximum(tf.convert_to_tensor(iterations) - first, 0)
+        try:
+            update(gradient, variable, share * learning_rate)
+        finally:
+            own["_iterations"] = iterations
+
+    own["update_step"] = update_step
 
 
 def exclude_from_decay(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:

@@ -15,12 +15,17 @@ from cifar_trainer.recipes.optimizers import (
     WarmUp,
     exclude_from_decay,
     rate_of,
+    reduce_rate,
 )
 from cifar_trainer.recipes.own import check_network
 from cifar_trainer.settings import Settings
 from cifar_trainer.training.distributed import SINGLE, Replicas
 from cifar_trainer.training.layers import check_shardable, choose_variants
 from cifar_trainer.training.loop import StepLoop, balanced_weights
+from cifar_trainer.training.transfer import held_layers
+
+#: The share of the learning rate that layers get after `--unfreeze-after`.
+RELEASED_RATE = 0.1
 
 
 def assemble(
@@ -56,6 +61,16 @@ def assemble(
     recipe = overridden(recipe, config, steps)
     model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
+    # Do not copy all images in order: the device can read the memory-mapped file directly.
+    images = train.images if len(indices) == len(train) else train.images[indices]
+    labels = train.labels[indices]
+    if recipe.initialize is not None:
+        recipe.initialize(model, images)
+    check_network(recipe, model)
+    held = held_layers(model, config.freeze)
+    if config.unfreeze_after is None:
+        for layer in held:
+            layer.trainable = False
     if replicas is not SINGLE:
         check_shardable(model)
     model.compile(optimizer, recipe.loss(), metrics=["accuracy"])
@@ -64,11 +79,10 @@ def assemble(
         exclude_from_decay(inner, model.trainable_variables)
     optimizer.build(model.trainable_variables)
     averages = None if config.ema is None else StatisticsAverage(model, inner, config.ema)
-    # Do not copy all images in order: the device can read the memory-mapped file directly.
-    images = train.images if len(indices) == len(train) else train.images[indices]
-    labels = train.labels[indices]
-    if recipe.initialize is not None:
-        recipe.initialize(model, images)
+    released_at = None if config.unfreeze_after is None else config.unfreeze_after * steps
+    if released_at is not None:
+        released = [variable for layer in held for variable in layer.trainable_variables]
+        reduce_rate(inner, released, RELEASED_RATE, released_at)
     loop = StepLoop(
         recipe,
         model,
@@ -84,9 +98,10 @@ def assemble(
         statistics=averages,
         class_weights=None if config.class_weights is None else balanced_weights(labels, classes),
         replicas=replicas,
+        held=held,
+        released_at=released_at,
     )
     release_pages(train.images)
-    check_network(recipe, model)
     return loop
 
 

@@ -37,7 +37,7 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, checkpoint_step, list_checkpoints
 from cifar_trainer.training.distributed import Cluster, find_cluster
 from cifar_trainer.training.reporter import PrintReporter, SeedReporter, TrainingReporter
-from cifar_trainer.training.transfer import InitialWeights, check_weights, load_weights
+from cifar_trainer.training.transfer import InitialWeights, check_transfer, load_weights
 
 if TYPE_CHECKING:
     from cifar_trainer.data.dataset import Split
@@ -95,7 +95,7 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
             # Check before downloading anything.
             if job.folder is not None and is_chief:
                 check_new(job.folder)
-            check_weights(job.config)
+            check_transfer(job.config)
         else:
             if is_chief:
                 # If another process uses the run, fail now, before TensorFlow starts.

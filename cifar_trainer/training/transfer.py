@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import Parent, Run
-from cifar_trainer.settings import IMAGENET, Settings
+from cifar_trainer.settings import ALL_BUT_HEAD, IMAGENET, Settings
 
 if TYPE_CHECKING:
     import keras
@@ -44,8 +44,22 @@ def find_weights(weights: str) -> tuple[Path, Run | None]:
     return path, None
 
 
+def check_transfer(config: Settings) -> None:
+    """Check, before anything starts, that a run's weights exist and that there are layers to hold.
+
+    Raises:
+        UsageError: `freeze` or `unfreeze_after` lacks the setting that it needs.
+        UsageError, RunError: as `find_weights`.
+    """
+    if config.freeze is not None and config.weights is None:
+        raise UsageError(f"--freeze {config.freeze} needs --weights: it would hold random weights.")
+    if config.unfreeze_after is not None and config.freeze is None:
+        raise UsageError(f"--unfreeze-after {config.unfreeze_after} needs --freeze: no layer is held.")
+    check_weights(config)
+
+
 def check_weights(config: Settings) -> None:
-    """Check that the weights that a run starts from exist, before anything starts.
+    """Check that the weights that a run starts from exist.
 
     Raises:
         UsageError, RunError: as `find_weights`.
@@ -132,6 +146,26 @@ def layers_with_weights(model: "keras.Model") -> "list[keras.Layer]":
         elif layer.weights:
             found.append(layer)
     return found
+
+
+def held_layers(model: "keras.Model", freeze: str | None) -> "list[keras.Layer]":
+    """The layers that `--freeze` holds, in order; None holds no layer.
+
+    Raises:
+        UsageError: there is no such layer, or no layer would be left to train.
+    """
+    if freeze is None:
+        return []
+    layers = layers_with_weights(model)
+    names = [layer.name for layer in layers]
+    counts = {ALL_BUT_HEAD: len(layers) - 1, **{name: i for i, name in enumerate(names, 1)}}
+    count = int(freeze) if freeze.isdecimal() else counts.get(freeze, 0)
+    if not 0 < count < len(layers):
+        raise UsageError(
+            f"--freeze {freeze} is invalid for this network. Expected a number from 1 to {len(layers) - 1}, "
+            f"{ALL_BUT_HEAD}, or one of its layers: {', '.join(names[:-1])}."
+        )
+    return layers[:count]
 
 
 def _shapes(layer: "keras.Layer") -> list[tuple[int, ...]]:

@@ -301,6 +301,7 @@ def test_a_run_that_was_begun_before_there_were_these_settings_goes_on(
     later = {
         "class_weights", "recipe_sha256", "schedule", "warmup", "weight_decay", "label_smoothing", "ema",
         "patience", "keep", "conv", "weights", "weights_sha256",
+        "freeze", "unfreeze_after",
     }  # fmt: skip
     config = json.loads(run.config.read_text())
     run.config.write_text(json.dumps({k: v for k, v in config.items() if k not in later}))
