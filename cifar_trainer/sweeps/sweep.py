@@ -79,7 +79,8 @@ def sweep(
     from cifar_trainer.sweeps.study import Study
 
     check_single_process("sweep")
-    arguments = {key: value for key, value in settings.items() if value is not None}
+    given = {key: value for key, value in settings.items() if value is not None}
+    arguments = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     plan = Plan(
         name=name,
         space=parse_space(set, space),

@@ -34,7 +34,7 @@ from cifar_trainer.settings import (
 from cifar_trainer.training.distributed import check_single_process
 from cifar_trainer.training.jobs import Job, train_jobs, truncate_to_common_step
 from cifar_trainer.training.reporter import TrainingReporter
-from cifar_trainer.training.transfer import absolute
+from cifar_trainer.training.transfer import absolute, ancestors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -272,6 +272,8 @@ def _split_arguments(function: str, arguments: Mapping[str, Any]) -> tuple[dict[
     settings = {name: options.pop(name) for name in declared(Settings) if name in options}
     if "weights" in settings:
         settings["weights"] = absolute(str(settings["weights"]))
+    if "freeze" in settings:
+        settings["freeze"] = str(settings["freeze"])
     return settings, RuntimeOptions(**options)
 
 
@@ -445,21 +447,52 @@ def reproduce(
 ) -> Reproduction:
     """Train a finished run or group again from its recorded settings, and compare the weights.
 
-    A run that was extended is extended in the same way.
+    A run that was extended is extended in the same way. If it started from another run's weights, that run is
+    repeated first, and so on back to the first run of the chain.
 
     Args:
         run: the run or group, or its folder.
-        run_dir: folder of the repetition; None is `runs/TIME-RUN-again`. A stopped repetition continues.
+        run_dir: folder of the repetition; None is `runs/TIME-RUN-again`. A stopped repetition continues. Runs
+            that it started from are repeated in folders next to it.
         data_dir: folder of the prepared data sets; None is the one that the run was trained from.
         reporter, should_stop, verbose: as in `train`.
 
+    Returns:
+        The comparison; or that of the first run of the chain whose repetition differs, which ends it.
+
     Raises:
-        RunError: the run is unfinished or damaged, or was extended within an epoch.
+        RunError: the run is unfinished or damaged, was extended within an epoch, or started from weights that
+            are missing or have changed.
         DataError: its data are missing or have changed.
         CifarTrainerError: as in `train`.
     """
     check_single_process("reproduce")
     path = run.path if isinstance(run, Run) else Path(run).expanduser()
+    is_group = (path / GROUP_FILE).is_file()
+    first = _member(path, files.read_json(path / GROUP_FILE, _Group).seeds[0]) if is_group else open_run(path)
+    chain = ancestors(first)
+    arguments: dict[str, Any] = {"reporter": reporter, "should_stop": should_stop, "verbose": verbose}
+    folder = Path(run_dir).expanduser() if run_dir is not None else None
+    if chain and folder is None:
+        folder = reserve_folder(f"{path.resolve().name}-again")
+    for i, ancestor in enumerate(chain, 1):
+        assert folder is not None, "it was reserved"
+        data = data_dir if data_dir and (Path(data_dir) / ancestor.read_config().dataset).is_dir() else None
+        beside = folder.with_name(f"{folder.name}-parent-{i}")
+        try:
+            repeated = _repeat(ancestor.path, beside, data, arguments)
+        except TrainingStopped as error:
+            raise TrainingStopped(folder) from error
+        if not repeated.same:
+            return repeated
+        arguments["weights"] = beside
+    return _repeat(path, folder, data_dir, arguments)
+
+
+def _repeat(
+    path: Path, folder: Path | None, data_dir: str | Path | None, arguments: Mapping[str, Any]
+) -> Reproduction:
+    """Train a run or group again, with these other arguments, and compare the weights."""
     is_group = (path / GROUP_FILE).is_file()
     group = files.read_json(path / GROUP_FILE, _Group) if is_group else None
 
@@ -471,16 +504,13 @@ def reproduce(
     config, parts = first.read_config(), _parts(path, originals)
     common: dict[str, Any] = {
         "data_dir": first.load_data(data_dir, ordered=True).folder.parent,
-        "reporter": reporter,
-        "should_stop": should_stop,
-        "verbose": verbose,
         **{name: getattr(config, name) for name in declared(Settings)},
+        **arguments,
     }
     seeds = {}
     if group is not None:
         seeds = {"seeds": group.seeds, "stack": group.settings.get("stack", "off")}
         del common["seed"]
-    folder = Path(run_dir).expanduser() if run_dir is not None else None
     for epochs, end_after in parts:
         common |= {"epochs": epochs, "end_after": end_after}
         if folder is None or not runs_in(folder)[0].config.is_file():

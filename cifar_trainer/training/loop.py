@@ -394,7 +394,8 @@ class StepLoop(Program):
             share: these images' share of the batch.
         """
         variables = [variable.value for variable in trained]
-        with tf.GradientTape() as tape:
+        # By default, a tape also differentiates the held layers.
+        with tf.GradientTape(watch_accessed_variables=not self._held) as tape:
             # If seeds are stacked, these are tensors, which the tape does not watch automatically.
             tape.watch(variables)
             logits = self.model(images, training=True)

@@ -68,6 +68,30 @@ def check_weights(config: Settings) -> None:
         find_weights(config.weights)
 
 
+def ancestors(run: Run) -> list[Run]:
+    """The runs from whose weights a run descends, the first one first.
+
+    Raises:
+        RunError: one of them is missing or damaged, or has other weights than those that were started from.
+    """
+    config = run.read_config()
+    if config.weights in (None, IMAGENET):
+        return []
+    try:
+        _, parent = find_weights(config.weights)
+    except UsageError as error:
+        raise RunError(f"{run.path} cannot be reproduced: {error}") from error
+    if parent is None:
+        return []
+    sha256 = parent.read_result().weights_sha256
+    if sha256 != config.weights_sha256:
+        raise RunError(
+            f"{run.path} started from the weights of {parent.path} with the SHA-256 {config.weights_sha256}, "
+            f"but they now have {sha256}. Restore the original."
+        )
+    return [*ancestors(parent), parent]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class InitialWeights:
     """Trained weights that a new network starts from.
@@ -101,13 +125,14 @@ class InitialWeights:
             UsageError: a layer cannot take the weights; the message names it. `model` is then unusable.
         """
         ours, theirs = layers_with_weights(model), layers_with_weights(self.model)
-        head, new_head = ours[-1], len(theirs) == len(ours) - 1
+        head, lacks_head = ours[-1], len(theirs) == len(ours) - 1
+        new_head = lacks_head or (
+            len(theirs) == len(ours)
+            and (self.parent.classes not in (None, classes) or _shapes(theirs[-1]) != _shapes(head))
+        )
         for layer, source in itertools.zip_longest(ours, theirs):
-            if layer is head:
-                other_classes = self.parent.classes not in (None, classes)
-                new_head |= other_classes or (source is not None and _shapes(layer) != _shapes(source))
-                if new_head:
-                    continue
+            if layer is head and new_head:
+                continue
             if layer is None or source is None or _shapes(layer) != _shapes(source):
                 raise UsageError(self._misfit(layer, source, model, recipe))
             for variable, value in zip(layer.weights, source.weights, strict=True):

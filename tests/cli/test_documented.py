@@ -36,7 +36,7 @@ def test_each_command_is_documented_with_its_options_and_no_others(name: str, co
     options = {opt for each in command.params if isinstance(each, click.Option) for opt in each.opts}
     listed = re.search(r"^Options: (.*?)\n\n", section(name), re.MULTILINE | re.DOTALL)
     assert listed is not None
-    named = set(re.findall(r"--[a-z-]+", listed[1]))
+    named = set(re.findall(r"--[a-z0-9-]+", listed[1]))
     if "those of `train`" in listed[1]:
         of_train = {opt for each in train.params if isinstance(each, click.Option) for opt in each.opts}
         options -= of_train - named

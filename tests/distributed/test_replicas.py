@@ -15,6 +15,7 @@ import tensorflow as tf
 from command_line import environment, python, start_command
 
 from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.run import Run
 from cifar_trainer.training import distributed
 from cifar_trainer.training.checkpoint import list_checkpoints
 from cifar_trainer.training.distributed import SINGLE, Shard, tf_config, train_together
@@ -196,22 +197,31 @@ def finished(pair: Pair) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dict[str, Any]:
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, data_dir: Path, trained_run: Path
+) -> dict[str, Any]:
     pair = Pair(tmp_path_factory.mktemp("pair") / "run", data_dir)
-    pair.start("--json")
+    pair.start("--json", *fine_tuning(trained_run))
     return finished(pair)
 
 
-def test_the_run_of_two_processes_says_so(undisturbed: dict[str, Any]) -> None:
+def fine_tuning(parent: Path) -> list[object]:
+    """Options of a run that starts from another one's weights and holds a layer for one of two epochs."""
+    return ["--weights", parent, "--freeze", "conv1", "--unfreeze-after", 1]
+
+
+def test_the_run_of_two_processes_says_so(undisturbed: dict[str, Any], trained_run: Path) -> None:
     described = json.loads((Path(undisturbed["run_dir"]) / "environment.json").read_text())
     assert described["replicas"] == 2
+    expected = json.loads((trained_run / "result.json").read_text())["weights_sha256"]
+    assert Run(Path(undisturbed["run_dir"])).read_config().weights_sha256 == expected
 
 
 def test_a_signal_or_a_kill_of_one_process_ends_both_and_they_go_on_to_the_same_bits(
-    undisturbed: dict[str, Any], data_dir: Path, tmp_path: Path
+    undisturbed: dict[str, Any], data_dir: Path, trained_run: Path, tmp_path: Path
 ) -> None:
     pair = Pair(tmp_path / "run", data_dir)
-    pair.start()
+    pair.start(*fine_tuning(trained_run))
     pair.wait_for_a_step()
     pair.processes[1].send_signal(signal.SIGTERM)
     codes, _, errors = pair.end()

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -81,7 +82,12 @@ def test_losses_and_hits_are_those_of_each_seed_alone_within_rounding(
 
 
 def train(data_dir: Path, folder: Path, **options: Any) -> GroupResult:
-    settings: dict[str, Any] = {"epochs": 2, "device": "cpu", "stack": "on", **options}
+    """A group that starts from trained weights, and holds a layer for one of two epochs."""
+    parent = folder.parent / "parent.keras"
+    keras.utils.set_random_seed(0)
+    RECIPES["tutorial"].build_model((32, 32, 3), 10).save(parent)
+    transfer = {"weights": parent, "freeze": "conv1", "unfreeze_after": 1} if "recipe" not in options else {}
+    settings: dict[str, Any] = {"epochs": 2, "device": "cpu", "stack": "on", **transfer, **options}
     return api.train(seeds=SEEDS, dataset="synthetic", data_dir=data_dir, run_dir=folder, **settings)
 
 

@@ -1,5 +1,7 @@
-"""`train --weights`: a run that starts from trained weights."""
+"""`train --weights`: a run that starts from trained weights, and may hold some layers."""
 
+import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -9,172 +11,353 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cifar_trainer.artefacts.keras import write
 from cifar_trainer.data.dataset import ImageSet, Split
 from cifar_trainer.data.store import load_dataset, write_dataset
-from cifar_trainer.errors import CifarTrainerError, RunError, UsageError
+from cifar_trainer.errors import CifarTrainerError, RunError, TrainingStopped, UsageError
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.model import Network
-from cifar_trainer.recipes import Recipe
+from cifar_trainer.recipes import RECIPES, Recipe
+from cifar_trainer.recipes.optimizers import Nesterov, lookahead, reduce_rate
+from cifar_trainer.recipes.regularized import REGULARIZED
 from cifar_trainer.recipes.resnet18 import RESNET18
 from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.run import Parent, Run
-from cifar_trainer.training.api import train
+from cifar_trainer.settings import Settings
+from cifar_trainer.training import api
+from cifar_trainer.training.api import Reproduction, reproduce, resume, train
+from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import load_step
-from cifar_trainer.training.transfer import InitialWeights
+from cifar_trainer.training.jobs import Job, _load_weights
+from cifar_trainer.training.loop import StepLoop
+from cifar_trainer.training.transfer import InitialWeights, ancestors, held_layers, load_weights
 
 pytestmark = pytest.mark.usefixtures("small_runs")
 
+#: The number of weights of the last layer, and before it: a convolution (2) and a batch normalization (4),
+#: whose last two are statistics.
+BODY, HEAD = 6, 2
+#: The parent's weights are held for the first of two epochs.
+FINE_TUNING = {"dataset": "three", "epochs": 2, "ema": 0.9, "freeze": "all-but-head", "unfreeze_after": 1}
+
 
 def small(data_dir: Path, run: Path, **options: Any) -> Any:
-    settings = {
-        "dataset": "synthetic", "epochs": 1, "limit": 64, "batch_size": 16, "device": "cpu",
-        "recipe": "regularized",
-    }  # fmt: skip
-    return train(**{**settings, **options}, data_dir=data_dir, run_dir=run)
+    settings = {"dataset": "synthetic", "epochs": 1, "limit": 64, "batch_size": 16, "device": "cpu"}
+    return train(**{**settings, "recipe": "regularized", **options}, data_dir=data_dir, run_dir=run)
 
 
 @pytest.fixture(scope="module")
-def parent(small_runs: None, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of ten classes. Read it; to change it, copy it first."""
-    return Run(Path(small(small_data, tmp_path_factory.mktemp("parents") / "parent", seed=7).run_dir))
-
-
-@pytest.fixture(scope="module")
-def others(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder: `three` has three classes, `named` has other names, `grey` has one channel."""
-    folder, data = tmp_path_factory.mktemp("others"), load_dataset(small_data, "synthetic")
-
-    def write(name: str, classes: tuple[str, ...], change: Callable[[np.ndarray], np.ndarray]) -> None:
-        splits = {}
-        for split in ("train", "test"):
-            images, labels = getattr(data, split).images, getattr(data, split).labels
-            few = np.flatnonzero(labels < len(classes))[:64]
-            splits[split] = Split(change(images[few]), labels[few])
-        write_dataset(folder / name, name, ImageSet(classes, splits), "drawn")
-
-    write("three", ("x", "y", "z"), lambda images: images)
-    write("named", tuple("abcdefghij"), lambda images: images)
-    write("grey", data.classes, lambda images: images[..., :1])
+def data(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the synthetic set, and `three`, which has other images of three classes."""
+    folder, ten = tmp_path_factory.mktemp("data"), load_dataset(small_data, "synthetic")
+    shutil.copytree(small_data / "synthetic", folder / "synthetic")
+    splits = {}
+    for name, split in (("train", ten.train), ("test", ten.test)):
+        few = np.flatnonzero(split.labels < 3)[:64]
+        splits[name] = Split(split.images[few], split.labels[few])
+    write_dataset(folder / "three", "three", ImageSet(("x", "y", "z"), splits), "drawn")
     return folder
 
 
-def first_weights(run: Path) -> dict[str, np.ndarray]:
-    """The weights before the first step, by layer and name."""
-    model = keras.models.load_model(run / "model.keras", compile=False)
-    values = load_step(run / "checkpoints", 0).variables
-    names = ["/".join(variable.path.split("/")[-2:]) for variable in model.variables]
-    return dict(zip(names, values, strict=True))
+@pytest.fixture(scope="module")
+def parent(small_runs: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of ten classes. Read it; to change it, copy it first."""
+    return Run(Path(small(data, tmp_path_factory.mktemp("parents") / "parent", seed=7).run_dir))
+
+
+@pytest.fixture(scope="module")
+def child(parent: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run that started from its weights. Read it; to change it, copy it first."""
+    folder = tmp_path_factory.mktemp("children") / "child"
+    return Run(Path(small(data, folder, weights=parent.path, **FINE_TUNING).run_dir))
 
 
 def trained_weights(run: Run) -> list[np.ndarray]:
     return [np.asarray(each) for each in keras.models.load_model(run.model, compile=False).get_weights()]
 
 
-def test_a_run_of_the_same_classes_starts_from_all_weights_of_its_parent(
-    parent: Run, small_data: Path, tmp_path: Path
-) -> None:
-    result = small(small_data, tmp_path / "child", weights=parent.path)
-    first, theirs = load_step(tmp_path / "child" / "checkpoints", 0).variables, trained_weights(parent)
-    assert all(map(np.array_equal, first[: len(theirs)], theirs, strict=False))
-    config = json.loads(Run(Path(result.run_dir)).config.read_text())
+def weights_at(run: Run, step: int, of: str = "variables") -> list[np.ndarray]:
+    """The weights after some steps, without the states of random layers."""
+    values = getattr(load_step(run.checkpoints, step), of)
+    return [value for value in values if value.dtype == np.float32]
+
+
+def equal(some: list[np.ndarray], others: list[np.ndarray]) -> list[bool]:
+    """Whether each two arrays are the same to the bit."""
+    return [np.array_equal(one, other) for one, other in zip(some, others, strict=True)]
+
+
+def loop_of(recipe: Recipe, **settings: Any) -> StepLoop:
+    """The loop over 32 images in two steps."""
+    config = Settings(recipe.name, "three", 2, 16, 0.01, **settings)
+    draw = np.random.default_rng(0)
+    split = Split(draw.integers(0, 256, (32, 32, 32, 3), np.uint8), draw.integers(0, 3, 32, np.uint8))
+    loop = assemble(config, recipe, split, np.arange(32), classes=3, gpu=False)
+    loop.set_order(np.arange(32))
+    return loop
+
+
+# Weights.
+
+
+def test_the_record_of_a_run_has_its_parents_weights_data_and_recipe(parent: Run, child: Run) -> None:
+    config, data = json.loads(child.config.read_text()), parent.read_data()
     assert config["weights"] == str(parent.path)
     assert config["weights_sha256"] == parent.read_result().weights_sha256
-    data = parent.read_data()
     assert config["parent"] == {
         "recipe": "regularized", "recipe_sha256": None, "dataset": "synthetic",
         "train_fingerprint": data.train.fingerprint, "classes": list(data.classes),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("dataset", ["three", "named"])
-def test_other_classes_get_the_last_layer_that_their_seed_gives(
-    dataset: str, parent: Run, others: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "classes", "is_new"),
+    [
+        ("run", None, False), ("run", "abcdefghij", True), ("export", "abcdefghij", True),
+        ("file", "abcdefghij", False), ("file", "abc", True),
+    ],
+)  # fmt: skip
+def test_all_layers_have_the_parents_weights_and_the_last_one_is_new_if_the_classes_differ(
+    kind: str, classes: str | None, is_new: bool, parent: Run, tmp_path: Path
 ) -> None:
-    small(others, tmp_path / "child", dataset=dataset, weights=parent.path)
-    small(others, tmp_path / "scratch", dataset=dataset)
-    child, scratch = first_weights(tmp_path / "child"), first_weights(tmp_path / "scratch")
-    expected = trained_weights(parent)
-    *body, kernel, bias = (name for name in child if "seed" not in name)
-    assert all(np.array_equal(child[name], each) for name, each in zip(body, expected, strict=False))
-    assert np.array_equal(child[kernel], scratch[kernel])
-    assert np.array_equal(child[bias], scratch[bias])
-
-
-@pytest.mark.parametrize("kind", ["model", "export"])
-def test_a_keras_file_is_a_parent_too(kind: str, parent: Run, others: Path, tmp_path: Path) -> None:
-    model, file = keras.models.load_model(parent.model, compile=False), tmp_path / "some.keras"
-    classes = parent.read_data().classes
+    """Only a Keras file that is not an export has no class names."""
+    file, known = parent.path, parent.read_data().classes
+    model = keras.models.load_model(parent.model, compile=False)
     if kind == "export":
-        write(Network(model, classes, Preprocessing((32, 32, 3))), file, np.zeros((0, 32, 32, 3)))
-    else:
+        file = tmp_path / "export.keras"
+        write(Network(model, known, Preprocessing((32, 32, 3))), file, np.zeros(0))
+    elif kind == "file":
+        file = tmp_path / "some.keras"
         model.save(file)
-    small(others, tmp_path / "child", dataset="named", weights=str(file))
-    # Only an export tells its classes.
-    first, theirs = load_step(tmp_path / "child" / "checkpoints", 0).variables, trained_weights(parent)
-    same = [np.array_equal(a, b) for a, b in zip(first, theirs, strict=False)]
-    assert same == [True] * (len(theirs) - 2) + ([False, True] if kind == "export" else [True, True])
-    recorded = Run(tmp_path / "child").read_parent()
-    assert recorded == Parent(classes=classes if kind == "export" else None)
-
-
-def test_a_layer_that_does_not_fit_is_named(parent: Run, others: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the layer conv1 with kernel \(3, 3, 3, 8\)"):
-        small(others, tmp_path / "child", dataset="grey", weights=parent.path)
-    assert not (tmp_path / "child").exists() or not Run(tmp_path / "child").config.exists()
-    with pytest.raises(UsageError, match=r"has the layer batch_norm.* but --recipe tutorial has logits"):
-        small(others, tmp_path / "child", dataset="three", weights=parent.path, recipe="tutorial")
+    initial = load_weights(Settings("regularized", "x", 1, 1, 0.1, weights=str(file)))
+    assert initial.parent.classes == (None if kind == "file" else known)
+    names = known if classes is None else tuple(classes)
+    network = RECIPES["regularized"].build_model((32, 32, 3), len(names))
+    before = network.get_weights()
+    assert ("The last layer, logits, is new" in initial.assign(network, "regularized", names)) == is_new
+    expected = [*model.get_weights()[:BODY], *(before if is_new else model.get_weights())[BODY:]]
+    assert all(equal(network.get_weights(), expected))
 
 
 @pytest.mark.parametrize(
-    ("recipe", "message"),
+    ("theirs", "ours", "size", "message"),
     [
-        (TUTORIAL, r"layer dense with .*\(32, 32, 3\) there, \(40, 40, 3\) here.*resnet18"),
-        (RESNET18, None),
+        (TUTORIAL, TUTORIAL, 40, r"layer dense with .*\(32, 32, 3\) there, \(40, 40, 3\) here"),
+        (RESNET18, RESNET18, 40, None),
+        (
+            REGULARIZED,
+            TUTORIAL,
+            32,
+            r"layer conv1 with kernel \S+ \S+ \S+ 32\), but .* has conv1 with .*, bias",
+        ),
     ],
+    ids=["dense", "pooling", "recipe"],
 )
-def test_another_image_size_is_taken_where_the_network_allows_it(recipe: Recipe, message: str | None) -> None:
-    trained, other = (recipe.build_model((size, size, 3), 4) for size in (32, 40))
+def test_a_layer_that_does_not_fit_is_named(
+    theirs: Recipe, ours: Recipe, size: int, message: str | None
+) -> None:
+    trained, network = theirs.build_model((32, 32, 3), 4), ours.build_model((size, size, 3), 4)
     initial = InitialWeights("RUN", trained, "0" * 64, Parent(classes=tuple("abcd")))
     if message is None:
-        initial.assign(other, recipe.name, tuple("abcd"))
-        assert all(map(np.array_equal, trained.get_weights(), other.get_weights(), strict=True))
+        initial.assign(network, ours.name, tuple("abcd"))
+        assert all(equal(trained.get_weights(), network.get_weights()))
     else:
         with pytest.raises(UsageError, match=message):
-            initial.assign(other, recipe.name, tuple("abcd"))
+            initial.assign(network, ours.name, tuple("abcd"))
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "settings", "message"),
     [
-        ("missing", "does not exist. Expected a finished run's folder, or a .keras file"),
-        ("text.keras", "is a file of another format"),
-        ("zip.keras", "is not a complete Keras model"),
-        ("folder", "is a folder without a config.json"),
-        ("unfinished", "has no model.keras"),
-        ("changed", r"does not match its result.json"),
+        ("missing", {}, "does not exist. Expected a finished run's folder, or a .keras file"),
+        ("text.keras", {}, "is a file of another format"),
+        ("zip.keras", {}, "is not a complete Keras model"),
+        ("folder", {}, "is a folder without a config.json"),
+        ("unfinished", {}, "has no model.keras"),
+        ("changed", {}, "does not match its result.json"),
+        ("parent", {"weights_sha256": "1" * 64}, f"expected {'1' * 64}"),
+        ("parent", {"recipe": "tutorial"}, "batch_norm.* but --recipe tutorial has logits"),
+        ("parent", {"freeze": "3"}, "--freeze 3 is invalid for this network"),
+        ("parent", {"unfreeze_after": 1, "epochs": 2}, "--unfreeze-after 1 needs --freeze"),
+        ("parent", {"freeze": "1", "unfreeze_after": 1}, "Expected a number from 1 to below --epochs"),
+        (None, {"freeze": "1"}, "--freeze 1 needs --weights"),
     ],
 )
-def test_what_is_not_a_parent_is_one_error_and_leaves_nothing(
-    name: str, message: str, parent: Run, small_data: Path, tmp_path: Path
+def test_what_cannot_be_is_one_error_and_leaves_no_run(
+    name: str | None, settings: dict[str, Any], message: str, parent: Run, data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "text.keras").write_text("weights")
     shutil.make_archive(str(tmp_path / "zip"), "zip", parent.tensorboard)
     (tmp_path / "zip.zip").rename(tmp_path / "zip.keras")
     (tmp_path / "folder").mkdir()
-    for copy in ("unfinished", "changed"):
+    for copy in ("parent", "unfinished", "changed"):
         shutil.copytree(parent.path, tmp_path / copy, ignore=shutil.ignore_patterns("checkpoints"))
     (tmp_path / "unfinished" / "model.keras").unlink()
     result = json.loads(parent.result.read_text()) | {"weights_sha256": "0" * 64}
     (tmp_path / "changed" / "result.json").write_text(json.dumps(result))
+    weights = None if name is None else tmp_path / name
     with pytest.raises(CifarTrainerError, match=message):
-        small(small_data, tmp_path / "child", weights=tmp_path / name)
-    assert not (tmp_path / "child").exists()
+        small(data, tmp_path / "run", weights=weights, **settings)
+    assert not Run(tmp_path / "run").config.exists()
 
 
-def test_weights_with_another_hash_than_the_one_given_are_refused(
-    parent: Run, small_data: Path, tmp_path: Path
+def test_the_seeds_of_a_group_start_from_the_same_weights(parent: Run) -> None:
+    config = Settings("regularized", "x", 1, 1, 0.1, weights=str(parent.path))
+    started = dataclasses.replace(config, weights_sha256="0" * 64)
+    with pytest.raises(RunError, match=f"SHA-256 {parent.read_result().weights_sha256}, expected {'0' * 64}"):
+        _load_weights([Job(started, resumed=parent), Job(config)], [1])
+
+
+# Held layers.
+
+
+def test_layers_are_held_for_the_first_epochs_and_their_statistics_for_all(parent: Run, child: Run) -> None:
+    theirs = trained_weights(parent)
+    keras.utils.set_random_seed(0)
+    network = RECIPES["regularized"].build_model((32, 32, 3), 3)
+    assert all(equal(weights_at(child, 4)[:BODY], theirs[:BODY]))
+    assert not any(equal(weights_at(child, 4)[BODY:], network.get_weights()[BODY:]))
+    assert equal(weights_at(child, 8)[:BODY], theirs[:BODY]) == [False] * (BODY - 2) + [True] * 2
+    # The layout is the same before and after, so that each can be resumed.
+    assert len({len(weights_at(child, step, "optimizer")) for step in (4, 8)}) == 1
+
+
+def test_held_layers_are_the_same_to_the_bit_whatever_averages_weights(child: Run) -> None:
+    """Averages of equal values may differ in the last bit."""
+
+    def averaging(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Callable[[Any], None]:
+        return lookahead(model, optimizer, total=9, first=1, every=1, momentum=lambda share: 0.3 + 0 * share)
+
+    recipe = dataclasses.replace(RECIPES["regularized"], after_step=averaging)
+    loop = loop_of(recipe, freeze="all-but-head")
+    before = loop.model.get_weights()
+    for epoch in range(3):
+        loop.run(0, 2, 2 * epoch)
+    assert equal(before, loop.model.get_weights()) == [True] * BODY + [False] * HEAD
+    assert loop.optimizer.variables and len(loop.model.trainable_variables) == HEAD
+
+
+def test_the_validated_weights_of_held_layers_are_the_parents(
+    parent: Run, data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match=f"{parent.read_result().weights_sha256}, expected {'1' * 64}"):
-        small(small_data, tmp_path / "child", weights=parent.path, weights_sha256="1" * 64)
+    """Even if the optimizer averages the weights."""
+    options = {**FINE_TUNING, "validation": "holdout", "keep": "best", "end_after": 1, "limit": 32}
+    small(data, tmp_path / "run", weights=parent.path, **options)
+    assert all(equal(trained_weights(Run(tmp_path / "run"))[:BODY], trained_weights(parent)[:BODY]))
+
+
+def test_the_gradients_of_held_layers_are_not_computed() -> None:
+    loop = loop_of(RECIPES["tutorial"], freeze="conv1", unfreeze_after=1)
+
+    def backward(is_held: bool) -> bool:
+        numbers = [tf.constant(0)] * 3
+        graph = loop._run.get_concrete_function(*numbers, 16, is_held).graph.as_graph_def()
+        return "Conv2DBackpropFilter" in str(graph)
+
+    assert (backward(loop.is_held(0)), backward(loop.is_held(2))) == (False, True)
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, lambda rate: Nesterov(rate, 0.9)])
+def test_released_layers_are_updated_as_by_an_optimizer_that_starts_then(optimizer: Any) -> None:
+    early, late, *alone = (keras.Variable(np.ones(3)) for _ in range(4))
+    both, first, second = optimizer(0.1), optimizer(0.1), optimizer(0.01)
+    both.build([early, late])
+    reduce_rate(both, [late], 0.1, 2)
+    gradients = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    for step, gradient in enumerate(gradients):
+        first.apply([gradient], alone[:1])
+        both.apply([gradient] * (1 + (step >= 2)), [early, late][: 1 + (step >= 2)])
+        if step >= 2:
+            second.apply([gradient], alone[1:])
+    np.testing.assert_allclose([early, late], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "held"), [("2", ["conv1", "norm1"]), ("conv1", ["conv1"]), ("all-but-head", 7), ("dense", 7)]
+)
+def test_layers_are_counted_by_their_order(freeze: str, held: list[str] | int) -> None:
+    names = [layer.name for layer in held_layers(REGULARIZED.build_model((32, 32, 3), 10), freeze)]
+    assert (len(names) if isinstance(held, int) else names) == held
+
+
+# Resuming and reproducing.
+
+
+def test_a_run_is_resumed_to_the_same_bits_without_its_parent(
+    parent: Run, child: Run, data: Path, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
+    shutil.copytree(parent.path, tmp_path / "parent")
+    with pytest.raises(TrainingStopped):
+        small(data, tmp_path / "run", weights=tmp_path / "parent", **FINE_TUNING, should_stop=stop_after(1))
+    shutil.rmtree(tmp_path / "parent")
+    again = resume(tmp_path / "run", weights=tmp_path / "parent")
+    assert again.weights_sha256 == child.read_result().weights_sha256
+    assert Run(tmp_path / "run").read_parent() == child.read_parent()
+    with pytest.raises(UsageError, match="--weights was"):
+        resume(tmp_path / "run", weights=parent.path)
+
+
+def test_before_the_first_checkpoint_a_run_needs_its_parent(child: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    config = json.loads(child.config.read_text()) | {"weights": str(tmp_path / "gone")}
+    run.config.write_text(json.dumps(config))
+    shutil.copy(child.environment, run.environment)
+    with pytest.raises(UsageError, match="gone does not exist"):
+        resume(run.path)
+
+
+def test_reproduce_repeats_the_parent_first(parent: Run, child: Run, tmp_path: Path) -> None:
+    again = reproduce(child, run_dir=tmp_path / "again")
+    assert again.same
+    beside = Run(tmp_path / "again-parent-1")
+    assert beside.read_result().weights_sha256 == parent.read_result().weights_sha256
+    assert Run(tmp_path / "again").read_config().weights == str(beside.path)
+
+
+@pytest.fixture
+def chain(parent: Run, tmp_path: Path) -> list[Run]:
+    """Runs of which each claims to have started from the one before."""
+    runs = [Run(tmp_path / name) for name in ("first", "second", "third")]
+    sha256 = parent.read_result().weights_sha256
+    for run in runs:
+        shutil.copytree(parent.path, run.path, ignore=shutil.ignore_patterns("checkpoints"))
+    for before, run in itertools.pairwise(runs):
+        config = json.loads(run.config.read_text()) | {"weights": str(before.path), "weights_sha256": sha256}
+        run.config.write_text(json.dumps(config))
+    return runs
+
+
+def test_reproduce_follows_the_chain_from_its_first_run_to_one_that_differs(
+    chain: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repeated = []
+
+    def repeat(path: Path, folder: Path, data_dir: Any, arguments: dict[str, Any]) -> Reproduction:
+        repeated.append((path, folder, arguments.get("weights")))
+        return Reproduction(str(path), str(folder), path != differs, "", "", ())
+
+    monkeypatch.setattr(api, "_repeat", repeat)
+    first, second, third = (run.path for run in chain)
+    differs: Path | None = None
+    assert reproduce(third, run_dir=tmp_path / "x").same
+    one, two = tmp_path / "x-parent-1", tmp_path / "x-parent-2"
+    assert repeated == [(first, one, None), (second, two, one), (third, tmp_path / "x", two)]
+    differs = first
+    repeated.clear()
+    assert reproduce(third, run_dir=tmp_path / "x").run_dir == str(first)
+    assert len(repeated) == 1
+
+
+def test_a_parent_that_changed_or_is_missing_is_one_error(chain: list[Run]) -> None:
+    first, second, third = chain
+    assert ancestors(third) == [first, second]
+    result = json.loads(first.result.read_text()) | {"weights_sha256": "0" * 64}
+    first.result.write_text(json.dumps(result))
+    with pytest.raises(RunError, match=r"second started from the weights of .*first with .* now have 0000"):
+        reproduce(third)
+    shutil.rmtree(first.path)
+    with pytest.raises(RunError, match=r"second cannot be reproduced: .*first does not exist"):
+        reproduce(third)
