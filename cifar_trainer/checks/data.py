@@ -65,7 +65,7 @@ def check_data(
     from cifar_trainer.checks.folds import predict_out_of_sample, settings
 
     config = settings(loaded)
-    findings, plain = find_simple(loaded)
+    findings, odd = find_simple(loaded)
     predictions = predict_out_of_sample(
         loaded, config, gpu=device.kind == "gpu", on_progress=functools.partial(on_progress, "training")
     )
@@ -90,7 +90,7 @@ def check_data(
         groups=tuple(tuple((image.split, image.index) for image in group.images) for group in groups),
         test_label_checks=1 + (0 if earlier is None else earlier.test_label_checks),
     )
-    page = render_page(loaded, result, record, groups, suspects, plain, config, run)
+    page = render_page(loaded, result, record, groups, suspects, odd, config, run)
     with files.writing(target, _REMEDY), files.atomic_folder(target, replace=True) as partial:
         files.write_text(partial / "report.html", page)
         files.write_text(partial / "groups.csv", format_groups(loaded, groups))

@@ -1,13 +1,11 @@
 """report.html of `check data`: near-duplicates, suspect labels and other findings, with pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from cifar_trainer import pages
 from cifar_trainer.checks.data_report import DataCheck, Group, Image, Suspect, file_of
-from cifar_trainer.checks.findings import splits_of
+from cifar_trainer.checks.findings import Odd, splits_of
 from cifar_trainer.checks.folds import FOLDS, SEED
 from cifar_trainer.data.check_record import CheckRecord
 from cifar_trainer.data.dataset import Dataset
@@ -15,8 +13,10 @@ from cifar_trainer.errors import printable
 from cifar_trainer.images import encode_png
 from cifar_trainer.settings import Settings
 
-#: How many groups, images of a group, suspects and images of one colour the page shows.
-GROUPS, MEMBERS, SUSPECTS, PLAIN = 500, 8, 300, 100
+#: How many groups, images of a group, suspects, and odd images of a kind the page shows.
+GROUPS, MEMBERS, SUSPECTS, ODD = 500, 8, 300, 100
+#: Headings of odd images, by the kind of the finding.
+_HEADINGS = {"one_colour": "Nearly one colour", "size": "Unusual size or shape"}
 
 
 def render_page(
@@ -25,7 +25,7 @@ def render_page(
     record: CheckRecord,
     groups: Sequence[Group],
     suspects: Sequence[Suspect],
-    plain: Mapping[str, np.ndarray],
+    odd: Odd,
     config: Settings,
     run: str | Path | None,
 ) -> str:
@@ -35,7 +35,7 @@ def render_page(
         dataset: the data.
         result, record: the numbers, and the record of the check.
         groups, suspects: most similar and least probable first.
-        plain: indices of images that are nearly one colour, by split.
+        odd: images of one colour or of unusual size.
         config: settings of the networks for the labels.
         run: the run whose features were compared; None for the networks for the labels.
     """
@@ -47,11 +47,15 @@ def render_page(
             "split": image.split,
             "name": printable(file_of(dataset, image)) or f"{image.split} {image.index}",
             "label": printable(dataset.classes[split.labels[image.index]]),
+            "size": "" if split.sizes is None else "{}×{}".format(*split.sizes[image.index]),
         }
 
     # Copies across splits matter most.
     first = sorted(groups, key=lambda group: not group.is_across)[:GROUPS]
-    colours = [Image(name, int(index)) for name, indices in plain.items() for index in indices]
+    images = {
+        kind: [Image(name, int(index)) for name, indices in by_split.items() for index in indices]
+        for kind, by_split in odd.items()
+    }
     return pages.render(
         "cifar_trainer.checks",
         "data.html.j2",
@@ -75,8 +79,11 @@ def render_page(
             }
             for suspect in suspects[:SUSPECTS]
         ],
-        colours=[shown(image) for image in colours[:PLAIN]],
-        colour_count=len(colours),
+        odd=[
+            (kind, _HEADINGS[kind], len(found), [shown(image) for image in found[:ODD]])
+            for kind, found in images.items()
+        ],
+        colour_count=len(images["one_colour"]),
         provenance=[
             ("data", f"{dataset.title}, {dataset.folder}"),
             ("training split", dataset.train.fingerprint),

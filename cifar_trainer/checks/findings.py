@@ -1,4 +1,4 @@
-"""Findings about a data set that need no model: classes, colours, brightness."""
+"""Findings about a data set that need no model: classes, colours, brightness, sizes."""
 
 import dataclasses
 
@@ -16,6 +16,9 @@ ONE_COLOUR = 4.0
 #: Difference of the splits' mean brightness in standard deviations that is worth a look: a small
 #: effect (Cohen 1988, section 2.2). Differences within three standard errors are ignored.
 BRIGHTNESS, STANDARD_ERRORS = 0.2, 3.0
+#: An image is unusual if its number of pixels, or its longer side divided by the shorter one, is outside the
+#: quartiles by more than three interquartile ranges (Tukey 1977, outer fences), and by these factors.
+PIXELS, ELONGATION = 4.0, 2.0
 _CHUNK = 1000
 
 
@@ -34,9 +37,14 @@ class Finding:
     message: str
 
 
-def find_simple(dataset: Dataset) -> tuple[list[Finding], dict[str, np.ndarray]]:
-    """Findings about classes, colours and brightness, and by split the indices of images of one colour."""
-    statistics = {name: pixel_statistics(split) for name, split in splits_of(dataset).items()}
+#: Indices of images, by the kind of a finding and by split.
+Odd = dict[str, dict[str, np.ndarray]]
+
+
+def find_simple(dataset: Dataset) -> tuple[list[Finding], Odd]:
+    """Findings about classes, colours, sizes and brightness, and the images of one colour or unusual size."""
+    splits = splits_of(dataset)
+    statistics = {name: pixel_statistics(split) for name, split in splits.items()}
     plain = {name: np.flatnonzero(spread < ONE_COLOUR) for name, (_, spread) in statistics.items()}
     findings = [*_class_findings(dataset)]
     count = sum(map(len, plain.values()))
@@ -44,21 +52,49 @@ def find_simple(dataset: Dataset) -> tuple[list[Finding], dict[str, np.ndarray]]
         findings.append(
             Finding("one_colour", count, f"{counted(count, 'image')} with nearly one colour everywhere.")
         )
-    train, test = (statistics[name][0] for name in ("train", "test"))
-    difference = float(train.mean() - test.mean())
-    spread = float(np.sqrt((train.var() + test.var()) / 2))
-    error = float(np.sqrt(train.var() / len(train) + test.var() / len(test)))
+    unusual: dict[str, np.ndarray] = {}
+    train, test = splits.values()
+    # Data sets that an older version prepared have no sizes.
+    if train.sizes is not None and test.sizes is not None:
+        sizes = np.concatenate([train.sizes, test.sizes])
+        marked = unusual_sizes(sizes)
+        unusual["train"] = np.flatnonzero(marked[: len(train)])
+        unusual["test"] = np.flatnonzero(marked[len(train) :])
+        count, (width, height) = int(marked.sum()), np.median(sizes, axis=0)
+        if count:
+            message = f"{counted(count, 'image')} of unusual size or shape."
+            findings.append(Finding("size", count, f"{message} The median is {width:.0f}×{height:.0f}."))
+    means = [statistics[name][0] for name in splits]
+    difference = float(means[0].mean() - means[1].mean())
+    spread = float(np.sqrt((means[0].var() + means[1].var()) / 2))
+    error = float(np.sqrt(sum(each.var() / len(each) for each in means)))
     if abs(difference) > max(BRIGHTNESS * spread, STANDARD_ERRORS * error):
         which = "brighter" if difference > 0 else "darker"
         findings.append(
             Finding(
                 "brightness",
                 len(train) + len(test),
-                f"The training images are {which} than the test images: on average {train.mean():.0f} and "
-                f"{test.mean():.0f} of 255.",
+                f"The training images are {which} than the test images: on average {means[0].mean():.0f} and "
+                f"{means[1].mean():.0f} of 255.",
             )
         )
-    return findings, plain
+    return findings, {"one_colour": plain, "size": unusual}
+
+
+def unusual_sizes(sizes: np.ndarray) -> np.ndarray:
+    """Which images are much larger, smaller or longer than the rest: bool [N].
+
+    Args:
+        sizes: widths and heights, [N, 2].
+    """
+    width, height = np.log2(sizes).T
+    unusual = np.zeros(len(sizes), bool)
+    # Which side is longer does not matter.
+    for values, factor in ((width + height, PIXELS), (abs(width - height), ELONGATION)):
+        low, high = np.percentile(values, (25, 75))
+        distance = max(3 * (high - low), np.log2(factor))
+        unusual |= (values < low - distance) | (values > high + distance)
+    return unusual
 
 
 def splits_of(dataset: Dataset) -> dict[str, Split]:

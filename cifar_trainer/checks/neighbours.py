@@ -1,7 +1,8 @@
 """Finds images that show the same picture: re-encoded, cropped, mirrored, resized or recoloured copies.
 
 1. Search: the nearest neighbours of each image by cosine similarity of thumbnails (as they are, mirrored,
-   and enlarged) and of a network's features. Matrices are multiplied in blocks, so memory is linear.
+   and enlarged) and of a network's features. Only images in similar cells are compared, so time and memory
+   grow linearly with the number of images (an inverted file; Jégou, Douze & Schmid 2011, section IV).
 2. Filter: a pair stays if the details of one image resemble those of a part of the other, on a coarse grid
    of parts.
 3. Alignment: that part is moved and scaled until both images agree best. The similarity of a pair is the
@@ -12,7 +13,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -32,8 +33,10 @@ _ZOOMS, _POSITIONS = (1.0, 0.875, 0.75), 3
 _SEARCH_ZOOM = 0.83
 #: First step of the alignment as a share of the width, its halvings, and the range of widths.
 _STEP, _ROUNDS, _WIDTHS = 0.06, 4, (0.65, 1.1)
-#: One of so many keys is looked at first, to bound the similarity of the nearest ones.
-_SAMPLED = 16
+#: Vectors per cell on average, and cells in which each query is searched.
+CELL, PROBES = 512, 8
+#: Vectors per cell from which k-means finds the centres, and its iterations.
+_SAMPLE, _ITERATIONS = 32, 8
 #: Images, or pairs, per block.
 _BLOCK = 512
 
@@ -74,16 +77,17 @@ def find_pairs(
     plain, enlarged = (_both_axes(matrix, colours) for matrix in (area, area @ zoom))
     keys, features = _vectors(plain), unit(features[:, :, None])
     mirrored = _vectors(plain[:, :, ::-1])
-    total, done = 6 * -(-len(images) // _BLOCK), itertools.count(1)
+    total, done = 6 * len(images), 0
 
-    def advance() -> None:
-        on_progress(next(done), total)
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        on_progress(done, total)
 
-    searches = [
-        *(search(each, other, advance, symmetric=True) for each, other in ((keys, keys), (mirrored, keys))),
-        search(features, features, advance, symmetric=True),
-        *(search(_vectors(view), keys, advance) for view in (enlarged, enlarged[:, :, ::-1])),
-    ]
+    cells = Cells.of(keys)
+    views = (keys, mirrored, *(_vectors(view) for view in (enlarged, enlarged[:, :, ::-1])))
+    searches = [search(view, cells, advance) for view in views]
+    searches.append(search(features, Cells.of(features), advance))
     found = np.concatenate(searches)
     # Each pair once: unique numbers are faster than unique rows.
     first, second = np.divmod(np.unique(found[:, 0] * len(images) + found[:, 1]), len(images))
@@ -127,60 +131,97 @@ def unit(values: np.ndarray) -> np.ndarray:
     return _normalized(centred)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cells:
+    """Unit vectors sorted into cells of similar ones.
+
+    Attributes:
+        keys: the vectors, float32 [N, D].
+        centres: float32 [C, D].
+        members: indices of the vectors in each cell, int64.
+    """
+
+    keys: np.ndarray
+    centres: np.ndarray
+    members: list[np.ndarray]
+
+    @classmethod
+    def of(cls, keys: np.ndarray) -> "Cells":
+        """Find the cells by spherical k-means (Dhillon & Modha 2001) on a sample.
+
+        The number of cells grows with the number of vectors, so a search in some of them takes linear time.
+        """
+        draw, count = np.random.default_rng(0), max(1, len(keys) // CELL)
+        sample = keys[draw.permutation(len(keys))[: count * _SAMPLE]]
+        centres = sample[:count]
+        for _ in range(_ITERATIONS):
+            nearest = (sample @ centres.T).argmax(axis=1)
+            sums = np.zeros_like(centres)
+            np.add.at(sums, nearest, sample)
+            used = np.bincount(nearest, minlength=count) > 0
+            centres = np.where(used[:, None], _normalized(sums), centres)
+        nearest = np.concatenate([(block @ centres.T).argmax(axis=1) for block in _blocks(keys)])
+        order = np.argsort(nearest, kind="stable")
+        return cls(keys, centres, np.split(order, np.cumsum(np.bincount(nearest, minlength=count))[:-1]))
+
+
 def search(
-    queries: np.ndarray,
-    keys: np.ndarray,
-    on_block: Callable[[], None] = lambda: None,
-    *,
-    symmetric: bool = False,
+    queries: np.ndarray, cells: Cells, on_cell: Callable[[int], None] = lambda images: None
 ) -> np.ndarray:
-    """The nearest keys of each query, at most NEIGHBOURS: int64 [P, 2], the lower index first.
+    """The nearest keys of each query in its nearest cells, at most NEIGHBOURS, as pairs: int64 [P, 2].
+
+    The lower index comes first. With up to PROBES cells, these are the nearest of all keys.
 
     Args:
-        queries, keys: unit vectors of the same images, float32 [N, D].
-        on_block: called after each block of queries.
-        symmetric: similarity is symmetric, so keys of earlier blocks are skipped.
+        queries: unit vectors of the same images as the keys, float32 [N, D].
+        cells: of the keys.
+        on_cell: called with the number of its images after each cell.
     """
-    found = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(queries), _BLOCK):
-        skipped = start if symmetric else 0
-        similar = queries[start : start + _BLOCK] @ keys[skipped:].T
-        # An image is not its own neighbour.
-        own = np.arange(len(similar))
-        similar[own, own + start - skipped] = -np.inf
-        rows, columns = np.nonzero(similar > _floors(similar))
-        order = np.lexsort((-similar[rows, columns], rows))
-        rows, columns = rows[order], columns[order]
-        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        nearest = np.stack([rows + start, columns + skipped], axis=1)[rank < NEIGHBOURS]
-        found.append(np.sort(nearest, axis=1))
-        on_block()
-    return np.concatenate(found)
+    probes = min(PROBES, len(cells.centres))
+    near = np.concatenate(
+        [
+            np.argpartition(-(block @ cells.centres.T), probes - 1, axis=1)[:, :probes]
+            for block in _blocks(queries)
+        ]
+    )
+    order = np.argsort(near, axis=None, kind="stable")
+    ends = np.searchsorted(near.ravel()[order], np.arange(len(cells.centres) + 1))
+    found = [(np.empty((0, 2), np.int64), np.empty(0, np.float32))]
+    for members, (low, high) in zip(cells.members, itertools.pairwise(ends), strict=True):
+        keys, count = cells.keys[members], min(NEIGHBOURS, len(members))
+        for asking in _blocks(order[low:high] // probes):
+            if not count:
+                break
+            similar = queries[asking] @ keys.T
+            # An image is not its own neighbour.
+            similar[asking[:, None] == members] = -np.inf
+            least = np.partition(similar, -count, axis=1)[:, -count, None]
+            rows, columns = np.nonzero(similar >= np.maximum(least, np.float32(FLOOR)))
+            found.append((np.stack([asking[rows], members[columns]], axis=1), similar[rows, columns]))
+        on_cell(len(members))
+    pairs, similarity = (np.concatenate(each) for each in zip(*found, strict=True))
+    best = np.lexsort((-similarity, pairs[:, 0]))
+    pairs = pairs[best]
+    rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
+    return np.sort(pairs[rank < NEIGHBOURS], axis=1)
 
 
-def _floors(similar: np.ndarray) -> np.ndarray:
-    """Similarities that no more than NEIGHBOURS, or so many times _SAMPLED, of each row exceed: [N, 1].
-
-    The n-th largest of some values is at most the n-th largest of all, so no nearest neighbour is lost; and
-    sorting what remains costs little.
-    """
-    sample = similar[:, ::_SAMPLED]
-    if sample.shape[1] <= NEIGHBOURS:
-        return np.full((len(similar), 1), FLOOR, np.float32)
-    bound = np.partition(sample, -NEIGHBOURS - 1, axis=1)[:, -NEIGHBOURS - 1, None]
-    floors: np.ndarray = np.maximum(bound, np.float32(FLOOR))
-    return floors
+def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
+    return (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
 
 
 def filter_pairs(
-    grey: np.ndarray, first: np.ndarray, second: np.ndarray, on_block: Callable[[], None] = lambda: None
+    grey: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    on_block: Callable[[int], None] = lambda images: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The largest correlation of details between one image of a pair and a part of the other.
 
     Args:
         grey: thumbnails, float32 [N, MIDDLE, MIDDLE].
         first, second: int64 [P].
-        on_block: called after each block of images.
+        on_block: called with the number of its images after each block.
 
     Returns:
         The correlations, float32 [P]; the part's number in `_parts`, int64 [P]; and whether it is a part of
@@ -208,7 +249,7 @@ def filter_pairs(
                 score[improved], view[improved] = largest[better], best[better]
                 swapped[improved] = one is second
             if one is second:
-                on_block()
+                on_block(len(views))
     return score, view, swapped
 
 

@@ -30,8 +30,9 @@ from cifar_trainer.training.assembly import build_model
 from cifar_trainer.training.layers import choose_variants
 from cifar_trainer.training.loop import StepLoop
 
-#: Images per step at most. A larger batch is reduced, with its learning rate (Goyal et al. 2017).
-BATCH = 64
+#: Images per step at most, and FLOPs of their forward pass at most, unless FEW images need more. A larger
+#: batch is reduced, with its learning rate (Goyal et al. 2017).
+BATCH, STEP_FLOPS = 64, 2e10
 #: Steps of a short run, and those of a network with more than LARGE FLOPs per image.
 STEPS, LARGE_STEPS, LARGE = 300, 60, 1e8
 #: Seeds of the range test, and its range in powers of ten around the recipe's rate.
@@ -118,13 +119,15 @@ def examine(
         checks.append(dead_check(dead))
     # These passes changed the statistics of batch normalization.
     model.set_weights(start)
+    flops = count_flops(model)
     if steps is None:
-        steps = LARGE_STEPS if count_flops(model) > LARGE else STEPS
+        steps = LARGE_STEPS if flops > LARGE else STEPS
     if steps == 0:
         return Examination(
             checks, recipe.learning_rate, [LayerReport(name, None, dead[name]) for name in dead]
         )
-    trials = Trials(recipe, model, samples, steps, gpu=gpu, on_progress=on_progress)
+    batch = max(FEW, min(BATCH, int(STEP_FLOPS / max(flops, 1))))
+    trials = Trials(recipe, model, samples, steps, batch, gpu=gpu, on_progress=on_progress)
     checks += [trials.overfit_one_batch(), *trials.fit()]
     updates = trials.updates
     layers = [
@@ -166,13 +169,14 @@ class Trials:
         model: keras.Model,
         samples: Samples,
         steps: int,
+        batch: int,
         *,
         gpu: bool,
         on_progress: Progress,
     ) -> None:
         self._recipe, self._model, self._samples = recipe, model, samples
         self.steps = steps
-        self.batch_size = min(recipe.batch_size, BATCH, len(samples.train))
+        self.batch_size = min(recipe.batch_size, batch, len(samples.train))
         self.learning_rate = recipe.learning_rate * min(1.0, self.batch_size / recipe.batch_size)
         self.updates: dict[str, float] = {}
         self._on_progress, self._done = on_progress, 0

@@ -134,6 +134,8 @@ class Split:
         files: the name of each image's file, relative to the source; empty if the source had no names.
         groups: int32 [N], the number of each image's group (--keep-groups), -1 for none; None without groups.
         indices: int64 [N], positions in the whole split; None for the whole split.
+        sizes: int32 [N, 2], width and height in pixels of each image's file, as stored; None if they are
+            unknown, or all the same.
     """
 
     images: np.ndarray
@@ -143,6 +145,7 @@ class Split:
     files: tuple[str, ...] = ()
     groups: np.ndarray | None = None
     indices: np.ndarray | None = None
+    sizes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -160,6 +163,7 @@ class Split:
         return dataclasses.replace(
             self, images=self.images[indices], labels=self.labels[indices], files=files, indices=positions,
             groups=None if self.groups is None else self.groups[indices],
+            sizes=None if self.sizes is None else self.sizes[indices],
         )  # fmt: skip
 
 

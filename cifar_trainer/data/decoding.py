@@ -98,6 +98,7 @@ class Decoder:
         self._preprocessing = options.preprocessing
         self._conversions: Counter[str] = Counter()
         self._sizes: Counter[tuple[int, int]] = Counter()
+        self._sizes_by_split: dict[str, list[tuple[int, int]]] = {}
         self.read = 0
         self.kept: dict[str, list[tuple[Any, str]]] = {}
         self._unreadable: list[str] = []
@@ -130,6 +131,7 @@ class Decoder:
         if image.peak is not None:
             self._peak = max(self._peak or 0, image.peak)
         self._pixels.setdefault(split, bytearray()).extend(image.pixels.tobytes())
+        self._sizes_by_split.setdefault(split, []).append((image.width, image.height))
         kept.append((label, printable(file)))
 
     def check(self) -> None:
@@ -151,9 +153,16 @@ class Decoder:
     ) -> ImageSet:
         """The decoded images, with `labels` as the numeric labels of each split."""
         splits = {}
+        differ = len(set().union(*self._sizes_by_split.values())) > 1
         for split, kept in self.kept.items():
             files = tuple(file for _, file in kept)
-            splits[split] = Split(self._images(split), labels[split], files=files if any(files) else ())
+            sizes = self._sizes_by_split.get(split, [])
+            splits[split] = Split(
+                self._images(split),
+                labels[split],
+                files=files if any(files) else (),
+                sizes=np.array(sizes, np.int32).reshape(-1, 2) if differ else None,
+            )
         return ImageSet(classes, splits, self.conversions, (*notes, *self.notes))
 
     def _images(self, split: str) -> np.ndarray:

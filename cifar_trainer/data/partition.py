@@ -76,11 +76,13 @@ def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
         return
     train = splits["train"]
     grouped = train.groups is not None and validation.groups is not None
+    sized = train.sizes is not None and validation.sizes is not None
     splits["train"] = Split(
         np.concatenate([train.images, validation.images]),
         np.concatenate([train.labels, validation.labels]),
         files=(*train.files, *validation.files) if train.files and validation.files else (),
         groups=np.concatenate([train.groups, validation.groups]) if grouped else None,
+        sizes=np.concatenate([train.sizes, validation.sizes]) if sized else None,
     )
     notes.append(
         f"The {len(validation):,} validation images were added to the training images; "

@@ -39,7 +39,8 @@ class Record:
         source: the source as given, without secrets.
         verified: whether it is verified to be the data set of this name.
         files: the arrays; `train_files.txt` and `test_files.txt` if the source had file names: one per line,
-            relative to the source; and `train_groups.npy` with --keep-groups.
+            relative to the source; `train_groups.npy` with --keep-groups; and `train_sizes.npy` and
+            `test_sizes.npy` if the images' files differ in size.
         corrections, groups: what --relabel and --keep-groups did.
         conversions: the number of images by conversion (`images.CONVERSIONS`).
         notes: sentences about how the images were read.
@@ -72,7 +73,7 @@ class Record:
 
 def bytes_needed(images: int, shape: tuple[int, int, int]) -> int:
     """Disk space in bytes for a prepared folder with this number of images."""
-    return images * (int(np.prod(shape)) + 2) + _OTHER_BYTES
+    return images * (int(np.prod(shape)) + 10) + _OTHER_BYTES
 
 
 def write_dataset(folder: Path, name: str, found: ImageSet, source: str) -> Record:
@@ -95,6 +96,8 @@ def write_dataset(folder: Path, name: str, found: ImageSet, source: str) -> Reco
             if split.files:
                 text = "".join(f"{printable(file)}\n" for file in split.files)
                 (partial / f"{split_name}_files.txt").write_text(text, encoding="utf-8")
+            if split.sizes is not None:
+                _save(partial / f"{split_name}_sizes.npy", split.sizes)
             if split.groups is not None and split_name == "train":
                 _save(partial / "train_groups.npy", split.groups)
             summaries[split_name] = summarize(split, len(found.classes))
@@ -267,10 +270,12 @@ def load_dataset(data_dir: Path, name: str) -> Dataset:
         arrays = (f"{split}_{kind}.npy" for kind in ("images", "labels", "groups"))
         sums = "".join(record.files[file].sha256 for file in arrays if file in record.files)
         digest = files.sha256_bytes(sums.encode("ascii"))
-        grouped = f"{split}_groups.npy" in record.files
-        groups = np.load(folder / f"{split}_groups.npy") if grouped else None
+        groups, sizes = (
+            np.load(folder / f"{split}_{kind}.npy") if f"{split}_{kind}.npy" in record.files else None
+            for kind in ("groups", "sizes")
+        )
         splits[split] = Split(
-            images, labels, getattr(record, split).fingerprint, digest, tuple(names), groups
+            images, labels, getattr(record, split).fingerprint, digest, tuple(names), groups, sizes=sizes
         )
     return Dataset(
         name,

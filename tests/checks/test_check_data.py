@@ -126,15 +126,27 @@ def test_a_data_set_of_another_run_and_a_bad_number_are_refused(trained_run: Pat
     assert (done.exit_code, "--allow -1 is out of range" in done.stderr) == (2, True)
 
 
-def test_classes_colours_and_brightness_are_judged_without_a_network(checked: tuple[Path, Any]) -> None:
+def test_classes_colours_sizes_and_brightness_are_judged_without_a_network(checked: tuple[Path, Any]) -> None:
     dataset = load_dataset(checked[0], "pets")
     draw = np.random.default_rng(0)
     bright = draw.integers(180, 256, (300, 8, 8, 3), np.uint8)
     dark = draw.integers(0, 80, (100, 8, 8, 3), np.uint8)
     dark[7] = 50
     labels = np.repeat([0, 1], [290, 10])
-    splits = {"train": Split(bright, labels), "test": Split(dark, labels[-100:])}
+    # Photographs, upright ones too; one that is small, and one that is long.
+    sizes = np.tile([[640, 480], [480, 640], [800, 600], [1000, 800]], (100, 1))
+    sizes[5], sizes[390] = (64, 48), (2000, 150)
+    splits = {
+        "train": Split(bright, labels, sizes=sizes[:300]),
+        "test": Split(dark, labels[-100:], sizes=sizes[300:]),
+    }
     odd = dataclasses.replace(dataset, classes=("a", "b"), **splits)
-    findings, plain = find_simple(odd)
-    assert [finding.kind for finding in findings] == ["imbalance", "few_images", "one_colour", "brightness"]
-    assert {name: indices.tolist() for name, indices in plain.items()} == {"train": [], "test": [7]}
+    findings, images = find_simple(odd)
+    kinds = ["imbalance", "few_images", "one_colour", "size", "brightness"]
+    assert [finding.kind for finding in findings] == kinds
+    found = {
+        kind: {name: list(indices) for name, indices in by_split.items()} for kind, by_split in images.items()
+    }
+    assert found == {"one_colour": {"train": [], "test": [7]}, "size": {"train": [5], "test": [90]}}
+    # Data sets that were prepared by an older version have no sizes.
+    assert find_simple(dataset)[1]["size"] == {}

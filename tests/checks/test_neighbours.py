@@ -81,7 +81,7 @@ def test_the_search_finds_the_nearest_of_all(monkeypatch: pytest.MonkeyPatch) ->
         similar[row, row] = -np.inf
         nearest = np.argsort(-similar[row])[: neighbours.NEIGHBOURS].tolist()
         expected |= {(min(row, i), max(row, i)) for i in nearest}
-    assert set(map(tuple, neighbours.search(queries, keys).tolist())) == expected
+    assert set(map(tuple, neighbours.search(queries, neighbours.Cells.of(keys)).tolist())) == expected
 
 
 def test_pairs_that_share_an_image_are_one_group() -> None:

@@ -60,6 +60,19 @@ def run(folder: Path, source: Path, table: str | bytes | None = None, **options:
     return prepare("own", folder / "data", source=source, **options)  # type: ignore[arg-type]
 
 
+def test_the_size_of_each_file_stays_with_its_image(tmp_path: Path) -> None:
+    """Whatever is split off or deleted; `check data` reads them. Files of one size need no list."""
+    sizes = {f"{name}/{index}.png": (40 + index, 30) for name in ("cat", "dog") for index in range(6)}
+    members = {name: picture(9 * i, size) for i, (name, size) in enumerate(sizes.items())}
+    run(tmp_path, write_folder(tmp_path / "own", members), "file,label\ncat/1.png,delete\n")
+    dataset = load_dataset(tmp_path / "data", "own")
+    for split in (dataset.train, dataset.test):
+        assert split.sizes is not None
+        assert [tuple(size) for size in split.sizes.tolist()] == [sizes[name] for name in split.files]
+    run(tmp_path, SOURCES["folder"](tmp_path), force=True)
+    assert load_dataset(tmp_path / "data", "own").train.sizes is None
+
+
 @pytest.mark.parametrize("kind", SOURCES)
 def test_relabel_changes_labels_and_deletes_images_of_any_source(kind: str, tmp_path: Path) -> None:
     source = SOURCES[kind](tmp_path)
