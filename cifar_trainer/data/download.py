@@ -138,8 +138,9 @@ def download(
 ) -> Path:
     """Download `archive` into `folder` from the first of `urls` that works.
 
-    If the SHA-256 is known, an earlier partial download is resumed. The file gets its final name only when it
-    is complete and verified. `variable` is the environment variable for mirrors, for the message.
+    An earlier partial download is resumed if the SHA-256 is known, or if the same URL still has the same
+    version. The file gets its final name only when it is complete and verified. `variable` is the environment
+    variable for mirrors, for the message.
 
     Raises:
         DataNotFoundError: no URL worked; each is listed with the reason.
@@ -199,32 +200,46 @@ def _set_aside(path: Path, archive: Archive) -> str:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Part:
-    """A partial download, and the URL and strong ETag that it started with."""
+    """A partial download, and beside it a file with its version: the URL's hash and the strong ETag."""
 
     path: Path
-    url: str = ""
-    etag: str | None = None
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
+    @property
+    def _version(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.etag")
+
     def version(self, url: str) -> str | None:
-        """The ETag of the part; None if another URL started it."""
-        return self.etag if url == self.url else None
+        """The ETag of the part; None if it is unknown, or another URL started it."""
+        if not self._version.exists():
+            return None
+        started, _, etag = self._version.read_text(encoding="utf-8").partition(" ")
+        return etag if started == files.sha256_bytes(url.encode()) else None
 
     def begin(self, url: str, etag: str | None) -> None:
         """Empty the part, and remember its version."""
-        self.path.write_bytes(b"")
-        self.url, self.etag = url, etag
+        self.remove()
+        self.path.touch()
+        if etag:
+            # The URL itself may contain a key.
+            self._version.write_text(f"{files.sha256_bytes(url.encode())} {etag}", encoding="utf-8")
+
+    def remove(self) -> None:
+        """Delete the part and its version."""
+        for path in (self.path, self._version):
+            path.unlink(missing_ok=True)
 
     def move(self, target: Path) -> None:
         """Flush the part to the disk, then rename it."""
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
         self.path.replace(target)
+        self.remove()
         files.flush_folder(target.parent)
 
 
@@ -283,10 +298,10 @@ def _fetch(url: str, part: Part, archive: Archive, least_speed: int, reporter: P
         with open(part.path, "ab") as file:
             while chunk := _read(response):
                 if have == 0 and is_html(chunk):
-                    part.path.unlink(missing_ok=True)
+                    part.remove()
                     raise FetchError("sent an HTML page instead of the archive")
                 if have + len(chunk) > most:
-                    part.path.unlink(missing_ok=True)
+                    part.remove()
                     raise FetchError(f"sent more than the expected {most:,} bytes")
                 file.write(chunk)
                 have, counted = have + len(chunk), counted + len(chunk)
@@ -319,7 +334,7 @@ def _open(session: "_Session", url: str, part: Part, archive: Archive) -> reques
     too_far = response.status_code == 416
     if too_far:
         # The part is longer than the server's file.
-        part.path.unlink(missing_ok=True)
+        part.remove()
     answer = f"answered {response.status_code} {response.reason}"
     if response.status_code in (408, 429, 500, 502, 503, 504):
         raise FetchError(answer, again=True, wait=_retry_after(response, answer))
@@ -344,7 +359,7 @@ def _start(url: str, response: requests.Response, part: Part, archive: Archive) 
         and (version is None or etag is None or etag == version)
     )
     if not fits:
-        part.path.unlink(missing_ok=True)
+        part.remove()
         raise FetchError("answered with another range or version", again=True, wait=0)
     return part.size
 
