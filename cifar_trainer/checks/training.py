@@ -143,8 +143,7 @@ def range_figure(result: TrainingCheck, theme: "Theme") -> "Figure":
             result.learning_rate, 0.97, f" {result.recipe}: {result.learning_rate:g}", color=theme.second,
             transform=axes.get_xaxis_transform(), va="top",
         )  # fmt: skip
-        first = result.range_test[0].losses[0]
-        axes.set_ylim(0, 1.6 * first)
+        axes.set_ylim(0, 1.6 * max(each.losses[0] if each.losses else 0.1 for each in result.range_test))
         axes.set_xscale("log")
         axes.set_xlabel("learning rate, rising step by step")
         axes.set_ylabel("loss, smoothed")

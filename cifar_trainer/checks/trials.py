@@ -37,8 +37,8 @@ BATCH, STEP_FLOPS = 64, 2e10
 STEPS, LARGE_STEPS, LARGE = 300, 60, 1e8
 #: Seeds of the range test, and its range in powers of ten around the recipe's rate.
 SEEDS, RANGE = (0, 1), (-3.0, 2.0)
-#: Share of the smoothed loss that each step of the range test keeps.
-SMOOTHING = 0.9
+#: Share of the smoothed loss that each step of the range test keeps, and the steps after which it is smooth.
+SMOOTHING, SETTLED = 0.9, 10
 #: Factor of the first loss, and share of it gained, that tell when the loss diverges (`highest_rate`).
 DIVERGED, GAINED = 1.2, 0.08
 #: Distinct images in the batch to overfit: "only a few examples (e.g. as little as two)" (Karpathy 2019). For
@@ -304,7 +304,8 @@ class Trials:
             order = np.random.default_rng(seed).permutation(self._order)
             losses = self._run(f"range test, seed {seed}", order, rates.astype(np.float32))
             smoothed = smooth(losses)
-            highest = highest_rate(rates, smoothed)
+            settled = min(SETTLED, max(0, len(smoothed) - 1))
+            highest = highest_rate(rates[settled:], smoothed[settled:])
             tests.append(RateRange(seed, tuple(map(float, rates)), tuple(map(float, smoothed)), highest))
         return tests
 
@@ -368,6 +369,8 @@ def highest_rate(rates: np.ndarray, smoothed: np.ndarray) -> float:
         rates: float [steps], rising.
         smoothed: float [steps]; shorter if a loss was not finite.
     """
+    if not len(smoothed):
+        return 0.0
     best = np.minimum.accumulate(smoothed)
     lost = (best < (1 - GAINED) * smoothed[0]) & (smoothed > 0.25 * best + 0.75 * smoothed[0])
     faults = np.flatnonzero(lost | (smoothed > DIVERGED * smoothed[0]))

@@ -64,7 +64,8 @@ def test_the_size_of_each_file_stays_with_its_image(tmp_path: Path) -> None:
     """Whatever is split off or deleted; `check data` reads them. Files of one size need no list."""
     sizes = {f"{name}/{index}.png": (40 + index, 30) for name in ("cat", "dog") for index in range(6)}
     members = {name: picture(9 * i, size) for i, (name, size) in enumerate(sizes.items())}
-    run(tmp_path, write_folder(tmp_path / "own", members), "file,label\ncat/1.png,delete\n")
+    source = write_folder(tmp_path / "own", members)
+    run(tmp_path, source, "file,label\ncat/1.png,delete\n", test_fraction=0.5)
     dataset = load_dataset(tmp_path / "data", "own")
     for split in (dataset.train, dataset.test):
         assert split.sizes is not None
