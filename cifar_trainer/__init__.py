@@ -1,6 +1,6 @@
 """Train, evaluate and export image classifiers with Keras.
 
-Each command of `cifar-trainer` has its function here, for scripts and notebooks:
+Each `cifar-trainer` command is also a function, for scripts and notebooks:
 
     import cifar_trainer
 
@@ -8,8 +8,8 @@ Each command of `cifar-trainer` has its function here, for scripts and notebooks
     result = cifar_trainer.train(epochs=10, seed=0)
     report = cifar_trainer.evaluate(result.run_dir)
 
-Arguments have the names of the command's options. Each function returns a result whose `to_json()` is what
-the command prints with `--json`. Errors are in `cifar_trainer.errors`.
+Arguments are named after the command's options. Each function returns a result whose `to_json()` is what the
+command prints with `--json`. Errors are in `cifar_trainer.errors`.
 
 Importing this package is fast: TensorFlow is imported by the first call that needs it.
 """

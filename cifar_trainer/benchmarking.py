@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cifar_trainer.training.loop import StepLoop
 
 BATCH_SIZES = (1, 8, 64, 512)
-#: Minimum number and duration of the calls before timing starts.
+#: Minimum number and duration of the warm-up calls.
 WARM_UP_CALLS = 3
 WARM_UP_SECONDS = 0.3
 #: Minimum number of timed calls; with fewer, a p99 is meaningless.
@@ -114,7 +114,7 @@ def benchmark(
 
     Args:
         artefacts: paths of artefacts, or one run's folder. If empty: the run's model and its exports.
-        run: the run's folder; None is the newest run with a model.
+        run: the run's folder; by default, the newest run with a model.
         batch_size: images per call, one or several sizes; with `train`, images per step. None: 1, 8, 64 and
             512; with `train`, the recipe's.
         seconds: duration of each measurement.
@@ -143,12 +143,12 @@ def benchmark(
     if paths or run is not None:
         raise UsageError("--train measures a recipe; leave out ARTEFACT and --run.")
     if len(sizes) > 1:
-        raise UsageError("--train takes one --batch-size.")
+        raise UsageError("--train takes a single --batch-size.")
     check_choice("precision", precision, PRECISIONS)
     chosen = get_recipe(str(recipe))
     (size,) = sizes or [chosen.batch_size]
     if size > IMAGES:
-        raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images of the benchmark.")
+        raise UsageError(f"--batch-size {size} is more than the {IMAGES:,} images that the benchmark uses.")
     config = Settings(
         chosen.name, "cifar10", 1, size, chosen.learning_rate, precision=precision, device=device, xla=xla,
         conv=conv,
@@ -171,7 +171,7 @@ def _benchmark_artefacts(
     from cifar_trainer.artefacts.formats import open_artefact, recognize
 
     if paths and run is not None:
-        raise UsageError(f"--run {run} and {paths[0]} were both given. Expected one of them.")
+        raise UsageError(f"--run {run} and {paths[0]} were both given. Pass only one.")
     if len(paths) == 1 and is_run_folder(paths[0]):
         run, paths = paths[0], []
     formats = {path: recognize(path) for path in paths or _artefacts_of(run)}
@@ -213,7 +213,7 @@ def measure_latency(
     Args:
         artefact: the opened artefact.
         batch_size: images per call.
-        seconds: duration of timing; it includes at least LEAST_CALLS calls.
+        seconds: how long to measure; at least LEAST_CALLS calls are timed.
         clock: returns seconds; for tests.
     """
     images = np.random.default_rng(0).integers(0, 256, (batch_size, *artefact.image_shape), np.uint8)
@@ -244,11 +244,10 @@ class Throughput:
 
     Attributes:
         recipe, batch_size, precision, device: as trained.
-        steps, seconds: number of timed steps and their duration, without validation and checkpoints.
+        steps, seconds: number of timed steps and their duration, excluding validation and checkpoints.
         images_per_second: training speed.
         first_step_seconds: duration of the first chunk, including compiling.
-        joules_per_image, watts, utilization: of the GPU (J, W, per cent of the time); None without an NVIDIA
-            GPU.
+        joules_per_image, watts, utilization: GPU readings in J, W and per cent; None without an NVIDIA GPU.
     """
 
     recipe: str
@@ -331,7 +330,7 @@ def _seconds_of_steps(loop: "StepLoop", count: int) -> float:
 
 
 LEGEND_COLUMNS = 4
-#: Markers, since colours alone are hard to tell apart; distance between whiskers, as a share of a doubling.
+#: Markers, which tell lines apart without colours, and the distance between whiskers (1: a doubling).
 _MARKERS, _DODGE = "osD^vX", 0.08
 
 
@@ -378,7 +377,7 @@ def latency_figure(measured: Sequence[Latency], theme: "Theme") -> "Figure":
 
 
 def figure_labels(measured: Sequence[Latency]) -> list[str]:
-    """A short name for each: the file name, the folders needed to make it unique, and the device."""
+    """A short name for each artefact: the file name, as many folders as make it unique, and the device."""
     paths = {Path(each.artefact) for each in measured}
     devices = {each.device for each in measured}
     names = [_short(Path(each.artefact), paths) for each in measured]

@@ -36,7 +36,7 @@ class Evaluated:
         run, config: the run and its settings.
         accuracy, interval, loss, ece: on the split; the interval is the accuracy's 95 % interval.
         epochs, seconds, parameters: as in the run's result.
-        joules: energy that the GPU used for the training; None if it was not measured.
+        joules: energy that the GPU used in training; None if not measured.
         test_looks: number of looks at the run's test set so far.
         correct: bool [N], whether each image of the split was classified correctly.
         history: rows of history.csv up to the end of training.
@@ -108,7 +108,7 @@ class Comparison(Result):
         images: number of images.
         runs: in the given order.
         groups: by settings, in the order of their first run.
-        tests: each of the other runs against the first.
+        tests: McNemar's test of each other run against the first.
     """
 
     split: str
@@ -207,8 +207,8 @@ def compare(
 
     Args:
         runs: the folders of two or more runs; a group's folder stands for its runs.
-        split: `test`, or `validation` if all runs held out the same images; None is `test`, or `validation`
-            with `decide`.
+        split: `test`, or `validation` if all runs held out the same images. By default `test`, or
+            `validation` with `decide`.
         decide: decide whether the second group of runs is better than the first, by a paired test over their
             seeds on held-out images. The runs of a group's folder are one group; others are grouped by
             settings. Each new decision is recorded in its runs, and makes the next ones stricter.
@@ -216,7 +216,7 @@ def compare(
         on_evaluate: called with a run's folder before it is evaluated.
 
     Returns:
-        A `Decision` with `decide`, else a `Comparison`.
+        A `Decision` with `decide`, otherwise a `Comparison`.
 
     Raises:
         UsageError: the runs cannot be compared, or the split is unknown.
@@ -260,14 +260,14 @@ def _load_splits(runs: Sequence[Run], split: str, data_dir: Path | None) -> list
 def _evaluated(
     run: Run, split: str, images: Split, data_dir: Path | None, on_evaluate: Callable[[Path], None]
 ) -> Evaluated:
-    """A run's report, after evaluating the run if it has none."""
+    """A run's report; evaluates the run first if it has none."""
     report = read_evaluated(run, split, images)
     if report is None:
         on_evaluate(run.path)
         evaluate_apart(run, split, data_dir)
         report = read_evaluated(run, split, images)
     if report is None:
-        raise RunError(f"{run.evaluation(split)} was changed while it was read. Try again.")
+        raise RunError(f"{run.evaluation(split)} changed while it was being read. Try again.")
     return report
 
 
@@ -282,7 +282,7 @@ def check_comparable(runs: Sequence[Run], split: str) -> None:
         if split == "validation" and config.seed != first_config.seed:
             raise UsageError(
                 f"--split validation: {run.path} did not hold out the same images as {first.path}; "
-                "only runs with the same seed do. Compare them on --split test, or two groups of seeds with "
+                "only runs with the same seed do. Use --split test, or compare two groups of seeds with "
                 "--decide."
             )
 
@@ -294,7 +294,7 @@ def check_different(runs: Sequence[Run]) -> None:
     paths = [run.path.resolve() for run in runs]
     doubled = next((path for path in paths if paths.count(path) > 1), None)
     if doubled is not None:
-        raise UsageError(f"{doubled} was given twice. Give each run once.")
+        raise UsageError(f"{doubled} was given twice. Pass each run once.")
 
 
 def check_same_data(runs: Sequence[Run]) -> None:
@@ -374,8 +374,8 @@ def check_decidable(first: Sequence[Run], second: Sequence[Run]) -> None:
         config = run.read_config()
         if config.validation != "holdout":
             raise UsageError(
-                f"{run.path} held no images out (--validation {config.validation}), and recipes must not be "
-                "chosen by the test set. Train it again with --validation holdout."
+                f"{run.path} held no images out (--validation {config.validation}), and the test set must "
+                "not be used to choose a recipe. Train it again with --validation holdout."
             )
     check_same_data(runs)
     seeds = [[run.read_config().seed for run in side] for side in (first, second)]
@@ -383,25 +383,25 @@ def check_decidable(first: Sequence[Run], second: Sequence[Run]) -> None:
         for run, seed in zip(side, ours, strict=True):
             if ours.count(seed) > 1:
                 raise UsageError(
-                    f"{run.path} is one of several runs with seed {seed}. Give one of each seed."
+                    f"{run.path} is one of several runs with seed {seed}. Pass one run per seed."
                 )
     for side, ours, theirs in ((first, seeds[0], seeds[1]), (second, seeds[1], seeds[0])):
         for run, seed in zip(side, ours, strict=True):
             if seed not in theirs:
                 raise UsageError(
-                    f"{run.path} has seed {seed}, but no run of the other group has. Both groups need the "
-                    "same seeds, because each seed holds out other images."
+                    f"{run.path} has seed {seed}, but no run of the other group does. Both groups need the "
+                    "same seeds, because each seed holds out different images."
                 )
     if len(first) < 2:
         raise UsageError(
-            f"--decide needs two or more seeds, got {len(first)}. Five can be trained with train --seeds 5."
+            f"--decide needs two or more seeds, got {len(first)}. To train five, use train --seeds 5."
         )
     for name in ("keep", "patience"):
         one, other = (getattr(side[0].read_config(), name) for side in (first, second))
         if one != other:
             raise UsageError(
                 f"{first[0].path} was trained with --{name} {one}, {second[0].path} with --{name} {other}. "
-                "Selecting an epoch by the held-out images makes the accuracy on them too high. Use the same "
+                "Selecting an epoch by the held-out images inflates the accuracy on them. Use the same "
                 f"--{name} for both groups."
             )
 
@@ -456,7 +456,7 @@ def _record_decision(first: Sequence[Run], second: Sequence[Run]) -> int:
         recorded = run.read_decisions()
         known |= recorded
         if comparison not in recorded:
-            with files.writing(run.path, "Make room, or give write access to the run's folder."):
+            with files.writing(run.path, "Free some disk space, or make the run's folder writable."):
                 run.record_decision(comparison)
     return len(known | {comparison})
 
@@ -552,7 +552,7 @@ def evaluate_apart(run: Run, split: str, data_dir: Path | None) -> None:
             raise
     if process.returncode != 0:
         kinds: dict[int, type[CifarTrainerError]] = {3: DataError, 5: DeviceError}
-        reason = errors.strip().removeprefix("Error: ") or f"it ended with {process.returncode}."
+        reason = errors.strip().removeprefix("Error: ") or f"it exited with code {process.returncode}."
         raise kinds.get(process.returncode, RunError)(f"{run.path} could not be evaluated: {reason}")
 
 
@@ -577,7 +577,7 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
 
 
 def _settings(config: Settings, epochs: int) -> tuple[tuple[str, Any], ...]:
-    """What runs of one group have in common."""
+    """The settings that define a group: all except the seed."""
     return tuple({**config.affecting_result(), "epochs": epochs}.items())
 
 

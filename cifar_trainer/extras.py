@@ -16,7 +16,7 @@ from cifar_trainer.errors import CifarTrainerError
 _NAME = "cifar-trainer"
 #: The extras for users; `dev` and the like are for contributors.
 _USERS_EXTRA = r"extra == ['\"](gpu|litert|onnx|serve|sweep|data|serving)['\"]"
-#: Files that mark an environment made by an installation tool, and that tool's command.
+#: Marker files in the environments of installation tools, and the tools' commands.
 _TOOLS = {"uv-receipt.toml": "uv tool install --force", "pipx_metadata.json": "pipx install --force"}
 
 

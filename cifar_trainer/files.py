@@ -31,11 +31,11 @@ T = TypeVar("T")
 
 #: Prefix of the names of unfinished writes.
 PARTIAL_PREFIX = ".partial-"
-#: Time within which a writer has locked its unfinished file.
+#: Seconds after which a writer must have locked its unfinished file.
 _SECONDS_TO_LOCK = 2.0
 #: A spreadsheet runs text with these beginnings as a formula, unless it is a number (OWASP, "CSV Injection").
 _FORMULA, _NUMBER = re.compile(r"[=+\-@]"), re.compile(r"[+-]?\d+([.,]\d+)*")
-#: From fcntl.h and linux/fs.h: paths are relative to the current folder; swap them.
+#: Constants from fcntl.h and linux/fs.h: resolve paths from the current folder; swap two paths.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -197,7 +197,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_group(folder: Path, *, replace: Collection[str] = ()) -> Iterator[Path]:
-    """Create files and folders in a temporary folder; if the block succeeds, move all into `folder`, or none.
+    """Yield a temporary folder; if the block succeeds, move all of its content into `folder`, or nothing.
 
     Names in `replace` may be replaced. Any other name that exists raises FileExistsError.
     """
@@ -245,7 +245,7 @@ def _partial_name(parent: Path, name: str) -> Path:
 
 
 def _put_in_place(partial: Path, path: Path, *, replace: bool) -> None:
-    """Rename `partial` to `path`. If that replaces something, the old content is then at `partial`."""
+    """Rename `partial` to `path`. If something is replaced, it ends up at `partial`."""
     if not os.path.lexists(path):
         os.rename(partial, path)
         return
@@ -278,7 +278,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def plain_link(path: Path) -> Iterator[Path]:
-    """A link to a folder with a plain ASCII path, for libraries that do not accept every path.
+    """A symbolic link to a folder, with a plain ASCII path, for libraries that do not accept every path.
 
     TensorFlow treats `[`, `]`, `*` and `?` in a path as a pattern, and fails if a path is not UTF-8.
     """

@@ -10,8 +10,8 @@
 5. The image is resized with a triangle filter that widens for downscaling (Pillow's BILINEAR), first along
    rows, then along columns: see `RESIZES`.
 
-A `Preprocessing` contains what may differ between data sets. It is recorded with the data, the run and every
-artefact. `artefacts.decoding` does the same in TensorFlow's graph.
+A `Preprocessing` holds the choices that differ between data sets. It is recorded with the data, the run and
+every artefact. `artefacts.decoding` does the same in TensorFlow's graph.
 """
 
 import dataclasses
@@ -101,7 +101,7 @@ class ImageError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Sizes in pixels of the image and of the input, along one axis and along the other.
+    """Sizes in pixels of an image and of the network's input, along one axis and the other.
 
     The image's sizes are numbers or TensorFlow scalars.
     """
@@ -188,7 +188,7 @@ class Preprocessing:
             name, mode, width, height = image.format or "", image.mode, image.width, image.height
             if width * height > max_pixels:
                 raise ImageError(
-                    f"it has {width}x{height} pixels; at most {max_pixels:,} are decoded. Reduce it."
+                    f"it has {width}x{height} pixels; the limit is {max_pixels:,}. Make it smaller."
                 )
             try:
                 if name == "PNG":
@@ -220,7 +220,8 @@ class Preprocessing:
             raise ImageError("floating-point images are not supported: their range is unknown.")
         if image.mode == "I" and (self.grey_bits is None or (_peak(image) or 0) >= 2**16):
             error = ImageError(
-                "integer images of 32 bits are not supported: their range is unknown. Convert it to 16 bits."
+                "integer images of 32 bits are not supported: their range is unknown. Convert them to 16 "
+                "bits."
             )
             error.peak = _peak(image)
             raise error
@@ -276,7 +277,7 @@ _FILTER = Image.Resampling.BILINEAR
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a path, with `/` as separator, is an operating system's leftover such as `.DS_Store`."""
+    """Whether a path (with `/` as the separator) is a system file such as `.DS_Store`."""
     return _LEFTOVERS.search(name) is not None
 
 
@@ -298,7 +299,7 @@ def _open(content: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=tuple(_SIGNATURES))
     except Image.DecompressionBombError as error:
-        raise ImageError(f"it has too many pixels; at most {MAX_PIXELS:,} are decoded.") from error
+        raise ImageError(f"it has too many pixels; the limit is {MAX_PIXELS:,}.") from error
     except Exception as error:  # Pillow's decoders can fail at the header, too.
         raise ImageError(f"{_identify(content)} {_EXPECTED}") from error
 
@@ -306,8 +307,8 @@ def _open(content: bytes) -> Image.Image:
 def _check_crcs(png: bytes) -> None:
     """Check the CRC of each chunk of a PNG (ISO/IEC 15948, section 5.3), up to its end.
 
-    Pillow's decoder ignores the CRCs of the pixel data. Its `verify()` checks them, but the image must then
-    be opened a second time, which made `prepare` slower for 60,000 images.
+    Pillow's decoder ignores the CRCs of the pixel data. Its `verify()` checks them, but then the image must
+    be opened again, which slows down `prepare`.
     """
     position, kind = 8, b""
     while kind != b"IEND":
@@ -329,7 +330,7 @@ def _restore_transparency(image: Image.Image, png: bytes) -> None:
     if isinstance(key, int) and image.mode in ("1", "L") and bits < 8:
         image.info["transparency"] = key * 255 // (2**bits - 1)
     elif isinstance(key, tuple) and bits == 16:
-        # Finding the pixels with this colour needs both bytes of each value.
+        # Pixels of this colour can be found only by both bytes of each value.
         lower: Any = _open(png)
         lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
         values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)
@@ -355,7 +356,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _is_deep(mode: str) -> bool:
-    """Whether Pillow's mode is a greyscale of 16 or 32 bits."""
+    """Whether a Pillow mode is greyscale with 16 or 32 bits."""
     return mode.startswith("I")
 
 
@@ -374,7 +375,7 @@ def _to_8_bits(image: Image.Image, bits: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of 8 bits a channel to RGB, white where it is transparent."""
+    """Convert an image with 8 bits per channel to RGB; transparent parts become white."""
     if image.mode == "CMYK":
         light = 255 - np.asarray(image).astype(np.uint16)
         return Image.fromarray((light[..., :3] * light[..., 3:] // 255).astype(np.uint8))

@@ -151,7 +151,7 @@ def _take(descriptor: int, path: Path) -> Path | None:
             if error.errno not in _NO_LOCKS:
                 raise
             return _take_stand_in(path)
-        # Another process is only checking, and will be done in a moment.
+        # Another process is only checking, which takes a moment.
         time.sleep(_PAUSE / 10)
 
 
@@ -193,7 +193,7 @@ def _take_stand_in(path: Path) -> Path:
 
 
 def _clear(file: Path) -> None:
-    """Delete a dead process's file, but not the new file of another process that does the same."""
+    """Delete a dead process's file, unless another process has already replaced it."""
     aside = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(file, aside)
@@ -204,7 +204,7 @@ def _clear(file: Path) -> None:
 
 
 def _living_holder(file: Path) -> str | None:
-    """The process that holds the lock through `file`; None if none does, or a local process that died."""
+    """The holder of the lock through `file`; None if there is none, or if it is a local process that died."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -68,8 +68,8 @@ class Answer(Result):
         name: the file's path; `image 0` and so on for pixels.
         guesses: the most likely classes, best first.
         format, mode, width, height: see `DecodedImage`; `format` is empty for pixels.
-        unfamiliar: whether it differs from the images that the model was validated on; None if `evaluate`
-            has not found a usable threshold.
+        unfamiliar: whether it is unlike the images that the model was validated on; None without a usable
+            threshold from `evaluate`.
         margin: difference between the largest and second-largest probability.
     """
 
@@ -171,9 +171,9 @@ def predict(
         images: one or several of: files, folders (their images are recognized by content), FIFOs, `-` for
             standard input, PIL images, and arrays uint8 [H, W], [H, W, C] or [N, H, W, C] with 1, 3 or 4
             channels (greyscale, RGB, RGBA).
-        run: the run's folder; None is the newest run with a model, unless `model` is set.
+        run: the run's folder; by default, the newest run with a model, unless `model` is set.
         model: an exported artefact.
-        top: number of classes per image; None is 3, or all if there are fewer.
+        top: number of classes per image; by default 3, or all if there are fewer.
         verbose: show TensorFlow's own messages.
         on_progress: called with the number of images read so far.
 
@@ -216,7 +216,7 @@ def _check(
     images: Sequence[ImageSource], run: str | Path | None, model: str | Path | None, top: int | None
 ) -> None:
     if run is not None and model is not None:
-        raise UsageError(f"--run {run} and --model {model} were both given. Pass one of them.")
+        raise UsageError(f"--run {run} and --model {model} were both given. Pass only one.")
     if not images:
         raise UsageError("No image was given. Expected files, folders, or - for standard input.")
     if top is not None:
@@ -271,7 +271,7 @@ class _Classifier:
         return DecodedImage(pixels, pillow.format or "", pillow.mode, pillow.width, pillow.height)
 
     def classify(self, batch: Sequence[tuple[str, DecodedImage]]) -> Iterator[Answer]:
-        """Classify named images that `decode` returned."""
+        """Classify decoded images, each with its name."""
         artefact = self._open()
         top = DEFAULT_TOP if self._top is None else self._top
         predictions = artefact.predict(np.stack([image.pixels for _, image in batch]))
@@ -408,7 +408,7 @@ def read_file(name: str) -> bytes:
 def _hint(name: str) -> str:
     """Advice if there is no file with this name."""
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
-        return f" It is a URL. Download it first: curl -sL '{name}' | cifar-trainer predict -"
+        return f" That is a URL. Download it first: curl -sL '{name}' | cifar-trainer predict -"
     if re.search(r"[*?]|\[.+\]", name):
-        return " It is a pattern that the shell has not expanded: it is quoted, or no file matches it."
+        return " The shell has not expanded this pattern: it is quoted, or no file matches it."
     return ""

@@ -205,8 +205,8 @@ class Failure:
 class Look:
     """One look at the test set: a line of the run's test_looks.jsonl.
 
-    The more often a test set is looked at, the less independent a check it is. So each look is recorded
-    before its figures are, and lines are never removed.
+    A test set that is looked at often is no longer an independent check. Each look is recorded before its
+    results are, and is never removed.
 
     Attributes:
         at: time in ISO 8601, with time zone.
@@ -444,7 +444,7 @@ class Run:
             dataset = load_dataset(folder, record.name)
         except DataNotFoundError as error:
             was = f" The run was trained on data in {record.data_dir}." if record.data_dir else ""
-            raise DataNotFoundError(f"The data of {self.path} are not in {folder}.{was} {error}") from error
+            raise DataNotFoundError(f"The data for {self.path} are not in {folder}.{was} {error}") from error
         in_order = self.read_config().validation == "holdout" if ordered is None else ordered
         difference = record.difference_to(dataset, ordered=in_order)
         if difference is not None:
@@ -839,6 +839,6 @@ def _state(run: Run, epochs: int) -> tuple[str, str | None]:
     failure = run.read_failure()
     if failure is not None:
         return "failed", failure.message
-    # While a run is extended, result.json is still about fewer epochs.
+    # While a run is being extended, result.json still describes the shorter run.
     finished = run.result.is_file() and run.read_result().is_final(epochs)
     return ("finished" if finished else "stopped"), None

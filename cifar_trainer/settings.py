@@ -230,8 +230,8 @@ class Settings:
     )
     validation: str = setting(
         "test", choices=tuple(VALIDATIONS),
-        help="Validate on the test set, as the tutorial does; on a held-out tenth of the training images; "
-        "or on a tenth of the images trained on, which neither uses the test set nor holds images out.",
+        help="Images to validate on: the test set, as in the tutorial; a held-out tenth of the training "
+        "images; or a tenth of the images that are trained on.",
     )  # fmt: skip
     precision: str = setting(
         "float32", choices=PRECISIONS, vary=True, help="Compute dtype of the layers; weights stay float32."
@@ -267,21 +267,25 @@ class Settings:
     )
     label_smoothing: float | None = setting(
         None, at_least=0, below=1, default_text="the recipe's", vary=True,
-        help="Share of the target to spread uniformly over all classes.",
+        help="Share of the target distribution to spread uniformly over all classes.",
     )  # fmt: skip
     ema: float | None = setting(
         None, at_least=0, below=1, metavar="MOMENTUM", vary=True,
-        help="Validate and keep a moving average of the weights.",
+        help="Decay of a moving average of the weights, which is validated and saved.",
     )  # fmt: skip
     patience: int | None = setting(
         None, at_least=1, metavar="EPOCHS", vary=True, needs_holdout=True,
         help="Stop after this many epochs without a better validation accuracy.",
     )  # fmt: skip
     keep: str = setting(
-        "last", choices=KEEPS, vary=True, needs_holdout=True, help="Epoch whose weights the saved model gets."
+        "last",
+        choices=KEEPS,
+        vary=True,
+        needs_holdout=True,
+        help="Epoch whose weights are saved; best is by validation accuracy.",
     )
     class_weights: str | None = setting(
-        None, choices=CLASS_WEIGHTS, help="Weight each image's loss by the rarity of its class."
+        None, choices=CLASS_WEIGHTS, help="Weight each image's loss inversely to the size of its class."
     )
     weights: str | None = setting(
         None, metavar="RUN|FILE.keras", affects_result=False, vary=True,
@@ -289,15 +293,15 @@ class Settings:
     )  # fmt: skip
     weights_sha256: str | None = setting(
         None, metavar="HEX", in_sweep=False,
-        help="SHA-256 that the --weights must have, as result.json states it.",
+        help="SHA-256 that the --weights must have, from their run's result.json.",
     )  # fmt: skip
     freeze: str | None = setting(
         None, metavar=f"N|LAYER|{ALL_BUT_HEAD}", vary=True,
-        help="Hold the first N layers, all layers up to LAYER, or all but the last: they are not trained.",
+        help="Freeze the first N layers, all layers up to LAYER, or all but the last.",
     )  # fmt: skip
     unfreeze_after: int | None = setting(
         None, at_least=1, metavar="EPOCHS", vary=True,
-        help="Train the held layers, too, after these epochs, at a tenth of the learning rate.",
+        help="After this many epochs, also train the frozen layers, at a tenth of the learning rate.",
     )  # fmt: skip
     recipe_sha256: str | None = None
 
@@ -375,7 +379,7 @@ class RuntimeOptions:
     )
     time_limit: float | None = setting(
         None, above=0, seconds=True, metavar="TIME", in_sweep=False,
-        help="Stop after the last epoch that fits, such as 90s, 10m or 2h.",
+        help="Stop after the last epoch that fits into this time, such as 90s, 10m or 2h.",
     )  # fmt: skip
     profile: bool = setting(False, in_sweep=False, help="Trace some steps for TensorBoard's profiler.")
     histograms: bool = setting(False, in_sweep=False, help="Log weights and gradient norms to TensorBoard.")

@@ -93,12 +93,12 @@ def paired_test(pairs: Sequence[Pair], looks: int = 1) -> PairedTest:
     """Test whether the second recipe's models are more accurate on new images, over all seeds.
 
     The differences by seed contain the noise of the seeds (initial weights, order of the images) and that of
-    the held-out images, because each seed holds out others. Pairing removes what both models share: how hard
-    the images are. A t-test of the differences would be right if they were independent, but two seeds hold
-    out some of the same images. So the variance of the mean is s² / n + c (Nadeau & Bengio 2003, lemma 1),
-    where s² is the variance of the differences, and c the covariance of two of them. Nadeau & Bengio assume a
-    bound for c; here it is measured on the shared images. Seeds can agree by accident, so s² is at least the
-    variance that the images alone cause. The level is divided by the number of looks (Bonferroni).
+    the held-out images, because each seed holds out different ones. Pairing removes what both models share:
+    how hard the images are. A plain t-test assumes that the differences are independent, but two seeds hold
+    out some of the same images. The variance of the mean is therefore s² / n + c (Nadeau & Bengio 2003, lemma
+    1), where s² is the variance of the differences, and c the covariance of two of them. Nadeau & Bengio
+    assume a bound for c; here it is measured on the shared images. Seeds can agree by accident, so s² is at
+    least the variance that the images alone cause. The level is divided by the number of looks (Bonferroni).
 
     Args:
         pairs: one for each seed, two or more.

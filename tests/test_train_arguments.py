@@ -29,7 +29,7 @@ def refused(run_cli: RunCli, cwd: Path, *arguments: str | Path, code: int = 2) -
     [
         ("--epochs", "0", "--epochs 0 is out of range. Expected a whole number from 1 up."),
         ("--checkpoint-every", "0", "--checkpoint-every 0.0 is out of range"),
-        ("--checkpoint-every", "nan", "'nan' is not a time"),
+        ("--checkpoint-every", "nan", "'nan' is not a duration"),
         ("--time-limit", "soon", "such as 90s, 10m or 2h"),
         ("--recipe", "tutoral", "Did you mean 'tutorial'?"),
         ("--dataset", "cifer10", "Did you mean 'cifar10'?"),

@@ -1,4 +1,4 @@
-"""Known answers and statistics of ordinary images, for the self-test and the monitoring of a server.
+"""Known answers and statistics of validation images, for a server's self-test and monitoring.
 
 `export` stores them in the manifest as `baseline`, so that a server does not need the data set.
 """

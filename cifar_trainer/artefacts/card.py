@@ -10,7 +10,7 @@ from cifar_trainer.errors import counted
 
 CARD_FILE = "model_card.md"
 
-#: Treatment of images of other sizes, by mode of `images.RESIZES`.
+#: How images of other sizes are treated, by mode of `images.RESIZES`.
 _RESIZED = {
     "stretch": "stretched to {size}, whatever their proportions",
     "crop": "cropped to the centre and resized to {size}; the rest is ignored",
@@ -120,7 +120,7 @@ def _describe_accuracy(accuracy: Accuracy) -> str:
             return f"Accuracy {figure} held-out training images. The test split was not used."
     return (
         "**The accuracy on new images is unknown.** The model was measured only on images that it was "
-        f"trained on: {figure} of them. Measure it on others with `cifar-trainer evaluate`."
+        f"trained on: {figure} of them. Measure it on new images with `cifar-trainer evaluate`."
     )
 
 
@@ -160,7 +160,7 @@ def _limits(manifest: Manifest) -> str:
         f"It always answers with one of its {len(manifest.classes)} classes, whatever the image shows. "
         "A high probability does not mean that the image shows any of them.",
         f"Images of other sizes are {resized}. Small details are lost.",
-        "Do not use it for decisions about people, or where a wrong answer does harm.",
+        "Do not use it for decisions about people, or where a wrong answer could do harm.",
     ]
     if accuracy.split != "train":
         limits.insert(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 #: Number of training images that calibrate int8; TensorFlow's guide recommends 100 to 500.
 _EXAMPLES = 500
-#: Allowed change in accuracy when a model trained in a narrower type computes in float32.
+#: Allowed difference between the accuracy in float32 and that in the training precision.
 _PRECISION_ACCURACY = 0.01
 
 
@@ -78,10 +78,10 @@ def export(
     recorded as a look at it.
 
     Args:
-        run: the run's folder; None is the newest run with a model.
+        run: the run's folder; by default, the newest run with a model.
         format: one or several names of `FORMATS`.
-        output: the folder to write into; None is RUN/export.
-        data_dir: the data folder; None is the one that the run used.
+        output: the folder to write into; by default, RUN/export.
+        data_dir: the data folder; by default, the one that the run used.
         force: replace existing artefacts.
         verbose: show TensorFlow's own messages.
         on_progress: called with a description of each step.
@@ -103,10 +103,10 @@ def export(
     dataset = opened.load_data(data_dir)
     # The gate allows 1e-4 of a logit; a GPU's TF32 alone differs by more.
     devices.start(config, split=is_splittable(config), device="cpu", verbose=verbose)
-    with files.writing(opened.path, "Make room, or give write access to the run's folder."):
+    with files.writing(opened.path, "Free some disk space, or make the run's folder writable."):
         measured = measure_model(opened, config, dataset)
     examples = np.ascontiguousarray(dataset.train.images[_spread(len(dataset.train), _EXAMPLES)])
-    with files.writing(folder, "Make room, or choose another --output."), _folder(folder):
+    with files.writing(folder, "Free some disk space, or choose another --output."), _folder(folder):
         replaced = [form.file_name for form in chosen] if force else []
         with files.atomic_group(folder, replace=(MANIFEST_FILE, CARD_FILE, *replaced)) as partial:
             exports = tuple(
@@ -139,7 +139,8 @@ def _check_targets(formats: Sequence[Format], output: Path, replace: bool) -> No
     paths = {output / form.file_name: form for form in formats if os.path.lexists(output / form.file_name)}
     if paths and not replace:
         raise RunError(
-            f"{', '.join(map(str, paths))} already exists. Replace with --force, or choose another --output."
+            f"{', '.join(map(str, paths))} already exists. Replace it with --force, or choose another "
+            "--output."
         )
     for path, form in paths.items():
         if path.exists() and path.is_dir() != form.is_folder:
@@ -175,7 +176,7 @@ class MeasuredModel:
         reference: images and Keras's answers, for the gate.
         encoded: the same for image files of every kind, for formats that decode files.
         accuracy: accuracy on the whole split.
-        thresholds: thresholds of unfamiliar images from `evaluate`; None if there are none.
+        thresholds: thresholds for unfamiliar images from `evaluate`; None if there are none.
     """
 
     network: "Network"
@@ -194,7 +195,7 @@ def measure_model(run: Run, config: "Settings", dataset: "Dataset") -> MeasuredM
 
     Raises:
         RunError: the model, its result, or the report with the temperature cannot be read.
-        CheckError: a model trained in mixed precision has another accuracy in float32.
+        CheckError: a model trained in mixed precision has a different accuracy in float32.
         OSError: the look at the test set cannot be recorded.
     """
     from cifar_trainer import metrics
@@ -244,8 +245,8 @@ def is_selected_on(config: "Settings") -> bool:
 def _check_precision(trained: float, accuracy: float) -> None:
     if abs(accuracy - trained) > _PRECISION_ACCURACY:
         raise CheckError(
-            f"The model's accuracy is {accuracy:.2%} in float32, but {trained:.2%} in the precision of its "
-            f"training; expected a difference of at most {_PRECISION_ACCURACY:.0%}. Nothing was exported."
+            f"The model's accuracy is {accuracy:.2%} in float32, but {trained:.2%} in its training "
+            f"precision; expected a difference of at most {_PRECISION_ACCURACY:.0%}. Nothing was exported."
         )
 
 
@@ -254,7 +255,7 @@ def _reference(
 ) -> Reference:
     images, labels = split.images, np.asarray(split.labels)
     if len(split) < MIN_IMAGES:
-        # Too few to prove anything. Training images are good enough to compare two programs.
+        # Too few images for a proof. To compare two programs, training images serve as well.
         more = _spread(len(train), MIN_IMAGES - len(split))
         images = np.concatenate([images, train.images[more]])
         labels = np.concatenate([labels, train.labels[more]])

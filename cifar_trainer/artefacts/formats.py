@@ -50,7 +50,7 @@ class Format:
         module: module of `cifar_trainer.artefacts`, with `write(network, path, examples, **options)`
             and `open_artefact(path) -> Artefact`, which may raise any exception for a damaged file.
         title: display name.
-        recognizes: whether a path holds this format, or another one of the same module.
+        recognizes: whether a path has this format, or another one of the same module.
         bound: what the gate requires.
         aliases: names in other tools.
         options: options for the module's `write`.
@@ -59,8 +59,8 @@ class Format:
         runtime: modules needed to open it.
         takes_bytes: whether the artefact also decodes image files.
         uses_tensorflow: whether its runtime is TensorFlow, which has to be started first.
-        serving_rank: rank among the formats that `serve` and `predict` choose from; 1 is the fastest for
-            one image on a CPU (measured with `cifar-trainer benchmark`). None is never chosen.
+        serving_rank: rank among the formats that `serve` and `predict` choose from; 1 is the fastest for one
+            image on a CPU (measured with `cifar-trainer benchmark`). None excludes the format.
     """
 
     name: str
@@ -238,7 +238,7 @@ class TakesBytes(Protocol):
 
 
 def read_preprocessing(recorded: bytes | None, image_shape: Sequence[int]) -> Preprocessing:
-    """The recorded preprocessing of an artefact, from JSON; by default, images are stretched to its shape.
+    """Read an artefact's preprocessing from JSON; by default, images are stretched to its shape.
 
     Raises:
         ValueError: the JSON is invalid, or for images of another shape.
@@ -272,7 +272,7 @@ def recognize(path: Path) -> Format:
             held = ", ".join(sorted(map(_describe_entry, path.iterdir()))[:8]) or "nothing"
             raise RunError(
                 f"{path} is a folder without saved_model.pb (it contains {held}). "
-                f"Expected {expected_artefacts()}. Pass a run with --run."
+                f"Expected {expected_artefacts()}. To use a run, pass --run."
             )
         with open(path, "rb") as file:
             head = file.read(8)
@@ -295,7 +295,7 @@ def open_artefact(path: Path) -> Artefact:
     """Open an artefact with its own runtime. Imports TensorFlow only if the format uses it.
 
     Raises:
-        RunError: it is missing, damaged, of an unknown format, or holds code.
+        RunError: it is missing, damaged, of an unknown format, or contains code.
         CifarTrainerError: it needs a package that is not installed.
     """
     form = recognize(path)
@@ -365,5 +365,5 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 
 
 def _system_error(text: str) -> int | None:
-    """Number of the system error in a message of TensorFlow; None if there is none."""
+    """The errno in a TensorFlow message; None if it has none."""
     return next((number for number in _WRITE_ERRORS if os.strerror(number) in text), None)

@@ -28,9 +28,10 @@ from cifar_trainer.process import module_command
 
 #: Batch size 1, as most clients use, and an odd size.
 BATCH_SIZES = (1, 37)
-#: Maximum number of images. On 1,000, an error rate as small as float16's would be within chance.
+#: Maximum number of images. With only 1,000, an error rate as small as that of float16 would be lost in
+#: noise.
 IMAGES = 10_000
-#: Minimum number of images; a smaller split is filled up with training images.
+#: Minimum number of images; a smaller split is supplemented with training images.
 MIN_IMAGES = 1_000
 #: Maximum number of image files.
 FILES = 1_000
@@ -361,9 +362,9 @@ def _check_shapes(answers: dict[str, np.ndarray], form: Format, count: int, clas
     wide, narrow = (count, classes), (count,)
     for name, shape in zip(_OUTPUTS, (wide, wide, narrow, narrow), strict=True):
         if answers[name].shape != shape:
-            raise _refusal(form, f"gave {name} of shape {answers[name].shape}; expected {shape}")
+            raise _refusal(form, f"returned {name} of shape {answers[name].shape}; expected {shape}")
     if not np.isfinite(answers["logits"]).all():
-        raise _refusal(form, "gave logits that are not finite")
+        raise _refusal(form, "returned logits that are not finite")
 
 
 def _check_consistency(
@@ -373,10 +374,10 @@ def _check_consistency(
     off = np.abs(answers["probabilities"] - softened).max(axis=1)
     chosen = answers["logits"][np.arange(len(off)), answers["class_id"]]
     contradictions = {
-        f"its probabilities are {off.max():.3g} from the softmax of its logits": (
+        f"its probabilities differ by {off.max():.3g} from the softmax of its logits": (
             ~(off <= _PROBABILITY_TOLERANCE)
         ),
-        "its class_id is not where its logits are largest": answers["logits"].max(axis=1) > chosen,
+        "its class_id is not that of the largest logit": answers["logits"].max(axis=1) > chosen,
         "its class_name is not the name of its class_id": answers["class_name"]
         != np.array(reference.classes)[answers["class_id"]],
     }

@@ -54,10 +54,11 @@ class KerasModel(Artefact):
 
 
 def open_artefact(path: Path) -> Artefact:
-    """Open a `.keras` file: an export, a run's own model, or any other, whose classes are then numbers.
+    """Open a `.keras` file: an export, a run's own model, or any other model, whose classes are then
+    numbered.
 
     Raises:
-        RunError: it is damaged or holds code, its input is not images of one or three channels, or its
+        RunError: it is damaged or contains code, its input is not images of one or three channels, or its
             outputs are neither logits nor those of an export.
     """
     run = Run(path.parent)

@@ -156,7 +156,7 @@ class Manifest:
         return next((export for export in self.artefacts if export.path == file_name), None)
 
     def thresholds(self) -> "Thresholds | None":
-        """Thresholds of unfamiliar images."""
+        """Thresholds for unfamiliar images."""
         if self.unfamiliar is None:
             return None
         # Imports scikit-learn, which is slow.

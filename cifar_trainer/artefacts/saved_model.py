@@ -92,7 +92,7 @@ def write(network: Network, folder: Path, examples: np.ndarray) -> None:
 def _link_files(version: Path) -> None:
     """Link the files of `folder/1` into `folder`, where programs other than TensorFlow Serving look for them.
 
-    The version's folder holds the files themselves, so it can be copied alone.
+    The version's folder contains the files themselves, so it can be copied on its own.
     """
     for path in sorted(version.iterdir()):
         shown = version.parent / path.name

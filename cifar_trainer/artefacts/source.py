@@ -51,7 +51,7 @@ class Source:
         return open_artefact(self.path)
 
     def read_thresholds(self) -> "Thresholds | None":
-        """Thresholds of unfamiliar images; None if unknown.
+        """Thresholds for unfamiliar images; None if unknown.
 
         Raises:
             RunError: the report of `evaluate` cannot be read.

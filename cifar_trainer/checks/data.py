@@ -1,4 +1,4 @@
-"""Check a data set: copies across splits, suspect labels, and what images and classes alone tell."""
+"""Check a data set: copies across splits, suspect labels, and odd images or classes."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from cifar_trainer.settings import DEFAULT_DATA_DIR
 if TYPE_CHECKING:
     from cifar_trainer.checks.folds import Predictions
 
-_REMEDY = "Make room, or give write access to the data folder."
+_REMEDY = "Free some disk space, or make the data folder writable."
 #: Called with a task's name, and its progress: (name, done, total).
 Progress = Callable[[str, int, int | None], None]
 
@@ -46,9 +46,9 @@ def check_data(
     The report is the folder DATA_DIR/DATASET/check: report.html, groups.csv, suspects.csv and check.json.
 
     Args:
-        dataset: name of the data set; None is the run's, or `cifar10`.
-        run: a run whose features are compared; None uses a network that the check trains for the labels.
-        data_dir: folder of the prepared data sets; None is the run's, or `data`.
+        dataset: name of the data set; by default, the run's, or `cifar10`.
+        run: a run whose features are compared; by default, those of a network that the check trains.
+        data_dir: folder of the prepared data sets; by default, the run's, or `data`.
         verbose: show TensorFlow's own messages.
         on_progress: called with (name, done, total).
 
@@ -122,7 +122,7 @@ def find_groups(
 
     Args:
         dataset: the data.
-        predictions: their model's features are compared if `run` is None.
+        predictions: the features of their model are compared if `run` is None.
         run: a run whose model's features are compared.
         on_progress: called with (done, total).
 
@@ -151,7 +151,7 @@ def find_groups(
 
 
 def find_label_suspects(dataset: Dataset, predictions: "Predictions") -> list[Suspect]:
-    """The suspect labels of both splits, the least probable first."""
+    """The suspect labels of both splits, least probable first."""
     from cifar_trainer.checks.labels import find_suspects
 
     found = []
@@ -168,12 +168,14 @@ def find_label_suspects(dataset: Dataset, predictions: "Predictions") -> list[Su
 
 def _describe(groups: list[Group], across: int, suspects: list[Suspect]) -> Iterator[Finding]:
     if across:
-        message = f"{counted(across, 'test image')} with a copy, or nearly a copy, among the training images."
+        message = f"{counted(across, 'test image')} with a copy or near-duplicate among the training images."
         yield Finding("across_splits", across, message)
     if groups:
         images = sum(len(group.images) for group in groups)
         message = f"{counted(len(groups), 'group')} of copies and near-duplicates, {images:,} images in all."
         yield Finding("near_duplicates", len(groups), message)
     if suspects:
-        message = f"{counted(len(suspects), 'label')} may be wrong: suspects.csv, least probable first."
+        message = (
+            f"{counted(len(suspects), 'label')} may be wrong; suspects.csv lists the least probable first."
+        )
         yield Finding("label_suspects", len(suspects), message)

@@ -89,7 +89,7 @@ def render_page(
             ("training split", dataset.train.fingerprint),
             ("test split", dataset.test.fingerprint),
             ("networks for labels", f"{config.recipe}, {FOLDS} folds, {config.epochs} epochs, seed {SEED}"),
-            ("features compared", "of the last of these networks" if run is None else f"of {run}"),
+            ("features compared", "from the last of these networks" if run is None else f"from {run}"),
             ("checks of test labels", str(record.test_label_checks)),
         ],
     )

@@ -15,10 +15,10 @@ class DataCheck(Result):
     Attributes:
         dataset: the name.
         images: number of images in both splits.
-        near_duplicates: number of groups of images that are copies, or nearly copies, of each other.
+        near_duplicates: number of groups of copies and near-duplicates.
         across_splits: number of test images in a group with training images.
         label_suspects: number of labels that are probably wrong.
-        findings: everything found, a sentence each.
+        findings: everything found, one sentence per finding.
         report: path of the page.
     """
 

@@ -7,14 +7,14 @@ import numpy as np
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.errors import counted
 
-#: A class with fewer training images is too small to learn, or to be checked for wrong labels.
+#: A class with fewer training images is too small to be learned, or to be checked for wrong labels.
 FEW_IMAGES = 50
 #: The largest class may have this many times as many training images as the smallest.
 IMBALANCE = 10
 #: Standard deviation of an image's pixels, 0 to 255, below which it is nearly one colour.
 ONE_COLOUR = 4.0
-#: Difference of the splits' mean brightness in standard deviations that is worth a look: a small
-#: effect (Cohen 1988, section 2.2). Differences within three standard errors are ignored.
+#: Difference in mean brightness between the splits, in standard deviations, that is reported: a small effect
+#: (Cohen 1988, section 2.2). Differences within three standard errors are ignored.
 BRIGHTNESS, STANDARD_ERRORS = 0.2, 3.0
 #: An image is unusual if its number of pixels, or its longer side divided by the shorter one, is outside the
 #: quartiles by more than three interquartile ranges (Tukey 1977, outer fences), and by these factors.
@@ -24,7 +24,7 @@ _CHUNK = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something that is worth a look.
+    """Something in the data that deserves a look.
 
     Attributes:
         kind: such as `one_colour`.

@@ -54,9 +54,9 @@ def predict_out_of_sample(
     gpu: bool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Predictions:
-    """Train a network on each part of the training images but one, and predict that part and the test images.
+    """For each fold, train a network on the other folds, and predict the fold and the test images.
 
-    Copies of an image are in the same fold, or their labels would give each other away.
+    Copies of an image are in the same fold; otherwise their labels would leak.
 
     Args:
         dataset: the data.
@@ -66,7 +66,7 @@ def predict_out_of_sample(
     """
     train, count = dataset.train, len(dataset.train)
     fold = np.random.default_rng(SEED).permutation(count)[dataset.originals] % FOLDS
-    # One program for all folds: it holds all images, and the order of an epoch names only those of a fold.
+    # One program serves all folds: it has all images, and an epoch's order starts with those to train on.
     loop = assemble(config, RECIPES[RECIPE], train, np.arange(count), classes=len(dataset.classes), gpu=gpu)
     variables = [*loop.model.variables, *loop.optimizer.variables]
     initial = [variable.numpy() for variable in variables]
@@ -103,7 +103,7 @@ def _train(loop: StepLoop, indices: np.ndarray, config: Settings, on_epoch: Call
     rest = np.setdiff1d(np.arange(loop.count), indices)
     while step < total:
         order = indices[epoch_order(config.seed, epoch, len(indices))]
-        # The steps end before the other images.
+        # The steps end before they reach the other images.
         loop.set_order(np.concatenate([order, rest]))
         first = 0
         while first < min(steps, total - step):

@@ -5,10 +5,10 @@
    grow linearly with the number of images (an inverted file; Jégou, Douze & Schmid 2011, section IV).
 2. Filter: a pair stays if the details of one image resemble those of a part of the other, on a coarse grid
    of parts.
-3. Alignment: that part is moved and scaled until both images agree best. The similarity of a pair is the
-   correlation of their details then. Details are what remains after subtracting local means, since smooth
-   pictures, such as a plane in the sky, correlate without being the same.
-4. Groups: the connected components of the pairs above a threshold.
+3. Alignment: that part is moved and scaled to fit the other image. The similarity of a pair is then the
+correlation of their details. Details are what remains after subtracting local means: smooth pictures, such as
+planes in the sky, correlate without being the same. 4. Groups: the connected components of the pairs above a
+threshold.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ from cifar_trainer.data.dataset import release_pages
 
 #: Widths of thumbnails in pixels: for the search and the filter, for details, and for the alignment.
 COARSE, MIDDLE, FINE = 8, 16, 32
-#: Neighbours per image and search; and the least cosine similarity of a neighbour.
+#: Neighbours per image and search, and their minimum cosine similarity.
 NEIGHBOURS, FLOOR = 8, 0.7
-#: Least correlation of details in the filter, and of near-duplicates after alignment.
+#: Minimum correlation of details in the filter, and of near-duplicates after alignment.
 FILTER, THRESHOLD = 0.75, 0.85
-#: Widths of the compared parts of an image, as shares; and positions of a part along each axis.
+#: Widths of the compared parts, as fractions of the image's, and positions of a part along each axis.
 _ZOOMS, _POSITIONS = (1.0, 0.875, 0.75), 3
 #: Width of the part that the search enlarges: between those of usual crops.
 _SEARCH_ZOOM = 0.83
-#: First step of the alignment as a share of the width, its halvings, and the range of widths.
+#: The alignment: first step as a fraction of the width, number of halvings, and range of widths.
 _STEP, _ROUNDS, _WIDTHS = 0.06, 4, (0.65, 1.1)
 #: Vectors per cell on average, and cells in which each query is searched.
 CELL, PROBES = 512, 8
@@ -122,7 +122,7 @@ def thumbnails(images: np.ndarray, size: int, *, grey: bool = False) -> np.ndarr
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    """Vectors of length 1 without mean, which ignore brightness and contrast: float32 [N, D · C].
+    """Unit vectors with zero mean, which ignore brightness and contrast: float32 [N, D · C].
 
     Args:
         values: [N, D, C]; the mean over D is removed. Constant values become 0, which resembles nothing.
@@ -318,7 +318,7 @@ def group(pairs: Pairs, count: int) -> list[tuple[np.ndarray, float]]:
 
 
 def _parts() -> list[tuple[float, float, float, bool]]:
-    """The parts of an image: top, left and width as shares, and whether it is mirrored. The first is all."""
+    """The parts of an image: top, left and width as fractions; mirrored or not. The first is the whole."""
     return [
         (top, left, width, mirror)
         for mirror in (False, True)

@@ -21,9 +21,9 @@ CS231N = "CS231n, Neural Networks"
 OURS = "cifar-trainer"
 #: Images to train on, images held out, and images per forward pass of a measurement.
 TRAINED, HELD_OUT, MEASURED = 2048, 512, 128
-#: The loss at the first step may exceed that of equal logits by this share.
+#: Fraction by which the loss at the first step may exceed that of equal logits.
 FIRST_LOSS = 0.5
-#: The largest relative error of a gradient: what CS231n allows for networks with kinks.
+#: Maximum relative error of a gradient, as CS231n allows for networks with kinks.
 GRADIENT_ERROR = 1e-4
 #: Steps of the numeric gradient, and images for which it is computed. The first is large enough for small
 #: gradients; the second one crosses fewer kinks of the ReLUs, of which large networks have millions.
@@ -34,7 +34,7 @@ DEAD = 0.5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
-    """Training images for the checks, by what they are used for.
+    """Training images for the checks, by purpose.
 
     Attributes:
         train, held_out: some training images, and others that no step sees.
@@ -52,7 +52,7 @@ class Samples:
         """Choose images of a training split, stratified; a fifth is held out if there are few."""
         aside = min(HELD_OUT, len(split) // 5)
         _, chosen = holdout(split.labels, min(TRAINED + aside, len(split)), seed=0)
-        # The holdout of the chosen images, not of the split: both parts have all classes.
+        # Hold out some of the chosen images, not of the whole split, so that both parts have all classes.
         left, out = holdout(split.labels[chosen], aside, seed=1)
         train, held_out = split.take(chosen[left]), split.take(chosen[out])
         return cls(train, held_out, augmented(recipe, train.images[:MEASURED], 1)[0], classes)
@@ -81,7 +81,7 @@ def check_network(recipe: Recipe, model: keras.Model, samples: Samples) -> Itera
     loss = recipe.loss()
     try:
         fault = diagnosis.loss_fault(loss, samples.classes)
-    except Exception as error:  # Any code of the recipe.
+    except Exception as error:  # The recipe's code can raise any exception.
         text = str(error).strip().partition("\n")[0]
         fault = f"the loss does not accept integer labels and logits: {text}"
     yield _verdict(
@@ -91,7 +91,7 @@ def check_network(recipe: Recipe, model: keras.Model, samples: Samples) -> Itera
     spread, trained = (diagnosis.input_spread(model, each) for each in (samples.images, samples.augmented))
     yield _verdict(
         "input scale", diagnosis.scale_fault(spread, trained), "0.02 to 20, also in prediction",
-        "Standard deviation of what reaches the first trained layer.", f"{CS231N} 2, preprocessing", trained,
+        "Standard deviation of the inputs of the first trained layer.", f"{CS231N} 2, preprocessing", trained,
     )  # fmt: skip
     yield _verdict(
         "nonlinearities", diagnosis.linear_fault(model), "one between linear layers",
@@ -102,7 +102,7 @@ def check_network(recipe: Recipe, model: keras.Model, samples: Samples) -> Itera
         "No logit is dropped.", "Srivastava et al. 2014",
     )  # fmt: skip
     yield _verdict(
-        "frozen layers", diagnosis.frozen_fault(model, recipe.initialize is not None), "none at random",
+        "frozen layers", diagnosis.frozen_fault(model, recipe.initialize is not None), "no random weights",
         "Every layer is trained, or set by the recipe.", OURS,
     )  # fmt: skip
     yield _first_loss(recipe, model, samples)
@@ -135,7 +135,7 @@ def _first_loss(recipe: Recipe, model: keras.Model, samples: Samples) -> Check:
         fault = (
             f"the loss at the first step is {measured:.3g}: the untrained network is confident. Expected "
             f"about {equal:.3g}, the loss of equal logits. Scale the inputs, or "
-            "initialize the last layer smaller."
+            "initialize the last layer with smaller weights."
         )
     return _verdict(
         "loss at the first step", fault, expected, "The untrained network favours no class.",
@@ -145,7 +145,7 @@ def _first_loss(recipe: Recipe, model: keras.Model, samples: Samples) -> Check:
 
 def _augmentation_in_place(recipe: Recipe, samples: Samples) -> Check:
     """Whether changing one image changes other augmented images."""
-    name, expected = "augmentation keeps labels", "each image comes from its own"
+    name, expected = "augmentation keeps labels", "each image is augmented on its own"
     if recipe.augment is None:
         return Check(name, True, None, expected, "The recipe has no augmentation.", OURS)
     changed = samples.images.copy()
@@ -156,7 +156,7 @@ def _augmentation_in_place(recipe: Recipe, samples: Samples) -> Check:
     if count:
         fault = (
             f"changing the first image of a batch changes {count} others after augmentation: images are "
-            "mixed or move away from their labels. Compute each image from itself only."
+            "mixed or move away from their labels. Augment each image on its own."
         )
     return _verdict(
         name, fault, expected, "Changing one image changes only that image after augmentation.", OURS, count
@@ -234,7 +234,7 @@ def _leak(model: keras.Model, images: tf.Tensor, training: bool) -> float:
     with tf.GradientTape() as tape:
         tape.watch(images)
         logits = model(images, training=training)
-        # A random combination: the sum of normalized values would not depend on anything.
+        # Combine the logits at random: the sum of normalized values would be constant.
         value = tf.reduce_sum(logits[0] * tf.cast(tf.range(1, logits.shape[1] + 1), logits.dtype))
     gradient = np.abs(tape.gradient(value, images).numpy()).reshape(len(images), -1).sum(axis=1)
     return float(gradient[1:].sum() / max(gradient.sum(), 1e-300))

@@ -25,8 +25,7 @@ class TrainingCheck(Result):
     Attributes:
         recipe, dataset: the names.
         passed: whether all checks passed.
-        checks: in the order in which they were made. After a fault that makes training impossible, the
-            others are not made.
+        checks: in order. After a fault that makes training impossible, the remaining checks are skipped.
         layers: measurements for each layer.
         learning_rate: the recipe's, for the batch size of the short runs.
         steps, batch_size: steps of each short run, and images per step.
@@ -69,7 +68,7 @@ def check_training(
         recipe: the name of a recipe, or a Python file that defines one.
         dataset: name of the prepared data set; its test set is not used.
         data_dir: folder of the prepared data sets.
-        output: the file to write the page to; None means `runs/check-RECIPE.html`.
+        output: the page's file; by default, `runs/check-RECIPE.html`.
         device: one of `settings.DEVICES`.
         verbose: show TensorFlow's own messages.
         on_progress: called with (name, done, total).

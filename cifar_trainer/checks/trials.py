@@ -41,29 +41,29 @@ SEEDS, RANGE = (0, 1), (-3.0, 2.0)
 SMOOTHING, SETTLED = 0.9, 10
 #: Factor of the first loss, and share of it gained, that tell when the loss diverges (`highest_rate`).
 DIVERGED, GAINED = 1.2, 0.08
-#: Distinct images in the batch to overfit: "only a few examples (e.g. as little as two)" (Karpathy 2019). For
-#: a whole batch of them, a sound recipe with plain SGD needs more than STEPS.
+#: Distinct images in the batch to overfit: "only a few examples (e.g. as little as two)" (Karpathy 2019). To
+#: overfit a whole batch of them, a sound recipe with plain SGD needs more than STEPS.
 FEW = 8
 #: The loss on one batch may stay above the lowest possible loss by this much.
 OVERFITTED = 0.1
-#: The images must lower the loss by this share.
+#: Compared with black images, real ones must lower the loss by this fraction.
 BASELINE_GAIN = 0.03
 #: Limits of one step's change of a kernel, relative to the kernel.
 SMALLEST_UPDATE, LARGEST_UPDATE = 1e-7, 0.1
-#: The least share of the accuracy above chance that remains under augmentation.
+#: Minimum share of the accuracy above chance that must remain under augmentation.
 KEPT = 0.6
 
 Progress = Callable[[str, int, int | None], None]
-#: Checks without which the others would fail in ways that say nothing.
+#: If one of these checks fails, the others are meaningless.
 _IMPOSSIBLE = ("output", "loss function")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examination:
-    """All that was measured.
+    """The results of all checks.
 
     Attributes:
-        checks: in order. After a fault that makes training impossible, the short runs are left out.
+        checks: in order. After a fault that makes training impossible, the short runs are skipped.
         layers: figures by layer.
         ranges: the range test of each seed.
         learning_rate: the recipe's rate for the batch size of the short runs.
@@ -219,11 +219,11 @@ class Trials:
         ]
         lowest = min(mean_loss(self._recipe.loss(), labels, each) for each in raised)
         passed = right == 1 and reached < lowest + OVERFITTED
-        text = f"{len(batch)} images, {self.steps} steps: {right:.0%} are classified correctly."
+        text = f"{len(batch)} images, {self.steps} steps: {right:.0%} classified correctly."
         if not passed:
             text += (
-                " The network cannot even learn a few images by heart: look at the failed checks, at the "
-                "learning rate, and at regularization that is too strong."
+                " The network cannot even learn a few images by heart. Look at the other failed checks, "
+                "lower or raise the learning rate, or weaken the regularization."
             )
         return Check(
             "one batch overfitted", passed, reached - lowest if np.isfinite(reached) else None,
@@ -264,8 +264,8 @@ class Trials:
         text = f"Loss {losses[0]:.3g} with images, {losses[1]:.3g} with black ones, after {self.steps} steps."
         if not passed:
             text += (
-                " The network learns nothing from the images: look for inputs that are zero, labels in "
-                "another order than the images, and the learning rate."
+                " The network learns nothing from the images. Look for inputs that are zero, labels in a "
+                "different order from the images, or an unsuitable learning rate."
             )
         baseline = Check(
             "images against black images", passed, gain, f"loss at least {BASELINE_GAIN:.0%} lower", text,
@@ -288,7 +288,9 @@ class Trials:
             text = f"Not measured: held-out accuracy is {plain:.1%} after {self.steps} steps, near chance."
             return [Check(name, True, None, expected, text, OURS)]
         kept = (changed - chance) / (plain - chance)
-        text = f"Held-out accuracy {plain:.1%}, with augmentation {changed:.1%}, fitted without it."
+        text = (
+            f"Held-out accuracy {plain:.1%}, or {changed:.1%} with augmentation, after training without it."
+        )
         passed = kept + 2 * error / (plain - chance) >= KEPT
         if not passed:
             text += " The augmentation may change what an image shows: look at it with recipes --show --plot."
@@ -326,7 +328,7 @@ class Trials:
         return self._go_on(name, order, rates, 0, self.steps)
 
     def _go_on(self, name: str, order: np.ndarray, rates: np.ndarray, first: int, end: int) -> list[float]:
-        """Run the steps from `first` to before `end`; returns their losses up to the last finite one."""
+        """Run the steps from `first` up to, but not including, `end`; return the finite losses."""
         self._table.rates.assign(rates)
         losses: list[float] = []
         longest = self._loop.count // self.batch_size
@@ -385,7 +387,7 @@ def _update_check(updates: dict[str, float]) -> Check:
     still = [layer for layer, ratio in updates.items() if not ratio > SMALLEST_UPDATE]
     text = f"One step changes {worst} by {updates[worst]:.2g} of its weights, and other layers by less."
     if still:
-        text = f"One step does not change {', '.join(still)}: no gradient reaches it."
+        text = f"One step does not change {', '.join(still)}: no gradient arrives."
     elif not updates[worst] <= LARGEST_UPDATE:
         text = f"One step changes {worst} by {updates[worst]:.0%} of its weights. Lower the learning rate."
     passed = not still and updates[worst] <= LARGEST_UPDATE

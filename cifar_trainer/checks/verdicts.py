@@ -45,7 +45,7 @@ class RateRange:
     """A learning-rate range test of one seed.
 
     Attributes:
-        seed: of weights and image order.
+        seed: determines the weights and the image order.
         rates: learning rate of each step, rising.
         losses: smoothed loss after each step; ends before the first loss that is not finite.
         highest: the highest rate before the loss diverges.

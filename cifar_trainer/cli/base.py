@@ -298,7 +298,7 @@ class Duration(click.ParamType[float]):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|)", str(value).strip())
         if match is None:
-            self.fail(f"{value!r} is not a time. Expected seconds, or a time such as 90s, 10m or 2h.")
+            self.fail(f"{value!r} is not a duration. Expected seconds, or a duration such as 90s, 10m or 2h.")
         return float(match[1]) * {"h": 3600.0, "m": 60.0}.get(match[2], 1.0)
 
 
@@ -320,9 +320,7 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def with_run(*args: Any, run: Path | None, run_option: Path | None, **options: Any) -> Any:
         if run is not None and run_option is not None:
-            raise errors.UsageError(
-                f"RUN {run} and --run {run_option} were both given. Expected one of them."
-            )
+            raise errors.UsageError(f"RUN {run} and --run {run_option} were both given. Pass only one.")
         return command(*args, run=run if run_option is None else run_option, **options)
 
     with_option = click.option("--run", "run_option", type=RunType(), help="The same as RUN.")(with_run)

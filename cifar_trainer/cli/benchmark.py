@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "--conv",
     default="auto",
     metavar=f"[{'|'.join(CONVOLUTIONS)}]",
-    help="With --train: how convolutions are computed.",
+    help="With --train: convolution implementation.",
 )
 @click.option(
     "--device",
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 def command(output: "Output", /, plot: Path | None, **options: Any) -> None:
     """Measure the speed of inference, or with --train the speed of training.
 
-    Latency is measured in-process, array in to array out, with sequential calls after a
-    warm-up. A RUN stands for its model and its exports; the default is the newest run.
+    Latency is measured in-process, array in to array out, with sequential calls after a warm-up. Pass
+    artefacts, or a RUN to measure its model and its exports; the default is the newest run.
 
     \b
     Examples:

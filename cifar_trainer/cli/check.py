@@ -31,7 +31,9 @@ def command() -> None:
 
 @make_command("check data")
 @click.option("--dataset", type=DATASET, help="Data set to check.  [default: the run's, or cifar10]")
-@click.option("--run", type=RunType(), help="Run whose features are compared.  [default: a short training]")
+@click.option(
+    "--run", type=RunType(), help="Run whose network compares images.  [default: a network trained here]"
+)
 @data_dir_option()
 @click.option("--allow", type=int, metavar="N", help="Exit with code 4 if more than N labels are suspect.")
 def data(
@@ -39,9 +41,9 @@ def data(
 ) -> None:
     """Find copies of images and suspect labels in a data set. Changes nothing.
 
-    Writes DATA_DIR/DATASET/check/: report.html, one page with pictures; groups.csv, images
-    that are copies or nearly copies; suspects.csv, labels that are probably wrong. Exits with
-    code 4 if copies of training images are in the test set.
+    Writes to DATA_DIR/DATASET/check/: report.html, a page with pictures; groups.csv, images that are copies
+    or near-duplicates; suspects.csv, labels that are probably wrong. Exits with code 4 if the test set
+    contains copies of training images.
 
     \b
     Examples:
@@ -59,13 +61,12 @@ def data(
     output.note(f"report: {result.report}", wrap=False)
     if result.across_splits:
         raise CheckError(
-            "Test images with a copy, or nearly a copy, among the training images: "
+            "Test images with a copy or near-duplicate among the training images: "
             f"{result.across_splits:,}. See {result.report}."
         )
     if allow is not None and result.label_suspects > allow:
         raise CheckError(
-            f"{result.label_suspects:,} labels are suspect; --allow {allow} permits {allow:,}. "
-            f"See {result.report}."
+            f"{result.label_suspects:,} labels are suspect, more than --allow {allow}. See {result.report}."
         )
 
 
@@ -93,8 +94,8 @@ command.add_command(data)
 def training(console: "Output", /, data_dir: Path | None, **options: Any) -> None:
     """Check how a recipe trains: gradients, layers, learning rate, augmentation.
 
-    Makes short runs on training images, and writes a page with each number beside the one to
-    expect. Keeps no model. Exits with code 4 if a check fails.
+    Trains briefly on training images, and writes a page that shows each number beside the expected one. Keeps
+    no model. Exits with code 4 if a check fails.
 
     \b
     Examples:

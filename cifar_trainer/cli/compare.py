@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 @click.option(
     "--split",
     metavar="[test|validation]",
-    help="The test set, or the held-out images, which must be the same in all runs.  [default: test]",
+    help="Images to compare on: the test set, or held-out images that all runs share.  [default: test]",
 )
 @click.option(
     "--decide",
     is_flag=True,
     show_default=False,
-    help="Is the second group of seeds better than the first, on held-out images? Exit with code 4 if not.",
+    help="Test on held-out images whether the second group of seeds is better; exit with code 4 if not.",
 )
 @plot_option("Draw the learning curves and the accuracies.")
 @data_dir_option()
@@ -46,8 +46,8 @@ def command(
     Each run is tested against the first on the same images (McNemar's test). Runs without
     a report are evaluated first. A RUN may be the folder of a group (train --seeds).
 
-    With --decide, a paired test over the seeds of two groups tells a gain from noise: on
-    held-out images, corrected for earlier decisions about these runs.
+    With --decide, a paired test over the seeds of two groups tells a real gain from noise. It uses held-out
+    images, and corrects for earlier decisions about these runs.
 
     \b
     Examples:
@@ -121,9 +121,9 @@ def explain(test: "PairedTest") -> str:
     if test.is_better:
         return "Better: the second group is more accurate, by more than noise explains."
     return (
-        f"Not shown: the gain of {format_gain(test)} may be noise. {len(test.differences)} seeds find a "
-        f"true gain of {100 * test.minimum_detectable:.2f} points with a chance of {POWER:.0%}; a smaller "
-        "one needs more seeds."
+        f"Not shown: the gain of {format_gain(test)} may be noise. {len(test.differences)} seeds detect a "
+        f"true gain of {100 * test.minimum_detectable:.2f} points with a probability of {POWER:.0%}; to "
+        "detect a smaller one, train more seeds."
     )
 
 

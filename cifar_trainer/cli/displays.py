@@ -26,7 +26,7 @@ _MIN_FIGURES = 5
 
 
 class PrepareDisplay:
-    """Shows one progress bar at a time: the download, then the images.
+    """Shows one progress bar at a time: first the download, then the images.
 
     Attributes:
         reporter: the reporter to pass to `prepare`.

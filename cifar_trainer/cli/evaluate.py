@@ -27,17 +27,17 @@ TABLE_CLASSES = 30
     "--split",
     default="test",
     metavar="[test|validation]",
-    help="The test set, or the training images that --validation holdout set aside.",
+    help="Images to evaluate on: the test set, or the training images that --validation holdout held out.",
 )
 @data_dir_option()
 @click.option(
-    "--require-accuracy", type=float, metavar="X", help="Exit with code 4 if the accuracy is lower (0 to 1)."
+    "--require-accuracy", type=float, metavar="X", help="Exit with code 4 if the accuracy (0 to 1) is lower."
 )
 @click.option(
     "--robustness",
     is_flag=True,
     show_default=False,
-    help="Also measure accuracy under fifteen corruptions and two attacks. Takes minutes.",
+    help="Also measure accuracy under fifteen corruptions and two attacks; takes minutes.",
 )
 @click.option(
     "--robustness-images", type=int, default=2000, metavar="N", help="Number of images for --robustness."
@@ -46,7 +46,7 @@ TABLE_CLASSES = 30
     "--unfamiliar",
     type=PathType(),
     metavar="FOLDER",
-    help="Also measure whether these images are recognized as unfamiliar.",
+    help="Also test whether the model recognizes these images as unfamiliar.",
 )
 def command(
     output: "Output",
@@ -59,7 +59,7 @@ def command(
     robustness_images: int,
     unfamiliar: Path | None,
 ) -> None:
-    """Measure a run's model and write a report: numbers, figures, one page.
+    """Measure a run's model and write a report.
 
     RUN is a run's folder, by default the newest run. The report goes into
     RUN/evaluation/SPLIT/: report.html, one page to open or send; report.json;
@@ -158,7 +158,7 @@ def _without_near_duplicates(report: "Report") -> str:
     low, high = rest.interval
     return (
         f"\naccuracy {rest.accuracy:.2%} ({low:.2%} to {high:.2%}) without {rest.near_duplicates:,} images "
-        "with a near-duplicate in training"
+        "that have a near-duplicate in the training set"
     )
 
 
@@ -171,7 +171,7 @@ def _expectation(report: "Report") -> str:
 
 
 def unfamiliar_table(unfamiliar: "Unfamiliar") -> "Table":
-    """One row per kind of other images: how well the model detects them."""
+    """One row per kind of unfamiliar images: how well the model detects them."""
     from rich.table import Table
 
     what = "held-out training images" if unfamiliar.fitted_on == "validation" else "training images"

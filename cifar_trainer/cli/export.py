@@ -39,11 +39,11 @@ def command(
     force: bool,
     data_dir: Path | None,
 ) -> None:
-    """Export a run's model, verified against the original on real images.
+    """Export a run's model, and verify the result on real images.
 
-    RUN is a run's folder, by default the newest run with a model. Each artefact takes uint8
-    images without further preprocessing. A clean process loads it and compares its answers
-    with the Keras model's. If they differ, no format is published (exit code 4).
+    RUN is a run's folder, by default the newest run with a model. Each artefact takes raw uint8 images. A
+    clean process loads it and compares its answers with those of the Keras model. If they differ, nothing is
+    published and the exit code is 4.
 
     \b
     Examples:

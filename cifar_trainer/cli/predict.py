@@ -49,9 +49,8 @@ def command(
 ) -> None:
     """Classify images: PNG, JPEG, WebP, GIF, BMP or TIFF, of any size.
 
-    An IMAGE is a file, a folder (the images in it), or - for standard input. Images are resized
-    as the training images were. RUN, or --run, is the run to use: its fastest exported
-    artefact, or its own model.
+    An IMAGE is a file, a folder (the images in it), or - for standard input. Images are resized as the
+    training images were. The model is the fastest export of RUN (or --run), or else the run's own model.
 
     \b
     Examples:
@@ -62,7 +61,7 @@ def command(
       curl -s https://example.org/ship.png | cifar-trainer predict --top 1 -
     """
     if as_csv and output.as_json:
-        raise UsageError("--csv and --json were both given. Expected one of them.")
+        raise UsageError("--csv and --json were both given. Pass only one.")
     from cifar_trainer.prediction import format_counts, predict
 
     # The run may come first, as for `evaluate` and `export`.

@@ -45,17 +45,17 @@ class DatasetOption(click.Option):
     "--test-fraction", type=float, metavar="X",
     help="Split off a test set if the source has none (0 to 1).",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, help="Decides which images become the test set.")
+@click.option("--seed", type=int, default=0, help="Seed that chooses the images of the test set.")
 @click.option(
     "--skip-unreadable", is_flag=True, show_default=False, help="Leave out images that cannot be decoded."
 )
 @click.option(
     "--relabel", metavar="FILE.csv", type=PathType(),
-    help="Correct labels: columns file (or split and index) and label, which is a class or `delete`.",
+    help="CSV file of corrections: columns file (or split and index) and label, a class or `delete`.",
 )  # fmt: skip
 @click.option(
     "--keep-groups", metavar="FILE.csv", type=PathType(),
-    help="Keep each group of images on one side of every split: columns group and file.",
+    help="CSV file of groups, each kept on one side of every split: columns group and file.",
 )  # fmt: skip
 @data_dir_option("Folder of the prepared data sets.  [default: data]")
 @click.option("--offline", is_flag=True, show_default=False, help="Never download.")
@@ -65,8 +65,8 @@ def command(output: "Output", /, path: str | None, data_dir: Path | None, **opti
     """Download or import a data set and verify it by its content.
 
     A source is an official archive of a data set (Python, binary or MATLAB version), a cache of Keras,
-    torchvision, Hugging Face or TFDS, a file of arrays or records, or a folder or archive with one folder
-    of images per class. Sources are recognized by content, not by name. Downloads resume.
+    torchvision, Hugging Face or TFDS, a file of arrays or records, or a folder or archive with one folder of
+    images per class. Sources are recognized by content, not by name. Interrupted downloads resume.
 
     \b
     Examples:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 @make_command("recipes")
-@click.option("--show", type=RECIPE, metavar="NAME|FILE.py", help="The recipe whose images --plot draws.")
+@click.option("--show", type=RECIPE, metavar="NAME|FILE.py", help="Recipe to list, or to draw with --plot.")
 @plot_option("With --show: draw training images as the network sees them in three epochs.")
 @data_dir_option(help="Folder of the prepared data sets. Without CIFAR-10, --plot shows synthetic images.")
 def command(output: "Output", /, show: str | None, plot: Path | None, data_dir: Path | None) -> None:
-    """List the recipes: networks, and how they are trained.
+    """List the recipes.
 
     Parameters and FLOPs are for CIFAR-10; FLOPs are for the forward pass of one image.
     Expected is the mean accuracy of n earlier runs, if at least three were measured.

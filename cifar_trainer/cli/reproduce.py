@@ -55,7 +55,7 @@ def command(output: "Output", /, run: Path | None, run_dir: Path | None, data_di
 def format_reproduction(result: "Reproduction") -> str:
     """Both hashes, and the differences between the environments."""
     lines = [
-        "The weights are the same to the bit." if result.same else "The weights differ.",
+        "The weights are bit-identical." if result.same else "The weights differ.",
         f"expected  sha256 {result.expected_sha256}  {result.run_dir}",
         f"received  sha256 {result.weights_sha256}  {result.reproduced_in}",
     ]

@@ -55,11 +55,11 @@ if TYPE_CHECKING:
 )
 @click.option("--alert-webhook", metavar="URL", help="URL to POST to when drift starts.")
 def command(output: "Output", /, host: str, api_key: str | None, **options: Any) -> None:
-    """Classify images over HTTP, with a page to try it.
+    """Classify images over HTTP, with a page for trying it out.
 
-    Serves RUN, by default the newest run, or an ARTEFACT; of a run's exports, the fastest. Speaks
-    TensorFlow Serving's REST API and the Open Inference Protocol, and takes image files at
-    /predict. /metrics is for Prometheus, /monitoring shows drift.
+    Serves the fastest export of RUN, by default the newest run, or an ARTEFACT. The server speaks TensorFlow
+    Serving's REST API and the Open Inference Protocol, and accepts image files at /predict. /metrics is for
+    Prometheus; /monitoring shows drift.
 
     \b
     Examples:

@@ -29,12 +29,16 @@ _LISTED = 10
 @click.option("--name", required=True, metavar="NAME", help="Name of the sweep, and of its folder in runs/.")
 @click.option(
     "--set", multiple=True, metavar="PARAMETER=RANGE",
-    help="What varies: LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=S or A,B,C. Repeatable.",
+    help="Range of values to search: LOW..HIGH, LOW..HIGH:log, LOW..HIGH:step=S or A,B,C. Repeatable.",
 )  # fmt: skip
 @click.option("--space", type=PathType(), metavar="FILE", help="TOML file with the ranges.")
-@click.option("--trials", type=int, default=40, metavar="N", help="Number of trials, across all commands.")
 @click.option(
-    "--storage", metavar="URL", help="postgresql://... for several machines.  [default: SQLite in the folder]"
+    "--trials", type=int, default=40, metavar="N", help="Number of trials of all commands together."
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Database; PostgreSQL for several machines.  [default: SQLite in the folder]",
 )
 @click.option("--sampler", default="tpe", metavar="[tpe|random|qmc]", help="How to choose values.")
 @click.option(
@@ -47,10 +51,12 @@ _LISTED = 10
     "--confirm", type=int, default=3, metavar="N",
     help="Retrain the N best on all training images and test each once; 0 for none.",
 )  # fmt: skip
-@click.option("--confirm-seeds", type=int, default=1, metavar="N", help="Number of seeds for each of them.")
+@click.option(
+    "--confirm-seeds", type=int, default=1, metavar="N", help="Number of seeds for each retrained trial."
+)
 @click.option(
     "--heartbeat", type=int, default=15, metavar="SECONDS",
-    help="Interval in a shared database. After four missing heartbeats, other commands take over the trials.",
+    help="Heartbeat interval. After four missing heartbeats, other commands take over the trials.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, help="Seed of the sampler and of every trial.")
 @click.option(

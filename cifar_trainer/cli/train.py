@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--stack",
     metavar=choices(STACKS),
-    help="Train the --seeds side by side in one program; auto does on a GPU.  [default: auto]",
+    help="Train the --seeds side by side in one program; auto does so on a GPU.  [default: auto]",
 )
 @click.option(
     "--gpus", metavar="N|all", help="Split each batch over N GPUs of this machine, one process each."

@@ -102,7 +102,7 @@ def _load_file(folder: Folder, file: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def _load_npy(path: Path, where: str) -> np.ndarray:
     try:
-        # A map does not allocate what a false header declares. np.load would open a zip as an .npz.
+        # A memory map allocates nothing for a false header; np.load would open a zip as an .npz.
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
         if "Python objects" in str(error):
@@ -153,7 +153,7 @@ def load_mat(
     except DataError:
         raise
     except Exception as error:  # scipy's reader raises all kinds of exceptions for damaged files.
-        raise DataError(f"{where} is not a MATLAB file, or damaged: {error}.") from error
+        raise DataError(f"{where} is not a MATLAB file, or is damaged: {error}.") from error
     return {name: value for name, value in loaded.items() if name in kept}
 
 

@@ -33,7 +33,7 @@ def read_check(dataset: Dataset) -> CheckRecord | None:
     try:
         record = files.read_json(path, CheckRecord)
     except (CifarTrainerError, OSError):
-        # A missing or damaged record, or one of another version: `check data` writes another.
+        # The record is missing, damaged, or from another version; `check data` writes a new one.
         return None
     same = (record.train, record.test) == (dataset.train.fingerprint, dataset.test.fingerprint)
     return record if same else None

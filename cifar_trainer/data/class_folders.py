@@ -21,7 +21,7 @@ EXPECTED_LAYOUT = (
     "columns file and label."
 )
 
-#: A file, its split (`all` if there are none) and its class.
+#: A file, its split (`all` without splits) and its class.
 Labelled = tuple[str, str, str]
 
 
@@ -35,7 +35,7 @@ def read_labelled(
 ) -> ImageSet:
     """Read image files whose classes are known.
 
-    The classes take turns, each in the order of its file names. So the order does not depend on how an
+    The classes alternate, each in the order of its file names. The order therefore does not depend on how an
     archive was packed, and the first N images contain all classes.
     """
     classes, index, notes = number_names({label for _, _, label in labelled}, options.spec)
@@ -51,7 +51,7 @@ def read_labelled(
 
 
 def _in_turn(labelled: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
-    """Order the files by split, then so that the classes take turns."""
+    """Order the files by split, with the classes alternating."""
     by_class: dict[tuple[str, int], list[str]] = {}
     for name, split, label in labelled:
         by_class.setdefault((split, label), []).append(name)

@@ -34,7 +34,7 @@ def find_originals(images: np.ndarray, groups: np.ndarray | None = None) -> np.n
 
 
 def _join(originals: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The first image of each set that copies and groups connect, for each image."""
+    """For each image, the first of all the images that copies and groups connect with it."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -79,7 +79,7 @@ class DatasetSpec:
         image_shape: height, width and channels.
         images: the number of images.
         fingerprints: None if none were published or measured.
-        archives: the files to download, all of them.
+        archives: all files to download.
         mirrors_variable: the environment variable for alternative URLs, if there is just one archive.
         other_archives: equivalents of `archives`, used if they have been downloaded.
         caches: where other programs cache it, as patterns for `caches.find_cached`.

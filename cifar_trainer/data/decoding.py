@@ -192,8 +192,8 @@ class Decoder:
             found.append(f"{count:,} of {self.read:,} images: {CONVERSIONS[name]}{sizes}.")
         if self._peak is not None and self._options.grey_bits is not None:
             found.append(
-                f"The largest value of the greyscale images of more than 8 bits is {self._peak:,}. They "
-                f"are scaled as images of {self._options.grey_bits} bits, also in predictions."
+                f"The largest value of the greyscale images of more than 8 bits is {self._peak:,}. They are "
+                f"scaled as images of {self._options.grey_bits} bits, in predictions too."
             )
         if self._unreadable:
             found.append(f"Left out: {self._list_unreadable()}")

@@ -17,9 +17,7 @@ def check_target(data_dir: Path, folder: Path, marker: str) -> None:
     try:
         for path in (data_dir, folder):
             if path.is_symlink() and not path.exists():
-                raise DataError(
-                    f"{path} is a link that leads nowhere. Remove it, or choose another --data-dir."
-                )
+                raise DataError(f"{path} is a broken link. Remove it, or choose another --data-dir.")
             if path.exists() and not path.is_dir():
                 raise DataError(f"{path} is a file, expected a folder. Choose another --data-dir.")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
@@ -60,5 +58,5 @@ def reason(error: OSError) -> str:
 def _room_message(folder: Path, needed: int, free: int) -> str:
     return (
         f"The disk of {folder} is full: {needed:,} bytes are needed, {free:,} are free. "
-        "Make room, or choose another --data-dir."
+        "Free some space, or choose another --data-dir."
     )

@@ -34,7 +34,7 @@ def _ignore(*_: object) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class PrepareReporter:
-    """Callbacks of `prepare`; each one can be left out.
+    """Callbacks of `prepare`, all optional.
 
     Attributes:
         note: receives a sentence about progress.
@@ -267,7 +267,7 @@ def _complete(url: str, part: Part, archive: Archive, least_speed: int, reporter
             attempt = 1 if progress else attempt + 1
             if not error.again or attempt > PATIENCE.attempts:
                 raise
-            reporter.note(f"{host}: {error}. Asking again.")
+            reporter.note(f"{host}: {error}. Retrying.")
             time.sleep(PATIENCE.pause * 2 ** (attempt - 2) if error.wait is None else error.wait)
 
 

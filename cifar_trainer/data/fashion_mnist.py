@@ -76,10 +76,10 @@ def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
 def _read_idx(folder: Folder, name: str, shape: tuple[int, ...]) -> np.ndarray:
     stored = next((file for file in folder.files if _plain(file) == name), None)
     if stored is None:
-        raise DataError(f"{folder.path} lacks {name}; it holds {abridged(folder.files)}.")
+        raise DataError(f"{folder.path} lacks {name}; it contains {abridged(folder.files)}.")
     array = load_idx(folder.local(stored), folder.describe(stored))
     if array.shape != shape:
-        raise DataError(f"{folder.describe(stored)} holds an array {array.shape}, expected {shape}.")
+        raise DataError(f"{folder.describe(stored)} contains an array {array.shape}, expected {shape}.")
     return array
 
 

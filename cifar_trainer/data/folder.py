@@ -119,7 +119,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
             continue
         if entry.is_dir():
             if entry.is_symlink() and folder.resolve().is_relative_to((folder / entry.name).resolve()):
-                raise DataError(f"{folder / printable(entry.name)} is a link to a folder around it.")
+                raise DataError(f"{folder / printable(entry.name)} is a link to a folder that contains it.")
             if name.count("/") < _MAX_DEPTH:
                 yield from _walk(folder / entry.name, name + "/")
         # A broken link is reported with the images that cannot be read.

@@ -86,7 +86,7 @@ def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
     )
     notes.append(
         f"The {len(validation):,} validation images were added to the training images; "
-        "train --validation holdout holds out some of all these."
+        "train --validation holdout holds out a part of them all."
     )
 
 
@@ -97,7 +97,7 @@ def _make_test_set(
     if fraction is None and options.spec is not None:
         raise DataError(
             f"{' '.join([f'{where} has no test set.', *notes])} Add --test-fraction 0.2 to split one off; "
-            f"results then cannot be compared with those on {options.spec.title}."
+            f"the results cannot be compared with those on {options.spec.title}."
         )
     fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
     every = splits.pop("all" if "all" in splits else "train")
@@ -131,7 +131,7 @@ def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: 
         if shared.any():
             splits["test"] = test = _without(test, shared, where)
             yield (
-                f"{counted(int(shared.sum()), 'test image')} left out of the test set: in a group with "
+                f"{counted(int(shared.sum()), 'test image')} left out of the test set: grouped with "
                 "training images."
             )
     if options.spec is not None:

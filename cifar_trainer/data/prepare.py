@@ -103,7 +103,7 @@ def prepare(
         offline: never open a connection.
         force: prepare again, and replace the prepared data set.
         verify: read the prepared data set back and verify it.
-        size: width and height in pixels, for classes of your own; None is 32, or the size of arrays.
+        size: width and height in pixels, for classes of your own; by default 32, or the size of arrays.
         resize: how to resize images: `stretch`, `crop` or `fit`.
         test_fraction: the share of each class that becomes the test set, if the source has none.
         seed: decides which images become the test set.
@@ -206,7 +206,7 @@ def _local_path(source: str) -> str:
         return source
     if parts.netloc not in ("", "localhost"):
         raise UsageError(
-            f"--source {source!r} names a file of the host {parts.netloc!r}. Expected file:///PATH."
+            f"--source {source!r} names a file on the host {parts.netloc!r}. Expected file:///PATH."
         )
     return urllib.request.url2pathname(parts.path)
 

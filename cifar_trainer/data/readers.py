@@ -31,7 +31,7 @@ def read_source(
 ) -> ImageSet:
     """Read a data set from a folder, an archive or a file.
 
-    `scratch` is the folder for unpacked archives; None is the system's folder for temporary files.
+    `scratch` is the folder for unpacked archives; by default, the system's temporary folder.
 
     Raises:
         DataError: the format is unknown, or the source is damaged, cannot be read, or is another data set.
@@ -75,8 +75,9 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: P
     found = with_true_classes(found, spec)
     if len(found.classes) != len(spec.classes):
         raise DataError(
-            f"{path} holds {len(found.classes)} classes, expected the {len(spec.classes)} of {spec.title}. "
-            f"Not one of them: {abridged(set(found.classes) - set(spec.classes))}. "
+            f"{path} contains {len(found.classes)} classes, expected the {len(spec.classes)} of "
+            f"{spec.title}. "
+            f"Not among them: {abridged(set(found.classes) - set(spec.classes))}. "
             "For classes of your own, choose a name: --dataset NAME."
         )
     return found
@@ -122,7 +123,7 @@ def _read(
     if archives:
         return _read(unpacker.unpack(folder, chosen or archives), options, on_images, unpacker, depth + 1)
     raise DataError(
-        f"{folder.path} is not a data set in a known format: it holds {abridged(folder.files)}. "
+        f"{folder.path} is not a data set in a known format: it contains {abridged(folder.files)}. "
         f"{_expected(spec)}"
     )
 
@@ -141,8 +142,8 @@ def _refuse_other_sets(folder: Folder, spec: DatasetSpec | None) -> None:
     """Raise DataError if the source is a known data set, but not the requested one."""
     for other in DATASETS.values():
         if other is not spec and _find_form(folder, other, shared=False) is not None:
-            wanted = f"--dataset {spec.name} asks for {spec.title}" if spec else "it has a name here"
+            wanted = f"--dataset {spec.name} asks for {spec.title}" if spec else "this data set is known"
             raise DataError(
-                f"{folder.path} holds {other.title}, and {wanted}. Prepare it with: "
+                f"{folder.path} contains {other.title}, and {wanted}. Prepare it with: "
                 f"cifar-trainer prepare --dataset {other.name} --source {folder.path}"
             )

@@ -66,7 +66,7 @@ def _rows(path: Path, where: str, classes: list[str]) -> Iterator[Record]:
         import pyarrow.parquet
     except ImportError:
         raise DataError(
-            f"{where} is a Parquet or Arrow file, for which the package pyarrow is missing. "
+            f"{where} is a Parquet or Arrow file, which needs the package pyarrow. "
             "Install it with: pip install pyarrow"
         ) from None
     try:

@@ -299,6 +299,6 @@ def verify_dataset(data_dir: Path, name: str) -> None:
         actual = fingerprint(split.images, split.labels)
         if actual != split.fingerprint:
             raise DataError(
-                f"The {split_name} split in {dataset.folder} has the fingerprint {actual}, "
-                f"its record says {split.fingerprint}. {_remedy(dataset.folder)}"
+                f"The {split_name} split in {dataset.folder} has the fingerprint {actual}, but its record "
+                f"says {split.fingerprint}. {_remedy(dataset.folder)}"
             )

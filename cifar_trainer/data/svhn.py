@@ -40,7 +40,7 @@ def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
     """Read two MATLAB files with the arrays X, 32×32×3×N, and y, in which 10 means the digit 0."""
     missing = _NAMES - set(folder.files)
     if missing:
-        raise DataError(f"{folder.path} lacks {abridged(missing)}; it holds {abridged(folder.files)}.")
+        raise DataError(f"{folder.path} lacks {abridged(missing)}; it contains {abridged(folder.files)}.")
     splits = {}
     for split in ("train", "test"):
         name = f"{split}_32x32.mat"
@@ -48,9 +48,9 @@ def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
         found = load_mat(folder.local(name), where, ("X", "y").__contains__)
         images, labels = found.get("X"), found.get("y")
         if images is None or labels is None or images.dtype != np.uint8 or images.shape[:3] != IMAGE_SHAPE:
-            raise DataError(f"{where} holds {abridged(found)}, expected X of 32×32×3×N and y of N×1.")
+            raise DataError(f"{where} contains {abridged(found)}, expected X of 32×32×3×N and y of N×1.")
         if images.shape[3:] != (labels.size,):
-            raise DataError(f"{where} holds images {images.shape} and {labels.size:,} labels.")
+            raise DataError(f"{where} contains images {images.shape} and {labels.size:,} labels.")
         digits = labels.reshape(-1).astype(np.int64)
         check_labels(digits, 10, where, first=1)
         pixels = np.ascontiguousarray(images.transpose(3, 0, 1, 2))

@@ -254,7 +254,7 @@ class Unpacker:
             import py7zr
         except ImportError:
             raise DataError(
-                f"{title} is a 7z archive, for which the package py7zr is missing. Install it with: "
+                f"{title} is a 7z archive, which needs the package py7zr. Install it with: "
                 f"pip install py7zr; or unpack {title.name} and pass the folder."
             ) from None
         files: Files = {}
@@ -375,7 +375,7 @@ def _decompressed(path: Path, title: Path, kind: str) -> BinaryIO:
         import zstandard
     except ImportError:
         raise DataError(
-            f"{title} is compressed with Zstandard, for which the package zstandard is missing. "
+            f"{title} is compressed with Zstandard, which needs the package zstandard. "
             f"Install it with: pip install zstandard; or unpack {title.name} and pass the folder."
         ) from None
     # With a larger window, a file of a few bytes could allocate gigabytes.

@@ -129,12 +129,12 @@ def load_dictionary(content: bytes, where: str) -> dict[str, Any]:
     except _RefusedError as error:
         raise DataError(
             f"{where} is refused: its pickle asks for {error}, which reading images does not need. "
-            "Nothing of it was run. Fetch the archive again, from a source that you trust."
+            "None of it was run. Fetch the archive again, from a source that you trust."
         ) from None
     except Exception as error:  # A damaged pickle can raise any exception.
         kind = type(error).__name__
         raise DataError(f"{where} is a damaged pickle: {kind}: {error}. Fetch the archive again.") from error
-    raise DataError(f"{where} holds a {type(value).__name__}, expected a dictionary.")
+    raise DataError(f"{where} contains a {type(value).__name__}, expected a dictionary.")
 
 
 def _check_parts(content: bytes) -> None:
@@ -145,6 +145,6 @@ def _check_parts(content: bytes) -> None:
     """
     for count, (opcode, number, _) in enumerate(pickletools.genops(content)):
         if "PUT" in opcode.name and number is not None and number > len(content):
-            raise pickle.UnpicklingError(f"it numbers a part {number:,}, and has {len(content):,} bytes")
+            raise pickle.UnpicklingError(f"it numbers a part {number:,}, but has only {len(content):,} bytes")
         if count >= _MAX_PARTS:
             raise pickle.UnpicklingError(f"it has more than {_MAX_PARTS:,} parts")

@@ -256,7 +256,7 @@ def bus_id(index: int) -> str | None:
     """The PCI bus id, such as `0000:65:00.0`, of CUDA's GPU `index`; None if there is no such GPU.
 
     CUDA's numbering depends on CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER; that of NVML, which reads power
-    and utilisation, does not.
+    and utilization, does not.
     """
     driver = _load("libcuda.so.1")
     if isinstance(driver, OSError):

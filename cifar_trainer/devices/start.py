@@ -202,7 +202,7 @@ def _captured_stderr() -> Iterator[None]:
 
 
 def _configure_threads(split: bool) -> None:
-    """Let two operations run in parallel: the halves of a batch, with half of the cores each, if `split`.
+    """If `split`, let two operations run in parallel, the halves of a batch, with half of the cores each.
 
     Otherwise operations mostly run sequentially, and each gets all cores. Has no effect if TensorFlow has
     already started.

@@ -93,7 +93,7 @@ def environment(*, verbose: bool = False) -> Survey:
     if installed.gpu_present and extras.get("nvidia-ml-py") is None:
         missing += (
             Missing(
-                "nvidia-ml-py is not installed: no readings of utilisation, memory, power and energy",
+                "nvidia-ml-py is not installed: no readings of utilization, memory, power and energy",
                 "pip install nvidia-ml-py",
             ),
         )

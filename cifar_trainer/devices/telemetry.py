@@ -1,4 +1,4 @@
-"""GPU statistics while a run trains: utilisation, memory, power, energy.
+"""GPU statistics while a run trains: utilization, memory, power, energy.
 
 Uses nvidia-ml-py (imported as pynvml). Without it, or without an NVIDIA GPU, every reading is empty.
 """

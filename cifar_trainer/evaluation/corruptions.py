@@ -52,7 +52,7 @@ def defocus_blur(images: np.ndarray, draw: np.random.Generator, radius: float, s
 def glass_blur(
     images: np.ndarray, draw: np.random.Generator, sigma: float, reach: int, times: int
 ) -> np.ndarray:
-    """Replace each inner pixel with a random one up or left of it or itself, between two slight blurs.
+    """Replace each inner pixel with itself or a random one above or to its left, between two slight blurs.
 
     The authors' code is meant to swap the two pixels, but the second assignment of
     `a, b = b, a` reads a view that the first has already changed. CIFAR-10-C was made this way.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SPLITS = ("test", "validation")
 REPORT_FILE = "report.json"
 LOGITS_FILE = "logits.npy"
-_REMEDY = "Make room, or give write access to the run's folder."
+_REMEDY = "Free some disk space, or make the run's folder writable."
 #: Called with a task's name, and its progress: (name, done, total).
 Progress = Callable[[str, int, int], None]
 
@@ -43,9 +43,9 @@ def evaluate(
     logits.npy, and the figures as PNG. A look at the test set is recorded in the run.
 
     Args:
-        run: the run's folder; None is the newest run.
+        run: the run's folder; by default, the newest run.
         split: `test`, or `validation`: the training images that the run held out.
-        data_dir: the data folder; None is the one that the run used.
+        data_dir: the data folder; by default, the one that the run used.
         robustness: also measure accuracy under corruptions and attacks. Otherwise, the report keeps
             the results of an earlier one on the same weights.
         robustness_images: number of images to corrupt and attack.

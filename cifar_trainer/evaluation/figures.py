@@ -167,7 +167,7 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     color = np.stack([np.ones_like(heat), (200 - 178 * heat) / 255, np.zeros_like(heat)], axis=-1)
     alpha = 0.75 * heat[..., None]
     mixed = (1 - alpha) * grey[..., None] + alpha * color
-    # Rounding exceeds 1 by a little, of which Matplotlib warns.
+    # Rounding can slightly exceed 1, which makes Matplotlib warn.
     overlay: np.ndarray = np.clip(mixed, 0, 1)
     return overlay
 

@@ -30,11 +30,11 @@ _CONTRACT_PER_CLASS = ("class", "precision", "recall", "f1", "support")
 
 @dataclasses.dataclass(frozen=True)
 class WithoutNearDuplicates:
-    """Accuracy without images that are copies, or nearly copies, of images that the run was trained on.
+    """Accuracy without the images that have a copy or near-duplicate in the run's training images.
 
     Attributes:
         near_duplicates: number of images left out.
-        images, accuracy, interval: of the other images; the interval is as in `Report`.
+        images, accuracy, interval: for the remaining images; the interval is as in `Report`.
     """
 
     near_duplicates: int
@@ -151,9 +151,9 @@ def make_report(
 
 
 def leave_out_near_duplicates(subject: Subject) -> WithoutNearDuplicates | None:
-    """Accuracy on the images that have no near-duplicate among those that the run was trained on.
+    """Accuracy on the images that have no near-duplicate in the run's training images.
 
-    None if `check data` has not checked the data set, or if no other images are left.
+    None if `check data` has not checked the data set, or if no images are left.
     """
     check = read_check(subject.dataset)
     if check is None:

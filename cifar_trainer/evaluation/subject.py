@@ -16,7 +16,7 @@ from cifar_trainer.settings import Settings
 if TYPE_CHECKING:
     import keras
 
-#: Training images for the thresholds of unfamiliar images, if the run held none out.
+#: Number of training images for fitting the thresholds for unfamiliar images if none were held out.
 _TRAINING_IMAGES = 5000
 
 
@@ -32,7 +32,7 @@ class Subject:
         logits: float32 [N, classes] of the split's images.
         held_out: logits and labels of the held-out training images, for what is fitted after
             training; None if the run held none out.
-        familiar: float32 [M, classes], logits to fit the thresholds of unfamiliar images on: from the
+        familiar: float32 [M, classes], logits for fitting the thresholds for unfamiliar images: from the
             held-out images, or from training images if there are none; never from the test set.
     """
 
@@ -66,8 +66,8 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     """Load a run's model and compute its logits for a split. Records a look at the test set.
 
     Raises:
-        RunError: the model is damaged, holds code, or is not the one of result.json; or the look at
-            the test set cannot be recorded.
+        RunError: the model is damaged, contains code, or is not the one of result.json; or the look at the
+            test set cannot be recorded.
     """
     from cifar_trainer.model import LogitsFunction, load_model, weights_sha256
 
@@ -78,7 +78,7 @@ def load_subject(run: Run, dataset: Dataset, split_name: str) -> Subject:
     predict_logits = LogitsFunction(model, recipe.predict)
     split = evaluated_split(dataset, config, split_name)
     if split_name == "test":
-        with files.writing(run.path, "Make room, or give write access to the run's folder."):
+        with files.writing(run.path, "Free some disk space, or make the run's folder writable."):
             run.record_look("evaluate", result.epochs)
     logits = predict_logits(split.images)
     held_out = None

@@ -15,8 +15,8 @@ PEAK = 0.23
 PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.5, 3
 
 
-# A schedule maps the steps done, the total steps and the warm-up steps to a share of the peak rate. Its name
-# is one of `settings.SCHEDULES`, or a recipe uses it.
+# A schedule maps the steps done, the total steps and the warm-up steps to a share of the peak rate. Each is
+# named in `settings.SCHEDULES` or used by a recipe.
 
 
 def constant(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:

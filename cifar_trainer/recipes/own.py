@@ -137,7 +137,7 @@ class _File:
     def __init__(self, path: Path, content: bytes) -> None:
         self._path = path
         calls = (node for node in ast.walk(ast.parse(content)) if isinstance(node, ast.Call))
-        # The lines of the arguments of Recipe(...).
+        # Line numbers of the arguments of Recipe(...).
         self._lines = {
             keyword.arg: keyword.value.lineno
             for call in calls

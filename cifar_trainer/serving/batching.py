@@ -69,7 +69,7 @@ class Batcher(Generic[T]):
             )
 
     async def submit(self, images: np.ndarray) -> list[tuple[T, slice]]:
-        """Classify uint8 [N, H, W, C]. Returns batch results, each with the slice that is ours, in order.
+        """Classify uint8 [N, H, W, C]; return batch results in order, each with the slice of this request.
 
         If this is cancelled, the images leave the queue.
 

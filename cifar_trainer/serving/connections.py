@@ -33,8 +33,8 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
         _began = 0.0
         #: Bytes of this request's line, headers and trailers.
         _header_bytes = 0
-        #: All bytes of this request, with the framing of chunks. Those that arrived together with the end of
-        #: the previous request do not count.
+        #: All bytes of this request, including chunk framing, except those that arrived together with the end
+        #: of the previous request.
         _request_bytes = 0
         #: Bytes that arrived last; 0 if a request was being answered then.
         _piece_bytes = 0
@@ -139,8 +139,8 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
             self._note_state()
 
         def shutdown(self) -> None:
-            # uvicorn would close an idle connection at once and lose a request on its way. Answers say
-            # `Connection: close` now.
+            # uvicorn would close an idle connection at once, and lose a request that is on its way. From now
+            # on, answers say `Connection: close`.
             self._draining = True
             self._end_soon()
 

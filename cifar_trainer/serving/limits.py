@@ -28,7 +28,7 @@ access = logging.getLogger("cifar_trainer.serving.access")
 #: Paths that need no key: a page without data, and the probes.
 OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-#: A client's request id, unless it could forge or break a line of a log.
+#: A client's request id that cannot forge or break a line of the log.
 _REQUEST_ID = re.compile(r"[\w.:=+/-]{1,128}", re.ASCII)
 #: nginx's status for a client that closed the connection. Nobody receives it.
 _CLIENT_GONE = 499

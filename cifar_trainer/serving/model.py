@@ -24,7 +24,7 @@ from cifar_trainer.serving.monitoring import DriftMonitor
 
 #: Tolerance for logits. The export's gate allows 1e-4 on its own machine.
 _LOGIT_TOLERANCE = 1e-3
-#: Minimum share of equal classes for a format that does not keep the logits.
+#: Minimum share of images with the same class, for a format that changes the logits.
 _AGREEMENT = 0.75
 #: An export moves an artefact into place before its manifest. Until then, their SHA-256 differ.
 _EXPORT_SECONDS = 30.0

@@ -116,7 +116,7 @@ class Metrics:
 
 @dataclasses.dataclass(frozen=True)
 class DriftTest:
-    """One measure of the newest images against that of the validation images.
+    """Comparison of one measure between the newest images and the validation images.
 
     Attributes:
         measure: `classes`, `confidence`, or one of `measure_images`.
@@ -138,7 +138,7 @@ class DriftTest:
 
 @dataclasses.dataclass(frozen=True)
 class DriftReport:
-    """The newest images against the validation images.
+    """Comparison of the newest images with the validation images.
 
     Attributes:
         images: images in the window.

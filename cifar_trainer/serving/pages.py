@@ -71,7 +71,7 @@ def routes(service: Service) -> list[Route]:
         """A page on which to try the model."""
         artefact = service.model.artefact
         height, width, _ = artefact.image_shape
-        # The page needs no key, so with one it must not show what the key protects.
+        # The page needs no key, so it must not show what a key protects.
         baseline = service.model.monitor.baseline if service.settings.api_key is None else None
         samples = [answer.png for answer in baseline.answers] if baseline else []
         size = f"{width}×{height}"

@@ -33,7 +33,7 @@ _LISTENS = "0A"
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which here also answers connections that wait in the kernel when it stops."""
+    """uvicorn's server, extended to answer the connections that still wait in the kernel when it stops."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept all waiting connections, stop listening, and answer them."""
@@ -109,9 +109,9 @@ def serve(
     """Serve a run's model, or an artefact, until SIGINT or SIGTERM; then finish the accepted requests.
 
     Args:
-        run: the run's folder; None is the newest run at the start.
+        run: the run's folder; by default, the newest run at the start.
         model: an artefact instead of a run.
-        name: the model's name in the protocols' paths; None is the data set's.
+        name: the model's name in the protocols' paths; by default, the data set's.
         host, port: address to listen on; port 0 picks a free one.
         allowed_hosts: other host names to accept; `*` accepts any.
         max_batch_size: the largest batch, in images.
@@ -133,7 +133,7 @@ def serve(
         CifarTrainerError: the port is taken.
     """
     if run is not None and model is not None:
-        raise UsageError("RUN and --model were both given. Expected one of them.")
+        raise UsageError("RUN and --model were both given. Pass only one.")
     artefact = None if model is None else Path(model)
     source = find_source(None if run is None else Path(run), artefact)
     # With --watch, a newer run is not a new version: it may have other data.
@@ -186,7 +186,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
     except OSError as error:
         raise UsageError(
-            f"--host {host} is not known: {error.strerror}. Expected a name or an address."
+            f"--host {host} cannot be resolved: {error.strerror}. Expected a name or an address."
         ) from error
     bound = socket.socket(family, kind, protocol)
     try:
@@ -197,7 +197,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             holder = find_holder(port)
-            by_whom = f" by {holder}" if holder else f" (by whom: lsof -i :{port})"
+            by_whom = f" by {holder}" if holder else f" (lsof -i :{port} shows the process)"
             raise CifarTrainerError(
                 f"Port {port} on {host} is taken{by_whom}. Stop that process, or choose another --port "
                 "(0 picks a free one)."

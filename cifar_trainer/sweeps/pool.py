@@ -180,7 +180,7 @@ class WorkerPool:
                 # A worker that was killed together with its command does not count as dead.
                 if trials.release(trial, death=None if stopping else how):
                     state = "stopped"
-                    self._reporter.warn(f"{trial.label}: its worker died {how}; another one resumes it.")
+                    self._reporter.warn(f"{trial.label}: its worker died {how}; another one will resume it.")
                 else:
                     state, reason = "failed", f"Its worker died too often, the last time {how}."
         if state is not None:

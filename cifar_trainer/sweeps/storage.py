@@ -25,7 +25,7 @@ _SQLITE_FILE = "optuna.db"
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A database that is not open yet.
+    """A database, before it is opened.
 
     Attributes:
         url: for SQLAlchemy. It may contain a password: never print it.
@@ -39,7 +39,7 @@ class Storage:
 
 
 def parse_storage(url: str | None, folder: Path) -> Storage:
-    """Parse `--storage`; None is a SQLite file in the sweep's folder.
+    """Parse `--storage`; None means a SQLite file in the sweep's folder.
 
     Raises:
         UsageError: not a URL of SQLite or PostgreSQL. The message contains no password.

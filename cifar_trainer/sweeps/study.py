@@ -38,7 +38,7 @@ _NOT_CONFIRMED = (
 SETTINGS, FORMAT = "cifar_trainer", 1
 PAGE_FILE = "sweep.html"
 _REMEDY = "Free some space, or make the folder writable."
-#: Stop the sweep if this many first trials all fail; their values are then not the cause.
+#: Stop the sweep if this many trials fail at the start; their values are probably not the cause.
 HOPELESS = 3
 
 

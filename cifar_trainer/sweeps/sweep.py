@@ -49,7 +49,7 @@ def sweep(
         set: the ranges, such as `["learning_rate=1e-4..1e-2:log"]`.
         space: the ranges by setting, such as `{"batch_size": [32, 64]}`, or a TOML file of that form.
         trials: number of trials across all calls, including failed and pruned ones.
-        storage: the database's URL; None is a SQLite file in the sweep's folder.
+        storage: the database's URL; by default, a SQLite file in the sweep's folder.
         sampler: chooses the values: `tpe`, `random` or `qmc`.
         pruner: stops unpromising trials: `median`, `hyperband` or `none`.
         workers: number of worker processes; each has its own GPU if there are several.
@@ -58,7 +58,7 @@ def sweep(
         heartbeat: seconds between heartbeats in a shared database. After four missing ones, other calls take
             over a call's trials.
         seed: the seed of the sampler and of every trial.
-        run_dir: the sweep's folder; None is `runs/NAME`.
+        run_dir: the sweep's folder; by default, `runs/NAME`.
         reporter: receives events; None reports nothing.
         should_stop: polled; return True to save and stop.
         verbose: show TensorFlow's own messages.
@@ -68,7 +68,7 @@ def sweep(
         UsageError: a setting is invalid, or the study has other settings.
         DataError: the data are not available, or are not those of the study.
         DeviceError: the device is not available.
-        SweepError: no trial is complete, or the first ones all failed. It holds the result.
+        SweepError: no trial is complete, or the first ones all failed. The error has the result.
         RunError: the database cannot be used, or the folder cannot be written.
         TrainingStopped: `should_stop` returned True.
     """

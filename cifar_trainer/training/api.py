@@ -159,7 +159,7 @@ def train(
     Args:
         seeds: seeds of a group: a number of seeds, a list, or a string such as "1,2,3"; None trains one run.
         stack: whether to train the seeds side by side in one program: `auto` (on a GPU), `on`, or `off`.
-        run_dir: folder of the run or group; None is `runs/TIME-RECIPE`.
+        run_dir: folder of the run or group; by default, `runs/TIME-RECIPE`.
         data_dir: folder of the prepared data sets; a missing data set is prepared.
         {settings}
         callbacks: Keras callbacks, called at epochs and between chunks of steps.
@@ -229,7 +229,7 @@ def resume(
 
     Args:
         run: the run or group, or its folder.
-        data_dir: folder of the prepared data sets; None is the one that the run was trained from.
+        data_dir: folder of the prepared data sets; by default, the one that the run was trained from.
         {settings}
         callbacks, reporter, should_stop, end_after, verbose: as in `train`.
 
@@ -452,9 +452,9 @@ def reproduce(
 
     Args:
         run: the run or group, or its folder.
-        run_dir: folder of the repetition; None is `runs/TIME-RUN-again`. A stopped repetition continues. Runs
-            that it started from are repeated in folders next to it.
-        data_dir: folder of the prepared data sets; None is the one that the run was trained from.
+        run_dir: folder of the repetition; by default, `runs/TIME-RUN-again`. A stopped repetition continues.
+            Runs whose weights it started from are repeated in folders next to it.
+        data_dir: folder of the prepared data sets; by default, the one that the run was trained from.
         reporter, should_stop, verbose: as in `train`.
 
     Returns:

@@ -53,8 +53,8 @@ class Job:
         config: the settings.
         recipe: the settings' recipe; None reads that of the resumed run, which may execute the user's code.
         resumed: the run to resume; None starts a new one.
-        folder: a new run's folder; None is `runs/TIME-RECIPE`.
-        data_dir: folder of the prepared data sets; None is the one that the resumed run was trained from.
+        folder: a new run's folder; by default, `runs/TIME-RECIPE`.
+        data_dir: folder of the prepared data sets; by default, the one that the resumed run was trained from.
         prepare: whether to prepare a new run's data if they are missing.
         own_batch_size: whether the user set the batch size; otherwise it is the recipe's.
     """
@@ -284,7 +284,7 @@ def _open(
     with new_run(job.folder, config.recipe) if job.resumed is None else job.resumed.hold() as run:
         reporter.run_started(run, config, dataset.title, device)
         if job.resumed is not None:
-            with writing(run.path, "Make room, or give write access to it."):
+            with writing(run.path, "Free some disk space, or make the folder writable."):
                 checkpoint = find_checkpoint(run, config, reporter)
             before = run.read_environment()
             _warn_of_differences(before, described, config, device, reporter)
@@ -444,7 +444,7 @@ def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> C
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
-    # Settings that an earlier version lacked have their default.
+    # Settings that an earlier version lacked get their defaults.
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     if before.get("recipe_sha256") is None:
         before = {**before, "recipe": FORMER_RECIPES.get(before["recipe"], before["recipe"])}
@@ -504,7 +504,7 @@ def _write_settings(
         content["parent"] = dataclasses.asdict(parent)
     if extensions:
         content["extensions"] = [dataclasses.asdict(extension) for extension in extensions]
-    with writing(run.path, "Make room, or give write access to it."):
+    with writing(run.path, "Free some disk space, or make the folder writable."):
         if recipe.file is not None:
             files.write_bytes(run.recipe, recipe.file.content)
         files.write_json(run.environment, described)

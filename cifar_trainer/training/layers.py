@@ -81,7 +81,7 @@ def replaced_layers(
         model: the network.
         variants: the kernel variants.
         step: global step, an int32 scalar; determines the momentum of batch normalization's statistics.
-        shard: the part of the batch that this process computes; None is all of it. For a shard, batch
+        shard: the part of the batch that this process computes; None means all of it. For a shard, batch
             normalization sums its statistics over the processes, and dropout uses its rows of the whole
             batch's mask.
         held: layers that `--freeze` holds; they compute as in inference.

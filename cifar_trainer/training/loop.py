@@ -77,7 +77,8 @@ class Chunk:
 
 
 class Program:
-    """What one seed and several have in common: a TensorFlow function of steps on batches of a fixed size.
+    """What the loops for one seed and for several share: a TensorFlow function of steps on batches of a fixed
+    size.
 
     Attributes:
         batch_size: images per step.
@@ -136,7 +137,7 @@ class StepLoop(Program):
             can be split.
         variants: the operations that compute the layers.
         statistics: the moving average of the network's statistics, if the optimizer averages the weights.
-        class_weights: factor of an image's loss, by label, float [classes]; None is 1 for all.
+        class_weights: factor of an image's loss, by label, float [classes]; None means 1 for all.
         replicas: the processes that compute each batch together; each has all images in the same order.
         held: layers that are not trained, and compute as in inference.
         released_at: the step of the run from which `held` is trained, too; None is never.

@@ -73,7 +73,7 @@ class StackedLoop(Program):
                     continue
                 chunk = chunk_of(losses[:, i], correct[:, i], finite[i])
                 if not chunk.finite:
-                    # Its state is that before the call. Find the faulty step as in a single run.
+                    # Its state is still that before the call. Find the faulty step as in a single run.
                     (chunk,) = self._loops[i].run(first, steps, global_start + first - start)
                 of_member.append(chunk)
         return [joined(of_member) for of_member in parts.values()]

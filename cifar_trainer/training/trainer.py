@@ -45,9 +45,9 @@ from cifar_trainer.training.transfer import InitialWeights
 
 #: Target duration of a chunk of steps, which delays signals and progress updates.
 CHUNK_SECONDS = 0.5
-#: Steps of the first chunk, which warms up.
+#: Steps of the first chunk, the warm-up.
 FIRST_CHUNK = 8
-#: Seconds of the run and of the epoch, both without compilation; of the epoch's steps; of compilation in the
+#: Seconds: of the run and of the epoch, excluding compilation; of the epoch's steps; of compiling, in the
 #: epoch and in the run.
 CLOCK = ("total", "epoch", "training", "compile", "compile_total")
 
@@ -102,7 +102,7 @@ def _train(
             continue
         count = min(length, *(trainer.steps_left for trainer in ready))
         members = [trainers.index(trainer) for trainer in ready]
-        # The first chunk warms up.
+        # The first chunk is a warm-up.
         profiled = ready[0].profiled(count) if chunks_run == 1 else contextlib.nullcontext()
         try:
             if chunks_run == 0:
@@ -269,7 +269,7 @@ class Trainer:
         self._saved_position = self.position
         self._losses, self._correct = checkpoint.losses, checkpoint.correct
         self._best, self._digests = checkpoint.best, dict(checkpoint.digests)
-        # With more epochs than before, a run that a callback ended continues.
+        # A run that a callback ended continues if it now has more epochs.
         self._is_ended = checkpoint.ended_of is not None and checkpoint.ended_of >= self._config.epochs
         self.history, self._clock = list(checkpoint.history), {**self._clock, **checkpoint.clock}
         self._earlier_joules = self._clock.pop("joules", 0.0)
@@ -529,8 +529,8 @@ class Trainer:
     def _selected_epoch(self) -> tuple[str, dict[str, Any]]:
         """How the epoch of the model's weights was selected, and its row in the history.
 
-        A callback may have restored an earlier epoch's weights, or set others. Others are validated again,
-        and their row's `epoch` is None.
+        A callback may have restored an earlier epoch's weights, or set new ones. New ones are validated, and
+        the `epoch` of their row is None.
         """
         last = len(self.history)
         if self._config.keep == "best":

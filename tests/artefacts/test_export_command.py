@@ -238,7 +238,7 @@ def test_one_artefact_that_disagrees_leaves_none_behind_and_what_was_there_stays
 
 def test_what_stands_there_is_refused_and_untouched(quick_export: Export, tmp_path: Path) -> None:
     (tmp_path / "model.keras").write_text("mine")
-    with pytest.raises(RunError, match=r"model\.keras already exists\. Replace with --force"):
+    with pytest.raises(RunError, match=r"model\.keras already exists\. Replace it with --force"):
         quick_export(tmp_path)
     assert (tmp_path / "model.keras").read_text() == "mine"
 
@@ -252,7 +252,7 @@ def test_what_stands_there_is_refused_and_untouched(quick_export: Export, tmp_pa
         ),
         (
             tf.errors.ResourceExhaustedError(None, None, "x/variables; No space left on device"),
-            r"cannot be written: No space left on device\. Make room",
+            r"cannot be written: No space left on device\. Free some disk space",
         ),
     ],
 )
@@ -265,7 +265,7 @@ def test_a_fault_of_a_converter_is_told_as_what_it_is(
     monkeypatch.setattr(artefacts_keras, "write", fail)
     with pytest.raises(CifarTrainerError, match=said) as caught:
         quick_export(tmp_path / "out")
-    assert ("Make room" in str(caught.value)) == ("No space" in str(error))
+    assert ("Free some disk space" in str(caught.value)) == ("No space" in str(error))
     assert not (tmp_path / "out").exists()
 
 

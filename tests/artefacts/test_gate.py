@@ -212,8 +212,8 @@ def test_int8_may_differ_more_if_the_accuracy_stays_within_a_point(reference: Re
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("probabilities", lambda value: value[:, ::-1], "probabilities are .* from the softmax"),
-        ("class_id", lambda value: (value + 1) % 10, "class_id is not where its logits are largest"),
+        ("probabilities", lambda value: value[:, ::-1], "probabilities differ .* from the softmax"),
+        ("class_id", lambda value: (value + 1) % 10, "class_id is not that of the largest logit"),
         ("class_name", lambda value: value[::-1], "class_name is not the name of its class_id"),
         ("logits", lambda value: value * np.nan, "not finite"),
         ("logits", lambda value: value[:, :9], "of shape"),

@@ -173,7 +173,7 @@ def test_a_gain_within_the_noise_is_not_shown_and_exits_4(
     done = run_here(["compare", *groups, "--decide"])
     assert done.exit_code == 4
     assert "Not shown: the gain of +1.33 points" in done.stderr
-    assert "3 seeds find a true gain of" in done.stderr
+    assert "3 seeds detect a true gain of" in done.stderr
     assert done.stdout.splitlines()[0] == "accuracy on 1,000 held-out images"
     # The second group is worse, which is no gain either.
     assert run_here(["compare", *reversed(groups), "--decide", "-q"]).exit_code == 4
@@ -230,9 +230,9 @@ def test_groups_that_cannot_be_decided_between_are_refused_by_name(
             check_decidable(ours, theirs)
 
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"validation": "test"}, r"second/seed-2 held no images out .*must not be chosen by the test set"),
+        ({"validation": "test"}, r"second/seed-2 held no images out .*test set must not be used to choose"),
         ({"validation": "train"}, "second/seed-2 held no images out"),
-        ({"seed": 7}, "first/seed-2 has seed 2, but no run of the other group has"),
+        ({"seed": 7}, "first/seed-2 has seed 2, but no run of the other group does"),
         ({"seed": 1}, "second/seed-1 is one of several runs with seed 1"),
     ]
     for settings, message in cases:

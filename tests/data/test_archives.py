@@ -194,7 +194,7 @@ BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tar's header": (large_header, "a header declares"),
     "a zip's member": (lambda path: zip_of_size(path, 1000, 3 << 30), "declares 3,221,225,472 bytes"),
     "more than a zip declares": (lambda path: zip_of_size(path, 80 << 20, 100), "bomb.png is damaged"),
-    "a picture": (huge_picture, "train/cat/0.png: it has too many pixels; at most"),
+    "a picture": (huge_picture, "train/cat/0.png: it has too many pixels; the limit is"),
 }
 PREPARE_EACH = """
 import sys

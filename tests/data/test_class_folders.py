@@ -83,7 +83,7 @@ def test_folder_that_holds_a_fifo(tmp_path: Path) -> None:
 def test_folder_that_loops_through_a_link(tmp_path: Path) -> None:
     write_folder(tmp_path / "folder", PICTURES)
     (tmp_path / "folder/train/again").symlink_to(tmp_path / "folder")
-    with pytest.raises(DataError, match="is a link to a folder around it"):
+    with pytest.raises(DataError, match="is a link to a folder that contains it"):
         read(tmp_path / "folder")
 
 
@@ -183,10 +183,10 @@ def without(prefix: str) -> builders.Members:
         ({name: c for name, c in PICTURES.items() if "/ship/" not in name}, "lacks images for train/ship"),
         (
             {**PICTURES, "train/zebra/0.png": picture(1)},
-            "holds 11 classes, expected the 10 of CIFAR-10. Not one of them: zebra.",
+            "contains 11 classes, expected the 10 of CIFAR-10. Not among them: zebra.",
         ),
         ({**PICTURES, "train/0.png": picture(1)}, "1 images are outside the class folders (train/0.png)"),
-        (builders.class_folders(1, 1, tuple("abcdefghi")), "holds 9 classes"),
+        (builders.class_folders(1, 1, tuple("abcdefghi")), "contains 9 classes"),
     ],
 )
 def test_missing_or_unknown_members_are_listed(

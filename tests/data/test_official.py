@@ -137,7 +137,7 @@ def test_pickle_that_calls_os_system_is_refused_and_not_run(tmp_path: Path, refu
     marker = tmp_path / "ran"
     content = pickle.dumps({b"data": Calls(os.system, f"touch {marker}")}, 2)
     archive = write_tar(tmp_path / "a.tar.gz", builders.under(PYTHON, with_batch(content)))
-    refuse(archive, "data_batch_1 is refused", "posix.system", "Nothing", command=True)
+    refuse(archive, "data_batch_1 is refused", "posix.system", "None of it was run", command=True)
     assert not marker.exists()
 
 
@@ -188,7 +188,7 @@ def test_pickled_array_that_declares_a_huge_shape_allocates_nothing() -> None:
     ("content", "says"),
     [
         # A table up to the largest number of a part: 64 GB for ten bytes.
-        (b"}r\xff\xff\xff\xff0.", "it numbers a part 4,294,967,295, and has 8 bytes"),
+        (b"}r\xff\xff\xff\xff0.", "it numbers a part 4,294,967,295, but has only 8 bytes"),
         # One text, encoded again and again.
         (
             b"\x80\x02c_codecs\nencode\nq\x00X" + (10_000).to_bytes(4, "little") + b"x" * 10_000
@@ -295,7 +295,7 @@ def changed(members: Members, name: str, at: int, value: int) -> Members:
         (
             "fashion-mnist",
             lambda: {**official.fashion_mnist_files(), "t10k-labels-idx1-ubyte": official.idx(NINE)},
-            "holds an array (9,), expected (100,)",
+            "contains an array (9,), expected (100,)",
         ),
     ],
 )  # fmt: skip
@@ -312,7 +312,7 @@ def test_missing_and_unknown_members_are_listed(tmp_path: Path, suffix: str) -> 
     names = [*(f"data_batch_{number}{suffix}" for number in range(1, 5)), "surprise.txt"]
     folder = write_folder(tmp_path / "folder", dict.fromkeys(names, b""))
     meta = "batches.meta.txt" if suffix else "batches.meta"
-    says = f"lacks {meta}, data_batch_5{suffix}, test_batch{suffix} and holds surprise.txt"
+    says = f"lacks {meta}, data_batch_5{suffix}, test_batch{suffix} and contains surprise.txt"
     with pytest.raises(DataError, match=says.replace(".", r"\.")):
         builders.read(folder)
 
@@ -323,7 +323,7 @@ def test_missing_and_unknown_members_are_listed(tmp_path: Path, suffix: str) -> 
 )
 def test_cifar100_is_named(tmp_path: Path, refuse: Refuse, names: list[str]) -> None:
     path = write_tar(tmp_path / "a.tar.gz", builders.under("cifar-100", dict.fromkeys(names, b"x")))
-    refuse(path, "holds CIFAR-100", "--dataset cifar10 asks for CIFAR-10", "prepare --dataset cifar100")
+    refuse(path, "contains CIFAR-100", "--dataset cifar10 asks for CIFAR-10", "prepare --dataset cifar100")
 
 
 def test_a_file_larger_than_64_mib_in_an_archive_is_read(

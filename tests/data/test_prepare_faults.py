@@ -33,7 +33,7 @@ def test_target_that_is_no_folder(run_cli: RunCli, tmp_path: Path, which: str, o
         target.symlink_to(target if obstacle == "looping" else tmp_path / "nowhere")
     done = run_cli(["prepare", "--data-dir", data_dir])
     assert done.returncode == 3 and "Traceback" not in done.stderr
-    assert f"{target} is a {'file' if obstacle == 'file' else 'link that leads nowhere'}" in done.stderr
+    assert f"{target} is a {'file' if obstacle == 'file' else 'broken link'}" in done.stderr
     assert target.read_bytes() == b"mine" if obstacle == "file" else target.is_symlink()
 
 

@@ -237,4 +237,4 @@ def test_test_images_in_a_group_with_training_images_are_left_out(tmp_path: Path
         run(tmp_path, source, keep_groups=tmp_path / "groups.csv", force=True)
     assert "test/cat/0.png" not in load_dataset(tmp_path / "data", "own").test.files
     assert (report.record.train.images, report.record.test.images) == (16, 7)
-    assert report.record.notes == ("1 test image left out of the test set: in a group with training images.",)
+    assert report.record.notes == ("1 test image left out of the test set: grouped with training images.",)

@@ -138,7 +138,7 @@ def test_eight_images_that_cannot_be_read_are_named_and_the_others_counted() -> 
 
 
 def test_a_run_and_an_artefact_at_once_are_refused() -> None:
-    with pytest.raises(UsageError, match="Pass one of them"):
+    with pytest.raises(UsageError, match="Pass only one"):
         predict("a.png", run="runs/x", model="m.onnx")
 
 

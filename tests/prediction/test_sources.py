@@ -69,8 +69,8 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("https://example.org/ship.png", "It is a URL\\. Download it first: curl"),
-        ("photos/*.png", "a pattern that the shell has not expanded"),
+        ("https://example.org/ship.png", "That is a URL\\. Download it first: curl"),
+        ("photos/*.png", "The shell has not expanded this pattern"),
     ],
 )
 def test_what_is_no_file_gets_a_hint(name: str, hint: str) -> None:

@@ -85,7 +85,7 @@ def test_workers_that_die_at_once_end_the_sweep_and_say_how(run: Run, trials: Tr
     done, lines = run("sys.exit(7)", size=2)
     assert (done, states(trials)) == (True, ["failed"] * 2)
     assert (
-        lines.count("warning: trial 0: its worker died with exit code 7; another one resumes it.")
+        lines.count("warning: trial 0: its worker died with exit code 7; another one will resume it.")
         == MAX_DEATHS
     )
     assert "failed Its worker died too often, the last time with exit code 7." in lines
@@ -107,7 +107,7 @@ def test_a_trial_whose_worker_died_is_resumed_and_counts_once(
         """
     )
     assert (done, [trial.attempts for trial in trials.listed()]) == (True, [(0, 1), (2,)])
-    assert lines[0] == "warning: trial 0: its worker died by signal 9; another one resumes it."
+    assert lines[0] == "warning: trial 0: its worker died by signal 9; another one will resume it."
 
 
 def test_a_stop_lets_the_workers_save_and_their_trials_wait(run: Run, trials: Trials) -> None:

@@ -1,8 +1,8 @@
 """Converts request bodies to arrays and image files, and answers to JSON.
 
-Decoding JSON holds Python's global lock and so blocks all other requests. Therefore msgspec first skips the
-images. All have the same number of commas, which tell how many images there are and where each ends. Then
-each is decoded separately, against a type with its shape and range, which refuses text cut elsewhere.
+Decoding JSON holds Python's global lock, which blocks all other requests. So msgspec first skips over the
+images. All images have the same number of commas, so counting commas tells how many there are and where each
+ends. Each is then decoded separately, against a type with its shape and range, which rejects a wrong cut.
 """
 
 import base64
@@ -233,7 +233,7 @@ def columns(answers: Answers) -> dict[str, Any]:
 
 
 def to_list(values: Any) -> list[Any]:
-    """An array as JSON values. A float32 has nine digits, which identify it."""
+    """An array as JSON values. Nine digits identify a float32."""
     if not isinstance(values, np.ndarray):
         return list(values)
     if values.dtype != np.float32:

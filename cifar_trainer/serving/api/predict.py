@@ -30,14 +30,14 @@ class Guess(msgspec.Struct):
 
 
 class Explanation(msgspec.Struct):
-    """What the network sees, and the parts of it that speak for a class, as PNG files in data URLs."""
+    """What the network sees, and the parts of it that support a class, as PNG files in data URLs."""
 
     pixels: str
     grad_cam: str | None
 
 
 class Prediction(msgspec.Struct):
-    """The answer about one image; `top` has all classes, the likeliest first."""
+    """The answer about one image; `top` has all classes, most likely first."""
 
     model: str
     version: int

@@ -1,7 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 
-/* For as long as the tab is open, so that all pages need the key only once. */
+/* Kept until the tab is closed, so that users enter the key only once. */
 const savedKey = () => sessionStorage.getItem("cifar-trainer-key") || "";
 const saveKey = (key) => sessionStorage.setItem("cifar-trainer-key", key);
 

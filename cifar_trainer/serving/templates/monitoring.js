@@ -3,7 +3,7 @@ async function update() {
   const response = await ask("monitoring", {headers: {"Accept": "text/html"}}).catch(() => null);
   if (!response || !response.ok) return;
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  /* A keyboard user may stand in the part that scrolls. */
+  /* Keep the keyboard focus in the part that scrolls. */
   const scrolls = document.activeElement.classList.contains("scroll");
   $("live").replaceWith(page.getElementById("live"));
   if (scrolls && document.querySelector(".scroll")) document.querySelector(".scroll").focus();
