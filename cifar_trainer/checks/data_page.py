@@ -13,7 +13,7 @@ from cifar_trainer.errors import printable
 from cifar_trainer.images import encode_png
 from cifar_trainer.settings import Settings
 
-#: How many groups, images of a group, suspects, and odd images of a kind the page shows.
+#: Maximum numbers on the page: groups, images per group, suspects, and odd images of each kind.
 GROUPS, MEMBERS, SUSPECTS, ODD = 500, 8, 300, 100
 #: Headings of odd images, by the kind of the finding.
 _HEADINGS = {"one_colour": "Nearly one colour", "size": "Unusual size or shape"}
@@ -36,8 +36,8 @@ def render_page(
         result, record: the numbers, and the record of the check.
         groups, suspects: most similar and least probable first.
         odd: images of one colour or of unusual size.
-        config: settings of the networks for the labels.
-        run: the run whose features were compared; None for the networks for the labels.
+        config: settings of the networks that find suspect labels.
+        run: the run whose features were compared; None if those networks provided them.
     """
 
     def shown(image: Image) -> dict[str, str]:

@@ -49,9 +49,7 @@ def find_simple(dataset: Dataset) -> tuple[list[Finding], Odd]:
     findings = [*_class_findings(dataset)]
     count = sum(map(len, plain.values()))
     if count:
-        findings.append(
-            Finding("one_colour", count, f"{counted(count, 'image')} with nearly one colour everywhere.")
-        )
+        findings.append(Finding("one_colour", count, f"{counted(count, 'image')} of nearly one colour."))
     unusual: dict[str, np.ndarray] = {}
     train, test = splits.values()
     # Data sets that an older version prepared have no sizes.

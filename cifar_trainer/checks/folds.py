@@ -17,8 +17,8 @@ from cifar_trainer.training.loop import MAX_CHUNK, StepLoop, epoch_order
 
 RECIPE = "regularized"
 FOLDS = 4
-#: Images to train on per fold, repetitions counted; and the range of epochs, which are as long as those
-#: of the whole training set.
+#: Training of a fold: number of images, counting repetitions, and range of epochs (each as long as one of the
+#: whole training set).
 _SEEN, _EPOCHS = 300_000, (6, 40)
 #: Seed of the folds and of the training.
 SEED = 0

@@ -268,7 +268,7 @@ def _gradient_errors(
                 sides.append(float(value()))
             numeric = (sides[0] - sides[1]) / (2 * step)
             largest = max(abs(numeric), abs(analytic))
-            # Below this, the difference of two losses is rounding.
+            # A smaller difference of two losses is rounding error.
             error = min(error, abs(numeric - analytic) / largest if largest > 1e-7 else 0.0)
             if error <= GRADIENT_ERROR:
                 break

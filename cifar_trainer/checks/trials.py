@@ -33,13 +33,13 @@ from cifar_trainer.training.loop import StepLoop
 #: Images per step at most, and FLOPs of their forward pass at most, unless FEW images need more. A larger
 #: batch is reduced, with its learning rate (Goyal et al. 2017).
 BATCH, STEP_FLOPS = 64, 2e10
-#: Steps of a short run, and those of a network with more than LARGE FLOPs per image.
+#: Steps of a short run: usually, and for a network with more than LARGE FLOPs per image.
 STEPS, LARGE_STEPS, LARGE = 300, 60, 1e8
 #: Seeds of the range test, and its range in powers of ten around the recipe's rate.
 SEEDS, RANGE = (0, 1), (-3.0, 2.0)
 #: Share of the smoothed loss that each step of the range test keeps, and the steps after which it is smooth.
 SMOOTHING, SETTLED = 0.9, 10
-#: Factor of the first loss, and share of it gained, that tell when the loss diverges (`highest_rate`).
+#: When a loss counts as diverged: factor of the first loss, and gain as a share of it (`highest_rate`).
 DIVERGED, GAINED = 1.2, 0.08
 #: Distinct images in the batch to overfit: "only a few examples (e.g. as little as two)" (Karpathy 2019). To
 #: overfit a whole batch of them, a sound recipe with plain SGD needs more than STEPS.
