@@ -251,8 +251,8 @@ def _load_splits(runs: Sequence[Run], split: str, data_dir: Path | None) -> list
     for run, images in zip(runs, splits, strict=True):
         if images.sha256 != splits[0].sha256:
             raise UsageError(
-                f"{run.path} has the images of {runs[0].path} in another order, in a data folder that was "
-                "prepared from a different source. Pass one folder for all runs with --data-dir."
+                f"{run.path} has the images of {runs[0].path} in a different order, in a data folder that "
+                "was prepared from a different source. Pass one folder for all runs with --data-dir."
             )
     return splits
 

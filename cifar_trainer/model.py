@@ -84,7 +84,7 @@ def load_model(path: Path) -> keras.Model:
     """
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # For damaged or hostile files, Keras and h5py raise all kinds.
+    except Exception as error:  # Keras and h5py raise all kinds of exceptions for damaged or hostile files.
         # The path could contain the words that are searched for below.
         text = str(error).replace(str(path), "it")
         if isinstance(error, ValueError) and "safe_mode=False" in text:

@@ -91,13 +91,15 @@ class DataRecord(Result):
         for name, was, now in (("train", self.train, dataset.train), ("test", self.test, dataset.test)):
             if was.fingerprint != now.fingerprint:
                 return (
-                    f"was trained on other data: its {name} split has the fingerprint {was.fingerprint}, but "
+                    f"was trained on different data: its {name} split has the fingerprint {was.fingerprint}, "
+                    "but "
                     f"{dataset.folder} has {now.fingerprint}. Pass the right folder with --data-dir."
                 )
         if ordered and self.train.sha256 != dataset.train.sha256:
             return (
-                f"was trained on the same images in another order or with other groups: {dataset.folder} was "
-                "prepared from a different source, or with another --keep-groups. Prepare the run's source "
+                "was trained on the same images in a different order or with different groups: "
+                f"{dataset.folder} was prepared from a different source, or with a different --keep-groups. "
+                "Prepare the run's source "
                 "into another --data-dir, and pass that."
             )
         return None
@@ -121,9 +123,9 @@ class TrainResult(Result):
         test_looks: number of looks at the test set so far; see `Look`.
         compile_seconds: duration of tracing and compiling, which no other duration includes.
         planned_epochs: number of epochs requested; more than `epochs` if training ended early.
-        chosen_epoch: the selected epoch; None if a callback set other weights.
-        chosen_by: `last epoch`; `best validation accuracy` with --keep best; or `callback` if one restored
-            an earlier epoch's weights or set others.
+        chosen_epoch: the selected epoch; None if a callback set new weights.
+        chosen_by: `last epoch`; `best validation accuracy` with --keep best; or `callback` if one restored an
+            earlier epoch's weights or set new ones.
         ended_by: why training ended early: `patience`, `time limit`, `end_after` or `callback`; else None.
     """
 
@@ -454,7 +456,7 @@ class Run:
     def read_temperature(self, weights_sha256: str) -> float:
         """The temperature that `evaluate` fitted on held-out images for these weights, else 1.
 
-        Both splits' reports have the same temperature; reports on other weights are ignored.
+        Both splits' reports have the same temperature; reports on different weights are ignored.
 
         Raises:
             RunError: a report cannot be read, or its temperature is not a positive number.

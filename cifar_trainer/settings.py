@@ -360,7 +360,7 @@ def _never() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeOptions:
-    """How a run executes. No option changes what it computes; each resume may use other values.
+    """How a run executes. No option changes what it computes; each resume may use different values.
 
     Attributes:
         callbacks: Keras callbacks, called at epochs and between chunks of steps.

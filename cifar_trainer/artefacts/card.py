@@ -166,7 +166,7 @@ def _limits(manifest: Manifest) -> str:
         limits.insert(
             0,
             f"It is wrong for {1 - accuracy.value:.0%} of images like those that it was measured on, "
-            "and may be wrong more often for others.",
+            "and may be wrong more often for other images.",
         )
     spec = DATASETS.get(data.name)
     if spec is not None and spec.limits and (data.verified or spec.draw is not None):

@@ -241,7 +241,7 @@ def read_preprocessing(recorded: bytes | None, image_shape: Sequence[int]) -> Pr
     """Read an artefact's preprocessing from JSON; by default, images are stretched to its shape.
 
     Raises:
-        ValueError: the JSON is invalid, or for images of another shape.
+        ValueError: the JSON is invalid, or is for images of a different shape.
     """
     height, width, channels = image_shape
     plain = Preprocessing((height, width, channels))

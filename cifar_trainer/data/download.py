@@ -360,7 +360,7 @@ def _start(url: str, response: requests.Response, part: Part, archive: Archive) 
     )
     if not fits:
         part.remove()
-        raise FetchError("answered with another range or version", again=True, wait=0)
+        raise FetchError("answered with a different range or version", again=True, wait=0)
     return part.size
 
 

@@ -42,7 +42,7 @@ ARCHIVES = (
     ),
 )
 SIZES = {"train": 60_000, "t10k": 10_000}
-#: MNIST, KMNIST and EMNIST have the same file names and sizes, but other first labels.
+#: MNIST, KMNIST and EMNIST have the same file names and sizes, but different first labels.
 FIRST_LABELS = {"train": [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], "t10k": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]}
 
 
@@ -51,7 +51,7 @@ def _is_official(names: Collection[str]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """The file name with a dash; older archives have a dot."""
+    """The file name spelled with a dash; older archives have a dot."""
     return name.replace(".idx", "-idx")
 
 
@@ -64,7 +64,7 @@ def _read_official(folder: Folder, on_images: OnImages) -> ImageSet:
         first = labels[: len(FIRST_LABELS[split])].tolist()
         if first != FIRST_LABELS[split]:
             raise DataError(
-                f"{folder.path} has Fashion-MNIST's file names but other labels: they start "
+                f"{folder.path} has Fashion-MNIST's file names but different labels: they start "
                 f"with {first}, expected {FIRST_LABELS[split]}. MNIST and EMNIST have the same names. "
                 "Choose a name of your own, such as --dataset mnist."
             )

@@ -15,7 +15,7 @@ def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of the concatenated, sorted SHA-256 digests of all images' records.
 
     A record is the label, then the pixels row by row, channels interleaved. The label is one byte, or two for
-    more than 256 classes (uint16), the lower first.
+    more than 256 classes (uint16, low byte first).
 
     Args:
         images: uint8 [N, H, W, C].
@@ -63,7 +63,7 @@ def with_true_classes(found: ImageSet, spec: DatasetSpec) -> ImageSet:
         return _with_label_note(found, spec, known)
     pairs = [(name, spec.classes[label]) for name, label in zip(found.classes, order, strict=True)]
     named = ", ".join(f"{name} is {true}" for name, true in pairs if name != true)
-    note = f"The images are {spec.title}'s under other class names: {named}. The true names are used."
+    note = f"The images are {spec.title}'s under different class names: {named}. The true names are used."
     table = np.array(order, np.uint8)
     splits = {
         name: dataclasses.replace(split, labels=table[split.labels]) for name, split in found.splits.items()
@@ -77,7 +77,7 @@ def _with_label_note(found: ImageSet, spec: DatasetSpec, known: Fingerprints) ->
     for name, pixels in (("test", known.test_pixels), ("train", known.train_pixels)):
         if pixel_fingerprint(found.splits[name].images) != pixels:
             return found
-    note = f"The images are {spec.title}'s, but some are in other classes, so this is not {spec.title}."
+    note = f"The images are {spec.title}'s, but some are in different classes, so this is not {spec.title}."
     return dataclasses.replace(found, notes=(*found.notes, note))
 
 

@@ -99,7 +99,8 @@ class ImageList:
 
 
 def read_image_list(path: str | Path | None, option: str, column: str, *, by_index: bool) -> ImageList | None:
-    """Read a CSV file with the columns `file` and `column`; others are ignored. None if `path` is None.
+    """Read a CSV file with the columns `file` and `column`; other columns are ignored. None if `path` is
+    None.
 
     With `by_index`, the columns `split` and `index` may replace `file`. Raises DataError if the file cannot
     be read or lacks a column.

@@ -27,9 +27,9 @@ Classes = tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]
 def number_names(found: Iterable[str], spec: DatasetSpec | None) -> Classes:
     """The classes for the names in a source.
 
-    Names of a known data set, also in another spelling (`Airplane`, `0_airplane`, `plane`), get its labels.
-    Other names are sorted, with the numbers in them by value. Unicode's composed and decomposed forms of a
-    name are one class.
+    Names of a known data set, even in a different spelling (`Airplane`, `0_airplane`, `plane`), get its
+    labels. Other names are sorted, with the numbers in them by value. Unicode's composed and decomposed forms
+    of a name are one class.
     """
     names = set(found)
     notes = []

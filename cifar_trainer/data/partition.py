@@ -143,7 +143,7 @@ def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: 
         return
     splits["test"] = _without(test, trained, where)
     relabelled = int((train.labels[originals[trained]] != test.labels[trained]).sum())
-    others = f", {relabelled:,} of them with another label" if relabelled else ""
+    others = f", {relabelled:,} of them with a different label" if relabelled else ""
     yield f"{count:,} test images are also training images{others}, so they were left out of the test set."
 
 
@@ -162,7 +162,7 @@ def _describe_copies(train: Split, classes: tuple[str, ...]) -> Iterable[str]:
     if not copies.any():
         return
     yield (
-        f"{int(copies.sum()):,} of {len(train):,} training images are copies of others. "
+        f"{int(copies.sum()):,} of {len(train):,} training images are copies of other images. "
         "train --validation holdout keeps all copies of an image on one side."
     )
     contradict = copies & (train.labels != train.labels[originals])

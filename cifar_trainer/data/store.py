@@ -180,7 +180,7 @@ def read_record(folder: Path) -> Record:
 
     Raises:
         DataNotFoundError: there is no dataset.json.
-        DataError: it cannot be read, or a file is missing or has another size.
+        DataError: it cannot be read, or a file is missing or has the wrong size.
     """
     path = folder / RECORD_NAME
     if not path.exists():

@@ -58,7 +58,7 @@ class Unpacker:
     """Opens sources, and unpacks archives into a folder that exists during the `with` block.
 
     Args:
-        scratch: the folder in which to create that folder.
+        scratch: where to create that folder.
         known_sizes: the sizes of published archives by their top folder, to report how much is missing.
     """
 

@@ -28,12 +28,12 @@ NOISE = "noise"
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """How well one score distinguishes other images from those of the split.
+    """How well one score distinguishes other kinds of images from those of the split.
 
     Attributes:
-        auroc: probability that an image of the split looks more familiar than another one;
-            0.5 is chance.
-        fpr95: share of the other images that pass when 95 % of the split's images pass.
+        auroc: probability that an image of the split looks more familiar than one of another kind; 0.5 is
+            chance.
+        fpr95: share of the images of other kinds that pass when 95 % of the split's images pass.
     """
 
     auroc: float
@@ -148,7 +148,7 @@ def other_kinds(dataset_name: str, preprocessing: Preprocessing, path: Path | No
     shape = (IMAGES, *preprocessing.image_shape)
     kinds[NOISE] = np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
     if path is not None:
-        # A folder called `noise` must not replace the noise.
+        # A folder called `noise` must not replace the kind `noise`.
         kinds[f"images in {printable(path.resolve().name)}"] = _read(path, preprocessing)
     return kinds
 

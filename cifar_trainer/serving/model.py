@@ -217,7 +217,7 @@ def _check_same_kind(new: ServedModel, old: ServedModel) -> None:
     if old.source.manifest is not None and new.source.manifest is None:
         raise RunError(
             f"{new.source.path} has no {MANIFEST_FILE} to check it with; the model in service has one. "
-            "Copy the manifest of its export beside it."
+            "Copy the manifest of its export next to it."
         )
 
 

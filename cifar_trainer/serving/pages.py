@@ -25,7 +25,7 @@ def _read(name: str) -> str:
 
 
 _STYLE = _read("style.css")
-#: The scripts by page, each after the common part.
+#: The scripts by page; each follows the common part.
 _SCRIPTS = {page: _read("common.js") + _read(f"{page}.js") for page in ("classify", "monitoring", "key")}
 
 

@@ -136,7 +136,7 @@ def serve(
         raise UsageError("RUN and --model were both given. Pass only one.")
     artefact = None if model is None else Path(model)
     source = find_source(None if run is None else Path(run), artefact)
-    # With --watch, a newer run is not a new version: it may have other data.
+    # With --watch, a newer run is not a new version: it may have different data.
     chosen = None if source.run is None else source.run.path
     settings = Settings(
         name=name or source.dataset,

@@ -188,7 +188,7 @@ class WorkerPool:
         return state
 
     def _warn_once(self, label: str, text: str) -> None:
-        """Warn, unless another trial has warned of the same, such as a slow processor."""
+        """Warn, unless another trial has given the same warning, such as of a slow processor."""
         words = re.sub(r"\d[\d.,e+-]*", "#", text)
         if words not in self._warned:
             self._warned.add(words)

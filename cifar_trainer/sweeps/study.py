@@ -106,7 +106,8 @@ class Study:
             )
         elif others := differences(theirs, ours):
             raise UsageError(
-                f"The sweep {name} was started with other settings: {'; '.join(others)}. Use the same ones "
+                f"The sweep {name} was started with different settings: {'; '.join(others)}. Use the same "
+                "ones "
                 "to resume it, or choose another --name."
             )
 

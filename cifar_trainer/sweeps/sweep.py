@@ -53,7 +53,7 @@ def sweep(
         sampler: chooses the values: `tpe`, `random` or `qmc`.
         pruner: stops unpromising trials: `median`, `hyperband` or `none`.
         workers: number of worker processes; each has its own GPU if there are several.
-        confirm: how many of the best to retrain, with other seeds, on all training images.
+        confirm: how many of the best trials to retrain, with new seeds, on all training images.
         confirm_seeds: number of seeds for each of them.
         heartbeat: seconds between heartbeats in a shared database. After four missing ones, other calls take
             over a call's trials.
@@ -65,7 +65,7 @@ def sweep(
         settings: further arguments of `train`, for all trials.
 
     Raises:
-        UsageError: a setting is invalid, or the study has other settings.
+        UsageError: a setting is invalid, or the study has different settings.
         DataError: the data are not available, or are not those of the study.
         DeviceError: the device is not available.
         SweepError: no trial is complete, or the first ones all failed. The error has the result.

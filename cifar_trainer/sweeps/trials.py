@@ -2,10 +2,10 @@
 
 This module calls `study.ask` and `study.tell`. Calling `study.optimize` in each worker has four faults:
 
-- Several workers start more trials than requested.
-- Two workers can choose values at the same moment, without knowing of each other's.
-- The heartbeat thread ends at the first database error, so a server restart makes live trials look dead.
-- A process that is killed between `ask` and its first heartbeat, or between failing a stale trial and
+- Several workers start more trials than requested. - Two workers can choose values at the same moment,
+without knowing each other's. - The heartbeat thread ends at the first database error, so a server restart
+makes live trials look dead. - A process that is killed between `ask` and its first heartbeat, or between
+failing a stale trial and
   enqueuing it again, loses that trial.
 
 Here, trials are taken under a database lock (`Database.lock`). A trial that was stopped, or whose worker or

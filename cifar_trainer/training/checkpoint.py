@@ -46,7 +46,7 @@ def assign_variables(variables: "Sequence[keras.Variable]", values: Sequence[np.
     if expected != received:
         raise CheckpointError(
             f"The checkpoint's {len(received)} arrays do not match the {len(expected)} variables of this "
-            "model and optimizer; it belongs to another recipe or version."
+            "model and optimizer; it belongs to a different recipe or version."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -164,7 +164,7 @@ def result_figures(row: Mapping[str, Any], split: str) -> dict[str, float]:
 
 #: An accuracy up to this much above the largest class's share counts as chance.
 CHANCE_MARGIN = 0.02
-#: Warn about chance accuracy after this many steps, or if the loss exceeds this multiple of chance's.
+#: Warn about chance accuracy after this many steps, or if the loss exceeds that of chance by this factor.
 PATIENT_STEPS, DIVERGED = 200, 2.0
 #: Accuracy is misleading if the largest class exceeds this multiple of the mean class size.
 IMBALANCE = 1.5

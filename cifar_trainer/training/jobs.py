@@ -327,7 +327,7 @@ def _warn_of_differences(
 ) -> None:
     if device.kind == "gpu" and not config.deterministic:
         reporter.warn(
-            "Without --deterministic, a GPU may use other kernels in each process: the result may not be "
+            "Without --deterministic, a GPU may use different kernels in each process: the result may not be "
             "bit-identical to an uninterrupted run."
         )
     for difference in devices.compare_environments(before, now):
@@ -418,7 +418,7 @@ def find_checkpoint(run: Run, config: Settings, reporter: TrainingReporter) -> C
         None if the run was stopped before anything was saved.
 
     Raises:
-        CheckpointError: all checkpoints are damaged, or the intact one belongs to other settings.
+        CheckpointError: all checkpoints are damaged, or the intact one belongs to different settings.
     """
     from cifar_trainer.training.tensorboard import truncate_events
 

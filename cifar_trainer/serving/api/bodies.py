@@ -182,7 +182,7 @@ def parse_files(service: Service, raw: Raw, kind: type[T], what: str) -> list[T]
     """Decode a JSON list of image files, each an element of type `kind`.
 
     Raises:
-        RequestError: 413, there are too many; 400, one has another type.
+        RequestError: 413, there are too many; 400, one has the wrong type.
     """
     # Base64 has no comma.
     service.batcher.check_size(bytes(raw).count(b",") + 1)
