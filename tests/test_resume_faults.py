@@ -131,7 +131,7 @@ def test_the_same_images_in_another_order_are_refused_where_the_order_counts(
     other = ["--data-dir", tmp_path / "other"]
     done = run_cli(["train", "--resume", run, *other, "--epochs", 3])
     assert done.returncode == 3
-    assert "the same images in another order" in done.stderr
+    assert "the same images in a different order" in done.stderr
     accuracy = json.loads((run / "result.json").read_text())["validation"]["accuracy"]
     done = run_cli(["evaluate", run, *other, "--json"])
     assert done.returncode == 0, done.stderr
@@ -142,7 +142,7 @@ def test_the_same_images_in_another_order_are_refused_where_the_order_counts(
     (run / "config.json").write_text(json.dumps({**config, "validation": "holdout"}))
     done = run_cli(["evaluate", run, *other])
     assert done.returncode == 3
-    assert "the same images in another order" in done.stderr
+    assert "the same images in a different order" in done.stderr
 
 
 def test_other_data_is_refused_by_its_fingerprint(
@@ -157,6 +157,6 @@ def test_other_data_is_refused_by_its_fingerprint(
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = run_cli(["train", "--resume", run, "--data-dir", other, "--epochs", 3])
     assert done.returncode == 3
-    assert "was trained on other data" in done.stderr
+    assert "was trained on different data" in done.stderr
     assert "Traceback" not in done.stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

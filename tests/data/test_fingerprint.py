@@ -65,7 +65,7 @@ def test_the_true_images_under_other_class_names_are_the_data_set() -> None:
 def test_each_class_that_was_named_otherwise_is_told() -> None:
     notes = with_true_classes(renamed(("boat", "cat", "hound"), [1, 2, 0]), SPEC).notes
     assert notes == (
-        "The images are Three's under other class names: boat is ship, hound is dog. "
+        "The images are Three's under different class names: boat is ship, hound is dog. "
         "The true names are used.",
     )
 

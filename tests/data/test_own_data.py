@@ -278,7 +278,7 @@ def test_prepare_tells_copies_and_contradicting_labels_and_a_run_splits_them_by_
     labels[[3, 7]] = 1 - labels[[3, 7]]
     test = {"x_test": noise(10, 1), "y_test": np.arange(10) % 2}
     _, said = prepared(tmp_path, arrays(tmp_path / "a.npz", x_train=images, y_train=labels, **test))
-    assert any(note.startswith("120 of 160 training images are copies of others") for note in said)
+    assert any(note.startswith("120 of 160 training images are copies of other images") for note in said)
     assert any(note.startswith("2 training images have two labels") for note in said)
     dataset = load_dataset(tmp_path / "data", "own")
     settings = Settings("tutorial", "own", 1, 8, 0.001, validation="holdout")
