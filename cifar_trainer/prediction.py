@@ -15,6 +15,7 @@ from PIL import Image
 
 from cifar_trainer import devices, files
 from cifar_trainer.artefacts.source import Source, find_source
+from cifar_trainer.conformal import ClassSets, parse_coverage
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
     MAX_BYTES,
@@ -71,6 +72,7 @@ class Answer(Result):
         unfamiliar: whether it is unlike the images that the model was validated on; None without a usable
             threshold from `evaluate`.
         margin: difference between the largest and second-largest probability.
+        class_set: the set of the chosen coverage, best first; empty for "unknown"; None without a coverage.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Answer(Result):
     height: int
     unfamiliar: bool | None
     margin: float
+    class_set: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -92,6 +95,7 @@ class Answer(Result):
             "top": [guess.to_json() for guess in self.guesses],
             "unfamiliar": self.unfamiliar,
             "margin": self.margin,
+            **({} if self.class_set is None else {"set": list(self.class_set)}),
         }
 
 
@@ -117,6 +121,7 @@ class PredictionReport(Result):
         predictions: one for each readable image, in the order of the arguments; sorted within folders.
         errors: the images that cannot be read.
         passed_over: number of files in the folders that are not images, by kind.
+        coverage: the promised probability that a set contains the right class; None if none was chosen.
     """
 
     model: str
@@ -125,6 +130,7 @@ class PredictionReport(Result):
     predictions: tuple[Answer, ...]
     errors: tuple[Failure, ...]
     passed_over: dict[str, int]
+    coverage: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `predict --json` prints."""
@@ -134,12 +140,13 @@ class PredictionReport(Result):
             "predictions": [answer.to_json() for answer in self.predictions],
             "errors": [failure.to_json() for failure in self.errors],
             "passed_over": self.passed_over,
+            **({} if self.coverage is None else {"coverage": self.coverage}),
         }
 
     def to_csv(self) -> str:
         """What `predict --csv` prints: one row per image, with columns of an evaluation's predictions.csv."""
         return files.format_csv(
-            ("file", "predicted", "probability", "margin", "unfamiliar"),
+            ("file", "predicted", "probability", "margin", "unfamiliar", *(["set"] if self.coverage else [])),
             (
                 {
                     "file": answer.name,
@@ -147,6 +154,7 @@ class PredictionReport(Result):
                     "probability": answer.guesses[0].probability,
                     "margin": answer.margin,
                     "unfamiliar": answer.unfamiliar,
+                    "set": "|".join(answer.class_set or ()),
                 }
                 for answer in self.predictions
             ),
@@ -159,6 +167,7 @@ def predict(
     run: str | Path | None = None,
     model: str | Path | None = None,
     top: int | None = None,
+    coverage: float | str | None = None,
     verbose: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> PredictionReport:
@@ -174,6 +183,8 @@ def predict(
         run: the run's folder; by default, the newest run with a model, unless `model` is set.
         model: an exported artefact.
         top: number of classes per image; by default 3, or all if there are fewer.
+        coverage: also give a set of classes that contains the right one with this probability, such as 0.9 or
+            "90%". The run must have held out images, and have been evaluated.
         verbose: show TensorFlow's own messages.
         on_progress: called with the number of images read so far.
 
@@ -184,13 +195,15 @@ def predict(
     """
     sources = [images] if isinstance(images, str | Path | np.ndarray | Image.Image) else list(images)
     _check(sources, run, model, top)
+    percent = None if coverage is None else parse_coverage(coverage)
     source = find_source(run, model)
+    sets = None if percent is None else source.read_sets(percent)
     if top is not None and source.run is not None:
         _check_top(top, len(source.run.read_data().classes))
     passed_over: Counter[str] = Counter()
     failures: list[Failure] = []
     named = list(_expand(sources, failures, passed_over))
-    classifier = _Classifier(source, top, verbose)
+    classifier = _Classifier(source, top, sets, verbose)
     answers: list[Answer] = []
     for start in range(0, len(named), _BATCH_SIZE):
         batch = []
@@ -209,6 +222,7 @@ def predict(
         predictions=tuple(answers),
         errors=tuple(failures),
         passed_over=dict(passed_over.most_common()),
+        coverage=None if sets is None else sets.coverage,
     )
 
 
@@ -237,8 +251,8 @@ def _check_top(top: int, classes: int) -> None:
 class _Classifier:
     """An artefact that is opened only once an image has been read, because opening may take seconds."""
 
-    def __init__(self, source: Source, top: int | None, verbose: bool) -> None:
-        self._source, self._top, self._verbose = source, top, verbose
+    def __init__(self, source: Source, top: int | None, sets: ClassSets | None, verbose: bool) -> None:
+        self._source, self._top, self._sets, self._verbose = source, top, sets, verbose
         self._artefact: Artefact | None = None
         self._thresholds: Thresholds | None = None
 
@@ -278,14 +292,18 @@ class _Classifier:
         unfamiliar = [None] * len(batch)
         if self._thresholds is not None:
             unfamiliar = self._thresholds.is_unfamiliar(predictions.logits).tolist()
-        for (name, image), probabilities, flag in zip(
-            batch, predictions.probabilities, unfamiliar, strict=True
+        contained = [None] * len(batch) if self._sets is None else self._sets.contain(predictions.logits)
+        for (name, image), probabilities, flag, inside in zip(
+            batch, predictions.probabilities, unfamiliar, contained, strict=True
         ):
             # Stable, so that ties go to the lower class in every runtime.
             order = np.argsort(-probabilities, kind="stable")
             guesses = tuple(Guess(artefact.classes[i], int(i), float(probabilities[i])) for i in order[:top])
             margin = float(probabilities[order[0]] - probabilities[order[1]])
-            yield Answer(name, guesses, image.format, image.mode, image.width, image.height, flag, margin)
+            chosen = None if inside is None else tuple(artefact.classes[i] for i in order if inside[i])
+            yield Answer(
+                name, guesses, image.format, image.mode, image.width, image.height, flag, margin, chosen
+            )
 
 
 def _to_pillow(pixels: np.ndarray) -> Image.Image:

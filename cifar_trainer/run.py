@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from cifar_trainer import files, locks
+from cifar_trainer.conformal import Coverage
 from cifar_trainer.errors import CifarTrainerError, DataError, DataNotFoundError, RunError
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.results import Result
@@ -269,6 +270,7 @@ class _Evaluated:
     weights_sha256: str
     calibration: _Calibration | None = None
     unfamiliar: _Unfamiliar | None = None
+    coverage: Coverage | None = None
 
 
 class _Inside:
@@ -476,7 +478,7 @@ class Run:
     def read_thresholds(self, weights_sha256: str) -> "Thresholds | None":
         """The thresholds for unfamiliar images that `evaluate` fitted for these weights.
 
-        None if there are none, or if they are unusable: the model finds noise more familiar than images.
+        None if there are none, or if they are unusable: other images look more familiar to the model.
 
         Raises:
             RunError: a report cannot be read.
@@ -489,6 +491,11 @@ class Run:
                     return None
                 return Thresholds(**dataclasses.asdict(report.unfamiliar.thresholds))
         return None
+
+    def read_coverage(self, weights_sha256: str) -> Coverage | None:
+        """The thresholds of class sets, as `read_thresholds`; of both splits' reports, the measured ones."""
+        coverages = [report.coverage for _, report in self._reports(weights_sha256)]
+        return next(filter(None, reversed(coverages)), None)
 
     def _reports(self, weights_sha256: str) -> Iterator[tuple[Path, _Evaluated]]:
         """The run's reports on these weights, with their paths."""

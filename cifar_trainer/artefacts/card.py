@@ -50,6 +50,10 @@ on {manifest.artefacts[0].proof.images:,} images.
 - `probabilities` is softmax(`logits` / {manifest.temperature:.4g})\
 {", not calibrated" if manifest.temperature == 1 else ", calibrated on held-out images"}.
 
+## Sets of classes
+
+{_describe_coverage(manifest)}
+
 ## Training
 
 | | |
@@ -124,6 +128,32 @@ def _describe_accuracy(accuracy: Accuracy) -> str:
     )
 
 
+def _describe_coverage(manifest: Manifest) -> str:
+    coverage = manifest.coverage
+    if coverage is None or not coverage.thresholds:
+        return "There are no thresholds for `--coverage`: no training images were held out and evaluated."
+    each = ", also for each class" if coverage.by_class else ""
+    selected = " They also selected the epoch." if manifest.accuracy.selected_on else ""
+    lines = [
+        "The classes whose softmax(`logits`) reaches the thresholds in `manifest.json` are a set that contains the",
+        f"right class with the promised coverage{each}. An empty set means unknown. The thresholds were fitted on",
+        f"{coverage.images:,} held-out training images.{selected}",
+    ]
+    if coverage.measured:
+        lines += [
+            "",
+            "| promised coverage | measured on test images (95 % interval) | mean size of a set | unknown |",
+            "| ---: | ---: | ---: | ---: |",
+        ]
+    for row in coverage.measured:
+        share, size = row.interval, row.size_interval
+        lines.append(
+            f"| {row.coverage:.0%} | {row.measured:.2%} ({share[0]:.2%} to {share[1]:.2%}) "
+            f"| {row.mean_size:.2f} ({size[0]:.2f} to {size[1]:.2f}) | {row.unknown:.1%} |"
+        )
+    return "\n".join(lines)
+
+
 def _artefact_table(artefacts: Sequence[Export]) -> str:
     rows = [
         "| artefact | bytes | largest difference of a logit | same top class | accuracy | SHA-256 |",
@@ -158,7 +188,8 @@ def _limits(manifest: Manifest) -> str:
     resized = _RESIZED[resize].format(size=f"{height}×{width}")
     limits = [
         f"It always answers with one of its {len(manifest.classes)} classes, whatever the image shows. "
-        "A high probability does not mean that the image shows any of them.",
+        "A high probability does not mean that the image shows any of them."
+        + (" There is no usable threshold for unfamiliar images." if manifest.unfamiliar is None else ""),
         f"Images of other sizes are {resized}. Small details are lost.",
         "Do not use it for decisions about people, or where a wrong answer could do harm.",
     ]

@@ -320,6 +320,7 @@ def make_manifest(
         unfamiliar=None if measured.thresholds is None else dataclasses.asdict(measured.thresholds),
         accuracy=measured.accuracy,
         baseline=make_baseline(reference.images, reference.logits, network.temperature),
+        coverage=run.read_coverage(measured.weights_sha256),
         artefacts=tuple(exports),
         versions=installed_versions(),
     )

@@ -14,6 +14,7 @@ from cifar_trainer import __version__, files
 from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.artefacts.formats import FORMATS, Format, distributions
 from cifar_trainer.artefacts.gate import Proof
+from cifar_trainer.conformal import Coverage
 from cifar_trainer.errors import RunError
 from cifar_trainer.images import Preprocessing
 
@@ -135,6 +136,7 @@ class Manifest:
         preprocessing: turns any image into the input; None in older manifests.
         unfamiliar: the thresholds `energy` and `probability`; None if there are no usable ones.
         baseline: the model's answers to ordinary images.
+        coverage: thresholds of class sets; None if `evaluate` has fitted none.
     """
 
     run: Training
@@ -149,6 +151,7 @@ class Manifest:
     preprocessing: Preprocessing | None = None
     unfamiliar: dict[str, float] | None = None
     baseline: Baseline | None = None
+    coverage: Coverage | None = None
     format_version: int = 1
 
     def find(self, file_name: str) -> Export | None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_trainer.artefacts.formats import Artefact, Format, open_artefact, recognize, served_formats
-from cifar_trainer.artefacts.manifest import Manifest, read_manifest
+from cifar_trainer.artefacts.manifest import MANIFEST_FILE, Manifest, read_manifest
+from cifar_trainer.conformal import ClassSets
+from cifar_trainer.errors import UsageError
 from cifar_trainer.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -59,6 +61,28 @@ class Source:
         if self.run is not None:
             return self.run.read_thresholds(self.run.read_result().weights_sha256)
         return None if self.manifest is None else self.manifest.thresholds()
+
+    def read_sets(self, percent: int) -> ClassSets:
+        """The class sets of a coverage; UsageError if there are no thresholds for it.
+
+        Raises:
+            RunError: the report of `evaluate` cannot be read.
+        """
+        if self.run is None:
+            coverage = None if self.manifest is None else self.manifest.coverage
+            problem = (
+                f"there is no {MANIFEST_FILE} with thresholds beside {self.path}. Evaluate a run that was "
+            )
+            problem += "trained with --validation holdout, and export it."
+        elif self.run.read_config().validation != "holdout":
+            coverage = None
+            problem = f"{self.run.path} held out no training images. Train with --validation holdout."
+        else:
+            coverage = self.run.read_coverage(self.run.read_result().weights_sha256)
+            problem = f"run this first: cifar-trainer evaluate {self.run.path} --split validation"
+        if coverage is None:
+            raise UsageError(f"--coverage {percent}%: {problem}")
+        return coverage.at(percent)
 
 
 def find_source(run: str | Path | None = None, model: str | Path | None = None) -> Source:

@@ -314,6 +314,13 @@ def data_dir_option(
     )
 
 
+coverage_option = click.option(
+    "--coverage",
+    metavar="P",
+    help="Also give a set of classes that contains the right one with this probability, such as 90%.",
+)
+
+
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument RUN and its alias --run. The command gets `run`, None by default."""
 

@@ -175,9 +175,7 @@ def unfamiliar_table(unfamiliar: "Unfamiliar") -> "Table":
     from rich.table import Table
 
     what = "held-out training images" if unfamiliar.fitted_on == "validation" else "training images"
-    unused = (
-        "" if unfamiliar.usable else "; predict and serve do not use it: noise looks familiar to this model"
-    )
+    unused = "" if unfamiliar.usable else "; predict and serve do not use it: it is worse than chance"
     table = Table(
         title="unfamiliar images, by their energy",
         caption=f"threshold fitted on {unfamiliar.fitted_images:,} {what}{unused}",

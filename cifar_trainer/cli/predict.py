@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.artefacts.formats import expected_artefacts
-from cifar_trainer.cli.base import PathType, RunType, SourceType, make_command
+from cifar_trainer.cli.base import PathType, RunType, SourceType, coverage_option, make_command
 from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 from cifar_trainer.images import FORMAT_OF_SUFFIX
 from cifar_trainer.run import is_run_folder
@@ -31,12 +31,13 @@ _NAMED_FAILURES = 8
 @click.option(
     "--top", type=int, metavar="N", help="Number of classes to show.  [default: 3, or all if fewer]"
 )
+@coverage_option
 @click.option(
     "--csv",
     "as_csv",
     is_flag=True,
     show_default=False,
-    help="Print a CSV table: file, predicted, probability, margin, unfamiliar.",
+    help="Print a CSV table: file, predicted, probability, margin, unfamiliar; with --coverage also set.",
 )
 def command(
     output: "Output",
@@ -45,6 +46,7 @@ def command(
     run: Path | None,
     model: Path | None,
     top: int | None,
+    coverage: str | None,
     as_csv: bool,
 ) -> None:
     """Classify images: PNG, JPEG, WebP, GIF, BMP or TIFF, of any size.
@@ -58,6 +60,7 @@ def command(
       cifar-trainer predict runs/seed-1 photos/
       cifar-trainer predict --model runs/seed-1/export/model.tflite photos/
       cifar-trainer predict photos/ --csv > predictions.csv
+      cifar-trainer predict photos/ --coverage 90%
       curl -s https://example.org/ship.png | cifar-trainer predict --top 1 -
     """
     if as_csv and output.as_json:
@@ -73,6 +76,7 @@ def command(
             run=run,
             model=model,
             top=top,
+            coverage=coverage,
             verbose=output.verbose,
             on_progress=lambda done: show("reading", done, None),
         )
@@ -83,16 +87,20 @@ def command(
     if as_csv:
         output.print(report.to_csv().rstrip("\n"))
     else:
-        output.result(report, lambda report: [format_answer(answer) for answer in report.predictions])
+        output.result(
+            report, lambda report: [format_answer(answer, report.coverage) for answer in report.predictions]
+        )
     if report.errors:
         raise CifarTrainerError(format_failures(report))
 
 
-def format_answer(answer: "Answer") -> str:
-    """One line per image, with a note if it is unfamiliar or its suffix does not match its format."""
+def format_answer(answer: "Answer", coverage: float | None = None) -> str:
+    """One line per image, with its set, and notes if it is unfamiliar or has a misleading suffix."""
     line = f"{printable(answer.name)}: " + ", ".join(
         f"{printable(guess.class_name)} {guess.probability:.1%}" for guess in answer.guesses
     )
+    if answer.class_set is not None and coverage is not None:
+        line += f"  ({coverage:.0%} coverage: {printable(' or '.join(answer.class_set)) or 'unknown'})"
     if answer.unfamiliar:
         line += "  (unlike the training images)"
     if FORMAT_OF_SUFFIX.get(Path(answer.name).suffix.lower(), answer.format) != answer.format:

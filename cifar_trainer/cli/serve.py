@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifar_trainer.cli.base import PathType, make_command, run_argument
+from cifar_trainer.cli.base import PathType, coverage_option, make_command, run_argument
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @make_command("serve", has_json=False)
 @run_argument
 @click.option("--model", type=PathType(), metavar="ARTEFACT", help="Serve an exported artefact.")
+@coverage_option
 @click.option("--name", help="The model's name in the paths.  [default: the data set's]")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 listens on all networks.")
 @click.option(

@@ -78,6 +78,7 @@ def evaluate(
     device = "cpu" if config.device == "cpu" else "auto"
     devices.start(config, split=is_splittable(config), device=device, verbose=verbose)
     # These import TensorFlow, which `devices.start` has to configure first.
+    from cifar_trainer.evaluation.coverage import measure_coverage
     from cifar_trainer.evaluation.report import COLUMNS, make_report, predictions
     from cifar_trainer.evaluation.report_page import draw_figures, render_page
     from cifar_trainer.evaluation.robustness import measure_robustness
@@ -92,7 +93,8 @@ def evaluate(
     else:
         robust = _earlier_robustness(folder / REPORT_FILE, subject.weights_sha256)
     measured, energies = measure_unfamiliar(subject, others)
-    report = make_report(subject, measured, robust, len(opened.read_looks()))
+    looks = len(opened.read_looks())
+    report = make_report(subject, measured, robust, looks, measure_coverage(subject))
     figures = draw_figures(subject, report, energies, lambda done, total: on_progress("figures", done, total))
     page = render_page(subject, report, figures)
     table = files.format_csv(COLUMNS, predictions(subject, measured))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cifar_trainer import metrics
+from cifar_trainer.conformal import Coverage
 from cifar_trainer.data.check_record import read_check
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.evaluation.robustness import Robustness
@@ -63,6 +64,7 @@ class Report(Result):
         robustness: None if it was not measured.
         test_looks: number of looks at the test set by this run so far.
         split_sha256: hash of the split's files, which include the order of the images.
+        coverage: thresholds of class sets; None if the run held out no images.
     """
 
     run_dir: str
@@ -87,6 +89,7 @@ class Report(Result):
     test_looks: int
     weights_sha256: str
     split_sha256: str
+    coverage: Coverage | None = None
 
     @property
     def position(self) -> str:
@@ -114,7 +117,11 @@ class Report(Result):
 
 
 def make_report(
-    subject: Subject, unfamiliar: Unfamiliar, robustness: Robustness | None, test_looks: int
+    subject: Subject,
+    unfamiliar: Unfamiliar,
+    robustness: Robustness | None,
+    test_looks: int,
+    coverage: Coverage | None = None,
 ) -> Report:
     """Measure a subject, and add the other measurements."""
     predicted, labels, count = subject.predicted, subject.split.labels, len(subject.classes)
@@ -147,6 +154,7 @@ def make_report(
         test_looks=test_looks,
         weights_sha256=subject.weights_sha256,
         split_sha256=subject.split.sha256,
+        coverage=coverage,
     )
 
 

@@ -67,8 +67,8 @@ class Unfamiliar:
 
     Attributes:
         thresholds: images beyond them are called unfamiliar.
-        usable: whether `predict` and `serve` use the thresholds. They do not if noise looks more
-            familiar to the model than the split's images.
+        usable: whether `predict` and `serve` use the thresholds. They do not if images of another kind, such
+            as noise, look more familiar to the model than the split's images.
         fitted_on: `validation`, the held-out training images, or `train` if the run held none out.
         fitted_images: number of images that the thresholds were fitted on.
         flagged: share of the split's images whose energy is above the threshold.
@@ -112,7 +112,7 @@ def measure_unfamiliar(
         )
     return Unfamiliar(
         thresholds=thresholds,
-        usable=not any(kind.name == NOISE and kind.worse_than_chance for kind in kinds),
+        usable=not any(kind.worse_than_chance for kind in kinds),
         fitted_on="train" if subject.held_out is None else "validation",
         fitted_images=len(subject.familiar),
         flagged=float(thresholds.is_unfamiliar(subject.logits).mean()),

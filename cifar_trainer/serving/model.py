@@ -16,6 +16,7 @@ from cifar_trainer.artefacts.baseline import Baseline
 from cifar_trainer.artefacts.formats import FORMATS, Artefact
 from cifar_trainer.artefacts.manifest import MANIFEST_FILE, Export
 from cifar_trainer.artefacts.source import Source
+from cifar_trainer.conformal import ClassSets
 from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
 from cifar_trainer.images import ImageError
 from cifar_trainer.metrics import Thresholds
@@ -44,6 +45,7 @@ class ServedModel:
             a numbered folder, as TensorFlow Serving expects, starts with that number.
         source: the artefact's path, run and manifest.
         thresholds: limits beyond which an image is unfamiliar; None if none were fitted.
+        sets: makes the class sets of `--coverage`; None without it.
         monitor: compares the classified images with the validation images.
         warm_up: the checks that it passed, in words.
         explainer: Grad-CAM with the same weights; None without a run.
@@ -56,6 +58,7 @@ class ServedModel:
     monitor: DriftMonitor
     warm_up: str
     explainer: "Explainer | None" = None
+    sets: ClassSets | None = None
 
 
 def settle() -> None:
@@ -68,13 +71,15 @@ def settle() -> None:
     gc.freeze()
 
 
-def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
+def open_model(source: Source, version: int, batch_size: int, percent: int | None = None) -> ServedModel:
     """Open a model, compare its answers with the manifest's, and warm it up to `batch_size`.
 
     Raises:
         RunError: it cannot be opened, or is not the file that the manifest lists.
         CheckError: its answers are not those in the manifest.
+        UsageError: it has no class sets of the coverage `percent`.
     """
+    sets = None if percent is None else source.read_sets(percent)
     entry = None if source.manifest is None else source.manifest.find(source.path.name)
     if entry is not None:
         actual = (files.sha256_tree if source.path.is_dir() else files.sha256_file)(source.path)
@@ -104,6 +109,7 @@ def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
         DriftMonitor(baseline, artefact.classes),
         checked,
         None if source.run is None else Explainer(source.run, source.weights_sha256),
+        sets,
     )
 
 
@@ -155,16 +161,17 @@ class ModelHolder:
     Args:
         find: finds the model's artefact.
         batch_size: the largest batch, in images.
+        percent: coverage of the class sets; None for none.
     """
 
-    def __init__(self, find: Callable[[], Source], batch_size: int) -> None:
+    def __init__(self, find: Callable[[], Source], batch_size: int, percent: int | None = None) -> None:
         self._find = find
-        self._batch_size = batch_size
+        self._batch_size, self._percent = batch_size, percent
         source = find()
         self._seen = _signature(source)
         self._found = self._seen
         self._found_at = 0.0
-        self.current = open_model(source, version_of(source.path), batch_size)
+        self.current = open_model(source, version_of(source.path), batch_size, percent)
         self.failure: str | None = None
 
     def refresh(self) -> bool:
@@ -184,7 +191,7 @@ class ModelHolder:
                 return False
             self._seen = signature
             try:
-                model = open_model(source, self.current.version + 1, self._batch_size)
+                model = open_model(source, self.current.version + 1, self._batch_size, self._percent)
             except ExportUnderWayError:
                 if time.monotonic() - self._found_at < _EXPORT_SECONDS:
                     self._seen = ()  # Try it again.

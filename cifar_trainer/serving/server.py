@@ -15,6 +15,7 @@ import uvicorn
 
 from cifar_trainer import devices
 from cifar_trainer.artefacts.source import find_source
+from cifar_trainer.conformal import parse_coverage
 from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 from cifar_trainer.serving.app import make_app
 from cifar_trainer.serving.connections import protocol_with
@@ -90,6 +91,7 @@ def serve(
     run: str | Path | None = None,
     *,
     model: str | Path | None = None,
+    coverage: float | str | None = None,
     name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8501,
@@ -111,6 +113,7 @@ def serve(
     Args:
         run: the run's folder; by default, the newest run at the start.
         model: an artefact instead of a run.
+        coverage: also give sets of classes that contain the right one with this probability (`predict`).
         name: the model's name in the protocols' paths; by default, the data set's.
         host, port: address to listen on; port 0 picks a free one.
         allowed_hosts: other host names to accept; `*` accepts any.
@@ -135,6 +138,7 @@ def serve(
     if run is not None and model is not None:
         raise UsageError("RUN and --model were both given. Pass only one.")
     artefact = None if model is None else Path(model)
+    percent = None if coverage is None else parse_coverage(coverage)
     source = find_source(None if run is None else Path(run), artefact)
     # With --watch, a newer run is not a new version: it may have different data.
     chosen = None if source.run is None else source.run.path
@@ -158,7 +162,7 @@ def serve(
     with listen(settings.host, settings.port) as bound:
         if source.format.uses_tensorflow:
             devices.start(device="cpu", verbose=verbose)
-        holder = ModelHolder(lambda: find_source(chosen, artefact), settings.max_batch_size)
+        holder = ModelHolder(lambda: find_source(chosen, artefact), settings.max_batch_size, percent)
         server = make_server(Service(holder, settings))
         # After a second Ctrl-C, uvicorn logs a traceback for each request that it cuts off.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)

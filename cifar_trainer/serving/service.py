@@ -47,6 +47,7 @@ class Answers:
         class_id: int64 [N].
         energy, max_probability: float64 [N], scores of unfamiliarity; see `metrics.Thresholds`.
         unfamiliar: bool [N]; None if no thresholds were fitted.
+        in_set: whether each class is in the set of each image, bool [N, classes]; None without --coverage.
     """
 
     model: ServedModel
@@ -56,6 +57,7 @@ class Answers:
     energy: np.ndarray
     max_probability: np.ndarray
     unfamiliar: np.ndarray | None
+    in_set: np.ndarray | None
 
     @property
     def class_name(self) -> list[str]:
@@ -195,6 +197,7 @@ class Service:
             energy(logits),
             max_probability(logits),
             None if model.thresholds is None else model.thresholds.is_unfamiliar(logits),
+            None if model.sets is None else model.sets.contain(logits),
         )
         self._record(images, answers)
         return answers

@@ -41,6 +41,7 @@ OUTPUTS = {
     "class_name": ("BYTES", "DT_STRING"),
     "confidence": ("FP32", "DT_FLOAT"),
     "unfamiliar": ("BOOL", "DT_BOOL"),
+    "in_set": ("BOOL", "DT_BOOL"),
 }
 
 
@@ -218,12 +219,13 @@ async def decode_files(service: Service, images: np.ndarray | list[bytes], what:
 
 
 def outputs_of(model: ServedModel) -> dict[str, tuple[str, str, list[int]]]:
-    """A model's outputs, each with its types and shape. Without thresholds, there is no `unfamiliar`."""
+    """A model's outputs, each with its types and shape; `unfamiliar` and `in_set` if it has thresholds."""
     rows = [-1, len(model.artefact.classes)]
+    missing = {"unfamiliar": model.thresholds is None, "in_set": model.sets is None}
     return {
-        name: (*kinds, rows if name in ("logits", "probabilities") else [-1])
+        name: (*kinds, rows if name in ("logits", "probabilities", "in_set") else [-1])
         for name, kinds in OUTPUTS.items()
-        if name != "unfamiliar" or model.thresholds
+        if not missing.get(name)
     }
 
 

@@ -37,7 +37,10 @@ class Explanation(msgspec.Struct):
 
 
 class Prediction(msgspec.Struct):
-    """The answer about one image; `top` has all classes, most likely first."""
+    """The answer about one image; `top` has all classes, most likely first.
+
+    With `serve --coverage`, `set` has the right class with the probability `coverage`; empty is "unknown".
+    """
 
     model: str
     version: int
@@ -52,6 +55,8 @@ class Prediction(msgspec.Struct):
     energy: float
     max_probability: float
     top: list[Guess]
+    coverage: float | msgspec.UnsetType = msgspec.UNSET
+    class_set: list[str] | msgspec.UnsetType = msgspec.field(name="set", default=msgspec.UNSET)
     pixels: str | msgspec.UnsetType = msgspec.UNSET
     grad_cam: str | msgspec.UnsetType | None = msgspec.UNSET
 
@@ -87,7 +92,7 @@ def describe(model: str, decoded: DecodedImage, answers: Answers) -> Prediction:
     probabilities = to_list(answers.probabilities[0])
     order = np.argsort(-answers.probabilities[0], kind="stable").tolist()
     top = [Guess(classes[i], i, probabilities[i]) for i in order]
-    return Prediction(
+    prediction = Prediction(
         model=model,
         version=answers.model.version,
         weights_sha256=answers.model.source.weights_sha256,
@@ -102,6 +107,10 @@ def describe(model: str, decoded: DecodedImage, answers: Answers) -> Prediction:
         max_probability=float(answers.max_probability[0]),
         top=top,
     )
+    if answers.in_set is not None and answers.model.sets is not None:
+        prediction.coverage = answers.model.sets.coverage
+        prediction.class_set = [classes[i] for i in order if answers.in_set[0, i]]
+    return prediction
 
 
 async def _file_of(service: Service, request: Request) -> bytes:

@@ -8,7 +8,7 @@ function percent(share) {
 function fail(text) {
   $("problem").textContent = text;
   $("problem").hidden = false;
-  for (const id of ["verdict", "strange", "shown", "hint"]) $(id).hidden = true;
+  for (const id of ["verdict", "set", "strange", "shown", "hint"]) $(id).hidden = true;
 }
 
 /* Sends the file. Returns the answer, or null if it failed or another image has been chosen since. */
@@ -61,6 +61,9 @@ function show(answer, file) {
   $("hint").hidden = true;
   $("verdict").hidden = false;
   $("verdict").textContent = answer.class + ", " + percent(answer.confidence);
+  $("set").hidden = !answer.set;
+  $("set").textContent = !answer.set ? ""
+    : Math.round(100 * answer.coverage) + " % coverage: " + (answer.set.join(" or ") || "unknown (no class is likely enough)");
   $("strange").hidden = answer.unfamiliar !== true;
   $("strange").textContent = answer.unfamiliar === true
     ? "This image is unlike the training images. Do not rely on the answer." : "";

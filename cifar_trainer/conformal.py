@@ -1,0 +1,128 @@
+"""Sets of classes that contain the right one with a chosen probability: split conformal prediction.
+
+A set has the classes whose softmax probability, without temperature, reaches a threshold (Angelopoulos &
+Bates 2021, section 1; the score is 1 - probability). If it is empty, the answer is "unknown".
+"""
+
+import dataclasses
+
+import numpy as np
+
+from cifar_trainer.errors import UsageError
+
+#: The coverages that can be chosen, in per cent.
+PERCENTS = range(50, 100)
+#: Fewest held-out images of each class for thresholds by class. The rank ceil((n + 1) 0.99) exists from
+#: n = 99; there, the coverage of a class at 90 % has a standard deviation of 3 % (ibid., section 3.2).
+MIN_CLASS_IMAGES = 100
+#: Lowers the odds at a threshold, which is the probability of a held-out image. An export's logits differ by
+#: up to 1e-4, so its odds by a factor of up to 1.0002.
+_TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassSets:
+    """Makes sets with the probability `coverage` of containing the right class.
+
+    Attributes:
+        thresholds: lowest probability of a class in a set, float64 [classes], or [1] for all.
+    """
+
+    coverage: float
+    thresholds: np.ndarray
+
+    def contain(self, logits: np.ndarray) -> np.ndarray:
+        """Whether each class is in the set of each image: bool [N, classes]."""
+        contained: np.ndarray = _probabilities(logits) >= self.thresholds
+        return contained
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredCoverage:
+    """Sets of one coverage on test images; intervals are for 95 %.
+
+    Attributes:
+        measured: share of sets that contain the right class; `interval` is Wilson's.
+        mean_size: mean number of classes in a set; `size_interval` is ± 1.96 standard errors.
+        unknown: share of empty sets.
+    """
+
+    coverage: float
+    measured: float
+    interval: tuple[float, float]
+    mean_size: float
+    size_interval: tuple[float, float]
+    unknown: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """A model's thresholds.
+
+    Attributes:
+        images: number of held-out images that they were fitted on.
+        by_class: whether each class has its own, so that the promise holds for each class.
+        thresholds: those of `ClassSets` by per cent; coverages that need more images are missing.
+        measured: results on test images; empty if there are none.
+    """
+
+    images: int
+    by_class: bool
+    thresholds: dict[str, tuple[float, ...]]
+    measured: tuple[MeasuredCoverage, ...] = ()
+
+    def at(self, percent: int) -> ClassSets:
+        """The sets of a coverage; UsageError if it needs more held-out images."""
+        if str(percent) not in self.thresholds:
+            raise UsageError(
+                f"--coverage {percent}% needs at least {-(-percent // (100 - percent))} held-out images; this "
+                f"model has {self.images}. Choose a lower coverage, or train on more images."
+            )
+        return ClassSets(percent / 100, np.array(self.thresholds[str(percent)]))
+
+
+def parse_coverage(value: float | str) -> int:
+    """A coverage such as `90%` or 0.9, in per cent; UsageError if it is not one of `PERCENTS`."""
+    text = str(value).strip()
+    try:
+        percent = round(float(text[:-1]) if text.endswith("%") else 100 * float(text), 6)
+    except ValueError:
+        percent = 0.0
+    if percent not in PERCENTS:
+        raise UsageError(
+            f"--coverage {value}: expected a whole percentage from 50% to 99%, such as 90% or 0.9."
+        )
+    return int(percent)
+
+
+def fit_coverage(logits: np.ndarray, labels: np.ndarray) -> Coverage:
+    """Fit the thresholds on held-out images: float [N, classes], and integers [N].
+
+    A threshold is the ceil((N + 1) coverage)-th largest probability of the right class: of all images or,
+    with `MIN_CLASS_IMAGES` of each class, of the images of one class (ibid., section 4.2).
+    """
+    right = _probabilities(logits)[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, minlength=logits.shape[1])
+    by_class = bool(counts.min() >= MIN_CLASS_IMAGES)
+    groups = [right[labels == label] for label in range(len(counts))] if by_class else [right]
+    ranks = {
+        percent: [-(-(len(group) + 1) * percent // 100) for group in groups]
+        for percent in PERCENTS
+        if min(map(len, groups)) * (100 - percent) >= percent
+    }
+    thresholds = {
+        str(percent): tuple(map(_threshold, groups, of_groups)) for percent, of_groups in ranks.items()
+    }
+    return Coverage(len(labels), by_class, thresholds)
+
+
+def _threshold(probabilities: np.ndarray, rank: int) -> float:
+    lowest = float(np.sort(probabilities)[-rank])
+    return lowest * (1 - _TOLERANCE) / (1 - lowest * _TOLERANCE)
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    from scipy.special import softmax  # Slow to import.
+
+    probabilities: np.ndarray = softmax(logits.astype(np.float64), axis=1)
+    return probabilities

@@ -1,0 +1,55 @@
+"""Fits the thresholds of class sets on held-out images, and measures the sets on test images."""
+
+import dataclasses
+
+import numpy as np
+
+from cifar_trainer.conformal import Coverage, MeasuredCoverage, fit_coverage
+from cifar_trainer.data.splits import evaluated_split
+from cifar_trainer.evaluation.subject import Subject
+from cifar_trainer.metrics import wilson_interval
+from cifar_trainer.model import LogitsFunction, is_float32, to_float32
+
+#: The coverages to measure, in per cent.
+MEASURED = (80, 90, 95, 99)
+
+
+def measure_coverage(subject: Subject) -> Coverage | None:
+    """The thresholds of a run; None if it held out no images. Measured unless the split is `validation`.
+
+    They are for the model in float32 without test-time augmentation, which predict, serve and exports use.
+    """
+    if subject.held_out is None:
+        return None
+    (held_out, labels), logits = subject.held_out, subject.logits
+    if subject.recipe.predict is not None or not is_float32(subject.model):
+        predict_logits = LogitsFunction(to_float32(subject.model))
+        held_out = predict_logits(evaluated_split(subject.dataset, subject.config, "validation").images)
+        logits = predict_logits(subject.split.images)
+    coverage = fit_coverage(held_out, labels)
+    if subject.split_name == "validation":
+        return coverage
+    measured = [
+        measure_sets(coverage, percent, logits, subject.split.labels)
+        for percent in MEASURED
+        if str(percent) in coverage.thresholds
+    ]
+    return dataclasses.replace(coverage, measured=tuple(measured))
+
+
+def measure_sets(
+    coverage: Coverage, percent: int, logits: np.ndarray, labels: np.ndarray
+) -> MeasuredCoverage:
+    """Measure the sets of images that the thresholds were not fitted on."""
+    contained = coverage.at(percent).contain(logits)
+    right, sizes = contained[np.arange(len(labels)), labels], contained.sum(axis=1)
+    mean, error = float(sizes.mean()), 1.96 * float(sizes.std()) / len(sizes) ** 0.5
+    interval = wilson_interval(int(right.sum()), len(right))
+    return MeasuredCoverage(
+        percent / 100,
+        float(right.mean()),
+        interval,
+        mean,
+        (mean - error, mean + error),
+        float((sizes == 0).mean()),
+    )
