@@ -75,8 +75,8 @@ class Coverage:
         """The sets of a coverage; UsageError if it needs more held-out images."""
         if str(percent) not in self.thresholds:
             raise UsageError(
-                f"--coverage {percent}% needs at least {-(-percent // (100 - percent))} held-out images; this "
-                f"model has {self.images}. Choose a lower coverage, or train on more images."
+                f"--coverage {percent}% needs at least {-(-percent // (100 - percent))} held-out images; "
+                f"this model has {self.images}. Choose a lower coverage, or train on more images."
             )
         return ClassSets(percent / 100, np.array(self.thresholds[str(percent)]))
 
@@ -89,9 +89,7 @@ def parse_coverage(value: float | str) -> int:
     except ValueError:
         percent = 0.0
     if percent not in PERCENTS:
-        raise UsageError(
-            f"--coverage {value}: expected a whole percentage from 50% to 99%, such as 90% or 0.9."
-        )
+        raise UsageError(f"--coverage {value}: expected 50% to 99% in whole per cent, such as 90% or 0.9.")
     return int(percent)
 
 

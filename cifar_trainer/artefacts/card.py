@@ -135,8 +135,8 @@ def _describe_coverage(manifest: Manifest) -> str:
     each = ", also for each class" if coverage.by_class else ""
     selected = " They also selected the epoch." if manifest.accuracy.selected_on else ""
     lines = [
-        "The classes whose softmax(`logits`) reaches the thresholds in `manifest.json` are a set that contains the",
-        f"right class with the promised coverage{each}. An empty set means unknown. The thresholds were fitted on",
+        "The classes whose softmax(`logits`) reaches the thresholds in `manifest.json` form a set that has",
+        f"the right class with the promised coverage{each}. An empty set means unknown. The thresholds are from",
         f"{coverage.images:,} held-out training images.{selected}",
     ]
     if coverage.measured:

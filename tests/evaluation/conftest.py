@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cifar_trainer.conformal import Coverage
 from cifar_trainer.data.dataset import Dataset, Split
 from cifar_trainer.evaluation.report import Report, make_report
 from cifar_trainer.evaluation.report_page import render_page
@@ -111,6 +112,7 @@ def render(
         verified: bool = False,
         epochs: int = 1,
         noise_auroc: float = 0.9,
+        coverage: Coverage | None = None,
         **others: Any,
     ) -> str:
         plain = make_subject(*logits, **others)
@@ -125,7 +127,7 @@ def render(
         subject.run.environment.write_text(json.dumps(environment or {}))
         for command in ("train", "train", "train", "evaluate"):
             subject.run.record_look(command, 1)
-        report = make_report(subject, scores(subject, noise_auroc), robustness, test_looks=4)
+        report = make_report(subject, scores(subject, noise_auroc), robustness, 4, coverage)
         names = (
             "per_class", "precision_recall", "confusion_matrix", "confusion_matrix_by_row", "mistakes",
             "reliability", "grad_cam", "unfamiliar", "robustness", "learning_curves",

@@ -108,12 +108,13 @@ def test_without_held_out_images_the_thresholds_are_fitted_on_training_images_ne
 
 
 @pytest.mark.parametrize(("brightness", "usable"), [(0, True), (255, False)])
-def test_thresholds_are_not_used_if_noise_looks_more_familiar_than_real_images(
+def test_thresholds_are_not_used_if_any_kind_looks_more_familiar_than_real_images(
     confident: Subject, brightness: int, usable: bool
 ) -> None:
-    measured, _ = measure_unfamiliar(confident, {"noise": of_brightness(brightness)})
+    kinds = {"noise": of_brightness(0), "drawn shapes": of_brightness(brightness)}
+    measured, _ = measure_unfamiliar(confident, kinds)
     assert measured.usable == usable
-    assert measured.kinds[0].worse_than_chance != usable
+    assert measured.kinds[1].worse_than_chance != usable
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (64, 64, 3)])

@@ -13,6 +13,7 @@ from PIL import Image
 from cifar_trainer import prediction
 from cifar_trainer.artefacts.formats import FORMATS, Artefact, Predictions, softmax
 from cifar_trainer.cli.predict import format_answer, format_failures
+from cifar_trainer.conformal import Coverage
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.metrics import Thresholds
@@ -41,6 +42,7 @@ class Opened:
         source = {"path": Path("m.onnx"), "run": None, "format": FORMATS["onnx"], **parts}
         found = SimpleNamespace(**source, open=self._open)
         found.read_thresholds = parts.get("read_thresholds", lambda: None)
+        found.read_sets = lambda percent: SETS.at(percent)
         patch.setattr(prediction, "find_source", lambda run, model: found)
 
     def _open(self) -> Brightness:
@@ -49,6 +51,7 @@ class Opened:
 
 
 RGB = ("red", "green", "blue")
+SETS = Coverage(100, False, {"90": (0.4,)})
 
 
 @pytest.fixture
@@ -172,6 +175,25 @@ def test_an_image_beyond_the_threshold_is_unfamiliar(
 
 def test_without_a_threshold_nothing_is_called_familiar_or_unfamiliar(opened: Opened) -> None:
     assert predict(plain("red")).predictions[0].unfamiliar is None
+
+
+def test_with_a_coverage_each_answer_has_its_set_and_without_one_nothing_changes(opened: Opened) -> None:
+    images = [plain(colour) for colour in ("red", "yellow", "black")]
+    report = predict(images, coverage="90%")
+    assert [answer.class_set for answer in report.predictions] == [("red",), ("red", "green"), ()]
+    printed = report.to_json()
+    assert [each["set"] for each in printed["predictions"]] == [["red"], ["red", "green"], []]
+    assert printed["coverage"] == 0.9
+    header, *rows = report.to_csv().splitlines()
+    assert header == "file,predicted,probability,margin,unfamiliar,set"
+    assert [row.rpartition(",")[2] for row in rows] == ["red", "red|green", ""]
+    lines = [format_answer(answer, report.coverage) for answer in report.predictions]
+    assert lines[1].endswith("(90% coverage: red or green)")
+    assert lines[2].endswith("(90% coverage: unknown)")
+    plain_report = predict(images)
+    assert "coverage" not in plain_report.to_json()
+    assert "set" not in plain_report.predictions[0].to_json()
+    assert "set" not in plain_report.to_csv()
 
 
 def test_an_unfamiliar_image_is_marked_on_its_line() -> None:

@@ -14,6 +14,8 @@ import pytest
 from serving_server import CLASSES, SHAPE, ColourModel, Running, images_of, running, served, web
 
 from cifar_trainer.artefacts.source import Source
+from cifar_trainer.conformal import Coverage
+from cifar_trainer.images import encode_png
 from cifar_trainer.serving.api.bodies import to_list
 
 MODEL = "/v1/models/colours"
@@ -227,6 +229,28 @@ def test_a_model_without_thresholds_does_not_list_unfamiliar() -> None:
     assert "unfamiliar" not in outputs
     assert "unfamiliar" not in metadata
     assert answered == outputs
+
+
+def test_with_a_coverage_every_protocol_gives_the_set_of_an_image() -> None:
+    sets = Coverage(100, False, {"90": (0.3,)}).at(90)
+    images = np.zeros((3, *SHAPE), np.uint8)
+    images[0, ..., 1] = images[1, ..., :2] = 200
+    inside = [[False, True, False], [True, True, False], [True, True, True]]
+    model = ColourModel()
+    with running(SimpleNamespace(current=served(model, sets=sets), failure=None)) as server:
+        answers = [web.post(f"{server.url}/predict", content=encode_png(image)).json() for image in images]
+        assert [answer["set"] for answer in answers] == [["green"], ["red", "green"], [*CLASSES]]
+        assert answers[0]["coverage"] == 0.9
+        rows = web.post(f"{server.url}{MODEL}:predict", json={"instances": images.tolist()}).json()
+        assert [row["in_set"] for row in rows["predictions"]] == inside
+        inferred = web.post(f"{server.url}/v2/models/colours/infer", json={"inputs": [tensor(images)]}).json()
+        output = next(each for each in inferred["outputs"] if each["name"] == "in_set")
+        assert (output["datatype"], output["shape"]) == ("BOOL", [3, 3])
+        assert output["data"] == np.ravel(inside).tolist()
+        metadata = web.get(f"{server.url}/v2/models/colours").json()
+        assert {"name": "in_set", "datatype": "BOOL", "shape": [-1, 3]} in metadata["outputs"]
+        properties = web.get(f"{server.url}/openapi.json").json()["components"]["schemas"]["Prediction"]
+        assert {"set", "coverage"} <= set(properties["properties"])
 
 
 def test_answers_and_metrics_tell_the_weights(png: bytes) -> None:
