@@ -136,8 +136,8 @@ def _describe_coverage(manifest: Manifest) -> str:
     selected = " They also selected the epoch." if manifest.accuracy.selected_on else ""
     lines = [
         "The classes whose softmax(`logits`) reaches the thresholds in `manifest.json` form a set that has",
-        f"the right class with the promised coverage{each}. An empty set means unknown. The thresholds are from",
-        f"{coverage.images:,} held-out training images.{selected}",
+        f"the right class with the promised coverage{each}. An empty set means unknown. The thresholds are",
+        f"from {coverage.images:,} held-out training images.{selected}",
     ]
     if coverage.measured:
         lines += [

@@ -84,7 +84,7 @@ VERIFIED = {"recipe": RECIPE, "config": OWN, "verified": True, "epochs": OWN.epo
         ({}, "No training images were held out, so predict --coverage cannot promise"),
         ({"coverage": COVERAGE}, "the chosen probability, whatever that class is (split conformal"),
         ({"coverage": COVERAGE}, "90 %90.1 %89.5 % to 90.7 % 1.461.44 to 1.47 1.2 %"),
-        ({"coverage": UNMEASURED}, "The coverage can only be measured on other images: cifar-trainer evaluate"),
+        ({"coverage": UNMEASURED}, "The coverage can only be measured on other images: cifar-trainer ev"),
         ({"classes": ("ant", "\U0001fae8", "cow")}, "so figures show their numbers: class 1 is \U0001fae8."),
         (VERIFIED, "below the range of 10 earlier runs of this recipe, 85.0 % to 95.0 %"),
     ],
