@@ -165,13 +165,11 @@ class TrainResult(Result):
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
-    """The origin of a run's initial weights: the key `parent` of config.json.
+    """The origin of a run's initial weights: the key `parent` of config.json. None is unknown.
 
     Attributes:
-        recipe, recipe_sha256: of the run that trained the weights; None if they are not a run's.
-        dataset: name of that run's data set; None if unknown.
-        train_fingerprint: fingerprint of its training split; None if unknown.
-        classes: names of its classes; None if unknown.
+        recipe, recipe_sha256, dataset, classes: of the run that trained the weights.
+        train_fingerprint: fingerprint of its training split.
     """
 
     recipe: str | None = None

@@ -278,12 +278,13 @@ def reduce_rate(
 ) -> None:
     """Update some variables with a share of the learning rate, as if the optimizer had started later.
 
+    Adam corrects the bias of its averages by the number of steps. Counted from the start of the run, the
+    first updates of variables that start later would be far too large.
+
     Args:
-        optimizer: a built optimizer.
-        variables: some of its variables.
+        optimizer, variables: a built optimizer, and some of its variables.
         share: factor of the learning rate; decoupled weight decay keeps the full rate.
-        first: the step from which these variables are updated. Adam corrects the bias of its averages by the
-            number of steps; counted from the start of the run, the first updates would be far too large.
+        first: the step from which these variables are updated.
     """
     indices = {optimizer._get_variable_index(variable) for variable in variables}
     update, own = optimizer.update_step, vars(optimizer)

@@ -57,6 +57,7 @@ class Job:
         data_dir: folder of the prepared data sets; by default, the one that the resumed run was trained from.
         prepare: whether to prepare a new run's data if they are missing.
         own_batch_size: whether the user set the batch size; otherwise it is the recipe's.
+        initial: the weights that it starts from, once they are loaded.
     """
 
     config: Settings
@@ -66,6 +67,7 @@ class Job:
     data_dir: Path | None = None
     prepare: bool = True
     own_batch_size: bool = True
+    initial: InitialWeights | None = None
 
 
 def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "off") -> list[TrainResult]:
@@ -115,11 +117,9 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
     onednn = None if first.resumed is None else first.resumed.read_environment().get("onednn")
     device, replicas = _start(first.config, reporter, options.verbose, cluster, onednn)
     recipe = _recipe(first)
-    initial = _load_weights(jobs, datasets)
-    if initial is not None:
-        jobs = [_with_weights(job, initial) for job in jobs]
+    jobs = _with_weights(jobs)
     if not replicas.is_chief:
-        return [_train_as_worker(jobs[0], recipe, datasets[0], device, reporter, options, replicas, initial)]
+        return [_train_as_worker(jobs[0], recipe, datasets[0], device, reporter, options, replicas)]
     stacked = 1
     if len(jobs) > 1 and (stack == "on" or (stack == "auto" and device.kind == "gpu")):
         reason = _obstacle(first.config, recipe, options)
@@ -135,7 +135,7 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
             for i in members
         ]
         parts = [(jobs[i], datasets[i], each) for i, each in zip(members, reporters, strict=True)]
-        results |= zip(members, _train_together(parts, device, options, replicas, initial), strict=True)
+        results |= zip(members, _train_together(parts, device, options, replicas), strict=True)
     return [results[i] for i in range(len(jobs))]
 
 
@@ -147,18 +147,21 @@ def _recipe(job: Job) -> Recipe:
     return job.resumed.read_recipe()
 
 
-def _load_weights(jobs: Sequence[Job], to_train: Iterable[int]) -> InitialWeights | None:
-    """The weights of `--weights`; None if no run starts from them, as their checkpoints have them."""
-    starting = [job.config for job in map(jobs.__getitem__, to_train) if not _has_started(job.resumed)]
-    if not starting or starting[0].weights is None:
-        return None
+def _with_weights(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with the weights of `--weights`, loaded once for all runs that have no checkpoint yet."""
+    starting = [i for i, job in enumerate(jobs) if job.config.weights and not _has_started(job.resumed)]
+    if not starting:
+        return list(jobs)
     # All runs of a group start from the same weights, even if those of --weights change in between.
     known = next((job.config.weights_sha256 for job in jobs if job.config.weights_sha256), None)
-    return load_weights(dataclasses.replace(starting[0], weights_sha256=known))
-
-
-def _with_weights(job: Job, initial: InitialWeights) -> Job:
-    return dataclasses.replace(job, config=dataclasses.replace(job.config, weights_sha256=initial.sha256))
+    initial = load_weights(dataclasses.replace(jobs[starting[0]].config, weights_sha256=known))
+    config = {"weights_sha256": initial.sha256}
+    return [
+        dataclasses.replace(job, config=dataclasses.replace(job.config, **config), initial=initial)
+        if i in starting
+        else job
+        for i, job in enumerate(jobs)
+    ]
 
 
 def _has_started(run: Run | None) -> bool:
@@ -222,7 +225,6 @@ def _train_together(
     device: Device,
     options: RuntimeOptions,
     replicas: "Replicas",
-    initial: InitialWeights | None,
 ) -> list[TrainResult]:
     """Train runs in one program."""
     from cifar_trainer.training.trainer import Trainer, train
@@ -232,14 +234,14 @@ def _train_together(
         stack.enter_context(replicas.connected())
         stack.enter_context(replicas.starting())
         opened = [
-            stack.enter_context(_open(*part, recipe, device, options.side_by_side, replicas, initial))
+            stack.enter_context(_open(*part, recipe, device, options.side_by_side, replicas))
             for part in parts
         ]
         stack.enter_context(naming_the_line(None if recipe.file is None else recipe.file.path))
         trainers = [
             Trainer(
                 job.config, recipe, dataset, run, device, checkpoint,
-                options=options, reporter=reporter, replicas=replicas, initial=initial,
+                options=options, reporter=reporter, replicas=replicas, initial=job.initial,
             )
             for (job, dataset, reporter), (run, checkpoint) in zip(parts, opened, strict=True)
         ]  # fmt: skip
@@ -272,7 +274,6 @@ def _open(
     device: Device,
     stacked: int,
     replicas: "Replicas",
-    initial: InitialWeights | None,
 ) -> Iterator[tuple[Run, Checkpoint | None]]:
     """Lock a run's folder, write its settings, and find the checkpoint to resume from."""
     config, checkpoint = job.config, None
@@ -291,8 +292,8 @@ def _open(
             earlier = {name: value for name, value in before.items() if name != "earlier"}
             described["earlier"] = [*before.get("earlier", []), earlier]
         extensions = [] if job.resumed is None else _extensions(run, config, checkpoint)
-        parent = initial.parent if initial is not None else None
-        if job.resumed is not None:
+        parent = None if job.initial is None else job.initial.parent
+        if parent is None and job.resumed is not None:
             parent = run.read_parent()
         _write_settings(run, config, dataset, described, recipe, extensions, parent)
         if checkpoint is not None:
@@ -342,7 +343,6 @@ def _train_as_worker(
     reporter: TrainingReporter,
     options: RuntimeOptions,
     replicas: "Replicas",
-    initial: InitialWeights | None,
 ) -> TrainResult:
     """Train as a worker of the chief's run, writing to a temporary folder.
 
@@ -371,7 +371,7 @@ def _train_as_worker(
             checkpoint = checkpoints.load_step(job.resumed.checkpoints, chief["step"])
         trainer = Trainer(
             job.config, recipe, dataset, Run(Path(folder)), device, checkpoint,
-            options=options, reporter=reporter, replicas=replicas, initial=initial,
+            options=options, reporter=reporter, replicas=replicas, initial=job.initial,
         )  # fmt: skip
         train([trainer], should_stop=options.should_stop, replicas=replicas)
         (result,) = results_of([trainer], [Path(chief["run_dir"])])

@@ -204,10 +204,6 @@ class StepLoop(Program):
         weights = [variable for layer in self._held for variable in layer.weights]
         return [variable for variable in weights if is_held or not variable.trainable]
 
-    def _trained_variables(self, is_held: bool) -> list[keras.Variable]:
-        held = {id(variable) for variable in self.held_variables(is_held)}
-        return [variable for variable in self.model.trainable_variables if id(variable) not in held]
-
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images: int64 [N], a permutation."""
         self._order.assign(np.pad(order, (0, self._order.shape[0] - self.count)))
@@ -332,7 +328,8 @@ class StepLoop(Program):
         cuts = np.linspace(low, high, min(self._shards, batch) + 1).astype(int)
         weights, size = self._weights(step, batch)
         shard = None if replicas is SINGLE else Shard(batch, low, high, replicas)
-        trained = self._trained_variables(is_held)
+        held = self.held_variables(is_held)
+        trained = [v for v in self.model.trainable_variables if not any(v is each for each in held)]
         with replaced_layers(self.model, self._variants, global_step, shard, self._held):
             parts = [
                 self._forward_backward(
@@ -354,7 +351,6 @@ class StepLoop(Program):
         if self.statistics is not None:
             self.statistics.update(global_step + 1)
         if self._after_step is not None:
-            held = self.held_variables(is_held)
             values = [tf.identity(variable.value) for variable in held]
             self._after_step(global_step + 1)
             # Lookahead's averages of equal values may differ in the last bit.

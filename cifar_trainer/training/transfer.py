@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import Parent, Run
-from cifar_trainer.settings import ALL_BUT_HEAD, IMAGENET, Settings
+from cifar_trainer.settings import ALL_BUT_HEAD, IMAGENET, Settings, option_name
 
 if TYPE_CHECKING:
     import keras
@@ -51,19 +51,9 @@ def check_transfer(config: Settings) -> None:
         UsageError: `freeze` or `unfreeze_after` lacks the setting that it needs.
         UsageError, RunError: as `find_weights`.
     """
-    if config.freeze is not None and config.weights is None:
-        raise UsageError(f"--freeze {config.freeze} needs --weights: it would hold random weights.")
-    if config.unfreeze_after is not None and config.freeze is None:
-        raise UsageError(f"--unfreeze-after {config.unfreeze_after} needs --freeze: no layer is held.")
-    check_weights(config)
-
-
-def check_weights(config: Settings) -> None:
-    """Check that the weights that a run starts from exist.
-
-    Raises:
-        UsageError, RunError: as `find_weights`.
-    """
+    for name, needed in (("freeze", "weights"), ("unfreeze_after", "freeze")):
+        if getattr(config, name) is not None and getattr(config, needed) is None:
+            raise UsageError(f"{option_name(name)} {getattr(config, name)} needs {option_name(needed)}.")
     if config.weights not in (None, IMAGENET):
         find_weights(config.weights)
 
@@ -75,10 +65,8 @@ def ancestors(run: Run) -> list[Run]:
         RunError: one of them is missing or damaged, or has other weights than those that were started from.
     """
     config = run.read_config()
-    if config.weights in (None, IMAGENET):
-        return []
     try:
-        _, parent = find_weights(config.weights)
+        parent = None if config.weights in (None, IMAGENET) else find_weights(config.weights)[1]
     except UsageError as error:
         raise RunError(f"{run.path} cannot be reproduced: {error}") from error
     if parent is None:
@@ -141,15 +129,10 @@ class InitialWeights:
         return f"Starting from the weights of {self.source} ({self.sha256[:12]}).{new}"
 
     def _misfit(
-        self,
-        layer: "keras.Layer | None",
-        source: "keras.Layer | None",
-        model: "keras.Model",
-        recipe: str,
+        self, layer: "keras.Layer | None", source: "keras.Layer | None", model: "keras.Model", recipe: str
     ) -> str:
         """Why the weights of a layer do not fit, and what to do."""
-        theirs = "no further layer" if source is None else f"{source.name} with {_describe(source)}"
-        ours = "no further layer" if layer is None else f"{layer.name} with {_describe(layer)}"
+        theirs, ours = map(_describe, (source, layer))
         advice = "Choose weights of the same recipe, or another --recipe."
         there, here = self.model.input_shape, model.input_shape
         if there != here and layer is not None and source is not None and layer.name == source.name:
@@ -157,7 +140,7 @@ class InitialWeights:
                 f"This layer depends on the images' shape: {there[1:]} there, {here[1:]} here. "
                 "Prepare images of that shape, or use a recipe with global pooling (resnet18) for both."
             )
-        return f"--weights {self.source} has the layer {theirs}, but --recipe {recipe} has {ours}. {advice}"
+        return f"--weights {self.source} has {theirs}, but --recipe {recipe} has {ours}. {advice}"
 
 
 def layers_with_weights(model: "keras.Model") -> "list[keras.Layer]":
@@ -197,8 +180,11 @@ def _shapes(layer: "keras.Layer") -> list[tuple[int, ...]]:
     return [tuple(variable.shape) for variable in layer.weights]
 
 
-def _describe(layer: "keras.Layer") -> str:
-    return ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in layer.weights)
+def _describe(layer: "keras.Layer | None") -> str:
+    if layer is None:
+        return "no further layer"
+    shapes = ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in layer.weights)
+    return f"the layer {layer.name} with {shapes}"
 
 
 def load_weights(config: Settings) -> InitialWeights:
@@ -231,14 +217,9 @@ def load_weights(config: Settings) -> InitialWeights:
             is_export = CLASSES_MEMBER in archive.namelist()
             classes = tuple(json.loads(archive.read(CLASSES_MEMBER))) if is_export else None
         parent = Parent(classes=classes)
-    check_sha256(config, sha256)
-    return InitialWeights(config.weights, model, sha256, parent)
-
-
-def check_sha256(config: Settings, sha256: str) -> None:
-    """Raise RunError unless a run may start from weights with this hash."""
     if config.weights_sha256 not in (None, sha256):
         raise RunError(
             f"--weights {config.weights} has weights with the SHA-256 {sha256}, expected "
             f"{config.weights_sha256}: it has changed, or is not the one meant. Restore the original."
         )
+    return InitialWeights(config.weights, model, sha256, parent)

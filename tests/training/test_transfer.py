@@ -30,7 +30,7 @@ from cifar_trainer.training import api
 from cifar_trainer.training.api import Reproduction, reproduce, resume, train
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import load_step
-from cifar_trainer.training.jobs import Job, _load_weights
+from cifar_trainer.training.jobs import Job, _with_weights
 from cifar_trainer.training.loop import StepLoop
 from cifar_trainer.training.transfer import InitialWeights, ancestors, held_layers, load_weights
 
@@ -207,7 +207,7 @@ def test_the_seeds_of_a_group_start_from_the_same_weights(parent: Run) -> None:
     config = Settings("regularized", "x", 1, 1, 0.1, weights=str(parent.path))
     started = dataclasses.replace(config, weights_sha256="0" * 64)
     with pytest.raises(RunError, match=f"SHA-256 {parent.read_result().weights_sha256}, expected {'0' * 64}"):
-        _load_weights([Job(started, resumed=parent), Job(config)], [1])
+        _with_weights([Job(started, resumed=parent), Job(config)])
 
 
 # Held layers.
