@@ -22,10 +22,10 @@ from cifar_trainer.settings import Settings
 from cifar_trainer.training.distributed import SINGLE, Replicas
 from cifar_trainer.training.layers import check_shardable, choose_variants
 from cifar_trainer.training.loop import StepLoop, balanced_weights
-from cifar_trainer.training.transfer import held_layers
+from cifar_trainer.training.transfer import frozen_layers
 
 #: The share of the learning rate that layers get after `--unfreeze-after`.
-RELEASED_RATE = 0.1
+UNFROZEN_RATE = 0.1
 
 
 def assemble(
@@ -67,9 +67,9 @@ def assemble(
     if recipe.initialize is not None:
         recipe.initialize(model, images)
     check_network(recipe, model)
-    held = held_layers(model, config.freeze)
+    frozen = frozen_layers(model, config.freeze)
     if config.unfreeze_after is None:
-        for layer in held:
+        for layer in frozen:
             layer.trainable = False
     if replicas is not SINGLE:
         check_shardable(model)
@@ -79,10 +79,10 @@ def assemble(
         exclude_from_decay(inner, model.trainable_variables)
     optimizer.build(model.trainable_variables)
     averages = None if config.ema is None else StatisticsAverage(model, inner, config.ema)
-    released_at = None if config.unfreeze_after is None else config.unfreeze_after * steps
-    if released_at is not None:
-        released = [variable for layer in held for variable in layer.trainable_variables]
-        reduce_rate(inner, released, RELEASED_RATE, released_at)
+    unfrozen_at = None if config.unfreeze_after is None else config.unfreeze_after * steps
+    if unfrozen_at is not None:
+        unfrozen = [variable for layer in frozen for variable in layer.trainable_variables]
+        reduce_rate(inner, unfrozen, UNFROZEN_RATE, unfrozen_at)
     loop = StepLoop(
         recipe,
         model,
@@ -98,8 +98,8 @@ def assemble(
         statistics=averages,
         class_weights=None if config.class_weights is None else balanced_weights(labels, classes),
         replicas=replicas,
-        held=held,
-        released_at=released_at,
+        frozen=frozen,
+        unfrozen_at=unfrozen_at,
     )
     release_pages(train.images)
     return loop

@@ -73,7 +73,7 @@ def replaced_layers(
     variants: KernelVariants,
     step: tf.Tensor,
     shard: Shard | None = None,
-    held: Sequence[keras.Layer] = (),
+    frozen: Sequence[keras.Layer] = (),
 ) -> Iterator[None]:
     """Compute the layers of `model` with these variants within the block.
 
@@ -84,11 +84,14 @@ def replaced_layers(
         shard: the part of the batch that this process computes; None means all of it. For a shard, batch
             normalization sums its statistics over the processes, and dropout uses its rows of the whole
             batch's mask.
-        held: layers that `--freeze` holds; they compute as in inference.
+        frozen: layers that `--freeze` names; they compute as in inference.
     """
     with contextlib.ExitStack() as stack:
         for layer in _layers(model):
-            if any(layer is each for each in held) and "training" in inspect.signature(layer.call).parameters:
+            if (
+                any(layer is each for each in frozen)
+                and "training" in inspect.signature(layer.call).parameters
+            ):
                 stack.enter_context(_attribute(layer, "call", _inference(layer)))
             elif isinstance(layer, keras.layers.BatchNormalization):
                 momentum = statistics_momentum(layer.momentum, step)

@@ -84,39 +84,39 @@ class Program:
         batch_size: images per step.
         last_batch: size of an epoch's last batch, including padding.
         xla: whether XLA compiles the loop.
-        released_at: the step of the run from which all layers are trained; None if some never are.
+        unfrozen_at: the step of the run from which all layers are trained; None if some never are.
     """
 
     batch_size: int
     last_batch: int
     xla: bool
-    released_at: int | None
+    unfrozen_at: int | None
 
     def _trace(self, run_steps: Callable[..., Any]) -> None:
         self._run = tf.function(run_steps, autograph=False, jit_compile=self.xla, reduce_retracing=False)
 
     def compile(self) -> None:
         """Trace and compile everything that an epoch needs, without running a step."""
-        for batch, first in itertools.product({self.batch_size, self.last_batch}, {0, self.released_at or 0}):
+        for batch, first in itertools.product({self.batch_size, self.last_batch}, {0, self.unfrozen_at or 0}):
             self._steps(0, 0, first, batch)
 
-    def is_held(self, step: int) -> bool:
-        """Whether some layers are held at a step of the run."""
-        return self.released_at is None or step < self.released_at
+    def is_frozen(self, step: int) -> bool:
+        """Whether some layers are frozen at a step of the run."""
+        return self.unfrozen_at is None or step < self.unfrozen_at
 
     def lowered(self, count: int) -> bytes:
         """The HLO of `count` full steps, as a serialized HloModuleProto. Runs nothing.
 
         TensorFlow's text form omits the values of large constants.
         """
-        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size, self.is_held(0))
+        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size, self.is_frozen(0))
         serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
         return serialized
 
     def _steps(self, start: int, count: int, global_start: int, batch: int) -> list[np.ndarray]:
         """Losses, correct images and finiteness of `count` steps."""
         arguments = (tf.constant(number, tf.int32) for number in (start, count, global_start))
-        values = self._run(*arguments, batch, self.is_held(global_start))
+        values = self._run(*arguments, batch, self.is_frozen(global_start))
         losses, correct, finite = (each.numpy() for each in values)
         return [losses[:count], correct[:count], finite]
 
@@ -139,8 +139,8 @@ class StepLoop(Program):
         statistics: the moving average of the network's statistics, if the optimizer averages the weights.
         class_weights: factor of an image's loss, by label, float [classes]; None means 1 for all.
         replicas: the processes that compute each batch together; each has all images in the same order.
-        held: layers that are not trained, and compute as in inference.
-        released_at: the step of the run from which `held` is trained, too; None is never.
+        frozen: layers that are frozen; they compute as in inference.
+        unfrozen_at: the step of the run from which `frozen` is also trained; None if it never is.
 
     Attributes:
         model, optimizer, statistics, xla: the arguments.
@@ -165,8 +165,8 @@ class StepLoop(Program):
         statistics: StatisticsAverage | None = None,
         class_weights: np.ndarray | None = None,
         replicas: Replicas = SINGLE,
-        held: Sequence[keras.Layer] = (),
-        released_at: int | None = None,
+        frozen: Sequence[keras.Layer] = (),
+        unfrozen_at: int | None = None,
     ) -> None:
         self.model, self.optimizer, self.statistics = model, optimizer, statistics
         self.count = len(labels)
@@ -178,7 +178,7 @@ class StepLoop(Program):
         self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._shards = shards
         self._replicas = replicas
-        self._held, self.released_at = tuple(held), released_at if held else 0
+        self._frozen, self.unfrozen_at = tuple(frozen), unfrozen_at if frozen else 0
         self._variants = variants
         self.xla = xla
         # Pad the last batch with images of weight 0, so that XLA compiles only one program. That is wrong if
@@ -199,10 +199,10 @@ class StepLoop(Program):
         self._loss = summed_loss(recipe.loss(), variants)
         self._trace(self._run_steps)
 
-    def held_variables(self, is_held: bool) -> list[keras.Variable]:
-        """The weights that stay as they are while layers are held, or after; then only their statistics."""
-        weights = [variable for layer in self._held for variable in layer.weights]
-        return [variable for variable in weights if is_held or not variable.trainable]
+    def frozen_variables(self, is_frozen: bool) -> list[keras.Variable]:
+        """The weights that a step does not change: those of frozen layers, or later only their statistics."""
+        weights = [variable for layer in self._frozen for variable in layer.weights]
+        return [variable for variable in weights if is_frozen or not variable.trainable]
 
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images: int64 [N], a permutation."""
@@ -262,12 +262,12 @@ class StepLoop(Program):
         return calls if full == count else [*calls, (start + full, 1, self.last_batch)]
 
     def _run_steps(
-        self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int, is_held: bool
+        self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int, is_frozen: bool
     ) -> Any:
         State = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # noqa: N806
 
         def one(i: tf.Tensor, _: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> State:
-            loss, right = self.step(start + i, global_start + i, batch, is_held, self.streams)
+            loss, right = self.step(start + i, global_start + i, batch, is_frozen, self.streams)
             at = tf.reshape(i, [1, 1])
             losses = tf.tensor_scatter_nd_update(losses, at, tf.reshape(loss, [1]))
             correct = tf.tensor_scatter_nd_update(correct, at, tf.reshape(right, [1]))
@@ -302,14 +302,14 @@ class StepLoop(Program):
         return losses, correct, finite
 
     def step(
-        self, step: tf.Tensor, global_step: tf.Tensor, batch: int, is_held: bool, streams: Streams
+        self, step: tf.Tensor, global_step: tf.Tensor, batch: int, is_frozen: bool, streams: Streams
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Trace one step; returns the batch's mean loss and its number of correctly classified images.
 
         Args:
             step, global_step: the step within the epoch and within the run, int32 scalars.
             batch: number of images, including padding.
-            is_held: whether the held layers are not trained in this step.
+            is_frozen: whether the frozen layers are not trained in this step.
             streams: the seed's random streams.
         """
         # Not a slice: XLA would treat its start as a constant and compile again for each call.
@@ -328,9 +328,9 @@ class StepLoop(Program):
         cuts = np.linspace(low, high, min(self._shards, batch) + 1).astype(int)
         weights, size = self._weights(step, batch)
         shard = None if replicas is SINGLE else Shard(batch, low, high, replicas)
-        held = self.held_variables(is_held)
-        trained = [v for v in self.model.trainable_variables if not any(v is each for each in held)]
-        with replaced_layers(self.model, self._variants, global_step, shard, self._held):
+        frozen = self.frozen_variables(is_frozen)
+        trained = [v for v in self.model.trainable_variables if not any(v is each for each in frozen)]
+        with replaced_layers(self.model, self._variants, global_step, shard, self._frozen):
             parts = [
                 self._forward_backward(
                     trained,
@@ -351,10 +351,10 @@ class StepLoop(Program):
         if self.statistics is not None:
             self.statistics.update(global_step + 1)
         if self._after_step is not None:
-            values = [tf.identity(variable.value) for variable in held]
+            values = [tf.identity(variable.value) for variable in frozen]
             self._after_step(global_step + 1)
             # Lookahead's averages of equal values may differ in the last bit.
-            for variable, value in zip(held, values, strict=True):
+            for variable, value in zip(frozen, values, strict=True):
                 variable.assign(value)
         return loss, right
 
@@ -391,8 +391,8 @@ class StepLoop(Program):
             share: these images' share of the batch.
         """
         variables = [variable.value for variable in trained]
-        # By default, a tape also differentiates the held layers.
-        with tf.GradientTape(watch_accessed_variables=not self._held) as tape:
+        # By default, a tape also differentiates the frozen layers.
+        with tf.GradientTape(watch_accessed_variables=not self._frozen) as tape:
             # If seeds are stacked, these are tensors, which the tape does not watch automatically.
             tape.watch(variables)
             logits = self.model(images, training=True)

@@ -52,7 +52,7 @@ class StackedLoop(Program):
         self._slots = (*loops, *[loops[0]] * (width - len(loops)))
         self._first = first = loops[0]
         self.batch_size, self.last_batch, self.xla = first.batch_size, first.last_batch, first.xla
-        self.released_at = first.released_at
+        self.unfrozen_at = first.unfrozen_at
         self._trace(self._run_steps)
 
     def run(self, start: int, count: int, global_start: int, members: Sequence[int]) -> list[Chunk]:
@@ -79,7 +79,7 @@ class StackedLoop(Program):
         return [joined(of_member) for of_member in parts.values()]
 
     def _run_steps(
-        self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int, is_held: bool
+        self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int, is_frozen: bool
     ) -> Any:
         seeds = len(self._slots)
         streams = tuple(
@@ -89,7 +89,7 @@ class StackedLoop(Program):
         before = [tf.stack([v.value for v in same]) for same in zip(*map(_state, self._slots), strict=True)]
 
         def one(i: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor, *values: tf.Tensor) -> Any:
-            loss, right, values = self._step(start + i, global_start + i, batch, is_held, streams, values)
+            loss, right, values = self._step(start + i, global_start + i, batch, is_frozen, streams, values)
             at = tf.reshape(i, [1, 1])
             losses = tf.tensor_scatter_nd_update(losses, at, loss[None])
             correct = tf.tensor_scatter_nd_update(correct, at, right[None])
@@ -127,7 +127,7 @@ class StackedLoop(Program):
         step: tf.Tensor,
         global_step: tf.Tensor,
         batch: int,
-        is_held: bool,
+        is_frozen: bool,
         streams: tuple[tf.Tensor, ...],
         values: Sequence[tf.Tensor],
     ) -> Any:
@@ -138,7 +138,7 @@ class StackedLoop(Program):
             streams, values = arguments
             scope = keras.StatelessScope(zip(variables, values, strict=True))
             with _functional(self._first.optimizer), scope:
-                loss, right = self._first.step(step, global_step, batch, is_held, Streams(*streams))
+                loss, right = self._first.step(step, global_step, batch, is_frozen, Streams(*streams))
                 after = [scope.get_current_value(variable) for variable in variables]
             return loss, right, after
 

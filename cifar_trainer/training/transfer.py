@@ -45,7 +45,7 @@ def find_weights(weights: str) -> tuple[Path, Run | None]:
 
 
 def check_transfer(config: Settings) -> None:
-    """Check, before anything starts, that a run's weights exist and that there are layers to hold.
+    """Check, before anything starts, that a run's weights exist and that the settings fit together.
 
     Raises:
         UsageError: `freeze` or `unfreeze_after` lacks the setting that it needs.
@@ -156,8 +156,8 @@ def layers_with_weights(model: "keras.Model") -> "list[keras.Layer]":
     return found
 
 
-def held_layers(model: "keras.Model", freeze: str | None) -> "list[keras.Layer]":
-    """The layers that `--freeze` holds, in order; None holds no layer.
+def frozen_layers(model: "keras.Model", freeze: str | None) -> "list[keras.Layer]":
+    """The layers that `--freeze` names, in order; empty for None.
 
     Raises:
         UsageError: there is no such layer, or no layer would be left to train.

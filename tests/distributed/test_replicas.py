@@ -206,7 +206,7 @@ def undisturbed(
 
 
 def fine_tuning(parent: Path) -> list[object]:
-    """Options of a run that starts from another one's weights and holds a layer for one of two epochs."""
+    """Options of a run that starts from another one's weights and freezes a layer for one of two epochs."""
     return ["--weights", parent, "--freeze", "conv1", "--unfreeze-after", 1]
 
 

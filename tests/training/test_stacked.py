@@ -82,7 +82,7 @@ def test_losses_and_hits_are_those_of_each_seed_alone_within_rounding(
 
 
 def train(data_dir: Path, folder: Path, **options: Any) -> GroupResult:
-    """A group that starts from trained weights, and holds a layer for one of two epochs."""
+    """A group that starts from trained weights, and freezes a layer for one of two epochs."""
     parent = folder.parent / "parent.keras"
     keras.utils.set_random_seed(0)
     RECIPES["tutorial"].build_model((32, 32, 3), 10).save(parent)

@@ -1,4 +1,4 @@
-"""`train --weights`: a run that starts from trained weights, and may hold some layers."""
+"""`train --weights`: a run that starts from trained weights, and may freeze some layers."""
 
 import dataclasses
 import itertools
@@ -32,14 +32,14 @@ from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import load_step
 from cifar_trainer.training.jobs import Job, _with_weights
 from cifar_trainer.training.loop import StepLoop
-from cifar_trainer.training.transfer import InitialWeights, ancestors, held_layers, load_weights
+from cifar_trainer.training.transfer import InitialWeights, ancestors, frozen_layers, load_weights
 
 pytestmark = pytest.mark.usefixtures("small_runs")
 
 #: The number of weights of the last layer, and before it: a convolution (2) and a batch normalization (4),
 #: whose last two are statistics.
 BODY, HEAD = 6, 2
-#: The parent's weights are held for the first of two epochs.
+#: The parent's weights are frozen for the first of two epochs.
 FINE_TUNING = {"dataset": "three", "epochs": 2, "ema": 0.9, "freeze": "all-but-head", "unfreeze_after": 1}
 
 
@@ -210,10 +210,10 @@ def test_the_seeds_of_a_group_start_from_the_same_weights(parent: Run) -> None:
         _with_weights([Job(started, resumed=parent), Job(config)])
 
 
-# Held layers.
+# Frozen layers.
 
 
-def test_layers_are_held_for_the_first_epochs_and_their_statistics_for_all(parent: Run, child: Run) -> None:
+def test_layers_are_frozen_for_the_first_epochs_and_their_statistics_for_all(parent: Run, child: Run) -> None:
     theirs = trained_weights(parent)
     keras.utils.set_random_seed(0)
     network = RECIPES["regularized"].build_model((32, 32, 3), 3)
@@ -224,7 +224,7 @@ def test_layers_are_held_for_the_first_epochs_and_their_statistics_for_all(paren
     assert len({len(weights_at(child, step, "optimizer")) for step in (4, 8)}) == 1
 
 
-def test_held_layers_are_the_same_to_the_bit_whatever_averages_weights(child: Run) -> None:
+def test_frozen_layers_are_the_same_to_the_bit_whatever_averages_weights(child: Run) -> None:
     """Averages of equal values may differ in the last bit."""
 
     def averaging(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Callable[[Any], None]:
@@ -239,7 +239,7 @@ def test_held_layers_are_the_same_to_the_bit_whatever_averages_weights(child: Ru
     assert loop.optimizer.variables and len(loop.model.trainable_variables) == HEAD
 
 
-def test_the_validated_weights_of_held_layers_are_the_parents(
+def test_the_validated_weights_of_frozen_layers_are_the_parents(
     parent: Run, data: Path, tmp_path: Path
 ) -> None:
     """Even if the optimizer averages the weights."""
@@ -248,19 +248,19 @@ def test_the_validated_weights_of_held_layers_are_the_parents(
     assert all(equal(trained_weights(Run(tmp_path / "run"))[:BODY], trained_weights(parent)[:BODY]))
 
 
-def test_the_gradients_of_held_layers_are_not_computed() -> None:
+def test_the_gradients_of_frozen_layers_are_not_computed() -> None:
     loop = loop_of(RECIPES["tutorial"], freeze="conv1", unfreeze_after=1)
 
-    def backward(is_held: bool) -> bool:
+    def backward(is_frozen: bool) -> bool:
         numbers = [tf.constant(0)] * 3
-        graph = loop._run.get_concrete_function(*numbers, 16, is_held).graph.as_graph_def()
+        graph = loop._run.get_concrete_function(*numbers, 16, is_frozen).graph.as_graph_def()
         return "Conv2DBackpropFilter" in str(graph)
 
-    assert (backward(loop.is_held(0)), backward(loop.is_held(2))) == (False, True)
+    assert (backward(loop.is_frozen(0)), backward(loop.is_frozen(2))) == (False, True)
 
 
 @pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, lambda rate: Nesterov(rate, 0.9)])
-def test_released_layers_are_updated_as_by_an_optimizer_that_starts_then(optimizer: Any) -> None:
+def test_unfrozen_layers_are_updated_as_by_an_optimizer_that_starts_then(optimizer: Any) -> None:
     early, late, *alone = (keras.Variable(np.ones(3)) for _ in range(4))
     both, first, second = optimizer(0.1), optimizer(0.1), optimizer(0.01)
     both.build([early, late])
@@ -275,11 +275,11 @@ def test_released_layers_are_updated_as_by_an_optimizer_that_starts_then(optimiz
 
 
 @pytest.mark.parametrize(
-    ("freeze", "held"), [("2", ["conv1", "norm1"]), ("conv1", ["conv1"]), ("all-but-head", 7), ("dense", 7)]
+    ("freeze", "frozen"), [("2", ["conv1", "norm1"]), ("conv1", ["conv1"]), ("all-but-head", 7), ("dense", 7)]
 )
-def test_layers_are_counted_by_their_order(freeze: str, held: list[str] | int) -> None:
-    names = [layer.name for layer in held_layers(REGULARIZED.build_model((32, 32, 3), 10), freeze)]
-    assert (len(names) if isinstance(held, int) else names) == held
+def test_layers_are_counted_by_their_order(freeze: str, frozen: list[str] | int) -> None:
+    names = [layer.name for layer in frozen_layers(REGULARIZED.build_model((32, 32, 3), 10), freeze)]
+    assert (len(names) if isinstance(frozen, int) else names) == frozen
 
 
 # Resuming and reproducing.
