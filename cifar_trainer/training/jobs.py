@@ -155,13 +155,11 @@ def _with_weights(jobs: Sequence[Job]) -> list[Job]:
     # All runs of a group start from the same weights, even if those of --weights change in between.
     known = next((job.config.weights_sha256 for job in jobs if job.config.weights_sha256), None)
     initial = load_weights(dataclasses.replace(jobs[starting[0]].config, weights_sha256=known))
-    config = {"weights_sha256": initial.sha256}
-    return [
-        dataclasses.replace(job, config=dataclasses.replace(job.config, **config), initial=initial)
-        if i in starting
-        else job
-        for i, job in enumerate(jobs)
-    ]
+    loaded = list(jobs)
+    for i in starting:
+        config = dataclasses.replace(jobs[i].config, weights_sha256=initial.sha256)
+        loaded[i] = dataclasses.replace(jobs[i], config=config, initial=initial)
+    return loaded
 
 
 def _has_started(run: Run | None) -> bool:
