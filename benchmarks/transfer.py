@@ -79,7 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--recipe", default="regularized")
-    parser.add_argument("--parent-epochs", type=int, default=5)
+    parser.add_argument("--parent-epochs", type=int, default=3)
     parser.add_argument("--parent-limit", type=int, help="images of the parent; all by default")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=40)
