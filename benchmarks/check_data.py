@@ -134,7 +134,8 @@ def measure_copies(dataset: Dataset, epochs: int) -> dict[str, Any]:
     """Add altered copies of training images, and count how many of each kind are found."""
     gpu = devices.start().kind == "gpu"
     from cifar_trainer.checks import neighbours
-    from cifar_trainer.checks.folds import features, predict_out_of_sample, settings
+    from cifar_trainer.checks.folds import predict_out_of_sample, settings
+    from cifar_trainer.model import hidden_features
 
     config = dataclasses.replace(settings(dataset), epochs=epochs)
     model = predict_out_of_sample(dataset, config, gpu=gpu, on_progress=show_progress).model
@@ -148,7 +149,7 @@ def measure_copies(dataset: Dataset, epochs: int) -> dict[str, Any]:
     ]
     images = np.concatenate([dataset.train.images, dataset.test.images, np.stack(copies)])
     began = time.monotonic()
-    pairs = neighbours.find_pairs(images, features(model, images), on_progress=show_progress)
+    pairs = neighbours.find_pairs(images, hidden_features(model)(images), on_progress=show_progress)
     seconds = time.monotonic() - began
     found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     first = len(images) - len(copies)

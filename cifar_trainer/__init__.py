@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cifar_trainer.data.prepare import prepare as prepare
     from cifar_trainer.devices.survey import environment as environment
     from cifar_trainer.evaluation.evaluate import evaluate as evaluate
+    from cifar_trainer.explanation import explain as explain
     from cifar_trainer.prediction import predict as predict
     from cifar_trainer.recipes.catalogue import list_recipes as list_recipes
     from cifar_trainer.run import list_runs as list_runs
@@ -48,6 +49,7 @@ _FUNCTIONS = {
     "compare": ("comparison", "compare"),
     "environment": ("devices.survey", "environment"),
     "evaluate": ("evaluation.evaluate", "evaluate"),
+    "explain": ("explanation", "explain"),
     "export": ("artefacts.export", "export"),
     "list_recipes": ("recipes.catalogue", "list_recipes"),
     "list_runs": ("run", "list_runs"),

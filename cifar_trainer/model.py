@@ -68,6 +68,23 @@ class LogitsFunction:
         return self._predict(self._model, images)
 
 
+def hidden_features(model: keras.Model) -> LogitsFunction:
+    """A function that computes the inputs of a network's last layer: float32 [N, F] of uint8 [N, H, W, C].
+
+    They are summed over each image and its mirror image.
+
+    Args:
+        model: maps uint8 [N, H, W, C] to logits.
+    """
+    last = next(layer for layer in reversed(model.layers) if layer.weights)
+
+    def both_sides(hidden: keras.Model, images: tf.Tensor) -> tf.Tensor:
+        views = [tf.cast(hidden(view, training=False), tf.float32) for view in (images, images[:, :, ::-1])]
+        return tf.reshape(tf.add_n(views), [images.shape[0], -1])
+
+    return LogitsFunction(keras.Model(model.inputs, last.input), both_sides)
+
+
 def weights_sha256(model: keras.Model) -> str:
     """SHA-256 over the raw bytes of the model's weights, in `model.weights` order."""
     digest = hashlib.sha256()

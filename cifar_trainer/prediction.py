@@ -193,54 +193,37 @@ def predict(
         RunError: the run or artefact does not exist, is damaged, or contains code.
         CifarTrainerError: the artefact needs a package that is not installed.
     """
-    sources = [images] if isinstance(images, str | Path | np.ndarray | Image.Image) else list(images)
-    _check(sources, run, model, top)
+    if run is not None and model is not None:
+        raise UsageError(f"--run {run} and --model {model} were both given. Pass only one.")
+    if top is not None:
+        check_count("top", top)
+    sources = list_images(images)
     percent = None if coverage is None else parse_coverage(coverage)
     source = find_source(run, model)
     sets = None if percent is None else source.read_sets(percent)
     if top is not None and source.run is not None:
         _check_top(top, len(source.run.read_data().classes))
-    passed_over: Counter[str] = Counter()
-    failures: list[Failure] = []
-    named = list(_expand(sources, failures, passed_over))
-    classifier = _Classifier(source, top, sets, verbose)
-    answers: list[Answer] = []
-    for start in range(0, len(named), _BATCH_SIZE):
-        batch = []
-        for done, (name, image) in enumerate(named[start : start + _BATCH_SIZE], start + 1):
-            try:
-                batch.append((name, classifier.decode(image)))
-            except ImageError as error:
-                failures.append(Failure(name, str(error)))
-            on_progress(done)
-        if batch:
-            answers += classifier.classify(batch)
-    return PredictionReport(
-        model=str(source.path),
-        format=source.format.module,
-        run_dir=None if source.run is None else str(source.run.path),
-        predictions=tuple(answers),
-        errors=tuple(failures),
-        passed_over=dict(passed_over.most_common()),
-        coverage=None if sets is None else sets.coverage,
-    )
+    classifier = Classifier(source, top, sets, verbose)
+    answers = tuple(answer for _, answer in classifier.classify(sources, on_progress))
+    return classifier.report(answers)
 
 
-def _check(
-    images: Sequence[ImageSource], run: str | Path | None, model: str | Path | None, top: int | None
-) -> None:
-    if run is not None and model is not None:
-        raise UsageError(f"--run {run} and --model {model} were both given. Pass only one.")
-    if not images:
+def list_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+    """The argument `images` of `predict` as a list.
+
+    Raises:
+        UsageError: it is empty, or one of the images is a run's folder.
+    """
+    sources = [images] if isinstance(images, str | Path | np.ndarray | Image.Image) else list(images)
+    if not sources:
         raise UsageError("No image was given. Expected files, folders, or - for standard input.")
-    if top is not None:
-        check_count("top", top)
-    for image in images:
+    for image in sources:
         if isinstance(image, str | Path) and image != STANDARD_INPUT and is_run_folder(Path(image)):
             raise UsageError(
                 f"{image} is a run's folder, not an image or a folder of images. "
-                f"To use its model: cifar-trainer predict --run {image} IMAGE..."
+                f"To use its model, pass --run {image} and the images."
             )
+    return sources
 
 
 def _check_top(top: int, classes: int) -> None:
@@ -248,15 +231,25 @@ def _check_top(top: int, classes: int) -> None:
         raise UsageError(f"--top {top} is out of range. The model has {classes} classes.")
 
 
-class _Classifier:
-    """An artefact that is opened only once an image has been read, because opening may take seconds."""
+class Classifier:
+    """Reads and classifies images. Opens its artefact after the first image, because that may take seconds.
+
+    Args:
+        source: the artefact.
+        top: number of classes per image; by default 3, or all if there are fewer.
+        sets: chooses each image's set of classes; None without a coverage.
+        verbose: show TensorFlow's own messages.
+    """
 
     def __init__(self, source: Source, top: int | None, sets: ClassSets | None, verbose: bool) -> None:
+        self._failures: list[Failure] = []
+        self._passed_over: Counter[str] = Counter()
         self._source, self._top, self._sets, self._verbose = source, top, sets, verbose
         self._artefact: Artefact | None = None
         self._thresholds: Thresholds | None = None
 
-    def _open(self) -> "Artefact":
+    def open(self) -> "Artefact":
+        """The artefact, opened by the first call."""
         if self._artefact is None:
             if self._source.format.uses_tensorflow:
                 # On the CPU: classifying a few images is faster than starting a GPU.
@@ -267,26 +260,49 @@ class _Classifier:
                 _check_top(self._top, len(self._artefact.classes))
         return self._artefact
 
-    def decode(self, image: ImageSource) -> DecodedImage:
-        """Read and decode an image.
+    def classify(
+        self, images: Iterable[ImageSource], on_progress: Callable[[int], None]
+    ) -> Iterator[tuple[DecodedImage, Answer]]:
+        """Read and classify images as `predict` does, and pass over those that cannot be read."""
+        named = list(_expand(images, self._failures, self._passed_over))
+        for start in range(0, len(named), _BATCH_SIZE):
+            batch = []
+            for done, (name, image) in enumerate(named[start : start + _BATCH_SIZE], start + 1):
+                try:
+                    batch.append((name, self._decode(image)))
+                except ImageError as error:
+                    self._failures.append(Failure(name, str(error)))
+                on_progress(done)
+            if batch:
+                yield from zip((image for _, image in batch), self._answers(batch), strict=True)
 
-        Raises:
-            ImageError: it cannot be read.
-        """
+    def report(self, predictions: tuple[Answer, ...]) -> PredictionReport:
+        """The report on these images and on those that could not be read."""
+        run = self._source.run
+        return PredictionReport(
+            model=str(self._source.path),
+            format=self._source.format.module,
+            run_dir=None if run is None else str(run.path),
+            predictions=predictions,
+            errors=tuple(self._failures),
+            passed_over=dict(self._passed_over.most_common()),
+            coverage=None if self._sets is None else self._sets.coverage,
+        )
+
+    def _decode(self, image: ImageSource) -> DecodedImage:
         if isinstance(image, str | Path):
             content = read_file(os.fspath(image))
-            return self._open().preprocessing.decode(content)
+            return self.open().preprocessing.decode(content)
         pillow = image if isinstance(image, Image.Image) else _to_pillow(image)
-        preprocessing = self._open().preprocessing
+        preprocessing = self.open().preprocessing
         try:
             pixels = preprocessing.convert(pillow)
         except (OSError, ValueError, SyntaxError) as error:  # An opened file that Pillow has not read yet.
             raise ImageError(f"it cannot be decoded: {error}.") from error
         return DecodedImage(pixels, pillow.format or "", pillow.mode, pillow.width, pillow.height)
 
-    def classify(self, batch: Sequence[tuple[str, DecodedImage]]) -> Iterator[Answer]:
-        """Classify decoded images, each with its name."""
-        artefact = self._open()
+    def _answers(self, batch: Sequence[tuple[str, DecodedImage]]) -> Iterator[Answer]:
+        artefact = self.open()
         top = DEFAULT_TOP if self._top is None else self._top
         predictions = artefact.predict(np.stack([image.pixels for _, image in batch]))
         unfamiliar = [None] * len(batch)

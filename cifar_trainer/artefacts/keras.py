@@ -40,11 +40,11 @@ class KerasModel(Artefact):
     ) -> None:
         self.classes = classes
         self.preprocessing = preprocessing
-        self._model = model
+        self.model = model
         self._temperature = temperature
 
     def predict(self, images: np.ndarray) -> Predictions:
-        outputs = self._model.predict_on_batch(images)
+        outputs = self.model.predict_on_batch(images)
         if isinstance(outputs, dict):
             logits, probabilities, ids = (outputs[k] for k in ("logits", "probabilities", "class_id"))
         else:

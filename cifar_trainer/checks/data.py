@@ -130,12 +130,11 @@ def find_groups(
         RunError: the run's model is damaged.
     """
     from cifar_trainer.checks import neighbours
-    from cifar_trainer.checks.folds import features
-    from cifar_trainer.model import load_model
+    from cifar_trainer.model import hidden_features, load_model
 
     images = np.concatenate([dataset.train.images, dataset.test.images])
     model = predictions.model if run is None else load_model(run.model)
-    pairs = neighbours.find_pairs(images, features(model, images), on_progress)
+    pairs = neighbours.find_pairs(images, hidden_features(model)(images), on_progress)
     originals = find_originals(images)
     copies = np.flatnonzero(originals != np.arange(len(images)))
     pairs = neighbours.Pairs(

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 from scipy.special import softmax
 
 from cifar_trainer.data.dataset import Dataset
@@ -112,16 +111,3 @@ def _train(loop: StepLoop, indices: np.ndarray, config: Settings, on_epoch: Call
             first += count
         step, epoch = step + first, epoch + 1
         on_epoch(step * config.epochs // total)
-
-
-def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """The inputs of a network's last layer, summed over each image and its mirror image: float32 [N, F].
-
-    Args:
-        model: maps uint8 [N, H, W, C] to logits.
-        images: uint8 [N, H, W, C].
-    """
-    last = next(layer for layer in reversed(model.layers) if layer.weights)
-    hidden = LogitsFunction(keras.Model(model.inputs, last.input))
-    found = hidden(images) + hidden(images[:, :, ::-1])
-    return np.asarray(tf.reshape(found, [len(found), -1]), np.float32)

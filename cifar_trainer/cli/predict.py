@@ -67,9 +67,8 @@ def command(
         raise UsageError("--csv and --json were both given. Pass only one.")
     from cifar_trainer.prediction import format_counts, predict
 
-    # The run may come first, as for `evaluate` and `export`.
-    if run is None and model is None and len(images) > 1 and is_run_folder(Path(images[0])):
-        run, images = Path(images[0]), images[1:]
+    if model is None:
+        run, images = take_run(run, images)
     with output.counting() as show:
         report = predict(
             images,
@@ -92,6 +91,13 @@ def command(
         )
     if report.errors:
         raise CifarTrainerError(format_failures(report))
+
+
+def take_run(run: Path | None, images: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:
+    """The run and the images: the run may come first, as for `evaluate` and `export`."""
+    if run is None and len(images) > 1 and is_run_folder(Path(images[0])):
+        return Path(images[0]), images[1:]
+    return run, images
 
 
 def format_answer(answer: "Answer", coverage: float | None = None) -> str:

@@ -208,7 +208,7 @@ def test_a_run_before_the_images_is_the_one_that_answers(
 
 
 def test_a_runs_folder_among_the_images_is_refused(learned_run: Path, folder: Path) -> None:
-    message = f"{learned_run} is a run's folder.*predict --run {learned_run}"
+    message = f"{learned_run} is a run's folder.*--run {learned_run}"
     with pytest.raises(UsageError, match=message):
         predict([learned_run, folder / "a.png"], run=learned_run)
 

@@ -1,0 +1,61 @@
+"""Occlusion: how a prediction changes if a part is covered (Zeiler & Fergus 2014, section 4.2)."""
+
+import dataclasses
+from collections.abc import Callable
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from cifar_trainer.artefacts.formats import Predictions
+
+#: Side of the square as a share of the image's, its positions along each axis, and its grey.
+SHARE, POSITIONS, GREY = 0.25, 13, 128
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Occlusion:
+    """How the prediction changes.
+
+    Attributes:
+        lost: share of the class's probability that covering a pixel loses, float [H, W] from 0 to 1: the mean
+            over the squares that cover it.
+        covered: the image with the square that loses most, uint8 [H, W, C].
+        box: left, top, right and bottom of that square in pixels.
+        probability, class_name: the class's probability then, and the most likely class.
+    """
+
+    lost: np.ndarray
+    covered: np.ndarray
+    box: tuple[int, int, int, int]
+    probability: float
+    class_name: str
+
+
+def occlude(predict: Callable[[np.ndarray], "Predictions"], image: np.ndarray, class_id: int) -> Occlusion:
+    """Move a grey square over an image, and measure a class's probability at each position.
+
+    Args:
+        predict: predicts the classes of uint8 [N, H, W, C].
+        image: uint8 [H, W, C].
+        class_id: the class.
+    """
+    sides = [max(1, round(length * SHARE)) for length in image.shape[:2]]
+    starts = [
+        np.linspace(0, length - side, POSITIONS).round().astype(int).tolist()
+        for length, side in zip(image.shape, sides, strict=False)
+    ]
+    boxes = [(left, top, left + sides[1], top + sides[0]) for top, left in product(*starts)]
+    squares = np.zeros((len(boxes), *image.shape[:2]), bool)
+    for square, (left, top, right, bottom) in zip(squares, boxes, strict=True):
+        square[top:bottom, left:right] = True
+    covered = np.where(squares[..., None], np.uint8(GREY), image)
+    predictions, whole = predict(covered), predict(image[None])
+    probabilities = predictions.probabilities[:, class_id]
+    lost = 1 - probabilities / whole.probabilities[0, class_id]
+    mean = (np.tensordot(lost, squares, 1) / squares.sum(axis=0)).clip(0, 1)
+    worst = int(lost.argmax())
+    return Occlusion(
+        mean, covered[worst], boxes[worst], float(probabilities[worst]), predictions.class_name[worst]
+    )

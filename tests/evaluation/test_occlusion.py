@@ -1,0 +1,84 @@
+"""Occlusion on a prediction that is known by hand, and the sanity check of both kinds of maps."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from cifar_trainer.artefacts.keras import KerasModel, open_artefact
+from cifar_trainer.evaluation.gradcam import GradCam
+from cifar_trainer.evaluation.occlusion import GREY, occlude
+from cifar_trainer.recipes.tutorial import TUTORIAL
+
+
+def bright_corner(images: np.ndarray) -> Any:
+    """`white` as probable as the corner at the top right is bright, else `black`."""
+    white = images[:, :4, -4:].mean(axis=(1, 2, 3)) / 255
+    names = tuple(np.where(white > 0.6, "white", "black").tolist())
+    return SimpleNamespace(probabilities=np.stack([1 - white, white], axis=1), class_name=names)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (48, 32, 1), (224, 160, 3), (12, 16, 1)])
+def test_the_part_that_decides_is_found_in_an_image_of_any_size(shape: tuple[int, int, int]) -> None:
+    height, width, _ = shape
+    found = occlude(bright_corner, np.full(shape, 255, np.uint8), 1)
+    left, top, right, bottom = found.box
+    assert (top, right) == (0, width)
+    assert (right - left, bottom - top) == (max(1, round(width / 4)), max(1, round(height / 4)))
+    assert (found.covered[top:bottom, left:right] == GREY).all()
+    assert (found.covered == GREY).sum() == (right - left) * (bottom - top) * shape[2]
+    assert found.lost.shape == shape[:2]
+    assert found.lost[0, -1] == found.lost.max() > 0
+    assert found.lost[-1, 0] == 0
+    assert found.probability == bright_corner(found.covered[None]).probabilities[0, 1]
+
+
+def test_the_prediction_for_the_covered_image_is_named() -> None:
+    found = occlude(bright_corner, np.full((16, 16, 3), 255, np.uint8), 1)
+    assert (found.class_name, round(found.probability, 2)) == ("black", round(GREY / 255, 2))
+
+
+def test_what_covering_makes_more_probable_is_not_called_lost() -> None:
+    found = occlude(bright_corner, np.full((16, 16, 3), 10, np.uint8), 1)
+    assert not found.lost.any()
+
+
+@pytest.fixture(scope="module")
+def networks(learned_run: Path) -> list[KerasModel]:
+    """A trained network and one with the weights of another initialization."""
+    trained = open_artefact(learned_run / "model.keras")
+    assert isinstance(trained, KerasModel)
+    keras.utils.set_random_seed(1)
+    other = TUTORIAL.build_model(trained.image_shape, len(trained.classes))
+    return [trained, KerasModel(other, trained.classes, trained.preprocessing)]
+
+
+def grad_cam(network: KerasModel, images: np.ndarray, labels: list[int]) -> np.ndarray:
+    maps = GradCam(network.model)(images, labels)
+    assert maps is not None
+    return maps
+
+
+def occlusion(network: KerasModel, images: np.ndarray, labels: list[int]) -> Iterator[np.ndarray]:
+    return (occlude(network.predict, image, label).lost for image, label in zip(images, labels, strict=True))
+
+
+@pytest.mark.parametrize("explain", [grad_cam, occlusion])
+def test_other_weights_give_another_map(
+    networks: list[KerasModel], data_dir: Path, explain: Callable[..., Any]
+) -> None:
+    """The model parameter randomization test of Adebayo et al. 2018, section 3, by rank correlation."""
+    images = np.load(data_dir / "synthetic" / "test_images.npy", mmap_mode="r")[:16]
+    labels = networks[0].predict(images).class_id.tolist()
+    maps = [list(explain(network, images, labels)) for network in networks]
+    # A map without any heat has no ranks.
+    pairs = [pair for pair in zip(*maps, strict=True) if all(np.ptp(each) for each in pair)]
+    correlations = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in pairs]
+    assert len(pairs) >= 8
+    # Equal maps have 1, and independent maps as smooth as these about 0.4.
+    assert np.mean(np.abs(correlations)) < 0.6
