@@ -1,13 +1,15 @@
-"""Training speed of the `tutorial` network in other frameworks, on the same cores.
+"""Training speed of a recipe's network in other frameworks, on the same cores.
 
     python benchmarks/against_peers.py --batch-size 32 --seconds 10 --repeats 3
     python benchmarks/against_peers.py --peers torch jax --python torch=VENV/bin/python --output peers.json
+    python benchmarks/against_peers.py --recipe fast94 --batch-size 512 --precision bfloat16
 
-Every contestant trains the same network of 122,570 parameters with Adam in float32 on all usable cores,
-and gathers its batches from 10,000 random images in memory. Each runs in its own process, and they take
-turns, so that a slow phase of the machine affects all of them. The clock starts after a warm-up, so it
-excludes compiling. PyTorch and JAX are optional: if one is not installed or fails, its row of the table
-has the error. `--python NAME=PATH` sets the interpreter of a contestant or of a framework.
+Every contestant trains the same network with the same kind of optimizer on all usable cores, and gathers its
+batches from 10,000 random images in memory. Keras `fit` and JAX train `tutorial` in float32 only. In
+bfloat16, PyTorch's weights are bfloat16 too, as in airbench94, which favours it. Each runs in its own
+process, and they take turns, so that a slow phase of the machine affects all of them. The clock starts after
+a warm-up, so it excludes compiling. PyTorch and JAX are optional: if one is not installed or fails, its row
+of the table has the error. `--python NAME=PATH` sets the interpreter of a contestant or of a framework.
 """
 
 import argparse
@@ -57,10 +59,10 @@ def draw_batches(batch_size: int) -> Iterator[Any]:
             yield order[first : first + batch_size]
 
 
-def check_parameters(count: int) -> None:
+def check_parameters(count: int, expected: int = PARAMETERS) -> None:
     """Exit if the network has another size."""
-    if count != PARAMETERS:
-        sys.exit(f"The network has {count:,} parameters, expected {PARAMETERS:,}")
+    if count != expected:
+        sys.exit(f"The network has {count:,} parameters, expected {expected:,}")
 
 
 def measure(
@@ -86,50 +88,48 @@ def measure(
     return calls * steps * batch_size / (time.perf_counter() - start)
 
 
-def train_torch(
-    batch_size: int, seconds: float, device: str, *, channels_last: bool, fused: bool, compiled: bool
-) -> float:
+def train_torch(options: argparse.Namespace, *, channels_last: bool, fused: bool, compiled: bool) -> float:
     """PyTorch: one step per call, as in a Python training loop."""
     import torch
     from torch import nn
+    from torch_networks import NETWORKS
 
     torch.set_num_threads(usable_cores())
     # Full float32, like `--precision float32` on a GPU.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    target = torch.device("cuda" if device == "gpu" else "cpu")
-    model: Any = nn.Sequential(
-        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 10),
-    ).to(target)  # fmt: skip
-    check_parameters(sum(each.numel() for each in model.parameters()))
+    target = torch.device("cuda" if options.device == "gpu" else "cpu")
+    dtype = getattr(torch, options.precision)
+    build, make_optimizer, smoothing, parameters = NETWORKS[options.recipe]
+    model: Any = build().to(target, dtype)
+    check_parameters(sum(each.numel() for each in model.parameters() if each.requires_grad), parameters)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(memory_format=layout)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7, fused=fused)
+    weights = [each for each in model.parameters() if each.requires_grad]
+    optimizer = make_optimizer(weights, **({"fused": True} if fused else {}))
     pixels, classes = draw_data()
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(target)
     labels = torch.from_numpy(classes).to(target)
     if compiled:
         model = torch.compile(model)
-    batches = draw_batches(batch_size)
+    batches = draw_batches(options.batch_size)
 
     def step() -> None:
         indices = torch.from_numpy(next(batches)).to(target)
         optimizer.zero_grad(set_to_none=True)
-        logits = model(images[indices].to(torch.float32) / 255)
-        nn.functional.cross_entropy(logits, labels[indices]).backward()
+        logits = model(images[indices].to(dtype) / 255).float()
+        nn.functional.cross_entropy(logits, labels[indices], label_smoothing=smoothing).backward()
         optimizer.step()
 
     def finish() -> None:
-        if device == "gpu":
+        if options.device == "gpu":
             torch.cuda.synchronize()
 
-    return measure(step, batch_size, seconds, finish=finish)
+    return measure(step, options.batch_size, options.seconds, finish=finish)
 
 
-def train_jax(batch_size: int, seconds: float, device: str, *, scanned: bool) -> float:
+def train_jax(options: argparse.Namespace, *, scanned: bool) -> float:
     """JAX: one compiled step per call, or a compiled loop over `SCANNED` steps."""
+    batch_size, seconds, device = options.batch_size, options.seconds, options.device
     os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
     import jax
     import numpy as np
@@ -194,8 +194,9 @@ def train_jax(batch_size: int, seconds: float, device: str, *, scanned: bool) ->
     return measure(step, batch_size, seconds, finish=finish, steps=SCANNED if scanned else 1)
 
 
-def train_keras(batch_size: int, seconds: float, device: str) -> float:
+def train_keras(options: argparse.Namespace) -> float:
     """Keras `fit` with TensorFlow's defaults, as in the tutorial: the median epoch after the first."""
+    batch_size, seconds, device = options.batch_size, options.seconds, options.device
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if device == "cpu":
@@ -232,20 +233,20 @@ def train_keras(batch_size: int, seconds: float, device: str) -> float:
 
 
 #: By name: the package that a peer needs, and the function that trains it.
-PEERS: dict[str, tuple[str, Callable[[int, float, str], float]]] = {
+PEERS: dict[str, tuple[str, Callable[[argparse.Namespace], float]]] = {
     "keras fit": ("keras", train_keras),
-    "torch": ("torch", lambda *a: train_torch(*a, channels_last=False, fused=False, compiled=False)),
+    "torch": ("torch", lambda o: train_torch(o, channels_last=False, fused=False, compiled=False)),
     "torch channels_last": (
         "torch",
-        lambda *a: train_torch(*a, channels_last=True, fused=False, compiled=False),
+        lambda o: train_torch(o, channels_last=True, fused=False, compiled=False),
     ),
     "torch channels_last fused": (
         "torch",
-        lambda *a: train_torch(*a, channels_last=True, fused=True, compiled=False),
+        lambda o: train_torch(o, channels_last=True, fused=True, compiled=False),
     ),
-    "torch compile": ("torch", lambda *a: train_torch(*a, channels_last=True, fused=True, compiled=True)),
-    "jax": ("jax", lambda *a: train_jax(*a, scanned=False)),
-    "jax scan": ("jax", lambda *a: train_jax(*a, scanned=True)),
+    "torch compile": ("torch", lambda o: train_torch(o, channels_last=True, fused=True, compiled=True)),
+    "jax": ("jax", lambda o: train_jax(o, scanned=False)),
+    "jax scan": ("jax", lambda o: train_jax(o, scanned=True)),
 }
 
 
@@ -264,7 +265,7 @@ def run_contestant(name: str, options: argparse.Namespace) -> float:
     """
     interpreters = dict(each.split("=", 1) for each in options.python)
     arguments = ["--batch-size", str(options.batch_size), "--seconds", str(options.seconds)]
-    arguments += ["--device", options.device]
+    arguments += ["--device", options.device, "--recipe", options.recipe, "--precision", options.precision]
     if name == OURS:
         python = interpreters.get(name, sys.executable)
         command = [python, "-m", "cifar_trainer", "-q", "benchmark", "--train", "--json", *arguments]
@@ -287,18 +288,20 @@ def train_child(name: str, options: argparse.Namespace) -> None:
     package, train = PEERS[name]
     if importlib.util.find_spec(package) is None:
         sys.exit(f"{package} is not installed")
-    rate = train(options.batch_size, options.seconds, options.device)
+    rate = train(options)
     print(json.dumps({"images_per_second": rate}))
 
 
 def main() -> None:
     """Run the contestants in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--recipe", default="tutorial", choices=("tutorial", "fast94", "resnet18", "vit"))
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement, after a warm-up")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
-    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), help="default: all that train the recipe")
     parser.add_argument("--python", nargs="*", default=[], metavar="NAME=PATH", help="other interpreters")
     parser.add_argument("--output", type=Path, help="save all results as JSON after each run")
     parser.add_argument("--child", choices=list(PEERS), help=argparse.SUPPRESS)
@@ -306,8 +309,12 @@ def main() -> None:
     if options.child:
         train_child(options.child, options)
         return
+    if options.peers is None:
+        is_tutorial = options.recipe == "tutorial" and options.precision == "float32"
+        options.peers = [name for name, (package, _) in PEERS.items() if is_tutorial or package == "torch"]
     results: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "cores": usable_cores(),
+        "recipe": options.recipe, "precision": options.precision,
         "batch_size": options.batch_size, "device": options.device,
         "images_per_second": {name: [] for name in [OURS, *options.peers]}, "failures": {},
     }  # fmt: skip
@@ -327,7 +334,8 @@ def main() -> None:
 
 def format_table(results: dict[str, Any]) -> str:
     """A Markdown table of medians, and of the speed of `cifar-trainer` relative to each."""
-    lines = [f"| batch {results['batch_size']}, {results['device']} | images/s | {OURS} / this |"]
+    settings = ", ".join(str(results[name]) for name in ("recipe", "precision", "batch_size", "device"))
+    lines = [f"| {settings} | images/s | {OURS} / this |"]
     lines.append("| --- | ---: | ---: |")
     rates = results["images_per_second"]
     ours = statistics.median(rates[OURS]) if rates[OURS] else float("nan")

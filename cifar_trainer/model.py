@@ -85,6 +85,24 @@ def hidden_features(model: keras.Model) -> LogitsFunction:
     return LogitsFunction(keras.Model(model.inputs, last.input), both_sides)
 
 
+def accepting(model: keras.Model, images: tf.Tensor) -> keras.Model:
+    """The same layers, and so the same weights, for images of another size or dtype.
+
+    Keras would refuse another size, and cast float images to the uint8 of the network's input.
+
+    Args:
+        model: maps uint8 [B, H, W, C] to logits.
+        images: uint8 or float [B, H', W', C]. If the size differs, no layer may depend on it.
+    """
+    expected = model.inputs[0]
+    if (images.shape[1:], images.dtype.name) == (expected.shape[1:], expected.dtype):
+        return model
+    inputs = keras.Input(images.shape[1:], dtype=images.dtype.name)
+    # Cloning a compiled model would also clone its optimizer.
+    uncompiled = keras.Model(model.inputs[0], model.outputs[0])
+    return keras.models.clone_model(uncompiled, input_tensors=inputs, clone_function=lambda layer: layer)
+
+
 def weights_sha256(model: keras.Model) -> str:
     """SHA-256 over the raw bytes of the model's weights, in `model.weights` order."""
     digest = hashlib.sha256()

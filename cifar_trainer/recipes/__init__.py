@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cifar_trainer.recipes.cpu90 import CPU90
 from cifar_trainer.recipes.fast94 import FAST94
 from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Recipe
 from cifar_trainer.recipes.regularized import REGULARIZED
@@ -14,7 +15,7 @@ __all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe"
 
 #: The built-in recipes by name, in the order in which they are listed.
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (TUTORIAL, REGULARIZED, RESNET18, VIT, VIT_LARGE, FAST94)
+    recipe.name: recipe for recipe in (TUTORIAL, REGULARIZED, RESNET18, VIT, VIT_LARGE, CPU90, FAST94)
 }
 
 

@@ -32,7 +32,14 @@ LATE = 3 / 9.9
 LOOKAHEAD_STEPS, LOOKAHEAD_MOMENTUM, LOOKAHEAD_POWER = 5, 0.95, 3
 
 
-def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
+def build_model(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    widths: tuple[int, int, int] = (64, 256, 256),
+    activation: str = "gelu",
+    name: str = "fast94",
+) -> "keras.Model":
     """A frozen whitening convolution and three blocks of two convolutions each (section 3.1)."""
     import keras
     from keras import layers
@@ -56,10 +63,10 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
             convolution(filters, f"conv{index}a"),
             layers.MaxPooling2D(2, name=f"pool{index}"),
             normalization(f"norm{index}a"),
-            layers.Activation("gelu", name=f"gelu{index}a"),
+            layers.Activation(activation, name=f"{activation}{index}a"),
             convolution(filters, f"conv{index}b"),
             normalization(f"norm{index}b"),
-            layers.Activation("gelu", name=f"gelu{index}b"),
+            layers.Activation(activation, name=f"{activation}{index}b"),
         ]
 
     model = keras.Sequential(
@@ -71,10 +78,8 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
                 name="normalize",
             ),
             layers.Conv2D(2 * patch, 2, name="whiten"),
-            layers.Activation("gelu", name="gelu0"),
-            *block(64, 1),
-            *block(256, 2),
-            *block(256, 3),
+            layers.Activation(activation, name=f"{activation}0"),
+            *(layer for index, filters in enumerate(widths, 1) for layer in block(filters, index)),
             layers.GlobalMaxPooling2D(name="pool"),
             layers.Dense(
                 classes,
@@ -85,7 +90,7 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
             ),
             layers.Rescaling(1 / 9, dtype="float32", name="logits"),
         ],
-        name="fast94",
+        name=name,
     )
     # Section 3.1: computed from the images, and not trained.
     model.get_layer("whiten").kernel.trainable = False

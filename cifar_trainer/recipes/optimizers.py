@@ -24,6 +24,11 @@ def constant(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
     return tf.ones_like(done)
 
 
+def linear(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
+    """Linearly from the peak after the warm-up to 0."""
+    return 1.0 - tf.maximum(done - warmup, 0.0) / max(1.0, float(total - warmup))
+
+
 def cosine(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
     """Half a cosine after the warm-up, from the peak to 0 (Loshchilov & Hutter 2017, without restarts)."""
     share = tf.maximum(done - warmup, 0.0) / max(1.0, float(total - warmup))
@@ -49,7 +54,7 @@ def airbench(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
 #: Schedules whose shape includes the warm-up.
 _WITH_WARM_UP = (triangular, airbench)
 _SCHEDULES: dict[str, Callable[[tf.Tensor, int, int], tf.Tensor]] = {
-    schedule.__name__: schedule for schedule in (constant, cosine, triangular, airbench)
+    schedule.__name__: schedule for schedule in (constant, linear, cosine, triangular, airbench)
 }
 
 
@@ -197,6 +202,62 @@ class Nesterov(keras.optimizers.Optimizer):
         """The arguments of the constructor."""
         own = ("momentum", "decay", "scales", "frozen", "total_steps")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+class Muon(Nesterov):
+    """Muon for convolutions (Jordan et al. 2024, kellerjordan.github.io/posts/muon); Nesterov for the rest.
+
+    A kernel's update is the nearest semi-orthogonal matrix to its momentum, so that all directions of its
+    filters learn equally fast. Before each update, the kernel is scaled to the Frobenius norm sqrt(O), where
+    O is the number of filters; batch normalization makes its scale irrelevant, except for the rate.
+    Keras's Muon updates matrices only, and the rest by AdamW.
+
+    Args:
+        learning_rate: the kernels' rate; a number or a schedule. `scales` are relative to it.
+        kernel_momentum: the momentum of the kernels' gradients.
+        settings: arguments of `Nesterov`.
+    """
+
+    def __init__(
+        self, learning_rate: Any, kernel_momentum: float, name: str = "muon", **settings: Any
+    ) -> None:
+        super().__init__(learning_rate, name=name, **settings)
+        self.kernel_momentum = kernel_momentum
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Update one variable; a kernel has the shape [H, W, I, O]."""
+        if len(variable.shape) != 4:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        velocity = self._velocities[self._get_variable_index(variable)]
+        gradient = tf.cast(gradient, variable.dtype)
+        moved = self.kernel_momentum * velocity.value + gradient
+        self.assign(velocity, moved)
+        update = orthogonalized(tf.reshape(gradient + self.kernel_momentum * moved, [-1, variable.shape[-1]]))
+        kernel = tf.convert_to_tensor(variable)
+        kernel *= math.sqrt(variable.shape[-1]) / tf.norm(kernel)
+        rate = tf.cast(learning_rate, variable.dtype)
+        self.assign(variable, kernel - rate * tf.reshape(update, variable.shape))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "kernel_momentum": self.kernel_momentum}
+
+
+def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
+    """A semi-orthogonal matrix near `matrix`, float [M, N], by three Newton-Schulz steps.
+
+    The quintic's coefficients are those of Muon: they move the singular values near 1, not to 1.
+    """
+    # The smaller Gram matrix.
+    tall = matrix.shape[0] > matrix.shape[1]
+    estimate = tf.transpose(matrix) if tall else matrix
+    estimate /= tf.norm(estimate) + 1e-7
+    for _ in range(3):
+        gram = tf.matmul(estimate, estimate, transpose_b=True)
+        polynomial = -4.7750 * gram + 2.0315 * tf.matmul(gram, gram)
+        estimate = 3.4445 * estimate + tf.matmul(polynomial, estimate)
+    return tf.transpose(estimate) if tall else estimate
 
 
 def _by_path(values: Mapping[str, Any], variable: keras.Variable, default: Any) -> Any:

@@ -333,8 +333,21 @@ def check_network(recipe: Recipe, model: "keras.Model") -> None:
     if fault:
         raise UsageError(f"--recipe {path}: {fault}")
     check_loadable(recipe, model)
+    for scale in {*recipe.scales} - {1.0}:
+        _check_scale(recipe, model, scale)
     for warning in _doubts(recipe, model, images):
         log.warning("--recipe %s: %s", path, warning)
+
+
+def _check_scale(recipe: Recipe, model: "keras.Model", scale: float) -> None:
+    import tensorflow as tf
+
+    from cifar_trainer.model import accepting
+
+    assert recipe.file is not None
+    height, width, channels = model.input_shape[1:]
+    with _failing_with(recipe.file.path, f"the network does not accept images scaled by {scale}"):
+        accepting(model, tf.zeros([1, round(scale * height), round(scale * width), channels]))
 
 
 def check_loadable(recipe: Recipe, model: "keras.Model") -> None:

@@ -91,6 +91,8 @@ class Recipe:
         loss: returns the loss of float32 logits [B, classes] against uint8 labels [B]. The training loop
             divides its sum over a batch by the batch size, and adds the layers' losses (`model.losses`).
         augment: returns the images to train on, uint8 or float [B, H, W, C], for a batch; stateless.
+        scales: factors of the images' height and width in equal parts of the run; (1.0,) keeps their size.
+            Other factors need a network that accepts images of any size.
         initialize: sets initial weights from the training images, uint8 [N, H, W, C].
         after_step: called once with the network and its built optimizer; returns a function that is called
             after each step with the number of steps done (int32 scalar). Keep state in variables of the
@@ -114,6 +116,7 @@ class Recipe:
     build_optimizer: Callable[[float, int], "keras.optimizers.Optimizer"] = adam
     loss: Callable[[], "keras.losses.Loss"] = cross_entropy
     augment: "Callable[[Batch], tf.Tensor] | None" = None
+    scales: tuple[float, ...] = (1.0,)
     initialize: "Callable[[keras.Model, np.ndarray], None] | None" = None
     after_step: "Callable[[keras.Model, keras.optimizers.Optimizer], Callable[[tf.Tensor], None]] | None" = (
         None

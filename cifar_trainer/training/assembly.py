@@ -90,6 +90,7 @@ def assemble(
         images,
         labels,
         batch_size=config.batch_size,
+        epochs=config.epochs,
         seed=config.seed,
         # XLA does not support the collective operations that sum over processes.
         xla=(gpu and replicas is SINGLE) if config.xla is None else config.xla,

@@ -8,12 +8,13 @@ and repeat. Nothing returns to Python or host memory between steps. Each step co
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from cifar_trainer.model import accepting
 from cifar_trainer.recipes import Batch, Recipe
 from cifar_trainer.recipes.optimizers import StatisticsAverage
 from cifar_trainer.training.distributed import SINGLE, Replicas, Shard
@@ -76,49 +77,68 @@ class Chunk:
     finite: bool
 
 
+class Phase(NamedTuple):
+    """What a traced step depends on. Each phase of a run has a program of its own.
+
+    Attributes:
+        batch: images per step, including padding.
+        scale: factor of the images' height and width.
+        is_frozen: whether the frozen layers are not trained.
+    """
+
+    batch: int
+    scale: float
+    is_frozen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """Consecutive steps of one phase: the first one, within the epoch, and their number."""
+
+    start: int
+    count: int
+    phase: Phase
+
+
 class Program:
-    """What the loops for one seed and for several share: a TensorFlow function of steps on batches of a fixed
-    size.
+    """What the loops for one seed and for several share: a TensorFlow function of steps, traced by phase.
 
     Attributes:
         batch_size: images per step.
         last_batch: size of an epoch's last batch, including padding.
         xla: whether XLA compiles the loop.
-        unfrozen_at: the step of the run from which all layers are trained; None if some never are.
+        phases: the phases of the run.
     """
 
     batch_size: int
     last_batch: int
     xla: bool
-    unfrozen_at: int | None
+    phases: tuple[Phase, ...]
 
     def _trace(self, run_steps: Callable[..., Any]) -> None:
         self._run = tf.function(run_steps, autograph=False, jit_compile=self.xla, reduce_retracing=False)
 
     def compile(self) -> None:
-        """Trace and compile everything that an epoch needs, without running a step."""
-        for batch, first in itertools.product({self.batch_size, self.last_batch}, {0, self.unfrozen_at or 0}):
-            self._steps(0, 0, first, batch)
-
-    def is_frozen(self, step: int) -> bool:
-        """Whether some layers are frozen at a step of the run."""
-        return self.unfrozen_at is None or step < self.unfrozen_at
+        """Trace and compile everything that a run needs, without running a step."""
+        for phase in self.phases:
+            self._steps(Call(0, 0, phase), 0)
 
     def lowered(self, count: int) -> bytes:
-        """The HLO of `count` full steps, as a serialized HloModuleProto. Runs nothing.
+        """The HLO of `count` full steps of the first phase, as a serialized HloModuleProto. Runs nothing.
 
         TensorFlow's text form omits the values of large constants.
         """
-        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.batch_size, self.is_frozen(0))
+        arguments = (tf.constant(0), tf.constant(count), tf.constant(0), self.phases[0])
         serialized: bytes = self._run.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
         return serialized
 
-    def _steps(self, start: int, count: int, global_start: int, batch: int) -> list[np.ndarray]:
-        """Losses, correct images and finiteness of `count` steps."""
-        arguments = (tf.constant(number, tf.int32) for number in (start, count, global_start))
-        values = self._run(*arguments, batch, self.is_frozen(global_start))
-        losses, correct, finite = (each.numpy() for each in values)
-        return [losses[:count], correct[:count], finite]
+    def _steps(self, call: Call, global_start: int) -> list[np.ndarray]:
+        """Losses, correct images and finiteness of a call's steps."""
+        numbers = [tf.constant(number, tf.int32) for number in (call.start, call.count, global_start)]
+        # Calling `self._run` would log a warning about its many traces.
+        run = self._run.get_concrete_function(*numbers, call.phase)
+        losses, correct, finite = (values.numpy() for values in run(*numbers))
+        return [losses[: call.count], correct[: call.count], finite]
 
 
 class StepLoop(Program):
@@ -131,6 +151,7 @@ class StepLoop(Program):
         images: uint8 [N, H, W, C].
         labels: uint8 [N].
         batch_size: images per step, at most N; an epoch's last step has the rest.
+        epochs: epochs of the run.
         seed: the run's seed, for augmentation and random layers.
         xla: whether XLA compiles the loop.
         shards: parts of a batch that run in parallel; their gradients are added. Only `splittable` recipes
@@ -158,6 +179,7 @@ class StepLoop(Program):
         labels: np.ndarray,
         *,
         batch_size: int,
+        epochs: int = 1,
         seed: int,
         xla: bool = False,
         shards: int = 1,
@@ -178,13 +200,15 @@ class StepLoop(Program):
         self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._shards = shards
         self._replicas = replicas
-        self._frozen, self.unfrozen_at = tuple(frozen), unfrozen_at if frozen else 0
+        self._frozen, self._unfrozen_at = tuple(frozen), unfrozen_at if frozen else 0
         self._variants = variants
         self.xla = xla
         # Pad the last batch with images of weight 0, so that XLA compiles only one program. That is wrong if
         # the images of a batch affect each other.
         self._masked = xla and recipe.splittable and self.count % batch_size != 0
         self.last_batch = batch_size if self._masked else self.count - (self.steps - 1) * batch_size
+        self._total_steps = epochs * self.steps
+        self.phases = self._all_phases()
         self._images = tf.constant(images)
         self._labels = tf.constant(labels)
         # int64: TensorFlow keeps int32 variables in host memory, which a loop compiled by XLA for a GPU
@@ -250,24 +274,44 @@ class StepLoop(Program):
 
     def _run_chunk(self, start: int, count: int, global_start: int) -> Chunk:
         parts: list[Chunk] = []
-        for first, steps, batch in self.calls(start, count):
+        for call in self.calls(start, count, global_start):
             if not parts or parts[-1].finite:
-                parts.append(chunk_of(*self._steps(first, steps, global_start + first - start, batch)))
+                parts.append(chunk_of(*self._steps(call, global_start + call.start - start)))
         return joined(parts)
 
-    def calls(self, start: int, count: int) -> list[tuple[int, int, int]]:
-        """The calls that run these steps: first step, number of steps, images per step."""
-        full = count if self._masked else min(count, self.count // self.batch_size - start)
-        calls = [(start, full, self.batch_size)] if full > 0 else []
-        return calls if full == count else [*calls, (start + full, 1, self.last_batch)]
+    def is_frozen(self, step: int) -> bool:
+        """Whether some layers are frozen at a step of the run."""
+        return self._unfrozen_at is None or bool(step < self._unfrozen_at)
 
-    def _run_steps(
-        self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int, is_frozen: bool
-    ) -> Any:
+    def calls(self, start: int, count: int, global_start: int) -> list[Call]:
+        """The calls that run `count` steps from `start`, which is the run's step `global_start`."""
+        phases = [self._phase(start + i, global_start + i) for i in range(count)]
+        calls = []
+        for phase, same in itertools.groupby(range(count), phases.__getitem__):
+            steps = list(same)
+            calls.append(Call(start + steps[0], len(steps), phase))
+        return calls
+
+    def _phase(self, step: int, global_step: int) -> Phase:
+        scales = self._recipe.scales
+        # A benchmark may run more steps than its run has.
+        part = min(global_step * len(scales) // self._total_steps, len(scales) - 1)
+        batch = self.last_batch if step == self.steps - 1 else self.batch_size
+        return Phase(batch, scales[part], self.is_frozen(global_step))
+
+    def _all_phases(self) -> tuple[Phase, ...]:
+        parts = len(self._recipe.scales)
+        changes = {0, self._unfrozen_at or 0, *(-(-self._total_steps * i // parts) for i in range(parts))}
+        phases = [self._phase(0, first) for first in sorted(changes)]
+        batches = (self.batch_size, self.last_batch)
+        # A dictionary keeps the order and drops repetitions.
+        return tuple(dict.fromkeys(phase._replace(batch=batch) for batch in batches for phase in phases))
+
+    def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, phase: Phase) -> Any:
         State = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # noqa: N806
 
         def one(i: tf.Tensor, _: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor) -> State:
-            loss, right = self.step(start + i, global_start + i, batch, is_frozen, self.streams)
+            loss, right = self.step(start + i, global_start + i, phase, self.streams)
             at = tf.reshape(i, [1, 1])
             losses = tf.tensor_scatter_nd_update(losses, at, tf.reshape(loss, [1]))
             correct = tf.tensor_scatter_nd_update(correct, at, tf.reshape(right, [1]))
@@ -294,7 +338,7 @@ class StepLoop(Program):
             return done
 
         state = (tf.constant(0), tf.constant(True), tf.zeros([MAX_CHUNK]), tf.zeros([MAX_CHUNK], tf.int32))
-        if self.xla and batch == self.batch_size:
+        if self.xla and phase.batch == self.batch_size:
             state = repeat(block, BLOCK, state)
         _, finite, losses, correct = repeat(one, 1, state)
         for variable in self.model.trainable_variables:
@@ -302,16 +346,16 @@ class StepLoop(Program):
         return losses, correct, finite
 
     def step(
-        self, step: tf.Tensor, global_step: tf.Tensor, batch: int, is_frozen: bool, streams: Streams
+        self, step: tf.Tensor, global_step: tf.Tensor, phase: Phase, streams: Streams
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Trace one step; returns the batch's mean loss and its number of correctly classified images.
 
         Args:
             step, global_step: the step within the epoch and within the run, int32 scalars.
-            batch: number of images, including padding.
-            is_frozen: whether the frozen layers are not trained in this step.
+            phase: the step's phase.
             streams: the seed's random streams.
         """
+        batch, scale, is_frozen = phase
         # Not a slice: XLA would treat its start as a constant and compile again for each call.
         indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
         images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
@@ -319,6 +363,8 @@ class StepLoop(Program):
             seed = tf.stack([streams.augmentation, global_step])
             epoch = global_step // self.steps
             images = self._recipe.augment(Batch(images, labels, indices, epoch, global_step, seed))
+        if scale != 1:
+            images = tf.image.resize(images, [round(scale * side) for side in images.shape[1:3]])
         for i, state in enumerate(self._seed_states):
             seed = tf.stack([streams.layers[i], tf.cast(global_step, tf.int64)])
             state.assign(tf.cast(seed, state.dtype))
@@ -330,9 +376,11 @@ class StepLoop(Program):
         shard = None if replicas is SINGLE else Shard(batch, low, high, replicas)
         frozen = self.frozen_variables(is_frozen)
         trained = [v for v in self.model.trainable_variables if not any(v is each for each in frozen)]
+        network = accepting(self.model, images)
         with replaced_layers(self.model, self._variants, global_step, shard, self._frozen):
             parts = [
                 self._forward_backward(
+                    network,
                     trained,
                     images[low:high],
                     labels[low:high],
@@ -374,6 +422,7 @@ class StepLoop(Program):
 
     def _forward_backward(
         self,
+        network: keras.Model,
         trained: Sequence[keras.Variable],
         images: tf.Tensor,
         labels: tf.Tensor,
@@ -384,6 +433,7 @@ class StepLoop(Program):
         """The contribution of some images to their batch's loss, correct images and gradients.
 
         Args:
+            network: the model, for the images' size and dtype.
             trained: the variables whose gradients to compute.
             images, labels: some images of the batch.
             weights: their weights, float32, or None if all are 1.
@@ -395,10 +445,10 @@ class StepLoop(Program):
         with tf.GradientTape(watch_accessed_variables=not self._frozen) as tape:
             # If seeds are stacked, these are tensors, which the tape does not watch automatically.
             tape.watch(variables)
-            logits = self.model(images, training=True)
+            logits = network(images, training=True)
             loss = self._loss(labels, logits, self._weighted(labels, weights)) / size
             # A layer's loss concerns the weights, or is a mean over the images.
-            for added in self.model.losses:
+            for added in network.losses:
                 loss += added * share
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, variables)

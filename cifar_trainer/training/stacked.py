@@ -20,6 +20,7 @@ from cifar_trainer.training.loop import (
     BLOCK,
     MAX_CHUNK,
     Chunk,
+    Phase,
     Program,
     StepLoop,
     Streams,
@@ -52,7 +53,7 @@ class StackedLoop(Program):
         self._slots = (*loops, *[loops[0]] * (width - len(loops)))
         self._first = first = loops[0]
         self.batch_size, self.last_batch, self.xla = first.batch_size, first.last_batch, first.xla
-        self.unfrozen_at = first.unfrozen_at
+        self.phases = first.phases
         self._trace(self._run_steps)
 
     def run(self, start: int, count: int, global_start: int, members: Sequence[int]) -> list[Chunk]:
@@ -66,21 +67,20 @@ class StackedLoop(Program):
             A chunk for each member.
         """
         parts: dict[int, list[Chunk]] = {i: [] for i in members}
-        for first, steps, batch in self._first.calls(start, count):
-            losses, correct, finite = self._steps(first, steps, global_start + first - start, batch)
+        for call in self._first.calls(start, count, global_start):
+            global_first = global_start + call.start - start
+            losses, correct, finite = self._steps(call, global_first)
             for i, of_member in parts.items():
                 if of_member and not of_member[-1].finite:
                     continue
                 chunk = chunk_of(losses[:, i], correct[:, i], finite[i])
                 if not chunk.finite:
                     # Its state is still that before the call. Find the faulty step as in a single run.
-                    (chunk,) = self._loops[i].run(first, steps, global_start + first - start)
+                    (chunk,) = self._loops[i].run(call.start, call.count, global_first)
                 of_member.append(chunk)
         return [joined(of_member) for of_member in parts.values()]
 
-    def _run_steps(
-        self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, batch: int, is_frozen: bool
-    ) -> Any:
+    def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, phase: Phase) -> Any:
         seeds = len(self._slots)
         streams = tuple(
             tf.stack([tf.convert_to_tensor(getattr(loop.streams, field.name)) for loop in self._slots])
@@ -89,7 +89,7 @@ class StackedLoop(Program):
         before = [tf.stack([v.value for v in same]) for same in zip(*map(_state, self._slots), strict=True)]
 
         def one(i: tf.Tensor, losses: tf.Tensor, correct: tf.Tensor, *values: tf.Tensor) -> Any:
-            loss, right, values = self._step(start + i, global_start + i, batch, is_frozen, streams, values)
+            loss, right, values = self._step(start + i, global_start + i, phase, streams, values)
             at = tf.reshape(i, [1, 1])
             losses = tf.tensor_scatter_nd_update(losses, at, loss[None])
             correct = tf.tensor_scatter_nd_update(correct, at, right[None])
@@ -109,7 +109,7 @@ class StackedLoop(Program):
 
         buffers = (tf.zeros([MAX_CHUNK, seeds]), tf.zeros([MAX_CHUNK, seeds], tf.int32))
         state = (tf.constant(0), *buffers, *before)
-        if self.xla and batch == self.batch_size:
+        if self.xla and phase.batch == self.batch_size:
             state = repeat(block, BLOCK, state)
         _, losses, correct, *after = repeat(one, 1, state)
         finite = tf.reduce_all(tf.math.is_finite(losses), axis=0)
@@ -126,8 +126,7 @@ class StackedLoop(Program):
         self,
         step: tf.Tensor,
         global_step: tf.Tensor,
-        batch: int,
-        is_frozen: bool,
+        phase: Phase,
         streams: tuple[tf.Tensor, ...],
         values: Sequence[tf.Tensor],
     ) -> Any:
@@ -138,7 +137,7 @@ class StackedLoop(Program):
             streams, values = arguments
             scope = keras.StatelessScope(zip(variables, values, strict=True))
             with _functional(self._first.optimizer), scope:
-                loss, right = self._first.step(step, global_step, batch, is_frozen, Streams(*streams))
+                loss, right = self._first.step(step, global_step, phase, Streams(*streams))
                 after = [scope.get_current_value(variable) for variable in variables]
             return loss, right, after
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -199,7 +200,7 @@ def test_xla_knows_how_many_steps_a_block_has() -> None:
     model, optimizer = build("tiny")
     loop = StepLoop(RECIPE["tiny"], model, optimizer, images, labels, batch_size=16, seed=5, xla=True)
     step = tf.constant(0)
-    compiled = loop._run.experimental_get_compiler_ir(step, step, step, 16)(stage="optimized_hlo")
+    compiled = loop._run.experimental_get_compiler_ir(step, step, step, loop.phases[0])(stage="optimized_hlo")
     assert f'"known_trip_count":{{"n":"{BLOCK}"}}' in compiled
 
 
@@ -210,7 +211,9 @@ def test_xla_compiles_one_program_for_calls_that_begin_anywhere() -> None:
     recipe = get_recipe("regularized")
     loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=16, seed=5, xla=True)
     first, later = (
-        loop._run.experimental_get_compiler_ir(tf.constant(start), tf.constant(count), tf.constant(start), 16)
+        loop._run.experimental_get_compiler_ir(
+            *(tf.constant(n) for n in (start, count, start)), loop.phases[0]
+        )
         for start, count in ((0, 1), (2, 2))
     )
     assert first(stage="hlo") == later(stage="hlo")
@@ -251,6 +254,67 @@ def test_a_loss_that_is_not_finite_inside_a_block_is_the_last_of_the_chunk(xla: 
     loop.set_order(np.arange(640))
     (chunk,) = loop.run(0, 40, 0)
     assert (len(chunk.losses), chunk.finite) == (6, False)
+
+
+def sizeless(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """A network for images of any size, of float pixels too."""
+    return keras.Sequential(
+        [keras.Input(image_shape, dtype="uint8", name="images"), keras.layers.Rescaling(1 / 255),
+         keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(),
+         keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(classes)]
+    )  # fmt: skip
+
+
+def growing_loop(epochs: int, **changes: object) -> StepLoop:
+    """Steps of 16 of 40 images, at half the size in the first half of the run."""
+    RECIPE["growing"] = dataclasses.replace(
+        RECIPES["tutorial"], build_model=sizeless, splittable=False, **{"scales": (0.5, 1.0), **changes}
+    )
+    images, labels = pictures(40)
+    model, optimizer = build("growing")
+    loop = StepLoop(RECIPE["growing"], model, optimizer, images, labels, batch_size=16, seed=5, epochs=epochs)
+    loop.set_order(np.arange(40))
+    return loop
+
+
+@pytest.mark.parametrize("cuts", [[0, 3, 6], [0, 1, 3, 4, 6]])
+def test_images_grow_at_the_share_of_the_run_whatever_the_calls(cuts: list[int]) -> None:
+    loop = growing_loop(2)
+    images, labels = pictures(40)
+    found = [loop.run(low % 3, high - low, low)[0].losses for low, high in itertools.pairwise(cuts)]
+    plain, optimizer = build("growing")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = []
+    for step in range(6):
+        batch = slice(16 * (step % 3), min(40, 16 * (step % 3) + 16))
+        side = 16 if step < 3 else 32
+        with tf.GradientTape() as tape:
+            value = loss(labels[batch], through(plain, tf.image.resize(images[batch], (side, side))))
+        variables = plain.trainable_variables
+        optimizer.apply(tape.gradient(value, variables), variables)
+        expected.append(float(value))
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-4)
+
+
+def through(model: keras.Model, images: tf.Tensor) -> tf.Tensor:
+    """The logits, layer by layer: the network itself takes one size and whole pixels."""
+    for layer in model.layers:
+        images = layer(images, training=True)
+    return images
+
+
+def test_a_run_of_one_epoch_grows_its_images_within_the_epoch() -> None:
+    calls = [(call.start, call.count, *call.phase[:2]) for call in growing_loop(1).calls(0, 3, 0)]
+    assert calls == [(0, 2, 16, 0.5), (2, 1, 8, 1.0)]
+
+
+def test_the_network_sees_float_pixels_of_an_augmentation_unrounded() -> None:
+    images, labels = pictures(40)
+    loop = growing_loop(1, scales=(1.0,), augment=lambda batch: tf.cast(batch.images, tf.float32) / 255)
+    plain, _ = build("growing")
+    logits = through(plain, tf.cast(images[:16], tf.float32) / 255)
+    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels[:16], logits)
+    assert loop.run(0, 1, 0)[0].losses[0] == pytest.approx(float(expected), rel=1e-5)
 
 
 class Added(keras.layers.Layer):
@@ -377,7 +441,7 @@ def test_no_variable_of_the_loop_is_one_that_xla_cannot_reach_on_a_gpu(recipe_na
     optimizer.build(model.trainable_variables)
     loop = StepLoop(get_recipe("tutorial"), model, optimizer, images, labels, batch_size=16, seed=5)
     step = tf.constant(0)
-    variables = loop._run.get_concrete_function(step, step, step, 16).variables
+    variables = loop._run.get_concrete_function(step, step, step, loop.phases[0]).variables
     assert len(variables) > len(model.weights)
     assert tf.int32 not in {variable.dtype for variable in variables}
 

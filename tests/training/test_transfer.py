@@ -31,7 +31,7 @@ from cifar_trainer.training.api import Reproduction, reproduce, resume, train
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.checkpoint import load_step
 from cifar_trainer.training.jobs import Job, _with_weights
-from cifar_trainer.training.loop import StepLoop
+from cifar_trainer.training.loop import Phase, StepLoop
 from cifar_trainer.training.transfer import InitialWeights, ancestors, frozen_layers, load_weights
 
 pytestmark = pytest.mark.usefixtures("small_runs")
@@ -253,7 +253,7 @@ def test_the_gradients_of_frozen_layers_are_not_computed() -> None:
 
     def backward(is_frozen: bool) -> bool:
         numbers = [tf.constant(0)] * 3
-        graph = loop._run.get_concrete_function(*numbers, 16, is_frozen).graph.as_graph_def()
+        graph = loop._run.get_concrete_function(*numbers, Phase(16, 1.0, is_frozen)).graph.as_graph_def()
         return "Conv2DBackpropFilter" in str(graph)
 
     assert (backward(loop.is_frozen(0)), backward(loop.is_frozen(2))) == (False, True)

@@ -1,0 +1,183 @@
+"""Accuracy against time on a CPU: whole processes of `train` and of the script of TensorFlow's CNN tutorial.
+
+    python benchmarks/pareto.py --data-dir data --output pareto.json --plot pareto.svg
+    python benchmarks/pareto.py --output pareto.json --plot pareto.svg --draw-only
+
+Each run is a new process, timed from start to exit, on all training images; its accuracy is that on the test
+set after the last epoch, and the seed is the number of the round. The contestants take turns, so that a slow
+phase of the machine affects all of them. Times are ratios to the script's median time, T. Results are saved
+after each run, and a repeated call continues from them. bfloat16 needs a processor that has it.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from against_listing import ROOT, processor, run
+
+#: Colours and marks by recipe.
+SCRIPT = "the tutorial's script"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A recipe at a length; its name in the table.
+
+    Attributes:
+        recipe: the recipe, or `SCRIPT`.
+        epochs: number of epochs.
+        precision: the value of `--precision`.
+        rounds: number of runs.
+    """
+
+    recipe: str
+    epochs: int
+    precision: str = "float32"
+    rounds: int = 3
+
+    @property
+    def name(self) -> str:
+        """The name in tables and in the saved results."""
+        return f"{self.recipe}, {self.epochs} epochs, {self.precision}"
+
+
+CONTESTANTS = (
+    Contestant(SCRIPT, 10),
+    Contestant("cpu90", 5, "bfloat16", rounds=5),
+    Contestant("cpu90", 5, rounds=5),
+    Contestant("cpu90", 2, "bfloat16"),
+    Contestant("cpu90", 1, "bfloat16"),
+    Contestant("tutorial", 10),
+    Contestant("tutorial", 10, "bfloat16"),
+    Contestant("regularized", 5),
+    Contestant("regularized", 20),
+)
+
+
+def measure(contestant: Contestant, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds and accuracy of one run in a new process."""
+    data = ["--data-dir", str(options.data_dir), "--dataset", options.dataset]
+    data += [] if options.limit is None else ["--limit", str(options.limit)]
+    epochs = ["--epochs", str(contestant.epochs)]
+    if contestant.recipe == SCRIPT:
+        done = run([sys.executable, str(ROOT / "examples" / "listing.py"), *data, *epochs], "cpu")
+        accuracy = re.findall(r"test accuracy: ([\d.]+)", done["output"])[-1]
+        return {"seconds": done["seconds"], "accuracy": float(accuracy)}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "cifar_trainer", "train", "--quiet", "--offline", *data, *epochs]
+        command += ["--recipe", contestant.recipe, "--precision", contestant.precision, "--device", "cpu"]
+        done = run([*command, "--seed", str(seed), "--run-dir", f"{folder}/run"], "cpu")
+        with open(f"{folder}/run/history.csv", encoding="utf-8") as file:
+            accuracy = list(csv.DictReader(file))[-1]["val_accuracy"]
+    return {"seconds": done["seconds"], "accuracy": float(accuracy)}
+
+
+def format_table(runs: dict[str, list[dict[str, float]]]) -> str:
+    """A Markdown table: for each contestant its time, and the mean accuracy with its range."""
+    lines = ["| | n | median s | share of T | mean accuracy | lowest, highest |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
+    for name, done in runs.items():
+        seconds, accuracies = median_seconds(done), [each["accuracy"] for each in done]
+        lines.append(
+            f"| {name} | {len(done)} | {seconds:.1f} | {seconds / reference(runs):.2f} "
+            f"| {statistics.fmean(accuracies):.2%} | {min(accuracies):.2%}, {max(accuracies):.2%} |"
+        )
+    return "\n".join(lines)
+
+
+def median_seconds(done: list[dict[str, float]]) -> float:
+    """The median time of a contestant's runs."""
+    return statistics.median(each["seconds"] for each in done)
+
+
+def reference(runs: dict[str, list[dict[str, float]]]) -> float:
+    """T, the script's median time in s; NaN if it did not run."""
+    done = runs.get(CONTESTANTS[0].name)
+    return median_seconds(done) if done else float("nan")
+
+
+def draw(runs: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Draw the accuracy of each contestant against its share of T, with the range of its runs."""
+    from cifar_trainer.plots import LIGHT, LINES, PercentFormatter, new_figure, render
+
+    recipes = list(dict.fromkeys(each.recipe for each in CONTESTANTS))
+    with new_figure(LIGHT, 7, 4) as figure:
+        axes = figure.add_subplot()
+        for contestant in CONTESTANTS:
+            if not (done := runs.get(contestant.name)):
+                continue
+            shares = [each["seconds"] / reference(runs) for each in done]
+            accuracies = [each["accuracy"] for each in done]
+            x, y = statistics.median(shares), statistics.fmean(accuracies)
+            color = LINES[recipes.index(contestant.recipe)]
+            axes.errorbar(
+                x, y, [[y - min(accuracies)], [max(accuracies) - y]], [[x - min(shares)], [max(shares) - x]],
+                fmt="o" if contestant.precision == "float32" else "s", color=color, capsize=2,
+            )  # fmt: skip
+            plural = "" if contestant.epochs == 1 else "s"
+            label = f"{contestant.recipe}, {contestant.epochs} epoch{plural}"
+            axes.annotate(label, (x, y), (7, -4), textcoords="offset points", color=color, fontsize=8)
+        axes.set_xlabel("time of the whole process / time of the tutorial's script")
+        axes.set_ylabel("accuracy on the test set")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlim(left=0)
+        axes.margins(x=0.2)
+        axes.set_title("○ float32   □ bfloat16   bars: all runs", fontsize=8)
+        path.write_bytes(render(figure, path.suffix[1:]))
+
+
+def main() -> None:
+    """Run the contestants in turn, print the table, and draw the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--limit", type=int, help="train on only the first LIMIT images, for a quick look")
+    parser.add_argument("--only", nargs="*", default=[], help="contestants whose names contain one of these")
+    parser.add_argument("--rounds", type=int, help="default: three, and five of cpu90")
+    parser.add_argument(
+        "--output", type=Path, default=Path("pareto.json"), help="save or continue the results"
+    )
+    parser.add_argument("--plot", type=Path, help="PNG or SVG file")
+    parser.add_argument("--draw-only", action="store_true", help="print and draw the saved results")
+    options = parser.parse_args()
+
+    results: dict[str, Any] = {
+        "machine": {
+            "processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(),
+            "tensorflow": version("tensorflow"), "keras": version("keras"),
+        },
+        "runs": {},
+    }  # fmt: skip
+    if options.output.is_file():
+        results = json.loads(options.output.read_text(encoding="utf-8"))
+    chosen = [
+        each for each in CONTESTANTS if not options.only or any(word in each.name for word in options.only)
+    ]
+    for seed in range(0 if options.draw_only else max(each.rounds for each in chosen)):
+        for contestant in chosen:
+            done = results["runs"].setdefault(contestant.name, [])
+            if len(done) > seed or seed >= (options.rounds or contestant.rounds):
+                continue
+            done.append(measure(contestant, seed, options))
+            print(contestant.name, done[-1], flush=True)
+            options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    runs = {name: done for name, done in results["runs"].items() if done}
+    print(json.dumps(results["machine"], indent=2))
+    print(f"T: {reference(runs):.1f} s")
+    print(format_table(runs))
+    if options.plot:
+        draw(runs, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""90 % on CIFAR-10 without a GPU: `fast94` at half width, trained by Muon on images that grow.
+
+Everything was chosen by the accuracy on 5,000 held-out images after training on the other 45,000, in bfloat16
+on two threads of an AMD EPYC (Zen 4). One run each, so that differences below half a point say little.
+
+- Width: 32, 128 and 128 filters instead of 64, 256 and 256. They train 2.6 times as many images per second;
+  256 filters in the last block reached no more in three epochs than the same time on narrower ones.
+- Image sizes (progressive resizing; Tan & Le 2021, section 4.2): a step on 24×24 pixels takes 0.56 of the
+  time of one on 32×32. Four epochs at 24, 28, 28 and 32 pixels reached 88.8 %, five at 24, 24, 28, 28 and 32
+  pixels 89.8 %.
+- Muon: 87.1 % after three epochs, and 85.8 % with the Nesterov momentum of `fast94`. Rates of 0.12 and 0.35
+  instead of 0.2 reached 0.7 and 0.4 points less.
+- ReLU: 87.7 % after three epochs, and 87.1 % with SiLU, which takes a fifth longer. GELU is slower still.
+- The head's initial weights are PyTorch's. With a standard deviation of 1, as in airbench's own Muon recipe,
+  five epochs reached 88.8 %.
+- Two views of an image for its prediction: 89.8 %, 88.9 % with one and 89.7 % with six.
+- A batch of 500 divides the 50,000 images. 256 was not better than 512.
+"""
+
+from typing import TYPE_CHECKING
+
+from cifar_trainer.recipes import fast94
+from cifar_trainer.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+#: Factors of the images' height and width in equal parts of the run: 24, 24, 28, 28 and 32 pixels.
+SCALES = (0.75, 0.75, 0.875, 0.875, 1.0)
+
+
+def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
+    """The network of `fast94` with half its filters, and ReLU."""
+    return fast94.build_model(image_shape, classes, widths=(32, 128, 128), activation="relu", name="cpu90")
+
+
+def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
+    """Muon for the convolutions, Nesterov momentum for the rest; the rate falls linearly to 0."""
+    from cifar_trainer.recipes.optimizers import Muon, Schedule
+
+    return Muon(
+        Schedule("linear", learning_rate, total_steps),
+        kernel_momentum=0.6,
+        momentum=0.85,
+        scales={"dense/kernel": 3.35, "beta": 0.265, "whiten/bias": 0.265},
+        frozen={"whiten/bias": round(fast94.LATE * total_steps)},
+        total_steps=total_steps,
+    )
+
+
+def predict(model: "keras.Model", images: "tf.Tensor") -> "tf.Tensor":
+    """The mean logits, float32 [N, classes], of images, uint8 [N, H, W, C], and their mirror images."""
+    return (model(images, training=False) + model(images[:, :, ::-1], training=False)) / 2
+
+
+CPU90 = Recipe(
+    name="cpu90",
+    summary="90 % in five epochs: fast94 at half width, Muon, growing images; made for a CPU",
+    epochs=5,
+    batch_size=500,
+    learning_rate=0.2,
+    build_model=build_model,
+    build_optimizer=build_optimizer,
+    loss=fast94.loss,
+    augment=fast94.augment,
+    scales=SCALES,
+    initialize=fast94.initialize,
+    predict=predict,
+)
