@@ -33,7 +33,8 @@ T = TypeVar("T")
 PARTIAL_PREFIX = ".partial-"
 #: Seconds after which a writer must have locked its unfinished file.
 _SECONDS_TO_LOCK = 2.0
-#: A spreadsheet runs text with these beginnings as a formula, unless it is a number (OWASP, "CSV Injection").
+#: A spreadsheet runs text that starts with one of these as a formula, unless it is a number (OWASP, "CSV
+#: Injection").
 _FORMULA, _NUMBER = re.compile(r"[=+\-@]"), re.compile(r"[+-]?\d+([.,]\d+)*")
 #: Constants from fcntl.h and linux/fs.h: resolve paths from the current folder; swap two paths.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2

@@ -330,7 +330,7 @@ def _restore_transparency(image: Image.Image, png: bytes) -> None:
     if isinstance(key, int) and image.mode in ("1", "L") and bits < 8:
         image.info["transparency"] = key * 255 // (2**bits - 1)
     elif isinstance(key, tuple) and bits == 16:
-        # Pixels of this colour can be found only by both bytes of each value.
+        # To find pixels of this colour, compare both bytes of each value.
         lower: Any = _open(png)
         lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
         values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)

@@ -26,7 +26,7 @@ FIRST_LOSS = 0.5
 #: Maximum relative error of a gradient, as CS231n allows for networks with kinks.
 GRADIENT_ERROR = 1e-4
 #: Steps of the numeric gradient, and images for which it is computed. The first is large enough for small
-#: gradients; the second one crosses fewer kinks of the ReLUs, of which large networks have millions.
+#: gradients; the second one crosses fewer of the kinks that the ReLUs of large networks have by the million.
 _NUMERIC_STEPS, _GRADIENT_IMAGES = (1e-6, 1e-8), 4
 #: The largest share of a layer's ReLUs that are zero for all images.
 DEAD = 0.5
@@ -258,7 +258,7 @@ def _gradient_errors(
         slope = np.zeros(variable.shape) if gradient is None else np.asarray(gradient)
         direction = generator.normal(size=variable.shape)
         direction /= np.linalg.norm(direction)
-        # Mostly along the gradient, so that the slope is not lost in rounding.
+        # A direction close to the gradient, so that the slope is not lost in rounding.
         direction += slope / max(np.linalg.norm(slope), 1e-300)
         at, analytic, error = np.asarray(variable), float((slope * direction).sum()), np.inf
         for step in _NUMERIC_STEPS:

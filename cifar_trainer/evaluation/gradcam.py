@@ -29,7 +29,7 @@ class GradCam:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        # Clone: layers of a loaded Sequential have several outputs, those of a clone have one.
+        # Clone it: layers of a loaded Sequential have several outputs, but those of a clone have one.
         twin = keras.models.clone_model(model)
         twin.set_weights(model.get_weights())
         layer = last_feature_map(twin)
