@@ -285,7 +285,7 @@ class Settings:
         help="Epoch whose weights are saved; best is by validation accuracy.",
     )
     class_weights: str | None = setting(
-        None, choices=CLASS_WEIGHTS, help="Weight each image's loss inversely to the size of its class."
+        None, choices=CLASS_WEIGHTS, help="Weight each image's loss by the inverse of its class's size."
     )
     weights: str | None = setting(
         None, metavar="RUN|FILE.keras", affects_result=False, vary=True,

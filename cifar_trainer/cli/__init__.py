@@ -22,7 +22,7 @@ COMMANDS = {
     "explain": "Show why images get their classes.",
     "serve": "Classify images over HTTP.",
     "sweep": "Search for good settings with Optuna.",
-    "recipes": "List recipes, and draw the images that one trains on.",
+    "recipes": "List recipes, and draw augmented images.",
     "runs": "List runs.",
     "compare": "Compare runs.",
     "check": "Check data or training.",

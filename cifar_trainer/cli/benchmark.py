@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @make_command("benchmark")
 @click.argument("artefacts", metavar="[RUN | ARTEFACT...]", nargs=-1, type=RunType())
-@click.option("--run", type=RunType(), help="A run whose model and exports to measure.")
+@click.option("--run", type=RunType(), help="Run to measure: its model and exports.")
 @click.option(
     "--batch-size", type=int, multiple=True, metavar="N",
     help="Images per call; repeatable.  [default: 1, 8, 64, 512; --train: the recipe's]",

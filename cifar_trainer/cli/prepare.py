@@ -43,7 +43,7 @@ class DatasetOption(click.Option):
 )
 @click.option(
     "--test-fraction", type=float, metavar="X",
-    help="Split off a test set if the source has none (0 to 1).",
+    help="Share of each class to split off as a test set if the source has none.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, help="Seed that chooses the images of the test set.")
 @click.option(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @run_argument
 @click.option("--model", type=PathType(), metavar="ARTEFACT", help="Serve an exported artefact.")
 @coverage_option
-@click.option("--name", help="The model's name in the paths.  [default: the data set's]")
+@click.option("--name", help="The model's name in URLs.  [default: the data set's]")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 listens on all networks.")
 @click.option(
     "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
