@@ -13,6 +13,7 @@ import pytest
 from browser import SCHEMES, WIDTHS, accessibility_violations, open_browser, use_screen
 from serving_server import ColourModel, Running, images_of, running, served, web
 
+from cifar_trainer.conformal import Coverage
 from cifar_trainer.images import encode_png
 
 HTML = {"Accept": "text/html"}
@@ -156,6 +157,19 @@ def test_a_file_is_classified_in_the_browser(
     assert wait_for(driver, "verdict").startswith("green")
     names = [each.text for each in driver.find_elements("css selector", "#classes .name")]
     assert names == ["green", "red", "blue"]
+    assert not driver.find_element("id", "set").is_displayed()
+
+
+@pytest.mark.parametrize(("least", "shown"), [(0.3, "green"), (1.1, "unknown (no class is likely enough)")])
+def test_the_page_shows_the_set_of_the_servers_coverage(
+    driver: Any, png: bytes, tmp_path: Path, least: float, shown: str
+) -> None:
+    sets = Coverage(100, False, {"90": (least,)}).at(90)
+    (tmp_path / "green.png").write_bytes(png)
+    with running(SimpleNamespace(current=served(ColourModel(), sets=sets), failure=None)) as server:
+        driver.get(server.url)
+        driver.find_element("id", "file").send_keys(str(tmp_path / "green.png"))
+        assert wait_for(driver, "set") == f"90 % coverage: {shown}"
 
 
 @pytest.mark.parametrize(
