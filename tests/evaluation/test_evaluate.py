@@ -126,7 +126,7 @@ def test_the_page_needs_nothing_else_and_says_what_it_is_about(evaluated) -> Non
     ):  # fmt: skip
         assert expected in page, expected
     assert re.findall("<h2>(.*?)</h2>", page) == [
-        "Accuracy", "Errors", "Calibration", "Unfamiliar images", "Robustness", "Provenance",
+        "Accuracy", "Errors", "Calibration", "Coverage", "Unfamiliar images", "Robustness", "Provenance",
     ]  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def replace_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *models: ServedM
     (tmp_path / "model").write_bytes(b"1")
     sources = iter([models[0].source, *[models[1].source] * 2])
     opened = iter(models)
-    monkeypatch.setattr(model_module, "open_model", lambda source, version, size: next(opened))
+    monkeypatch.setattr(model_module, "open_model", lambda *arguments: next(opened))
     holder = ModelHolder(lambda: next(sources), 1)
     files.write_bytes(tmp_path / "model", b"22")
     assert until(holder.refresh)
