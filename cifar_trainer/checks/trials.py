@@ -307,7 +307,7 @@ class Trials:
             losses = self._run(f"range test, seed {seed}", order, rates.astype(np.float32))
             smoothed = smooth(losses)
             settled = min(SETTLED, max(0, len(smoothed) - 1))
-            highest = highest_rate(rates[settled:], smoothed[settled:])
+            highest = highest_rate(rates[settled:], smoothed[settled:], noise(losses[:SETTLED]))
             tests.append(RateRange(seed, tuple(map(float, rates)), tuple(map(float, smoothed)), highest))
         return tests
 
@@ -361,21 +361,29 @@ def smooth(losses: list[float]) -> np.ndarray:
     return np.array(smoothed)
 
 
-def highest_rate(rates: np.ndarray, smoothed: np.ndarray) -> float:
+def noise(losses: list[float]) -> float:
+    """The standard deviation of smoothed losses, from some losses of different batches before they change."""
+    return float(np.std(losses)) * ((1 - SMOOTHING) / (1 + SMOOTHING)) ** 0.5 if losses else 0.0
+
+
+def highest_rate(rates: np.ndarray, smoothed: np.ndarray, deviation: float = 0.0) -> float:
     """The highest rate before the loss diverges.
 
     The loss diverges if it is not finite, exceeds DIVERGED times the first loss, or, once it was lower by a
-    share of GAINED, loses three quarters of that gain.
+    share of GAINED, loses three quarters of that gain. Changes of three standard deviations are noise.
 
     Args:
         rates: float [steps], rising.
         smoothed: float [steps]; shorter if a loss was not finite.
+        deviation: standard deviation of smoothed losses at a constant rate.
     """
     if not len(smoothed):
         return 0.0
     best = np.minimum.accumulate(smoothed)
-    lost = (best < (1 - GAINED) * smoothed[0]) & (smoothed > 0.25 * best + 0.75 * smoothed[0])
-    faults = np.flatnonzero(lost | (smoothed > DIVERGED * smoothed[0]))
+    gained = smoothed[0] - best > max(GAINED * smoothed[0], 3 * deviation)
+    lost = gained & (smoothed > 0.25 * best + 0.75 * smoothed[0])
+    highest = smoothed[0] + max((DIVERGED - 1) * smoothed[0], 3 * deviation)
+    faults = np.flatnonzero(lost | (smoothed > highest))
     end = int(faults[0]) if len(faults) else len(smoothed)
     return float(rates[max(0, end - 1)])
 

@@ -14,7 +14,7 @@ from command_line import run_here
 from keras import layers
 
 from cifar_trainer.checks.training import TrainingCheck, check_training, render_page
-from cifar_trainer.checks.trials import Examination, examine, highest_rate
+from cifar_trainer.checks.trials import Examination, examine, highest_rate, noise
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.recipes import RECIPES, Batch, Recipe
 
@@ -190,6 +190,13 @@ def test_the_highest_rate_is_the_last_one_before_the_loss_diverges(
     losses: list[float], highest: float
 ) -> None:
     assert highest_rate(np.arange(6.0), np.array(losses)) == highest
+
+
+def test_the_noise_of_small_batches_is_no_divergence() -> None:
+    """A lucky batch, then ordinary ones."""
+    losses = np.array([2.3, 2.0, 2.4, 2.3, 2.8, 2.3])
+    assert [highest_rate(np.arange(6.0), losses, deviation) for deviation in (0.0, 0.2)] == [1.0, 5.0]
+    assert noise([2.0, 3.0]) == pytest.approx(0.5 * 0.1**0.5 / 1.9**0.5)
 
 
 def test_the_command_writes_a_page_and_exits_with_4_if_a_check_fails(
