@@ -37,8 +37,8 @@ _STEP, _ROUNDS, _WIDTHS = 0.06, 4, (0.65, 1.1)
 CELL, PROBES = 512, 8
 #: Vectors per cell from which k-means finds the centres, and its iterations.
 _SAMPLE, _ITERATIONS = 32, 8
-#: Images, or pairs, per block.
-_BLOCK = 512
+#: Images, or pairs, per block; and similarities per block of a search.
+_BLOCK, _SIMILARITIES = 512, 2**22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ def search(
     found = [(np.empty((0, 2), np.int64), np.empty(0, np.float32))]
     for members, (low, high) in zip(cells.members, itertools.pairwise(ends), strict=True):
         keys, count = cells.keys[members], min(NEIGHBOURS, len(members))
-        for asking in _blocks(order[low:high] // probes):
+        for asking in _blocks(order[low:high] // probes, _SIMILARITIES // max(1, len(members)) + 1):
             if not count:
                 break
             similar = queries[asking] @ keys.T
@@ -206,8 +206,8 @@ def search(
     return np.sort(pairs[rank < NEIGHBOURS], axis=1)
 
 
-def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
-    return (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
+def _blocks(values: np.ndarray, size: int = _BLOCK) -> Iterator[np.ndarray]:
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def filter_pairs(
