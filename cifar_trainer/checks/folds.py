@@ -18,7 +18,7 @@ RECIPE = "regularized"
 FOLDS = 4
 #: Training of a fold: number of images, counting repetitions, and range of epochs (each as long as one of the
 #: whole training set).
-_SEEN, _EPOCHS = 300_000, (6, 40)
+_SEEN, _EPOCHS = 350_000, (7, 40)
 #: Seed of the folds and of the training.
 SEED = 0
 _BATCH = 64
