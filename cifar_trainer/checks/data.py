@@ -13,6 +13,7 @@ from cifar_trainer.checks.data_report import (
     Group,
     Image,
     Suspect,
+    for_spreadsheets,
     format_groups,
     format_suspects,
 )
@@ -93,8 +94,11 @@ def check_data(
     page = render_page(loaded, result, record, groups, suspects, odd, config, run)
     with files.writing(target, _REMEDY), files.atomic_folder(target, replace=True) as partial:
         files.write_text(partial / "report.html", page)
-        files.write_text(partial / "groups.csv", format_groups(loaded, groups))
-        files.write_text(partial / "suspects.csv", format_suspects(loaded, suspects))
+        for name, table in (
+            ("groups.csv", format_groups(loaded, groups)),
+            ("suspects.csv", format_suspects(loaded, suspects)),
+        ):
+            files.write_text(partial / name, for_spreadsheets(table))
         write_check(partial, record)
     return result
 

@@ -102,6 +102,11 @@ def format_suspects(dataset: Dataset, suspects: list[Suspect]) -> str:
     )
 
 
+def for_spreadsheets(table: str) -> str:
+    """A CSV table with a byte order mark if it is not ASCII: without one, Excel does not decode it as UTF-8."""
+    return table if table.isascii() else f"\ufeff{table}"
+
+
 def _row(dataset: Dataset, image: Image) -> dict[str, object]:
     label = splits_of(dataset)[image.split].labels[image.index]
     names = {"file": file_of(dataset, image), "label": dataset.classes[label]}

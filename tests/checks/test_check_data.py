@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from cifar_trainer import prepare
 from cifar_trainer.checks import folds
+from cifar_trainer.checks.data_report import for_spreadsheets
 from cifar_trainer.checks.findings import find_simple
 from cifar_trainer.data.check_record import read_check
 from cifar_trainer.data.dataset import Split
@@ -94,7 +95,10 @@ def test_the_files_correct_the_data_set(checked: tuple[Path, Any], source: Path,
     folder = checked[0] / "pets" / "check"
     first = rows(folder / "suspects.csv")[0]
     edited = tmp_path / "corrections.csv"
-    edited.write_text(f"file,label\n{first['file']},{first['suggested']}\n")
+    # As `check data` writes it for names that are not ASCII.
+    table = for_spreadsheets(f"file,label,seen by\n{first['file']},{first['suggested']},Zoë\n")
+    assert table.startswith("\ufeff")
+    edited.write_text(table)
     prepare("pets", tmp_path, source=source, relabel=edited, keep_groups=folder / "groups.csv")
     corrected = load_dataset(tmp_path, "pets")
     label = corrected.train.labels[corrected.train.files.index(first["file"])]
