@@ -103,7 +103,7 @@ def format_suspects(dataset: Dataset, suspects: list[Suspect]) -> str:
 
 
 def for_spreadsheets(table: str) -> str:
-    """A CSV table with a byte order mark if it is not ASCII: without one, Excel does not decode it as UTF-8."""
+    """A CSV table, with a byte order mark if it is not ASCII: Excel decodes UTF-8 only with one."""
     return table if table.isascii() else f"\ufeff{table}"
 
 
