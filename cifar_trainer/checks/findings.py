@@ -58,10 +58,12 @@ def find_simple(dataset: Dataset) -> tuple[list[Finding], Odd]:
         marked = unusual_sizes(sizes)
         unusual["train"] = np.flatnonzero(marked[: len(train)])
         unusual["test"] = np.flatnonzero(marked[len(train) :])
-        count, (width, height) = int(marked.sum()), np.median(sizes, axis=0)
+        count, (width, height) = int(marked.sum()), sizes[np.argsort(sizes.prod(axis=1))[len(sizes) // 2]]
         if count:
-            message = f"{counted(count, 'image')} of unusual size or shape."
-            findings.append(Finding("size", count, f"{message} The median is {width:.0f}×{height:.0f}."))
+            message = (
+                f"{counted(count, 'image')} of unusual size or shape. A typical one is {width}×{height}."
+            )
+            findings.append(Finding("size", count, message))
     means = [statistics[name][0] for name in splits]
     difference = float(means[0].mean() - means[1].mean())
     spread = float(np.sqrt((means[0].var() + means[1].var()) / 2))
