@@ -1,4 +1,4 @@
-"""Declarations of a run's settings and runtime options.
+"""Declarations of a run's settings and runtime options; `serving.settings` has those of `serve`.
 
 A setting belongs to the run: config.json stores it, and a resume must not change it unless its declaration
 says so. A runtime option changes how a run executes, but not what it computes.
@@ -10,12 +10,14 @@ vary or `--resume` may change, and the table in docs/training.md are all derived
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
+import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cifar_trainer.errors import UsageError
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import keras
 
     from cifar_trainer.training.reporter import TrainingReporter
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: The default folder of the prepared data sets.
 DEFAULT_DATA_DIR = Path("data")
@@ -73,6 +77,7 @@ class Declaration:
         example: an example value for error messages.
         seconds: whether it is a duration in seconds.
         metavar: the value's name in `--help`; None shows the choices or the type.
+        variable: an environment variable besides that of every option.
         affects_result: whether a different value gives different weights.
         vary: whether a sweep may vary it.
         resumable: whether a resume may change it.
@@ -96,6 +101,7 @@ class Declaration:
     example: str | None = None
     seconds: bool = False
     metavar: str | None = None
+    variable: str | None = None
     affects_result: bool = True
     vary: bool = False
     resumable: bool = False
@@ -167,23 +173,23 @@ def _a_type(value: Any) -> str:
     return "not set" if value is None else names.get(type(value), f"of type {type(value).__name__}")
 
 
-def setting(default: Any = None, *, required: bool = False, **declaration: Any) -> Any:
-    """Declare a field of `Settings` or `RuntimeOptions`.
+def setting(default: Any = None, *, required: bool = False, secret: bool = False, **declaration: Any) -> Any:
+    """Declare a field of a class of settings.
 
     Args:
-        default: the value that `train` uses if the argument is omitted.
+        default: the value if the argument is omitted.
         required: omit the dataclass field's own default, so that a run's settings are always complete.
+        secret: keep the value out of logs and tracebacks.
         declaration: attributes of `Declaration`.
     """
+    options: dict[str, Any] = {} if required or declaration.get("of_recipe") else {"default": default}
     metadata = {"declaration": {"default": default, **declaration}}
-    if required or declaration.get("of_recipe"):
-        return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(repr=not secret, metadata=metadata, **options)
 
 
 @functools.cache
 def declared(cls: type) -> dict[str, Declaration]:
-    """The declarations of `Settings` or `RuntimeOptions`, by name, in order."""
+    """The declarations of a class of settings, by name, in order."""
     declarations = {}
     for field in dataclasses.fields(cls):
         if "declaration" in field.metadata:
@@ -192,6 +198,51 @@ def declared(cls: type) -> dict[str, Declaration]:
                 field.name, kind, optional, **field.metadata["declaration"]
             )
     return declarations
+
+
+def documented(
+    declarations: Sequence[Declaration],
+    others: Mapping[str, Any] = types.MappingProxyType({}),
+    *,
+    defaults: bool = True,
+) -> Callable[[F], F]:
+    """Document a function that takes declared settings as keyword arguments.
+
+    Args:
+        declarations: those to add to the signature, and to the docstring in place of `{settings}`.
+        others: further arguments of the signature, and their defaults.
+        defaults: whether the settings have their own defaults; otherwise None.
+    """
+    arguments = {each.name: each.default if defaults else None for each in declarations} | dict(others)
+    lines = [
+        textwrap.fill(
+            f"{each.name}: {each.help}{' In seconds.' if each.seconds else ''}",
+            108,
+            initial_indent=" " * 8,
+            subsequent_indent=" " * 12,
+        )
+        for each in declarations
+    ]
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        explicit = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [inspect.Parameter(name, keyword, default=value) for name, value in arguments.items()]
+        function.__signature__ = signature.replace(parameters=[*explicit, *added])  # type: ignore[attr-defined]
+        function.__doc__ = (function.__doc__ or "").replace("        {settings}", "\n".join(lines))
+        return function
+
+    return decorate
+
+
+def check_known(function: str, arguments: Iterable[str], known: Sequence[str]) -> None:
+    """Raise UsageError, with the nearest match, if the function has no argument of one of these names."""
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else f" help(cifar_trainer.{function}) lists them."
+            raise UsageError(f"{function}() has no argument {name!r}.{hint}")
 
 
 def _type_of(hint: Any) -> tuple[type, bool]:

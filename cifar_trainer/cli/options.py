@@ -45,9 +45,11 @@ def setting_option(declaration: Declaration) -> Callable[[Command], Command]:
     name = declaration.option
     if declaration.type is bool and declaration.optional:
         name, kind = f"{name}/--no-{name.removeprefix('--')}", {}
+    variable = declaration.variable and f"  [env: {declaration.variable}]"
     return click.option(
-        name, declaration.name, default=None, show_default=False, help=declaration.help + default, **kind
-    )
+        name, declaration.name, default=None, show_default=False, envvar=declaration.variable,
+        help=declaration.help + default + (variable or ""), **kind,
+    )  # fmt: skip
 
 
 def _metavar(declaration: Declaration) -> str | None:

@@ -50,7 +50,7 @@ def make_app(service: Service) -> ASGIApp:
             return path
         return next((each.path for each in routes if each.matches(scope)[0] is not Match.NONE), "other")
 
-    app = limits.limited(router, settings.limits)
+    app = limits.limited(router, settings)
     app = limits.authorized(app, settings.api_key, pages.key_page(settings.name))
     app = limits.same_site(app, settings)
     app = limits.measured(app, service.metrics, route_of, service.is_stopping)

@@ -20,7 +20,7 @@ from cifar_trainer.errors import printable
 from cifar_trainer.serving.api.bodies import json_response
 from cifar_trainer.serving.errors import ErrorBody, RequestError, not_found
 from cifar_trainer.serving.monitoring import Metrics
-from cifar_trainer.serving.settings import Limits, Settings
+from cifar_trainer.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("cifar_trainer.serving.access")
@@ -188,8 +188,9 @@ def authorized(app: ASGIApp, api_key: str | None, key_page: Response) -> ASGIApp
     return call
 
 
-def limited(app: ASGIApp, limits: Limits) -> ASGIApp:
+def limited(app: ASGIApp, settings: Settings) -> ASGIApp:
     """Read the body within its limits, answer before the deadline, and stop if the client leaves."""
+    limits = settings.limits
     held = 0
 
     def check_size(size: int) -> None:
@@ -200,7 +201,7 @@ def limited(app: ASGIApp, limits: Limits) -> ASGIApp:
         nonlocal held
         body = bytearray()
         try:
-            async with asyncio.timeout(limits.request_seconds):
+            async with asyncio.timeout(settings.deadline):
                 check_size(int(Headers(scope=scope).get("content-length", "0")))
                 async for part in Request(scope, receive).stream():
                     check_size(len(body) + len(part))
@@ -211,7 +212,7 @@ def limited(app: ASGIApp, limits: Limits) -> ASGIApp:
                 scope[_BODY_READ] = True
                 await _answer(app, scope, receive, send, bytes(body))
         except TimeoutError:
-            seconds = f"{limits.request_seconds:g} s"
+            seconds = f"{settings.deadline:g} s"
             if not scope.get(_BODY_READ):
                 raise RequestError(
                     408, "slow_client", f"The request was not complete after {seconds}."

@@ -1,8 +1,14 @@
 """`serve`: opens the port and the model, and runs the server until it is stopped."""
 
+from cifar_trainer.extras import check_extra
+
+# Before the imports that fail without the extra: the function and the command then have one message.
+check_extra("serve", "serve", ("starlette", "uvicorn", "httptools", "prometheus_client"))
+
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import logging
 import resource
@@ -10,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -21,7 +28,8 @@ from cifar_trainer.serving.app import make_app
 from cifar_trainer.serving.connections import protocol_with
 from cifar_trainer.serving.model import ModelHolder, ServedModel, settle
 from cifar_trainer.serving.service import Service
-from cifar_trainer.serving.settings import Limits, Settings
+from cifar_trainer.serving.settings import Settings
+from cifar_trainer.settings import check_known, declared, documented
 
 #: File descriptors needed besides those of the connections.
 _OTHER_DESCRIPTORS = 200
@@ -62,7 +70,7 @@ def make_server(service: Service) -> Server:
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=int(limits.idle_seconds),
-        timeout_graceful_shutdown=int(limits.request_seconds) + 5,
+        timeout_graceful_shutdown=int(service.settings.deadline) + 5,
     )
     server = Server(config)
     service.metrics.connections.set_function(lambda: len(server.server_state.connections))
@@ -87,26 +95,17 @@ def _return_memory() -> None:
         mallopt(_M_ARENA_MAX, 2)
 
 
+@documented([*declared(Settings).values()])
 def serve(
     run: str | Path | None = None,
     *,
     model: str | Path | None = None,
     coverage: float | str | None = None,
-    name: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8501,
     allowed_hosts: Sequence[str] = (),
-    max_batch_size: int = 64,
-    batch_timeout_ms: float = 0.0,
-    max_enqueued_batches: int = 16,
-    deadline: float = 30.0,
-    api_key: str | None = None,
-    watch: bool = False,
     keep_unfamiliar: str | Path | None = None,
-    keep_limit: int = 1000,
-    alert_webhook: str | None = None,
     verbose: bool = False,
     on_start: Callable[[str, str, ServedModel], None] = lambda url, name, model: None,
+    **arguments: Any,
 ) -> None:
     """Serve a run's model, or an artefact, until SIGINT or SIGTERM; then finish the accepted requests.
 
@@ -114,18 +113,9 @@ def serve(
         run: the run's folder; by default, the newest run at the start.
         model: an artefact instead of a run.
         coverage: also give sets of classes that contain the right one with this probability (`predict`).
-        name: the model's name in the protocols' paths; by default, the data set's.
-        host, port: address to listen on; port 0 picks a free one.
         allowed_hosts: other host names to accept; `*` accepts any.
-        max_batch_size: the largest batch, in images.
-        batch_timeout_ms: milliseconds that a batch waits for more images.
-        max_enqueued_batches: maximum number of queued batches.
-        deadline: maximum seconds per request.
-        api_key: the key that clients must send.
-        watch: load a new version of the model when its files change.
         keep_unfamiliar: folder in which to store unfamiliar images.
-        keep_limit: maximum number of images in it.
-        alert_webhook: URL that gets a POST when drift begins.
+        {settings}
         verbose: show TensorFlow's own messages.
         on_start: called with the page's URL, the model's name and the model once all are ready.
 
@@ -137,26 +127,21 @@ def serve(
     """
     if run is not None and model is not None:
         raise UsageError("RUN and --model were both given. Pass only one.")
+    check_known("serve", arguments, [*declared(Settings)])
+    given = {name: value for name, value in arguments.items() if value is not None}
+    # Checked before a model is looked for, which may give the name.
+    settings = Settings(
+        **{"name": "model", **given},
+        allowed_hosts=tuple(allowed_hosts),
+        keep_unfamiliar=None if keep_unfamiliar is None else Path(keep_unfamiliar),
+    )
     artefact = None if model is None else Path(model)
     percent = None if coverage is None else parse_coverage(coverage)
     source = find_source(None if run is None else Path(run), artefact)
     # With --watch, a newer run is not a new version: it may have different data.
     chosen = None if source.run is None else source.run.path
-    settings = Settings(
-        name=name or source.dataset,
-        host=host,
-        port=port,
-        allowed_hosts=tuple(allowed_hosts),
-        max_batch_size=max_batch_size,
-        batch_timeout_ms=batch_timeout_ms,
-        max_enqueued_batches=max_enqueued_batches,
-        api_key=api_key,
-        watch=watch,
-        keep_unfamiliar=None if keep_unfamiliar is None else Path(keep_unfamiliar),
-        keep_limit=keep_limit,
-        alert_webhook=alert_webhook,
-        limits=Limits(request_seconds=deadline),
-    )
+    if "name" not in given:
+        settings = dataclasses.replace(settings, name=source.dataset)
     _return_memory()
     # Bind first: opening a model takes seconds.
     with listen(settings.host, settings.port) as bound:

@@ -5,6 +5,7 @@ import urllib.parse
 from pathlib import Path
 
 from cifar_trainer.errors import UsageError
+from cifar_trainer.settings import declared, setting
 
 MIB = 2**20
 
@@ -19,7 +20,6 @@ class Limits:
         bodies_bytes: size of all bodies that are being read or answered.
         header_bytes: size of a request's line and headers.
         header_seconds: time from the start of a connection, or of its next request, to the end of headers.
-        request_seconds: time from the headers to the end of the answer.
         idle_seconds: time that a connection may wait for its next request.
         connections: number of open connections. For one more, the longest idle one is closed, or else the
             slowest upload.
@@ -31,7 +31,6 @@ class Limits:
     bodies_bytes: int = 128 * MIB
     header_bytes: int = 16 * 1024
     header_seconds: float = 10.0
-    request_seconds: float = 30.0
     idle_seconds: float = 60.0
     connections: int = 1000
     image_pixels: int = 16_000_000
@@ -39,29 +38,46 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The arguments of `serve` (see there), and the limits.
+    """The settings of `serve`.
 
     Attributes:
+        allowed_hosts: other host names to accept; `*` accepts any.
+        keep_unfamiliar: folder in which to store unfamiliar images.
         watch_seconds: seconds between two checks for a new version.
+
+    Raises:
+        UsageError: a value is invalid.
     """
 
-    name: str
-    host: str = "127.0.0.1"
-    port: int = 8501
+    name: str = setting(required=True, default_text="the data set's", help="The model's name in URLs.")
+    host: str = setting("127.0.0.1", help="Address to listen on; 0.0.0.0 listens on all networks.")
+    port: int = setting(8501, at_least=0, at_most=65535, help="Port to listen on; 0 picks a free one.")
+    max_batch_size: int = setting(64, at_least=1, at_most=4096, help="Images in one batch.")
+    batch_timeout_ms: float = setting(
+        0.0, at_least=0, at_most=1000, help="How long a batch waits for more images."
+    )
+    max_enqueued_batches: int = setting(
+        16, at_least=1, at_most=10_000, help="Maximum number of queued batches. Beyond it, requests get 503."
+    )
+    deadline: float = setting(30.0, at_least=0.1, at_most=600, help="Maximum seconds per request.")
+    api_key: str | None = setting(
+        None, secret=True, variable="CIFAR_TRAINER_API_KEY",
+        help="Key that clients must send. Prefer the variable: other users can read the command line.",
+    )  # fmt: skip
+    watch: bool = setting(False, help="Load a new version of the model when its files change.")
+    keep_limit: int = setting(1000, at_least=1, at_most=1_000_000, help="Maximum number of images to store.")
+    # A webhook's URL often is a secret.
+    alert_webhook: str | None = setting(
+        None, secret=True, metavar="URL", help="URL to POST to when drift starts."
+    )
     allowed_hosts: tuple[str, ...] = ()
-    max_batch_size: int = 64
-    batch_timeout_ms: float = 0.0
-    max_enqueued_batches: int = 16
-    # Secrets stay out of logs and tracebacks. A webhook's URL often is one.
-    api_key: str | None = dataclasses.field(default=None, repr=False)
-    watch: bool = False
-    watch_seconds: float = 1.0
     keep_unfamiliar: Path | None = None
-    keep_limit: int = 1000
-    alert_webhook: str | None = dataclasses.field(default=None, repr=False)
+    watch_seconds: float = 1.0
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
+        for name, declaration in declared(Settings).items():
+            declaration.check(getattr(self, name))
         if not self.name.isprintable() or set(self.name) & set("/:?#%\\ ") or self.name in ("", ".", ".."):
             raise UsageError(
                 f"--name {self.name!r} cannot be part of a path. Expected letters, digits, - and _."

@@ -6,11 +6,8 @@ the data.
 
 import contextlib
 import dataclasses
-import difflib
-import inspect
 import statistics
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -23,12 +20,13 @@ from cifar_trainer.run import GROUP_FILE, Run, TrainResult, check_new, open_run,
 from cifar_trainer.settings import (
     DEFAULT_DATA_DIR,
     STACKS,
-    Declaration,
     RuntimeOptions,
     Settings,
     check_choice,
+    check_known,
     check_seed,
     declared,
+    documented,
     option_name,
 )
 from cifar_trainer.training.distributed import check_single_process
@@ -38,8 +36,13 @@ from cifar_trainer.training.transfer import absolute, ancestors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The runtime options that are arguments of `train` and `resume`.
-_ARGUMENTS = [each for each in dataclasses.fields(RuntimeOptions) if each.name != "side_by_side"]
+#: The runtime options; those without a declaration that `train` and `resume` take, and their defaults.
+_OPTIONS = declared(RuntimeOptions)
+_UNDECLARED = {
+    field.name: field.default
+    for field in dataclasses.fields(RuntimeOptions)
+    if field.name not in {*_OPTIONS, "side_by_side"}
+}
 #: More seeds than anyone trains, so that a typo cannot fill the memory.
 MAX_SEEDS = 10_000
 
@@ -110,33 +113,6 @@ class _Group:
     settings: dict[str, Any]
 
 
-def _documented(settings: Iterable[Declaration], *, defaults: bool) -> Callable[[F], F]:
-    """Add settings and runtime options to the signature, and to the docstring in place of `{settings}`."""
-    declarations = [*settings, *declared(RuntimeOptions).values()]
-    lines = [
-        textwrap.fill(
-            f"{each.name}: {each.help}{' In seconds.' if each.seconds else ''}",
-            108,
-            initial_indent=" " * 8,
-            subsequent_indent=" " * 12,
-        )
-        for each in declarations
-    ]
-    arguments = {each.name: each.default if defaults else None for each in declarations}
-    arguments |= {field.name: field.default for field in _ARGUMENTS if field.name not in arguments}
-
-    def decorate(function: F) -> F:
-        signature = inspect.signature(function)
-        explicit = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        added = [inspect.Parameter(name, keyword, default=value) for name, value in arguments.items()]
-        function.__signature__ = signature.replace(parameters=[*explicit, *added])  # type: ignore[attr-defined]
-        function.__doc__ = (function.__doc__ or "").replace("        {settings}", "\n".join(lines))
-        return function
-
-    return decorate
-
-
 @overload
 def train(*, seeds: None = None, **arguments: Any) -> TrainResult: ...
 
@@ -145,7 +121,7 @@ def train(*, seeds: None = None, **arguments: Any) -> TrainResult: ...
 def train(*, seeds: int | str | Sequence[int], **arguments: Any) -> GroupResult: ...
 
 
-@_documented(declared(Settings).values(), defaults=True)
+@documented([*declared(Settings).values(), *_OPTIONS.values()], _UNDECLARED)
 def train(
     *,
     seeds: int | str | Sequence[int] | None = None,
@@ -215,7 +191,10 @@ def resume(run: Run, **arguments: Any) -> TrainResult: ...
 def resume(run: str | Path, **arguments: Any) -> TrainResult | GroupResult: ...
 
 
-@_documented((each for each in declared(Settings).values() if each.resumable), defaults=False)
+@documented(
+    [*(each for each in declared(Settings).values() if each.resumable), *_OPTIONS.values()],
+    _UNDECLARED, defaults=False,
+)  # fmt: skip
 def resume(
     run: Run | str | Path,
     *,
@@ -262,12 +241,7 @@ def _split_arguments(function: str, arguments: Mapping[str, Any]) -> tuple[dict[
     Raises:
         UsageError: an argument is unknown or invalid.
     """
-    known = [*declared(Settings), *(field.name for field in _ARGUMENTS)]
-    for name in arguments:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else f" help(cifar_trainer.{function}) lists them."
-            raise UsageError(f"{function}() has no argument {name!r}.{hint}")
+    check_known(function, arguments, [*declared(Settings), *_OPTIONS, *_UNDECLARED])
     options = {name: value for name, value in arguments.items() if value is not None}
     settings = {name: options.pop(name) for name in declared(Settings) if name in options}
     if "weights" in settings:
