@@ -179,7 +179,7 @@ class Trials:
         self.batch_size = min(recipe.batch_size, batch, len(samples.train))
         self.learning_rate = recipe.learning_rate * min(1.0, self.batch_size / recipe.batch_size)
         self.updates: dict[str, float] = {}
-        self._on_progress, self._done = on_progress, 0
+        self._on_progress = on_progress
         optimizer = recipe.build_optimizer(self.learning_rate, steps)
         own, self._table = rate_of(optimizer), _Table(steps)
         # The recipe's own schedule, compressed into this run.
