@@ -124,3 +124,15 @@ def test_a_postgresql_is_reached_through_psycopg() -> None:
 def test_the_default_is_a_file_in_the_sweeps_folder(tmp_path: Path) -> None:
     assert parse_storage(None, tmp_path).file == tmp_path / "optuna.db"
     assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+def test_a_sweep_whose_weights_do_not_exist_is_refused_before_it_starts(
+    small_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    with pytest.raises(UsageError, match=r"--weights .*missing does not exist"):
+        sweep(
+            name="x", set=[f"weights={tmp_path / 'missing'}"], dataset="synthetic", data_dir=small_data,
+            run_dir=folder,
+        )  # fmt: skip
+    assert not folder.exists()
