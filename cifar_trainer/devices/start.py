@@ -157,6 +157,8 @@ def load_tensorflow(verbose: bool = False) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with _captured_stderr():
         _import()
+    # TensorFlow warns if functions are traced often. The training loop is, once for each phase of each run.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _import() -> None:

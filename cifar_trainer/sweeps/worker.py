@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import logging
 import os
 import select
 import shlex
@@ -170,8 +169,6 @@ def main() -> None:
     # Terminals and schedulers signal all processes; the command stops its workers itself.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Each trial traces the training loop again, which TensorFlow warns about.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     command = Command(0, os.dup(1))
     # Keep other output out of the stream of messages.
     os.dup2(2, 1)
