@@ -34,16 +34,21 @@ _MIN_COMMANDS = 5
 _STEPS = 32
 
 
-def lower(recipe: str, precision: str, batch_size: int, images: int, seeds: int) -> bytes:
+def lower(
+    recipe: str, precision: str, batch_size: int, images: int, seeds: int, augment: str | None = None
+) -> bytes:
     """Lower the training loop of these seeds for a GPU, as a serialized HloModuleProto."""
     from cifar_trainer import devices
     from cifar_trainer.recipes import is_splittable
     from cifar_trainer.settings import Settings
 
     configs = [
-        Settings(recipe, "cifar10", 1, batch_size, 0.001, seed, precision=precision, device="cpu", xla=True)
+        Settings(
+            recipe, "cifar10", 1, batch_size, 0.001, seed,
+            precision=precision, device="cpu", xla=True, augment=augment,
+        )
         for seed in range(seeds)
-    ]
+    ]  # fmt: skip
     devices.start(configs[0], split=is_splittable(configs[0]))
     import numpy as np
 
@@ -189,6 +194,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--seeds", type=int, default=1, help="runs side by side in one program")
+    parser.add_argument("--augment", help="as for train")
     parser.add_argument("--flags", default="--xla_gpu_enable_triton_gemm=false", help="further flags for XLA")
     parser.add_argument("--lower-only", type=Path, metavar="FILE", help="write the HLO to FILE, and stop")
     parser.add_argument("--compiler", default=sys.executable, help="a Python with jaxlib for CUDA")
@@ -201,7 +207,9 @@ def main() -> None:
     here = options.compiler == sys.executable
     if options.lower_only is None and here and importlib.util.find_spec("jax_plugins") is None:
         sys.exit("JAX's XLA for CUDA is not installed. Install it with: pip install -e '.[gpu-program]'")
-    lowered = lower(options.recipe, options.precision, options.batch_size, options.images, options.seeds)
+    lowered = lower(
+        options.recipe, options.precision, options.batch_size, options.images, options.seeds, options.augment
+    )
     if options.lower_only is not None:
         options.lower_only.write_bytes(lowered)
         return

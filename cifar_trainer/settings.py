@@ -12,6 +12,7 @@ import difflib
 import functools
 import inspect
 import math
+import re
 import textwrap
 import types
 import typing
@@ -52,6 +53,15 @@ CLASS_WEIGHTS = ("balanced",)
 IMAGENET = "imagenet"
 #: The value of `freeze` that holds every layer except the last.
 ALL_BUT_HEAD = "all-but-head"
+#: The operations of --augment in the order in which they are applied: type and range of each argument.
+AUGMENTATIONS: Mapping[str, Sequence[tuple[type, float, float]]] = {
+    "crop": [(int, 1, 64)],
+    "flip": [],
+    "randaugment": [(int, 1, 8), (int, 0, 10)],
+    "erase": [(float, 0, 1)],
+    "mixup": [(float, 0.01, 100)],
+    "cutmix": [(float, 0.01, 100)],
+}
 #: Whether several seeds train in one program: on a GPU only, also on a CPU, or never.
 STACKS = ("auto", "on", "off")
 
@@ -354,6 +364,11 @@ class Settings:
         None, at_least=1, metavar="EPOCHS", vary=True,
         help="After this many epochs, also train the frozen layers, at a tenth of the learning rate.",
     )  # fmt: skip
+    augment: str | None = setting(
+        None, metavar="LIST", default_text="the recipe's", vary=True,
+        help="Augmentation: crop:4, flip, randaugment:2:9, erase:0.25, mixup:0.2, cutmix:1, or several of "
+        "them joined by commas; or none.",
+    )  # fmt: skip
     recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -361,6 +376,11 @@ class Settings:
             object.__setattr__(self, "recipe", FORMER_RECIPES.get(self.recipe, self.recipe))
         for name, declaration in declared(Settings).items():
             declaration.check(getattr(self, name))
+        if self.augment is not None:
+            # One form for each augmentation, however it was written.
+            operations = parse_augmentation(self.augment).items()
+            words = [":".join([name, *(f"{value:g}" for value in values)]) for name, values in operations]
+            object.__setattr__(self, "augment", ",".join(words) or "none")
         if self.warmup is not None and self.warmup > self.epochs:
             raise UsageError(
                 f"--warmup {self.warmup} is out of range. Expected a number from 0 to --epochs "
@@ -470,6 +490,38 @@ def check_choice(
     )
     hint = f" Did you mean {suggestion!r}?" if suggestion else ""
     raise UsageError(f"{option_name(name)} {value!r} is invalid. Choose from {', '.join(choices)}.{hint}")
+
+
+def parse_augmentation(text: str) -> dict[str, tuple[Any, ...]]:
+    """The arguments of each operation of --augment, in the order of `AUGMENTATIONS`; empty for `none`.
+
+    Args:
+        text: operations joined by `,`, or by `+`, because `sweep --set` separates values by commas.
+
+    Raises:
+        UsageError: an operation is unknown or repeated, or an argument is missing or out of range.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    for part in [] if text.strip() == "none" else re.split("[,+]", text):
+        name, *words = part.strip().split(":")
+        try:
+            ranges = AUGMENTATIONS[name]
+            values = tuple(kind(word) for (kind, _, _), word in zip(ranges, words, strict=True))
+            valid = name not in found
+            valid &= all(low <= value <= high for (_, low, high), value in zip(ranges, values, strict=True))
+        except (KeyError, ValueError):
+            valid = False
+        if not valid:
+            forms = (
+                ":".join([operation, *(f"{low:g}..{high:g}" for _, low, high in ranges)])
+                for operation, ranges in AUGMENTATIONS.items()
+            )
+            raise UsageError(
+                f"--augment {text!r} is invalid at {part!r}. Expected none, or operations joined by commas, "
+                f"such as crop:4,flip. Each may occur once: {', '.join(forms)}."
+            )
+        found[name] = values
+    return {name: found[name] for name in AUGMENTATIONS if name in found}
 
 
 def check_count(name: str, value: int) -> None:

@@ -47,6 +47,16 @@ EVERYTHING = {**declared(Settings), **declared(RuntimeOptions)}
         ("schedule", "cosin", "Did you mean 'cosine'?"),
         ("class_weights", "balance", "Did you mean 'balanced'?"),
         ("conv", "matmull", "Did you mean 'matmul'?"),
+        ("augment", "flop", "--augment 'flop' is invalid at 'flop'. Expected none, or operations joined by"),
+        ("augment", "", "crop:1..64, flip, randaugment:1..8:0..10, erase:0..1, mixup:0.01..100, cutmix:"),
+        ("augment", "flip,crop", "is invalid at 'crop'"),
+        ("augment", "flip:1", "is invalid at 'flip:1'"),
+        ("augment", "flip,flip", "Each may occur once"),
+        ("augment", "flip,none", "is invalid at 'none'"),
+        ("augment", "crop:4.5", "is invalid at 'crop:4.5'"),
+        ("augment", "mixup:nan", "is invalid at 'mixup:nan'"),
+        ("augment", "randaugment:2:11", "is invalid at 'randaugment:2:11'"),
+        ("augment", 3, "--augment 3 is a number. Expected a string."),
         ("patience", 3, "--patience needs --validation holdout"),
         ("keep", "best", "--keep best needs --validation holdout"),
         ("schedule", "plateau", "--schedule plateau needs --validation holdout"),
@@ -56,6 +66,14 @@ def test_a_setting_that_is_not_possible_is_named_with_what_is(name: str, value: 
     with pytest.raises(UsageError) as error:
         Settings(**{**GIVEN, name: value})
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("flip+ crop:04", "crop:4,flip"), ("cutmix:1.0,mixup:.2", "mixup:0.2,cutmix:1"), (" none", "none")],
+)
+def test_an_augmentation_has_one_form_however_it_is_written(text: str, kept: str) -> None:
+    assert Settings(**GIVEN, augment=text).augment == kept
 
 
 @pytest.mark.parametrize(

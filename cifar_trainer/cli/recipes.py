@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cifar_trainer.cli.base import RECIPE, data_dir_option, make_command, plot_option, save_plot
+from cifar_trainer.cli.options import setting_option
 from cifar_trainer.errors import UsageError
+from cifar_trainer.settings import Settings, declared, parse_augmentation
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
 @make_command("recipes")
 @click.option("--show", type=RECIPE, metavar="NAME|FILE.py", help="Recipe to list, or to draw with --plot.")
 @plot_option("With --show: draw training images as the network sees them in three epochs.")
+@setting_option(declared(Settings)["augment"])
 @data_dir_option(help="Folder of the prepared data sets. Without CIFAR-10, --plot shows synthetic images.")
-def command(output: "Output", /, show: str | None, plot: Path | None, data_dir: Path | None) -> None:
+def command(
+    output: "Output", /, show: str | None, plot: Path | None, augment: str | None, data_dir: Path | None
+) -> None:
     """List the recipes.
 
     Parameters and FLOPs are for CIFAR-10; FLOPs are for the forward pass of one image.
@@ -29,17 +34,22 @@ def command(output: "Output", /, show: str | None, plot: Path | None, data_dir: 
     Examples:
       cifar-trainer recipes
       cifar-trainer recipes --show regularized --plot augmented.png
+      cifar-trainer recipes --show tutorial --augment cutmix:1 --plot mixed.png
     """
     from cifar_trainer.recipes.catalogue import augmentation_figure, list_recipes
 
     if (show is None) != (plot is None):
         option, missing = ("--show", "--plot FILE") if plot is None else ("--plot", "--show NAME")
         raise UsageError(f"{option} needs {missing}.")
+    if augment is not None:
+        if plot is None:
+            raise UsageError("--augment needs --show NAME and --plot FILE.")
+        parse_augmentation(augment)
     listed = list_recipes(show, verbose=output.verbose)
     if show is not None and plot is not None:
         from cifar_trainer.recipes import get_recipe
 
-        save_plot(plot, augmentation_figure(get_recipe(show), data_dir))
+        save_plot(plot, augmentation_figure(get_recipe(show), data_dir, augment))
         output.note(f"plot: {plot}")
     output.result(listed, lambda listed: recipes_table(listed, output.width))
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from cifar_trainer.recipes.cpu90 import CPU90
 from cifar_trainer.recipes.fast94 import FAST94
-from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Recipe
+from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Mixed, Recipe
 from cifar_trainer.recipes.regularized import REGULARIZED
 from cifar_trainer.recipes.resnet18 import RESNET18
 from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.recipes.vit import VIT, VIT_LARGE
 from cifar_trainer.settings import FORMER_RECIPES, Settings, check_choice
 
-__all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Recipe", "get_recipe", "is_splittable"]
+__all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Mixed", "Recipe", "get_recipe", "is_splittable"]
 
 #: The built-in recipes by name, in the order in which they are listed.
 RECIPES: dict[str, Recipe] = {

@@ -165,6 +165,8 @@ def augment(batch: Batch) -> "tf.Tensor":
     """
     import tensorflow as tf
 
+    from cifar_trainer.recipes.augmentation import take_pixels
+
     count, (height, width) = tf.shape(batch.images)[0], batch.images.shape[1:3]
     flip = (flips_first(batch.indices, batch.seed[0]) + batch.epoch) % 2 == 1
     # Name Philox explicitly: by default, XLA draws different numbers than the CPU.
@@ -174,15 +176,7 @@ def augment(batch: Batch) -> "tf.Tensor":
     rows = reflected(tf.range(height) + moves[:, :1], height)
     columns = reflected(tf.range(width) + moves[:, 1:], width)
     columns = tf.where(flip[:, None], columns[:, ::-1], columns)
-    # One gather of whole pixels does both, without a loop over the images.
-    pixels = tf.stack(
-        [
-            tf.broadcast_to(rows[:, :, None], [count, height, width]),
-            tf.broadcast_to(columns[:, None, :], [count, height, width]),
-        ],
-        axis=-1,
-    )
-    return tf.gather_nd(batch.images, pixels, batch_dims=1)
+    return take_pixels(batch.images, rows[:, :, None], columns[:, None, :])
 
 
 def flips_first(indices: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":

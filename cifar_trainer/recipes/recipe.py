@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cifar_trainer.settings import Settings, declared
 
@@ -32,6 +32,20 @@ class Batch:
     epoch: "tf.Tensor"
     step: "tf.Tensor"
     seed: "tf.Tensor"
+
+
+class Mixed(NamedTuple):
+    """A batch whose images are mixed with others, as `--augment mixup` and `cutmix` do.
+
+    Attributes:
+        images: uint8 [B, H, W, C].
+        others: labels of the images that were mixed in, uint8 [B].
+        share: share of each image's own label in its target, float32 [B]; the rest is that of `others`.
+    """
+
+    images: "tf.Tensor"
+    others: "tf.Tensor"
+    share: "tf.Tensor"
 
 
 #: The data set of `Expected`.
@@ -115,7 +129,7 @@ class Recipe:
     build_model: Callable[[tuple[int, int, int], int], "keras.Model"]
     build_optimizer: Callable[[float, int], "keras.optimizers.Optimizer"] = adam
     loss: Callable[[], "keras.losses.Loss"] = cross_entropy
-    augment: "Callable[[Batch], tf.Tensor] | None" = None
+    augment: "Callable[[Batch], tf.Tensor | Mixed] | None" = None
     scales: tuple[float, ...] = (1.0,)
     initialize: "Callable[[keras.Model, np.ndarray], None] | None" = None
     after_step: "Callable[[keras.Model, keras.optimizers.Optimizer], Callable[[tf.Tensor], None]] | None" = (
@@ -165,5 +179,6 @@ def augmented(recipe: Recipe, images: "np.ndarray", epochs: int) -> "list[np.nda
             step=tf.constant(epoch),
             seed=tf.constant([0, epoch]),
         )
-        seen.append(np.asarray(recipe.augment(batch)))
+        result = recipe.augment(batch)
+        seen.append(np.asarray(result.images if isinstance(result, Mixed) else result))
     return seen

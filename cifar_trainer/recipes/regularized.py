@@ -63,28 +63,9 @@ def augment(batch: Batch) -> "tf.Tensor":
     Returns:
         uint8 [B, H, W, C]; the same seed gives the same images.
     """
-    import tensorflow as tf
+    from cifar_trainer.recipes.augmentation import crop_and_flip
 
-    count, (height, width) = tf.shape(batch.images)[0], batch.images.shape[1:3]
-    # Name Philox explicitly: by default, XLA draws different numbers than the CPU.
-    draws = tf.random.stateless_uniform(
-        [count, 3], batch.seed, 0, 2 * (2 * PADDING + 1), tf.int32, alg="philox"
-    )
-    flip = draws[:, 0] % 2 == 1
-    offsets = draws[:, 1:] // 2
-    padded = tf.pad(batch.images, [[0, 0], [PADDING, PADDING], [PADDING, PADDING], [0, 0]])
-    # One gather of whole pixels does both crop and flip, without a loop over the images.
-    down, along = tf.range(height), tf.range(width)
-    rows = offsets[:, :1] + down
-    columns = offsets[:, 1:] + tf.where(flip[:, None], along[::-1], along)
-    pixels = tf.stack(
-        [
-            tf.broadcast_to(rows[:, :, None], [count, height, width]),
-            tf.broadcast_to(columns[:, None, :], [count, height, width]),
-        ],
-        axis=-1,
-    )
-    return tf.gather_nd(padded, pixels, batch_dims=1)
+    return crop_and_flip(batch.images, batch.seed, padding=PADDING, flip=True)
 
 
 REGULARIZED = Recipe(

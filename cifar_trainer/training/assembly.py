@@ -8,6 +8,7 @@ import numpy as np
 
 from cifar_trainer.data.dataset import Split, release_pages
 from cifar_trainer.recipes import Recipe
+from cifar_trainer.recipes.augmentation import augmentation
 from cifar_trainer.recipes.optimizers import (
     Schedule,
     SmoothedCrossEntropy,
@@ -107,7 +108,7 @@ def assemble(
 
 
 def overridden(recipe: Recipe, config: Settings, steps_per_epoch: int) -> Recipe:
-    """The recipe with its optimizer and loss changed as the settings require.
+    """The recipe with its optimizer, loss and augmentation changed as the settings require.
 
     Args:
         recipe: the recipe.
@@ -118,6 +119,8 @@ def overridden(recipe: Recipe, config: Settings, steps_per_epoch: int) -> Recipe
     if config.label_smoothing is not None:
         smoothing = config.label_smoothing
         changes["loss"] = lambda: SmoothedCrossEntropy(smoothing)
+    if config.augment is not None:
+        changes["augment"] = augmentation(config.augment)
     if any(value is not None for value in (config.schedule, config.warmup, config.weight_decay, config.ema)):
 
         def build_optimizer(learning_rate: float, total_steps: int) -> keras.optimizers.Optimizer:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer.model import accepting
-from cifar_trainer.recipes import Batch, Recipe
+from cifar_trainer.recipes import Batch, Mixed, Recipe
 from cifar_trainer.recipes.optimizers import StatisticsAverage
 from cifar_trainer.training.distributed import SINGLE, Replicas, Shard
 from cifar_trainer.training.layers import KernelVariants, replaced_layers, summed_loss
@@ -359,10 +359,17 @@ class StepLoop(Program):
         # Not a slice: XLA would treat its start as a constant and compile again for each call.
         indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
         images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
+        weights, size = self._weights(step, batch)
+        targets = [(labels, weights)]
         if self._recipe.augment is not None:
             seed = tf.stack([streams.augmentation, global_step])
             epoch = global_step // self.steps
             images = self._recipe.augment(Batch(images, labels, indices, epoch, global_step, seed))
+            if isinstance(images, Mixed):
+                images, others, share = images
+                own, other = (each if weights is None else each * weights for each in (share, 1.0 - share))
+                targets = [(labels, own), (others, other)]
+                labels = tf.where(share < 0.5, others, labels)
         if scale != 1:
             images = tf.image.resize(images, [round(scale * side) for side in images.shape[1:3]])
         for i, state in enumerate(self._seed_states):
@@ -372,7 +379,6 @@ class StepLoop(Program):
         replicas = self._replicas if batch >= self._replicas.count else SINGLE
         low, high = replicas.shard(batch)
         cuts = np.linspace(low, high, min(self._shards, batch) + 1).astype(int)
-        weights, size = self._weights(step, batch)
         shard = None if replicas is SINGLE else Shard(batch, low, high, replicas)
         frozen = self.frozen_variables(is_frozen)
         trained = [v for v in self.model.trainable_variables if not any(v is each for each in frozen)]
@@ -385,6 +391,7 @@ class StepLoop(Program):
                     images[low:high],
                     labels[low:high],
                     None if weights is None else weights[low:high],
+                    [(each[low:high], None if part is None else part[low:high]) for each, part in targets],
                     size,
                     (high - low) / batch,
                 )
@@ -427,6 +434,7 @@ class StepLoop(Program):
         images: tf.Tensor,
         labels: tf.Tensor,
         weights: tf.Tensor | None,
+        targets: Sequence[tuple[tf.Tensor, tf.Tensor | None]],
         size: Any,
         share: float,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
@@ -435,8 +443,11 @@ class StepLoop(Program):
         Args:
             network: the model, for the images' size and dtype.
             trained: the variables whose gradients to compute.
-            images, labels: some images of the batch.
+            images: some images of the batch.
+            labels: their labels; of a mixed image, the one with the larger share.
             weights: their weights, float32, or None if all are 1.
+            targets: labels and their weights, as above; a mixed image has a label in two of them, and its
+                loss is the weighted sum of theirs.
             size: size of the whole batch, without padding.
             share: these images' share of the batch.
         """
@@ -446,7 +457,8 @@ class StepLoop(Program):
             # If seeds are stacked, these are tensors, which the tape does not watch automatically.
             tape.watch(variables)
             logits = network(images, training=True)
-            loss = self._loss(labels, logits, self._weighted(labels, weights)) / size
+            sums = [self._loss(each, logits, self._weighted(each, part)) for each, part in targets]
+            loss = (sums[0] if len(sums) == 1 else tf.add_n(sums)) / size
             # A layer's loss concerns the weights, or is a mean over the images.
             for added in network.losses:
                 loss += added * share

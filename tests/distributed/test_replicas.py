@@ -30,7 +30,8 @@ from cifar_trainer.data.dataset import Split
 from cifar_trainer.training.distributed import find_cluster
 from cifar_trainer.recipes import get_recipe, is_splittable
 recipe, batch, steps, data, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
-config = Settings(recipe, "synthetic", 1, batch, 1e-4, seed=3, device="cpu")
+augment = "flip,mixup:0.2,cutmix:1" if recipe == "tutorial" else None
+config = Settings(recipe, "synthetic", 1, batch, 1e-4, seed=3, device="cpu", augment=augment)
 devices.start(config, split=is_splittable(config))
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.loop import epoch_order

@@ -31,7 +31,8 @@ def test_the_json_has_the_contracts_keys_and_every_recipe(run_cli: RunCli) -> No
 
 def test_a_recipes_view_of_the_images_is_drawn(run_cli: RunCli, tmp_path: Path) -> None:
     plot = tmp_path / "view.png"
-    done = run_cli(["recipes", "--show", "regularized", "--plot", plot, "--data-dir", tmp_path])
+    options = ["--show", "regularized", "--augment", "randaugment:2:9,cutmix:1", "--data-dir", tmp_path]
+    done = run_cli(["recipes", "--plot", plot, *options])
     assert done.returncode == 0, done.stderr
     with Image.open(plot) as image:
         assert image.width > 600

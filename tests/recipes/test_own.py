@@ -1,5 +1,6 @@
 """Recipes of one's own: a file that is run, copied into the run, and named line by line where it fails."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from command_line import RunCli
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.evaluation.evaluate import evaluate
 from cifar_trainer.recipes import get_recipe
+from cifar_trainer.recipes.augmentation import augmentation
 from cifar_trainer.recipes.own import check_network
 from cifar_trainer.recipes.recipe import augmented
 from cifar_trainer.run import Run, TrainResult
@@ -204,8 +206,14 @@ def test_a_network_that_nothing_could_use_is_refused_before_the_first_step(
         check_network(recipe, recipe.build_model((32, 32, 3), 10))
 
 
-def test_the_whole_recipe_is_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("augment", [None, "crop:4,flip,randaugment:2:9,erase:1,mixup:0.2,cutmix:1"])
+def test_the_whole_recipe_is_accepted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, augment: str | None
+) -> None:
+    """Also with an augmentation that `train --augment` puts in place of its own."""
     recipe = get_recipe(written(tmp_path, WHOLE))
+    if augment is not None:
+        recipe = dataclasses.replace(recipe, augment=augmentation(augment))
     check_network(recipe, recipe.build_model((32, 32, 3), 10))
     assert caplog.messages == []
 

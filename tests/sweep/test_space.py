@@ -21,6 +21,7 @@ from cifar_trainer.sweeps.space import Range, combinations, describe, parse_spac
         ("batch_size", "32, 64,128", CategoricalDistribution((32, 64, 128)), "32,64,128"),
         ("recipe", "vit,regularized", CategoricalDistribution(("vit", "regularized")), "vit,regularized"),
         ("batch_size", [32, 64], CategoricalDistribution((32, 64)), "32,64"),
+        ("augment", "none,crop:4+flip", CategoricalDistribution(("none", "crop:4+flip")), "none,crop:4+flip"),
         ("warmup", "0.5,1", CategoricalDistribution((0.5, 1.0)), "0.5,1.0"),
     ],
 )

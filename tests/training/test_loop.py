@@ -11,6 +11,8 @@ import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
 from cifar_trainer.recipes import RECIPES, Batch, get_recipe
+from cifar_trainer.recipes.augmentation import augmentation
+from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
 from cifar_trainer.training.loop import (
     BLOCK,
     StepLoop,
@@ -519,6 +521,40 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
 def test_a_class_without_images_has_no_weight_and_changes_no_others() -> None:
     labels = np.array([0, 0, 2], np.uint8)
     assert balanced_weights(labels, 3) == pytest.approx([0.75, 0, 1.5])
+
+
+@pytest.mark.parametrize(("shards", "xla"), [(1, False), (2, False), (1, True)])
+def test_the_loss_of_a_mixed_image_is_the_weighted_sum_of_its_labels_losses(shards: int, xla: bool) -> None:
+    """With class weights and smoothing; it is classified correctly as the label with the larger share."""
+    images, labels = pictures(24)
+    weights = np.linspace(0.2, 2, 10)
+    augment = augmentation("mixup:1")
+    assert augment is not None
+    recipe = dataclasses.replace(RECIPE["tiny"], augment=augment, loss=lambda: SmoothedCrossEntropy(0.1))
+    model, optimizer = build("tiny")
+    expected, correct = [], []
+    for step, low in enumerate((0, 16)):
+        batch, own = images[low : low + 16], labels[low : low + 16]
+        seed = tf.constant([augmentation_seed(5), step])
+        nothing = tf.constant(0)
+        mixed, others, share = augment(Batch(tf.constant(batch), own, nothing, nothing, nothing, seed))
+        logits, kept = model(mixed), np.asarray(share)
+        each = [
+            SmoothedCrossEntropy(0.1).call(truth, logits) * weights[truth] for truth in (own, others.numpy())
+        ]
+        expected.append(float(np.mean(kept * each[0] + (1 - kept) * each[1])))
+        correct.append(int((np.argmax(logits, axis=1) == np.where(kept < 0.5, others, own)).sum()))
+    # The weights stay the same: their gradients are not compared here.
+    optimizer = keras.optimizers.SGD(0.0)
+    optimizer.build(model.trainable_variables)
+    loop = StepLoop(
+        recipe, model, optimizer, images, labels, batch_size=16, seed=5, shards=shards,
+        xla=xla, class_weights=weights,
+    )  # fmt: skip
+    loop.set_order(np.arange(24))
+    (chunk,) = loop.run(0, 2, 0)
+    np.testing.assert_allclose(chunk.losses, expected, rtol=1e-4)
+    np.testing.assert_array_equal(chunk.correct, correct)
 
 
 @pytest.mark.parametrize(("shards", "xla"), [(1, False), (2, False), (1, True)])

@@ -203,6 +203,7 @@ def test_averaged_weights_and_statistics_are_those_computed_by_hand() -> None:
 EVERYTHING = {
     "recipe": "regularized", "schedule": "cosine", "warmup": 0.5, "weight_decay": 0.01,
     "label_smoothing": 0.1, "ema": 0.9, "patience": 5, "keep": "best", "validation": "holdout",
+    "augment": "crop:4,flip,randaugment:2:9,erase:0.25,mixup:0.2,cutmix:1",
 }  # fmt: skip
 
 
@@ -301,7 +302,7 @@ def test_a_run_that_was_begun_before_there_were_these_settings_goes_on(
     later = {
         "class_weights", "recipe_sha256", "schedule", "warmup", "weight_decay", "label_smoothing", "ema",
         "patience", "keep", "conv", "weights", "weights_sha256",
-        "freeze", "unfreeze_after",
+        "freeze", "unfreeze_after", "augment",
     }  # fmt: skip
     config = json.loads(run.config.read_text())
     run.config.write_text(json.dumps({k: v for k, v in config.items() if k not in later}))

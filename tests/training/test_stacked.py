@@ -62,7 +62,16 @@ def loop_of(seed: int, recipe: str, count: int, *, stacked: bool, **settings: An
 @pytest.mark.parametrize(
     ("recipe", "count", "settings"),
     [
-        ("tutorial", 88, {"ema": 0.9, "class_weights": "balanced", "label_smoothing": 0.1}),
+        (
+            "tutorial",
+            88,
+            {
+                "ema": 0.9,
+                "class_weights": "balanced",
+                "label_smoothing": 0.1,
+                "augment": "flip,mixup:1,cutmix:1",
+            },
+        ),
         ("regularized", 80, {"weight_decay": 0.01, "schedule": "cosine", "warmup": 0.5}),
     ],
 )
