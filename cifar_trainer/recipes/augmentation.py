@@ -248,7 +248,8 @@ def mix(
         middle = _whole(shape * drawn[:, 1:3])
         box = _box(middle - half, middle + half, shape)
         cut = tf.where(box[..., None], others, images)
-        kept = 1 - tf.cast(tf.math.count_nonzero(box, [1, 2]), tf.float32) / math.prod(shape)
+        # A sum of integers and one product are exact everywhere.
+        kept = tf.cast(tf.math.count_nonzero(~box, [1, 2]), tf.float32) * (1 / math.prod(shape))
         chosen = (drawn[:, 3] % 2 == 0) | (not mixup)
         mixed, share = tf.where(chosen[:, None, None, None], cut, mixed), tf.where(chosen, kept, share)
     return Mixed(mixed, tf.gather(labels, partners), share)

