@@ -34,7 +34,7 @@ OTHERS: dict[str, set[str]] = {
     },
     "evaluate": {"require_accuracy"},  # An exit code: a script compares the accuracy itself.
     "check data": {"allow"},  # An exit code, too.
-    "recipes": {"data_dir"},  # For --plot.
+    "recipes": {"data_dir", "augment"},  # For --plot.
     "serve": set(),
 }  # fmt: skip
 
