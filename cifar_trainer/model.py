@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import tensorflow as tf
 from cifar_trainer.errors import RunError
 from cifar_trainer.images import Preprocessing
 
-#: Images per call. A different size may change the last bits of the logits.
+#: Images per call, fewer if they are larger than 64×64. A different number may change the last bits.
 BATCH_SIZE = 500
 #: The member of an exported `.keras` archive that lists the classes; Keras ignores it.
 CLASSES_MEMBER = "cifar_trainer_classes.json"
+
+
+def images_per_call(shape: Sequence[int], most: int = BATCH_SIZE) -> int:
+    """`most` images of the shape [N, H, W, C], or fewer if they have more than 64×64 pixels."""
+    return max(1, min(most, most * 64 * 64 // math.prod(shape[1:3])))
 
 
 class LogitsFunction:
@@ -28,7 +34,7 @@ class LogitsFunction:
     Args:
         model: maps uint8 [N, H, W, C] to float32 logits [N, classes].
         predict: a recipe's `predict`, which maps the model and images to logits; None uses the model alone.
-        batch_size: images per call.
+        batch_size: images per call, fewer if they are large.
     """
 
     def __init__(
@@ -38,7 +44,7 @@ class LogitsFunction:
         batch_size: int = BATCH_SIZE,
     ) -> None:
         self._model, self._predict = model, predict
-        self._batch_size = batch_size
+        self._batch_size = images_per_call(model.inputs[0].shape, batch_size)
         gpu = bool(tf.config.get_visible_devices("GPU"))
         self._shards = 1 if gpu else 2
         self._forward = tf.function(self._logits, autograph=False, jit_compile=gpu)

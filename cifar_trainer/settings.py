@@ -67,6 +67,8 @@ STACKS = ("auto", "on", "off")
 
 #: Keras and NumPy accept larger seeds; TensorFlow's stateless operations take 32 bits.
 MAX_SEED = 2**32 - 1
+#: The smallest and largest height and width of images, in pixels.
+MIN_SIZE, MAX_SIZE = 28, 256
 MAX_COUNT = 2**31 - 1
 
 
@@ -349,8 +351,8 @@ class Settings:
         None, choices=CLASS_WEIGHTS, help="Weight each image's loss by the inverse of its class's size."
     )
     weights: str | None = setting(
-        None, metavar="RUN|FILE.keras", affects_result=False, vary=True,
-        help="Start from the weights of a run or of a Keras file.",
+        None, metavar=f"RUN|FILE.keras|{IMAGENET}", affects_result=False, vary=True,
+        help="Start from the weights of a run, of a Keras file, or of the recipe trained on ImageNet.",
     )  # fmt: skip
     weights_sha256: str | None = setting(
         None, metavar="HEX", in_sweep=False,

@@ -8,7 +8,7 @@ import click
 
 from cifar_trainer.cli.base import DATASET, PathType, SourceType, data_dir_option, make_command
 from cifar_trainer.errors import UsageError, counted
-from cifar_trainer.settings import DEFAULT_DATA_DIR
+from cifar_trainer.settings import DEFAULT_DATA_DIR, MAX_SIZE, MIN_SIZE
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
@@ -36,7 +36,8 @@ class DatasetOption(click.Option):
 )  # fmt: skip
 @click.option(
     "--size", type=int, metavar="N",
-    help="Your own classes: pixels along each side, 28 to 64.  [default: 32, or the size of arrays]",
+    help=f"Your own classes: pixels along each side, {MIN_SIZE} to {MAX_SIZE}.  "
+    "[default: 32, or the size of arrays]",
 )  # fmt: skip
 @click.option(
     "--resize", default="stretch", metavar="[stretch|crop|fit]", help="How to resize images to that size."

@@ -10,12 +10,13 @@ from PIL import Image
 
 from cifar_trainer.data import formats
 from cifar_trainer.data.dataset import ImageSet, OnImages, Split
-from cifar_trainer.data.decoding import MAX_SIZE, MIN_SIZE, ReadOptions
+from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.labels import flat_labels, number_labels, split_of
 from cifar_trainer.data.unpack import MAX_BYTES
 from cifar_trainer.errors import DataError
 from cifar_trainer.images import Preprocessing
+from cifar_trainer.settings import MAX_SIZE, MIN_SIZE
 
 #: Words in the names of arrays, for each kind.
 IMAGE_WORDS = ("images", "image", "x", "data", "imgs", "img")

@@ -11,9 +11,10 @@ from cifar_trainer.data.dataset import DatasetSpec, ImageSet, Split
 from cifar_trainer.data.image_lists import ImageList
 from cifar_trainer.errors import DataError, UsageError, counted, printable
 from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing, bits_in_use
+from cifar_trainer.settings import MAX_SIZE, MIN_SIZE
 
-#: Range and default of --size. Images are held in memory, and networks pool them four times.
-MIN_SIZE, MAX_SIZE, DEFAULT_SIZE = 28, 64, 32
+#: Default of --size.
+DEFAULT_SIZE = 32
 #: Number of unreadable images that are listed; the others are counted.
 _EXAMPLES = 8
 

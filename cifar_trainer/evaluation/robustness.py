@@ -12,11 +12,10 @@ from cifar_trainer.data.splits import stratified_limit
 from cifar_trainer.errors import UsageError
 from cifar_trainer.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifar_trainer.evaluation.subject import Subject
-from cifar_trainer.model import to_float32
+from cifar_trainer.model import images_per_call, to_float32
 
 #: Iterations of PGD, with steps of 2.5 · epsilon / STEPS (Madry et al. 2018, as in their code).
 STEPS = 10
-BATCH_SIZE = 500
 #: Largest change of a value by an attack, in 255ths.
 EPSILONS = (1, 2, 4, 8)
 SEED = 0
@@ -73,9 +72,9 @@ class Attacker:
     def _attack(
         self, attack: Callable[..., tf.Tensor], images: np.ndarray, labels: np.ndarray, epsilon: float
     ) -> np.ndarray:
-        logits = []
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
+        logits, size = [], images_per_call(images.shape)
+        for start in range(0, len(images), size):
+            batch = slice(start, start + size)
             values = tf.constant(images[batch].astype(np.float32) / np.float32(255))
             truth = tf.constant(labels[batch].astype(np.int32))
             seed = tf.constant([self._seed, start])

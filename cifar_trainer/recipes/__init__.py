@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cifar_trainer.recipes.applications import CONVNEXT_TINY, EFFICIENTNET_V2_B0, MOBILENET_V3_SMALL
 from cifar_trainer.recipes.cpu90 import CPU90
 from cifar_trainer.recipes.fast94 import FAST94
 from cifar_trainer.recipes.recipe import EXPECTED_ON, Batch, Expected, Mixed, Recipe
@@ -15,8 +16,12 @@ __all__ = ["EXPECTED_ON", "RECIPES", "Batch", "Expected", "Mixed", "Recipe", "ge
 
 #: The built-in recipes by name, in the order in which they are listed.
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (TUTORIAL, REGULARIZED, RESNET18, VIT, VIT_LARGE, CPU90, FAST94)
-}
+    recipe.name: recipe
+    for recipe in (
+        TUTORIAL, REGULARIZED, RESNET18, VIT, VIT_LARGE, CPU90, FAST94,
+        MOBILENET_V3_SMALL, EFFICIENTNET_V2_B0, CONVNEXT_TINY,
+    )
+}  # fmt: skip
 
 
 def get_recipe(name: str) -> Recipe:

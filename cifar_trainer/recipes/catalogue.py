@@ -84,11 +84,14 @@ def describe(recipe: Recipe) -> RecipeInfo:
 
 def count_flops(model: "keras.Model") -> int:
     """FLOPs of a network's convolutions, dense and attention layers in a forward pass for one image."""
+    import keras
     from keras import layers
 
     flops = 0
     for layer in model.layers:
-        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense | layers.EinsumDense):
+        if isinstance(layer, keras.Model):
+            flops += count_flops(layer)
+        elif isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense | layers.EinsumDense):
             # Every weight of the kernel is used once at each position of the output.
             positions = math.prod(layer.output.shape[1:-1])
             flops += 2 * positions * math.prod(layer.kernel.shape)

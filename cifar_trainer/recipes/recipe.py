@@ -113,6 +113,8 @@ class Recipe:
             optimizer (`add_variable_from_reference`), so that checkpoints include it.
         predict: returns logits for the network and uint8 images [N, H, W, C], with test-time augmentation;
             None uses the network alone.
+        pretrained: returns the network without its last layer, with weights trained on ImageNet, for an image
+            shape; the keyword `offline` forbids downloading them. None if there are none.
         splittable: whether a batch may be computed in parts: no layer combines images or is random.
         stackable: whether the steps of several seeds can be computed at once. The layers, the optimizer and
             `augment` must use only TensorFlow's stateless uniform and normal random operations and must not
@@ -136,6 +138,7 @@ class Recipe:
         None
     )
     predict: "Callable[[keras.Model, tf.Tensor], tf.Tensor] | None" = None
+    pretrained: "Callable[..., keras.Model] | None" = None
     splittable: bool = False
     stackable: bool = False
     expected: Expected | None = None

@@ -23,10 +23,13 @@ from cifar_trainer.settings import Settings
 from cifar_trainer.training.distributed import SINGLE, Replicas
 from cifar_trainer.training.layers import check_shardable, choose_variants
 from cifar_trainer.training.loop import StepLoop, balanced_weights
+from cifar_trainer.training.ordered import OrderedImages, is_large
 from cifar_trainer.training.transfer import frozen_layers
 
 #: The share of the learning rate that layers get after `--unfreeze-after`.
 UNFROZEN_RATE = 0.1
+#: Images for a recipe's `initialize` if the data are too large to keep in memory.
+INITIAL_IMAGES = 1_000
 
 
 def assemble(
@@ -62,11 +65,15 @@ def assemble(
     recipe = overridden(recipe, config, steps)
     model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
-    # Do not copy all images in order: the device can read the memory-mapped file directly.
-    images = train.images if len(indices) == len(train) else train.images[indices]
     labels = train.labels[indices]
+    images: np.ndarray | OrderedImages
+    if is_large(train.images):
+        images, first = OrderedImages(train.images, indices), train.images[indices[:INITIAL_IMAGES]]
+    else:
+        # Do not copy all images in order: the device can read the memory-mapped file directly.
+        images = first = train.images if len(indices) == len(train) else train.images[indices]
     if recipe.initialize is not None:
-        recipe.initialize(model, images)
+        recipe.initialize(model, first)
     check_network(recipe, model)
     frozen = frozen_layers(model, config.freeze)
     if config.unfreeze_after is None:

@@ -36,6 +36,7 @@ from cifar_trainer.settings import FORMER_RECIPES, RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, checkpoint_step, list_checkpoints
 from cifar_trainer.training.distributed import Cluster, find_cluster
+from cifar_trainer.training.ordered import is_large
 from cifar_trainer.training.reporter import PrintReporter, SeedReporter, TrainingReporter
 from cifar_trainer.training.transfer import InitialWeights, check_transfer, load_weights
 
@@ -117,12 +118,12 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
     onednn = None if first.resumed is None else first.resumed.read_environment().get("onednn")
     device, replicas = _start(first.config, reporter, options.verbose, cluster, onednn)
     recipe = _recipe(first)
-    jobs = _with_weights(jobs)
+    jobs = _with_weights(jobs, datasets[min(datasets)].image_shape, offline=options.offline)
     if not replicas.is_chief:
         return [_train_as_worker(jobs[0], recipe, datasets[0], device, reporter, options, replicas)]
     stacked = 1
     if len(jobs) > 1 and (stack == "on" or (stack == "auto" and device.kind == "gpu")):
-        reason = _obstacle(first.config, recipe, options)
+        reason = _obstacle(first.config, recipe, datasets[min(datasets)], options)
         if reason is None:
             stacked = len(jobs)
         else:
@@ -147,14 +148,17 @@ def _recipe(job: Job) -> Recipe:
     return job.resumed.read_recipe()
 
 
-def _with_weights(jobs: Sequence[Job]) -> list[Job]:
+def _with_weights(
+    jobs: Sequence[Job], image_shape: tuple[int, int, int], *, offline: bool = False
+) -> list[Job]:
     """The jobs with the weights of `--weights`, loaded once for all runs that have no checkpoint yet."""
     starting = [i for i, job in enumerate(jobs) if job.config.weights and not _has_started(job.resumed)]
     if not starting:
         return list(jobs)
     # All runs of a group start from the same weights, even if those of --weights change in between.
     known = next((job.config.weights_sha256 for job in jobs if job.config.weights_sha256), None)
-    initial = load_weights(dataclasses.replace(jobs[starting[0]].config, weights_sha256=known))
+    first = dataclasses.replace(jobs[starting[0]].config, weights_sha256=known)
+    initial = load_weights(first, image_shape, offline=offline)
     loaded = list(jobs)
     for i in starting:
         config = dataclasses.replace(jobs[i].config, weights_sha256=initial.sha256)
@@ -167,10 +171,12 @@ def _has_started(run: Run | None) -> bool:
     return run is not None and (run.history.exists() or bool(list_checkpoints(run.checkpoints)))
 
 
-def _obstacle(config: Settings, recipe: Recipe, options: RuntimeOptions) -> str | None:
+def _obstacle(config: Settings, recipe: Recipe, dataset: Dataset, options: RuntimeOptions) -> str | None:
     """Why runs with these settings cannot be stacked in one program; None if they can."""
     if not recipe.stackable:
         return f"the recipe {recipe.name} cannot be stacked"
+    if is_large(dataset.train.images):
+        return "each seed reads the images in another order, because they are too large to keep in memory"
     if config.precision == "float16":
         return "with --precision float16 each seed scales its own loss"
     if config.validation == "holdout":

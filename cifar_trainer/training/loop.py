@@ -7,6 +7,7 @@ and repeat. Nothing returns to Python or host memory between steps. Each step co
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from cifar_trainer.recipes import Batch, Mixed, Recipe
 from cifar_trainer.recipes.optimizers import StatisticsAverage
 from cifar_trainer.training.distributed import SINGLE, Replicas, Shard
 from cifar_trainer.training.layers import KernelVariants, replaced_layers, summed_loss
+from cifar_trainer.training.ordered import OrderedImages
 
 #: Separate a seed's independent streams of random numbers.
 _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
@@ -57,6 +59,8 @@ class Streams:
 
 #: Maximum number of steps per call, and length of the loss buffers.
 MAX_CHUNK = 1024
+#: Size of the part of `OrderedImages` that is on the device.
+WINDOW_BYTES = 2**25
 #: Steps between checks for finite losses if XLA compiles the loop.
 BLOCK = 32
 
@@ -148,7 +152,7 @@ class StepLoop(Program):
         recipe: provides the loss, the augmentation and `after_step`.
         model: maps uint8 [B, H, W, C] to float32 logits [B, classes].
         optimizer: built for the model's trainable variables.
-        images: uint8 [N, H, W, C].
+        images: uint8 [N, H, W, C]. `OrderedImages` are on the device a few steps at a time.
         labels: uint8 [N].
         batch_size: images per step, at most N; an epoch's last step has the rest.
         epochs: epochs of the run.
@@ -175,7 +179,7 @@ class StepLoop(Program):
         recipe: Recipe,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        images: np.ndarray,
+        images: np.ndarray | OrderedImages,
         labels: np.ndarray,
         *,
         batch_size: int,
@@ -209,7 +213,15 @@ class StepLoop(Program):
         self.last_batch = batch_size if self._masked else self.count - (self.steps - 1) * batch_size
         self._total_steps = epochs * self.steps
         self.phases = self._all_phases()
-        self._images = tf.constant(images)
+        self._ordered = images if isinstance(images, OrderedImages) else None
+        self._window = MAX_CHUNK
+        if self._ordered is None:
+            self._images = tf.constant(images)
+        else:
+            shape = (batch_size, *images.shape[1:])
+            self._window = min(self.steps, max(1, WINDOW_BYTES // math.prod(shape)))
+            self._buffer = np.zeros((self._window * batch_size, *shape[1:]), np.uint8)
+            self._images = tf.Variable(self._buffer, trainable=False)
         self._labels = tf.constant(labels)
         # int64: TensorFlow keeps int32 variables in host memory, which a loop compiled by XLA for a GPU
         # cannot read.
@@ -231,6 +243,8 @@ class StepLoop(Program):
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images: int64 [N], a permutation."""
         self._order.assign(np.pad(order, (0, self._order.shape[0] - self.count)))
+        if self._ordered is not None:
+            self._ordered.set_order(order)
 
     def batch_sizes(self, start: int, count: int) -> np.ndarray:
         """The number of images in each of `count` steps from `start`: int64 [count]."""
@@ -283,11 +297,19 @@ class StepLoop(Program):
         """Whether some layers are frozen at a step of the run."""
         return self._unfrozen_at is None or bool(step < self._unfrozen_at)
 
+    def _steps(self, call: Call, global_start: int) -> list[np.ndarray]:
+        if self._ordered is not None and call.count > 0:
+            first = call.start * self.batch_size
+            images = self._ordered.read(first, min(call.count * self.batch_size, self.count - first))
+            self._buffer[(first + np.arange(len(images))) % len(self._buffer)] = images
+            self._images.assign(self._buffer)
+        return super()._steps(call, global_start)
+
     def calls(self, start: int, count: int, global_start: int) -> list[Call]:
         """The calls that run `count` steps from `start`, which is the run's step `global_start`."""
         phases = [self._phase(start + i, global_start + i) for i in range(count)]
         calls = []
-        for phase, same in itertools.groupby(range(count), phases.__getitem__):
+        for (phase, _), same in itertools.groupby(range(count), lambda i: (phases[i], i // self._window)):
             steps = list(same)
             calls.append(Call(start + steps[0], len(steps), phase))
         return calls
@@ -358,7 +380,10 @@ class StepLoop(Program):
         batch, scale, is_frozen = phase
         # Not a slice: XLA would treat its start as a constant and compile again for each call.
         indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
-        images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
+        at = indices
+        if self._ordered is not None:
+            at = step % self._window * self.batch_size + tf.range(batch)
+        images, labels = tf.gather(self._images, at), tf.gather(self._labels, indices)
         weights, size = self._weights(step, batch)
         targets = [(labels, weights)]
         if self._recipe.augment is not None:

@@ -38,6 +38,7 @@ from cifar_trainer.training.history import (
     write_history,
 )
 from cifar_trainer.training.loop import MAX_CHUNK, Chunk, StepLoop, epoch_order
+from cifar_trainer.training.ordered import is_large
 from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.stacked import StackedLoop
 from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EpochHistograms, EpochImages, EventWriter
@@ -188,7 +189,9 @@ class Trainer:
                 classes=len(dataset.classes), gpu=device.kind == "gpu", replicas=replicas,
                 stacked=options.side_by_side > 1,
             )  # fmt: skip
-            self._validation_images = tf.constant(self._validation.images)
+            self._validation_images = self._validation.images
+            if not is_large(self._validation_images):
+                self._validation_images = tf.constant(self._validation_images)
         except tf.errors.ResourceExhaustedError as error:
             failure = self._out_of_memory(checkpoint)
             write_failure(run, failure)
@@ -580,7 +583,9 @@ class Trainer:
         if self._config.validation == "test":
             with self._writing():
                 self._run.record_look("train", epoch)
-        return self._replicas.broadcast(lambda: self._predictor(self._validation_images))
+        logits = self._replicas.broadcast(lambda: self._predictor(self._validation_images))
+        release_pages(self._validation.images)
+        return logits
 
     def _training_metrics(self) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch's steps so far."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.recipes import RECIPES
 from cifar_trainer.run import Parent, Run
 from cifar_trainer.settings import ALL_BUT_HEAD, IMAGENET, Settings, option_name
 
@@ -54,7 +55,14 @@ def check_transfer(config: Settings) -> None:
     for name, needed in (("freeze", "weights"), ("unfreeze_after", "freeze")):
         if getattr(config, name) is not None and getattr(config, needed) is None:
             raise UsageError(f"{option_name(name)} {getattr(config, name)} needs {option_name(needed)}.")
-    if config.weights not in (None, IMAGENET):
+    if config.weights == IMAGENET:
+        names = [name for name, recipe in RECIPES.items() if recipe.pretrained is not None]
+        if config.recipe_sha256 is not None or config.recipe not in names:
+            raise UsageError(
+                f"--weights {IMAGENET} is not available for the recipe {config.recipe}. Choose --recipe from "
+                f"{', '.join(names)}."
+            )
+    elif config.weights is not None:
         find_weights(config.weights)
 
 
@@ -187,10 +195,18 @@ def _describe(layer: "keras.Layer | None") -> str:
     return f"the layer {layer.name} with {shapes}"
 
 
-def load_weights(config: Settings) -> InitialWeights:
+def load_weights(
+    config: Settings, image_shape: tuple[int, int, int], *, offline: bool = False
+) -> InitialWeights:
     """Load the weights that a run starts from. Start TensorFlow first.
 
+    Args:
+        config: the run's settings.
+        image_shape: height, width and channels of its images.
+        offline: never download.
+
     Raises:
+        DataNotFoundError: the weights from ImageNet cannot be downloaded.
         UsageError: `config.weights` does not exist, or is not a run or a Keras file.
         RunError: the weights are not those with `config.weights_sha256`, or the file is damaged.
     """
@@ -198,11 +214,16 @@ def load_weights(config: Settings) -> InitialWeights:
 
     assert config.weights is not None, "the run starts from trained weights"
     if config.weights == IMAGENET:
-        raise UsageError(f"--weights {IMAGENET}: the recipe {config.recipe} has no weights from ImageNet.")
-    path, run = find_weights(config.weights)
-    model = load_model(path)
+        pretrained = RECIPES[config.recipe].pretrained
+        assert pretrained is not None, "check_transfer was called"
+        model, run = pretrained(image_shape, offline=offline), None
+    else:
+        path, run = find_weights(config.weights)
+        model = load_model(path)
     sha256 = weights_sha256(model)
-    if run is not None:
+    if config.weights == IMAGENET:
+        parent = Parent(dataset=IMAGENET)
+    elif run is not None:
         run.check_weights(run.read_result(), sha256)
         settings, data = run.read_config(), run.read_data()
         parent = Parent(

@@ -25,7 +25,7 @@ from cifar_trainer.data.samples import write_samples
 from cifar_trainer.data.splits import check_fit, holdout, split_for, stratified_part
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import DataError, UsageError
-from cifar_trainer.settings import Settings
+from cifar_trainer.settings import MAX_SIZE, MIN_SIZE, Settings
 
 
 def pets(count: int = 4, classes: tuple[str, ...] = ("cat", "dog")) -> Members:
@@ -337,7 +337,7 @@ def test_labels_of_any_numbers_or_names_are_classes(
         (lambda a: a | {"y_train": np.arange(20) / 2}, "the train labels are fractions"),
         (lambda a: a | {"y_train": np.array([{}] * 20, object)}, "contains Python objects"),
         (lambda a: a | {"y_train": np.arange(19)}, "has 19 labels for 20 images (train)"),
-        (lambda a: a | {"x_train": noise(20)[:, :, :20]}, "are 32×20×3, expected 28 to 64 pixels a side"),
+        (lambda a: a | {"x_train": noise(20)[:, :, :20]}, "are 32×20×3, expected 28 to 256 pixels a side"),
         (lambda a: a | {"train_images": noise(20)}, "contains two arrays for the same purpose"),
         (lambda a: a | {"x_train": noise(20) * 2.0}, "values from 0 to 510, expected 0 to 255, or 0 to 1"),
     ],
@@ -476,7 +476,7 @@ def test_help_lists_every_data_set_and_the_range_of_size(run_cli: RunCli) -> Non
     from cifar_trainer.data import DATASETS
 
     said = " ".join(run_cli(["prepare", "--help"]).stdout.split())
-    assert all(name in said for name in DATASETS) and "28 to 64" in said
+    assert all(name in said for name in DATASETS) and f"{MIN_SIZE} to {MAX_SIZE}" in said
 
 
 def test_a_second_user_of_a_data_folder_can_add_a_data_set() -> None:

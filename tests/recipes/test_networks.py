@@ -66,7 +66,7 @@ def test_the_positional_embedding_is_all_that_the_positions_add() -> None:
     assert all(weight is not layer.kernel for weight in model.trainable_weights)
 
 
-@pytest.mark.parametrize("name", ["vit", "fast94"])
+@pytest.mark.parametrize("name", ["vit", "fast94", "mobilenet-v3-small"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     name: str,
     small_data: Path,

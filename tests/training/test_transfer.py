@@ -131,7 +131,7 @@ def test_all_layers_have_the_parents_weights_and_the_last_one_is_new_if_the_clas
     elif kind == "file":
         file = tmp_path / "some.keras"
         model.save(file)
-    initial = load_weights(Settings("regularized", "x", 1, 1, 0.1, weights=str(file)))
+    initial = load_weights(Settings("regularized", "x", 1, 1, 0.1, weights=str(file)), (32, 32, 3))
     assert initial.parent.classes == (None if kind == "file" else known)
     names = known if classes is None else tuple(classes)
     network = RECIPES["regularized"].build_model((32, 32, 3), len(names))
@@ -207,7 +207,7 @@ def test_the_seeds_of_a_group_start_from_the_same_weights(parent: Run) -> None:
     config = Settings("regularized", "x", 1, 1, 0.1, weights=str(parent.path))
     started = dataclasses.replace(config, weights_sha256="0" * 64)
     with pytest.raises(RunError, match=f"SHA-256 {parent.read_result().weights_sha256}, expected {'0' * 64}"):
-        _with_weights([Job(started, resumed=parent), Job(config)])
+        _with_weights([Job(started, resumed=parent), Job(config)], (32, 32, 3))
 
 
 # Frozen layers.
