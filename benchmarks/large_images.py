@@ -52,13 +52,14 @@ class Clock:
 
     def __init__(self, batch_size: int, seconds: float) -> None:
         self._batch_size, self._seconds = batch_size, seconds
-        self._steps, self._start = 0, 0.0
+        self._steps, self._warm, self._start = 0, 0, 0.0
         self.rate = 0.0
 
     def step(self, steps: int = 1) -> bool:
         """Count steps; True once the time is over."""
         self._steps += steps
-        if self._steps <= WARM_UP:
+        # The first call may have more steps than the warm-up.
+        if self._warm == 0 or self._steps <= WARM_UP:
             self._start, self._warm = time.perf_counter(), self._steps
             return False
         seconds = time.perf_counter() - self._start
