@@ -1,6 +1,6 @@
 """Three networks of `keras.applications`, for training from ImageNet's weights or from scratch.
 
-The hyperparameters are published ones for fine-tuning, except the batch, which is 32 images for less memory:
+The hyperparameters are published ones for fine-tuning, except the batch size, which is 32 to save memory:
 
 - `mobilenet-v3-small` (Howard et al. 2019): momentum of 0.9 and a learning rate of 0.01, the usual values
   (Li et al. 2020, arXiv 2002.11770, section 1), with a cosine schedule.
@@ -8,7 +8,7 @@ The hyperparameters are published ones for fine-tuning, except the batch, which 
   schedule and no weight decay (sections 4.1 and 4.3). Their rate of 0.001 for 512 images becomes 0.00025 by
   the square-root rule.
 - `convnext-tiny` (Liu et al. 2022, arXiv 2201.03545, appendix A.2): AdamW with a rate of 5e-5, weight decay
-  of 1e-8, a cosine schedule and label smoothing of 0.1. Their layer-wise decay of the rate is left out.
+  of 1e-8, a cosine schedule and label smoothing of 0.1. Without their layer-wise decay of the rate.
 
 All use the flips and crops of `regularized`. No accuracy was measured.
 """

@@ -1,7 +1,7 @@
-"""Augmentation of a batch, as `--augment` selects it. Imports TensorFlow.
+"""The augmentations of `--augment`. Imports TensorFlow.
 
-All operations map uint8 images to uint8 images with integers and stateless random numbers. So the images
-depend only on the seed and the step, to the bit: also under XLA, after a resume, and in a group of seeds.
+All operations map uint8 images to uint8 images, with integers and stateless random numbers. The same seed and
+step therefore give bit-identical images, also under XLA, after a resume, and in a group of seeds.
 Keras's layers cannot do this: their random numbers differ under XLA, RandAugment applies the same operations
 to a whole batch, and neither XLA nor `vectorized_map` supports their affine transforms.
 """
@@ -16,14 +16,14 @@ from scipy.special import betaincinv
 from cifar_trainer.recipes.recipe import Batch, Mixed
 from cifar_trainer.settings import parse_augmentation
 
-#: 1 as a fixed-point fraction, with 16 bits after the point.
+#: 1 as a fixed-point number, with 16 fractional bits.
 _ONE = 1 << 16
 #: The operations of RandAugment; the last one is the identity.
 (
     _ROTATE, _SHEAR_X, _SHEAR_Y, _TRANSLATE_X, _TRANSLATE_Y, _COLOR, _CONTRAST, _BRIGHTNESS, _SHARPNESS,
     _AUTOCONTRAST, _EQUALIZE, _SOLARIZE, _POSTERIZE, _IDENTITY,
 ) = range(14)  # fmt: skip
-#: The gray of the pixels that move in from outside, as in RandAugment's code.
+#: Grey value of pixels from outside the image, as in RandAugment's code.
 _OUTSIDE = 128
 
 
@@ -57,12 +57,12 @@ def _draw(shape: list[int], seed: tf.Tensor, high: int = _ONE) -> tf.Tensor:
 
 
 def _whole(fractions: tf.Tensor) -> tf.Tensor:
-    """Fixed-point fractions, int32, rounded down to whole numbers."""
+    """Round fixed-point numbers, int32, down to whole numbers."""
     return tf.bitwise.right_shift(fractions, 16)
 
 
 def take_pixels(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """The pixels at these positions: one gather of whole pixels, without a loop over the images.
+    """The pixels at these positions, by a single gather.
 
     Args:
         images: [B, H, W, C].
@@ -100,8 +100,8 @@ def randaugment(images: tf.Tensor, seed: tf.Tensor, operations: int, magnitude: 
     """RandAugment (Cubuk et al. 2020, section 3), with the ranges of AutoAugment (2019, table 6).
 
     Args:
-        operations: N, the number of random operations for each image, one of which does nothing.
-        magnitude: M, the strength of all operations, from 0 to 10; each takes either direction.
+        operations: N, the number of operations per image, drawn from 14; one of the 14 does nothing.
+        magnitude: M, the strength of all operations, from 0 to 10; each direction is random.
     """
     drawn = _draw([images.shape[0], operations], seed, 2 * (_IDENTITY + 1))
     for i in range(operations):
@@ -111,7 +111,7 @@ def randaugment(images: tf.Tensor, seed: tf.Tensor, operations: int, magnitude: 
 
 
 def _move(images: tf.Tensor, kinds: tf.Tensor, signs: tf.Tensor, strength: float) -> tf.Tensor:
-    """Rotate, shear or translate images of these kinds, by the nearest pixel, around the center."""
+    """Rotate, shear or translate images of these kinds around the centre; nearest-neighbour sampling."""
     shape = height, width = images.shape[1:3]
     angle = math.radians(30) * strength
     cosine = tf.where(kinds == _ROTATE, round(math.cos(angle) * _ONE), _ONE)[:, None, None]
@@ -123,7 +123,7 @@ def _move(images: tf.Tensor, kinds: tf.Tensor, signs: tf.Tensor, strength: float
             (_TRANSLATE_Y, round(150 / 331 * strength * height)),
         )
     )  # fmt: skip
-    # Twice the distance from the center, which may be between two pixels.
+    # Twice the distance from the centre, which may be between two pixels.
     down, along = (2 * tf.range(size) - (size - 1) for size in shape)
     down, along = down[None, :, None], along[None, None]
     rows = cosine * down + (sine + y_shear) * along + 2 * y_shift
@@ -137,13 +137,13 @@ def _move(images: tf.Tensor, kinds: tf.Tensor, signs: tf.Tensor, strength: float
 
 
 def _recolor(images: tf.Tensor, kinds: tf.Tensor, signs: tf.Tensor, strength: float) -> tf.Tensor:
-    """Change the colors of images of these kinds, as Pillow's ImageEnhance and ImageOps do."""
+    """Change the colours of images of these kinds, as Pillow's ImageEnhance and ImageOps do."""
     kinds, signs = kinds[:, None, None, None], signs[:, None, None, None]
     x = tf.cast(images, tf.int32)
     # Luminance as in ITU-R BT.601.
     weights = (19595, 38470, 7471) if x.shape[3] == 3 else (_ONE // x.shape[3],) * x.shape[3]
     gray = _whole(tf.reduce_sum(x * weights, -1, keepdims=True) + _ONE // 2)
-    # Enhancements move towards or away from an image without color, contrast, sharpness or light.
+    # Enhancements move towards or away from an image without colour, contrast, sharpness or brightness.
     without = tf.where(kinds == _COLOR, gray, tf.where(kinds == _SHARPNESS, _smoothed(x), 0))
     mean = tf.reduce_sum(gray, [1, 2], keepdims=True) // (x.shape[1] * x.shape[2])
     without = tf.where(kinds == _CONTRAST, mean, without)
@@ -161,7 +161,7 @@ def _recolor(images: tf.Tensor, kinds: tf.Tensor, signs: tf.Tensor, strength: fl
 
 
 def _smoothed(x: tf.Tensor) -> tf.Tensor:
-    """The mean of 3×3 pixels, in which the center counts five times; the border is unchanged."""
+    """A weighted mean of 3×3 pixels: the centre counts five times. The border is unchanged."""
     rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
     inner = (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * x[:, 1:-1, 1:-1] + 6) // 13
     middle = tf.concat([x[:, 1:-1, :1], inner, x[:, 1:-1, -1:]], 2)
@@ -187,9 +187,12 @@ def _equalized(x: tf.Tensor) -> tf.Tensor:
 
 
 def erase(images: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
-    """Fill a rectangle with random values (Zhong et al. 2020, section 3), in this share of the images.
+    """Random erasing (Zhong et al. 2020, section 3): fill a rectangle of some images with random values.
 
-    Its area is 2 to 40 % of the image, its aspect ratio 0.3 to 3.33, among the sizes that fit.
+    The rectangle has 2 to 40 % of the image's area and an aspect ratio of 0.3 to 3.33, and fits in the image.
+
+    Args:
+        probability: share of the images to change.
     """
     shape = tuple(images.shape[1:3])
     grid = (np.arange(64) + 0.5) / 64
@@ -216,9 +219,9 @@ def _box(start: tf.Tensor, end: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
 def mix(
     images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, mixup: float = 0, cutmix: float = 0
 ) -> Mixed:
-    """Mix each image with the previous one of its batch, the first one with the second.
+    """Mix each image with the previous one in its batch, and the first with the second.
 
-    Each image draws a share λ from Beta(α, α), and if both kinds are given, one of them with probability 1/2.
+    λ is drawn from Beta(α, α) for each image. If both kinds are given, each has probability 1/2.
 
     - mixup (Zhang et al. 2018, section 2): λ times the image plus 1 - λ times the other one.
     - CutMix (Yun et al. 2019, section 3.1): a rectangle of the other image around a random pixel, with
@@ -229,11 +232,11 @@ def mix(
         mixup, cutmix: α of Beta(α, α), or 0 for none.
     """
     count, *shape = images.shape[:3]
-    # Unlike in a permutation, padding at the batch's end is nobody's partner.
+    # Not a permutation, which could mix in the padding at the batch's end.
     partners = tf.minimum(tf.abs(tf.range(count) - 1), count - 1)
     others = tf.gather(images, partners)
     drawn = _draw([count, 4], seed)
-    # Equally likely quantiles of the distribution.
+    # Equally likely quantiles of Beta(α, α).
     quantile, quantiles = drawn[:, 0] // 16, (np.arange(4096) + 0.5) / 4096
     mixed, share = images, tf.ones([count])
     if mixup:
@@ -248,7 +251,7 @@ def mix(
         middle = _whole(shape * drawn[:, 1:3])
         box = _box(middle - half, middle + half, shape)
         cut = tf.where(box[..., None], others, images)
-        # A sum of integers and one product are exact everywhere.
+        # A count and a single product are the same on every device.
         kept = tf.cast(tf.math.count_nonzero(~box, [1, 2]), tf.float32) * (1 / math.prod(shape))
         chosen = (drawn[:, 3] % 2 == 0) | (not mixup)
         mixed, share = tf.where(chosen[:, None, None, None], cut, mixed), tf.where(chosen, kept, share)

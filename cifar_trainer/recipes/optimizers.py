@@ -210,7 +210,7 @@ class Muon(Nesterov):
     A kernel's update is the nearest semi-orthogonal matrix to its momentum, so that all directions of its
     filters learn equally fast. Before each update, the kernel is scaled to the Frobenius norm sqrt(O), where
     O is the number of filters; batch normalization makes its scale irrelevant, except for the rate.
-    Keras's Muon updates matrices only, and the rest by AdamW.
+    Keras's Muon updates only matrices, and uses AdamW for the rest.
 
     Args:
         learning_rate: the kernels' rate; a number or a schedule. `scales` are relative to it.
@@ -355,7 +355,7 @@ def reduce_rate(
             update(gradient, variable, learning_rate)
             return
         iterations = own["_iterations"]
-        # A loss scale skips steps, so there may be fewer than `first`.
+        # Loss scaling may skip steps, so there may be fewer than `first`.
         own["_iterations"] = tf.maximum(tf.convert_to_tensor(iterations) - first, 0)
         try:
             update(gradient, variable, share * learning_rate)
@@ -390,7 +390,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """The loss of each image, float32 [B], for labels, integer [B], and logits, float32 [B, K]."""
         classes = y_pred.shape[-1]
-        # A product with one-hot labels: the gradient of gathering each label's logit would scatter.
+        # A product with one-hot labels, because the gradient of a gather would be a scatter.
         targets = tf.one_hot(tf.cast(tf.reshape(y_true, [-1]), tf.int32), classes, dtype=y_pred.dtype)
         targets = (1.0 - self.smoothing) * targets + self.smoothing / classes
         return -tf.reduce_sum(targets * tf.nn.log_softmax(y_pred), axis=-1)

@@ -131,7 +131,7 @@ class _File:
     """A recipe's file, for messages with line numbers.
 
     Args:
-        path, content: the file's.
+        path, content: path and content of the file.
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
@@ -197,7 +197,7 @@ class _File:
         return call
 
     def _fault(self, name: str, text: str, function: Any = None) -> UsageError:
-        """The error about a function or another value of the recipe."""
+        """The error for a function or another value of the recipe."""
         line = self._lines.get(name)
         code = getattr(function, "__code__", None)
         if code is not None and code.co_filename == str(self._path):
@@ -207,7 +207,7 @@ class _File:
 
 
 def _anything(*_: Any) -> None:
-    """Check nothing."""
+    """Accept any value."""
 
 
 def _check_model(model: Any, image_shape: tuple[int, int, int], classes: int) -> str | None:
@@ -374,7 +374,7 @@ def check_loadable(recipe: Recipe, model: "keras.Model") -> None:
 
 
 def _doubts(recipe: Recipe, model: "keras.Model", images: "np.ndarray") -> Iterator[str]:
-    """What is probably wrong with a custom recipe, although it can be trained."""
+    """Probable mistakes in a custom recipe that do not prevent training."""
     from cifar_trainer.recipes import diagnosis
 
     trained = augmented(recipe, images, 1)[0]

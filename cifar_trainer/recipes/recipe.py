@@ -40,7 +40,7 @@ class Mixed(NamedTuple):
     Attributes:
         images: uint8 [B, H, W, C].
         others: labels of the images that were mixed in, uint8 [B].
-        share: share of each image's own label in its target, float32 [B]; the rest is that of `others`.
+        share: share of each image's own label in its target, float32 [B]; `others` has the rest.
     """
 
     images: "tf.Tensor"

@@ -70,8 +70,8 @@ class Chunk:
     """The results of consecutive steps.
 
     Attributes:
-        losses: float32 [steps], the mean loss of each batch. Ends with the first step whose loss, or whose
-            weights, are not finite.
+        losses: float32 [steps], the mean loss of each batch. Ends with the first step whose loss or
+            weights are not finite.
         correct: int32 [steps], the number of correctly classified images in each batch.
         finite: whether all losses, and all weights after the last step, are finite.
     """
@@ -82,7 +82,7 @@ class Chunk:
 
 
 class Phase(NamedTuple):
-    """What a traced step depends on. Each phase of a run has a program of its own.
+    """What a traced step depends on. Each phase of a run has its own program.
 
     Attributes:
         batch: images per step, including padding.
@@ -105,7 +105,7 @@ class Call:
 
 
 class Program:
-    """What the loops for one seed and for several share: a TensorFlow function of steps, traced by phase.
+    """Base class of the loops: a TensorFlow function that runs steps, traced once per phase.
 
     Attributes:
         batch_size: images per step.
@@ -152,7 +152,7 @@ class StepLoop(Program):
         recipe: provides the loss, the augmentation and `after_step`.
         model: maps uint8 [B, H, W, C] to float32 logits [B, classes].
         optimizer: built for the model's trainable variables.
-        images: uint8 [N, H, W, C]. `OrderedImages` are on the device a few steps at a time.
+        images: uint8 [N, H, W, C]. `OrderedImages` are copied to the device a few steps at a time.
         labels: uint8 [N].
         batch_size: images per step, at most N; an epoch's last step has the rest.
         epochs: epochs of the run.
@@ -278,7 +278,7 @@ class StepLoop(Program):
         return self._run_to_first_fault(start, count, global_start) or chunk
 
     def _run_to_first_fault(self, start: int, count: int, global_start: int) -> Chunk | None:
-        """Run step by step until a fault; None if there is none this time, which can happen on a GPU."""
+        """Run step by step until the fault; None if it does not recur, which can happen on a GPU."""
         parts: list[Chunk] = []
         while len(parts) < count:
             parts.append(self._run_chunk(start + len(parts), 1, global_start + len(parts)))
@@ -326,7 +326,7 @@ class StepLoop(Program):
         changes = {0, self._unfrozen_at or 0, *(-(-self._total_steps * i // parts) for i in range(parts))}
         phases = [self._phase(0, first) for first in sorted(changes)]
         batches = (self.batch_size, self.last_batch)
-        # A dictionary keeps the order and drops repetitions.
+        # A dictionary keeps the order and drops duplicates.
         return tuple(dict.fromkeys(phase._replace(batch=batch) for batch in batches for phase in phases))
 
     def _run_steps(self, start: tf.Tensor, count: tf.Tensor, global_start: tf.Tensor, phase: Phase) -> Any:
@@ -466,13 +466,13 @@ class StepLoop(Program):
         """The contribution of some images to their batch's loss, correct images and gradients.
 
         Args:
-            network: the model, for the images' size and dtype.
+            network: the model, adapted to the images' size and dtype.
             trained: the variables whose gradients to compute.
             images: some images of the batch.
-            labels: their labels; of a mixed image, the one with the larger share.
+            labels: their labels; for a mixed image, the one with the larger share.
             weights: their weights, float32, or None if all are 1.
-            targets: labels and their weights, as above; a mixed image has a label in two of them, and its
-                loss is the weighted sum of theirs.
+            targets: pairs of labels and weights, as above. Mixed images have two pairs, and their losses are
+                added.
             size: size of the whole batch, without padding.
             share: these images' share of the batch.
         """
@@ -499,8 +499,8 @@ class StepLoop(Program):
 def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     """The weight of each class, float64 [classes]: N / (K × its images), so that an image's mean weight is 1.
 
-    As scikit-learn's `balanced` (King & Zeng 2001). Classes without images have weight 0 and are not counted
-    in K.
+    Like scikit-learn's `balanced` (King & Zeng 2001). Classes without images have weight 0 and are not
+    counted in K.
     """
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0

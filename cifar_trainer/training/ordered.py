@@ -1,4 +1,4 @@
-"""Training on images that are too large to keep in memory: they are read in the order of each epoch."""
+"""Training on data that does not fit in memory: images are read from disk in the order of each epoch."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-#: Images of more bytes, or of more than a quarter of the memory, are not kept in memory.
+#: Data sets of more bytes, or of more than a quarter of the memory, are not kept in memory.
 MAX_BYTES = 2**30
 
 
@@ -19,7 +19,7 @@ def is_large(images: np.ndarray) -> TypeGuard[np.memmap]:
 
 
 def _memory() -> int:
-    """The memory of this machine, or of this container if it is less, in bytes."""
+    """Memory of this machine, or of its container if that is smaller, in bytes."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -27,13 +27,13 @@ def _memory() -> int:
 
 
 class OrderedImages:
-    """Reads images in the order of an epoch, in one thread that reads ahead.
+    """Reads images in the order of an epoch; a thread reads ahead.
 
     It reads with system calls, because pages of a memory map would count as this process's memory.
 
     Args:
         images: memory-mapped uint8 [M, H, W, C].
-        rows: int64 [N], the training images among them.
+        rows: int64 [N], indices of the training images.
 
     Attributes:
         shape: N, H, W, C.
@@ -55,13 +55,13 @@ class OrderedImages:
         self._order, self._ahead = self._rows[order], None
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """The images at `count` positions of the order from `first`: uint8 [count, H, W, C]."""
+        """Read `count` images from position `first` of the order: uint8 [count, H, W, C]."""
         images = None
         if self._ahead is not None and self._ahead[0] == first:
             images = self._ahead[1].result()[:count]
         if images is None or len(images) < count:
             images = self._read(first, count)
-        # Probably the next call.
+        # Prefetch what the next call will probably need.
         self._ahead = first + count, self._thread.submit(self._read, first + count, count)
         return images
 
@@ -69,7 +69,7 @@ class OrderedImages:
         rows = self._order[first : first + count]
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for position in np.argsort(rows):
-            # The file's order suits a hard disk.
+            # Read in file order, which is faster on a hard disk.
             where = self._start + int(rows[position]) * images[0].nbytes
             if os.preadv(self._file, [images[position]], where) != images[0].nbytes:
                 raise OSError(f"{self._path} is shorter than when training began.")

@@ -45,7 +45,7 @@ class StackedLoop(Program):
     Args:
         loops: one for each seed, over the same images. All use the first one's recipe and kernel variants.
         width: number of seeds that the program computes, at least `len(loops)`; extra ones repeat the first.
-            So a group keeps its program, and its exact results, after some of its runs have ended.
+            With a constant width, the results stay exactly the same after some of the runs have ended.
     """
 
     def __init__(self, loops: Sequence[StepLoop], width: int) -> None:
@@ -75,7 +75,7 @@ class StackedLoop(Program):
                     continue
                 chunk = chunk_of(losses[:, i], correct[:, i], finite[i])
                 if not chunk.finite:
-                    # Its state is still that before the call. Find the faulty step as in a single run.
+                    # The state is still the one before the call. Find the faulty step as in a single run.
                     (chunk,) = self._loops[i].run(call.start, call.count, global_first)
                 of_member.append(chunk)
         return [joined(of_member) for of_member in parts.values()]

@@ -28,7 +28,7 @@ def find_weights(weights: str) -> tuple[Path, Run | None]:
     """The Keras file that `--weights` names, and its run; the run is None for any other file.
 
     Raises:
-        UsageError: it does not exist, or is not a run's folder or a Keras file.
+        UsageError: it does not exist, or is neither a run's folder nor a Keras file.
         RunError: the run is not finished, or this version does not know its recipe.
     """
     path = Path(weights).expanduser()
@@ -50,7 +50,7 @@ def check_transfer(config: Settings) -> None:
 
     Raises:
         UsageError: `freeze` or `unfreeze_after` lacks the setting that it needs.
-        UsageError, RunError: as `find_weights`.
+        UsageError, RunError: as in `find_weights`.
     """
     for name, needed in (("freeze", "weights"), ("unfreeze_after", "freeze")):
         if getattr(config, name) is not None and getattr(config, needed) is None:
@@ -67,10 +67,10 @@ def check_transfer(config: Settings) -> None:
 
 
 def ancestors(run: Run) -> list[Run]:
-    """The runs from whose weights a run descends, the first one first.
+    """The chain of runs that a run started from, oldest first.
 
     Raises:
-        RunError: one of them is missing or damaged, or has other weights than those that were started from.
+        RunError: one of them is missing or damaged, or its weights have changed.
     """
     config = run.read_config()
     try:
@@ -96,7 +96,7 @@ class InitialWeights:
         source: the value of `--weights`.
         model: the trained network, with or without its last layer.
         sha256: SHA-256 of its weights.
-        parent: where it comes from.
+        parent: its recipe, data set and classes.
     """
 
     source: str
@@ -107,7 +107,7 @@ class InitialWeights:
     def assign(self, model: "keras.Model", recipe: str, classes: tuple[str, ...]) -> str:
         """Copy the weights to `model`, layer by layer, in the order of the layers.
 
-        The last layer keeps its own initial weights if it has other classes, or if `self.model` lacks it.
+        The last layer keeps its own initial weights if the classes differ, or if `self.model` lacks it.
 
         Args:
             model: the new network.
@@ -115,7 +115,7 @@ class InitialWeights:
             classes: names of its classes.
 
         Returns:
-            What was done, in words.
+            A sentence that says what was copied.
 
         Raises:
             UsageError: a layer cannot take the weights; the message names it. `model` is then unusable.
@@ -152,7 +152,7 @@ class InitialWeights:
 
 
 def layers_with_weights(model: "keras.Model") -> "list[keras.Layer]":
-    """The layers that have weights, in the order of `model.weights`; nested models are taken apart."""
+    """The layers that have weights, in the order of `model.weights`; nested models are flattened."""
     import keras
 
     found = []
@@ -208,7 +208,7 @@ def load_weights(
     Raises:
         DataNotFoundError: the weights from ImageNet cannot be downloaded.
         UsageError: `config.weights` does not exist, or is not a run or a Keras file.
-        RunError: the weights are not those with `config.weights_sha256`, or the file is damaged.
+        RunError: the weights do not match `config.weights_sha256`, or the file is damaged.
     """
     from cifar_trainer.model import CLASSES_MEMBER, load_model, weights_sha256
 
