@@ -6,10 +6,10 @@
 
 Every contestant trains the same network with the same kind of optimizer on all usable cores, and gathers its
 batches from 10,000 random images in memory. Keras `fit` and JAX train `tutorial` in float32 only. In
-bfloat16, PyTorch's weights are bfloat16 too, as in airbench94, which favours it. Each runs in its own
-process, and they take turns, so that a slow phase of the machine affects all of them. The clock starts after
-a warm-up, so it excludes compiling. PyTorch and JAX are optional: if one is not installed or fails, its row
-of the table has the error. `--python NAME=PATH` sets the interpreter of a contestant or of a framework.
+bfloat16, PyTorch's weights are bfloat16 too, as in airbench94, which gives it an advantage. Each runs in its
+own process, and they take turns, so that a slow phase of the machine affects all of them. The clock starts
+after a warm-up, so it excludes compiling. PyTorch and JAX are optional: if one is not installed or fails, its
+row of the table shows the error. `--python NAME=PATH` sets the interpreter of a contestant or of a framework.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def draw_batches(batch_size: int) -> Iterator[Any]:
 
 
 def check_parameters(count: int, expected: int = PARAMETERS) -> None:
-    """Exit if the network has another size."""
+    """Exit if the network does not have the expected number of parameters."""
     if count != expected:
         sys.exit(f"The network has {count:,} parameters, expected {expected:,}")
 

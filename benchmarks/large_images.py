@@ -1,4 +1,4 @@
-"""Memory and speed of training on large photos, next to Keras's `fit` on the same data.
+"""Memory and speed of training on large photos, compared with Keras's `fit` on the same data.
 
     python benchmarks/large_images.py --data-dir /tmp/large --seconds 30 --repeats 3
     python benchmarks/large_images.py --data-dir /tmp/large --only cifar-trainer --seconds 20
@@ -6,7 +6,7 @@
 It draws and prepares 10,000 images of 224×224 pixels once (1.5 GB on disk), which takes about a minute. Each
 contestant then trains the recipe's network on them in its own process, and they take turns. `fit` reads
 batches from the same memory-mapped file with `keras.utils.PyDataset`, in a new order, and augments nothing;
-cifar-trainer also flips and crops. The clock starts after a warm-up. The peak is that of the resident memory.
+cifar-trainer also flips and crops. The clock starts after a warm-up. The peak is of the resident memory.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WARM_UP = 5
 
 
 def draw(data_dir: Path, images: int, size: int) -> None:
-    """Prepare noise of ten classes, a tenth of it as test images, unless it is prepared already."""
+    """Prepare ten classes of noise, a tenth of it as test images, unless that has been done."""
     import numpy as np
 
     from cifar_trainer.data import store
@@ -56,7 +56,7 @@ class Clock:
         self.rate = 0.0
 
     def step(self, steps: int = 1) -> bool:
-        """Count steps; True once the time is over."""
+        """Count steps; True once the time is up."""
         self._steps += steps
         # The first call may have more steps than the warm-up.
         if self._warm == 0 or self._steps <= WARM_UP:

@@ -3,10 +3,10 @@
     python benchmarks/pareto.py --data-dir data --output pareto.json --plot pareto.svg
     python benchmarks/pareto.py --output pareto.json --plot pareto.svg --draw-only
 
-Each run is a new process, timed from start to exit, on all training images; its accuracy is that on the test
-set after the last epoch, and the seed is the number of the round. The contestants take turns, so that a slow
+Each run is a new process, timed from start to exit, on all training images. Its accuracy is measured on the
+test set after the last epoch; its seed is the number of the round. The contestants take turns, so that a slow
 phase of the machine affects all of them. Times are ratios to the script's median time, T. Results are saved
-after each run, and a repeated call continues from them. bfloat16 needs a processor that has it.
+after each run; calling the script again continues from them. bfloat16 needs a processor that supports it.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SCRIPT = "the tutorial's script"
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """A recipe at a length; its name in the table.
+    """A recipe and a number of epochs to train it for.
 
     Attributes:
         recipe: the recipe, or `SCRIPT`.
@@ -83,7 +83,7 @@ def measure(contestant: Contestant, seed: int, options: argparse.Namespace) -> d
 
 
 def format_table(runs: dict[str, list[dict[str, float]]]) -> str:
-    """A Markdown table: for each contestant its time, and the mean accuracy with its range."""
+    """A Markdown table: the time of each contestant, and the mean and range of its accuracy."""
     lines = ["| | n | median s | share of T | mean accuracy | lowest, highest |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
     for name, done in runs.items():

@@ -1,7 +1,7 @@
 """The networks of four recipes in PyTorch, with their optimizers and losses, for against_peers.py.
 
-They take images as PyTorch has them, float [N, C, H, W], and have neither augmentation nor dropout: those
-are costs of our side only.
+They take PyTorch's image layout, float [N, C, H, W], and have neither augmentation nor dropout, which only
+our side pays for.
 """
 
 import functools

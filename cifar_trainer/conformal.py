@@ -1,6 +1,6 @@
 """Sets of classes that contain the right one with a chosen probability: split conformal prediction.
 
-A set has the classes whose softmax probability, without temperature, reaches a threshold (Angelopoulos &
+A set contains the classes whose softmax probability, without temperature, reaches a threshold (Angelopoulos &
 Bates 2021, section 1; the score is 1 - probability). If it is empty, the answer is "unknown".
 """
 
@@ -10,22 +10,22 @@ import numpy as np
 
 from cifar_trainer.errors import UsageError
 
-#: The coverages that can be chosen, in per cent.
+#: Coverages to choose from, in per cent.
 PERCENTS = range(50, 100)
-#: Fewest held-out images of each class for thresholds by class. The rank ceil((n + 1) 0.99) exists from
-#: n = 99; there, the coverage of a class at 90 % has a standard deviation of 3 % (ibid., section 3.2).
+#: Minimum number of held-out images per class for thresholds by class. The rank ceil((n + 1) 0.99) exists
+#: from n = 99; there, the coverage of a class at 90 % has a standard deviation of 3 % (ibid., section 3.2).
 MIN_CLASS_IMAGES = 100
-#: Lowers the odds at a threshold, which is the probability of a held-out image. An export's logits differ by
-#: up to 1e-4, so its odds by a factor of up to 1.0002.
+#: Share by which the odds at a threshold are lowered. A threshold is the probability of a held-out image, and
+#: an export may differ: its logits by up to 1e-4, so its odds by a factor of up to 1.0002.
 _TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassSets:
-    """Makes sets with the probability `coverage` of containing the right class.
+    """Builds sets that contain the right class with the probability `coverage`.
 
     Attributes:
-        thresholds: lowest probability of a class in a set, float64 [classes], or [1] for all.
+        thresholds: lowest probability of a class in a set, float64 [classes], or [1] for all classes.
     """
 
     coverage: float
@@ -39,7 +39,7 @@ class ClassSets:
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredCoverage:
-    """Sets of one coverage on test images; intervals are for 95 %.
+    """Results for one coverage on test images; all intervals are 95 %.
 
     Attributes:
         measured: share of sets that contain the right class; `interval` is Wilson's.
@@ -61,7 +61,7 @@ class Coverage:
 
     Attributes:
         images: number of held-out images that they were fitted on.
-        by_class: whether each class has its own, so that the promise holds for each class.
+        by_class: whether each class has its own threshold, so that the promise holds for each class.
         thresholds: those of `ClassSets` by per cent; coverages that need more images are missing.
         measured: results on test images; empty if there are none.
     """
@@ -82,7 +82,7 @@ class Coverage:
 
 
 def parse_coverage(value: float | str) -> int:
-    """A coverage such as `90%` or 0.9, in per cent; UsageError if it is not one of `PERCENTS`."""
+    """Parse a coverage such as `90%` or 0.9 to per cent; UsageError if it is not one of `PERCENTS`."""
     text = str(value).strip()
     try:
         percent = round(float(text[:-1]) if text.endswith("%") else 100 * float(text), 6)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cifar_trainer.artefacts.keras import KerasModel
     from cifar_trainer.evaluation.occlusion import Occlusion
 
-#: Maximum number of images on a page, and number of training images for each.
+#: Maximum number of images on a page, and number of nearest training images for each.
 IMAGES, NEAREST = 100, 8
 #: Training images between two calls of `on_progress`.
 _STEP = 2500
@@ -48,12 +48,12 @@ class Neighbour:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Explanation(Answer):
-    """A prediction, and why its first class is the most likely one.
+    """A prediction and its explanation.
 
     Attributes:
         pixels: the resized image, uint8 [H, W, C].
-        grad_cam: float32 [H, W] of `GradCam`; None if the network has no feature map.
-        occlusion: what changes if a part is covered.
+        grad_cam: the map from `GradCam`, float32 [H, W]; None if the network has no feature map.
+        occlusion: how the prediction changes if a part is covered.
         nearest: the training images with the most similar features, nearest first.
     """
 
@@ -153,7 +153,7 @@ def _find_nearest(
     run: Run,
     on_progress: Callable[[str, int, int], None],
 ) -> list[tuple[Neighbour, ...]]:
-    """The images that the run was trained on with the nearest features, for each of uint8 [N, H, W, C]."""
+    """The run's training images with the nearest features, for each of uint8 [N, H, W, C]."""
     from cifar_trainer.checks.neighbours import unit
     from cifar_trainer.model import hidden_features
 

@@ -263,7 +263,7 @@ class Classifier:
     def classify(
         self, images: Iterable[ImageSource], on_progress: Callable[[int], None]
     ) -> Iterator[tuple[DecodedImage, Answer]]:
-        """Read and classify images as `predict` does, and pass over those that cannot be read."""
+        """Read and classify images as `predict` does; skip those that cannot be read."""
         named = list(_expand(images, self._failures, self._passed_over))
         for start in range(0, len(named), _BATCH_SIZE):
             batch = []

@@ -51,7 +51,7 @@ KEEPS = ("last", "best")
 CLASS_WEIGHTS = ("balanced",)
 #: The value of `weights` that names the weights trained on ImageNet.
 IMAGENET = "imagenet"
-#: The value of `freeze` that holds every layer except the last.
+#: The value of `freeze` that freezes every layer except the last.
 ALL_BUT_HEAD = "all-but-head"
 #: The operations of --augment in the order in which they are applied: type and range of each argument.
 AUGMENTATIONS: Mapping[str, Sequence[tuple[type, float, float]]] = {
@@ -62,7 +62,7 @@ AUGMENTATIONS: Mapping[str, Sequence[tuple[type, float, float]]] = {
     "mixup": [(float, 0.01, 100)],
     "cutmix": [(float, 0.01, 100)],
 }
-#: Whether several seeds train in one program: on a GPU only, also on a CPU, or never.
+#: When several seeds train in one program: on a GPU only, also on a CPU, or never.
 STACKS = ("auto", "on", "off")
 
 #: Keras and NumPy accept larger seeds; TensorFlow's stateless operations take 32 bits.
@@ -379,7 +379,7 @@ class Settings:
         for name, declaration in declared(Settings).items():
             declaration.check(getattr(self, name))
         if self.augment is not None:
-            # One form for each augmentation, however it was written.
+            # Normalize how the augmentation is written.
             operations = parse_augmentation(self.augment).items()
             words = [":".join([name, *(f"{value:g}" for value in values)]) for name, values in operations]
             object.__setattr__(self, "augment", ",".join(words) or "none")

@@ -1,1 +1,1 @@
-"""Checks of data and of training: what is probably wrong, with pictures and an exit code."""
+"""Checks of data and training: likely mistakes, with pictures and an exit code."""

@@ -9,7 +9,7 @@ from cifar_trainer.errors import counted
 
 #: A class with fewer training images is too small to be learned, or to be checked for wrong labels.
 FEW_IMAGES = 50
-#: The largest class may have this many times as many training images as the smallest.
+#: Largest ratio of the classes' numbers of training images that is not reported.
 IMBALANCE = 10
 #: Standard deviation of an image's pixels, 0 to 255, below which it is nearly one colour.
 ONE_COLOUR = 4.0
@@ -52,7 +52,7 @@ def find_simple(dataset: Dataset) -> tuple[list[Finding], Odd]:
         findings.append(Finding("one_colour", count, f"{counted(count, 'image')} of nearly one colour."))
     unusual: dict[str, np.ndarray] = {}
     train, test = splits.values()
-    # Data sets that an older version prepared have no sizes.
+    # Data sets prepared by an older version have no sizes.
     if train.sizes is not None and test.sizes is not None:
         sizes = np.concatenate([train.sizes, test.sizes])
         marked = unusual_sizes(sizes)
@@ -82,7 +82,7 @@ def find_simple(dataset: Dataset) -> tuple[list[Finding], Odd]:
 
 
 def unusual_sizes(sizes: np.ndarray) -> np.ndarray:
-    """Which images are much larger, smaller or longer than the rest: bool [N].
+    """Which images are much larger, smaller or more elongated than the rest: bool [N].
 
     Args:
         sizes: widths and heights, [N, 2].

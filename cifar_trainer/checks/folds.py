@@ -16,8 +16,7 @@ from cifar_trainer.training.loop import MAX_CHUNK, StepLoop, epoch_order
 
 RECIPE = "regularized"
 FOLDS = 4
-#: Training of a fold: number of images, counting repetitions, and range of epochs (each as long as one of the
-#: whole training set).
+#: Training of a fold: number of images, counting repetitions, and range of epochs of the whole training set.
 _SEEN, _EPOCHS = 350_000, (7, 40)
 #: Seed of the folds and of the training.
 SEED = 0

@@ -65,8 +65,8 @@ def wrong_by_class(matrix: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def find_suspects(probabilities: np.ndarray, labels: np.ndarray) -> Suspects:
     """The labels that confident learning prunes by class, ranked by self-confidence.
 
-    Prune by class (section 3.2, method 3): of each class, as many images as `wrong_by_class` says, those with
-    the lowest self-confidence. The estimate is too high if the network confuses similar classes, so a
+    Prune by class (section 3.2, method 3): the images of each class with the lowest self-confidence, as many
+    as `wrong_by_class` estimates. The estimate is too high if the network confuses similar classes, so a
     label is only suspect if it is also less probable than a random guess, 1 / K.
 
     Args:

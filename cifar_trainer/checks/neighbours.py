@@ -1,14 +1,14 @@
 """Finds images that show the same picture: re-encoded, cropped, mirrored, resized or recoloured copies.
 
-1. Search: the nearest neighbours of each image by cosine similarity of thumbnails (as they are, mirrored,
-   and enlarged) and of a network's features. Only images in similar cells are compared, so time and memory
-   grow linearly with the number of images (an inverted file; Jégou, Douze & Schmid 2011, section IV).
-2. Filter: a pair stays if the details of one image resemble those of a part of the other, on a coarse grid
-   of parts.
+1. Search: the nearest neighbours of each image by cosine similarity of thumbnails (as they are, mirrored, and
+   enlarged) and of a network's features. Only images in similar cells are compared, so time and memory grow
+   linearly with the number of images (an inverted file; Jégou, Douze & Schmid 2011, section IV).
+2. Filter: a pair stays if the details of one image resemble those of a part of the other, on a coarse grid of
+   parts.
 3. Alignment: that part is moved and scaled to fit the other image. The similarity of a pair is then the
-correlation of their details. Details are what remains after subtracting local means: smooth pictures, such as
-planes in the sky, correlate without being the same. 4. Groups: the connected components of the pairs above a
-threshold.
+   correlation of their details. Details are what remains after subtracting local means, since smooth
+   pictures, such as planes in the sky, correlate without being the same.
+4. Groups: the connected components of the pairs above a threshold.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ NEIGHBOURS, FLOOR = 8, 0.7
 FILTER, THRESHOLD = 0.75, 0.85
 #: Widths of the compared parts, as fractions of the image's, and positions of a part along each axis.
 _ZOOMS, _POSITIONS = (1.0, 0.875, 0.75), 3
-#: Width of the part that the search enlarges: between those of usual crops.
+#: Width of the part that the search enlarges: a typical crop.
 _SEARCH_ZOOM = 0.83
 #: The alignment: first step as a fraction of the width, number of halvings, and range of widths.
 _STEP, _ROUNDS, _WIDTHS = 0.06, 4, (0.65, 1.1)
@@ -103,7 +103,7 @@ def find_pairs(
 
 
 def thumbnails(images: np.ndarray, size: int, *, grey: bool = False) -> np.ndarray:
-    """Means over equal parts of each image: float32 [N, size, size, C] of uint8 [N, H, W, C].
+    """Thumbnails by averaging equal parts of each image: float32 [N, size, size, C] of uint8 [N, H, W, C].
 
     Args:
         images: of any size.
@@ -125,7 +125,7 @@ def unit(values: np.ndarray) -> np.ndarray:
     """Unit vectors with zero mean, which ignore brightness and contrast: float32 [N, D · C].
 
     Args:
-        values: [N, D, C]; the mean over D is removed. Constant values become 0, which resembles nothing.
+        values: [N, D, C]; the mean over D is removed. Constant values become 0, which is similar to nothing.
     """
     centred = (values - values.mean(axis=1, keepdims=True)).reshape(len(values), -1)
     return _normalized(centred)
@@ -168,14 +168,14 @@ class Cells:
 def search(
     queries: np.ndarray, cells: Cells, on_cell: Callable[[int], None] = lambda images: None
 ) -> np.ndarray:
-    """The nearest keys of each query in its nearest cells, at most NEIGHBOURS, as pairs: int64 [P, 2].
+    """Pairs of each query and up to NEIGHBOURS nearest keys in its nearest cells: int64 [P, 2].
 
     The lower index comes first. With up to PROBES cells, these are the nearest of all keys.
 
     Args:
         queries: unit vectors of the same images as the keys, float32 [N, D].
-        cells: of the keys.
-        on_cell: called with the number of its images after each cell.
+        cells: the cells of the keys.
+        on_cell: called after each cell with its number of images.
     """
     probes = min(PROBES, len(cells.centres))
     near = np.concatenate(
@@ -221,7 +221,7 @@ def filter_pairs(
     Args:
         grey: thumbnails, float32 [N, MIDDLE, MIDDLE].
         first, second: int64 [P].
-        on_block: called with the number of its images after each block.
+        on_block: called after each block with its number of images.
 
     Returns:
         The correlations, float32 [P]; the part's number in `_parts`, int64 [P]; and whether it is a part of
@@ -254,12 +254,12 @@ def filter_pairs(
 
 
 def align(grey: np.ndarray, partial: np.ndarray, whole: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """The correlation of details after moving and scaling a part of one image to fit the other.
+    """Fit a part of one image to the other by moving and scaling it; return the correlation of their details.
 
     Args:
         grey: thumbnails, float32 [N, FINE, FINE].
-        partial, whole: the image that is used in part, and the other: int64 [P].
-        view: the part to start from, its number in `_parts`: int64 [P].
+        partial, whole: the image of which a part is used, and the other one: int64 [P].
+        view: the part to start from, by its number in `_parts`: int64 [P].
 
     Returns:
         float32 [P].
@@ -284,7 +284,7 @@ def align(grey: np.ndarray, partial: np.ndarray, whole: np.ndarray, view: np.nda
         place = parts[view[some]]
         score = (unit(seen(place)[:, :, None]) * smooth).sum(axis=1)
         for step in _STEP * 0.5 ** np.arange(_ROUNDS):
-            # Around its centre, for the width: each axis, in both directions.
+            # Move along each axis, or change the width around the centre, in both directions.
             for move in ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (-0.5, -0.5, 1), (0.5, 0.5, -1)):
                 moved = place + step * np.array(move)
                 moved[:, 2] = np.clip(moved[:, 2], *_WIDTHS)

@@ -26,7 +26,7 @@ FIRST_LOSS = 0.5
 #: Maximum relative error of a gradient, as CS231n allows for networks with kinks.
 GRADIENT_ERROR = 1e-4
 #: Steps of the numeric gradient, and images for which it is computed. The first is large enough for small
-#: gradients; the second one crosses fewer of the kinks that the ReLUs of large networks have by the million.
+#: gradients; the second one crosses fewer kinks, of which a large network's ReLUs have millions.
 _NUMERIC_STEPS, _GRADIENT_IMAGES = (1e-6, 1e-8), 4
 #: The largest share of a layer's ReLUs that are zero for all images.
 DEAD = 0.5
@@ -37,7 +37,7 @@ class Samples:
     """Training images for the checks, by purpose.
 
     Attributes:
-        train, held_out: some training images, and others that no step sees.
+        train, held_out: some training images, and others that are never trained on.
         augmented: the first images of `train` after the recipe's augmentation, uint8 or float [N, H, W, C].
         classes: number of classes.
     """

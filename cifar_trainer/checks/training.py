@@ -62,7 +62,7 @@ def check_training(
     verbose: bool = False,
     on_progress: Callable[[str, int, int | None], None] = lambda name, done, total: None,
 ) -> TrainingCheck:
-    """Check how a recipe trains by doing short runs on training images, and write a report. Keeps no model.
+    """Check how a recipe trains, in short runs on training images, and write a report. Keeps no model.
 
     Args:
         recipe: the name of a recipe, or a Python file that defines one.

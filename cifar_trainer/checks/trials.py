@@ -30,8 +30,8 @@ from cifar_trainer.training.assembly import build_model
 from cifar_trainer.training.layers import choose_variants
 from cifar_trainer.training.loop import StepLoop
 
-#: Images per step at most, and FLOPs of their forward pass at most, unless FEW images need more. A larger
-#: batch is reduced, with its learning rate (Goyal et al. 2017).
+#: Maximum images per step, and maximum FLOPs of their forward pass, unless FEW images need more. A larger
+#: batch is reduced, and its learning rate with it (Goyal et al. 2017).
 BATCH, STEP_FLOPS = 64, 2e10
 #: Steps of a short run: usually, and for a network with more than LARGE FLOPs per image.
 STEPS, LARGE_STEPS, LARGE = 300, 60, 1e8
@@ -87,7 +87,7 @@ def examine(
     steps: int | None = None,
     on_progress: Progress = lambda name, done, total: None,
 ) -> Examination:
-    """Make all checks of a recipe.
+    """Run all checks of a recipe.
 
     Args:
         recipe: the recipe.
@@ -362,7 +362,7 @@ def smooth(losses: list[float]) -> np.ndarray:
 
 
 def noise(losses: list[float]) -> float:
-    """The standard deviation of smoothed losses, from some losses of different batches before they change."""
+    """The standard deviation of smoothed losses, estimated from losses before training lowers them."""
     return float(np.std(losses)) * ((1 - SMOOTHING) / (1 + SMOOTHING)) ** 0.5 if losses else 0.0
 
 
@@ -370,7 +370,7 @@ def highest_rate(rates: np.ndarray, smoothed: np.ndarray, deviation: float = 0.0
     """The highest rate before the loss diverges.
 
     The loss diverges if it is not finite, exceeds DIVERGED times the first loss, or, once it was lower by a
-    share of GAINED, loses three quarters of that gain. Changes of three standard deviations are noise.
+    share of GAINED, loses three quarters of that gain. Changes within three standard deviations are noise.
 
     Args:
         rates: float [steps], rising.

@@ -11,7 +11,7 @@ class Check:
         name: such as "loss at the first step".
         passed: whether the number is as expected.
         measured: the number; None if the check has no number, or did not apply.
-        expected: the number to expect, in words.
+        expected: the expected number, in words.
         message: what was measured; if the check failed, what to do.
         source: where the check comes from.
     """

@@ -30,7 +30,7 @@ def command(
     output: Path | None,
     data_dir: Path | None,
 ) -> None:
-    """Write a page that shows why images get their classes.
+    """Write a page that explains the predictions for images.
 
     For each IMAGE, the page shows the parts that raise the class's score (Grad-CAM), how the
     prediction changes if a part is covered, and the nearest training images with their labels.
@@ -56,7 +56,7 @@ def command(
 
 
 def format_explanation(explanation: "Explanation") -> str:
-    """The line of `predict`, and two about the covered part and the nearest training images."""
+    """The line of `predict`, and a line each on the covered part and the nearest training images."""
     covered, label = explanation.occlusion, printable(explanation.guesses[0].class_name)
     then = f"{label} {covered.probability:.1%}, predicted as {printable(covered.class_name)}"
     counts = Counter(printable(each.label) for each in explanation.nearest).most_common()

@@ -132,7 +132,7 @@ def write_dataset(folder: Path, name: str, found: ImageSet, source: str) -> Reco
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Write an .npy file. numpy.save writes the same bytes, but loses the reason of a failed write."""
+    """Write an .npy file. numpy.save writes the same bytes, but loses the reason for a failed write."""
     # Make contiguous first, because the header records the memory order.
     ordered = np.ascontiguousarray(array)
     with open(path, "wb") as file:

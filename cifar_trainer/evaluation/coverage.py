@@ -15,7 +15,7 @@ MEASURED = (80, 90, 95, 99)
 
 
 def measure_coverage(subject: Subject) -> Coverage | None:
-    """The thresholds of a run; None if it held out no images. Measured unless the split is `validation`.
+    """The thresholds of a run, measured unless the split is `validation`; None without held-out images.
 
     They are for the model in float32 without test-time augmentation, which predict, serve and exports use.
     """

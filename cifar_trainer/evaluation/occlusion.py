@@ -1,4 +1,4 @@
-"""Occlusion: how a prediction changes if a part is covered (Zeiler & Fergus 2014, section 4.2)."""
+"""Occlusion: how a prediction changes if part of the image is covered (Zeiler & Fergus 2014, section 4.2)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,14 +16,14 @@ SHARE, POSITIONS, GREY = 0.25, 13, 128
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Occlusion:
-    """How the prediction changes.
+    """How a prediction changes if parts of the image are covered.
 
     Attributes:
-        lost: share of the class's probability that covering a pixel loses, float [H, W] from 0 to 1: the mean
-            over the squares that cover it.
-        covered: the image with the square that loses most, uint8 [H, W, C].
+        lost: share of the class's probability that is lost if a pixel is covered, float [H, W] from 0 to 1:
+            the mean over the squares that cover it.
+        covered: the image with the square that lowers the probability most, uint8 [H, W, C].
         box: left, top, right and bottom of that square in pixels.
-        probability, class_name: the class's probability then, and the most likely class.
+        probability, class_name: the class's probability with that square, and the most likely class.
     """
 
     lost: np.ndarray

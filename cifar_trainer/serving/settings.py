@@ -19,10 +19,10 @@ class Limits:
         json_bytes: size of the JSON in it. Splitting it into images blocks all other requests.
         bodies_bytes: size of all bodies that are being read or answered.
         header_bytes: size of a request's line and headers.
-        header_seconds: time from the start of a connection, or of its next request, to the end of headers.
+        header_seconds: time from the start of a connection or its next request to the end of the headers.
         idle_seconds: time that a connection may wait for its next request.
-        connections: number of open connections. For one more, the longest idle one is closed, or else the
-            slowest upload.
+        connections: number of open connections. To accept another, the longest idle one is closed, or
+            else the slowest upload.
         image_pixels: width times height of an image.
     """
 
@@ -66,7 +66,7 @@ class Settings:
     )  # fmt: skip
     watch: bool = setting(False, help="Load a new version of the model when its files change.")
     keep_limit: int = setting(1000, at_least=1, at_most=1_000_000, help="Maximum number of images to store.")
-    # A webhook's URL often is a secret.
+    # A webhook's URL is often secret.
     alert_webhook: str | None = setting(
         None, secret=True, metavar="URL", help="URL to POST to when drift starts."
     )

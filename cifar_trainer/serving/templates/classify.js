@@ -20,7 +20,7 @@ async function post(path, file, turn) {
   if (turn !== latest) return null;
   if (response.status === 401) {
     $("key").hidden = false;
-    fail(savedKey() ? "Wrong API key." : "This server asks for a key.");
+    fail(savedKey() ? "Wrong API key." : "This server requires an API key.");
     $("secret").focus();
     return null;
   }
@@ -43,7 +43,7 @@ async function classify(file) {
     if (!answer) return;
     $("key").hidden = true;
     show(answer, file);
-    /* The heat map takes longer, the first time by seconds. */
+    /* The heat map takes longer: several seconds for the first image. */
     $("looking").hidden = false;
     const explained = await post("explain?class_id=" + answer.top[0].class_id, file, turn);
     if (explained) explain(explained);

@@ -1,4 +1,4 @@
-/* Asks for the same address again, with the key, and shows the answer in place of this page. */
+/* Requests the same URL with the key, and replaces this page with the answer. */
 async function open() {
   const response = await ask(location.href, {headers: {"Accept": "text/html"}}).catch(() => null);
   if (response === null || response.status === 401) {
