@@ -258,7 +258,7 @@ def align(grey: np.ndarray, partial: np.ndarray, whole: np.ndarray, view: np.nda
 
     Args:
         grey: thumbnails, float32 [N, FINE, FINE].
-        partial, whole: the image of which a part is used, and the other one: int64 [P].
+        partial, whole: the image that is cut to a part, and the other one: int64 [P].
         view: the part to start from, by its number in `_parts`: int64 [P].
 
     Returns:

@@ -26,7 +26,7 @@ FIRST_LOSS = 0.5
 #: Maximum relative error of a gradient, as CS231n allows for networks with kinks.
 GRADIENT_ERROR = 1e-4
 #: Steps of the numeric gradient, and images for which it is computed. The first is large enough for small
-#: gradients; the second one crosses fewer kinks, of which a large network's ReLUs have millions.
+#: gradients; the second one crosses fewer of the millions of kinks in a large network's ReLUs.
 _NUMERIC_STEPS, _GRADIENT_IMAGES = (1e-6, 1e-8), 4
 #: The largest share of a layer's ReLUs that are zero for all images.
 DEAD = 0.5

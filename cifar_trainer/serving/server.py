@@ -2,7 +2,7 @@
 
 from cifar_trainer.extras import check_extra
 
-# Before the imports that fail without the extra: the function and the command then have one message.
+# Check before the imports that need the extra, so that the function and the command give the same message.
 check_extra("serve", "serve", ("starlette", "uvicorn", "httptools", "prometheus_client"))
 
 import asyncio
@@ -129,7 +129,7 @@ def serve(
         raise UsageError("RUN and --model were both given. Pass only one.")
     check_known("serve", arguments, [*declared(Settings)])
     given = {name: value for name, value in arguments.items() if value is not None}
-    # Checked before a model is looked for, which may give the name.
+    # Check the settings before looking for a model, which may provide the name.
     settings = Settings(
         **{"name": "model", **given},
         allowed_hosts=tuple(allowed_hosts),

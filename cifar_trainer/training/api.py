@@ -36,7 +36,7 @@ from cifar_trainer.training.transfer import absolute, ancestors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The runtime options; those without a declaration that `train` and `resume` take, and their defaults.
+#: The declared runtime options, and the defaults of the others that `train` and `resume` accept.
 _OPTIONS = declared(RuntimeOptions)
 _UNDECLARED = {
     field.name: field.default

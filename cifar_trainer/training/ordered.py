@@ -1,4 +1,4 @@
-"""Training on data that does not fit in memory: images are read from disk in the order of each epoch."""
+"""Training on data that do not fit in memory: images are read from disk in the order of each epoch."""
 
 import contextlib
 import os
