@@ -222,7 +222,7 @@ class Trials:
         text = f"{len(batch)} images, {self.steps} steps: {right:.0%} classified correctly."
         if not passed:
             text += (
-                " The network cannot even learn a few images by heart. Look at the other failed checks, "
+                " The network cannot even memorize a few images. Look at the other failed checks, "
                 "lower or raise the learning rate, or weaken the regularization."
             )
         return Check(

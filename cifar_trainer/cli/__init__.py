@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": "Measure a model and write a report.",
     "export": "Export a model to SavedModel, Keras, LiteRT or ONNX.",
     "predict": "Classify images.",
-    "explain": "Show why images get their classes.",
+    "explain": "Explain predictions on a page.",
     "serve": "Classify images over HTTP.",
     "sweep": "Search for good settings with Optuna.",
     "recipes": "List recipes, and draw augmented images.",

@@ -241,6 +241,6 @@ def load_weights(
     if config.weights_sha256 not in (None, sha256):
         raise RunError(
             f"--weights {config.weights} has weights with the SHA-256 {sha256}, expected "
-            f"{config.weights_sha256}: it has changed, or is not the one meant. Restore the original."
+            f"{config.weights_sha256}: it has changed, or is the wrong one. Restore the original."
         )
     return InitialWeights(config.weights, model, sha256, parent)
