@@ -22,7 +22,7 @@ CLASSES_MEMBER = "cifar_trainer_classes.json"
 
 
 def images_per_call(shape: Sequence[int], most: int = BATCH_SIZE) -> int:
-    """`most` images of the shape [N, H, W, C], or fewer if they have more than 64×64 pixels."""
+    """How many images [N, H, W, C] to compute at once: `most`, or fewer if they are larger than 64×64."""
     return max(1, min(most, most * 64 * 64 // math.prod(shape[1:3])))
 
 

@@ -89,7 +89,7 @@ class Declaration:
         example: an example value for error messages.
         seconds: whether it is a duration in seconds.
         metavar: the value's name in `--help`; None shows the choices or the type.
-        variable: an environment variable besides that of every option.
+        variable: an environment variable in addition to the option's usual one.
         affects_result: whether a different value gives different weights.
         vary: whether a sweep may vary it.
         resumable: whether a resume may change it.
@@ -186,7 +186,7 @@ def _a_type(value: Any) -> str:
 
 
 def setting(default: Any = None, *, required: bool = False, secret: bool = False, **declaration: Any) -> Any:
-    """Declare a field of a class of settings.
+    """Declare a field of a settings class.
 
     Args:
         default: the value if the argument is omitted.
@@ -201,7 +201,7 @@ def setting(default: Any = None, *, required: bool = False, secret: bool = False
 
 @functools.cache
 def declared(cls: type) -> dict[str, Declaration]:
-    """The declarations of a class of settings, by name, in order."""
+    """The declarations of a settings class, by name, in order."""
     declarations = {}
     for field in dataclasses.fields(cls):
         if "declaration" in field.metadata:
@@ -223,7 +223,7 @@ def documented(
     Args:
         declarations: those to add to the signature, and to the docstring in place of `{settings}`.
         others: further arguments of the signature, and their defaults.
-        defaults: whether the settings have their own defaults; otherwise None.
+        defaults: whether the arguments have the settings' defaults; otherwise their default is None.
     """
     arguments = {each.name: each.default if defaults else None for each in declarations} | dict(others)
     lines = [
@@ -548,7 +548,7 @@ def _is_short(value: Any) -> bool:
 def command_words(arguments: Mapping[str, Any]) -> list[str]:
     """The command-line options equivalent to these arguments of `train`.
 
-    Skips values of None, and fields of `RuntimeOptions` that have no option.
+    Skips None, and fields of `RuntimeOptions` that have no option.
     """
     words = []
     without_option = {field.name for field in dataclasses.fields(RuntimeOptions)} - {

@@ -25,7 +25,7 @@ _BATCH = 64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """What the networks of all folds predict.
+    """Predictions of all folds' networks.
 
     Attributes:
         train: float64 [N, classes], probabilities from the network that was not trained on the image.

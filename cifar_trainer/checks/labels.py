@@ -29,7 +29,7 @@ class Suspects:
 def confident_joint(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The count matrix C, by given label (row) and probable true label (column): int64 [K, K].
 
-    An image is counted in the most probable of the classes whose threshold it reaches, and in none if it
+    An image is counted in the most probable of the classes whose threshold it reaches, and not at all if it
     reaches none. The threshold of a class is the mean self-confidence of its images (section 3.1, equations 1
     and 2).
 

@@ -3,8 +3,8 @@
 1. Search: the nearest neighbours of each image by cosine similarity of thumbnails (as they are, mirrored, and
    enlarged) and of a network's features. Only images in similar cells are compared, so time and memory grow
    linearly with the number of images (an inverted file; Jégou, Douze & Schmid 2011, section IV).
-2. Filter: a pair stays if the details of one image resemble those of a part of the other, on a coarse grid of
-   parts.
+2. Filter: a pair is kept if the details of one image resemble those of a part of the other, on a coarse grid
+   of parts.
 3. Alignment: that part is moved and scaled to fit the other image. The similarity of a pair is then the
    correlation of their details. Details are what remains after subtracting local means, since smooth
    pictures, such as planes in the sky, correlate without being the same.
@@ -35,7 +35,7 @@ _SEARCH_ZOOM = 0.83
 _STEP, _ROUNDS, _WIDTHS = 0.06, 4, (0.65, 1.1)
 #: Vectors per cell on average, and cells in which each query is searched.
 CELL, PROBES = 512, 8
-#: Vectors per cell from which k-means finds the centres, and its iterations.
+#: Vectors per cell in the sample for k-means, and its iterations.
 _SAMPLE, _ITERATIONS = 32, 8
 #: Images, or pairs, per block; and similarities per block of a search.
 _BLOCK, _SIMILARITIES = 512, 2**22
@@ -258,7 +258,7 @@ def align(grey: np.ndarray, partial: np.ndarray, whole: np.ndarray, view: np.nda
 
     Args:
         grey: thumbnails, float32 [N, FINE, FINE].
-        partial, whole: the image that is cut to a part, and the other one: int64 [P].
+        partial, whole: the image that is cropped, and the other one: int64 [P].
         view: the part to start from, by its number in `_parts`: int64 [P].
 
     Returns:

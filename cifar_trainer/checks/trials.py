@@ -41,8 +41,8 @@ SEEDS, RANGE = (0, 1), (-3.0, 2.0)
 SMOOTHING, SETTLED = 0.9, 10
 #: When a loss counts as diverged: factor of the first loss, and gain as a share of it (`highest_rate`).
 DIVERGED, GAINED = 1.2, 0.08
-#: Distinct images in the batch to overfit: "only a few examples (e.g. as little as two)" (Karpathy 2019). To
-#: overfit a whole batch of them, a sound recipe with plain SGD needs more than STEPS.
+#: Distinct images in the batch to overfit: "only a few examples (e.g. as little as two)" (Karpathy 2019).
+#: With a whole batch of distinct images, a sound recipe with plain SGD would need more than STEPS.
 FEW = 8
 #: The loss on one batch may stay above the lowest possible loss by this much.
 OVERFITTED = 0.1
@@ -207,7 +207,7 @@ class Trials:
         )
 
     def overfit_one_batch(self) -> Check:
-        """Train on one batch only, of a few images, repeated to fill it."""
+        """Train on a single batch: a few images, repeated to fill it."""
         batch = np.arange(min(FEW, self.batch_size))
         self._run("one batch", np.tile(np.resize(batch, self.batch_size), self.steps), self._rates)
         images, labels = self._samples.train.images[batch], self._samples.train.labels[batch]

@@ -176,7 +176,7 @@ def list_prepared(data_dir: Path) -> list[str]:
 
 
 def read_record(folder: Path) -> Record:
-    """Read dataset.json, and check that each file in it exists with its size.
+    """Read dataset.json, and check that each file in it exists and has the right size.
 
     Raises:
         DataNotFoundError: there is no dataset.json.

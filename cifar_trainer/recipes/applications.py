@@ -63,7 +63,7 @@ class Application:
         return keras.Model(base.inputs[0], outputs, name=self.recipe.replace("-", "_"))
 
     def build_base(self, image_shape: tuple[int, int, int], weights: Path | None = None) -> "keras.Model":
-        """The network without its last layer, which scales the pixels and repeats greyscale as RGB.
+        """The network without its last layer. It scales the pixels, and repeats greyscale as RGB.
 
         Raises:
             UsageError: the images are too small.
