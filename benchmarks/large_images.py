@@ -68,7 +68,7 @@ class Clock:
 
 
 def train_ours(data_dir: Path, recipe: str, batch_size: int, clock: Clock) -> None:
-    """`cifar_trainer.train`, stopped when the time is over."""
+    """`cifar_trainer.train`, stopped when the time is up."""
     import tempfile
 
     import keras

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from cifar_trainer.artefacts.formats import Predictions
 
-#: Side of the square as a share of the image's, its positions along each axis, and its grey.
+#: Side of the square as a share of the image's, its positions along each axis, and its grey value.
 SHARE, POSITIONS, GREY = 0.25, 13, 128
 
 
