@@ -24,6 +24,18 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 #: package itself starts from a test, such as the proof of an export, is forked too.
 INTERPRETER = sys.executable
 
+#: Code after which the gate of `export` compares 1,000 images and two files of each kind.
+SMALL_GATE = """
+from cifar_trainer.artefacts import export, gate
+export.IMAGES, export.FILES = 1000, 2 * len(gate.KINDS)
+"""
+
+COMMAND_WITH_A_SMALL_GATE = f"""{SMALL_GATE}
+import sys
+from cifar_trainer.cli import main
+main(sys.argv[1:], prog_name="cifar-trainer")
+"""
+
 _HERE = Path(__file__).resolve().parent
 _PACKAGE_ROOT = Path(cifar_trainer.__file__).resolve().parent.parent
 #: What would change a command's behaviour or looks, and must not leak in from who runs the tests.

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import quit_browser
-from command_line import ForkServer, RunCli, python, run_command, run_python
+from command_line import COMMAND_WITH_A_SMALL_GATE, ForkServer, RunCli, python, run_command, run_python
 
 from cifar_trainer.artefacts.formats import FORMATS
 
 # A GPU is for the tests that ask for it; what is set here holds for the commands too.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+# Commands that are forked draw nothing, unless a test gives them DRAWING.
+os.environ["TESTS_WITHOUT_FIGURES"] = "1"
+DRAWING = {"TESTS_WITHOUT_FIGURES": ""}
 
 _server: ForkServer | None = None
 
@@ -117,13 +120,25 @@ def small_data(made_once: MakeOnce, data_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small_runs() -> Iterator[None]:
+def without_figures() -> Iterator[None]:
+    """What is trained and evaluated in this process draws nothing."""
+    from cifar_trainer import pages
+    from cifar_trainer.training.tensorboard import EpochImages
+
+    empty = pages.PageFigure(b"", b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpochImages, "_draw", lambda *arguments: None)
+        patch.setattr(pages, "draw_figures", lambda drawings, *arguments: dict.fromkeys(drawings, empty))
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_runs(without_figures: None) -> Iterator[None]:
     """For claims about runs in this process: small networks for two recipes, and no figures."""
     import keras
     from keras import layers
 
     from cifar_trainer.recipes import RECIPES
-    from cifar_trainer.training.tensorboard import EpochImages
 
     def network(*middle: Callable[[], keras.layers.Layer]) -> Callable[..., keras.Model]:
         return lambda image_shape, classes: keras.Sequential(
@@ -138,7 +153,6 @@ def small_runs() -> Iterator[None]:
         "regularized": network(layers.BatchNormalization, lambda: layers.Dropout(0.2)),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EpochImages, "_draw", lambda *arguments: None)
         for name, build_model in networks.items():
             patch.setitem(RECIPES, name, dataclasses.replace(RECIPES[name], build_model=build_model))
         yield
@@ -153,7 +167,9 @@ def trained_run(made_once: MakeOnce, data_dir: Path) -> Path:
 
     def train(folder: Path) -> None:
         data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000]
-        done = run_command(["train", *data, "--run-dir", folder / "tiny", "--epochs", 2, "--device", "cpu"])
+        done = run_command(
+            ["train", *data, "--run-dir", folder / "tiny", "--epochs", 2, "--device", "cpu"], env=DRAWING
+        )
         assert done.returncode == 0, done.stderr
         (folder / "stderr.txt").write_text(done.stderr)
 
@@ -170,7 +186,7 @@ def evaluated_run(made_once: MakeOnce, trained_run: Path, data_dir: Path) -> Pat
     def evaluate(folder: Path) -> None:
         run = shutil.copytree(trained_run, folder / "run")
         options = ["--json", "--require-accuracy", "0.999"]
-        done = run_command(["evaluate", run, "--data-dir", data_dir, *options])
+        done = run_command(["evaluate", run, "--data-dir", data_dir, *options], env=DRAWING)
         assert done.returncode == 4, done.stderr
         assert "--require-accuracy expects at least 0.999" in done.stderr
         (folder / "stdout.json").write_text(done.stdout)
@@ -232,15 +248,6 @@ def learned_run(made_once: MakeOnce, trained_run: Path, data_dir: Path) -> Path:
     return made_once("learned", train) / "learned"
 
 
-_EXPORT = """
-import sys
-from cifar_trainer.artefacts import export, gate
-from cifar_trainer.cli import main
-export.IMAGES, export.FILES = 1000, 2 * len(gate.KINDS)
-main(sys.argv[1:], prog_name="cifar-trainer")
-"""
-
-
 @pytest.fixture(scope="session")
 def exports(made_once: MakeOnce, learned_run: Path, data_dir: Path) -> dict[str, Any]:
     """What `export --json` printed for every format that can be made here. Read the files; change copies.
@@ -252,7 +259,7 @@ def exports(made_once: MakeOnce, learned_run: Path, data_dir: Path) -> dict[str,
         installed = [form for form in FORMATS.values() if all(map(importlib.util.find_spec, form.packages))]
         options = [option for form in installed for option in ("--format", form.name)]
         command = ["export", learned_run, "--output", folder / "artefacts", "--data-dir", data_dir, "--json"]
-        done = run_python(["-c", _EXPORT, *command, *options])
+        done = run_python(["-c", COMMAND_WITH_A_SMALL_GATE, *command, *options])
         assert done.returncode == 0, done.stderr
         (folder / "printed.json").write_text(done.stdout)
 

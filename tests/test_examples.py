@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from command_line import environment, python, run_python
+from command_line import COMMAND_WITH_A_SMALL_GATE, SMALL_GATE, environment, python, run_python
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -48,14 +48,20 @@ def test_the_demo_says_that_it_continues_with_synthetic_images(small_data: Path,
         "CIFAR_TRAINER_MIRRORS": "http://127.0.0.1:9/cifar-10-python.tar.gz",
         "DEMO_EPOCHS": "1",
     }
-    shown = run_script("demo.sh", programs=Path(python()).parent, cwd=tmp_path, **env)
+    program = tmp_path / "bin" / "cifar-trainer"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nexec {python()} -c '{COMMAND_WITH_A_SMALL_GATE}' \"$@\"\n")
+    program.chmod(0o755)
+    shown = run_script("demo.sh", programs=program.parent, cwd=tmp_path, **env)
     assert "continues with the built-in SYNTHETIC data set" in shown
     assert "Trained on: synthetic" in shown
     assert list(tmp_path.glob("demo/*/export/saved_model/saved_model.pb"))
 
 
 def test_the_notebook_runs_from_top_to_bottom(small_data: Path, tmp_path: Path) -> None:
-    done = run_python([EXAMPLES / "notebook.py"], cwd=tmp_path, env={"CIFAR_TRAINER_DATA": str(small_data)})
+    program = f"{SMALL_GATE}\nimport runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+    env = {"CIFAR_TRAINER_DATA": str(small_data)}
+    done = run_python(["-c", program, EXAMPLES / "notebook.py"], cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert "agreement with Keras 100.00%" in done.stdout
     assert (tmp_path / "runs/notebook-seed-0/export/saved_model/saved_model.pb").is_file()

@@ -39,7 +39,7 @@ from cifar_trainer.training.distributed import join
 replicas = join(find_cluster(), gpu=False)
 images, labels = np.load(f"{data}/train_images.npy"), np.load(f"{data}/train_labels.npy")
 count = steps * batch - 5
-split, indices = Split(images, labels, ""), np.arange(count)
+split, indices = Split(images[:count], labels[:count], ""), np.arange(count)
 loop = assemble(config, get_recipe(recipe), split, indices, classes=10, gpu=False, replicas=replicas)
 loop.set_order(epoch_order(3, 0, count))
 (chunk,) = loop.run(0, steps, 0)
@@ -116,8 +116,8 @@ def trained_steps(count: int, recipe: str, batch: int, steps: int, data: Path, o
 
 @pytest.mark.parametrize(
     ("recipe", "batch", "steps", "count"),
-    # Of the four processes' last batch each computes every image: it has three.
-    [("tutorial", 8, 10, 4), ("regularized", 30, 20, 2)],
+    # Of the three processes' last batch each computes every image: it has two.
+    [("tutorial", 7, 10, 3), ("regularized", 30, 20, 2)],
 )
 def test_several_processes_find_the_losses_of_one(
     recipe: str, batch: int, steps: int, count: int, data_dir: Path, tmp_path: Path
@@ -162,7 +162,7 @@ class Pair:
         self.data = ["--data-dir", data_dir]
 
     def start(self, *options: object) -> None:
-        words = ["train", "--dataset", "synthetic", "--limit", 800, "--epochs", 2, "--batch-size", 8]
+        words = ["train", "--dataset", "synthetic", "--limit", 320, "--epochs", 2, "--batch-size", 4]
         self._start([*words, "--run-dir", self.run, "--checkpoint-every", 0.05, *options])
 
     def resume(self) -> None:
@@ -199,9 +199,9 @@ def finished(pair: Pair) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, data_dir: Path, trained_run: Path
+    tmp_path_factory: pytest.TempPathFactory, small_data: Path, trained_run: Path
 ) -> dict[str, Any]:
-    pair = Pair(tmp_path_factory.mktemp("pair") / "run", data_dir)
+    pair = Pair(tmp_path_factory.mktemp("pair") / "run", small_data)
     pair.start("--json", *fine_tuning(trained_run))
     return finished(pair)
 
@@ -219,9 +219,9 @@ def test_the_run_of_two_processes_says_so(undisturbed: dict[str, Any], trained_r
 
 
 def test_a_signal_or_a_kill_of_one_process_ends_both_and_they_go_on_to_the_same_bits(
-    undisturbed: dict[str, Any], data_dir: Path, trained_run: Path, tmp_path: Path
+    undisturbed: dict[str, Any], small_data: Path, trained_run: Path, tmp_path: Path
 ) -> None:
-    pair = Pair(tmp_path / "run", data_dir)
+    pair = Pair(tmp_path / "run", small_data)
     pair.start(*fine_tuning(trained_run))
     pair.wait_for_a_step()
     pair.processes[1].send_signal(signal.SIGTERM)
@@ -242,9 +242,9 @@ def test_a_signal_or_a_kill_of_one_process_ends_both_and_they_go_on_to_the_same_
 
 
 def test_a_killed_first_process_is_named_and_where_it_cannot_begin_again_the_other_says_why(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
-    pair = Pair(tmp_path / "run", data_dir)
+    pair = Pair(tmp_path / "run", small_data)
     pair.start()
     pair.wait_for_a_step()
     pair.processes[0].kill()
@@ -259,8 +259,8 @@ def test_a_killed_first_process_is_named_and_where_it_cannot_begin_again_the_oth
     assert "The first process could not start: " in errors[1] and "no intact checkpoint" in errors[1]
 
 
-def test_a_process_with_other_settings_than_the_first_names_them(data_dir: Path, tmp_path: Path) -> None:
-    words = ["train", "--dataset", "synthetic", "--limit", 80, "--epochs", 1, "--data-dir", data_dir]
+def test_a_process_with_other_settings_than_the_first_names_them(small_data: Path, tmp_path: Path) -> None:
+    words = ["train", "--dataset", "synthetic", "--limit", 80, "--epochs", 1, "--data-dir", small_data]
     words += ["--run-dir", tmp_path / "run", "--device", "cpu"]
     processes = [
         start_command([*words, "--seed", seed], env=changes)
@@ -272,12 +272,12 @@ def test_a_process_with_other_settings_than_the_first_names_them(data_dir: Path,
 
 
 def test_gpus_of_one_machine_are_a_process_each(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that the fork server takes the processes.
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     words = ["train", "--dataset", "synthetic", "--limit", "80", "--epochs", "1", "--device", "cpu"]
-    words += ["--data-dir", str(data_dir), "--run-dir", str(tmp_path / "run"), "-q"]
+    words += ["--data-dir", str(small_data), "--run-dir", str(tmp_path / "run"), "-q"]
     # Two that are none: the processes find no GPU and compute on the CPU.
     assert train_together(words, ["-1", "-1"]) == 0
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["replicas"] == 2

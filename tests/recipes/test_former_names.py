@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 import cifar_trainer
 from cifar_trainer.recipes import RECIPES, get_recipe
 from cifar_trainer.training.jobs import _differences
@@ -13,6 +15,7 @@ def test_the_former_name_of_a_recipe_is_accepted() -> None:
     assert get_recipe("document") is RECIPES["tutorial"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_that_recorded_the_former_name_resumes_under_both_names(
     trained_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:

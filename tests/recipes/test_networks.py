@@ -1,21 +1,21 @@
 """What holds for the larger networks: their size, what they are made of, and that runs go on to the bit."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+import shutil
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifar_trainer.errors import TrainingStopped
 from cifar_trainer.evaluation.gradcam import GradCam, last_feature_map
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.recipes.catalogue import describe
 from cifar_trainer.training import trainer as trainer_module
 from cifar_trainer.training.api import resume, train
+from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 
 
 def trained_weights(name: str) -> int:
@@ -66,28 +66,29 @@ def test_the_positional_embedding_is_all_that_the_positions_add() -> None:
     assert all(weight is not layer.kernel for weight in model.trainable_weights)
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("name", ["vit", "fast94", "mobilenet-v3-small"])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
-    name: str,
-    small_data: Path,
-    tmp_path: Path,
-    stop_after: Callable[[int], Callable[[], bool]],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_run_that_was_killed_in_an_epoch_goes_on_to_the_same_bits(
+    name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What a kill would leave is copied while the run goes on: each run more compiles the network again."""
     monkeypatch.setattr(trainer_module, "FIRST_CHUNK", 2)
     # Six views of each validation image would take most of the time, and change no weight.
     monkeypatch.setitem(RECIPES, name, dataclasses.replace(RECIPES[name], predict=None))
+    run, killed, asked = tmp_path / "run", tmp_path / "killed", itertools.count(1)
 
-    def small(run: Path, **options: Any) -> str:
-        return train(
-            recipe=name, dataset="synthetic", data_dir=small_data, run_dir=run, epochs=2, limit=60,
-            batch_size=12, device="cpu", validation="holdout", **options,
-        ).weights_sha256  # fmt: skip
+    def copy_at_the_third_question() -> bool:
+        if next(asked) == 3:
+            shutil.copytree(run, killed)
+        return False
 
-    whole = small(tmp_path / "whole")
-    with pytest.raises(TrainingStopped):
-        small(tmp_path / "stopped", should_stop=stop_after(3))
-    assert resume(tmp_path / "stopped").weights_sha256 == whole
+    whole = train(
+        recipe=name, dataset="synthetic", data_dir=small_data, run_dir=run, epochs=2, limit=60,
+        batch_size=12, device="cpu", validation="holdout", checkpoint_every=1e-6,
+        should_stop=copy_at_the_third_question,
+    )  # fmt: skip
+    assert 0 < checkpoint_step(list_checkpoints(killed / "checkpoints")[0]) < 5
+    assert resume(killed).weights_sha256 == whole.weights_sha256
 
 
 def test_a_transformer_drops_other_branches_in_each_step() -> None:

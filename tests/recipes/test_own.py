@@ -19,6 +19,7 @@ from cifar_trainer.recipes.recipe import augmented
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training.api import reproduce, resume, train
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "my_recipe.py"
 
 
@@ -33,7 +34,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(without_figures: None, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run whose recipe's file is gone."""
     folder = tmp_path_factory.mktemp("own")
     mine = Path(shutil.copy(EXAMPLE, folder / "mine.py"))

@@ -30,9 +30,8 @@ def learnable(count: int) -> tuple[np.ndarray, np.ndarray]:
     return (draw.integers(0, 96, (count, 32, 32, 3)) + patterns[labels]).astype(np.uint8), labels
 
 
-def trained(
-    steps: int, variants: KernelVariants = KERAS, recipe_name: str = "regularized"
-) -> tuple[keras.Model, np.ndarray]:
+def loop_of(steps: int, variants: KernelVariants, recipe_name: str) -> StepLoop:
+    """A loop over so many steps of 64 images."""
     keras.utils.set_random_seed(1)
     recipe = get_recipe(recipe_name)
     images, labels = learnable(64 * steps)
@@ -42,11 +41,19 @@ def trained(
     optimizer.build(model.trainable_variables)
     loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=64, seed=0, variants=variants)
     loop.set_order(epoch_order(0, 0, len(labels)))
-    return model, loop.run(0, steps, 0)[0].losses
+    return loop
 
 
-def test_after_20_steps_the_statistics_classify_as_well_as_those_estimated_anew() -> None:
-    model, _ = trained(20)
+def normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def test_the_first_steps_statistics_replace_the_initial_ones_and_those_of_20_classify_as_new_ones() -> None:
+    loop = loop_of(20, KERAS, "regularized")
+    model = loop.model
+    loop.run(0, 1, 0)
+    assert max(np.abs(layer.moving_variance.numpy() - 1).min() for layer in normalizations(model)) > 0.1
+    loop.run(1, 19, 1)
     # oneDNN keeps the memory of the largest batch: 0.6 GB for 1,000 images.
     images, labels = learnable(200)
 
@@ -54,17 +61,10 @@ def test_after_20_steps_the_statistics_classify_as_well_as_those_estimated_anew(
         return float((model(images, training=False).numpy().argmax(1) == labels).mean())
 
     found = accuracy()
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
+    for layer in normalizations(model):
+        layer.momentum = 0.0
     model(images, training=True)
     assert found > accuracy() - 0.05
-
-
-def test_the_first_steps_statistics_replace_the_initial_ones() -> None:
-    model, _ = trained(1)
-    assert max(np.abs(layer.moving_variance.numpy() - 1).min() for layer in model.layers
-               if isinstance(layer, keras.layers.BatchNormalization)) > 0.1  # fmt: skip
 
 
 def test_after_many_steps_the_momentum_is_the_layers_own() -> None:
@@ -109,7 +109,9 @@ def test_on_a_cpu_batch_normalization_is_one_operation() -> None:
 
 
 def test_a_traced_network_keeps_its_layers_own_settings() -> None:
-    model, _ = trained(1, KernelVariants(scatter_free=True, matmul=True))
+    loop = loop_of(1, KernelVariants(scatter_free=True, matmul=True), "regularized")
+    loop.run(0, 1, 0)
+    model = loop.model
     assert model.get_layer("norm1").momentum == 0.99
     assert "call" not in vars(model.get_layer("conv1"))
 
@@ -153,8 +155,8 @@ def test_the_loss_without_a_scatter_is_keras_loss_weights_and_all() -> None:
 
 @pytest.mark.parametrize("recipe_name", ["tutorial", "regularized"])
 def test_the_losses_in_a_gpus_forms_are_those_in_keras_forms(recipe_name: str) -> None:
-    _, plain = trained(5, recipe_name=recipe_name)
-    _, ours = trained(5, KernelVariants(scatter_free=True, matmul=True), recipe_name)
+    gpu = KernelVariants(scatter_free=True, matmul=True)
+    plain, ours = (loop_of(5, form, recipe_name).run(0, 5, 0)[0].losses for form in (KERAS, gpu))
     np.testing.assert_allclose(ours, plain, atol=2e-3)
 
 

@@ -30,7 +30,7 @@ STEPS = 200
 #: batch in another order does the same). A mask, a picture or an order that is not the same
 #: shows at the first step, in the first decimals.
 BOUNDS = {"tutorial": (1e-5, 1e-5), "regularized": (1e-4, 2e-2)}
-LEARNING_RATES = {"tutorial": 1e-3, "regularized": 1e-4}
+LEARNING_RATES = {"tutorial": 1e-3, "regularized": 1e-4, "normalizing": 1e-4}
 
 
 def pictures(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -59,11 +59,16 @@ def dropping(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return tiny(image_shape, classes, keras.layers.Dropout(0.2))
 
 
-#: The built-in recipes, and `tutorial` with networks of two layers.
+def normalizing(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    return tiny(image_shape, classes, keras.layers.BatchNormalization(), keras.layers.Dropout(0.2))
+
+
+#: The built-in recipes, and `tutorial` and `regularized` with networks of a few layers.
 RECIPE = {
     **RECIPES,
     "tiny": dataclasses.replace(RECIPES["tutorial"], build_model=tiny),
     "dropping": dataclasses.replace(RECIPES["tutorial"], build_model=dropping, splittable=False),
+    "normalizing": dataclasses.replace(RECIPES["regularized"], build_model=normalizing),
 }
 
 
@@ -82,19 +87,29 @@ def build(recipe_name: str, seed: int = 3) -> tuple[keras.Model, keras.optimizer
     return model, optimizer
 
 
-def loop_losses(
-    recipe_name: str, images: np.ndarray, labels: np.ndarray, shards: int, **kwargs: object
-) -> tuple[np.ndarray, keras.Model]:
+@functools.cache
+def compiled_loop(recipe_name: str, shards: int = 1) -> tuple[StepLoop, list[np.ndarray]]:
+    """A loop over 328 images in batches of 16, compiled ahead, and its variables before the first step."""
     model, optimizer = build(recipe_name)
+    before = [variable.numpy() for variable in (*model.variables, *optimizer.variables)]
+    images, labels = pictures(328)
     recipe = get_recipe(recipe_name)
-    loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=16, seed=5, shards=shards, **kwargs)
-    losses, done, epoch = [], 0, 0
-    while done < STEPS:
-        loop.set_order(epoch_order(5, epoch, len(labels)))
-        count = min(loop.steps, STEPS - done)
-        losses.append(loop.run(0, count, done)[0].losses)
-        done, epoch = done + count, epoch + 1
-    return np.concatenate(losses), model
+    loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=16, seed=5, shards=shards)
+    loop.compile()
+    return loop, before
+
+
+def losses_of(loop: StepLoop, before: list[np.ndarray], steps: int, chunk: int) -> np.ndarray:
+    """The losses of the first steps, in calls of `chunk` steps at most."""
+    for variable, value in zip((*loop.model.variables, *loop.optimizer.variables), before, strict=True):
+        variable.assign(value)
+    losses = []
+    for done in range(0, steps, loop.steps):
+        loop.set_order(epoch_order(5, done // loop.steps, 328))
+        for start in range(0, min(loop.steps, steps - done), chunk):
+            count = min(chunk, loop.steps - start, steps - done - start)
+            losses.append(loop.run(start, count, done + start)[0].losses)
+    return np.concatenate(losses)
 
 
 @functools.cache
@@ -128,8 +143,8 @@ def test_200_losses_are_those_of_keras_train_on_batch(recipe_name: str, shards: 
 
     328 images make the last batch of an epoch a part of one (8 of 16).
     """
-    images, labels = pictures(328)
-    ours, our_model = loop_losses(recipe_name, images, labels, shards)
+    loop, before = compiled_loop(recipe_name, shards)
+    ours = losses_of(loop, before, STEPS, loop.steps)
     plain, plain_model = keras_losses(recipe_name)
     assert plain[-20:].mean() < 0.8 * plain[:20].mean(), "nothing was learned; the comparison says little"
     early, late = BOUNDS[recipe_name]
@@ -137,7 +152,7 @@ def test_200_losses_are_those_of_keras_train_on_batch(recipe_name: str, shards: 
     assert difference[:50].max() < early
     assert difference.max() < late
     # Batch normalization's moving statistics are our own matter: tests/training/test_layers.py.
-    for mine, theirs in zip(our_model.trainable_weights, plain_model.trainable_weights, strict=True):
+    for mine, theirs in zip(loop.model.trainable_weights, plain_model.trainable_weights, strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=late)
 
 
@@ -149,30 +164,20 @@ def test_only_a_model_whose_images_do_not_see_each_other_is_split(recipe_name: s
 
 
 def test_63_steps_in_calls_of_7_end_with_the_same_bits_as_in_calls_of_a_whole_epoch() -> None:
-    images, labels = pictures(328)
-    model, optimizer = build("regularized")
-    loop = StepLoop(get_recipe("regularized"), model, optimizer, images, labels, batch_size=16, seed=5)
-    state = [*model.variables, *optimizer.variables]
-    initial = [variable.numpy() for variable in state]
+    loop, before = compiled_loop("regularized")
     assert loop.steps == 21
-
-    def weights_after(chunk: int) -> list[np.ndarray]:
-        for variable, value in zip(state, initial, strict=True):
-            variable.assign(value)
-        for epoch in range(3):
-            loop.set_order(epoch_order(5, epoch, len(labels)))
-            for start in range(0, loop.steps, chunk):
-                loop.run(start, min(chunk, loop.steps - start), epoch * loop.steps + start)
-        return [weight.numpy() for weight in model.weights]
-
-    for one, other in zip(weights_after(21), weights_after(7), strict=True):
+    weights = []
+    for chunk in (21, 7):
+        losses_of(loop, before, 63, chunk)
+        weights.append(loop.model.get_weights())
+    for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_compiling_ahead_changes_nothing_and_leaves_nothing_to_compile() -> None:
     images, labels = pictures(40)
-    model, optimizer = build("regularized")
-    loop = StepLoop(get_recipe("regularized"), model, optimizer, images, labels, batch_size=16, seed=5)
+    model, optimizer = build("normalizing")
+    loop = StepLoop(RECIPE["normalizing"], model, optimizer, images, labels, batch_size=16, seed=5)
     before = model.get_weights()
     loop.compile()
     for was, now in zip(before, model.get_weights(), strict=True):
@@ -209,8 +214,8 @@ def test_xla_knows_how_many_steps_a_block_has() -> None:
 def test_xla_compiles_one_program_for_calls_that_begin_anywhere() -> None:
     """Where a call begins, and how many steps it has, is no constant of the program."""
     images, labels = pictures(64)
-    model, optimizer = build("regularized")
-    recipe = get_recipe("regularized")
+    model, optimizer = build("normalizing")
+    recipe = RECIPE["normalizing"]
     loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=16, seed=5, xla=True)
     first, later = (
         loop._run.experimental_get_compiler_ir(
@@ -420,7 +425,7 @@ def xla_losses(recipe_name: str, count: int, *, xla: bool, rate: float) -> np.nd
     return loop.run(0, loop.steps, 0)[0].losses
 
 
-@pytest.mark.parametrize(("recipe_name", "count"), [("tutorial", 40), ("regularized", 32)])
+@pytest.mark.parametrize(("recipe_name", "count"), [("tutorial", 40), ("normalizing", 32)])
 def test_xla_computes_the_same_losses_where_nothing_is_dropped(recipe_name: str, count: int) -> None:
     """What a GPU runs is compiled here for the CPU: part of a batch, normalization, augmentation and all."""
     plain, compiled = (xla_losses(recipe_name, count, xla=xla, rate=0.0) for xla in (False, True))

@@ -32,8 +32,6 @@ ROUNDING = 1e-5
 EARLY = 5
 #: Low enough that a max-pool which takes the other one of two all but equal values does not show.
 LEARNING_RATE = 1e-4
-#: The recipes with their own networks, whatever `small_runs` replaces.
-OWN = dict(RECIPES)
 
 
 class Notes(TrainingReporter):
@@ -54,11 +52,12 @@ def loop_of(seed: int, recipe: str, count: int, *, stacked: bool, **settings: An
     labels = draw.integers(0, 10, count)
     images = draw.integers(0, 96, (count, 32, 32, 3)) + patterns[labels]
     split = Split(images.astype(np.uint8), labels.astype(np.uint8), fingerprint="")
-    loop = assemble(config, OWN[recipe], split, np.arange(count), classes=10, gpu=False, stacked=stacked)
+    loop = assemble(config, RECIPES[recipe], split, np.arange(count), classes=10, gpu=False, stacked=stacked)
     loop.set_order(epoch_order(seed, 0, count))
     return loop
 
 
+@pytest.mark.usefixtures("small_runs")
 @pytest.mark.parametrize(
     ("recipe", "count", "settings"),
     [
