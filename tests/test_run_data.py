@@ -123,5 +123,5 @@ def test_other_data_than_the_runs_is_exit_code_3_in_every_command(
     arguments = ["--resume", run, "--epochs", 2] if command == "train" else [run]
     done = run_cli([command, *arguments, "--data-dir", other])
     assert done.returncode == 3, done.stderr
-    assert "other data" in done.stderr
+    assert "different data" in done.stderr
     assert "Traceback" not in done.stderr

@@ -352,7 +352,7 @@ def test_arrays_that_do_not_fit_are_refused(
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(100, 90, 3), (20, 30, 1)])
+@pytest.mark.parametrize("shape", [(300, 290, 3), (20, 30, 1)])
 def test_size_and_resize_hold_for_arrays_too(shape: tuple[int, int, int], tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
     source = arrays(tmp_path / "a.npz", images=images, labels=np.arange(8) % 2)

@@ -136,7 +136,7 @@ def test_an_image_of_more_pixels_than_the_server_decodes_is_refused(png: bytes) 
     with running(limits=Limits(image_pixels=1000)) as server:
         answers = [web.post(f"{server.url}/predict", content=content) for content in (png, large)]
     assert [answer.status_code for answer in answers] == [200, 400]
-    assert "at most 1,000" in answers[1].json()["error"]
+    assert "the limit is 1,000" in answers[1].json()["error"]
 
 
 def test_an_image_that_is_slow_to_decode_does_not_hold_up_the_others(
