@@ -1,7 +1,9 @@
 """The networks of keras.applications, and their weights from ImageNet."""
 
 import hashlib
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -16,7 +18,9 @@ from cifar_trainer.errors import DataNotFoundError, UsageError
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.recipes.applications import Application
 from cifar_trainer.settings import Settings
-from cifar_trainer.training.api import train
+from cifar_trainer.training import trainer as trainer_module
+from cifar_trainer.training.api import resume, train
+from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 from cifar_trainer.training.transfer import check_transfer
 
 RECIPE = RECIPES["mobilenet-v3-small"]
@@ -52,14 +56,26 @@ def published(cache: Path, monkeypatch: pytest.MonkeyPatch) -> keras.Model:
     return model
 
 
-def test_a_run_starts_from_imagenets_weights_in_kerass_cache(
-    published: keras.Model, small_data: Path, tmp_path: Path
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_starts_from_imagenets_weights_in_kerass_cache_and_is_resumed_to_the_same_bits(
+    published: keras.Model, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the size of the images; only the last layer is new."""
+    """Whatever the size of the images; only the last layer is new. What a kill would leave is copied."""
+    monkeypatch.setattr(trainer_module, "FIRST_CHUNK", 2)
+    run, killed, asked = tmp_path / "run", tmp_path / "killed", itertools.count(1)
+
+    def copy_at_the_third_question() -> bool:
+        if next(asked) == 3:
+            shutil.copytree(run, killed)
+        return False
+
     done = train(
         recipe="mobilenet-v3-small", weights="imagenet", freeze="all-but-head", offline=True,
-        dataset="synthetic", data_dir=small_data, run_dir=tmp_path / "run", epochs=1, limit=40, device="cpu",
+        dataset="synthetic", data_dir=small_data, run_dir=run, epochs=1, limit=40, batch_size=10,
+        device="cpu", checkpoint_every=1e-6, should_stop=copy_at_the_third_question,
     )  # fmt: skip
+    assert 0 < checkpoint_step(list_checkpoints(killed / "checkpoints")[0]) < 4
+    assert resume(killed).weights_sha256 == done.weights_sha256
     trained = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False).get_weights()
     for mine, theirs in zip(trained[:-2], published.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
