@@ -25,7 +25,7 @@ from typing import Any
 
 from against_listing import ROOT, processor, run
 
-#: Colours and marks by recipe.
+#: The contestant whose median time is T.
 SCRIPT = "the tutorial's script"
 
 
