@@ -229,7 +229,7 @@ def compare(
     if decide:
         if split == "test":
             raise UsageError(
-                "--decide --split test: a test set that is used to choose recipes is no longer a test. "
+                "--decide --split test: choosing recipes by the test set makes its accuracy too optimistic. "
                 "Leave out --split: the decision is made on held-out images."
             )
         return _decide(runs, data_dir, on_evaluate)

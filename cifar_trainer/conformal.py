@@ -63,7 +63,7 @@ class Coverage:
         images: number of held-out images that they were fitted on.
         by_class: whether each class has its own threshold, so that the promise holds for each class.
         thresholds: those of `ClassSets` by per cent; coverages that need more images are missing.
-        measured: results on test images; empty if there are none.
+        measured: results on test images, if any.
     """
 
     images: int

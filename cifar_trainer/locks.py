@@ -204,7 +204,7 @@ def _clear(file: Path) -> None:
 
 
 def _living_holder(file: Path) -> str | None:
-    """The holder of the lock through `file`; None if there is none, or if it is a local process that died."""
+    """The holder of the lock through `file`, unless it is a local process that has died."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -206,7 +206,7 @@ class Failure:
 class Look:
     """One look at the test set: a line of the run's test_looks.jsonl.
 
-    A test set that is looked at often is no longer an independent check. Each look is recorded before its
+    Choosing by the test set makes its accuracy too optimistic. Each look is recorded before its
     results are, and is never removed.
 
     Attributes:
@@ -476,7 +476,7 @@ class Run:
     def read_thresholds(self, weights_sha256: str) -> "Thresholds | None":
         """The thresholds for unfamiliar images that `evaluate` fitted for these weights.
 
-        None if there are none, or if they are unusable: other images look more familiar to the model.
+        None if they were not fitted, or if other images look more familiar to the model.
 
         Raises:
             RunError: a report cannot be read.

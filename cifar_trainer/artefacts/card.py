@@ -189,7 +189,7 @@ def _limits(manifest: Manifest) -> str:
     limits = [
         f"It always answers with one of its {len(manifest.classes)} classes, whatever the image shows. "
         "A high probability does not mean that the image shows any of them."
-        + (" There is no usable threshold for unfamiliar images." if manifest.unfamiliar is None else ""),
+        + (" Unfamiliar images are not detected." if manifest.unfamiliar is None else ""),
         f"Images of other sizes are {resized}. Small details are lost.",
         "Do not use it for decisions about people, or where a wrong answer could do harm.",
     ]

@@ -176,7 +176,7 @@ class MeasuredModel:
         reference: images and Keras's answers, for the gate.
         encoded: the same for image files of every kind, for formats that decode files.
         accuracy: accuracy on the whole split.
-        thresholds: thresholds for unfamiliar images from `evaluate`; None if there are none.
+        thresholds: thresholds for unfamiliar images from `evaluate`, if any.
     """
 
     network: "Network"

@@ -114,7 +114,7 @@ class Recipe:
         predict: returns logits for the network and uint8 images [N, H, W, C], with test-time augmentation;
             None uses the network alone.
         pretrained: returns the network without its last layer, with weights trained on ImageNet, for an image
-            shape; the keyword `offline` forbids downloading them. None if there are none.
+            shape; the keyword `offline` forbids downloading them.
         splittable: whether a batch may be computed in parts: no layer combines images or is random.
         stackable: whether the steps of several seeds can be computed at once. The layers, the optimizer and
             `augment` must use only TensorFlow's stateless uniform and normal random operations and must not

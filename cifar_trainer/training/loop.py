@@ -395,8 +395,10 @@ class StepLoop(Program):
                 own, other = (each if weights is None else each * weights for each in (share, 1.0 - share))
                 targets = [(labels, own), (others, other)]
                 labels = tf.where(share < 0.5, others, labels)
+            # Operations such as tf.numpy_function hide it.
+            images.set_shape([batch, *self.model.input_shape[1:]])
         if scale != 1:
-            images = tf.image.resize(images, [round(scale * side) for side in images.shape[1:3]])
+            images = tf.image.resize(images, [round(scale * side) for side in self.model.input_shape[1:3]])
         for i, state in enumerate(self._seed_states):
             seed = tf.stack([streams.layers[i], tf.cast(global_step, tf.int64)])
             state.assign(tf.cast(seed, state.dtype))

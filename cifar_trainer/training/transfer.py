@@ -168,7 +168,7 @@ def frozen_layers(model: "keras.Model", freeze: str | None) -> "list[keras.Layer
     """The layers that `--freeze` names, in order; empty for None.
 
     Raises:
-        UsageError: there is no such layer, or no layer would be left to train.
+        UsageError: the network lacks this layer, or no layer would be left to train.
     """
     if freeze is None:
         return []

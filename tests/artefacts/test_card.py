@@ -129,7 +129,7 @@ def test_the_card_says_the_measured_coverage_and_size_of_sets_or_that_there_are_
 
 
 def test_the_card_says_that_there_is_no_usable_threshold_for_unfamiliar_images() -> None:
-    said = "There is no usable threshold for unfamiliar images."
+    said = "Unfamiliar images are not detected."
     assert said in card()
     assert said not in card(unfamiliar={"energy": 1.0, "probability": 0.5})
 

@@ -1,9 +1,8 @@
 """The networks of keras.applications, and their weights from ImageNet."""
 
 import hashlib
-import itertools
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -18,7 +17,6 @@ from cifar_trainer.errors import DataNotFoundError, UsageError
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.recipes.applications import Application
 from cifar_trainer.settings import Settings
-from cifar_trainer.training import trainer as trainer_module
 from cifar_trainer.training.api import resume, train
 from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 from cifar_trainer.training.transfer import check_transfer
@@ -58,21 +56,17 @@ def published(cache: Path, monkeypatch: pytest.MonkeyPatch) -> keras.Model:
 
 @pytest.mark.usefixtures("without_figures")
 def test_a_run_starts_from_imagenets_weights_in_kerass_cache_and_is_resumed_to_the_same_bits(
-    published: keras.Model, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: keras.Model,
+    small_data: Path,
+    tmp_path: Path,
+    copy_in_an_epoch: Callable[[Path, Path], Callable[[], bool]],
 ) -> None:
     """Whatever the size of the images; only the last layer is new. What a kill would leave is copied."""
-    monkeypatch.setattr(trainer_module, "FIRST_CHUNK", 2)
-    run, killed, asked = tmp_path / "run", tmp_path / "killed", itertools.count(1)
-
-    def copy_at_the_third_question() -> bool:
-        if next(asked) == 3:
-            shutil.copytree(run, killed)
-        return False
-
+    run, killed = tmp_path / "run", tmp_path / "killed"
     done = train(
         recipe="mobilenet-v3-small", weights="imagenet", freeze="all-but-head", offline=True,
         dataset="synthetic", data_dir=small_data, run_dir=run, epochs=1, limit=40, batch_size=10,
-        device="cpu", checkpoint_every=1e-6, should_stop=copy_at_the_third_question,
+        device="cpu", checkpoint_every=1e-6, should_stop=copy_in_an_epoch(run, killed),
     )  # fmt: skip
     assert 0 < checkpoint_step(list_checkpoints(killed / "checkpoints")[0]) < 4
     assert resume(killed).weights_sha256 == done.weights_sha256

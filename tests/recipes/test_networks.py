@@ -1,8 +1,7 @@
 """What holds for the larger networks: their size, what they are made of, and that runs go on to the bit."""
 
 import dataclasses
-import itertools
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -13,7 +12,6 @@ import tensorflow as tf
 from cifar_trainer.evaluation.gradcam import GradCam, last_feature_map
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.recipes.catalogue import describe
-from cifar_trainer.training import trainer as trainer_module
 from cifar_trainer.training.api import resume, train
 from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 
@@ -69,23 +67,20 @@ def test_the_positional_embedding_is_all_that_the_positions_add() -> None:
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("name", ["vit", "fast94"])
 def test_a_run_that_was_killed_in_an_epoch_goes_on_to_the_same_bits(
-    name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    copy_in_an_epoch: Callable[[Path, Path], Callable[[], bool]],
 ) -> None:
     """What a kill would leave is copied while the run goes on: each run more compiles the network again."""
-    monkeypatch.setattr(trainer_module, "FIRST_CHUNK", 2)
     # Six views of each validation image would take most of the time, and change no weight.
     monkeypatch.setitem(RECIPES, name, dataclasses.replace(RECIPES[name], predict=None))
-    run, killed, asked = tmp_path / "run", tmp_path / "killed", itertools.count(1)
-
-    def copy_at_the_third_question() -> bool:
-        if next(asked) == 3:
-            shutil.copytree(run, killed)
-        return False
-
+    run, killed = tmp_path / "run", tmp_path / "killed"
     whole = train(
         recipe=name, dataset="synthetic", data_dir=small_data, run_dir=run, epochs=2, limit=60,
         batch_size=12, device="cpu", validation="holdout", checkpoint_every=1e-6,
-        should_stop=copy_at_the_third_question,
+        should_stop=copy_in_an_epoch(run, killed),
     )  # fmt: skip
     assert 0 < checkpoint_step(list_checkpoints(killed / "checkpoints")[0]) < 5
     assert resume(killed).weights_sha256 == whole.weights_sha256

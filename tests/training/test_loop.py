@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -315,9 +316,18 @@ def test_a_run_of_one_epoch_grows_its_images_within_the_epoch() -> None:
     assert calls == [(0, 2, 16, 0.5), (2, 1, 8, 1.0)]
 
 
-def test_the_network_sees_float_pixels_of_an_augmentation_unrounded() -> None:
+def scaled_without_a_shape(batch: Batch) -> tf.Tensor:
+    return tf.numpy_function(lambda images: (images / 255).astype(np.float32), [batch.images], tf.float32)
+
+
+@pytest.mark.parametrize(
+    "augment", [lambda batch: tf.cast(batch.images, tf.float32) / 255, scaled_without_a_shape]
+)
+def test_the_network_sees_float_pixels_of_an_augmentation_unrounded(
+    augment: Callable[[Batch], tf.Tensor],
+) -> None:
     images, labels = pictures(40)
-    loop = growing_loop(1, scales=(1.0,), augment=lambda batch: tf.cast(batch.images, tf.float32) / 255)
+    loop = growing_loop(1, scales=(1.0,), augment=augment)
     plain, _ = build("growing")
     logits = through(plain, tf.cast(images[:16], tf.float32) / 255)
     expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels[:16], logits)
