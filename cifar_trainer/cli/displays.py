@@ -165,7 +165,8 @@ class TrainingDisplay(StoppableDisplay, TrainingReporter):
     def _update(self, figures: str, step: int | None = None) -> None:
         if self._bar is not None:
             with IGNORE_CLOSED_TERMINAL:
-                self._bar.update(self._task, completed=step, figures=figures)
+                # Drawn now: the next periodic refresh may come after the epoch's end.
+                self._bar.update(self._task, completed=step, figures=figures, refresh=True)
 
     def epoch_ended(self, row: Mapping[str, Any], epochs: int) -> None:
         self.close()
