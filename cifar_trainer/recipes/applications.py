@@ -15,21 +15,23 @@ All use the flips and crops of `regularized`. No accuracy was measured.
 
 import contextlib
 import dataclasses
-import importlib
+import functools
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_trainer.errors import DataNotFoundError, UsageError
 from cifar_trainer.recipes.recipe import Recipe
 from cifar_trainer.recipes.regularized import augment
+from cifar_trainer.recipes.vit import loss
 
 if TYPE_CHECKING:
     import keras
 
 #: The smallest height and width that the networks accept.
 MIN_SIZE = 32
-_BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +41,12 @@ class Application:
     Attributes:
         recipe: the recipe's name.
         function: its function in `keras.applications`.
-        module: its module there.
-        weights: the key of its weights in the module's table of published hashes.
-        file: the file with its ImageNet weights, without the last layer.
         dropout: rate of dropout before the last layer.
     """
 
     recipe: str
     function: str
-    module: str
-    weights: str
-    file: str
-    dropout: float
+    dropout: float = 0.0
 
     def build_model(self, image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
         """The network with random weights, global average pooling, dropout and a last layer of logits."""
@@ -62,7 +58,7 @@ class Application:
         outputs = layers.Dense(classes, dtype="float32", name="logits")(x)
         return keras.Model(base.inputs[0], outputs, name=self.recipe.replace("-", "_"))
 
-    def build_base(self, image_shape: tuple[int, int, int], weights: Path | None = None) -> "keras.Model":
+    def build_base(self, image_shape: tuple[int, int, int], weights: str | None = None) -> "keras.Model":
         """The network without its last layer. It scales the pixels, and repeats greyscale as RGB.
 
         Raises:
@@ -81,82 +77,65 @@ class Application:
         pixels = inputs if channels == 3 else layers.Concatenate(name="rgb")([inputs] * 3)
         model: keras.Model = getattr(keras.applications, self.function)(
             input_tensor=pixels, input_shape=(height, width, 3), include_top=False, pooling="avg",
-            weights=weights if weights is None else str(weights),
+            weights=weights,
         )  # fmt: skip
         return model
 
     def pretrained(self, image_shape: tuple[int, int, int], *, offline: bool) -> "keras.Model":
-        """The network without its last layer, with its ImageNet weights.
+        """The network without its last layer, with its ImageNet weights from Keras's cache or its server.
 
         Raises:
             DataNotFoundError: the weights are not in Keras's cache and cannot be downloaded.
             UsageError: the images are too small.
         """
-        return self.build_base(image_shape, self.find_weights(offline=offline))
+        from keras.src.utils import file_utils
 
-    def find_weights(self, *, offline: bool) -> Path:
-        """The file of the ImageNet weights in Keras's cache, downloaded if needed, verified by its hash.
+        get_file = file_utils.get_file
+        file_utils.get_file = functools.partial(_get_file, self.recipe, offline)
+        try:
+            with warnings.catch_warnings():
+                # Keras warns that the weights are for images of 224×224; other sizes work, too.
+                warnings.simplefilter("ignore", UserWarning)
+                return self.build_base(image_shape, "imagenet")
+        finally:
+            file_utils.get_file = get_file
 
-        Raises:
-            DataNotFoundError: it is missing or damaged, and cannot be downloaded.
-        """
+
+def _get_file(recipe: str, offline: bool, name: str, url: str, *, cache_subdir: str, file_hash: str) -> str:
+    """Keras's `get_file`, with an error that says how to provide the file if it cannot be downloaded."""
+    import keras
+    from keras.src.backend.config import keras_home
+    from keras.src.utils.file_utils import validate_file
+
+    path = Path(keras_home()) / cache_subdir / name
+    if path.is_file() and validate_file(path, file_hash):
+        return str(path)
+    reason = "--offline forbids downloading them"
+    if not offline:
+        try:
+            # Keras prints its progress.
+            with contextlib.redirect_stdout(sys.stderr):
+                return str(keras.utils.get_file(name, url, cache_subdir=cache_subdir, file_hash=file_hash))
+        except Exception as error:  # Keras raises plain Exceptions.
+            reason = f"downloading them failed ({error})"
+    raise DataNotFoundError(
+        f"The ImageNet weights of {recipe} are {'damaged' if path.is_file() else 'not'} in {path}, and "
+        f"{reason}. Download {url} on another machine and save it there; its "
+        f"{'SHA-256' if len(file_hash) == 64 else 'MD5'} is {file_hash}."
+    )
+
+
+def _optimizer(name: str, **arguments: float) -> "Callable[[float, int], keras.optimizers.Optimizer]":
+    """A recipe's `build_optimizer`: the optimizer of Keras with this name, and a cosine schedule to 0."""
+
+    def build(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
         import keras
-        from keras.src.backend.config import keras_home
-        from keras.src.utils.file_utils import validate_file
 
-        table = importlib.import_module(f"keras.src.applications.{self.module}").WEIGHTS_HASHES
-        sha, url = table[self.weights][1], f"{_BASE_URL}{self.module}/{self.file}"
-        path = Path(keras_home()) / "models" / self.file
-        if path.is_file() and validate_file(str(path), sha):
-            return path
-        if offline:
-            reason = "--offline forbids downloading them"
-        else:
-            try:
-                # Keras prints its progress.
-                with contextlib.redirect_stdout(sys.stderr):
-                    return Path(keras.utils.get_file(self.file, url, cache_subdir="models", file_hash=sha))
-            except Exception as error:  # Keras raises plain Exceptions.
-                reason = f"downloading them failed ({error})"
-        kind = "SHA-256" if len(sha) == 64 else "MD5"
-        state = f"are damaged in {path}" if path.is_file() else f"are not in {path}"
-        raise DataNotFoundError(
-            f"The ImageNet weights of {self.recipe} {state}, and {reason}. Download {url} on another machine "
-            f"and save it there; its {kind} is {sha}."
-        )
+        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, total_steps)
+        optimizer: keras.optimizers.Optimizer = getattr(keras.optimizers, name)(schedule, **arguments)
+        return optimizer
 
-
-def _sgd(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """Momentum of 0.9 with a cosine schedule to 0."""
-    import keras
-
-    return keras.optimizers.SGD(
-        keras.optimizers.schedules.CosineDecay(learning_rate, total_steps), momentum=0.9
-    )
-
-
-def _rmsprop(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """RMSProp with a decay and a momentum of 0.9, and a cosine schedule to 0."""
-    import keras
-
-    return keras.optimizers.RMSprop(
-        keras.optimizers.schedules.CosineDecay(learning_rate, total_steps), rho=0.9, momentum=0.9
-    )
-
-
-def _adamw(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """AdamW with weight decay of 1e-8 and a cosine schedule to 0."""
-    import keras
-
-    return keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(learning_rate, total_steps), weight_decay=1e-8
-    )
-
-
-def _smoothed_loss() -> "keras.losses.Loss":
-    from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
-
-    return SmoothedCrossEntropy(0.1)
+    return build
 
 
 def _recipe(application: Application, summary: str, **method: Any) -> Recipe:
@@ -172,25 +151,18 @@ def _recipe(application: Application, summary: str, **method: Any) -> Recipe:
 
 
 MOBILENET_V3_SMALL = _recipe(
-    Application(
-        "mobilenet-v3-small", "MobileNetV3Small", "mobilenet_v3", "small_224_1.0_float",
-        "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5", dropout=0.2,
-    ),
+    Application("mobilenet-v3-small", "MobileNetV3Small", dropout=0.2),
     "MobileNetV3-Small, to fine-tune from ImageNet: momentum, a cosine schedule",
-    epochs=20, learning_rate=0.01, build_optimizer=_sgd,
+    epochs=20, learning_rate=0.01, build_optimizer=_optimizer("SGD", momentum=0.9),
 )  # fmt: skip
 EFFICIENTNET_V2_B0 = _recipe(
-    Application(
-        "efficientnet-v2-b0", "EfficientNetV2B0", "efficientnet_v2", "b0", "efficientnetv2-b0_notop.h5",
-        dropout=0.2,
-    ),
+    Application("efficientnet-v2-b0", "EfficientNetV2B0", dropout=0.2),
     "EfficientNetV2-B0, to fine-tune from ImageNet: RMSProp, a cosine schedule",
-    epochs=20, learning_rate=0.00025, build_optimizer=_rmsprop,
+    epochs=20, learning_rate=0.00025, build_optimizer=_optimizer("RMSprop", rho=0.9, momentum=0.9),
 )  # fmt: skip
 CONVNEXT_TINY = _recipe(
-    Application(
-        "convnext-tiny", "ConvNeXtTiny", "convnext", "convnext_tiny", "convnext_tiny_notop.h5", dropout=0.0
-    ),
+    Application("convnext-tiny", "ConvNeXtTiny"),
     "ConvNeXt-T, to fine-tune from ImageNet: AdamW, label smoothing, a cosine schedule",
-    epochs=30, learning_rate=0.00005, build_optimizer=_adamw, loss=_smoothed_loss, splittable=True,
+    epochs=30, learning_rate=0.00005, build_optimizer=_optimizer("AdamW", weight_decay=1e-8),
+    loss=loss, splittable=True,
 )  # fmt: skip
