@@ -117,6 +117,13 @@ class Comparison(Result):
     groups: tuple[Group, ...]
     tests: tuple[McNemar, ...]
 
+    @property
+    def labels(self) -> list[str]:
+        """Each run's folder name, or PARENT/NAME if two runs share a name."""
+        paths = [each.run.path.resolve() for each in self.runs]
+        unique = len({path.name for path in paths}) == len(paths)
+        return [path.name if unique else f"{path.parent.name}/{path.name}" for path in paths]
+
     def to_json(self) -> dict[str, Any]:
         """What `compare --json` prints."""
         first, *others = (str(each.run.path) for each in self.runs)
@@ -622,7 +629,7 @@ def comparison_figure(comparison: Comparison, theme: "Theme") -> "Figure":
     color = {
         id(each): LINES[i % len(LINES)] for i, group in enumerate(comparison.groups) for each in group.runs
     }
-    names = [shorten(each.run.path.resolve().name, 28) for each in comparison.runs]
+    names = [shorten(label, 28) for label in comparison.labels]
     with new_figure(theme, 9.6, max(3.4, 1.8 + 0.3 * len(names)) + 0.22 * len(comparison.groups)) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
         labelled = set()

@@ -140,7 +140,7 @@ def runs_table(comparison: "Comparison", width: int) -> "Table":
 
     rows = [
         {
-            "run": printable(each.run.path.resolve().name),
+            "run": printable(label),
             "recipe": each.config.recipe,
             "seed": str(each.config.seed),
             "accuracy": f"{each.accuracy:.2%}",
@@ -152,7 +152,7 @@ def runs_table(comparison: "Comparison", width: int) -> "Table":
             "parameters": f"{each.parameters:,}",
             "test looks": str(each.test_looks),
         }
-        for each in comparison.runs
+        for label, each in zip(comparison.labels, comparison.runs, strict=True)
     ]
     return fitting_table(
         rows,
@@ -197,14 +197,14 @@ def tests_table(comparison: "Comparison") -> "Table":
     """One row for each run that is tested against the first."""
     from rich.table import Table
 
-    first = printable(comparison.runs[0].run.path.resolve().name)
+    first, *others = map(printable, comparison.labels)
     table = Table(title=f"against {first}, by McNemar's test", box=None)
     table.add_column("run", overflow="fold")
     for name in ("only FIRST correct", "only RUN correct", "chi-square", "p, exact"):
         table.add_column(name, justify="right")
-    for each, test in zip(comparison.runs[1:], comparison.tests, strict=True):
+    for label, test in zip(others, comparison.tests, strict=True):
         table.add_row(
-            printable(each.run.path.resolve().name),
+            label,
             f"{test.only_first:,}",
             f"{test.only_second:,}",
             f"{test.statistic:.2f}",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from cifar_trainer.cli import compare
 from cifar_trainer.cli.compare import runs_table
 from cifar_trainer.comparison import Evaluated, check_comparable, comparison_figure, summarize
 from cifar_trainer.errors import UsageError
@@ -91,6 +92,14 @@ def test_each_run_is_tested_against_the_first() -> None:
     assert [(test["first"], test["second"]) for test in tests] == [("runs/a", "runs/b"), ("runs/a", "runs/c")]
     assert (tests[0]["only_first"], tests[0]["only_second"]) == (3, 1)
     assert tests[1]["p_value"] == 1
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders() -> None:
+    two = summarize("test", [evaluated("small/seed-0", 0.48), evaluated("regularized/seed-0", 0.53)])
+    assert two.labels == ["small/seed-0", "regularized/seed-0"]
+    table = compare.tests_table(two)
+    assert table.title == "against small/seed-0, by McNemar's test"
+    assert list(table.columns[0].cells) == ["regularized/seed-0"]
 
 
 @pytest.fixture
