@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cifar_trainer.data.dataset import release_pages
+from cifar_trainer.data.mapped import release_pages
 
 #: Widths of thumbnails in pixels: for the search and the filter, for details, and for the alignment.
 COARSE, MIDDLE, FINE = 8, 16, 32

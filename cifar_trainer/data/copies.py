@@ -1,36 +1,45 @@
 """Find images that belong together: exact copies, and the members of a group."""
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
-_CHUNK = 1000
+from cifar_trainer.data.mapped import parts
 
 
-def find_originals(images: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+def find_originals(*arrays: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
     """For each image, the index of the first image that it belongs to: int64 [N].
 
     Images with the same pixels belong together, and so do the members of a group.
 
     Args:
-        images: uint8 [N, H, W, C].
+        arrays: images, uint8 [M, H, W, C], numbered from the first array to the last, N in all.
         groups: the number of each image's group, [N], -1 for none.
     """
-    size = int(np.prod(images.shape[1:]))
-    words = -(-size // 8)
-    # A sum of words times odd random numbers, modulo 2**64: equal images have equal sums.
-    factors = np.random.PCG64(0).random_raw(words) | np.uint64(1)
-    sums = np.empty(len(images), np.uint64)
-    padded = np.zeros((min(_CHUNK, len(images)), words * 8), np.uint8)
-    for start in range(0, len(images), max(len(padded), 1)):
-        count = min(len(padded), len(images) - start)
-        padded[:count, :size] = images[start : start + count].reshape(count, size)
-        sums[start : start + count] = (padded[:count].view(np.uint64) * factors).sum(1)
-    originals = np.arange(len(images))
+    sums = np.concatenate([np.empty(0, np.uint64), *(part for images in arrays for part in _sums(images))])
+    originals = np.arange(len(sums))
+    ends = np.cumsum([len(images) for images in arrays])
     order = np.argsort(sums, kind="stable")
     shared = np.flatnonzero(np.diff(sums[order]) == 0)
     seen: dict[bytes, int] = {}
     for index in np.unique(order[np.concatenate([shared, shared + 1])]) if len(shared) else ():
-        originals[index] = seen.setdefault(images[index].tobytes(), int(index))
+        array = int(np.searchsorted(ends, index, side="right"))
+        image = arrays[array][index - ends[array]]  # From the end of its array.
+        originals[index] = seen.setdefault(image.tobytes(), int(index))
     return originals if groups is None else _join(originals, groups)
+
+
+def _sums(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Numbers that are equal for equal images, in parts: uint64 [N]."""
+    size = math.prod(images.shape[1:])
+    words = -(-size // 8)
+    # A sum of words times odd random numbers, modulo 2**64.
+    factors = np.random.PCG64(0).random_raw(words) | np.uint64(1)
+    for _, part in parts(images):
+        padded = np.zeros((len(part), words * 8), np.uint8)
+        padded[:, :size] = part.reshape(len(part), size)
+        yield (padded.view(np.uint64) * factors).sum(1)
 
 
 def _join(originals: np.ndarray, groups: np.ndarray) -> np.ndarray:

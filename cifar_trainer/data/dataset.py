@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import mmap
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from cifar_trainer.data.copies import find_originals
 from cifar_trainer.data.folder import Folder
+from cifar_trainer.data.mapped import take
 from cifar_trainer.images import Preprocessing
 
 #: Called with the number of images read so far and the total number of images.
@@ -156,12 +156,16 @@ class Split:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
-    def take(self, indices: np.ndarray) -> "Split":
-        """The images at `indices`, int64 [N]. Fingerprint and hash remain those of the whole split."""
+    def take(self, indices: np.ndarray, scratch: Path | None = None) -> "Split":
+        """The images at `indices`, int64 [N]. Fingerprint and hash remain those of the whole split.
+
+        With `scratch`, a folder, memory-mapped images are copied to a temporary file there, not to memory.
+        """
         files = tuple(self.files[index] for index in indices) if self.files else ()
         positions = indices if self.indices is None else self.indices[indices]
         return dataclasses.replace(
-            self, images=self.images[indices], labels=self.labels[indices], files=files, indices=positions,
+            self, labels=self.labels[indices], files=files, indices=positions,
+            images=self.images[indices] if scratch is None else take(self.images, indices, scratch),
             groups=None if self.groups is None else self.groups[indices],
             sizes=None if self.sizes is None else self.sizes[indices],
         )  # fmt: skip
@@ -270,15 +274,4 @@ class Dataset:
     @functools.cached_property
     def originals(self) -> np.ndarray:
         """For each training image, the index of its first copy or of its group's first image: int64 [N]."""
-        originals = find_originals(self.train.images, self.train.groups)
-        release_pages(self.train.images)
-        return originals
-
-
-def release_pages(array: np.ndarray) -> None:
-    """Free the memory of a memory-mapped array; the next read loads it again.
-
-    Does nothing for ordinary arrays, or without madvise.
-    """
-    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        array.base.madvise(mmap.MADV_DONTNEED)
+        return find_originals(self.train.images, groups=self.train.groups)

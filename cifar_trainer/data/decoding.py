@@ -3,12 +3,14 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cifar_trainer.data.dataset import DatasetSpec, ImageSet, Split
 from cifar_trainer.data.image_lists import ImageList
+from cifar_trainer.data.mapped import ScratchImages, parts
 from cifar_trainer.errors import DataError, UsageError, counted, printable
 from cifar_trainer.images import CONVERSIONS, MAX_BYTES, ImageError, Preprocessing, bits_in_use
 from cifar_trainer.settings import MAX_SIZE, MIN_SIZE
@@ -28,6 +30,7 @@ class ReadOptions:
         size: None keeps the size of arrays, and resizes image files to DEFAULT_SIZE.
         corrections, groups: the files of --relabel and --keep-groups.
         grey_bits: see `images.Preprocessing`; None finds out.
+        scratch: the folder for temporary files; None for the system's.
 
     Raises:
         UsageError: a value is out of its range.
@@ -42,6 +45,7 @@ class ReadOptions:
     grey_bits: int | None = None
     corrections: ImageList | None = None
     groups: ImageList | None = None
+    scratch: Path | None = None
 
     def __post_init__(self) -> None:
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:
@@ -105,14 +109,15 @@ class Decoder:
         self._unreadable: list[str] = []
         self._peak: int | None = None
         self._refused_grey = False
-        # A growing buffer, because joining a list of arrays needs twice the memory.
-        self._pixels: dict[str, bytearray] = {}
+        self._pixels: dict[str, ScratchImages] = {}
 
     def add(
         self, read: Callable[[], bytes], describe: Callable[[], str], split: str, label: Any, file: str
     ) -> None:
         """Decode the image that `read` returns and add it to a split, or note that it is unreadable."""
-        kept = self.kept.setdefault(split, [])
+        if split not in self.kept:
+            self.kept[split] = []
+            self._pixels[split] = ScratchImages(self._options.scratch, self._preprocessing.image_shape)
         try:
             content = read()
             if len(content) > MAX_BYTES:
@@ -131,9 +136,9 @@ class Decoder:
                 self._sizes[image.width, image.height] += 1
         if image.peak is not None:
             self._peak = max(self._peak or 0, image.peak)
-        self._pixels.setdefault(split, bytearray()).extend(image.pixels.tobytes())
+        self._pixels[split].append(image.pixels)
         self._sizes_by_split.setdefault(split, []).append((image.width, image.height))
-        kept.append((label, printable(file)))
+        self.kept[split].append((label, printable(file)))
 
     def check(self) -> None:
         """Check the images once all are read.
@@ -167,10 +172,14 @@ class Decoder:
         return ImageSet(classes, splits, self.conversions, (*notes, *self.notes))
 
     def _images(self, split: str) -> np.ndarray:
-        """The images of a split, uint8 [N, H, W, C]. Hands over their buffer: call once."""
-        buffer = self._pixels.pop(split, bytearray())
-        array = np.frombuffer(buffer, np.uint8).reshape(-1, *self._preprocessing.image_shape)
-        return np.ascontiguousarray(array[..., :1]) if self._keeps_grey else array
+        """The images of a split, uint8 [N, H, W, C]."""
+        array = self._pixels[split].array()
+        if not self._keeps_grey:
+            return array
+        grey = ScratchImages(self._options.scratch, (*array.shape[1:3], 1))
+        for _, part in parts(array):
+            grey.append(part[..., :1])
+        return grey.array()
 
     @property
     def _keeps_grey(self) -> bool:

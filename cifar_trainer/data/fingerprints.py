@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from cifar_trainer.data.dataset import DatasetSpec, Fingerprints, ImageSet, Split
-
-_CHUNK = 5000
+from cifar_trainer.data.mapped import parts
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
@@ -88,14 +87,9 @@ def _by_class(split: Split, classes: int) -> tuple[str, ...]:
 
 def _digests(images: np.ndarray, prefixes: np.ndarray) -> Iterable[bytes]:
     """SHA-256 of each prefix, uint8 [N, P], followed by the pixels of its image."""
-    size = int(np.prod(images.shape[1:]))
-    width = prefixes.shape[1]
-    records = np.empty((_CHUNK, width + size), np.uint8)
-    for start in range(0, len(images), _CHUNK):
-        count = min(_CHUNK, len(images) - start)
-        records[:count, :width] = prefixes[start : start + count]
-        records[:count, width:] = images[start : start + count].reshape(count, size)
-        yield from (hashlib.sha256(record.data).digest() for record in records[:count])
+    for start, part in parts(images):
+        for prefix, image in zip(prefixes[start : start + len(part)], part, strict=True):
+            yield hashlib.sha256(prefix.tobytes() + image.tobytes()).digest()
 
 
 def _combined(digests: Iterable[bytes]) -> str:

@@ -146,8 +146,10 @@ def parse_csv(content: bytes, where: str) -> list[tuple[int, list[str]]]:
         raise DataError(f"{where} is not a CSV file: {error}.") from error
 
 
-def correct_labels(found: ImageSet, corrections: ImageList) -> ImageSet:
+def correct_labels(found: ImageSet, corrections: ImageList, scratch: Path | None) -> ImageSet:
     """Apply corrections to a training and a test set: change labels and delete images.
+
+    `scratch` is a folder for temporary files (`Split.take`).
 
     Raises:
         DataError: an image or a label is unknown, or an image is listed twice.
@@ -178,7 +180,7 @@ def correct_labels(found: ImageSet, corrections: ImageList) -> ImageSet:
         deleted += int((~kept).sum())
         splits[name] = dataclasses.replace(split, labels=changed)
         if not kept.all():
-            splits[name] = splits[name].take(np.flatnonzero(kept))
+            splits[name] = splits[name].take(np.flatnonzero(kept), scratch)
     record = Corrections(corrections.path, corrections.sha256, relabelled, deleted)
     return dataclasses.replace(found, splits=splits, corrections=record)
 

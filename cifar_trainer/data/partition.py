@@ -57,7 +57,7 @@ def correct_and_check(found: ImageSet, options: ReadOptions, where: str) -> Imag
     """
     before = found.splits
     if options.corrections is not None:
-        found = correct_labels(found, options.corrections)
+        found = correct_labels(found, options.corrections, options.scratch)
     splits, notes = dict(found.splits), list(found.notes)
     if options.spec is None or options.groups is not None:
         notes += _drop_trained_images(splits, options, where)
@@ -101,7 +101,7 @@ def _make_test_set(
         )
     fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
     every = splits.pop("all" if "all" in splits else "train")
-    originals = find_originals(every.images, every.groups)
+    originals = find_originals(every.images, groups=every.groups)
     few = [
         name
         for label, name in enumerate(found.classes)
@@ -113,7 +113,7 @@ def _make_test_set(
             "class needs two, one of them for the test set. Add images, or remove the class."
         )
     train, test = stratified_part(every.labels, fraction, options.seed, originals)
-    splits["train"], splits["test"] = every.take(train), every.take(test)
+    splits["train"], splits["test"] = (every.take(rows, options.scratch) for rows in (train, test))
     notes.append(
         f"There is no test set, so {len(test):,} of {len(every):,} images were split off as one: "
         f"a share of {fraction:g} of each class, chosen by seed {options.seed}."
@@ -136,7 +136,7 @@ def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: 
             )
     if options.spec is not None:
         return
-    originals = find_originals(np.concatenate([train.images, test.images]))[len(train) :]
+    originals = find_originals(train.images, test.images)[len(train) :]
     trained = originals < len(train)
     count = int(trained.sum())
     if not count:

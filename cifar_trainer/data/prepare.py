@@ -131,6 +131,7 @@ def prepare(
         spec, size, resize, test_fraction, seed, skip_unreadable,
         corrections=read_image_list(relabel, "--relabel", "label", by_index=True),
         groups=read_image_list(keep_groups, "--keep-groups", "group", by_index=False),
+        scratch=data_dir,
     )  # fmt: skip
     if where is not None:
         _check_source(spec, where, offline)
@@ -257,13 +258,13 @@ def _obtain(
         return _obtain_published(spec, data_dir, offline, options, reporter)
     if not is_url(source):
         path = Path(source).expanduser()
-        return read_source(path, options, reporter.on_images, data_dir), source
+        return read_source(path, options, reporter.on_images), source
     # Read once and not kept, because the content of a URL may change. Its name may contain the split.
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", urllib.parse.urlsplit(source).path.rpartition("/")[2])[-80:]
     folder = data_dir / DOWNLOADS / f"source-{files.sha256_bytes(source.encode())[:16]}"
     path = download(Archive(name.lstrip(".") or "source"), [source], folder, reporter)
     try:
-        return read_source(path, options, reporter.on_images, data_dir), printable_url(source)
+        return read_source(path, options, reporter.on_images), printable_url(source)
     except DataError as error:
         raise DataError(f"The file from {printable_url(source)} cannot be used. {error}") from error
     finally:
@@ -280,7 +281,7 @@ def _obtain_published(
     paths = [local_archive((archive, *spec.other_archives), place, reporter) for archive in spec.archives]
     missing = [archive for archive, path in zip(spec.archives, paths, strict=True) if path is None]
     if missing:
-        cached = _from_cache(spec, data_dir, options, reporter)
+        cached = _from_cache(spec, options, reporter)
         if cached is not None:
             return cached
         if offline:
@@ -294,7 +295,7 @@ def _obtain_published(
     path = place if len(spec.archives) > 1 else paths[0]
     assert path is not None
     reporter.note(f"Reading {path}.")
-    return read_source(path, options, reporter.on_images, data_dir), path.name
+    return read_source(path, options, reporter.on_images), path.name
 
 
 def _downloads(spec: DatasetSpec, folder: Path) -> Path:
@@ -302,15 +303,13 @@ def _downloads(spec: DatasetSpec, folder: Path) -> Path:
     return folder if len(spec.archives) == 1 else folder / spec.name
 
 
-def _from_cache(
-    spec: DatasetSpec, data_dir: Path, options: ReadOptions, reporter: PrepareReporter
-) -> _Found | None:
+def _from_cache(spec: DatasetSpec, options: ReadOptions, reporter: PrepareReporter) -> _Found | None:
     """The data set from another program's cache, if its fingerprints are right."""
     if spec.fingerprints is None:
         return None
     for path in find_cached(spec.caches):
         try:
-            found = read_source(path, options, reporter.on_images, data_dir)
+            found = read_source(path, options, reporter.on_images)
         except DataError as error:
             reporter.note(f"{path} is not used: {error}")
             continue

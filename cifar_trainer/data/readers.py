@@ -26,12 +26,8 @@ READERS = (read_csv, read_class_folders, read_records, read_arrays)
 _MAX_NESTING = 2
 
 
-def read_source(
-    path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None = None
-) -> ImageSet:
+def read_source(path: Path, options: ReadOptions, on_images: OnImages) -> ImageSet:
     """Read a data set from a folder, an archive or a file.
-
-    `scratch` is the folder for unpacked archives; by default, the system's temporary folder.
 
     Raises:
         DataError: the format is unknown, or the source is damaged, cannot be read, or is another data set.
@@ -39,16 +35,16 @@ def read_source(
     """
     try:
         try:
-            return _read_once(path, options, on_images, scratch)
+            return _read_once(path, options, on_images)
         except ReadAgain as again:
-            return _read_once(path, dataclasses.replace(options, grey_bits=again.bits), on_images, scratch)
+            return _read_once(path, dataclasses.replace(options, grey_bits=again.bits), on_images)
     except OSError as error:
         raise DataError(
             f"{printable(str(error.filename or path))} cannot be read: {reason(error)}."
         ) from error
 
 
-def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: Path | None) -> ImageSet:
+def _read_once(path: Path, options: ReadOptions, on_images: OnImages) -> ImageSet:
     known_sizes = {
         folder: archive.size
         for spec in DATASETS.values()
@@ -57,7 +53,7 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages, scratch: P
         if archive.size
     }
     spec = options.spec
-    with Unpacker(scratch or Path(tempfile.gettempdir()), known_sizes) as unpacker:
+    with Unpacker(options.scratch or Path(tempfile.gettempdir()), known_sizes) as unpacker:
         published = _published_archives(path, spec) if spec and not spec.fingerprints else []
         if published:
             folder = Folder(published[0].parent, {place.name: str(place) for place in published})

@@ -11,6 +11,7 @@ from cifar_trainer import files
 from cifar_trainer.data import DATASETS, find_spec
 from cifar_trainer.data.dataset import Corrections, Dataset, Groups, ImageSet, Split, SplitSummary
 from cifar_trainer.data.fingerprints import fingerprint
+from cifar_trainer.data.mapped import parts
 from cifar_trainer.data.samples import write_samples
 from cifar_trainer.errors import DataError, DataNotFoundError, printable
 from cifar_trainer.images import Preprocessing
@@ -20,7 +21,6 @@ FORMAT = 1
 SPLITS = ("train", "test")
 #: An upper bound for all files except arrays and file names.
 _OTHER_BYTES = 1 << 20
-_CHUNK = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,8 @@ def _save(path: Path, array: np.ndarray) -> None:
     with open(path, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(ordered)
         np.lib.format.write_array_header_1_0(file, header)
-        file.write(ordered.data)
+        for _, part in parts(ordered):
+            file.write(part.data)
 
 
 def summarize(split: Split, classes: int) -> SplitSummary:
@@ -147,8 +148,7 @@ def summarize(split: Split, classes: int) -> SplitSummary:
     channels = images.shape[3]
     pixels = int(np.prod(images.shape[:3]))
     total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK]
+    for _, chunk in parts(images):
         # Sum over the images first: NumPy is fast along long rows, slow along three channels.
         total += chunk.sum(0, dtype=np.int64).sum((0, 1))
         squares += np.square(chunk, dtype=np.uint16).sum(0, dtype=np.int64).sum((0, 1))

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from cifar_trainer.data.dataset import Split, release_pages
+from cifar_trainer.data.dataset import Split
+from cifar_trainer.data.mapped import release_pages
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.recipes.augmentation import augmentation
 from cifar_trainer.recipes.optimizers import (

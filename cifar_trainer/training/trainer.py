@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from cifar_trainer import files, metrics
-from cifar_trainer.data.dataset import Dataset, release_pages
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.mapped import release_pages
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.devices import Device
 from cifar_trainer.devices.telemetry import GpuTelemetry

@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import tempfile
+import tracemalloc
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ from bad_server import serve
 from builders import Members, RunCli, picture, write_folder, write_zip
 from PIL import Image
 
+from cifar_trainer.data import mapped
 from cifar_trainer.data.copies import find_originals
 from cifar_trainer.data.dataset import ImageSet, Split
 from cifar_trainer.data.download import PrepareReporter
+from cifar_trainer.data.folder import Folder
 from cifar_trainer.data.prepare import PreparedReport, prepare
 from cifar_trainer.data.samples import write_samples
 from cifar_trainer.data.splits import check_fit, holdout, split_for, stratified_part
@@ -470,6 +473,30 @@ def test_the_names_on_samples_png_are_letters_and_not_boxes(
 
 
 # The command
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_images_are_never_all_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Neither decoded, nor split, nor corrected, nor written: 12 or 4 MB of pixels."""
+    monkeypatch.setattr(mapped, "PART_BYTES", 2**19)
+    # Reading a file reserves as much as the largest image may have.
+    monkeypatch.setattr(Folder.read, "__defaults__", (2**16,))
+    for index in range(64):
+        folder = tmp_path / "photos" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, (256, 256), (index, 0, 0) if mode == "RGB" else index).save(folder / f"{index}.png")
+    (tmp_path / "fix.csv").write_text("file,label\na/0.png,delete\n")
+    prepared(tmp_path / "before", write_folder(tmp_path / "few", pets()))  # Imports what it needs.
+    tracemalloc.start()
+    try:
+        report, _ = prepared(tmp_path, tmp_path / "photos", size=256, relabel=tmp_path / "fix.csv")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (report.record.train.images + report.record.test.images, report.image_shape[0]) == (63, 256)
+    assert peak < 3e6, peak
 
 
 def test_help_lists_every_data_set_and_the_range_of_size(run_cli: RunCli) -> None:

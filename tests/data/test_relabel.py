@@ -202,7 +202,7 @@ def test_images_that_copies_and_groups_connect_belong_together() -> None:
     images = np.arange(10, dtype=np.uint8).repeat(4).reshape(10, 2, 2, 1)
     images[7] = images[2]
     groups = np.array([-1, 5, 5, -1, 3, -1, -1, 9, 9, 3])
-    np.testing.assert_array_equal(find_originals(images, groups), [0, 1, 1, 3, 4, 5, 6, 1, 1, 4])
+    np.testing.assert_array_equal(find_originals(images, groups=groups), [0, 1, 1, 3, 4, 5, 6, 1, 1, 4])
 
 
 def test_the_images_of_a_group_are_on_one_side_of_the_test_split_and_of_the_holdout(tmp_path: Path) -> None:
