@@ -124,7 +124,7 @@ def check_split(config: Settings, split_name: str) -> None:
     """Raise UsageError if a run lacks the split: only --validation holdout sets validation images aside."""
     if split_name == "validation" and config.validation != "holdout":
         raise UsageError(
-            f"--split validation: this run (--validation {config.validation}) held no training images out. "
+            f"--split validation: this run (--validation {config.validation}) held out no training images. "
             "Evaluate it with --split test, or train with --validation holdout."
         )
 
