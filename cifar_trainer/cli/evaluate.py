@@ -95,7 +95,7 @@ def command(
     output.note(f"next: cifar-trainer export {shlex.quote(report.run_dir)}", wrap=False)
     if require_accuracy is not None and report.accuracy < require_accuracy:
         raise CheckError(
-            f"The accuracy is {report.accuracy:.4f} on {report.images} images of the {split} split; "
+            f"The accuracy is {report.accuracy:.4f} on {report.images:,} images of the {split} split; "
             f"--require-accuracy expects at least {require_accuracy}."
         )
 
