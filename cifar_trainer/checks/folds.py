@@ -14,13 +14,14 @@ from cifar_trainer.settings import Settings
 from cifar_trainer.training.assembly import assemble
 from cifar_trainer.training.loop import MAX_CHUNK, StepLoop, epoch_order
 
-RECIPE = "regularized"
+RECIPE = "cpu90"
 FOLDS = 4
 #: Training of a fold: number of images, counting repetitions, and range of epochs of the whole training set.
-_SEEN, _EPOCHS = 350_000, (7, 40)
+_SEEN, _EPOCHS = 100_000, (2, 40)
 #: Seed of the folds and of the training.
 SEED = 0
-_BATCH = 64
+#: Images per step: a fiftieth of the training set, within this range; fewer if they are larger than 32×32.
+_BATCH = (32, 500)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,8 +41,10 @@ class Predictions:
 
 def settings(dataset: Dataset) -> Settings:
     """The settings of each training."""
-    epochs = int(np.clip(_SEEN // max(len(dataset.train), 1), *_EPOCHS))
-    batch = max(1, min(_BATCH, len(dataset.train) * (FOLDS - 1) // FOLDS))
+    count, (height, width) = max(len(dataset.train), 1), dataset.train.images.shape[1:3]
+    epochs = int(np.clip(_SEEN // count, *_EPOCHS))
+    batch = int(np.clip(count // 50, *_BATCH))
+    batch = max(1, min(batch, _BATCH[1] * 32 * 32 // (height * width), count * (FOLDS - 1) // FOLDS))
     return RECIPES[RECIPE].settings({"dataset": dataset.name, "epochs": epochs, "batch_size": batch})
 
 
