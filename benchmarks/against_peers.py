@@ -27,7 +27,7 @@ from typing import Any
 
 OURS = "cifar-trainer"
 IMAGES, PARAMETERS = 10_000, 122_570
-#: Steps before the clock starts.
+#: Steps before the clock starts, but at most `--seconds` of them.
 WARM_UP = 50
 #: Steps per call of `jax scan`.
 SCANNED = 32
@@ -77,8 +77,11 @@ def measure(
         finish: waits for the device.
         steps: batches per call.
     """
+    start = time.perf_counter()
     for _ in range(-(-WARM_UP // steps)):
         step()
+        if time.perf_counter() - start > seconds:
+            break
     finish()
     calls, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
