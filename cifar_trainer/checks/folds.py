@@ -41,7 +41,7 @@ class Predictions:
 
 def settings(dataset: Dataset) -> Settings:
     """The settings of each training."""
-    count, (height, width) = max(len(dataset.train), 1), dataset.train.images.shape[1:3]
+    count, (height, width, _) = max(len(dataset.train), 1), dataset.train.image_shape
     epochs = int(np.clip(_SEEN // count, *_EPOCHS))
     batch = int(np.clip(count // 50, *_BATCH))
     batch = max(1, min(batch, _BATCH[1] * 32 * 32 // (height * width), count * (FOLDS - 1) // FOLDS))

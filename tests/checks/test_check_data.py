@@ -122,6 +122,19 @@ def test_no_network_predicts_an_image_or_a_copy_that_it_was_trained_on(
     np.testing.assert_allclose(found.train.sum(axis=1), 1)
 
 
+@pytest.mark.parametrize(
+    ("count", "side", "epochs", "batch"),
+    [(50_000, 32, 2, 500), (5000, 32, 20, 100), (300, 32, 40, 32), (8, 32, 40, 6), (1000, 256, 40, 7)],
+)
+def test_the_training_of_a_fold_is_bounded_and_a_step_fits_into_memory(
+    checked: tuple[Path, Any], count: int, side: int, epochs: int, batch: int
+) -> None:
+    dataset = load_dataset(checked[0], "pets")
+    train = Split(np.zeros((count, side, side, 3), np.uint8), np.zeros(count, np.uint8))
+    settings = folds.settings(dataclasses.replace(dataset, train=train))
+    assert (settings.epochs, settings.batch_size) == (epochs, batch)
+
+
 def test_a_data_set_of_another_run_and_a_bad_number_are_refused(trained_run: Path) -> None:
     done = run_here(["check", "data", "--run", trained_run, "--dataset", "pets"])
     assert done.exit_code == 2
