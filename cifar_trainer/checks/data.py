@@ -20,7 +20,7 @@ from cifar_trainer.checks.data_report import (
 from cifar_trainer.checks.findings import Finding, find_simple, splits_of
 from cifar_trainer.data.check_record import FOLDER, CheckRecord, read_check, write_check
 from cifar_trainer.data.copies import find_originals
-from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.dataset import Dataset, release_pages
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import UsageError, counted
 from cifar_trainer.run import Run, open_run
@@ -137,6 +137,8 @@ def find_groups(
     from cifar_trainer.model import hidden_features, load_model
 
     images = np.concatenate([dataset.train.images, dataset.test.images])
+    for split in (dataset.train, dataset.test):
+        release_pages(split.images)
     model = predictions.model if run is None else load_model(run.model)
     pairs = neighbours.find_pairs(images, hidden_features(model)(images), on_progress)
     originals = find_originals(images)

@@ -1,6 +1,7 @@
 """Out-of-sample probabilities by K folds: a small network predicts only images that it was not trained on."""
 
 import dataclasses
+import gc
 from collections.abc import Callable
 
 import keras
@@ -94,7 +95,11 @@ def predict_out_of_sample(
         if len(inside):
             held_out[inside] = probabilities(train.images[inside])
         tests += probabilities(dataset.test.images) / FOLDS
-    return Predictions(held_out, tests, loop.model)
+    model = loop.model
+    # The loop refers to itself; without this, its copy of the images would stay in memory.
+    del loop
+    gc.collect()
+    return Predictions(held_out, tests, model)
 
 
 def _train(loop: StepLoop, indices: np.ndarray, config: Settings, on_epoch: Callable[[int], None]) -> None:

@@ -70,13 +70,11 @@ def find_pairs(
         features: float32 [N, F] of the same images, such as the last hidden layer's.
         on_progress: called with (done, total) after each block of images.
     """
-    colours = thumbnails(images, MIDDLE)
-    grey = thumbnails(images, FINE, grey=True)[..., 0]
-    release_pages(images)
     area, zoom = _area(MIDDLE, COARSE), _enlarge(MIDDLE, (1 - _SEARCH_ZOOM) / 2, _SEARCH_ZOOM)
+    colours = thumbnails(images, MIDDLE)
     plain, enlarged = (_both_axes(matrix, colours) for matrix in (area, area @ zoom))
+    del colours
     keys, features = _vectors(plain), unit(features[:, :, None])
-    mirrored = _vectors(plain[:, :, ::-1])
     total, done = 6 * len(images), 0
 
     def advance(images: int) -> None:
@@ -85,12 +83,14 @@ def find_pairs(
         on_progress(done, total)
 
     cells = Cells.of(keys)
-    views = (keys, mirrored, *(_vectors(view) for view in (enlarged, enlarged[:, :, ::-1])))
-    searches = [search(view, cells, advance) for view in views]
+    views = (plain, plain[:, :, ::-1], enlarged, enlarged[:, :, ::-1])
+    searches = [search(_vectors(view), cells, advance) for view in views]
     searches.append(search(features, Cells.of(features), advance))
     found = np.concatenate(searches)
     # Each pair once: unique numbers are faster than unique rows.
     first, second = np.divmod(np.unique(found[:, 0] * len(images) + found[:, 1]), len(images))
+    grey = thumbnails(images, FINE, grey=True)[..., 0]
+    release_pages(images)
     score, view, swapped = filter_pairs(
         _both_axes(_area(FINE, MIDDLE), grey[..., None])[..., 0], first, second, advance
     )
