@@ -20,7 +20,8 @@ from cifar_trainer.checks.data_report import (
 from cifar_trainer.checks.findings import Finding, find_simple, splits_of
 from cifar_trainer.data.check_record import FOLDER, CheckRecord, read_check, write_check
 from cifar_trainer.data.copies import find_originals
-from cifar_trainer.data.dataset import Dataset, release_pages
+from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.mapped import release_pages
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.errors import UsageError, counted
 from cifar_trainer.run import Run, open_run
