@@ -223,7 +223,9 @@ def _normalization(layer: keras.layers.BatchNormalization) -> Callable[..., tf.T
     """The layer's `call` in training, including statistics, with TensorFlow's fused operation."""
 
     def call(inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        inputs = tf.cast(inputs, tf.float32)
+        # The operation computes in float32 anyway, and reads bfloat16 without a copy.
+        if inputs.dtype != tf.bfloat16:
+            inputs = tf.cast(inputs, tf.float32)
         channels = inputs.shape[-1]
         normalized = tf.raw_ops.FusedBatchNormV3(
             x=inputs,

@@ -72,27 +72,39 @@ def test_after_many_steps_the_momentum_is_the_layers_own() -> None:
     np.testing.assert_allclose(momenta, [0, 0.1, 0.5, 90 / 99, 0.99, 0.99], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("scale", "center"), [(True, True), (False, True), (True, False)])
-def test_batch_normalization_as_one_operation_is_keras_batch_normalization(scale: bool, center: bool) -> None:
+@pytest.mark.parametrize(
+    ("scale", "center", "precision"),
+    [
+        (True, True, "float32"),
+        (False, True, "float32"),
+        (True, False, "float32"),
+        (True, True, "mixed_bfloat16"),
+    ],
+)
+def test_batch_normalization_as_one_operation_is_keras_batch_normalization(
+    scale: bool, center: bool, precision: str
+) -> None:
     draw = np.random.default_rng(0)
     images = tf.constant(draw.normal(3, 2, (6, 5, 5, 4)), tf.float32)
     upstream = tf.constant(draw.normal(0, 1, images.shape), tf.float32)
 
     def normalized(variants: KernelVariants) -> dict[str, np.ndarray]:
-        layer = keras.layers.BatchNormalization(scale=scale, center=center)
+        layer = keras.layers.BatchNormalization(scale=scale, center=center, dtype=precision)
         model = keras.Sequential([keras.Input((5, 5, 4)), layer])
         model.set_weights([0.5 + np.arange(weight.shape[0]) / 4 for weight in model.weights])
         with replaced_layers(model, variants, tf.constant(20)), tf.GradientTape() as tape:
             tape.watch(images)
             outputs = model(images, training=True)
         variables = [images, *(weight.value for weight in model.trainable_weights)]
-        gradients = tape.gradient(outputs, variables, output_gradients=upstream)
+        gradients = tape.gradient(outputs, variables, output_gradients=tf.cast(upstream, outputs.dtype))
         statistics = {"mean": layer.moving_mean.numpy(), "variance": layer.moving_variance.numpy()}
-        return {"outputs": outputs, **statistics, **{str(i): each for i, each in enumerate(gradients)}}
+        computed = {"outputs": outputs, **{str(i): each for i, each in enumerate(gradients)}}
+        return {**statistics, **{name: tf.cast(each, tf.float32).numpy() for name, each in computed.items()}}
 
     plain, fused = normalized(KERAS), normalized(KernelVariants(fused_normalization=True))
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 2**-7, "atol": 0.02}
     for name, expected in plain.items():
-        np.testing.assert_allclose(fused[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(fused[name], expected, err_msg=name, **tolerance)
 
 
 def test_on_a_cpu_batch_normalization_is_one_operation() -> None:
