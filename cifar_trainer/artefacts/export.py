@@ -32,6 +32,8 @@ from cifar_trainer.results import Result
 from cifar_trainer.run import Run, open_run
 
 if TYPE_CHECKING:
+    import keras
+
     from cifar_trainer.data.dataset import Dataset, Split
     from cifar_trainer.metrics import Thresholds
     from cifar_trainer.model import LogitsFunction, Network
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Number of training images that calibrate int8; TensorFlow's guide recommends 100 to 500.
 _EXAMPLES = 500
+#: Number of images on which the effect of rounding is measured.
+_ROUNDED_IMAGES = 500
 #: Allowed difference between the accuracy in float32 and that in the training precision.
 _PRECISION_ACCURACY = 0.01
 
@@ -262,13 +266,34 @@ def _reference(
         logits = np.concatenate([logits, predict_logits(train.images[more])])
     # Shuffle: the first images become files, and could all be of one class.
     order = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
+    images, logits = np.ascontiguousarray(images[order]), logits[order]
+    some = slice(0, _ROUNDED_IMAGES)
     return Reference(
-        images=np.ascontiguousarray(images[order]),
+        images=images,
         labels=labels[order],
-        logits=logits[order],
+        logits=logits,
         classes=network.classes,
         temperature=network.temperature,
+        rounding=_rounding(network.model, images[some], logits[some], predict_logits),
     )
+
+
+def _rounding(
+    model: "keras.Model", images: np.ndarray, logits: np.ndarray, predict_logits: "LogitsFunction"
+) -> float:
+    """The largest difference of a logit if each weight is moved to a neighbouring float32 number.
+
+    Converters and runtimes make errors of this size when they merge layers or add in another order. A network
+    whose statistics of batch normalization are wrong, after a few steps of training, amplifies them.
+    """
+    weights, generator = model.get_weights(), np.random.default_rng(0)
+    towards = (generator.choice((-np.inf, np.inf), each.shape).astype(each.dtype) for each in weights)
+    moved = list(map(np.nextafter, weights, towards))
+    model.set_weights(moved)
+    try:
+        return float(np.abs(predict_logits(images) - logits).max())
+    finally:
+        model.set_weights(weights)
 
 
 def _encoded_reference(

@@ -28,9 +28,10 @@ class Bound:
     """Allowed differences between an artefact and the Keras model.
 
     Attributes:
-        difference: maximum difference of any logit; None if only the classes matter.
+        difference: maximum difference of any logit, unless the network amplifies rounding errors
+            (`gate.Reference.rounding`); None if only the classes matter.
         agreement: minimum share of images with the same top class. If two classes' logits differ by
-            at most twice `difference`, either is accepted.
+            at most twice the allowed difference, either is accepted.
         accuracy_loss: below `agreement`, an artefact still passes if its accuracy differs from the
             Keras model's by at most this; None if it never passes.
     """

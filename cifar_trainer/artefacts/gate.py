@@ -37,6 +37,8 @@ MIN_IMAGES = 1_000
 FILES = 1_000
 #: Allowed difference between the probabilities and softmax(logits / temperature) of an artefact.
 _PROBABILITY_TOLERANCE = 1e-4
+#: Allowed difference of logits, as a multiple of `Reference.rounding`.
+_ROUNDINGS = 10
 _WORST_SHOWN = 5
 #: Timeout for the answers of a runtime.
 _SECONDS = 3600
@@ -53,6 +55,7 @@ class Reference:
         classes: class names, by class_id.
         temperature: see `model.Network`.
         files: N image files whose decoded pixels are `images`; may be empty.
+        rounding: largest difference of a logit if each weight is moved to a neighbouring float32 number.
     """
 
     images: np.ndarray
@@ -61,6 +64,7 @@ class Reference:
     classes: tuple[str, ...]
     temperature: float
     files: tuple[bytes, ...] = ()
+    rounding: float = 0.0
 
     def first(self, count: int) -> "Reference":
         """The reference for the first `count` images."""
@@ -335,7 +339,8 @@ def compare(answers: dict[str, np.ndarray], how: str, form: Format, reference: R
     differs = chosen != expected
     rows = np.arange(len(expected))
     margin = reference.logits[rows, expected] - reference.logits[rows, chosen]
-    tied = margin <= 2 * (form.bound.difference or 0.0)
+    allowed = form.bound.difference and max(form.bound.difference, _ROUNDINGS * reference.rounding)
+    tied = margin <= 2 * (allowed or 0.0)
     proof = Proof(
         images=len(expected),
         max_abs_difference=float(differences.max()),
@@ -343,7 +348,7 @@ def compare(answers: dict[str, np.ndarray], how: str, form: Format, reference: R
         accuracy=_share(chosen == reference.labels),
         reference_accuracy=_share(expected == reference.labels),
     )
-    broken = _broken_bounds(proof, _share(~differs | tied), form.bound)
+    broken = _broken_bounds(proof, _share(~differs | tied), form.bound, allowed)
     if broken:
         raise _refusal(
             form,
@@ -390,12 +395,10 @@ def _check_consistency(
             )
 
 
-def _broken_bounds(proof: Proof, agreement_or_tie: float, bound: Bound) -> list[str]:
+def _broken_bounds(proof: Proof, agreement_or_tie: float, bound: Bound, allowed: float | None) -> list[str]:
     broken = []
-    if bound.difference is not None and not proof.max_abs_difference <= bound.difference:
-        broken.append(
-            f"a logit differs by {proof.max_abs_difference:.3g}, expected at most {bound.difference:g}"
-        )
+    if allowed is not None and not proof.max_abs_difference <= allowed:
+        broken.append(f"a logit differs by {proof.max_abs_difference:.3g}, expected at most {allowed:.3g}")
     if agreement_or_tie < bound.agreement:
         lost = proof.reference_accuracy - proof.accuracy
         if bound.accuracy_loss is None or abs(lost) > bound.accuracy_loss:

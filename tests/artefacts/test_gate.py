@@ -14,7 +14,7 @@ from cifar_trainer.artefacts.export import ExportReport
 from cifar_trainer.artefacts.formats import FORMATS, Format, softmax, write_artefact
 from cifar_trainer.artefacts.gate import Reference, compare
 from cifar_trainer.errors import CheckError
-from cifar_trainer.model import Network
+from cifar_trainer.model import Network, weights_sha256
 from cifar_trainer.recipes.tutorial import TUTORIAL
 from cifar_trainer.training.assembly import build_model
 
@@ -108,6 +108,13 @@ def test_a_saved_model_that_decodes_one_kind_of_file_wrongly_is_refused(
         gated_export(tmp_path, "saved_model")
 
 
+def test_the_effect_of_rounding_is_measured_and_leaves_the_weights_alone(
+    measured: export.MeasuredModel,
+) -> None:
+    assert 1e-7 < measured.reference.rounding < 1e-5
+    assert weights_sha256(measured.network.model) == measured.weights_sha256
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_a_model_that_was_trained_in_mixed_precision_is_exported_in_float32(
     trained_run: Path, data_dir: Path, tmp_path: Path, precision: str,
@@ -166,6 +173,22 @@ def test_one_logit_of_ten_thousand_beyond_the_bound_is_enough(reference: Referen
     with pytest.raises(CheckError, match=r"a logit differs by 0\.0002, expected at most 0\.0001") as caught:
         compare(answer(reference, logits), "", FORMATS["onnx"], reference)
     assert "    777  " in str(caught.value), "the picture is named"
+
+
+@pytest.mark.parametrize(("rounding", "difference", "passes"), [
+    (1e-6, 9e-5, True), (1e-6, 2e-4, False), (1e-3, 9e-3, True), (1e-3, 2e-2, False),
+])  # fmt: skip
+def test_a_network_that_amplifies_rounding_may_differ_more(
+    reference: Reference, rounding: float, difference: float, passes: bool
+) -> None:
+    amplifying = dataclasses.replace(reference, rounding=rounding)
+    given = reference.logits.copy()
+    given[777, 3] += difference
+    if passes:
+        compare(answer(reference, given), "", FORMATS["onnx"], amplifying)
+    else:
+        with pytest.raises(CheckError, match=f"a logit differs by {difference:g}"):
+            compare(answer(reference, given), "", FORMATS["onnx"], amplifying)
 
 
 def test_a_tie_may_fall_either_way(reference: Reference) -> None:
