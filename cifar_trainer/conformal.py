@@ -5,6 +5,7 @@ Bates 2021, section 1; the score is 1 - probability). If it is empty, the answer
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -38,24 +39,6 @@ class ClassSets:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeasuredCoverage:
-    """Results for one coverage on test images; all intervals are 95 %.
-
-    Attributes:
-        measured: share of sets that contain the right class; `interval` is Wilson's.
-        mean_size: mean number of classes in a set; `size_interval` is ± 1.96 standard errors.
-        unknown: share of empty sets.
-    """
-
-    coverage: float
-    measured: float
-    interval: tuple[float, float]
-    mean_size: float
-    size_interval: tuple[float, float]
-    unknown: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Coverage:
     """A model's thresholds.
 
@@ -63,13 +46,15 @@ class Coverage:
         images: number of held-out images that they were fitted on.
         by_class: whether each class has its own threshold, so that the promise holds for each class.
         thresholds: those of `ClassSets` by per cent; coverages that need more images are missing.
-        measured: results on test images, if any.
+        measured: results on test images: the `coverage`; the share of sets that contain the right class,
+            `measured`, with its 95 % `interval` (Wilson); the `mean_size` of a set; the share of empty sets,
+            `unknown`.
     """
 
     images: int
     by_class: bool
     thresholds: dict[str, tuple[float, ...]]
-    measured: tuple[MeasuredCoverage, ...] = ()
+    measured: tuple[dict[str, Any], ...] = ()
 
     def at(self, percent: int) -> ClassSets:
         """The sets of a coverage; UsageError if it needs more held-out images."""
@@ -103,19 +88,16 @@ def fit_coverage(logits: np.ndarray, labels: np.ndarray) -> Coverage:
     counts = np.bincount(labels, minlength=logits.shape[1])
     by_class = bool(counts.min() >= MIN_CLASS_IMAGES)
     groups = [right[labels == label] for label in range(len(counts))] if by_class else [right]
-    ranks = {
-        percent: [-(-(len(group) + 1) * percent // 100) for group in groups]
+    thresholds = {
+        str(percent): tuple(_threshold(group, percent) for group in groups)
         for percent in PERCENTS
         if min(map(len, groups)) * (100 - percent) >= percent
-    }
-    thresholds = {
-        str(percent): tuple(map(_threshold, groups, of_groups)) for percent, of_groups in ranks.items()
     }
     return Coverage(len(labels), by_class, thresholds)
 
 
-def _threshold(probabilities: np.ndarray, rank: int) -> float:
-    lowest = float(np.sort(probabilities)[-rank])
+def _threshold(probabilities: np.ndarray, percent: int) -> float:
+    lowest = float(np.sort(probabilities)[(len(probabilities) + 1) * -percent // 100])
     return lowest * (1 - _TOLERANCE) / (1 - lowest * _TOLERANCE)
 
 

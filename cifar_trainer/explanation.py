@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,75 +14,18 @@ from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.errors import UsageError, printable
 from cifar_trainer.images import encode_png
-from cifar_trainer.prediction import Answer, Classifier, ImageSource, PredictionReport, list_images
+from cifar_trainer.prediction import Classifier, ImageSource, PredictionReport, list_images
 from cifar_trainer.run import Run, open_run
 
 if TYPE_CHECKING:
     import keras
 
     from cifar_trainer.artefacts.keras import KerasModel
-    from cifar_trainer.evaluation.occlusion import Occlusion
 
 #: Maximum number of images on a page, and number of nearest training images for each.
 IMAGES, NEAREST = 100, 8
 #: Training images between two calls of `on_progress`.
 _STEP = 2500
-
-
-@dataclasses.dataclass(frozen=True)
-class Neighbour:
-    """A training image.
-
-    Attributes:
-        index: position in the prepared training images.
-        file: its name in the source; empty if the source had no names.
-        label: its class.
-        distance: cosine distance of the features, 0 for a copy.
-    """
-
-    index: int
-    file: str
-    label: str
-    distance: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Explanation(Answer):
-    """A prediction and its explanation.
-
-    Attributes:
-        pixels: the resized image, uint8 [H, W, C].
-        grad_cam: the map from `GradCam`, float32 [H, W]; None if the network has no feature map.
-        occlusion: how the prediction changes if a part is covered.
-        nearest: the training images with the most similar features, nearest first.
-    """
-
-    pixels: np.ndarray
-    grad_cam: np.ndarray | None
-    occlusion: "Occlusion"
-    nearest: tuple[Neighbour, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        part = self.occlusion
-        covered = {"box": part.box, "probability": part.probability, "class": part.class_name}
-        nearest = [dataclasses.asdict(each) for each in self.nearest]
-        return {**super().to_json(), "covered": covered, "nearest": nearest}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExplanationReport(PredictionReport):
-    """A model's predictions for images, explained.
-
-    Attributes:
-        page: path of the page; None if no image could be read.
-    """
-
-    predictions: tuple[Explanation, ...]
-    page: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """What `explain --json` prints."""
-        return {**super().to_json(), "page": self.page}
 
 
 def explain(
@@ -93,7 +36,7 @@ def explain(
     data_dir: str | Path | None = None,
     verbose: bool = False,
     on_progress: Callable[[str, int, int | None], None] = lambda name, done, total: None,
-) -> ExplanationReport:
+) -> PredictionReport:
     """Write a page that explains the predictions of a run's model. Computes on the CPU, as `predict` does.
 
     Args:
@@ -103,6 +46,9 @@ def explain(
         data_dir: the data folder; by default, the one that the run used.
         verbose: show TensorFlow's own messages.
         on_progress: called with (name, done, total).
+
+    Returns:
+        The predictions with their explanations, and the path of the page; None if no image could be read.
 
     Raises:
         UsageError: there are no images, or too many, or one of them is a run's folder.
@@ -118,7 +64,7 @@ def explain(
     if len(found) > IMAGES:
         raise UsageError(f"There are more than {IMAGES} images, the most that a page shows. Pass fewer.")
     if not found:
-        return ExplanationReport(**vars(classifier.report(())), page=None)
+        return classifier.report(())
     from cifar_trainer.evaluation.gradcam import GradCam
     from cifar_trainer.evaluation.occlusion import occlude
 
@@ -126,23 +72,18 @@ def explain(
     grad_cam = GradCam(artefact.model)
     pixels = np.stack([image.pixels for image, _ in found])
     nearest = _find_nearest(artefact.model, pixels, dataset, opened, on_progress)
-    explanations: list[Explanation] = []
+    answers, pictures = [], []
     for image, (_, answer), neighbours in zip(pixels, found, nearest, strict=True):
         label = answer.guesses[0].class_id
         maps = grad_cam(image[None], [label])
-        explanation = Explanation(
-            **vars(answer),
-            pixels=image,
-            grad_cam=None if maps is None else maps[0],
-            occlusion=occlude(artefact.predict, image, label),
-            nearest=neighbours,
-        )
-        explanations.append(explanation)
-        on_progress("explaining", len(explanations), len(found))
+        lost, hidden, covered = occlude(artefact.predict, image, label)
+        answers.append(dataclasses.replace(answer, explanation={"covered": covered, "nearest": neighbours}))
+        pictures.append((answers[-1], image, None if maps is None else maps[0], lost, hidden))
+        on_progress("explaining", len(answers), len(found))
     page = opened.path / "explanation.html" if output is None else Path(output).expanduser()
-    report = ExplanationReport(**vars(classifier.report(tuple(explanations))), page=str(page))
+    report = dataclasses.replace(classifier.report(tuple(answers)), page=str(page))
     with files.writing(page, "Choose another --output."):
-        files.write_text(page, _render(report, opened, dataset))
+        files.write_text(page, _render(report, pictures, opened, dataset))
     return report
 
 
@@ -152,44 +93,35 @@ def _find_nearest(
     dataset: Dataset,
     run: Run,
     on_progress: Callable[[str, int, int], None],
-) -> list[tuple[Neighbour, ...]]:
+) -> Iterator[list[dict[str, Any]]]:
     """The run's training images with the nearest features, for each of uint8 [N, H, W, C]."""
-    from cifar_trainer.checks.neighbours import unit
+    from sklearn.neighbors import NearestNeighbors
+
     from cifar_trainer.model import hidden_features
 
     trained, _ = split_for(dataset, run.read_config())
-    train, features = dataset.train, hidden_features(model)
-    queries, similar = unit(features(images)[:, :, None]), []
+    train, features, keys = dataset.train, hidden_features(model), []
     for start in range(0, len(trained), _STEP):
-        keys = unit(features(train.images[trained[start : start + _STEP]])[:, :, None])
-        similar.append(queries @ keys.T)
+        keys.append(features(train.images[trained[start : start + _STEP]]))
         on_progress("comparing", min(start + _STEP, len(trained)), len(trained))
-    distances = (1 - np.concatenate(similar, axis=1)).clip(0)
-
-    def neighbour(index: int, distance: float) -> Neighbour:
-        file = train.files[index] if train.files else ""
-        return Neighbour(index, file, dataset.classes[train.labels[index]], distance)
-
-    return [
-        tuple(neighbour(int(trained[i]), float(row[i])) for i in np.argsort(row, kind="stable")[:NEAREST])
-        for row in distances
-    ]
+    search = NearestNeighbors(n_neighbors=min(NEAREST, len(trained)), metric="cosine")
+    distances, found = search.fit(np.concatenate(keys)).kneighbors(features(images))
+    for indices, row in zip(trained[found].tolist(), distances.tolist(), strict=True):
+        files_of = [train.files[i] if train.files else "" for i in indices]
+        labels = [dataset.classes[train.labels[i]] for i in indices]
+        columns = zip(indices, files_of, labels, row, strict=True)
+        yield [dict(zip(("index", "file", "label", "distance"), each, strict=True)) for each in columns]
 
 
-def _render(report: ExplanationReport, run: Run, dataset: Dataset) -> str:
+def _render(report: PredictionReport, pictures: Sequence[tuple[Any, ...]], run: Run, dataset: Dataset) -> str:
     from cifar_trainer.evaluation.figures import heat_overlay
 
     def picture(image: np.ndarray, heat: np.ndarray | None = None) -> str:
         drawn = image if heat is None else np.rint(heat_overlay(image, heat) * 255).astype(np.uint8)
         return pages.data_uri(encode_png(drawn))
 
-    result = run.read_result()
     return pages.render(
         "cifar_trainer", "explanation.html.j2", {},
-        report=report, train=dataset.train, picture=picture, printable=printable,
-        provenance=[
-            ("run", f"{run.path}: {result.recipe}, {result.epochs} epochs"),
-            ("weights, SHA-256", result.weights_sha256),
-            ("training images", f"{dataset.title}, {dataset.folder}"),
-        ],
+        report=report, pictures=pictures, result=run.read_result(), dataset=dataset, picture=picture,
+        printable=printable,
     )  # fmt: skip

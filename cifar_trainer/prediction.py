@@ -15,7 +15,7 @@ from PIL import Image
 
 from cifar_trainer import devices, files
 from cifar_trainer.artefacts.source import Source, find_source
-from cifar_trainer.conformal import ClassSets, parse_coverage
+from cifar_trainer.conformal import ClassSets
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
     MAX_BYTES,
@@ -73,6 +73,9 @@ class Answer(Result):
             threshold from `evaluate`.
         margin: difference between the largest and second-largest probability.
         class_set: the set of the chosen coverage, best first; empty for "unknown"; None without a coverage.
+        explanation: only from `explain`. `covered` describes the square from `occlude`. `nearest` lists the
+            training images with the most similar features: `index` in the prepared data, `file` (empty if the
+            source had no names), `label`, and cosine `distance`, 0 for a copy.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Answer(Result):
     unfamiliar: bool | None
     margin: float
     class_set: tuple[str, ...] | None = None
+    explanation: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -96,6 +100,7 @@ class Answer(Result):
             "unfamiliar": self.unfamiliar,
             "margin": self.margin,
             **({} if self.class_set is None else {"set": list(self.class_set)}),
+            **(self.explanation or {}),
         }
 
 
@@ -122,6 +127,7 @@ class PredictionReport(Result):
         errors: the images that cannot be read.
         passed_over: number of files in the folders that are not images, by kind.
         coverage: the promised probability that a set contains the right class; None if none was chosen.
+        page: the page that explains the predictions; None if they are not explained.
     """
 
     model: str
@@ -131,9 +137,10 @@ class PredictionReport(Result):
     errors: tuple[Failure, ...]
     passed_over: dict[str, int]
     coverage: float | None = None
+    page: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What `predict --json` prints."""
+        """What `predict --json` and `explain --json` print."""
         return {
             "model": self.model,
             "format": self.format,
@@ -141,6 +148,7 @@ class PredictionReport(Result):
             "errors": [failure.to_json() for failure in self.errors],
             "passed_over": self.passed_over,
             **({} if self.coverage is None else {"coverage": self.coverage}),
+            **({} if self.page is None else {"page": self.page}),
         }
 
     def to_csv(self) -> str:
@@ -198,9 +206,8 @@ def predict(
     if top is not None:
         check_count("top", top)
     sources = list_images(images)
-    percent = None if coverage is None else parse_coverage(coverage)
-    source = find_source(run, model)
-    sets = None if percent is None else source.read_sets(percent)
+    source = find_source(run, model, coverage)
+    sets = source.read_sets()
     if top is not None and source.run is not None:
         _check_top(top, len(source.run.read_data().classes))
     classifier = Classifier(source, top, sets, verbose)

@@ -146,10 +146,10 @@ def _describe_coverage(manifest: Manifest) -> str:
             "| ---: | ---: | ---: | ---: |",
         ]
     for row in coverage.measured:
-        share, size = row.interval, row.size_interval
+        low, high = row["interval"]
         lines.append(
-            f"| {row.coverage:.0%} | {row.measured:.2%} ({share[0]:.2%} to {share[1]:.2%}) "
-            f"| {row.mean_size:.2f} ({size[0]:.2f} to {size[1]:.2f}) | {row.unknown:.1%} |"
+            f"| {row['coverage']:.0%} | {row['measured']:.2%} ({low:.2%} to {high:.2%}) "
+            f"| {row['mean_size']:.2f} | {row['unknown']:.1%} |"
         )
     return "\n".join(lines)
 

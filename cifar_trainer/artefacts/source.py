@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_trainer.artefacts.formats import Artefact, Format, open_artefact, recognize, served_formats
-from cifar_trainer.artefacts.manifest import MANIFEST_FILE, Manifest, read_manifest
-from cifar_trainer.conformal import ClassSets
+from cifar_trainer.artefacts.manifest import Manifest, read_manifest
+from cifar_trainer.conformal import ClassSets, parse_coverage
 from cifar_trainer.errors import UsageError
 from cifar_trainer.run import Run, open_run
 
@@ -23,11 +23,13 @@ class Source:
         path: the artefact, or a run's `model.keras`.
         run: the run that it belongs to; None if unknown.
         manifest: the manifest of its export; None if there is none.
+        coverage: the value of `--coverage`; None without it.
     """
 
     path: Path
     run: Run | None
     manifest: Manifest | None
+    coverage: float | str | None = None
 
     @property
     def format(self) -> Format:
@@ -62,30 +64,30 @@ class Source:
             return self.run.read_thresholds(self.run.read_result().weights_sha256)
         return None if self.manifest is None else self.manifest.thresholds()
 
-    def read_sets(self, percent: int) -> ClassSets:
-        """The class sets of a coverage; UsageError if there are no thresholds for it.
+    def read_sets(self) -> ClassSets | None:
+        """The class sets of the coverage; None without one.
 
         Raises:
+            UsageError: the coverage is invalid, or there are no thresholds for it.
             RunError: the report of `evaluate` cannot be read.
         """
-        if self.run is None:
-            coverage = None if self.manifest is None else self.manifest.coverage
-            problem = (
-                f"there is no {MANIFEST_FILE} with thresholds beside {self.path}. Evaluate a run that was "
+        if self.coverage is None:
+            return None
+        percent = parse_coverage(self.coverage)
+        known = None if self.manifest is None else self.manifest.coverage
+        if self.run is not None:
+            known = self.run.read_coverage(self.run.read_result().weights_sha256)
+        if known is None:
+            raise UsageError(
+                f"--coverage {percent}%: there are no thresholds for {self.path}. Train a run with "
+                "--validation holdout, and evaluate it before you export it."
             )
-            problem += "trained with --validation holdout, and export it."
-        elif self.run.read_config().validation != "holdout":
-            coverage = None
-            problem = f"{self.run.path} held out no training images. Train with --validation holdout."
-        else:
-            coverage = self.run.read_coverage(self.run.read_result().weights_sha256)
-            problem = f"run this first: cifar-trainer evaluate {self.run.path} --split validation"
-        if coverage is None:
-            raise UsageError(f"--coverage {percent}%: {problem}")
-        return coverage.at(percent)
+        return known.at(percent)
 
 
-def find_source(run: str | Path | None = None, model: str | Path | None = None) -> Source:
+def find_source(
+    run: str | Path | None = None, model: str | Path | None = None, coverage: float | str | None = None
+) -> Source:
     """Choose `model`, or else the run's fastest exported artefact, or else the run's own model.
 
     Skips an export if the run has been trained or calibrated since.
@@ -98,16 +100,16 @@ def find_source(run: str | Path | None = None, model: str | Path | None = None) 
         recognize(path)
         owner = Run(path.parent)
         if path.name == owner.model.name and owner.config.is_file():
-            return Source(path, owner, None)
-        return Source(path, None, read_manifest(path.parent))
+            return Source(path, owner, None, coverage)
+        return Source(path, None, read_manifest(path.parent), coverage)
     opened = open_run(run, with_model=True)
     manifest = read_manifest(opened.export)
     if manifest is not None and _is_current(manifest, opened):
         for form in served_formats():
             path = opened.export / form.file_name
             if manifest.find(path.name) is not None and path.exists() and all(map(find_spec, form.runtime)):
-                return Source(path, opened, manifest)
-    return Source(opened.model, opened, None)
+                return Source(path, opened, manifest, coverage)
+    return Source(opened.model, opened, None, coverage)
 
 
 def _is_current(manifest: Manifest, run: Run) -> bool:

@@ -1,6 +1,5 @@
 """`cifar-trainer explain`."""
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,11 +7,10 @@ import click
 
 from cifar_trainer.cli.base import PathType, RunType, SourceType, data_dir_option, make_command
 from cifar_trainer.cli.predict import format_answer, format_failures, take_run
-from cifar_trainer.errors import CifarTrainerError, printable
+from cifar_trainer.errors import CifarTrainerError
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
-    from cifar_trainer.explanation import Explanation
 
 
 @make_command("explain")
@@ -48,19 +46,8 @@ def command(
         report = explain(
             images, run=run, output=output, data_dir=data_dir, verbose=console.verbose, on_progress=show
         )
-    console.result(report, lambda report: [format_explanation(each) for each in report.predictions])
+    console.result(report, lambda report: [format_answer(each) for each in report.predictions])
     if report.page is not None:
         console.note(f"page: {report.page}", wrap=False)
     if report.errors:
         raise CifarTrainerError(format_failures(report))
-
-
-def format_explanation(explanation: "Explanation") -> str:
-    """The line of `predict`, and a line each on the covered part and the nearest training images."""
-    covered, label = explanation.occlusion, printable(explanation.guesses[0].class_name)
-    then = f"{label} {covered.probability:.1%}, predicted as {printable(covered.class_name)}"
-    counts = Counter(printable(each.label) for each in explanation.nearest).most_common()
-    nearest = ", ".join(f"{label} ({count})" for label, count in counts)
-    return (
-        f"{format_answer(explanation)}\n  with a part covered: {then}\n  nearest training images: {nearest}"
-    )

@@ -1,10 +1,11 @@
 """Fits the thresholds of class sets on held-out images, and measures the sets on test images."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from cifar_trainer.conformal import Coverage, MeasuredCoverage, fit_coverage
+from cifar_trainer.conformal import Coverage, fit_coverage
 from cifar_trainer.data.splits import evaluated_split
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.metrics import wilson_interval
@@ -37,19 +38,14 @@ def measure_coverage(subject: Subject) -> Coverage | None:
     return dataclasses.replace(coverage, measured=tuple(measured))
 
 
-def measure_sets(
-    coverage: Coverage, percent: int, logits: np.ndarray, labels: np.ndarray
-) -> MeasuredCoverage:
-    """Measure the sets of images that the thresholds were not fitted on."""
+def measure_sets(coverage: Coverage, percent: int, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """An entry of `Coverage.measured`, from images that the thresholds were not fitted on."""
     contained = coverage.at(percent).contain(logits)
     right, sizes = contained[np.arange(len(labels)), labels], contained.sum(axis=1)
-    mean, error = float(sizes.mean()), 1.96 * float(sizes.std()) / len(sizes) ** 0.5
-    interval = wilson_interval(int(right.sum()), len(right))
-    return MeasuredCoverage(
-        percent / 100,
-        float(right.mean()),
-        interval,
-        mean,
-        (mean - error, mean + error),
-        float((sizes == 0).mean()),
-    )
+    return {
+        "coverage": percent / 100,
+        "measured": float(right.mean()),
+        "interval": wilson_interval(int(right.sum()), len(right)),
+        "mean_size": float(sizes.mean()),
+        "unknown": float((sizes == 0).mean()),
+    }

@@ -1,5 +1,6 @@
 """Evaluate a run: measure its model on a split and write a report."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,8 +94,8 @@ def evaluate(
     else:
         robust = _earlier_robustness(folder / REPORT_FILE, subject.weights_sha256)
     measured, energies = measure_unfamiliar(subject, others)
-    looks = len(opened.read_looks())
-    report = make_report(subject, measured, robust, looks, measure_coverage(subject))
+    report = make_report(subject, measured, robust, len(opened.read_looks()))
+    report = dataclasses.replace(report, coverage=measure_coverage(subject))
     figures = draw_figures(subject, report, energies, lambda done, total: on_progress("figures", done, total))
     page = render_page(subject, report, figures)
     table = files.format_csv(COLUMNS, predictions(subject, measured))

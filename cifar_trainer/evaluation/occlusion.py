@@ -1,9 +1,8 @@
 """Occlusion: how a prediction changes if part of the image is covered (Zeiler & Fergus 2014, section 4.2)."""
 
-import dataclasses
 from collections.abc import Callable
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,32 +13,21 @@ if TYPE_CHECKING:
 SHARE, POSITIONS, GREY = 0.25, 13, 128
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Occlusion:
-    """How a prediction changes if parts of the image are covered.
-
-    Attributes:
-        lost: share of the class's probability that is lost if a pixel is covered, float [H, W] from 0 to 1:
-            the mean over the squares that cover it.
-        covered: the image with the square that lowers the probability most, uint8 [H, W, C].
-        box: left, top, right and bottom of that square in pixels.
-        probability, class_name: the class's probability with that square, and the most likely class.
-    """
-
-    lost: np.ndarray
-    covered: np.ndarray
-    box: tuple[int, int, int, int]
-    probability: float
-    class_name: str
-
-
-def occlude(predict: Callable[[np.ndarray], "Predictions"], image: np.ndarray, class_id: int) -> Occlusion:
+def occlude(
+    predict: Callable[[np.ndarray], "Predictions"], image: np.ndarray, class_id: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Move a grey square over an image, and measure a class's probability at each position.
 
     Args:
         predict: predicts the classes of uint8 [N, H, W, C].
         image: uint8 [H, W, C].
         class_id: the class.
+
+    Returns:
+        - The share of the probability that is lost if a pixel is covered, float [H, W] from 0 to 1: the mean
+          over the squares that cover it.
+        - The image with the square that lowers the probability most, uint8 [H, W, C].
+        - That square's `box` (left, top, right, bottom), the `probability` then, and the most likely `class`.
     """
     sides = [max(1, round(length * SHARE)) for length in image.shape[:2]]
     starts = [
@@ -56,6 +44,5 @@ def occlude(predict: Callable[[np.ndarray], "Predictions"], image: np.ndarray, c
     lost = 1 - probabilities / whole.probabilities[0, class_id]
     mean = (np.tensordot(lost, squares, 1) / squares.sum(axis=0)).clip(0, 1)
     worst = int(lost.argmax())
-    return Occlusion(
-        mean, covered[worst], boxes[worst], float(probabilities[worst]), predictions.class_name[worst]
-    )
+    then = {"probability": float(probabilities[worst]), "class": predictions.class_name[worst]}
+    return mean, covered[worst], {"box": boxes[worst], **then}

@@ -117,11 +117,7 @@ class Report(Result):
 
 
 def make_report(
-    subject: Subject,
-    unfamiliar: Unfamiliar,
-    robustness: Robustness | None,
-    test_looks: int,
-    coverage: Coverage | None = None,
+    subject: Subject, unfamiliar: Unfamiliar, robustness: Robustness | None, test_looks: int
 ) -> Report:
     """Measure a subject, and add the other measurements."""
     predicted, labels, count = subject.predicted, subject.split.labels, len(subject.classes)
@@ -154,7 +150,6 @@ def make_report(
         test_looks=test_looks,
         weights_sha256=subject.weights_sha256,
         split_sha256=subject.split.sha256,
-        coverage=coverage,
     )
 
 

@@ -71,15 +71,15 @@ def settle() -> None:
     gc.freeze()
 
 
-def open_model(source: Source, version: int, batch_size: int, percent: int | None = None) -> ServedModel:
+def open_model(source: Source, version: int, batch_size: int) -> ServedModel:
     """Open a model, compare its answers with the manifest's, and warm it up to `batch_size`.
 
     Raises:
         RunError: it cannot be opened, or is not the file that the manifest lists.
         CheckError: its answers are not those in the manifest.
-        UsageError: it has no class sets of the coverage `percent`.
+        UsageError: it has no class sets of the source's coverage.
     """
-    sets = None if percent is None else source.read_sets(percent)
+    sets = source.read_sets()
     entry = None if source.manifest is None else source.manifest.find(source.path.name)
     if entry is not None:
         actual = (files.sha256_tree if source.path.is_dir() else files.sha256_file)(source.path)
@@ -162,17 +162,16 @@ class ModelHolder:
     Args:
         find: finds the model's artefact.
         batch_size: the largest batch, in images.
-        percent: coverage of the class sets; None for none.
     """
 
-    def __init__(self, find: Callable[[], Source], batch_size: int, percent: int | None = None) -> None:
+    def __init__(self, find: Callable[[], Source], batch_size: int) -> None:
         self._find = find
-        self._batch_size, self._percent = batch_size, percent
+        self._batch_size = batch_size
         source = find()
         self._seen = _signature(source)
         self._found = self._seen
         self._found_at = 0.0
-        self.current = open_model(source, version_of(source.path), batch_size, percent)
+        self.current = open_model(source, version_of(source.path), batch_size)
         self.failure: str | None = None
 
     def refresh(self) -> bool:
@@ -192,7 +191,7 @@ class ModelHolder:
                 return False
             self._seen = signature
             try:
-                model = open_model(source, self.current.version + 1, self._batch_size, self._percent)
+                model = open_model(source, self.current.version + 1, self._batch_size)
             except ExportUnderWayError:
                 if time.monotonic() - self._found_at < _EXPORT_SECONDS:
                     self._seen = ()  # Try it again.

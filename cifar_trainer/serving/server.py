@@ -22,7 +22,6 @@ import uvicorn
 
 from cifar_trainer import devices
 from cifar_trainer.artefacts.source import find_source
-from cifar_trainer.conformal import parse_coverage
 from cifar_trainer.errors import CifarTrainerError, UsageError, printable
 from cifar_trainer.serving.app import make_app
 from cifar_trainer.serving.connections import protocol_with
@@ -136,8 +135,9 @@ def serve(
         keep_unfamiliar=None if keep_unfamiliar is None else Path(keep_unfamiliar),
     )
     artefact = None if model is None else Path(model)
-    percent = None if coverage is None else parse_coverage(coverage)
-    source = find_source(None if run is None else Path(run), artefact)
+    source = find_source(None if run is None else Path(run), artefact, coverage)
+    # Fail before TensorFlow starts.
+    source.read_sets()
     # With --watch, a newer run is not a new version: it may have different data.
     chosen = None if source.run is None else source.run.path
     if "name" not in given:
@@ -147,7 +147,7 @@ def serve(
     with listen(settings.host, settings.port) as bound:
         if source.format.uses_tensorflow:
             devices.start(device="cpu", verbose=verbose)
-        holder = ModelHolder(lambda: find_source(chosen, artefact), settings.max_batch_size, percent)
+        holder = ModelHolder(lambda: find_source(chosen, artefact, coverage), settings.max_batch_size)
         server = make_server(Service(holder, settings))
         # After a second Ctrl-C, uvicorn logs a traceback for each request that it cuts off.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)

@@ -127,7 +127,8 @@ def render(
         subject.run.environment.write_text(json.dumps(environment or {}))
         for command in ("train", "train", "train", "evaluate"):
             subject.run.record_look(command, 1)
-        report = make_report(subject, scores(subject, noise_auroc), robustness, 4, coverage)
+        report = make_report(subject, scores(subject, noise_auroc), robustness, 4)
+        report = dataclasses.replace(report, coverage=coverage)
         names = (
             "per_class", "precision_recall", "confusion_matrix", "confusion_matrix_by_row", "mistakes",
             "reliability", "grad_cam", "unfamiliar", "robustness", "learning_curves",

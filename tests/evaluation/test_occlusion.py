@@ -26,26 +26,26 @@ def bright_corner(images: np.ndarray) -> Any:
 @pytest.mark.parametrize("shape", [(16, 16, 3), (48, 32, 1), (224, 160, 3), (12, 16, 1)])
 def test_the_part_that_decides_is_found_in_an_image_of_any_size(shape: tuple[int, int, int]) -> None:
     height, width, _ = shape
-    found = occlude(bright_corner, np.full(shape, 255, np.uint8), 1)
-    left, top, right, bottom = found.box
+    lost, hidden, covered = occlude(bright_corner, np.full(shape, 255, np.uint8), 1)
+    left, top, right, bottom = covered["box"]
     assert (top, right) == (0, width)
     assert (right - left, bottom - top) == (max(1, round(width / 4)), max(1, round(height / 4)))
-    assert (found.covered[top:bottom, left:right] == GREY).all()
-    assert (found.covered == GREY).sum() == (right - left) * (bottom - top) * shape[2]
-    assert found.lost.shape == shape[:2]
-    assert found.lost[0, -1] == found.lost.max() > 0
-    assert found.lost[-1, 0] == 0
-    assert found.probability == bright_corner(found.covered[None]).probabilities[0, 1]
+    assert (hidden[top:bottom, left:right] == GREY).all()
+    assert (hidden == GREY).sum() == (right - left) * (bottom - top) * shape[2]
+    assert lost.shape == shape[:2]
+    assert lost[0, -1] == lost.max() > 0
+    assert lost[-1, 0] == 0
+    assert covered["probability"] == bright_corner(hidden[None]).probabilities[0, 1]
 
 
 def test_the_prediction_for_the_covered_image_is_named() -> None:
-    found = occlude(bright_corner, np.full((16, 16, 3), 255, np.uint8), 1)
-    assert (found.class_name, round(found.probability, 2)) == ("black", round(GREY / 255, 2))
+    _, _, covered = occlude(bright_corner, np.full((16, 16, 3), 255, np.uint8), 1)
+    assert (covered["class"], round(covered["probability"], 2)) == ("black", round(GREY / 255, 2))
 
 
 def test_what_covering_makes_more_probable_is_not_called_lost() -> None:
-    found = occlude(bright_corner, np.full((16, 16, 3), 10, np.uint8), 1)
-    assert not found.lost.any()
+    lost, *_ = occlude(bright_corner, np.full((16, 16, 3), 10, np.uint8), 1)
+    assert not lost.any()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def grad_cam(network: KerasModel, images: np.ndarray, labels: list[int]) -> np.n
 
 
 def occlusion(network: KerasModel, images: np.ndarray, labels: list[int]) -> Iterator[np.ndarray]:
-    return (occlude(network.predict, image, label).lost for image, label in zip(images, labels, strict=True))
+    return (occlude(network.predict, image, label)[0] for image, label in zip(images, labels, strict=True))
 
 
 @pytest.mark.parametrize("explain", [grad_cam, occlusion])

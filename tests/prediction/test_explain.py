@@ -110,9 +110,8 @@ def test_own_grey_images_of_two_classes_and_a_network_without_feature_maps(
     monkeypatch.setattr(Run, "load_data", lambda run, data_dir: dataset)
     report = explain(pixels[5], run=run)
     (one,) = report.predictions
-    assert one.grad_cam is None
     # The run was trained on five images; this one is the sixth.
-    assert sorted(each.file for each in one.nearest) == [f"in/{i}.png" for i in range(5)]
+    assert sorted(each["file"] for each in one.explanation["nearest"]) == [f"in/{i}.png" for i in range(5)]
     assert len(one.guesses) == 2
     page = (run / "explanation.html").read_text()
     assert "Not available: this network has no feature map" in page

@@ -42,8 +42,12 @@ class Opened:
         source = {"path": Path("m.onnx"), "run": None, "format": FORMATS["onnx"], **parts}
         found = SimpleNamespace(**source, open=self._open)
         found.read_thresholds = parts.get("read_thresholds", lambda: None)
-        found.read_sets = lambda percent: SETS.at(percent)
-        patch.setattr(prediction, "find_source", lambda run, model: found)
+
+        def find_source(run: Any, model: Any, coverage: str | None) -> SimpleNamespace:
+            found.read_sets = lambda: None if coverage is None else SETS.at(90)
+            return found
+
+        patch.setattr(prediction, "find_source", find_source)
 
     def _open(self) -> Brightness:
         self.times += 1

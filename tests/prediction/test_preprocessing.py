@@ -78,9 +78,10 @@ def seen_by_predict(preprocessing: Preprocessing, files: list[Path]) -> np.ndarr
         format=FORMATS["onnx"],
         open=lambda: recorder,
         read_thresholds=lambda: None,
+        read_sets=lambda: None,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, "find_source", lambda run, model: source)
+        patch.setattr(prediction, "find_source", lambda *_: source)
         prediction.predict(files)
     return np.stack(recorder.seen)
 

@@ -245,7 +245,7 @@ def test_a_server_of_the_newest_run_stays_with_that_run(
 ) -> None:
     asked: list[Path | None] = []
 
-    def noting(run: Path | None, model: Path | None) -> Source:
+    def noting(run: Path | None, model: Path | None, coverage: str | None) -> Source:
         asked.append(run)
         return find_source(learned_run, None)
 
