@@ -26,8 +26,8 @@ from cifar_trainer.artefacts.manifest import (
     installed_versions,
     printable_name,
 )
-from cifar_trainer.errors import CheckError, RunError
-from cifar_trainer.recipes import is_splittable
+from cifar_trainer.errors import CheckError, RunError, UsageError
+from cifar_trainer.recipes import RECIPES, is_splittable
 from cifar_trainer.results import Result
 from cifar_trainer.run import Run, open_run
 
@@ -91,7 +91,7 @@ def export(
         on_progress: called with a description of each step.
 
     Raises:
-        UsageError: a format is unknown, or none is given.
+        UsageError: a format is unknown or refused for the run's recipe, or none is given.
         DataError: the run's data are missing or have changed.
         RunError: the run does not exist, has no model, or has a damaged file; an artefact exists
             already; or `output` cannot be written.
@@ -104,6 +104,7 @@ def export(
     check_packages(chosen)
     _check_targets(chosen, folder, force)
     config = opened.read_config()
+    _check_recipe(chosen, config)
     dataset = opened.load_data(data_dir)
     # The gate allows 1e-4 of a logit; a GPU's TF32 alone differs by more.
     devices.start(config, split=is_splittable(config), device="cpu", verbose=verbose)
@@ -136,6 +137,17 @@ def _write(
     write_artefact(form, measured.network, path, examples)
     on_progress(f"{form.name}: verifying on {len(measured.reference.labels):,} images")
     return describe_export(form, path, prove(path, form, measured.reference, measured.encoded))
+
+
+def _check_recipe(formats: Sequence[Format], config: "Settings") -> None:
+    """Raise UsageError for a format in which the recipe's network cannot pass."""
+    recipe = None if config.recipe_sha256 else RECIPES.get(config.recipe)
+    for form in formats:
+        if recipe is not None and form.name in recipe.refused_formats:
+            raise UsageError(
+                f"--format {form.name} is not available for the recipe {recipe.name}: it changes too many of "
+                "the network's predictions. Choose another --format, such as litert-float16."
+            )
 
 
 def _check_targets(formats: Sequence[Format], output: Path, replace: bool) -> None:

@@ -23,10 +23,11 @@ from cifar_trainer.artefacts.formats import FORMATS, check_packages, open_artefa
 from cifar_trainer.artefacts.gate import Reference, prove
 from cifar_trainer.artefacts.manifest import read_manifest
 from cifar_trainer.data.store import load_dataset
-from cifar_trainer.errors import CheckError, CifarTrainerError, RunError
+from cifar_trainer.errors import CheckError, CifarTrainerError, RunError, UsageError
 from cifar_trainer.evaluation.subject import load_subject
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.model import LogitsFunction, Network
+from cifar_trainer.recipes import RECIPES
 from cifar_trainer.run import Run
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -326,6 +327,24 @@ def test_a_run_without_a_model_says_what_is_there(run_cli: RunCli, learned_run: 
 )
 def test_the_name_of_a_format_in_other_tools_gets_a_hint(run_cli: RunCli, name: str, meant: str) -> None:
     assert f"Did you mean '{meant}'?" in refused(run_cli, "--format", name, code=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [(recipe.name, name) for recipe in RECIPES.values() for name in recipe.refused_formats],
+)
+def test_a_format_in_which_a_network_cannot_pass_is_refused_by_name_before_work_begins(
+    learned_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, name: str
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.setattr(Run, "load_data", lambda *arguments: pytest.fail("the data was loaded"))
+    for file in ("config.json", "model.keras", "result.json"):
+        shutil.copy(learned_run / file, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "recipe": recipe}))
+    with pytest.raises(UsageError, match=f"--format {name} is not available for the recipe {recipe}"):
+        export_module.export(tmp_path, format=["keras", name])
+    assert not (tmp_path / "export").exists()
 
 
 def test_other_data_than_the_runs_is_refused(
