@@ -145,8 +145,8 @@ def _check_recipe(formats: Sequence[Format], config: "Settings") -> None:
     for form in formats:
         if recipe is not None and form.name in recipe.refused_formats:
             raise UsageError(
-                f"--format {form.name} is not available for the recipe {recipe.name}: it changes too many of "
-                "the network's predictions. Choose another --format, such as litert-float16."
+                f"--format {form.name} is not available for the recipe {recipe.name}: the network cannot be "
+                "converted, or its predictions change too much. Choose another --format, such as saved_model."
             )
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -50,6 +50,16 @@ def open_artefact(path: Path) -> Artefact:
     return OnnxModel(path)
 
 
+def _convert_erfc(graph: Any, node: Any, *_: object) -> None:
+    """Replace Erfc, which GELU uses and neither tf2onnx nor ONNX knows, by 1 - Erf."""
+    shapes, types = node.output_shapes, node.output_dtypes
+    one = graph.make_const(f"{node.name}_one", np.array(1, np.float32))
+    erf = graph.make_node("Erf", node.input, shapes=shapes, dtypes=types)
+    graph.remove_node(node.name)
+    inputs = [one.output[0], erf.output[0]]
+    graph.make_node("Sub", inputs, name=node.name, outputs=node.output, shapes=shapes, dtypes=types)
+
+
 #: ONNX 1.13 of December 2022, which current runtimes support, including those in browsers.
 OPSET = 18
 
@@ -63,7 +73,9 @@ def write(network: "Network", path: Path, examples: np.ndarray) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)
-    model, _ = tf2onnx.convert.from_function(serve, input_signature=[images_spec], opset=OPSET)
+    model, _ = tf2onnx.convert.from_function(
+        serve, input_signature=[images_spec], opset=OPSET, custom_op_handlers={"Erfc": (_convert_erfc, [])}
+    )
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     preprocessing = msgspec.json.encode(network.preprocessing).decode()

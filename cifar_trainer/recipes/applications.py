@@ -169,5 +169,6 @@ CONVNEXT_TINY = _recipe(
     Application("convnext-tiny", "ConvNeXtTiny"),
     "ConvNeXt-T, to fine-tune from ImageNet: AdamW, label smoothing, a cosine schedule",
     epochs=30, learning_rate=0.00005, build_optimizer=_optimizer("AdamW", weight_decay=1e-8),
-    loss=loss, splittable=True,
+    # tf2onnx cannot convert Keras's grouped convolutions.
+    loss=loss, splittable=True, refused_formats=("onnx",),
 )  # fmt: skip

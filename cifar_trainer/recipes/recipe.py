@@ -115,7 +115,7 @@ class Recipe:
             None uses the network alone.
         pretrained: returns the network without its last layer, with weights trained on ImageNet, for an image
             shape; the keyword `offline` forbids downloading them.
-        refused_formats: export formats that change too many of the network's predictions.
+        refused_formats: export formats that cannot hold the network, or change its predictions too much.
         splittable: whether a batch may be computed in parts: no layer combines images or is random.
         stackable: whether the steps of several seeds can be computed at once. The layers, the optimizer and
             `augment` must use only TensorFlow's stateless uniform and normal random operations and must not

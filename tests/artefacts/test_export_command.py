@@ -105,6 +105,21 @@ def test_a_saved_model_is_written_and_read_in_a_folder_of_any_name(tmp_path: Pat
     assert open_artefact(folder).classes == network.classes
 
 
+def test_gelu_is_exported_to_onnx(tmp_path: Path) -> None:
+    """As in vit and fast94. TensorFlow computes it by Erfc, which ONNX does not have."""
+    import keras
+
+    pytest.importorskip("tf2onnx")
+    inputs = keras.Input((2, 2, 1), dtype="uint8")
+    hidden = keras.layers.Rescaling(1 / 16, -8)(inputs)
+    gelu = keras.layers.Activation("gelu")(keras.layers.Flatten()(hidden))
+    network = Network(keras.Model(inputs, gelu), tuple("abcd"), Preprocessing((2, 2, 1)))
+    images = np.arange(256, dtype=np.uint8).reshape(64, 2, 2, 1)
+    write_artefact(FORMATS["onnx"], network, tmp_path / "model.onnx", images)
+    logits = open_artefact(tmp_path / "model.onnx").predict(images).logits
+    np.testing.assert_allclose(logits, LogitsFunction(network.model)(images), rtol=0, atol=1e-6)
+
+
 # How a run is measured.
 
 
@@ -336,7 +351,8 @@ def test_the_name_of_a_format_in_other_tools_gets_a_hint(run_cli: RunCli, name: 
 def test_a_format_in_which_a_network_cannot_pass_is_refused_by_name_before_work_begins(
     learned_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, name: str
 ) -> None:
-    pytest.importorskip("ai_edge_litert")
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package)
     monkeypatch.setattr(Run, "load_data", lambda *arguments: pytest.fail("the data was loaded"))
     for file in ("config.json", "model.keras", "result.json"):
         shutil.copy(learned_run / file, tmp_path)
