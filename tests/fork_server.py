@@ -4,7 +4,8 @@
 
 An import of TensorFlow takes seconds, and most commands of the package need it. `fork_client.py`
 stands in for the interpreter: it sends its arguments, environment, folder and streams here, and
-ends as the forked process ends.
+ends as the forked process ends. A program that imports the package finds all of it imported, another
+one none of it.
 
 TensorFlow is imported with the first request. It starts its threads with its first operation, and
 no operation runs in this process, so a fork is safe. The server ends when its standard input does,
@@ -15,8 +16,11 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
+import pkgutil
+import re
 import runpy
 import selectors
 import signal
@@ -43,6 +47,8 @@ PRELOADED = {
     "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "KMP_DUPLICATE_LIB_OK": "True",
     "KMP_INIT_AT_FORK": "FALSE",
 }  # fmt: skip
+#: An import of the package in the text of a program.
+USES_PACKAGE = re.compile(rb"(?:^|;)\s*(?:import|from) cifar_trainer\b", re.MULTILINE)
 #: A message is its length, then JSON.
 HEADER = struct.Struct("!I")
 _PR_SET_PDEATHSIG = 1
@@ -98,7 +104,6 @@ def preload() -> None:
             import alembic.migration  # noqa: F401
             import optuna  # noqa: F401
             import sqlalchemy.orm  # noqa: F401
-        # Not this package: that models can be used without it is a claim of some tests.
         import jinja2  # noqa: F401
         import keras  # noqa: F401
         import matplotlib.backends.backend_agg
@@ -110,11 +115,32 @@ def preload() -> None:
         import tensorboard.plugins.pr_curve.metadata  # noqa: F401
         import tensorflow  # noqa: F401
 
+        import cifar_trainer
+
+        for module in pkgutil.walk_packages(cifar_trainer.__path__, "cifar_trainer."):
+            # Of other extras.
+            with contextlib.suppress(ImportError):
+                if not module.name.endswith("__main__"):
+                    importlib.import_module(module.name)
         os.dup2(kept, 2)
         os.close(kept)
     gc.collect()
     # The children then share what is here, instead of copying it at their first collection.
     gc.freeze()
+
+
+def uses_package(arguments: list[str]) -> bool:
+    """Whether a program is the package's, or imports it."""
+    kind, *rest = arguments[1:] if arguments[0] == "-P" else arguments
+    if kind == "-m":
+        return rest[0].partition(".")[0] == "cifar_trainer"
+    return bool(USES_PACKAGE.search(os.fsencode(rest[0]) if kind == "-c" else Path(kind).read_bytes()))
+
+
+def forget_package() -> None:
+    """As in a process that has not imported it."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cifar_trainer"]:
+        del sys.modules[name]
 
 
 def leave_out_figures() -> None:
@@ -218,8 +244,9 @@ def become(request: dict[str, Any], streams: list[int], server: int) -> NoReturn
     try:
         set_up(request, streams, server)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-        of_package = any(word.partition(".")[0] == "cifar_trainer" for word in request["arguments"][:3])
-        if of_package and os.environ.get("TESTS_WITHOUT_FIGURES"):
+        if not uses_package(request["arguments"]):
+            forget_package()
+        elif os.environ.get("TESTS_WITHOUT_FIGURES"):
             leave_out_figures()
         code = run(request["arguments"])
         # What the interpreter does at its end, in its order.
@@ -269,6 +296,9 @@ def run(arguments: list[str]) -> int:
     try:
         if kind == "-m":
             sys.argv, sys.path[0:0] = rest, [] if safe else [str(Path.cwd())]
+            if "." in rest[0]:
+                # `run_module` warns of a module that was imported before it is run.
+                sys.modules.pop(rest[0], None)
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         elif kind == "-c":
             sys.argv, sys.path[0:0] = ["-c", *rest[1:]], [""]

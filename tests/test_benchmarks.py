@@ -22,10 +22,10 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def compared(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def compared(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What against_listing.py printed and saved; one of its precisions does not exist."""
     kept = tmp_path_factory.mktemp("listing") / "kept.json"
-    command = [BENCHMARKS / "against_listing.py", "--data-dir", data_dir, "--dataset", "synthetic"]
+    command = [BENCHMARKS / "against_listing.py", "--data-dir", small_data, "--dataset", "synthetic"]
     options = ["--device", "cpu", "--epochs", 1, "--repeats", 1, "--limit", 64, "--output", kept]
     done = run_python([*command, *options, "--precisions", "float32", "float128"])
     assert done.returncode == 0, done.stderr
@@ -33,12 +33,12 @@ def compared(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.fixture(scope="module")
-def timed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def timed(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What time_to_94.py printed and saved."""
     kept = tmp_path_factory.mktemp("timed") / "runs.json"
     command = [BENCHMARKS / "time_to_94.py", "--device", "cpu", "--precision", "float32", "--runs", 2]
     small = ["--recipe", "tutorial", "--epochs", 2, "--images", 100, "--batch-size", 50]
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--output", kept]
+    data = ["--dataset", "synthetic", "--data-dir", small_data, "--output", kept]
     done = run_python([*command, *small, *data])
     assert done.returncode == 0, done.stderr
     return done.stdout, kept
@@ -50,7 +50,7 @@ def after(option: str, arguments: tuple[str, ...]) -> Path | None:
 
 
 def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(
-    data_dir: Path,
+    small_data: Path,
     compared: tuple[str, Path],
     timed: tuple[str, Path],
     tmp_path: Path,
@@ -82,7 +82,7 @@ def test_the_gpu_check_carries_out_each_step_on_a_cpu_in_small(
     monkeypatch.setattr(gpu_check.Check, "run", run)
     # As for other commands; with another one, each would import TensorFlow again.
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-    options = ["--device", "cpu", "--tiny", "--dataset", "synthetic", "--data-dir", data_dir]
+    options = ["--device", "cpu", "--tiny", "--dataset", "synthetic", "--data-dir", small_data]
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", *map(str, [*options, "--output", tmp_path])])
     gpu_check.main()
     results = json.loads((tmp_path / "gpu-check.json").read_text())

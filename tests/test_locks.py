@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,8 +141,7 @@ def test_a_loop_of_looks_keeps_nobody_from_taking_the_lock(tmp_path: Path) -> No
         assert looking.stdout is not None
         looking.stdout.readline()
         try:
-            end = time.monotonic() + 1
-            while time.monotonic() < end:
+            for _ in range(2000):
                 with lock(path):
                     pass
         finally:

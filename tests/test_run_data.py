@@ -14,10 +14,10 @@ from cifar_trainer.run import Run
 
 
 @pytest.fixture(scope="module")
-def begun(run_cli: RunCli, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun(run_cli: RunCli, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch, trained with a relative --data-dir; its data lie beside it in `mine`."""
     folder = tmp_path_factory.mktemp("begun")
-    shutil.copytree(data_dir, folder / "mine")
+    shutil.copytree(small_data, folder / "mine")
     data = ["--dataset", "synthetic", "--data-dir", "mine", "--limit", 64]
     done = run_cli(["train", *data, "--epochs", 1, "--run-dir", folder / "run"], cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -79,10 +79,10 @@ def test_a_run_that_is_resumed_in_another_folder_finds_its_own_data(
 
 @pytest.mark.usefixtures("gone")
 def test_the_option_comes_before_what_the_run_remembers(
-    run: Path, loaded: list[Path], data_dir: Path
+    run: Path, loaded: list[Path], small_data: Path
 ) -> None:
-    assert "that is enough" in run_here(["evaluate", run, "--data-dir", data_dir]).stderr
-    assert loaded == [data_dir / "synthetic"]
+    assert "that is enough" in run_here(["evaluate", run, "--data-dir", small_data]).stderr
+    assert loaded == [small_data / "synthetic"]
 
 
 @pytest.mark.usefixtures("gone")
@@ -112,10 +112,10 @@ def test_a_run_whose_data_are_gone_begins_no_download(
     ["evaluate", "export", "train"],
 )
 def test_other_data_than_the_runs_is_exit_code_3_in_every_command(
-    run_cli: RunCli, run: Path, data_dir: Path, tmp_path: Path, command: str
+    run_cli: RunCli, run: Path, small_data: Path, tmp_path: Path, command: str
 ) -> None:
     other = tmp_path / "other"
-    shutil.copytree(data_dir, other)
+    shutil.copytree(small_data, other)
     record = json.loads((other / "synthetic" / "dataset.json").read_text())
     for split in ("train", "test"):
         record[split]["fingerprint"] = "0" * 64

@@ -17,13 +17,13 @@ def small(data_dir: Path, run: Path, *more: object) -> list[object]:
 
 
 def test_a_second_and_a_third_train_are_refused_and_the_first_loses_nothing(
-    run_cli: RunCli, data_dir: Path, tmp_path: Path
+    run_cli: RunCli, small_data: Path, tmp_path: Path
 ) -> None:
     """The first holds the folder and has not yet written its settings: as while TensorFlow starts."""
     run = tmp_path / "run"
     with new_run(run, "tutorial") as first:
         first.environment.write_text("{}")
-        codes = [run_cli(small(data_dir, run, "--epochs", 1)).returncode for _ in range(2)]
+        codes = [run_cli(small(small_data, run, "--epochs", 1)).returncode for _ in range(2)]
         left = {path.name for path in run.iterdir()}
         first.config.write_text("{}")
     assert codes == [1, 1]
@@ -31,10 +31,10 @@ def test_a_second_and_a_third_train_are_refused_and_the_first_loses_nothing(
 
 
 def test_of_three_processes_started_together_in_one_folder_one_trains(
-    run_cli: RunCli, data_dir: Path, tmp_path: Path
+    run_cli: RunCli, small_data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    processes = [start_command(small(data_dir, run, "--epochs", 1, "--seed", seed)) for seed in range(3)]
+    processes = [start_command(small(small_data, run, "--epochs", 1, "--seed", seed)) for seed in range(3)]
     said = [process.communicate(timeout=120) for process in processes]
     codes = [process.returncode for process in processes]
     assert sorted(codes) == [0, 1, 1], said

@@ -182,9 +182,9 @@ def small(data_dir: Path, run: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_terminal_shows_a_live_bar_and_keeps_a_line_an_epoch(data_dir: Path, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_live_bar_and_keeps_a_line_an_epoch(small_data: Path, tmp_path: Path) -> None:
     code, shown = on_a_terminal(
-        command(*small(data_dir, tmp_path / "run")), TERM="xterm-256color", COLUMNS="100"
+        command(*small(small_data, tmp_path / "run")), TERM="xterm-256color", COLUMNS="100"
     )
     assert code == 0
     assert "\x1b[" in shown
@@ -210,8 +210,8 @@ def test_a_line_says_that_tensorflow_is_loaded_before_anything_slow_is(tmp_path:
         assert done.stdout == "loading TensorFlow ... []\n", (arguments, done.stderr)
 
 
-def test_a_dumb_terminal_of_20_columns_gets_plain_lines(data_dir: Path, tmp_path: Path) -> None:
-    code, shown = on_a_terminal(command(*small(data_dir, tmp_path / "run")), TERM="dumb", COLUMNS="20")
+def test_a_dumb_terminal_of_20_columns_gets_plain_lines(small_data: Path, tmp_path: Path) -> None:
+    code, shown = on_a_terminal(command(*small(small_data, tmp_path / "run")), TERM="dumb", COLUMNS="20")
     assert code == 0
     assert not CONTROL.search(shown.replace("\r\n", "\n"))
     assert shown.count("val_accuracy") == 2
@@ -279,19 +279,26 @@ def test_a_pipe_gets_one_plain_line_an_epoch(trained_run: Path) -> None:
 ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-@pytest.fixture
-def latin_1(tmp_path: Path) -> bytes:
-    """The path of a run whose name is Latin-1, as a POSIX system may have it."""
-    return os.fsencode(tmp_path) + b"/caf\xe9"
+@pytest.fixture(scope="module")
+def latin_1(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The path of a run whose name is Latin-1, as a POSIX system may have it; alone in its folder."""
+    return os.fsencode(tmp_path_factory.mktemp("latin-1")) + b"/caf\xe9"
+
+
+@pytest.fixture(scope="module")
+def trained_there(latin_1: bytes, small_data: Path) -> subprocess.CompletedProcess[bytes]:
+    """The quiet command that has trained it."""
+    train = [os.fsencode(word) for word in [*command(), *small(small_data, Path("x"))[:-1]]]
+    words = [*train, latin_1, b"--quiet"]
+    return subprocess.run(words, capture_output=True, env=environment(), check=False)
 
 
 def test_a_run_whose_path_is_not_utf8_is_trained_and_listed_and_quiet_writes_no_line(
-    data_dir: Path, tmp_path: Path, latin_1: bytes
+    trained_there: subprocess.CompletedProcess[bytes], latin_1: bytes
 ) -> None:
-    train = [os.fsencode(word) for word in small(data_dir, Path("x"))[:-1]]
-    for arguments in ([*train, latin_1, b"--quiet"], [b"runs", os.fsencode(tmp_path)]):
-        words = [os.fsencode(word) for word in command()] + arguments
-        done = subprocess.run(words, capture_output=True, env=environment(), check=False)
+    words = [os.fsencode(word) for word in command("runs")] + [os.path.dirname(latin_1)]  # noqa: PTH120
+    listed = subprocess.run(words, capture_output=True, env=environment(), check=False)
+    for done in (trained_there, listed):
         assert (done.returncode, done.stderr) == (0, b"")
     assert Path(os.fsdecode(latin_1), "model.keras").is_file()
 
@@ -309,10 +316,9 @@ for arguments in (["train", "--resume", run, "--epochs", "3"], ["evaluate", run]
 
 
 def test_in_a_locale_that_is_not_utf8_such_a_run_goes_on_and_is_evaluated(
-    trained_run: Path, data_dir: Path, latin_1: bytes
+    trained_there: subprocess.CompletedProcess[bytes], small_data: Path, latin_1: bytes
 ) -> None:
-    shutil.copytree(trained_run, os.fsdecode(latin_1))
-    words = [os.fsencode(python()), b"-c", IN_TURN.encode(), latin_1, os.fsencode(data_dir)]
+    words = [os.fsencode(python()), b"-c", IN_TURN.encode(), latin_1, os.fsencode(small_data)]
     done = subprocess.run(words, capture_output=True, env=environment(ASCII_LOCALE), check=False)
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
     assert Path(os.fsdecode(latin_1), "evaluation", "test", "report.html").is_file()

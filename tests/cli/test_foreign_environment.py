@@ -23,9 +23,9 @@ for arguments in ([*small, "--run-dir", sys.argv[2]], measured, ["env", "--json"
 
 
 def test_training_measuring_it_and_env_work_in_silence_whatever_backends_other_projects_use(
-    data_dir: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
-    done = run_python(["-c", IN_TURN, data_dir, tmp_path / "run"], env=FOREIGN)
+    done = run_python(["-c", IN_TURN, small_data, tmp_path / "run"], env=FOREIGN)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout.splitlines()[-1])["devices"][0]["error"] is None
 

@@ -42,11 +42,11 @@ def test_evaluate_on_a_full_disk_keeps_the_report_that_was_there(
 
 
 def test_train_on_a_full_disk_begins_nothing(
-    run_cli: RunCli, mount: Callable[[str], Path], data_dir: Path
+    run_cli: RunCli, mount: Callable[[str], Path], small_data: Path
 ) -> None:
     disk = mount("size=1m")
     fill(disk)
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 320]
+    data = ["--dataset", "synthetic", "--data-dir", small_data, "--limit", 320]
     done = run_cli(["train", *data, "--run-dir", disk / "run"])
     assert done.returncode == 1, done.stderr
     assert f"{disk / 'run'}" in done.stderr

@@ -67,16 +67,16 @@ def submit(slurm: dict[str, str], folder: Path, *words: object) -> str:
 SMALL = ("--dataset", "synthetic", "--limit", "160", "--epochs", "1", "--device", "cpu")
 
 
-def test_an_array_trains_a_run_for_each_seed(slurm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
-    submit(slurm, tmp_path, "--array=1-2", EXAMPLES / "seeds.sbatch", *SMALL, "--data-dir", data_dir)
+def test_an_array_trains_a_run_for_each_seed(slurm: dict[str, str], small_data: Path, tmp_path: Path) -> None:
+    submit(slurm, tmp_path, "--array=1-2", EXAMPLES / "seeds.sbatch", *SMALL, "--data-dir", small_data)
     runs = tmp_path / "runs" / "seeds"
     assert [json.loads((runs / f"seed-{i}" / "result.json").read_text())["seed"] for i in (1, 2)] == [1, 2]
 
 
-def test_the_tasks_of_a_job_train_one_run(slurm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
+def test_the_tasks_of_a_job_train_one_run(slurm: dict[str, str], small_data: Path, tmp_path: Path) -> None:
     tasks = ("--nodes=1", "--ntasks-per-node=2")
     example = EXAMPLES / "one_run.sbatch"
-    written = submit(slurm, tmp_path, *tasks, example, "runs/large", *SMALL, "--data-dir", data_dir)
+    written = submit(slurm, tmp_path, *tasks, example, "runs/large", *SMALL, "--data-dir", small_data)
     described = json.loads((tmp_path / "runs" / "large" / "environment.json").read_text())
     assert described["replicas"] == 2
     assert written.count("weights     ") == 1

@@ -29,15 +29,15 @@ def test_the_result_of_training_counts_the_looks(trained_run: Path) -> None:
 
 
 def test_a_run_that_held_images_out_has_no_look_until_the_test_set_is_evaluated(
-    run_cli: RunCli, data_dir: Path, tmp_path: Path
+    run_cli: RunCli, small_data: Path, tmp_path: Path
 ) -> None:
-    run, data = tmp_path / "run", ["--data-dir", data_dir]
+    run, data = tmp_path / "run", ["--data-dir", small_data]
     settings = ["--dataset", "synthetic", "--limit", 200, "--epochs", 2, "--validation", "holdout"]
     trained = run_cli(["train", *settings, *data, "--run-dir", run, "--device", "cpu", "--json"])
     assert (trained.returncode, json.loads(trained.stdout)["test_looks"]) == (0, 0)
     counts = []
     for split in ("validation", "test"):
-        load_subject(Run(run), Run(run).load_data(data_dir), split)
+        load_subject(Run(run), Run(run).load_data(small_data), split)
         counts.append(looks(run))
     assert counts == [[], [("evaluate", 2)]]
 

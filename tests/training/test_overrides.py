@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training import trainer as trainer_module
 from cifar_trainer.training.api import reproduce, resume, train
 from cifar_trainer.training.assembly import assemble, overridden
+from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 from cifar_trainer.training.history import best_epoch
 from cifar_trainer.training.loop import StepLoop
 
@@ -213,23 +215,36 @@ def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
 
 
 @pytest.fixture(scope="module")
-def whole(small_runs: None, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    return small(small_data, tmp_path_factory.mktemp("runs") / "whole", **EVERYTHING)
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a kill within each epoch of `whole` would leave, by the number of complete epochs."""
+    return tmp_path_factory.mktemp("copies")
 
 
-@pytest.mark.parametrize("count", [1, 3, 5])
+@pytest.fixture(scope="module")
+def whole(
+    small_runs: None, small_data: Path, tmp_path_factory: pytest.TempPathFactory, copies: Path
+) -> TrainResult:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+
+    def never_but_copy() -> bool:
+        newest = max(map(checkpoint_step, list_checkpoints(run / "checkpoints")), default=0)
+        epoch, step = divmod(newest, 3)
+        if step == 2:
+            shutil.copytree(run, copies / str(epoch))
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        # A step at a time, with a checkpoint after each.
+        patch.setattr(trainer_module, "FIRST_CHUNK", 1)
+        patch.setattr(trainer_module, "CHUNK_SECONDS", 0.0)
+        return small(small_data, run, checkpoint_every=1e-6, should_stop=never_but_copy, **EVERYTHING)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_a_run_with_every_control_goes_on_to_the_same_bits(
-    small_data: Path,
-    tmp_path: Path,
-    whole: TrainResult,
-    count: int,
-    stop_after: Callable[[int], Callable[[], bool]],
-    monkeypatch: pytest.MonkeyPatch,
+    copies: Path, whole: TrainResult, epoch: int
 ) -> None:
-    monkeypatch.setattr(trainer_module, "FIRST_CHUNK", 2)
-    with pytest.raises(TrainingStopped):
-        small(small_data, tmp_path / "run", should_stop=stop_after(count), **EVERYTHING)
-    assert resume(tmp_path / "run").weights_sha256 == whole.weights_sha256
+    assert resume(copies / str(epoch)).weights_sha256 == whole.weights_sha256
 
 
 def test_the_model_of_such_a_run_loads_in_plain_keras(whole: TrainResult) -> None:
