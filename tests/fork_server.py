@@ -145,12 +145,15 @@ def forget_package() -> None:
 
 def leave_out_figures() -> None:
     """Draw nothing for TensorBoard and for pages, which takes a second for a run, and more for a report."""
+    import tensorflow as tf
+
     from cifar_trainer import pages
-    from cifar_trainer.training.tensorboard import EpochImages
+    from cifar_trainer.training.tensorboard import EpochImages, EventWriter
 
     empty = pages.PageFigure(b"", b"")
     pages.draw_figures = lambda drawings, *arguments: dict.fromkeys(drawings, empty)
     EpochImages._draw = lambda *arguments: None
+    EventWriter._forward_graph = lambda *arguments: tf.Graph()
 
 
 class Server:

@@ -117,7 +117,7 @@ def trained_steps(count: int, recipe: str, batch: int, steps: int, data: Path, o
 @pytest.mark.parametrize(
     ("recipe", "batch", "steps", "count"),
     # Of the three processes' last batch each computes every image: it has two.
-    [("tutorial", 7, 10, 3), ("regularized", 30, 20, 2)],
+    [("tutorial", 7, 10, 3), ("regularized", 30, 8, 2)],
 )
 def test_several_processes_find_the_losses_of_one(
     recipe: str, batch: int, steps: int, count: int, data_dir: Path, tmp_path: Path

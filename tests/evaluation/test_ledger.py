@@ -32,7 +32,7 @@ def test_a_run_that_held_images_out_has_no_look_until_the_test_set_is_evaluated(
     run_cli: RunCli, small_data: Path, tmp_path: Path
 ) -> None:
     run, data = tmp_path / "run", ["--data-dir", small_data]
-    settings = ["--dataset", "synthetic", "--limit", 200, "--epochs", 2, "--validation", "holdout"]
+    settings = ["--dataset", "synthetic", "--limit", 192, "--epochs", 2, "--validation", "holdout"]
     trained = run_cli(["train", *settings, *data, "--run-dir", run, "--device", "cpu", "--json"])
     assert (trained.returncode, json.loads(trained.stdout)["test_looks"]) == (0, 0)
     counts = []

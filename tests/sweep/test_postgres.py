@@ -103,9 +103,10 @@ def shared(
 ) -> tuple[Path, dict[str, Any], str]:
     """A sweep of two commands, one of which was killed: its folder, what the other printed, all output."""
     folder = tmp_path_factory.mktemp("shared") / "s"
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000, "--device", "cpu"]
-    space = ["--set", "learning_rate=1e-3..1e-2:log", "--pruner", "none", "--confirm", 0, "--epochs", 3]
-    command = ["sweep", "--name", "shared", "--run-dir", folder, *space, *data, "--trials", 2, "--json"]
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--device", "cpu"]
+    space = ["--set", "learning_rate=1e-3..1e-2:log", "--pruner", "none", "--confirm", 0]
+    length = ["--limit", 2000, "--batch-size", 40, "--epochs", 3, "--trials", 2]
+    command = ["sweep", "--name", "shared", "--run-dir", folder, *space, *data, *length, "--json"]
     more = {"env": {"CIFAR_TRAINER_SWEEP_STORAGE": postgres.url, "CIFAR_TRAINER_SWEEP_HEARTBEAT": "1"}}
     killed = start_command(command, **more)
     until = time.monotonic() + PATIENCE

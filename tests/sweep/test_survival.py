@@ -16,9 +16,10 @@ PATIENCE = 120.0
 
 def long(data_dir: Path, folder: Path, *options: object) -> list[object]:
     """A sweep whose trials take long enough to be met in the middle."""
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000, "--device", "cpu"]
-    space = ["--set", "learning_rate=1e-3..1e-2:log", "--pruner", "none", "--confirm", 0, "--epochs", 3]
-    return ["sweep", "--name", "long", "--run-dir", folder, *space, *data, "--json", *options]
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--device", "cpu"]
+    space = ["--set", "learning_rate=1e-3..1e-2:log", "--pruner", "none", "--confirm", 0]
+    length = ["--limit", 2000, "--batch-size", 40, "--epochs", 3]
+    return ["sweep", "--name", "long", "--run-dir", folder, *space, *data, *length, "--json", *options]
 
 
 def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]") -> None:

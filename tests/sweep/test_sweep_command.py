@@ -61,7 +61,7 @@ def test_the_best_is_the_one_with_the_highest_value(swept: tuple[Path, dict[str,
 def test_the_best_is_trained_again_on_all_images_with_another_seed(
     swept: tuple[Path, dict[str, Any]],
 ) -> None:
-    folder, printed = swept
+    _, printed = swept
     [confirmed] = printed["confirmed"]
     config = json.loads((Path(confirmed["runs"][0]) / "config.json").read_text())
     assert (config["seed"], config["limit"], config["data"]["train"]["images"]) == (1, None, 320)
@@ -188,17 +188,12 @@ def test_a_wrong_argument_is_one_message_without_a_password(
 ) -> None:
     # So that the fork server takes the worker that looks for a GPU.
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-    usual = {
-        "name": "tiny",
-        "run_dir": tmp_path,
-        "dataset": "synthetic",
-        "data_dir": small_data,
-        "limit": 200,
-    }
+    usual = {"name": "tiny", "run_dir": tmp_path, "epochs": 1}
+    data = {"dataset": "synthetic", "data_dir": small_data, "limit": 192}
     space = {"learning_rate": "1e-3..1e-2:log", "batch_size": [32, 64]}
     more = arguments.pop("space", {})
     with pytest.raises(error) as raised:
-        cifar_trainer.sweep(**{**usual, "space": {**space, **more}, "epochs": 1, **arguments})
+        cifar_trainer.sweep(**{**usual, "space": {**space, **more}, **data, **arguments})
     assert (says in str(raised.value), "secret" in str(raised.value)) == (True, False)
 
 

@@ -29,6 +29,7 @@ def test_images_come_in_the_order_of_the_epoch(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.usefixtures("small_runs")
 def test_a_run_on_large_data_has_the_same_bits_also_if_it_was_stopped(
     small_data: Path,
     tmp_path: Path,
