@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import gc
 import importlib.util
 import itertools
 import json
@@ -54,6 +55,9 @@ def _started() -> None:
 
     # Until something is computed, another start may still change the threads, and with them the rounding.
     tf.constant(0)
+    # The garbage collector need not look at what TensorFlow's import has made, over and over.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +246,8 @@ def learned_run(made_once: MakeOnce, trained_run: Path, data_dir: Path) -> Path:
         shutil.copytree(trained_run, folder / "learned")
         keras.utils.set_random_seed(0)
         model = TUTORIAL.build_model((32, 32, 3), 10)
-        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, jit_compile=False)
         images = np.load(data_dir / "synthetic" / "train_images.npy")
         labels = np.load(data_dir / "synthetic" / "train_labels.npy")
         model.fit(images, labels, batch_size=64, epochs=2, verbose=0)

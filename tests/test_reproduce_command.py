@@ -1,13 +1,13 @@
 """`reproduce`: a run trained again from its own record."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_here
 
 from cifar_trainer.errors import RunError, TrainingStopped
 from cifar_trainer.run import Run, TrainResult
@@ -29,25 +29,26 @@ def test_a_run_that_is_reproduced_has_the_same_weights(
     assert printed["weights_sha256"] == printed["expected_sha256"] == expected
 
 
+def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
+    settings = {"epochs": 1, "limit": 320, "device": "cpu", "recipe": "regularized", **options}
+    return train(dataset="synthetic", data_dir=data_dir, run_dir=run, **settings)
+
+
+@pytest.mark.usefixtures("small_runs")
 def test_a_run_that_is_not_reproduced_exits_with_4_and_names_what_differs(
-    run_cli: RunCli, trained_run: Path, tmp_path: Path
+    small_data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(trained_run, run)
+    small(small_data, run)
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps({**result, "weights_sha256": "0" * 64}))
     environment = json.loads((run / "environment.json").read_text())
     environment["versions"]["tensorflow"] = "2.20.0"
     (run / "environment.json").write_text(json.dumps(environment))
-    done = run_cli(["reproduce", run, "--run-dir", tmp_path / "again"])
-    assert done.returncode == 4
+    done = run_here(["reproduce", run, "--run-dir", tmp_path / "again"])
+    assert done.exit_code == 4
     assert "TensorFlow was 2.20.0" in done.stdout
     assert "Traceback" not in done.stderr
-
-
-def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
-    settings = {"epochs": 1, "limit": 320, "device": "cpu", "recipe": "regularized", **options}
-    return train(dataset="synthetic", data_dir=data_dir, run_dir=run, **settings)
 
 
 @pytest.mark.usefixtures("small_runs")

@@ -6,6 +6,8 @@ hide parts of it, and noise covers everything. A small network learns the classe
 without errors.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from cifar_trainer.data.dataset import DatasetSpec, ImageSet, Split
@@ -21,11 +23,16 @@ _HALF = (*_QUARTER, *_QUARTER[15:0:-1])
 _SINE = np.array([*_HALF, *(-value for value in _HALF)], np.int16)
 
 
-def draw_dataset() -> ImageSet:
-    """Draw 10,000 training and 2,000 test images. The classes are equally large and take turns."""
+def draw_dataset(counts: Mapping[str, int] | None = None) -> ImageSet:
+    """Draw images. The classes are equally large and take turns.
+
+    Args:
+        counts: images of each split, multiples of ten; by default 10,000 for training and 2,000 for testing.
+            With other numbers, the images are others.
+    """
     draw = _Draw(SEED)
     splits = {}
-    for split, count in (("train", TRAIN_IMAGES), ("test", TEST_IMAGES)):
+    for split, count in (counts or {"train": TRAIN_IMAGES, "test": TEST_IMAGES}).items():
         each = count // len(CLASSES)
         drawn = np.stack([_draw_class(name, each, draw) for name in CLASSES], axis=1)
         labels = np.tile(np.arange(len(CLASSES), dtype=np.uint8), each)

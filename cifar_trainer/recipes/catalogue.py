@@ -145,4 +145,4 @@ def _first_images(data_dir: Path) -> "np.ndarray":
 
     if (data_dir / "cifar10").is_dir():
         return load_dataset(data_dir, "cifar10").train.images[:_COLUMNS]
-    return draw_dataset().splits["train"].images[:_COLUMNS]
+    return draw_dataset({"train": _COLUMNS}).splits["train"].images

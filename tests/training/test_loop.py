@@ -13,6 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from cifar_trainer.recipes import RECIPES, Batch, get_recipe
 from cifar_trainer.recipes.augmentation import augmentation
+from cifar_trainer.recipes.catalogue import count_flops
 from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
 from cifar_trainer.training.loop import (
     BLOCK,
@@ -94,7 +95,7 @@ def compiled_loop(recipe_name: str, shards: int = 1) -> tuple[StepLoop, list[np.
     model, optimizer = build(recipe_name)
     before = [variable.numpy() for variable in (*model.variables, *optimizer.variables)]
     images, labels = pictures(328)
-    recipe = get_recipe(recipe_name)
+    recipe = RECIPE[recipe_name]
     loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=16, seed=5, shards=shards)
     loop.compile()
     return loop, before
@@ -120,7 +121,7 @@ def keras_losses(recipe_name: str) -> tuple[np.ndarray, keras.Model]:
     model, optimizer = build(recipe_name)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, jit_compile=False)
-    augment = get_recipe(recipe_name).augment
+    augment = RECIPE[recipe_name].augment
     states = seed_states(model)
     per_epoch = -(-len(labels) // 16)
     losses = []
@@ -162,6 +163,8 @@ def test_only_a_model_whose_images_do_not_see_each_other_is_split(recipe_name: s
     """Batch statistics and the states of layers that draw are variables that no gradient changes."""
     model = RECIPES[recipe_name].build_model((32, 32, 3), 10)
     assert (not model.non_trainable_variables) == get_recipe(recipe_name).splittable
+    # What `recipes` tells of every network.
+    assert count_flops(model) > model.count_params()
 
 
 def test_63_steps_in_calls_of_7_end_with_the_same_bits_as_in_calls_of_a_whole_epoch() -> None:
