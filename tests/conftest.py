@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import gc
 import importlib.util
 import itertools
 import json
@@ -55,9 +54,6 @@ def _started() -> None:
 
     # Until something is computed, another start may still change the threads, and with them the rounding.
     tf.constant(0)
-    # The garbage collector need not look at what TensorFlow's import has made, over and over.
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
