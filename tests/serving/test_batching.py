@@ -114,10 +114,10 @@ def test_a_large_request_is_split_into_batches() -> None:
     assert ids == images.mean(axis=(1, 2)).argmax(axis=1).tolist()
 
 
-def test_a_batch_waits_for_more_until_it_is_full() -> None:
-    with running(batch_timeout_ms=60_000, max_batch_size=3) as server:
+def test_a_batch_waits_for_more_as_long_as_it_may() -> None:
+    with running(batch_timeout_ms=500) as server:
         with concurrent.futures.ThreadPoolExecutor() as threads:
             body = {"instances": np.zeros((1, *SHAPE), int).tolist()}
             ask = lambda: web.post(server.url + PREDICT, json=body)  # noqa: E731
             assert {each.result().status_code for each in [threads.submit(ask) for _ in range(3)]} == {200}
-        assert server.model.sizes == [3]
+        assert len(server.model.sizes) < 3
