@@ -164,22 +164,6 @@ class TrainResult(Result):
 
 
 @dataclasses.dataclass(frozen=True)
-class Parent:
-    """The origin of a run's initial weights: the key `parent` of config.json. None is unknown.
-
-    Attributes:
-        recipe, recipe_sha256, dataset, classes: of the run that trained the weights.
-        train_fingerprint: fingerprint of its training split.
-    """
-
-    recipe: str | None = None
-    recipe_sha256: str | None = None
-    dataset: str | None = None
-    train_fingerprint: str | None = None
-    classes: tuple[str, ...] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Extension:
     """A resume with more epochs.
 
@@ -230,11 +214,11 @@ class _Decided:
 
 @dataclasses.dataclass(frozen=True)
 class _RestOfConfig:
-    """The part of config.json besides the settings."""
+    """The part of config.json besides the settings; `parent` is the config.json of the parent's run."""
 
     data: DataRecord
     extensions: tuple[Extension, ...] = ()
-    parent: Parent | None = None
+    parent: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,8 +303,8 @@ class Run:
         """The resumes with more epochs, in order."""
         return files.read_json(self.config, _RestOfConfig, remedy=_TRAIN_AGAIN).extensions
 
-    def read_parent(self) -> Parent | None:
-        """The origin of the initial weights; None without `--weights`."""
+    def read_parent(self) -> dict[str, Any] | None:
+        """The config.json of the run that trained the initial weights; None without `--weights RUN`."""
         return files.read_json(self.config, _RestOfConfig, remedy=_TRAIN_AGAIN).parent
 
     def read_environment(self) -> dict[str, Any]:

@@ -374,6 +374,11 @@ class Settings:
     recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        # From Python, a Path and a number are accepted. The run may be resumed from another folder.
+        if self.weights not in (None, IMAGENET):
+            object.__setattr__(self, "weights", str(Path(str(self.weights)).expanduser().absolute()))
+        if self.freeze is not None:
+            object.__setattr__(self, "freeze", str(self.freeze))
         if self.recipe_sha256 is None:
             object.__setattr__(self, "recipe", FORMER_RECIPES.get(self.recipe, self.recipe))
         for name, declaration in declared(Settings).items():
@@ -388,10 +393,9 @@ class Settings:
                 f"--warmup {self.warmup} is out of range. Expected a number from 0 to --epochs "
                 f"({self.epochs})."
             )
-        if self.unfreeze_after is not None and self.unfreeze_after >= self.epochs:
+        if self.unfreeze_after is not None and (self.freeze is None or self.unfreeze_after >= self.epochs):
             raise UsageError(
-                f"--unfreeze-after {self.unfreeze_after} is out of range. Expected a number from 1 to below "
-                f"--epochs ({self.epochs})."
+                f"--unfreeze-after {self.unfreeze_after} needs --freeze and more --epochs than {self.epochs}."
             )
         if self.schedule == "plateau" and self.warmup is not None:
             raise UsageError("--warmup cannot be combined with --schedule plateau. Leave one of them out.")
@@ -509,11 +513,10 @@ def parse_augmentation(text: str) -> dict[str, tuple[Any, ...]]:
         try:
             ranges = AUGMENTATIONS[name]
             values = tuple(kind(word) for (kind, _, _), word in zip(ranges, words, strict=True))
-            valid = name not in found
-            valid &= all(low <= value <= high for (_, low, high), value in zip(ranges, values, strict=True))
+            inside = (low <= value <= high for (_, low, high), value in zip(ranges, values, strict=True))
+            if name in found or not all(inside):
+                raise ValueError
         except (KeyError, ValueError):
-            valid = False
-        if not valid:
             forms = (
                 ":".join([operation, *(f"{low:g}..{high:g}" for _, low, high in ranges)])
                 for operation, ranges in AUGMENTATIONS.items()
@@ -521,7 +524,7 @@ def parse_augmentation(text: str) -> dict[str, tuple[Any, ...]]:
             raise UsageError(
                 f"--augment {text!r} is invalid at {part!r}. Expected none, or operations joined by commas, "
                 f"such as crop:4,flip. Each may occur once: {', '.join(forms)}."
-            )
+            ) from None
         found[name] = values
     return {name: found[name] for name in AUGMENTATIONS if name in found}
 

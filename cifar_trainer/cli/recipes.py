@@ -1,5 +1,6 @@
 """`cifar-trainer recipes`."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import click
 from cifar_trainer.cli.base import RECIPE, data_dir_option, make_command, plot_option, save_plot
 from cifar_trainer.cli.options import setting_option
 from cifar_trainer.errors import UsageError
-from cifar_trainer.settings import Settings, declared, parse_augmentation
+from cifar_trainer.settings import Settings, declared
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,20 +37,21 @@ def command(
       cifar-trainer recipes --show regularized --plot augmented.png
       cifar-trainer recipes --show tutorial --augment cutmix:1 --plot mixed.png
     """
+    from cifar_trainer.recipes import get_recipe
     from cifar_trainer.recipes.catalogue import augmentation_figure, list_recipes
+    from cifar_trainer.recipes.recipe import augmentation
 
     if (show is None) != (plot is None):
         option, missing = ("--show", "--plot FILE") if plot is None else ("--plot", "--show NAME")
         raise UsageError(f"{option} needs {missing}.")
+    recipe = None if show is None else get_recipe(show)
     if augment is not None:
-        if plot is None:
+        if recipe is None:
             raise UsageError("--augment needs --show NAME and --plot FILE.")
-        parse_augmentation(augment)
+        recipe = dataclasses.replace(recipe, augment=augmentation(augment))
     listed = list_recipes(show, verbose=output.verbose)
-    if show is not None and plot is not None:
-        from cifar_trainer.recipes import get_recipe
-
-        save_plot(plot, augmentation_figure(get_recipe(show), data_dir, augment))
+    if recipe is not None and plot is not None:
+        save_plot(plot, augmentation_figure(recipe, data_dir))
         output.note(f"plot: {plot}")
     output.result(listed, lambda listed: recipes_table(listed, output.width))
 

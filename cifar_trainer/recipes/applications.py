@@ -14,18 +14,14 @@ All use the flips and crops of `regularized`. No accuracy was measured.
 """
 
 import contextlib
-import dataclasses
 import functools
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_trainer.errors import DataNotFoundError, UsageError
-from cifar_trainer.recipes.recipe import Recipe
-from cifar_trainer.recipes.regularized import augment
-from cifar_trainer.recipes.vit import loss
+from cifar_trainer.recipes.recipe import Recipe, augmentation, smoothed_cross_entropy, with_cosine
 
 if TYPE_CHECKING:
     import keras
@@ -34,71 +30,68 @@ if TYPE_CHECKING:
 MIN_SIZE = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class Application:
-    """A network of `keras.applications`.
+def build_base(
+    name: str, image_shape: tuple[int, int, int], weights: str | None = None, *, network: str
+) -> "keras.Model":
+    """A network without its last layer. It scales the pixels, and repeats greyscale as RGB.
 
-    Attributes:
-        recipe: the recipe's name.
-        function: its function in `keras.applications`.
-        dropout: rate of dropout before the last layer.
+    Args:
+        name: the recipe's name, for error messages.
+        image_shape: height, width and channels.
+        weights: `imagenet`, or None for random weights.
+        network: the network's function in `keras.applications`.
+
+    Raises:
+        UsageError: the images are too small.
     """
+    import keras
+    from keras import layers
 
-    recipe: str
-    function: str
-    dropout: float = 0.0
+    height, width, channels = image_shape
+    if min(height, width) < MIN_SIZE:
+        raise UsageError(
+            f"--recipe {name} needs images of at least {MIN_SIZE}×{MIN_SIZE} pixels, these have "
+            f"{width}×{height}. Choose another recipe, or prepare your own classes with a larger --size."
+        )
+    inputs = keras.Input(image_shape, dtype="uint8", name="images")
+    pixels = inputs if channels == 3 else layers.Concatenate(name="rgb")([inputs] * 3)
+    model: keras.Model = getattr(keras.applications, network)(
+        input_tensor=pixels, input_shape=(height, width, 3), include_top=False, pooling="avg", weights=weights
+    )
+    return model
 
-    def build_model(self, image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
-        """The network with random weights, global average pooling, dropout and a last layer of logits."""
-        import keras
-        from keras import layers
 
-        base = self.build_base(image_shape)
-        x = layers.Dropout(self.dropout, name="dropout")(base.output) if self.dropout else base.output
-        outputs = layers.Dense(classes, dtype="float32", name="logits")(x)
-        return keras.Model(base.inputs[0], outputs, name=self.recipe.replace("-", "_"))
+def build_model(
+    image_shape: tuple[int, int, int], classes: int, *, name: str, network: str, dropout: float
+) -> "keras.Model":
+    """A network with random weights, global average pooling, dropout and a last layer of logits."""
+    import keras
+    from keras import layers
 
-    def build_base(self, image_shape: tuple[int, int, int], weights: str | None = None) -> "keras.Model":
-        """The network without its last layer. It scales the pixels, and repeats greyscale as RGB.
+    base = build_base(name, image_shape, network=network)
+    x = layers.Dropout(dropout, name="dropout")(base.output) if dropout else base.output
+    outputs = layers.Dense(classes, dtype="float32", name="logits")(x)
+    return keras.Model(base.inputs[0], outputs, name=name.replace("-", "_"))
 
-        Raises:
-            UsageError: the images are too small.
-        """
-        import keras
-        from keras import layers
 
-        height, width, channels = image_shape
-        if min(height, width) < MIN_SIZE:
-            raise UsageError(
-                f"--recipe {self.recipe} needs images of at least {MIN_SIZE}×{MIN_SIZE} pixels, these have "
-                f"{width}×{height}. Choose another recipe, or prepare your own classes with a larger --size."
-            )
-        inputs = keras.Input(image_shape, dtype="uint8", name="images")
-        pixels = inputs if channels == 3 else layers.Concatenate(name="rgb")([inputs] * 3)
-        model: keras.Model = getattr(keras.applications, self.function)(
-            input_tensor=pixels, input_shape=(height, width, 3), include_top=False, pooling="avg",
-            weights=weights,
-        )  # fmt: skip
-        return model
+def pretrained(image_shape: tuple[int, int, int], *, offline: bool, name: str, network: str) -> "keras.Model":
+    """A network without its last layer, with its ImageNet weights from Keras's cache or its server.
 
-    def pretrained(self, image_shape: tuple[int, int, int], *, offline: bool) -> "keras.Model":
-        """The network without its last layer, with its ImageNet weights from Keras's cache or its server.
+    Raises:
+        DataNotFoundError: the weights are not in Keras's cache and cannot be downloaded.
+        UsageError: the images are too small.
+    """
+    from keras.src.utils import file_utils
 
-        Raises:
-            DataNotFoundError: the weights are not in Keras's cache and cannot be downloaded.
-            UsageError: the images are too small.
-        """
-        from keras.src.utils import file_utils
-
-        get_file = file_utils.get_file
-        file_utils.get_file = functools.partial(_get_file, self.recipe, offline)
-        try:
-            with warnings.catch_warnings():
-                # Keras warns that the weights are for images of 224×224; other sizes work, too.
-                warnings.simplefilter("ignore", UserWarning)
-                return self.build_base(image_shape, "imagenet")
-        finally:
-            file_utils.get_file = get_file
+    get_file = file_utils.get_file
+    file_utils.get_file = functools.partial(_get_file, name, offline)
+    try:
+        with warnings.catch_warnings():
+            # Keras warns that the weights are for images of 224×224; other sizes work, too.
+            warnings.simplefilter("ignore", UserWarning)
+            return build_base(name, image_shape, "imagenet", network=network)
+    finally:
+        file_utils.get_file = get_file
 
 
 def _get_file(recipe: str, offline: bool, name: str, url: str, *, cache_subdir: str, file_hash: str) -> str:
@@ -125,27 +118,14 @@ def _get_file(recipe: str, offline: bool, name: str, url: str, *, cache_subdir: 
     )
 
 
-def _optimizer(name: str, **arguments: float) -> "Callable[[float, int], keras.optimizers.Optimizer]":
-    """A recipe's `build_optimizer`: the optimizer of Keras with this name, and a cosine schedule to 0."""
-
-    def build(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-        import keras
-
-        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, total_steps)
-        optimizer: keras.optimizers.Optimizer = getattr(keras.optimizers, name)(schedule, **arguments)
-        return optimizer
-
-    return build
-
-
-def _recipe(application: Application, summary: str, **method: Any) -> Recipe:
+def _recipe(name: str, network: str, summary: str, *, dropout: float = 0.0, **method: Any) -> Recipe:
     return Recipe(
-        name=application.recipe,
+        name=name,
         summary=summary,
         batch_size=32,
-        build_model=application.build_model,
-        augment=augment,
-        pretrained=application.pretrained,
+        build_model=functools.partial(build_model, name=name, network=network, dropout=dropout),
+        augment=augmentation("crop:4,flip"),
+        pretrained=functools.partial(pretrained, name=name, network=network),
         **method,
     )
 
@@ -154,21 +134,22 @@ def _recipe(application: Application, summary: str, **method: Any) -> Recipe:
 #: EfficientNet-Lite reports a drop from 75 % to 46 %, tensorflow/models#11274 an unusable MobileNetV3-Small.
 _NOT_INT8 = ("litert-int8",)
 MOBILENET_V3_SMALL = _recipe(
-    Application("mobilenet-v3-small", "MobileNetV3Small", dropout=0.2),
+    "mobilenet-v3-small", "MobileNetV3Small",
     "MobileNetV3-Small, to fine-tune from ImageNet: momentum, a cosine schedule",
-    epochs=20, learning_rate=0.01, build_optimizer=_optimizer("SGD", momentum=0.9),
+    dropout=0.2, epochs=20, learning_rate=0.01, build_optimizer=with_cosine("SGD", momentum=0.9),
     refused_formats=_NOT_INT8,
 )  # fmt: skip
 EFFICIENTNET_V2_B0 = _recipe(
-    Application("efficientnet-v2-b0", "EfficientNetV2B0", dropout=0.2),
+    "efficientnet-v2-b0", "EfficientNetV2B0",
     "EfficientNetV2-B0, to fine-tune from ImageNet: RMSProp, a cosine schedule",
-    epochs=20, learning_rate=0.00025, build_optimizer=_optimizer("RMSprop", rho=0.9, momentum=0.9),
+    dropout=0.2, epochs=20, learning_rate=0.00025,
+    build_optimizer=with_cosine("RMSprop", rho=0.9, momentum=0.9),
     refused_formats=_NOT_INT8,
 )  # fmt: skip
 CONVNEXT_TINY = _recipe(
-    Application("convnext-tiny", "ConvNeXtTiny"),
+    "convnext-tiny", "ConvNeXtTiny",
     "ConvNeXt-T, to fine-tune from ImageNet: AdamW, label smoothing, a cosine schedule",
-    epochs=30, learning_rate=0.00005, build_optimizer=_optimizer("AdamW", weight_decay=1e-8),
+    epochs=30, learning_rate=0.00005, build_optimizer=with_cosine("AdamW", weight_decay=1e-8),
     # tf2onnx cannot convert Keras's grouped convolutions.
-    loss=loss, splittable=True, refused_formats=("onnx",),
+    loss=smoothed_cross_entropy(0.1), splittable=True, refused_formats=("onnx",),
 )  # fmt: skip

@@ -7,14 +7,12 @@ to a whole batch, and neither XLA nor `vectorized_map` supports their affine tra
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from scipy.special import betaincinv
-
-from cifar_trainer.recipes.recipe import Batch, Mixed
-from cifar_trainer.settings import parse_augmentation
 
 #: 1 as a fixed-point number, with 16 fractional bits.
 _ONE = 1 << 16
@@ -27,27 +25,19 @@ _ONE = 1 << 16
 _OUTSIDE = 128
 
 
-def augmentation(text: str) -> Callable[[Batch], tf.Tensor | Mixed] | None:
-    """A recipe's `augment` for a value of `--augment`; None for `none`.
-
-    Raises:
-        UsageError: the value is invalid.
-    """
-    operations = parse_augmentation(text)
-
-    def augment(batch: Batch) -> tf.Tensor | Mixed:
-        images, seed = batch.images, batch.seed
-        if "crop" in operations or "flip" in operations:
-            (padding,) = operations.get("crop", (0,))
-            images = crop_and_flip(images, seed, padding=padding, flip="flip" in operations)
-        if "randaugment" in operations:
-            images = randaugment(images, tf.add(seed, [1, 0]), *operations["randaugment"])
-        if "erase" in operations:
-            images = erase(images, tf.add(seed, [2, 0]), *operations["erase"])
-        alphas = {name: operations[name][0] for name in ("mixup", "cutmix") if name in operations}
-        return mix(images, batch.labels, tf.add(seed, [4, 0]), **alphas) if alphas else images
-
-    return augment if operations else None
+def apply_operations(
+    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, operations: Mapping[str, Sequence[Any]]
+) -> tuple[tf.Tensor, ...]:
+    """Apply operations of `--augment`, each with its arguments. Returns the images or the fields of Mixed."""
+    if "crop" in operations or "flip" in operations:
+        (padding,) = operations.get("crop", (0,))
+        images = crop_and_flip(images, seed, padding=padding, flip="flip" in operations)
+    if "randaugment" in operations:
+        images = randaugment(images, tf.add(seed, [1, 0]), *operations["randaugment"])
+    if "erase" in operations:
+        images = erase(images, tf.add(seed, [2, 0]), *operations["erase"])
+    alphas = {name: operations[name][0] for name in ("mixup", "cutmix") if name in operations}
+    return mix(images, labels, tf.add(seed, [4, 0]), **alphas) if alphas else (images,)
 
 
 def _draw(shape: list[int], seed: tf.Tensor, high: int = _ONE) -> tf.Tensor:
@@ -218,7 +208,7 @@ def _box(start: tf.Tensor, end: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
 
 def mix(
     images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, mixup: float = 0, cutmix: float = 0
-) -> Mixed:
+) -> tuple[tf.Tensor, ...]:
     """Mix each image with the previous one in its batch, and the first with the second.
 
     λ is drawn from Beta(α, α) for each image. If both kinds are given, each has probability 1/2.
@@ -230,6 +220,9 @@ def mix(
     Args:
         labels: [B].
         mixup, cutmix: α of Beta(α, α), or 0 for none.
+
+    Returns:
+        The fields of `recipe.Mixed`.
     """
     count, *shape = images.shape[:3]
     # Not a permutation, which could mix in the padding at the batch's end.
@@ -255,4 +248,4 @@ def mix(
         kept = tf.cast(tf.math.count_nonzero(~box, [1, 2]), tf.float32) * (1 / math.prod(shape))
         chosen = (drawn[:, 3] % 2 == 0) | (not mixup)
         mixed, share = tf.where(chosen[:, None, None, None], cut, mixed), tf.where(chosen, kept, share)
-    return Mixed(mixed, tf.gather(labels, partners), share)
+    return mixed, tf.gather(labels, partners), share

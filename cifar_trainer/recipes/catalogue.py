@@ -107,21 +107,17 @@ def count_flops(model: "keras.Model") -> int:
 _COLUMNS, _EPOCHS = 10, 3
 
 
-def augmentation_figure(recipe: Recipe, data_dir: Path | None, augment: str | None = None) -> "Figure":
+def augmentation_figure(recipe: Recipe, data_dir: Path | None) -> "Figure":
     """Training images, with their augmented versions in the first epochs below.
 
     Args:
         recipe: its `augment` is shown.
-        augment: a value of `--augment` to show instead.
         data_dir: folder of the prepared data sets. Without CIFAR-10 there, synthetic images are used.
     """
     import numpy as np
 
     from cifar_trainer.plots import LIGHT, as_rgb, new_figure
-    from cifar_trainer.recipes.augmentation import augmentation
 
-    if augment is not None:
-        recipe = dataclasses.replace(recipe, augment=augmentation(augment))
     images = _first_images(data_dir or DEFAULT_DATA_DIR)
     rows = [images, *augmented(recipe, images, _EPOCHS)]
     labels = ["image", *(f"epoch {epoch}" for epoch in range(1, _EPOCHS + 1))]

@@ -13,7 +13,7 @@ schedule 85.55 % (n = 6; airbench94: 85.66 %, n = 5).
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cifar_trainer.recipes.recipe import Batch, Recipe
+from cifar_trainer.recipes.recipe import Batch, Recipe, smoothed_cross_entropy
 
 if TYPE_CHECKING:
     import keras
@@ -148,11 +148,8 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
     )
 
 
-def loss() -> "keras.losses.Loss":
-    """Cross-entropy with label smoothing of 0.2."""
-    from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
-
-    return SmoothedCrossEntropy(0.2)
+#: Cross-entropy with label smoothing of 0.2.
+loss = smoothed_cross_entropy(0.2)
 
 
 def augment(batch: Batch) -> "tf.Tensor":

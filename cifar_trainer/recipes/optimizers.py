@@ -287,7 +287,7 @@ def lookahead(
         momentum: maps the completed share of the run to the share of the slow weights that an update keeps,
             both float32.
     """
-    weights = list(model.weights)
+    weights = _unfrozen(model)
     slow = [optimizer.add_variable_from_reference(weight, name="slow") for weight in weights]
 
     def after_step(step: tf.Tensor) -> None:
@@ -304,6 +304,14 @@ def lookahead(
     return after_step
 
 
+def _unfrozen(model: keras.Model) -> list[keras.Variable]:
+    """The weights of layers that are trained. Averages of constant weights would differ in the last bit."""
+    frozen = {
+        id(weight) for layer in model._flatten_layers() if not layer.trainable for weight in layer.weights
+    }
+    return [weight for weight in model.weights if id(weight) not in frozen]
+
+
 class StatisticsAverage:
     """The moving average of a network's statistics, such as batch normalization's.
 
@@ -317,7 +325,7 @@ class StatisticsAverage:
 
     def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer, momentum: float) -> None:
         self._momentum = momentum
-        self._weights = list(model.non_trainable_weights)
+        self._weights = [weight for weight in _unfrozen(model) if not weight.trainable]
         self._averages = [
             optimizer.add_variable_from_reference(weight, name="average") for weight in self._weights
         ]

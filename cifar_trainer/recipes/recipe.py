@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cifar_trainer.settings import Settings, declared
+from cifar_trainer.settings import Settings, declared, parse_augmentation
 
 if TYPE_CHECKING:
     import keras
@@ -75,11 +75,67 @@ def adam(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer"
     return keras.optimizers.Adam(learning_rate)
 
 
+def with_cosine(
+    name: str, *, warmup: float = 0.0, **arguments: float
+) -> "Callable[[float, int], keras.optimizers.Optimizer]":
+    """A recipe's `build_optimizer`: an optimizer of Keras or of ours, with a cosine schedule to 0.
+
+    Args:
+        name: the optimizer's name.
+        warmup: share of the steps during which the rate rises linearly from 0.
+        arguments: the optimizer's.
+    """
+
+    def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
+        import keras
+
+        from cifar_trainer.recipes import optimizers
+
+        steps = max(1, round(warmup * total_steps)) if warmup else 0
+        rates = {"warmup_target": learning_rate, "warmup_steps": steps} if warmup else {}
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else learning_rate, max(1, total_steps - steps), **rates
+        )
+        kind = getattr(keras.optimizers, name, None) or getattr(optimizers, name)
+        optimizer: keras.optimizers.Optimizer = kind(schedule, **arguments)
+        return optimizer
+
+    return build_optimizer
+
+
+def augmentation(text: str) -> "Callable[[Batch], tf.Tensor | Mixed] | None":
+    """A recipe's `augment` for a value of `--augment`; None for `none`.
+
+    Raises:
+        UsageError: the value is invalid.
+    """
+    operations = parse_augmentation(text)
+
+    def augment(batch: Batch) -> "tf.Tensor | Mixed":
+        from cifar_trainer.recipes.augmentation import apply_operations
+
+        images, *mixture = apply_operations(batch.images, batch.labels, batch.seed, operations)
+        return Mixed(images, *mixture) if mixture else images
+
+    return augment if operations else None
+
+
 def cross_entropy() -> "keras.losses.Loss":
     """Cross-entropy of integer labels and logits."""
     import keras
 
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def smoothed_cross_entropy(smoothing: float) -> "Callable[[], keras.losses.Loss]":
+    """A recipe's `loss`: cross-entropy with label smoothing."""
+
+    def loss() -> "keras.losses.Loss":
+        from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
+
+        return SmoothedCrossEntropy(smoothing)
+
+    return loss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,7 @@ epochs; it was not measured here.
 
 from typing import TYPE_CHECKING
 
-from cifar_trainer.recipes.recipe import Recipe
-from cifar_trainer.recipes.regularized import augment
+from cifar_trainer.recipes.recipe import Recipe, augmentation, with_cosine
 
 if TYPE_CHECKING:
     import keras
@@ -51,17 +50,6 @@ def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model
     return keras.Model(inputs, outputs, name="resnet18")
 
 
-def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """Nesterov momentum of 0.9 with a cosine schedule to 0."""
-    import keras
-
-    from cifar_trainer.recipes.optimizers import Nesterov
-
-    return Nesterov(
-        keras.optimizers.schedules.CosineDecay(learning_rate, total_steps), momentum=0.9, decay=5e-4
-    )
-
-
 RESNET18 = Recipe(
     name="resnet18",
     summary="ResNet-18 for small images: Nesterov, weight decay, flips, crops, a cosine schedule",
@@ -69,6 +57,6 @@ RESNET18 = Recipe(
     batch_size=128,
     learning_rate=0.1,
     build_model=build_model,
-    build_optimizer=build_optimizer,
-    augment=augment,
+    build_optimizer=with_cosine("Nesterov", momentum=0.9, decay=5e-4),
+    augment=augmentation("crop:4,flip"),
 )

@@ -12,16 +12,13 @@ AMD EPYC). `vit-large` was not measured.
 import functools
 from typing import TYPE_CHECKING, Any
 
-from cifar_trainer.recipes.recipe import Recipe
-from cifar_trainer.recipes.regularized import augment
+from cifar_trainer.recipes.recipe import Recipe, augmentation, smoothed_cross_entropy, with_cosine
 
 if TYPE_CHECKING:
     import keras
 
 #: Rate of dropout in the attention, and of dropping a branch of the last block (stochastic depth).
 DROPOUT, DROP_PATH = 0.1, 0.1
-#: The share of the steps that are warm-up.
-WARMUP = 0.1
 
 
 def build_model(
@@ -92,24 +89,6 @@ def build_model(
     return keras.Model(inputs, outputs, name=name)
 
 
-def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers.Optimizer":
-    """AdamW with weight decay of 0.06, linear warm-up over a tenth of the steps, and a cosine schedule."""
-    import keras
-
-    warmup = max(1, round(WARMUP * total_steps))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, total_steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
-    )
-    return keras.optimizers.AdamW(schedule, weight_decay=0.06)
-
-
-def loss() -> "keras.losses.Loss":
-    """Cross-entropy with label smoothing of 0.1."""
-    from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
-
-    return SmoothedCrossEntropy(0.1)
-
-
 def _recipe(name: str, summary: str, **size: Any) -> Recipe:
     return Recipe(
         name=name,
@@ -118,9 +97,9 @@ def _recipe(name: str, summary: str, **size: Any) -> Recipe:
         batch_size=128,
         learning_rate=0.001,
         build_model=functools.partial(build_model, name=name, **size),
-        build_optimizer=build_optimizer,
-        loss=loss,
-        augment=augment,
+        build_optimizer=with_cosine("AdamW", warmup=0.1, weight_decay=0.06),
+        loss=smoothed_cross_entropy(0.1),
+        augment=augmentation("crop:4,flip"),
     )
 
 

@@ -10,7 +10,7 @@ from cifar_trainer.data.splits import check_fit, fit_batch_size
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.extras import check_extra
 from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
-from cifar_trainer.settings import DEFAULT_DATA_DIR, IMAGENET
+from cifar_trainer.settings import DEFAULT_DATA_DIR
 from cifar_trainer.sweeps.result import SweepReporter, SweepResult
 from cifar_trainer.training.distributed import check_single_process
 from cifar_trainer.training.transfer import find_weights
@@ -117,8 +117,7 @@ def _prepare(plan: "Plan", folder: Path, reporter: SweepReporter) -> str:
     dataset = load_dataset(data_dir, config.dataset)
     for values in plan.extremes():
         settings = plan.config(values)
-        if settings.weights not in (None, IMAGENET):
-            find_weights(settings.weights)
+        find_weights(settings)
         if "batch_size" not in {**plan.settings, **values}:
             settings = fit_batch_size(dataset, settings)
         check_fit(dataset, settings)

@@ -32,7 +32,7 @@ from cifar_trainer.settings import (
 from cifar_trainer.training.distributed import check_single_process
 from cifar_trainer.training.jobs import Job, train_jobs, truncate_to_common_step
 from cifar_trainer.training.reporter import TrainingReporter
-from cifar_trainer.training.transfer import absolute, ancestors
+from cifar_trainer.training.transfer import find_parent
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -244,10 +244,6 @@ def _split_arguments(function: str, arguments: Mapping[str, Any]) -> tuple[dict[
     check_known(function, arguments, [*declared(Settings), *_OPTIONS, *_UNDECLARED])
     options = {name: value for name, value in arguments.items() if value is not None}
     settings = {name: options.pop(name) for name in declared(Settings) if name in options}
-    if "weights" in settings:
-        settings["weights"] = absolute(str(settings["weights"]))
-    if "freeze" in settings:
-        settings["freeze"] = str(settings["freeze"])
     return settings, RuntimeOptions(**options)
 
 
@@ -427,8 +423,8 @@ def reproduce(
     Args:
         run: the run or group, or its folder.
         run_dir: folder of the repetition; by default, `runs/TIME-RUN-again`. A stopped repetition continues.
-            Runs whose weights it started from are repeated in folders next to it.
-        data_dir: folder of the prepared data sets; by default, the one that the run was trained from.
+            The run whose weights it started from is repeated in the folder `run_dir`-parent, and so on.
+        data_dir: folder of the prepared data sets of all runs; by default, those that they were trained from.
         reporter, should_stop, verbose: as in `train`.
 
     Returns:
@@ -442,45 +438,30 @@ def reproduce(
     """
     check_single_process("reproduce")
     path = run.path if isinstance(run, Run) else Path(run).expanduser()
-    is_group = (path / GROUP_FILE).is_file()
-    first = _member(path, files.read_json(path / GROUP_FILE, _Group).seeds[0]) if is_group else open_run(path)
-    chain = ancestors(first)
-    arguments: dict[str, Any] = {"reporter": reporter, "should_stop": should_stop, "verbose": verbose}
-    folder = Path(run_dir).expanduser() if run_dir is not None else None
-    if chain and folder is None:
-        folder = reserve_folder(f"{path.resolve().name}-again")
-    for i, ancestor in enumerate(chain, 1):
-        assert folder is not None, "it was reserved"
-        data = data_dir if data_dir and (Path(data_dir) / ancestor.read_config().dataset).is_dir() else None
-        beside = folder.with_name(f"{folder.name}-parent-{i}")
-        try:
-            repeated = _repeat(ancestor.path, beside, data, arguments)
-        except TrainingStopped as error:
-            raise TrainingStopped(folder) from error
-        if not repeated.same:
-            return repeated
-        arguments["weights"] = beside
-    return _repeat(path, folder, data_dir, arguments)
-
-
-def _repeat(
-    path: Path, folder: Path | None, data_dir: str | Path | None, arguments: Mapping[str, Any]
-) -> Reproduction:
-    """Train a run or group again, with these other arguments, and compare the weights."""
-    is_group = (path / GROUP_FILE).is_file()
-    group = files.read_json(path / GROUP_FILE, _Group) if is_group else None
+    group = files.read_json(path / GROUP_FILE, _Group) if (path / GROUP_FILE).is_file() else None
 
     def runs_in(folder: Path) -> list[Run]:
         return [Run(folder)] if group is None else [_member(folder, seed) for seed in group.seeds]
 
     originals = [open_run(path)] if group is None else runs_in(path)
     first = originals[0]
-    config, parts = first.read_config(), _parts(path, originals)
+    config, parts, parent = first.read_config(), _parts(path, originals), find_parent(first)
+    arguments: dict[str, Any] = {"reporter": reporter, "should_stop": should_stop, "verbose": verbose}
     common: dict[str, Any] = {
         "data_dir": first.load_data(data_dir, ordered=True).folder.parent,
         **{name: getattr(config, name) for name in declared(Settings)},
         **arguments,
     }
+    folder = None if run_dir is None else Path(run_dir).expanduser()
+    if parent is not None:
+        folder = folder or reserve_folder(f"{path.resolve().name}-again")
+        common["weights"] = folder.with_name(f"{folder.name}-parent")
+        try:
+            repeated = reproduce(parent, run_dir=common["weights"], data_dir=data_dir, **arguments)
+        except TrainingStopped as error:
+            raise TrainingStopped(folder) from error
+        if not repeated.same:
+            return repeated
     seeds = {}
     if group is not None:
         seeds = {"seeds": group.seeds, "stack": group.settings.get("stack", "off")}
@@ -497,11 +478,11 @@ def _repeat(
         elif runs_in(folder)[0].read_config().epochs <= epochs:
             resume(folder, **common)
     assert folder is not None, "there is at least one part"
-    repeated = runs_in(folder)
-    hashes = [[each.read_result().weights_sha256 for each in runs] for runs in (originals, repeated)]
+    copies = runs_in(folder)
+    hashes = [[each.read_result().weights_sha256 for each in runs] for runs in (originals, copies)]
     pairs = list(zip(*hashes, strict=True))
     expected, received = next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
-    differences = devices.compare_environments(first.read_environment(), repeated[0].read_environment())
+    differences = devices.compare_environments(first.read_environment(), copies[0].read_environment())
     return Reproduction(
         run_dir=str(path),
         reproduced_in=str(folder),

@@ -9,10 +9,8 @@ import numpy as np
 from cifar_trainer.data.dataset import Split
 from cifar_trainer.data.mapped import release_pages
 from cifar_trainer.recipes import Recipe
-from cifar_trainer.recipes.augmentation import augmentation
 from cifar_trainer.recipes.optimizers import (
     Schedule,
-    SmoothedCrossEntropy,
     StatisticsAverage,
     WarmUp,
     exclude_from_decay,
@@ -20,6 +18,7 @@ from cifar_trainer.recipes.optimizers import (
     reduce_rate,
 )
 from cifar_trainer.recipes.own import check_network
+from cifar_trainer.recipes.recipe import augmentation, smoothed_cross_entropy
 from cifar_trainer.settings import Settings
 from cifar_trainer.training.distributed import SINGLE, Replicas
 from cifar_trainer.training.layers import check_shardable, choose_variants
@@ -77,8 +76,9 @@ def assemble(
         recipe.initialize(model, first)
     check_network(recipe, model)
     frozen = frozen_layers(model, config.freeze)
-    if config.unfreeze_after is None:
-        for layer in frozen:
+    for layer in (part for each in frozen for part in each._flatten_layers()):
+        # Unfrozen statistics would soon forget the parent's data (keras.io/guides/transfer_learning).
+        if config.unfreeze_after is None or isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     if replicas is not SINGLE:
         check_shardable(model)
@@ -88,9 +88,9 @@ def assemble(
         exclude_from_decay(inner, model.trainable_variables)
     optimizer.build(model.trainable_variables)
     averages = None if config.ema is None else StatisticsAverage(model, inner, config.ema)
-    unfrozen_at = None if config.unfreeze_after is None else config.unfreeze_after * steps
-    if unfrozen_at is not None:
-        unfrozen = [variable for layer in frozen for variable in layer.trainable_variables]
+    unfrozen_at = (config.unfreeze_after or 0) * steps
+    unfrozen = [variable for layer in frozen for variable in layer.trainable_variables]
+    if unfrozen:
         reduce_rate(inner, unfrozen, UNFROZEN_RATE, unfrozen_at)
     loop = StepLoop(
         recipe,
@@ -108,7 +108,7 @@ def assemble(
         statistics=averages,
         class_weights=None if config.class_weights is None else balanced_weights(labels, classes),
         replicas=replicas,
-        frozen=frozen,
+        frozen=unfrozen,
         unfrozen_at=unfrozen_at,
     )
     release_pages(train.images)
@@ -125,8 +125,7 @@ def overridden(recipe: Recipe, config: Settings, steps_per_epoch: int) -> Recipe
     """
     changes: dict[str, Any] = {}
     if config.label_smoothing is not None:
-        smoothing = config.label_smoothing
-        changes["loss"] = lambda: SmoothedCrossEntropy(smoothing)
+        changes["loss"] = smoothed_cross_entropy(config.label_smoothing)
     if config.augment is not None:
         changes["augment"] = augmentation(config.augment)
     if any(value is not None for value in (config.schedule, config.warmup, config.weight_decay, config.ema)):

@@ -24,7 +24,6 @@ from cifar_trainer.recipes.own import naming_the_line
 from cifar_trainer.run import (
     DataRecord,
     Extension,
-    Parent,
     Run,
     SplitRecord,
     TrainResult,
@@ -38,7 +37,7 @@ from cifar_trainer.training.checkpoint import Checkpoint, checkpoint_step, list_
 from cifar_trainer.training.distributed import Cluster, find_cluster
 from cifar_trainer.training.ordered import is_large
 from cifar_trainer.training.reporter import PrintReporter, SeedReporter, TrainingReporter
-from cifar_trainer.training.transfer import InitialWeights, check_transfer, load_weights
+from cifar_trainer.training.transfer import InitialWeights, find_weights, load_weights
 
 if TYPE_CHECKING:
     from cifar_trainer.data.dataset import Split
@@ -98,7 +97,7 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
             # Check before downloading anything.
             if job.folder is not None and is_chief:
                 check_new(job.folder)
-            check_transfer(job.config)
+            find_weights(job.config)
         else:
             if is_chief:
                 # If another process uses the run, fail now, before TensorFlow starts.
@@ -118,7 +117,7 @@ def train_jobs(jobs: Sequence[Job], options: RuntimeOptions, *, stack: str = "of
     onednn = None if first.resumed is None else first.resumed.read_environment().get("onednn")
     device, replicas = _start(first.config, reporter, options.verbose, cluster, onednn)
     recipe = _recipe(first)
-    jobs = _with_weights(jobs, datasets[min(datasets)].image_shape, offline=options.offline)
+    jobs = _with_weights(jobs, datasets[min(datasets)].image_shape, options.offline)
     if not replicas.is_chief:
         return [_train_as_worker(jobs[0], recipe, datasets[0], device, reporter, options, replicas)]
     stacked = 1
@@ -148,9 +147,7 @@ def _recipe(job: Job) -> Recipe:
     return job.resumed.read_recipe()
 
 
-def _with_weights(
-    jobs: Sequence[Job], image_shape: tuple[int, int, int], *, offline: bool = False
-) -> list[Job]:
+def _with_weights(jobs: Sequence[Job], shape: tuple[int, int, int], offline: bool = False) -> list[Job]:
     """The jobs with the weights of `--weights`, loaded once for all runs that have no checkpoint yet."""
     starting = [i for i, job in enumerate(jobs) if job.config.weights and not _has_started(job.resumed)]
     if not starting:
@@ -158,7 +155,7 @@ def _with_weights(
     # All runs of a group start from the same weights, even if those of --weights change in between.
     known = next((job.config.weights_sha256 for job in jobs if job.config.weights_sha256), None)
     first = dataclasses.replace(jobs[starting[0]].config, weights_sha256=known)
-    initial = load_weights(first, image_shape, offline=offline)
+    initial = load_weights(first, shape, offline=offline)
     loaded = list(jobs)
     for i in starting:
         config = dataclasses.replace(jobs[i].config, weights_sha256=initial.sha256)
@@ -296,9 +293,8 @@ def _open(
             earlier = {name: value for name, value in before.items() if name != "earlier"}
             described["earlier"] = [*before.get("earlier", []), earlier]
         extensions = [] if job.resumed is None else _extensions(run, config, checkpoint)
-        parent = None if job.initial is None else job.initial.parent
-        if parent is None and job.resumed is not None:
-            parent = run.read_parent()
+        saved = None if job.resumed is None else run.read_parent()
+        parent = saved if job.initial is None else job.initial.parent
         _write_settings(run, config, dataset, described, recipe, extensions, parent)
         if checkpoint is not None:
             done = f"{counted(checkpoint.epoch, 'epoch')} and {counted(checkpoint.step, 'step')}"
@@ -501,11 +497,11 @@ def _write_settings(
     described: Mapping[str, Any],
     recipe: Recipe,
     extensions: Sequence[Extension],
-    parent: Parent | None,
+    parent: Mapping[str, Any] | None,
 ) -> None:
     content = {**config.to_json(), "data": describe_data(dataset, config).to_json()}
     if parent is not None:
-        content["parent"] = dataclasses.asdict(parent)
+        content["parent"] = parent
     if extensions:
         content["extensions"] = [dataclasses.asdict(extension) for extension in extensions]
     with writing(run.path, "Free some disk space, or make the folder writable."):

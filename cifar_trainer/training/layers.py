@@ -10,9 +10,8 @@ The replacements apply only while the training step is traced; the layers and th
 
 import contextlib
 import dataclasses
-import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -69,11 +68,7 @@ def choose_variants(
 
 @contextlib.contextmanager
 def replaced_layers(
-    model: keras.Model,
-    variants: KernelVariants,
-    step: tf.Tensor,
-    shard: Shard | None = None,
-    frozen: Sequence[keras.Layer] = (),
+    model: keras.Model, variants: KernelVariants, step: tf.Tensor, shard: Shard | None = None
 ) -> Iterator[None]:
     """Compute the layers of `model` with these variants within the block.
 
@@ -84,16 +79,10 @@ def replaced_layers(
         shard: the part of the batch that this process computes; None means all of it. For a shard, batch
             normalization sums its statistics over the processes, and dropout uses its rows of the whole
             batch's mask.
-        frozen: layers that `--freeze` names; they compute as in inference.
     """
     with contextlib.ExitStack() as stack:
         for layer in _layers(model):
-            if (
-                any(layer is each for each in frozen)
-                and "training" in inspect.signature(layer.call).parameters
-            ):
-                stack.enter_context(_attribute(layer, "call", _inference(layer)))
-            elif isinstance(layer, keras.layers.BatchNormalization):
+            if isinstance(layer, keras.layers.BatchNormalization):
                 momentum = statistics_momentum(layer.momentum, step)
                 stack.enter_context(_attribute(layer, "momentum", momentum))
                 if shard is not None:
@@ -207,16 +196,6 @@ def summed_loss(loss: keras.losses.Loss, variants: KernelVariants) -> Callable[.
         return cross_entropy
     loss.reduction = "sum"
     return lambda labels, logits, weights: loss(labels, logits, sample_weight=weights)
-
-
-def _inference(layer: keras.layers.Layer) -> Callable[..., tf.Tensor]:
-    """The layer's `call` in inference: normalization with the moving statistics, which do not change."""
-    call = layer.call
-
-    def infer(*arguments: tf.Tensor, training: bool | None = None, **options: Any) -> tf.Tensor:
-        return call(*arguments, training=False, **options)
-
-    return infer
 
 
 def _normalization(layer: keras.layers.BatchNormalization) -> Callable[..., tf.Tensor]:

@@ -164,8 +164,7 @@ class StepLoop(Program):
         statistics: the moving average of the network's statistics, if the optimizer averages the weights.
         class_weights: factor of an image's loss, by label, float [classes]; None means 1 for all.
         replicas: the processes that compute each batch together; each has all images in the same order.
-        frozen: layers that are frozen; they compute as in inference.
-        unfrozen_at: the step of the run from which `frozen` is also trained; None if it never is.
+        frozen: variables of the model that are not trained before the run's step `unfrozen_at`.
 
     Attributes:
         model, optimizer, statistics, xla: the arguments.
@@ -191,8 +190,8 @@ class StepLoop(Program):
         statistics: StatisticsAverage | None = None,
         class_weights: np.ndarray | None = None,
         replicas: Replicas = SINGLE,
-        frozen: Sequence[keras.Layer] = (),
-        unfrozen_at: int | None = None,
+        frozen: Sequence[keras.Variable] = (),
+        unfrozen_at: int = 0,
     ) -> None:
         self.model, self.optimizer, self.statistics = model, optimizer, statistics
         self.count = len(labels)
@@ -204,7 +203,7 @@ class StepLoop(Program):
         self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._shards = shards
         self._replicas = replicas
-        self._frozen, self._unfrozen_at = tuple(frozen), unfrozen_at if frozen else 0
+        self._frozen, self._unfrozen_at = tuple(frozen), unfrozen_at
         self._variants = variants
         self.xla = xla
         # Pad the last batch with images of weight 0, so that XLA compiles only one program. That is wrong if
@@ -214,14 +213,13 @@ class StepLoop(Program):
         self._total_steps = epochs * self.steps
         self.phases = self._all_phases()
         self._ordered = images if isinstance(images, OrderedImages) else None
-        self._window = MAX_CHUNK
+        self._window = self.steps
         if self._ordered is None:
             self._images = tf.constant(images)
         else:
             shape = (batch_size, *images.shape[1:])
             self._window = min(self.steps, max(1, WINDOW_BYTES // math.prod(shape)))
-            self._buffer = np.zeros((self._window * batch_size, *shape[1:]), np.uint8)
-            self._images = tf.Variable(self._buffer, trainable=False)
+            self._images = tf.Variable(tf.zeros((self._window * batch_size, *shape[1:]), tf.uint8))
         self._labels = tf.constant(labels)
         # int64: TensorFlow keeps int32 variables in host memory, which a loop compiled by XLA for a GPU
         # cannot read.
@@ -235,16 +233,12 @@ class StepLoop(Program):
         self._loss = summed_loss(recipe.loss(), variants)
         self._trace(self._run_steps)
 
-    def frozen_variables(self, is_frozen: bool) -> list[keras.Variable]:
-        """The weights that a step does not change: those of frozen layers, or later only their statistics."""
-        weights = [variable for layer in self._frozen for variable in layer.weights]
-        return [variable for variable in weights if is_frozen or not variable.trainable]
-
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images: int64 [N], a permutation."""
         self._order.assign(np.pad(order, (0, self._order.shape[0] - self.count)))
         if self._ordered is not None:
             self._ordered.set_order(order)
+            self._on_device = -1
 
     def batch_sizes(self, start: int, count: int) -> np.ndarray:
         """The number of images in each of `count` steps from `start`: int64 [count]."""
@@ -293,23 +287,19 @@ class StepLoop(Program):
                 parts.append(chunk_of(*self._steps(call, global_start + call.start - start)))
         return joined(parts)
 
-    def is_frozen(self, step: int) -> bool:
-        """Whether some layers are frozen at a step of the run."""
-        return self._unfrozen_at is None or bool(step < self._unfrozen_at)
-
     def _steps(self, call: Call, global_start: int) -> list[np.ndarray]:
-        if self._ordered is not None and call.count > 0:
-            first = call.start * self.batch_size
-            images = self._ordered.read(first, min(call.count * self.batch_size, self.count - first))
-            self._buffer[(first + np.arange(len(images))) % len(self._buffer)] = images
-            self._images.assign(self._buffer)
+        window, size = call.start // self._window, self._window * self.batch_size
+        if self._ordered is not None and call.count > 0 and self._on_device != window:
+            self._images.assign(self._ordered.read(window * size, size))
+            self._on_device = window
         return super()._steps(call, global_start)
 
     def calls(self, start: int, count: int, global_start: int) -> list[Call]:
         """The calls that run `count` steps from `start`, which is the run's step `global_start`."""
-        phases = [self._phase(start + i, global_start + i) for i in range(count)]
+        at = [(start + i, global_start + i) for i in range(count)]
+        parts = [(self._phase(*steps), steps[0] // self._window) for steps in at]
         calls = []
-        for (phase, _), same in itertools.groupby(range(count), lambda i: (phases[i], i // self._window)):
+        for (phase, _), same in itertools.groupby(range(count), parts.__getitem__):
             steps = list(same)
             calls.append(Call(start + steps[0], len(steps), phase))
         return calls
@@ -319,11 +309,11 @@ class StepLoop(Program):
         # A benchmark may run more steps than its run has.
         part = min(global_step * len(scales) // self._total_steps, len(scales) - 1)
         batch = self.last_batch if step == self.steps - 1 else self.batch_size
-        return Phase(batch, scales[part], self.is_frozen(global_step))
+        return Phase(batch, scales[part], bool(global_step < self._unfrozen_at))
 
     def _all_phases(self) -> tuple[Phase, ...]:
         parts = len(self._recipe.scales)
-        changes = {0, self._unfrozen_at or 0, *(-(-self._total_steps * i // parts) for i in range(parts))}
+        changes = {0, self._unfrozen_at, *(-(-self._total_steps * i // parts) for i in range(parts))}
         phases = [self._phase(0, first) for first in sorted(changes)]
         batches = (self.batch_size, self.last_batch)
         # A dictionary keeps the order and drops duplicates.
@@ -407,10 +397,10 @@ class StepLoop(Program):
         low, high = replicas.shard(batch)
         cuts = np.linspace(low, high, min(self._shards, batch) + 1).astype(int)
         shard = None if replicas is SINGLE else Shard(batch, low, high, replicas)
-        frozen = self.frozen_variables(is_frozen)
+        frozen = self._frozen if is_frozen else ()
         trained = [v for v in self.model.trainable_variables if not any(v is each for each in frozen)]
         network = accepting(self.model, images)
-        with replaced_layers(self.model, self._variants, global_step, shard, self._frozen):
+        with replaced_layers(self.model, self._variants, global_step, shard):
             parts = [
                 self._forward_backward(
                     network,
@@ -433,11 +423,7 @@ class StepLoop(Program):
         if self.statistics is not None:
             self.statistics.update(global_step + 1)
         if self._after_step is not None:
-            values = [tf.identity(variable.value) for variable in frozen]
             self._after_step(global_step + 1)
-            # Lookahead's averages of equal values may differ in the last bit.
-            for variable, value in zip(frozen, values, strict=True):
-                variable.assign(value)
         return loss, right
 
     def _weights(self, step: tf.Tensor, batch: int) -> tuple[tf.Tensor | None, Any]:
@@ -479,9 +465,8 @@ class StepLoop(Program):
             share: these images' share of the batch.
         """
         variables = [variable.value for variable in trained]
-        # By default, a tape also differentiates the frozen layers.
-        with tf.GradientTape(watch_accessed_variables=not self._frozen) as tape:
-            # If seeds are stacked, these are tensors, which the tape does not watch automatically.
+        # By default, a tape differentiates frozen layers, but not the tensors of stacked seeds.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             logits = network(images, training=True)
             sums = [self._loss(each, logits, self._weighted(each, part)) for each, part in targets]

@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
+
+from cifar_trainer.data.mapped import release_pages
 
 #: Data sets of more bytes, or of more than a quarter of the memory, are not kept in memory.
 MAX_BYTES = 2**30
@@ -27,9 +27,7 @@ def _memory() -> int:
 
 
 class OrderedImages:
-    """Reads images in the order of an epoch; a thread reads ahead.
-
-    It reads with system calls, because pages of a memory map would count as this process's memory.
+    """Reads images in the order of an epoch.
 
     Args:
         images: memory-mapped uint8 [M, H, W, C].
@@ -40,37 +38,20 @@ class OrderedImages:
     """
 
     def __init__(self, images: np.memmap, rows: np.ndarray) -> None:
-        assert images.filename is not None, "it is a file's map"
         self.shape = (len(rows), *images.shape[1:])
-        self._path, self._start = images.filename, images.offset
-        # Kept open, in case `prepare` replaces the file.
-        self._file = os.open(images.filename, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
-        self._rows = self._order = rows
-        self._thread = ThreadPoolExecutor(1)
-        self._ahead: tuple[int, Future[np.ndarray]] | None = None
+        self._images, self._rows = images, rows
 
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images: int64 [N], a permutation."""
-        self._order, self._ahead = self._rows[order], None
+        self._order = self._rows[order]
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Read `count` images from position `first` of the order: uint8 [count, H, W, C]."""
-        images = None
-        if self._ahead is not None and self._ahead[0] == first:
-            images = self._ahead[1].result()[:count]
-        if images is None or len(images) < count:
-            images = self._read(first, count)
-        # Prefetch what the next call will probably need.
-        self._ahead = first + count, self._thread.submit(self._read, first + count, count)
-        return images
-
-    def _read(self, first: int, count: int) -> np.ndarray:
+        """The `count` images from position `first` of the order, uint8 [count, H, W, C]; then black ones."""
         rows = self._order[first : first + count]
-        images = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        for position in np.argsort(rows):
-            # Read in file order, which is faster on a hard disk.
-            where = self._start + int(rows[position]) * images[0].nbytes
-            if os.preadv(self._file, [images[position]], where) != images[0].nbytes:
-                raise OSError(f"{self._path} is shorter than when training began.")
+        images = np.zeros((count, *self.shape[1:]), np.uint8)
+        # Reading in the file's order is faster on a hard disk.
+        order = np.argsort(rows)
+        images[order] = self._images[rows[order]]
+        # Pages of the map would count as this process's memory.
+        release_pages(self._images)
         return images

@@ -571,13 +571,9 @@ class Trainer:
 
     def _finalize(self) -> None:
         """Set the model's weights to their averages if the optimizer averages them."""
-        # An average of equal values may differ in the last bit.
-        frozen = self.loop.frozen_variables(self.loop.is_frozen(self.global_step - 1))
-        values = read_variables(frozen)
         self._optimizer.finalize_variable_values(self._model.trainable_variables)
         if self.loop.statistics is not None:
             self.loop.statistics.finalize()
-        assign_variables(frozen, values)
 
     def _validate(self, epoch: int) -> np.ndarray:
         """Logits of the validation images, float32 [N, classes]. Records a look at the test set."""

@@ -11,7 +11,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from cifar_trainer.recipes import RECIPES, Batch, Mixed
 from cifar_trainer.recipes import augmentation as module
-from cifar_trainer.recipes.augmentation import augmentation, randaugment
+from cifar_trainer.recipes.augmentation import randaugment
+from cifar_trainer.recipes.recipe import augmentation
 from cifar_trainer.training import stacked  # noqa: F401, registers the random operations
 
 COUNT = 512
