@@ -13,9 +13,8 @@ from command_line import RunCli
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.evaluation.evaluate import evaluate
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.recipes.augmentation import augmentation
 from cifar_trainer.recipes.own import check_network
-from cifar_trainer.recipes.recipe import augmented
+from cifar_trainer.recipes.recipe import augmentation, augmented
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training.api import reproduce, resume, train
 

@@ -12,9 +12,9 @@ import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
 from cifar_trainer.recipes import RECIPES, Batch, get_recipe
-from cifar_trainer.recipes.augmentation import augmentation
 from cifar_trainer.recipes.catalogue import count_flops
 from cifar_trainer.recipes.optimizers import SmoothedCrossEntropy
+from cifar_trainer.recipes.recipe import augmentation
 from cifar_trainer.training.loop import (
     BLOCK,
     StepLoop,
