@@ -170,7 +170,8 @@ def train(
         raise UsageError("--seed cannot be combined with --seeds. Leave one of them out.")
     check_single_process("--seeds")
     check_choice("stack", stack, STACKS)
-    group = _Group(parse_seeds(seeds), {**settings, "data_dir": str(data.absolute()), "stack": stack})
+    normalized = {name: getattr(job.config, name) for name in settings}
+    group = _Group(parse_seeds(seeds), {**normalized, "data_dir": str(data.absolute()), "stack": stack})
     if folder is not None:
         check_new(folder)
     with _new_group(folder, recipe, group) as made:
