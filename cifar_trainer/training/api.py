@@ -245,6 +245,8 @@ def _split_arguments(function: str, arguments: Mapping[str, Any]) -> tuple[dict[
     check_known(function, arguments, [*declared(Settings), *_OPTIONS, *_UNDECLARED])
     options = {name: value for name, value in arguments.items() if value is not None}
     settings = {name: options.pop(name) for name in declared(Settings) if name in options}
+    if "weights" in settings:
+        settings["weights"] = str(settings["weights"])
     return settings, RuntimeOptions(**options)
 
 
