@@ -121,12 +121,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def stall(self) -> None:
         rest = self.content[self.start :]
         self.answer(rest[:5], Content_Length=len(rest))
-        time.sleep(0.6)
+        time.sleep(60)
 
     def hang(self) -> None:
         self.answer(self.content[:5], 200, Content_Length=len(self.content))
         self.wfile.flush()
-        time.sleep(15)
+        time.sleep(120)
 
     def trickle(self) -> None:
         self.answer(b"", 200, Content_Length=len(self.content))
