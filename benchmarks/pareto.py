@@ -54,13 +54,14 @@ class Contestant:
 CONTESTANTS = (
     Contestant(SCRIPT, 10),
     Contestant("cpu90", 8, "bfloat16", rounds=5),
-    Contestant("cpu90", 8, rounds=5),
-    Contestant("cpu90", 2, "bfloat16"),
     Contestant("cpu90", 1, "bfloat16"),
     Contestant("tutorial", 10),
-    Contestant("tutorial", 10, "bfloat16"),
+    Contestant("cpu90", 2, "bfloat16"),
     Contestant("regularized", 5),
+    Contestant("tutorial", 10, "bfloat16"),
+    Contestant("cpu90", 5, "bfloat16"),
     Contestant("regularized", 20),
+    Contestant("cpu90", 8, rounds=5),
 )
 
 
