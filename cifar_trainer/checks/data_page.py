@@ -50,7 +50,7 @@ def render_page(
             "size": "" if split.sizes is None else "{}×{}".format(*split.sizes[image.index]),
         }
 
-    # Copies across splits matter most.
+    # Copies across splits matter most, and of a large group its test images.
     first = sorted(groups, key=lambda group: not group.is_across)[:GROUPS]
     images = {
         kind: [Image(name, int(index)) for name, indices in by_split.items() for index in indices]
@@ -64,7 +64,10 @@ def render_page(
         result=result,
         groups=[
             {
-                "images": [shown(image) for image in group.images[:MEMBERS]],
+                "images": [
+                    shown(image)
+                    for image in sorted(group.images, key=lambda image: image.split != "test")[:MEMBERS]
+                ],
                 "more": len(group.images) - MEMBERS,
                 "similarity": group.similarity,
                 "labels_differ": len({_label(dataset, image) for image in group.images}) > 1,
