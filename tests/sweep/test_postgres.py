@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from command_line import run_command, start_command
+from holding import holding, is_held
 from postgres_server import Server
 
 from cifar_trainer.sweeps.result import Trial
@@ -99,22 +100,25 @@ def test_a_server_that_is_restarted_is_waited_for(postgres: Server, another_comm
 
 @pytest.fixture(scope="module")
 def shared(
-    postgres: Server, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    postgres: Server, small_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any], str]:
     """A sweep of two commands, one of which was killed: its folder, what the other printed, all output."""
-    folder = tmp_path_factory.mktemp("shared") / "s"
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000, "--device", "cpu"]
+    root = tmp_path_factory.mktemp("shared")
+    folder, (recipe, go) = root / "s", holding(root)
+    data = ["--dataset", "synthetic", "--data-dir", small_data, "--limit", 64, "--device", "cpu"]
     space = ["--set", "learning_rate=1e-3..1e-2:log", "--pruner", "none", "--confirm", 0, "--epochs", 3]
-    command = ["sweep", "--name", "shared", "--run-dir", folder, *space, *data, "--trials", 2, "--json"]
+    name = ["--name", "shared", "--recipe", recipe, "--run-dir", folder]
+    command = ["sweep", *name, *space, *data, "--trials", 2, "--json"]
     more = {"env": {"CIFAR_TRAINER_SWEEP_STORAGE": postgres.url, "CIFAR_TRAINER_SWEEP_HEARTBEAT": "1"}}
     killed = start_command(command, **more)
     until = time.monotonic() + PATIENCE
-    while not (folder / "trial-0" / "history.csv").is_file():
+    while not is_held(folder / "trial-0"):
         assert killed.poll() is None, killed.communicate()
         assert time.monotonic() < until
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     lost = killed.communicate(timeout=PATIENCE)
+    go.touch()
     done = run_command(command, **more)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout), "".join([*lost, done.stdout, done.stderr])

@@ -9,16 +9,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from command_line import run_command, start_command
+from holding import holding, is_held
 
 #: Seconds for a slow machine.
 PATIENCE = 120.0
 
 
-def long(data_dir: Path, folder: Path, *options: object) -> list[object]:
-    """A sweep whose trials take long enough to be met in the middle."""
-    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000, "--device", "cpu"]
+def command_of(recipe: Path, data_dir: Path, folder: Path, *options: object) -> list[object]:
+    data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 64, "--device", "cpu"]
     space = ["--set", "learning_rate=1e-3..1e-2:log", "--pruner", "none", "--confirm", 0, "--epochs", 3]
-    return ["sweep", "--name", "long", "--run-dir", folder, *space, *data, "--json", *options]
+    return [
+        "sweep",
+        "--name",
+        "x",
+        "--recipe",
+        recipe,
+        "--run-dir",
+        folder,
+        *space,
+        *data,
+        "--json",
+        *options,
+    ]
 
 
 def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
@@ -27,12 +39,6 @@ def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]") -> None
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.01)
-
-
-def between_epochs(run: Path) -> bool:
-    """Whether a run has completed an epoch and has others left."""
-    history = run / "history.csv"
-    return history.is_file() and len(history.read_text().splitlines()) > 1
 
 
 def workers_of(mark: str) -> list[int]:
@@ -56,12 +62,14 @@ def earlier(run: Path) -> int:
     return len(json.loads((run / "environment.json").read_text()).get("earlier", []))
 
 
-def test_a_killed_workers_trial_is_resumed_from_its_checkpoint(data_dir: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "s"
-    command = start_command(long(data_dir, folder, "--trials", 1), env={"MARK": str(tmp_path)})
-    wait_for(lambda: between_epochs(folder / "trial-0"), command)
+def test_a_killed_workers_trial_is_resumed_from_its_checkpoint(small_data: Path, tmp_path: Path) -> None:
+    folder, (recipe, go) = tmp_path / "s", holding(tmp_path)
+    words = command_of(recipe, small_data, folder, "--trials", 1)
+    command = start_command(words, env={"MARK": str(tmp_path)})
+    wait_for(lambda: is_held(folder / "trial-0"), command)
     [worker] = workers_of(str(tmp_path))
     os.kill(worker, signal.SIGKILL)
+    go.touch()
     out, err = command.communicate(timeout=PATIENCE)
     [trial] = json.loads(out)["trials"]
     assert err.count("its worker died by signal 9") == 1
@@ -71,28 +79,31 @@ def test_a_killed_workers_trial_is_resumed_from_its_checkpoint(data_dir: Path, t
     assert earlier(folder / "trial-0") == 1
 
 
-def test_two_workers_that_were_stopped_are_resumed(data_dir: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "s"
+def test_two_workers_that_were_stopped_are_resumed(small_data: Path, tmp_path: Path) -> None:
+    folder, (recipe, go) = tmp_path / "s", holding(tmp_path)
     runs = [folder / "trial-0", folder / "trial-1"]
-    options = ["--trials", 2, "--workers", 2, "--epochs", 5]
-    command = start_command(long(data_dir, folder, *options), env={"MARK": str(tmp_path)})
-    wait_for(lambda: all(map(between_epochs, runs)), command)
+    words = command_of(recipe, small_data, folder, "--trials", 2, "--workers", 2)
+    command = start_command(words, env={"MARK": str(tmp_path)})
+    wait_for(lambda: all(map(is_held, runs)), command)
     # A scheduler signals all processes of a job.
     for process in (*workers_of(str(tmp_path)), command.pid):
         os.kill(process, signal.SIGTERM)
     out, err = command.communicate(timeout=PATIENCE)
     assert (command.returncode, out, "Repeat the command to resume" in err) == (143, "", True), err
-    done = run_command(long(data_dir, folder, *options))
+    go.touch()
+    done = run_command(words)
     assert [trial["state"] for trial in json.loads(done.stdout)["trials"]] == ["complete", "complete"]
     assert [earlier(run) for run in runs] == [1, 1]
 
 
-def test_a_sweep_whose_command_was_killed_is_resumed(data_dir: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "s"
-    command = start_command(long(data_dir, folder, "--trials", 1))
-    wait_for(lambda: between_epochs(folder / "trial-0"), command)
+def test_a_sweep_whose_command_was_killed_is_resumed(small_data: Path, tmp_path: Path) -> None:
+    folder, (recipe, go) = tmp_path / "s", holding(tmp_path)
+    words = command_of(recipe, small_data, folder, "--trials", 1)
+    command = start_command(words)
+    wait_for(lambda: is_held(folder / "trial-0"), command)
     command.kill()
     command.communicate(timeout=PATIENCE)
-    done = run_command(long(data_dir, folder, "--trials", 1))
+    go.touch()
+    done = run_command(words)
     [trial] = json.loads(done.stdout)["trials"]
     assert (trial["state"], trial["attempts"]) == ("complete", [0, 1])
