@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def find_weights(config: Settings) -> tuple[Path | None, Run | None]:
-    """Find a run's initial weights: a Keras file, and the run that trained it; None if there is none.
+    """Find the Keras file with a run's initial weights, and the run that trained them.
+
+    Without `--weights FILE` or `--weights RUN`, both are None. A file that belongs to no run has no run.
 
     Raises:
         UsageError: `config.weights` is neither a run's folder nor a Keras file; or the recipe has no weights
@@ -52,7 +54,7 @@ def find_weights(config: Settings) -> tuple[Path | None, Run | None]:
 
 
 def find_parent(run: Run) -> Run | None:
-    """The run whose weights a run started from; None if there is none. Checks the whole chain.
+    """Find the run that trained a run's initial weights, or None. Its own parents are checked as well.
 
     Raises:
         RunError: a run of the chain is missing or damaged, or its weights have changed.
