@@ -148,12 +148,17 @@ def all_commands() -> dict[str, Any]:
     return found
 
 
-def start_command(arguments: Sequence[object], **options: Any) -> subprocess.Popen[str]:
-    """Start `cifar-trainer ARGUMENTS`, its output in pipes, with every signal at its default."""
+def start_command(
+    arguments: Sequence[object], *, program: Sequence[object] = ("-m", "cifar_trainer"), **options: Any
+) -> subprocess.Popen[str]:
+    """Start `cifar-trainer ARGUMENTS`, its output in pipes, with every signal at its default.
+
+    `program` is what the interpreter runs instead, such as the command line with a change.
+    """
     defaults: dict[str, Any] = {"stdin": subprocess.DEVNULL, "text": True}
     defaults |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
-        command(*arguments),
+        [python(), *map(str, (*program, *arguments))],
         env=environment(options.pop("env", None)),
         preexec_fn=default_signals,
         **{**defaults, **options},

@@ -41,7 +41,7 @@ def test_the_first_signal_asks_and_the_second_ends_at_once(number: signal.Signal
     assert process.stdout.readline() == "asked\n"
     assert process.poll() is None
     process.send_signal(number)
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=50)
     assert process.returncode == 128 + number
     assert out == ""
 

@@ -3,12 +3,11 @@
 import csv
 import json
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from command_line import RunCli, default_signals, environment, python, run_python
+from command_line import RunCli, run_python, start_command
 
 from cifar_trainer.errors import UsageError
 from cifar_trainer.training.api import resume
@@ -122,10 +121,7 @@ def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_bits(
     """SIGTERM: exit code 143, the command that resumes, and the uninterrupted run's weights and history."""
     run, held = tmp_path / "run", tmp_path / "held"
     words = ["train", *settings, "--epochs", 3, "--run-dir", run]
-    process = subprocess.Popen(
-        [python(), "-c", HELD, *map(str, words)], env=environment({"HELD": str(held)}), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=default_signals,
-    )  # fmt: skip
+    process = start_command(words, program=["-c", HELD], env={"HELD": held})
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not held.exists():
         time.sleep(0.01)

@@ -17,7 +17,7 @@ from command_line import environment, python, start_command
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.run import Run
 from cifar_trainer.training import distributed
-from cifar_trainer.training.checkpoint import list_checkpoints
+from cifar_trainer.training.checkpoint import checkpoint_step, list_checkpoints
 from cifar_trainer.training.distributed import SINGLE, Shard, tf_config, train_together
 from cifar_trainer.training.layers import KernelVariants, check_shardable, replaced_layers
 
@@ -149,6 +149,26 @@ def test_a_layer_that_would_draw_otherwise_in_parts_is_refused() -> None:
         check_shardable(model)
 
 
+#: The command line; after a number of steps its run waits, in an epoch, until it is asked to stop or killed.
+HELD = """
+import sys, time
+from pathlib import Path
+from cifar_trainer.cli import main
+from cifar_trainer.training.trainer import Trainer
+held, steps = Path(sys.argv.pop(1)), int(sys.argv.pop(1))
+advance, steps_left = Trainer.advance, Trainer.steps_left
+def wait(self, *, stop):
+    if self.global_step < steps or stop:
+        advance(self, stop=stop)
+    else:
+        held.touch()
+        time.sleep(0.01)
+Trainer.advance = wait
+Trainer.steps_left = property(lambda self: steps_left.fget(self) if self.global_step < steps else 0)
+main(sys.argv[1:], prog_name="cifar-trainer")
+"""
+
+
 class Pair:
     """Two processes that train one small run.
 
@@ -158,29 +178,32 @@ class Pair:
     """
 
     def __init__(self, run: Path, data_dir: Path) -> None:
-        self.run = run
+        self.run, self.held = run, run.with_name("held")
         self.data = ["--data-dir", data_dir]
 
-    def start(self, *options: object) -> None:
+    def start(self, *options: object, hold_at: int | None = None) -> None:
         words = ["train", "--dataset", "synthetic", "--limit", 320, "--epochs", 2, "--batch-size", 4]
-        self._start([*words, "--run-dir", self.run, "--checkpoint-every", 0.05, *options])
+        self._start([*words, "--run-dir", self.run, *options], hold_at)
 
-    def resume(self) -> None:
-        self._start(["train", "--resume", self.run, "--checkpoint-every", 0.05, "--json"])
+    def resume(self, hold_at: int | None = None) -> None:
+        self._start(["train", "--resume", self.run, "--json"], hold_at)
 
-    def _start(self, words: list[object]) -> None:
-        self.processes = [
-            start_command([*words, "--device", "cpu", *self.data], env=changes) for changes in variables(2)
-        ]
-
-    def wait_for_a_step(self, after: int = 8) -> None:
+    def _start(self, words: list[object], hold_at: int | None) -> None:
+        """Start both; with `hold_at`, return once they wait at that step or soon after it."""
+        words = [*words, "--device", "cpu", "--checkpoint-every", "0.000001", *self.data]
+        program: list[object] = ["-m", "cifar_trainer"]
+        if hold_at is not None:
+            program = ["-c", HELD, self.held, hold_at]
+        self.held.unlink(missing_ok=True)
+        self.processes = [start_command(words, env=changes, program=program) for changes in variables(2)]
         until = time.monotonic() + 120
-        while not [
-            path for path in list_checkpoints(self.run / "checkpoints") if int(path.name[-8:]) > after
-        ]:
+        while hold_at is not None and not self.held.exists():
             assert time.monotonic() < until
             assert self.processes[0].poll() is None, self.processes[0].communicate()
             time.sleep(0.02)
+
+    def newest_step(self) -> int:
+        return checkpoint_step(list_checkpoints(self.run / "checkpoints")[0])
 
     def end(self) -> tuple[list[int], list[str], list[str]]:
         """The exit codes, and what they wrote to stdout and stderr."""
@@ -222,20 +245,20 @@ def test_a_signal_or_a_kill_of_one_process_ends_both_and_they_go_on_to_the_same_
     undisturbed: dict[str, Any], small_data: Path, trained_run: Path, tmp_path: Path
 ) -> None:
     pair = Pair(tmp_path / "run", small_data)
-    pair.start(*fine_tuning(trained_run))
-    pair.wait_for_a_step()
+    pair.start(*fine_tuning(trained_run), hold_at=8)
     pair.processes[1].send_signal(signal.SIGTERM)
     codes, _, errors = pair.end()
     assert codes == [143, 143], errors
     assert f"cifar-trainer train --resume {pair.run}" in errors[0]
-    stopped = list_checkpoints(pair.run / "checkpoints")[0]
+    assert pair.newest_step() == 8
 
-    pair.resume()
-    pair.wait_for_a_step(after=int(stopped.name[-8:]))
+    # Past one more checkpoint.
+    pair.resume(hold_at=17)
     pair.processes[1].kill()
     codes, _, errors = pair.end()
     assert codes[0] == 1
     assert "worker 1 (127.0.0.1:" in errors[0]
+    assert pair.newest_step() == 16
 
     pair.resume()
     assert finished(pair)["weights_sha256"] == undisturbed["weights_sha256"]
@@ -245,8 +268,7 @@ def test_a_killed_first_process_is_named_and_where_it_cannot_begin_again_the_oth
     small_data: Path, tmp_path: Path
 ) -> None:
     pair = Pair(tmp_path / "run", small_data)
-    pair.start()
-    pair.wait_for_a_step()
+    pair.start(hold_at=8)
     pair.processes[0].kill()
     codes, _, errors = pair.end()
     assert codes[1] == 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from serving_server import SHAPE, images_of, running, until, web
+from serving_server import images_of, running, until, web
 
 from cifar_trainer.serving.batching import Batcher
 from cifar_trainer.serving.errors import RequestError
@@ -17,12 +17,12 @@ PREDICT = "/v1/models/colours:predict"
 class Held:
     """A batcher whose model adds up each image, and the batches that it was given."""
 
-    def __init__(self, max_batch_size: int, max_enqueued_batches: int) -> None:
+    def __init__(self, max_batch_size: int, max_enqueued_batches: int, timeout: float = 0) -> None:
         self.batches: list[list[int]] = []
         self.batcher: Batcher[np.ndarray] = Batcher(
             self._predict,
             max_batch_size=max_batch_size,
-            timeout=0,
+            timeout=timeout,
             max_enqueued_batches=max_enqueued_batches,
         )
 
@@ -114,10 +114,21 @@ def test_a_large_request_is_split_into_batches() -> None:
     assert ids == images.mean(axis=(1, 2)).argmax(axis=1).tolist()
 
 
-def test_a_batch_waits_for_more_as_long_as_it_may() -> None:
-    with running(batch_timeout_ms=500) as server:
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            body = {"instances": np.zeros((1, *SHAPE), int).tolist()}
-            ask = lambda: web.post(server.url + PREDICT, json=body)  # noqa: E731
-            assert {each.result().status_code for each in [threads.submit(ask) for _ in range(3)]} == {200}
-        assert len(server.model.sizes) < 3
+@pytest.mark.parametrize(("timeout", "later", "batches"), [(60, [2, 3], [[1, 2, 3]]), (1e-9, [], [[1]])])
+def test_a_batch_waits_for_more_until_it_is_full_or_the_time_is_over(
+    timeout: float, later: list[int], batches: list[list[int]]
+) -> None:
+    held = Held(max_batch_size=3, max_enqueued_batches=1, timeout=timeout)
+
+    async def run() -> None:
+        runner = asyncio.create_task(held.batcher.run())
+        asking = [asyncio.create_task(held.ask(1))]
+        for _ in range(3):  # The runner meets the first request, and waits.
+            await asyncio.sleep(0)
+        asking += [asyncio.create_task(held.ask(value)) for value in later]
+        await asyncio.wait_for(asyncio.gather(*asking), 50)
+        runner.cancel()
+
+    asyncio.run(run())
+    held.batcher.close()
+    assert held.batches == batches
