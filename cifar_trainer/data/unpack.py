@@ -317,7 +317,9 @@ class Unpacker:
                 raise
             actual = path.stat().st_size
             known = self._known_sizes.get(member.split("/")[0])
-            expected = f"expected {known:,} bytes, it has {actual:,}" if known else f"it has {actual:,} bytes"
+            expected = (
+                f"expected {known:,} bytes, but it has {actual:,}" if known else f"it has {actual:,} bytes"
+            )
             where = f"at or after member {printable(member)}" if member else "at its beginning"
             raise DataError(
                 f"{title} is truncated or damaged {where}: {error} ({expected}). Fetch it again."
@@ -417,7 +419,7 @@ def _zip_length(path: Path) -> str:
             end += 30 + name + extra + size
             file.seek(end)
     if end > actual:
-        return f"It is truncated: expected at least {end:,} bytes, it has {actual:,}. Fetch it again."
+        return f"It is truncated: expected at least {end:,} bytes, but it has {actual:,}. Fetch it again."
     return (
         f"Its {actual:,} bytes lack the directory at the end: it is truncated or not a zip. Fetch it again."
     )

@@ -50,7 +50,7 @@ def build_base(
     height, width, channels = image_shape
     if min(height, width) < MIN_SIZE:
         raise UsageError(
-            f"--recipe {name} needs images of at least {MIN_SIZE}×{MIN_SIZE} pixels, these have "
+            f"--recipe {name} needs images of at least {MIN_SIZE}×{MIN_SIZE} pixels, but these have "
             f"{width}×{height}. Choose another recipe, or prepare your own classes with a larger --size."
         )
     inputs = keras.Input(image_shape, dtype="uint8", name="images")

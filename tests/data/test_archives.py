@@ -28,7 +28,7 @@ def test_truncated_official_archive_names_both_sizes(tmp_path: Path, refuse: Ref
     whole = write_tar(tmp_path / "whole", {"cifar-10-batches-py/data_batch_1": bytes(range(256)) * 4000})
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(whole.read_bytes()[:3000])
-    refuse(cut, "truncated", "expected 170,498,071 bytes, it has 3,000", command=True)
+    refuse(cut, "truncated", "expected 170,498,071 bytes, but it has 3,000", command=True)
 
 
 @pytest.mark.parametrize(

@@ -102,5 +102,5 @@ def test_greyscale_images_fit_and_too_small_ones_are_refused() -> None:
     grey, colour = (RECIPE.build_model((32, 32, channels), 3) for channels in (1, 3))
     colour.set_weights(grey.get_weights())
     np.testing.assert_array_equal(grey(images), colour(np.repeat(images, 3, axis=-1)))
-    with pytest.raises(UsageError, match="at least 32×32 pixels, these have 28×28"):
+    with pytest.raises(UsageError, match="at least 32×32 pixels, but these have 28×28"):
         RECIPE.build_model((28, 28, 1), 10)
