@@ -52,7 +52,7 @@ def command(
     listed = list_recipes(show, verbose=output.verbose)
     if recipe is not None and plot is not None:
         save_plot(plot, augmentation_figure(recipe, data_dir))
-        output.note(f"plot: {plot}")
+        output.note(f"figure: {plot}")
     output.result(listed, lambda listed: recipes_table(listed, output.width))
 
 
