@@ -33,7 +33,8 @@ class Bound:
         agreement: minimum share of images with the same top class. If two classes' logits differ by
             at most twice the allowed difference, either is accepted.
         accuracy_loss: below `agreement`, an artefact still passes if its accuracy differs from the
-            Keras model's by at most this; None if it never passes.
+            Keras model's by at most this, and the Keras model's is clearly above chance; None if it never
+            passes.
     """
 
     difference: float | None

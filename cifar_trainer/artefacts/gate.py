@@ -348,7 +348,7 @@ def compare(answers: dict[str, np.ndarray], how: str, form: Format, reference: R
         accuracy=_share(chosen == reference.labels),
         reference_accuracy=_share(expected == reference.labels),
     )
-    broken = _broken_bounds(proof, _share(~differs | tied), form.bound, allowed)
+    broken = _broken_bounds(proof, _share(~differs | tied), form.bound, allowed, reference.labels)
     if broken:
         raise _refusal(
             form,
@@ -395,19 +395,30 @@ def _check_consistency(
             )
 
 
-def _broken_bounds(proof: Proof, agreement_or_tie: float, bound: Bound, allowed: float | None) -> list[str]:
+def _broken_bounds(
+    proof: Proof, agreement_or_tie: float, bound: Bound, allowed: float | None, labels: np.ndarray
+) -> list[str]:
     broken = []
     if allowed is not None and not proof.max_abs_difference <= allowed:
         broken.append(f"a logit differs by {proof.max_abs_difference:.3g}, expected at most {allowed:.3g}")
     if agreement_or_tie < bound.agreement:
-        lost = proof.reference_accuracy - proof.accuracy
-        if bound.accuracy_loss is None or abs(lost) > bound.accuracy_loss:
+        lost = abs(proof.reference_accuracy - proof.accuracy)
+        is_accurate = bound.accuracy_loss is not None and lost <= bound.accuracy_loss
+        if not (is_accurate and _is_above_chance(proof, labels)):
             broken.append(
                 f"the top class agrees for {agreement_or_tie:.2%} of {proof.images:,} images, "
-                f"expected at least {bound.agreement:.1%} (accuracy {proof.accuracy:.2%}, "
-                f"the Keras model's {proof.reference_accuracy:.2%})"
+                f"expected at least {bound.agreement:.1%} (accuracy {proof.accuracy:.2%}, the Keras model's "
+                f"{proof.reference_accuracy:.2%}{', not clearly above chance' if is_accurate else ''})"
             )
     return broken
+
+
+def _is_above_chance(proof: Proof, labels: np.ndarray) -> bool:
+    """Whether the Keras model is clearly better than always answering the most frequent class."""
+    from cifar_trainer.metrics import wilson_interval
+
+    low, _ = wilson_interval(round(proof.reference_accuracy * proof.images), proof.images)
+    return low > np.bincount(labels).max() / proof.images
 
 
 def _describe_worst(

@@ -216,20 +216,46 @@ def test_float16_may_differ_on_one_picture_of_a_thousand(
             compare(given, "", FORMATS["litert-float16"], reference)
 
 
-def test_int8_may_differ_more_if_the_accuracy_stays_within_a_point(reference: Reference) -> None:
-    """Thirty pictures that were wrong before are wrong in another way."""
-    right = reference.logits.argmax(axis=1) == reference.labels
-    wrong = np.flatnonzero(~right)[:30]
+def with_accuracy(reference: Reference, share: float) -> Reference:
+    """The first `share` of the images get the labels that the Keras model says, the others wrong ones."""
+    said = reference.logits.argmax(axis=1)
+    right = np.arange(len(said)) < share * len(said)
+    labels = np.where(right, said, (said + 1) % len(reference.classes)).astype(np.uint8)
+    return dataclasses.replace(reference, labels=labels)
+
+
+def confuse_wrong_images(reference: Reference, count: int) -> np.ndarray:
+    """Logits with another wrong answer to some images that the Keras model has wrong."""
     logits = reference.logits.copy()
-    for i in wrong:
+    for i in np.flatnonzero(logits.argmax(axis=1) != reference.labels)[:count]:
         other = next(c for c in range(10) if c not in (logits[i].argmax(), reference.labels[i]))
         logits[i, other] = logits[i].max() + 1
-    proof = compare(answer(reference, logits), "", FORMATS["litert-int8"], reference)
-    assert proof.agreement == 0.97
-    spoilt = reference.logits.copy()
-    spoilt[np.flatnonzero(right)[:30]] *= -1
+    return logits
+
+
+def test_int8_may_differ_more_if_the_accuracy_stays_within_a_point(reference: Reference) -> None:
+    """Thirty pictures that were wrong before are wrong in another way."""
+    learned = with_accuracy(reference, 0.7)
+    given = answer(learned, confuse_wrong_images(learned, 30))
+    assert compare(given, "", FORMATS["litert-int8"], learned).agreement == 0.97
+    spoilt = learned.logits.copy()
+    spoilt[:30] *= -1
     with pytest.raises(CheckError, match=r"expected at least 99\.0%"):
-        compare(answer(reference, spoilt), "", FORMATS["litert-int8"], reference)
+        compare(answer(learned, spoilt), "", FORMATS["litert-int8"], learned)
+
+
+@pytest.mark.parametrize(("accuracy", "passes"), [(0.11, False), (0.14, True)])
+def test_the_accuracy_of_int8_counts_only_if_it_is_above_chance(
+    reference: Reference, accuracy: float, passes: bool
+) -> None:
+    """With 1,000 images of ten classes, 14 % is above chance and 11 % may be luck."""
+    guessing = with_accuracy(reference, accuracy)
+    given = answer(guessing, confuse_wrong_images(guessing, 460))
+    if passes:
+        assert compare(given, "", FORMATS["litert-int8"], guessing).agreement == 0.54
+    else:
+        with pytest.raises(CheckError, match=r"agrees for 54\.00%.*11\.00%, not clearly above chance"):
+            compare(given, "", FORMATS["litert-int8"], guessing)
 
 
 @pytest.mark.parametrize(
