@@ -73,9 +73,15 @@ def write(network: "Network", path: Path, examples: np.ndarray) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)
-    model, _ = tf2onnx.convert.from_function(
-        serve, input_signature=[images_spec], opset=OPSET, custom_op_handlers={"Erfc": (_convert_erfc, [])}
-    )
+    handlers = {"Erfc": (_convert_erfc, [])}
+    # Inline Keras's grouped convolutions: tf2onnx cannot convert functions that are compiled with XLA.
+    tf.config.run_functions_eagerly(True)
+    try:
+        model, _ = tf2onnx.convert.from_function(
+            serve, input_signature=[images_spec], opset=OPSET, custom_op_handlers=handlers
+        )
+    finally:
+        tf.config.run_functions_eagerly(False)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     preprocessing = msgspec.json.encode(network.preprocessing).decode()

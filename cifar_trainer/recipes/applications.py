@@ -150,6 +150,5 @@ CONVNEXT_TINY = _recipe(
     "convnext-tiny", "ConvNeXtTiny",
     "ConvNeXt-T, to fine-tune from ImageNet: AdamW, label smoothing, a cosine schedule",
     epochs=30, learning_rate=0.00005, build_optimizer=with_cosine("AdamW", weight_decay=1e-8),
-    # tf2onnx cannot convert Keras's grouped convolutions.
-    loss=smoothed_cross_entropy(0.1), splittable=True, refused_formats=("onnx",),
+    loss=smoothed_cross_entropy(0.1), splittable=True,
 )  # fmt: skip
