@@ -418,7 +418,7 @@ def _is_above_chance(proof: Proof, labels: np.ndarray) -> bool:
     from cifar_trainer.metrics import wilson_interval
 
     low, _ = wilson_interval(round(proof.reference_accuracy * proof.images), proof.images)
-    return low > np.bincount(labels).max() / proof.images
+    return bool(low > np.bincount(labels).max() / proof.images)
 
 
 def _describe_worst(

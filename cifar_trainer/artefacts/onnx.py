@@ -73,7 +73,7 @@ def write(network: "Network", path: Path, examples: np.ndarray) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)
-    handlers = {"Erfc": (_convert_erfc, [])}
+    handlers: dict[str, Any] = {"Erfc": (_convert_erfc, [])}
     # Inline Keras's grouped convolutions: tf2onnx cannot convert functions that are compiled with XLA.
     tf.config.run_functions_eagerly(True)
     try:
@@ -82,6 +82,14 @@ def write(network: "Network", path: Path, examples: np.ndarray) -> None:
         )
     finally:
         tf.config.run_functions_eagerly(False)
+    # tf2onnx makes inputs of tensors that are not weights, such as the mean of Normalization.
+    captures = serve.get_concrete_function(images_spec).graph.captures
+    constants = {inner.name: outer for outer, inner in captures if outer.dtype != tf.resource}
+    for value in list(model.graph.input):
+        if value.name in constants:
+            content = onnx.numpy_helper.from_array(constants[value.name].numpy(), value.name)
+            model.graph.initializer.append(content)
+            model.graph.input.remove(value)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     preprocessing = msgspec.json.encode(network.preprocessing).decode()

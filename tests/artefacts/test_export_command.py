@@ -105,13 +105,13 @@ def test_a_saved_model_is_written_and_read_in_a_folder_of_any_name(tmp_path: Pat
     assert open_artefact(folder).classes == network.classes
 
 
-def test_gelu_and_grouped_convolutions_are_exported_to_onnx(tmp_path: Path) -> None:
+def test_normalization_gelu_and_grouped_convolutions_are_exported_to_onnx(tmp_path: Path) -> None:
     """As in convnext-tiny. TensorFlow computes GELU by Erfc, and Keras the convolution by XLA."""
     import keras
 
     pytest.importorskip("tf2onnx")
     inputs = keras.Input((2, 2, 2), dtype="uint8")
-    hidden = keras.layers.Rescaling(1 / 16, -8)(inputs)
+    hidden = keras.layers.Normalization(mean=[120, 130], variance=[250, 260])(inputs)
     gelu = keras.layers.Activation("gelu")(hidden)
     convolved = keras.layers.Conv2D(4, 2, groups=2)(gelu)
     outputs = keras.layers.Flatten()(convolved)
