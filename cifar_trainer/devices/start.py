@@ -72,6 +72,8 @@ def start(
     _configure_threads(split)
     import tensorflow as tf
 
+    # It would merge additions into one operation, AddN, whose rounding depends on which operations end first.
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     if settings is not None and settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     # By default, TensorFlow uses TF32 on NVIDIA's Ampere and later: factors with 10 bits of mantissa.

@@ -217,9 +217,11 @@ def _normalization(layer: keras.layers.BatchNormalization) -> Callable[..., tf.T
         )
         # Its variance divides by N - 1, Keras's by N.
         values = tf.cast(tf.size(inputs) // channels, tf.float32)
-        variance = normalized.batch_variance * (tf.maximum(values - 1, 1) / values)
-        for moving, now in ((layer.moving_mean, normalized.batch_mean), (layer.moving_variance, variance)):
-            moving.assign(moving * layer.momentum + tf.stop_gradient(now) * (1 - layer.momentum))
+        share = 1 - layer.momentum
+        mean = normalized.batch_mean * share
+        variance = normalized.batch_variance * (tf.maximum(values - 1, 1) / values * share)
+        for moving, now in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+            moving.assign(moving * layer.momentum + tf.stop_gradient(now))
         return tf.cast(normalized.y, layer.compute_dtype)
 
     return call

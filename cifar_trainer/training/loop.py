@@ -464,18 +464,19 @@ class StepLoop(Program):
             size: size of the whole batch, without padding.
             share: these images' share of the batch.
         """
-        variables = [variable.value for variable in trained]
-        # By default, a tape differentiates frozen layers, but not the tensors of stacked seeds.
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            logits = network(images, training=True)
-            sums = [self._loss(each, logits, self._weighted(each, part)) for each, part in targets]
-            loss = (sums[0] if len(sums) == 1 else tf.add_n(sums)) / size
-            # A layer's loss concerns the weights, or is a mean over the images.
-            for added in network.losses:
-                loss += added * share
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables)
+        logits = network(images, training=True)
+        sums = [self._loss(each, logits, self._weighted(each, part)) for each, part in targets]
+        loss = (sums[0] if len(sums) == 1 else tf.add_n(sums)) / size
+        # A layer's loss concerns the weights, or is a mean over the images.
+        for added in network.losses:
+            loss += added * share
+        scaled = self.optimizer.scale_loss(loss)
+        # A tape would add three or more gradients of a tensor with AddN. On a CPU, that starts with one whose
+        # memory nobody else needs, so that the rounding depends on which operations have ended.
+        gradients = tf.gradients(
+            scaled, [variable.value for variable in trained],
+            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
+        )  # fmt: skip
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
         right = predicted == tf.cast(labels, tf.int32)
         if weights is not None:

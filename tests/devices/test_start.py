@@ -40,6 +40,11 @@ def test_tf32_is_on_only_where_it_was_asked_for(precision: str, enabled: bool) -
     assert tf.config.experimental.tensor_float_32_execution_enabled() is enabled
 
 
+def test_tensorflow_merges_no_additions_whose_order_would_depend_on_timing() -> None:
+    start(CONFIG)
+    assert tf.config.optimizer.get_experimental_options()["arithmetic_optimization"] is False
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "0", "mps"])
 def test_the_names_of_other_frameworks_for_a_gpu_get_a_hint(name: str) -> None:
     with pytest.raises(UsageError, match="Did you mean 'gpu'"):

@@ -65,11 +65,20 @@ def normalizing(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return tiny(image_shape, classes, keras.layers.BatchNormalization(), keras.layers.Dropout(0.2))
 
 
+def branching(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """The sum and the normalization give four gradients for the tensor that both take."""
+    images = keras.Input(image_shape, dtype="uint8", name="images")
+    x = keras.layers.Dense(4)(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images)))
+    x = keras.layers.Add()([x, keras.layers.LayerNormalization()(x)])
+    return keras.Model(images, keras.layers.Dense(classes, dtype="float32", name="logits")(x))
+
+
 #: The built-in recipes, and `tutorial` and `regularized` with networks of a few layers.
 RECIPE = {
     **RECIPES,
     "tiny": dataclasses.replace(RECIPES["tutorial"], build_model=tiny),
     "dropping": dataclasses.replace(RECIPES["tutorial"], build_model=dropping, splittable=False),
+    "branching": dataclasses.replace(RECIPES["tutorial"], build_model=branching),
     "normalizing": dataclasses.replace(RECIPES["regularized"], build_model=normalizing),
 }
 
@@ -190,6 +199,17 @@ def test_compiling_ahead_changes_nothing_and_leaves_nothing_to_compile() -> None
     loop.set_order(epoch_order(5, 0, 40))
     loop.run(0, loop.steps, 0)
     assert loop._run.experimental_get_tracing_count() == traced
+
+
+def test_no_operation_of_a_step_adds_more_than_two_gradients() -> None:
+    """The rounding of one that does depends on timing (`devices.start` keeps TensorFlow from making one)."""
+    images, labels = pictures(16)
+    model, optimizer = build("branching")
+    loop = StepLoop(RECIPE["branching"], model, optimizer, images, labels, batch_size=16, seed=5)
+    step = tf.constant(0)
+    graph = loop._run.get_concrete_function(step, step, step, loop.phases[0]).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    assert {node.attr["N"].i for node in nodes if node.op == "AddN"} == {2}
 
 
 def test_under_xla_an_epoch_of_a_recipe_whose_images_do_not_see_each_other_is_one_program() -> None:
