@@ -1,9 +1,10 @@
 """The compiled loop computes what plain Keras computes, step by step."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -123,6 +124,15 @@ def losses_of(loop: StepLoop, before: list[np.ndarray], steps: int, chunk: int) 
     return np.concatenate(losses)
 
 
+@contextlib.contextmanager
+def tensorflows_own_options() -> Iterator[None]:
+    """As in a program that does not call `devices.start`."""
+    options = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": True})
+    yield
+    tf.config.optimizer.set_experimental_options(options)
+
+
 @functools.cache
 def keras_losses(recipe_name: str) -> tuple[np.ndarray, keras.Model]:
     """The same steps by `train_on_batch`: the same order, pictures and dropout masks."""
@@ -144,7 +154,8 @@ def keras_losses(recipe_name: str) -> tuple[np.ndarray, keras.Model]:
             state.assign(np.array([seed, step], np.int64))
         # A fresh metric a step: train_on_batch returns a running mean.
         model.reset_metrics()
-        losses.append(float(model.train_on_batch(batch, labels[chosen])))
+        with tensorflows_own_options():
+            losses.append(float(model.train_on_batch(batch, labels[chosen])))
     return np.array(losses), model
 
 
