@@ -89,12 +89,15 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(options, Path(folder))
-    for name in ("scratch", "transfer"):
+    for name, title in (("scratch", "from scratch"), ("transfer", "from the parent's weights")):
         low, high = figures[name]["interval"]
-        print(f"{name:9} {figures[name]['mean']:.2%} (95 % interval of the mean {low:.2%} to {high:.2%})")
+        print(f"{title:25} {figures[name]['mean']:.2%} (95 % interval of the mean {low:.2%} to {high:.2%})")
     for test in figures["mcnemar"]:
         first, second, p_value = (test[name] for name in ("only_first", "only_second", "p_value"))
-        print(f"right only from scratch: {first}, only by transfer: {second}, p = {p_value:.1e}")
+        print(
+            f"correct only from scratch: {first:,}, only from the parent's weights: {second:,}, "
+            f"p = {p_value:.1e}"
+        )
     if options.output is not None:
         options.output.write_text(json.dumps(figures, indent=2))
 
