@@ -106,7 +106,7 @@ def test_a_saved_model_is_written_and_read_in_a_folder_of_any_name(tmp_path: Pat
 
 
 def test_normalization_gelu_and_grouped_convolutions_are_exported_to_onnx(tmp_path: Path) -> None:
-    """As in convnext-tiny. TensorFlow computes GELU by Erfc, and Keras the convolution by XLA."""
+    """As in keras.applications. TensorFlow computes GELU by Erfc, and Keras the convolution by XLA."""
     import keras
 
     pytest.importorskip("tf2onnx")
