@@ -60,6 +60,16 @@ def _convert_erfc(graph: Any, node: Any, *_: object) -> None:
     graph.make_node("Sub", inputs, name=node.name, outputs=node.output, shapes=shapes, dtypes=types)
 
 
+def _convert_squared_difference(graph: Any, node: Any, *_: object) -> None:
+    """Square by Pow: tf2onnx's optimizer forgets the new shape of x * x when it moves a transpose past it."""
+    shapes, types = node.output_shapes, node.output_dtypes
+    difference = graph.make_node("Sub", node.input, shapes=shapes, dtypes=types)
+    two = graph.make_const(f"{node.name}_two", np.array(2, np.float32))
+    graph.remove_node(node.name)
+    inputs = [difference.output[0], two.output[0]]
+    graph.make_node("Pow", inputs, name=node.name, outputs=node.output, shapes=shapes, dtypes=types)
+
+
 #: ONNX 1.13 of December 2022, which current runtimes support, including those in browsers.
 OPSET = 18
 
@@ -73,7 +83,10 @@ def write(network: "Network", path: Path, examples: np.ndarray) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     images_spec = tf.TensorSpec([None, *network.image_shape], tf.uint8, name="images")
     serve = tf.function(network.outputs, input_signature=[images_spec], autograph=False)
-    handlers: dict[str, Any] = {"Erfc": (_convert_erfc, [])}
+    handlers: dict[str, Any] = {
+        "Erfc": (_convert_erfc, []),
+        "SquaredDifference": (_convert_squared_difference, []),
+    }
     # Inline Keras's grouped convolutions: tf2onnx cannot convert functions that are compiled with XLA.
     tf.config.run_functions_eagerly(True)
     try:

@@ -105,8 +105,8 @@ def test_a_saved_model_is_written_and_read_in_a_folder_of_any_name(tmp_path: Pat
     assert open_artefact(folder).classes == network.classes
 
 
-def test_normalization_gelu_and_grouped_convolutions_are_exported_to_onnx(tmp_path: Path) -> None:
-    """As in keras.applications. TensorFlow computes GELU by Erfc, and Keras the convolution by XLA."""
+def test_the_layers_of_convnext_are_exported_to_onnx(tmp_path: Path) -> None:
+    """GELU by Erfc, a grouped convolution by XLA, and layer normalization of a single pixel."""
     import keras
 
     pytest.importorskip("tf2onnx")
@@ -114,7 +114,7 @@ def test_normalization_gelu_and_grouped_convolutions_are_exported_to_onnx(tmp_pa
     hidden = keras.layers.Normalization(mean=[120, 130], variance=[250, 260])(inputs)
     gelu = keras.layers.Activation("gelu")(hidden)
     convolved = keras.layers.Conv2D(4, 2, groups=2)(gelu)
-    outputs = keras.layers.Flatten()(convolved)
+    outputs = keras.layers.Flatten()(keras.layers.LayerNormalization()(convolved))
     network = Network(keras.Model(inputs, outputs), tuple("abcd"), Preprocessing((2, 2, 2)))
     images = np.arange(256, dtype=np.uint8).reshape(32, 2, 2, 2)
     write_artefact(FORMATS["onnx"], network, tmp_path / "model.onnx", images)
