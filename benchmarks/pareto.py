@@ -127,12 +127,15 @@ def draw(runs: dict[str, list[dict[str, float]]], path: Path) -> None:
             )  # fmt: skip
             plural = "" if contestant.epochs == 1 else "s"
             label = f"{contestant.recipe}, {contestant.epochs} epoch{plural}"
-            axes.annotate(label, (x, y), (7, -4), textcoords="offset points", color=color, fontsize=8)
+            axes.annotate(
+                label, (x, min(accuracies)), (0, -12), textcoords="offset points", ha="center", color=color,
+                fontsize=8,
+            )  # fmt: skip
         axes.set_xlabel("time of the whole process / time of the tutorial's script")
         axes.set_ylabel("accuracy on the test set")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.margins(0.2)
         axes.set_xlim(left=0)
-        axes.margins(x=0.2)
         axes.set_title("○ float32   □ bfloat16   bars: all runs", fontsize=8)
         path.write_bytes(render(figure, path.suffix[1:]))
 
