@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def find_weights(config: Settings) -> tuple[Path | None, Run | None]:
     """Find the Keras file with a run's initial weights, and the run that trained them.
 
-    Without `--weights FILE` or `--weights RUN`, both are None. A file that belongs to no run has no run.
+    Both are None unless `config.weights` is a file or a run; the run is also None if the file is in no run.
 
     Raises:
         UsageError: `config.weights` is neither a run's folder nor a Keras file; or the recipe has no weights
