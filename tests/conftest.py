@@ -170,7 +170,7 @@ def trained_run(made_once: MakeOnce, data_dir: Path) -> Path:
 
     def train(folder: Path) -> None:
         data = ["--dataset", "synthetic", "--data-dir", data_dir, "--limit", 2000]
-        # 40 divides 2,000: each command would have to trace a second program for a smaller last batch.
+        # 40 divides 2,000: otherwise each command would trace a second program, for a smaller last batch.
         settings = ["--epochs", 2, "--batch-size", 40, "--device", "cpu"]
         done = run_command(["train", *data, *settings, "--run-dir", folder / "tiny"], env=DRAWING)
         assert done.returncode == 0, done.stderr
