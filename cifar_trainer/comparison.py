@@ -635,7 +635,11 @@ def comparison_figure(comparison: Comparison, theme: "Theme") -> "Figure":
         labelled = set()
         for i, group in enumerate(comparison.groups):
             for each in group.runs:
-                points = [(row["epoch"], row["val_accuracy"]) for row in each.history]
+                points = [
+                    (row["epoch"], row["val_accuracy"])
+                    for row in each.history
+                    if row["val_accuracy"] is not None
+                ]
                 label = None if i in labelled else f"{group.name} (n = {len(group.runs)})"
                 labelled.add(i)
                 # A line through a single point is invisible.

@@ -44,6 +44,8 @@ VALIDATIONS = {
     "holdout": "held-out training images",
     "train": "images that it was trained on",
 }
+#: When a run validates.
+VALIDATES = ("each-epoch", "end")
 #: Implementations of convolutions; see `training.layers.choose_variants`.
 CONVOLUTIONS = ("auto", "cudnn", "matmul")
 SCHEDULES = ("constant", "cosine", "triangular", "plateau")
@@ -296,6 +298,10 @@ class Settings:
         help="Images to validate on: the test set, as in the tutorial; a held-out tenth of the training "
         "images; or a tenth of the images that are trained on.",
     )  # fmt: skip
+    validate: str = setting(
+        "each-epoch", choices=VALIDATES, affects_result=False, in_sweep=False,
+        help="When to validate; at the end only is faster, and looks at the test set only once.",
+    )  # fmt: skip
     precision: str = setting(
         "float32", choices=PRECISIONS, vary=True, help="Compute dtype of the layers; weights stay float32."
     )
@@ -399,15 +405,24 @@ class Settings:
             )
         if self.schedule == "plateau" and self.warmup is not None:
             raise UsageError("--warmup cannot be combined with --schedule plateau. Leave one of them out.")
-        if self.schedule == "plateau" and self.validation == "test":
-            raise _needs_holdout("--schedule plateau")
-        for name, declaration in declared(Settings).items():
-            if not declaration.needs_holdout or self.validation == "holdout":
-                continue
-            value = getattr(self, name)
-            if value != declaration.default:
-                shown = f" {value}" if declaration.choices else ""
-                raise _needs_holdout(f"{declaration.option}{shown}")
+        plateau = ["--schedule plateau"] if self.schedule == "plateau" else []
+        selecting = [
+            f"{declaration.option} {value}" if declaration.choices else declaration.option
+            for name, declaration in declared(Settings).items()
+            if declaration.needs_holdout and (value := getattr(self, name)) != declaration.default
+        ]
+        if self.validation == "test":
+            selecting = plateau + selecting
+        if selecting and self.validation != "holdout":
+            raise UsageError(
+                f"{selecting[0]} needs --validation holdout. It selects by validation accuracy, which would "
+                "make the accuracy on those images too optimistic."
+            )
+        if self.validate == "end" and (plateau or selecting):
+            raise UsageError(
+                f"{(plateau + selecting)[0]} needs the validation accuracy of each epoch. "
+                "Leave out --validate end."
+            )
 
     def identity(self) -> dict[str, Any]:
         """The settings that a resume must not change."""
@@ -422,13 +437,6 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """The settings as a flat JSON object, in the order of their declaration."""
         return dataclasses.asdict(self)
-
-
-def _needs_holdout(option: str) -> UsageError:
-    return UsageError(
-        f"{option} needs --validation holdout. It selects by validation accuracy, which would make "
-        "the accuracy on those images too optimistic."
-    )
 
 
 def _never() -> bool:

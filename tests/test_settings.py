@@ -69,6 +69,21 @@ def test_a_setting_that_is_not_possible_is_named_with_what_is(name: str, value: 
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "option"),
+    [
+        ("patience", 3, "--patience"),
+        ("keep", "best", "--keep best"),
+        ("schedule", "plateau", "--schedule plat"),
+    ],
+)
+def test_what_selects_by_validation_accuracy_needs_that_of_each_epoch(
+    name: str, value: Any, option: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{option}.* needs the validation accuracy of each epoch"):
+        Settings(**{**GIVEN, name: value, "validation": "holdout", "validate": "end"})
+
+
+@pytest.mark.parametrize(
     ("text", "kept"),
     [("flip+ crop:04", "crop:4,flip"), ("cutmix:1.0,mixup:.2", "mixup:0.2,cutmix:1"), (" none", "none")],
 )

@@ -61,9 +61,10 @@ def take_pixels(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Te
     Returns:
         [B, H', W', C].
     """
-    shape = [tf.shape(images)[0], rows.shape[1], columns.shape[2]]
-    pixels = tf.stack([tf.broadcast_to(rows, shape), tf.broadcast_to(columns, shape)], axis=-1)
-    return tf.gather_nd(images, pixels, batch_dims=1)
+    height, width, channels = images.shape[1:]
+    # tf.gather_nd takes more than twice as long on a CPU.
+    positions = (tf.range(tf.shape(images)[0])[:, None, None] * height + rows) * width + columns
+    return tf.gather(tf.reshape(images, [-1, channels]), positions)
 
 
 # Below, `images` is uint8 [B, H, W, C], and `seed` is int32 [2]; the same seed gives the same images.

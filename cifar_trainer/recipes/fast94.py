@@ -38,6 +38,7 @@ def build_model(
     *,
     widths: tuple[int, int, int] = (64, 256, 256),
     activation: str = "gelu",
+    whiten_bias: bool = True,
     name: str = "fast94",
 ) -> "keras.Model":
     """A frozen whitening convolution and three blocks of two convolutions each (section 3.1)."""
@@ -77,7 +78,7 @@ def build_model(
                 [-m / d for m, d in zip(mean, deviation, strict=True)],
                 name="normalize",
             ),
-            layers.Conv2D(2 * patch, 2, name="whiten"),
+            layers.Conv2D(2 * patch, 2, use_bias=whiten_bias, name="whiten"),
             layers.Activation(activation, name=f"{activation}0"),
             *(layer for index, filters in enumerate(widths, 1) for layer in block(filters, index)),
             layers.GlobalMaxPooling2D(name="pool"),

@@ -247,17 +247,18 @@ class Muon(Nesterov):
 def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
     """A semi-orthogonal matrix near `matrix`, float [M, N], by three Newton-Schulz steps.
 
-    The quintic's coefficients are those of Muon: they move the singular values near 1, not to 1.
+    The quintic's coefficients are those of Muon: they move the singular values near 1, not to 1. The steps
+    are polynomials of the smaller Gram matrix, so only it is multiplied until the end.
     """
-    # The smaller Gram matrix.
     tall = matrix.shape[0] > matrix.shape[1]
-    estimate = tf.transpose(matrix) if tall else matrix
-    estimate /= tf.norm(estimate) + 1e-7
+    matrix /= tf.norm(matrix) + 1e-7
+    gram = tf.matmul(matrix, matrix, transpose_a=tall, transpose_b=not tall)
+    identity = product = tf.eye(min(matrix.shape))
     for _ in range(3):
-        gram = tf.matmul(estimate, estimate, transpose_b=True)
-        polynomial = -4.7750 * gram + 2.0315 * tf.matmul(gram, gram)
-        estimate = 3.4445 * estimate + tf.matmul(polynomial, estimate)
-    return tf.transpose(estimate) if tall else estimate
+        step = 3.4445 * identity - 4.7750 * gram + 2.0315 * tf.matmul(gram, gram)
+        product = tf.matmul(product, step)
+        gram = tf.matmul(gram, tf.matmul(step, step))
+    return tf.matmul(matrix, product) if tall else tf.matmul(product, matrix)
 
 
 def _by_path(values: Mapping[str, Any], variable: keras.Variable, default: Any) -> Any:

@@ -28,7 +28,7 @@ class CompleteEpoch:
 
     Attributes:
         loss, accuracy: on the training images, during training.
-        val_loss, val_accuracy: on the validation images, after the epoch.
+        val_loss, val_accuracy: on the validation images, after the epoch; None if it was not validated.
         val_logits: logits of the validation images, float32 [N, classes].
         val_labels: labels of the validation images, uint8 [N].
         learning_rate: learning rate of the last step.
@@ -42,8 +42,8 @@ class CompleteEpoch:
 
     loss: float
     accuracy: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
     val_logits: "np.ndarray"
     val_labels: "np.ndarray"
     learning_rate: float
@@ -120,7 +120,11 @@ def training_metrics(losses: "np.ndarray", correct: "np.ndarray", sizes: "np.nda
 
 def history_row(number: int, epoch: CompleteEpoch) -> dict[str, Any]:
     """The history row of a complete epoch, whose number counts from 1."""
-    return {"epoch": number, **{metric.name: metric.of(epoch) for metric in METRICS}}
+    row: dict[str, Any] = {"epoch": number}
+    for metric in METRICS:
+        is_known = metric.split == "train" or epoch.val_loss is not None
+        row[metric.name] = metric.of(epoch) if is_known else None
+    return row
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -191,8 +195,10 @@ def concerns(
         steps: number of steps of the run so far.
         predicted_classes: number of classes that were predicted for the validation images.
     """
-    warnings = {}
+    warnings: dict[str, str] = {}
     epoch, accuracy, validation = row["epoch"], row["accuracy"], row["val_accuracy"]
+    if validation is None:
+        return warnings
     chance = max(shares)
     entropy = -sum(share * math.log(share) for share in shares if share > 0)
     if predicted_classes == 1 and chance * len(shares) > IMBALANCE:
@@ -247,8 +253,7 @@ def reason_to_end(
     if not history:
         return None
     done, epochs, patience, limit = len(history), config.epochs, config.patience, options.time_limit
-    best = best_epoch(history)
-    if patience is not None and done - best >= patience:
+    if patience is not None and done - (best := best_epoch(history)) >= patience:
         note(
             f"Training ends after epoch {done} of {epochs}: validation accuracy was highest in epoch "
             f"{best}, and --patience is {patience}."

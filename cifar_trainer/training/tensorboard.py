@@ -231,7 +231,8 @@ class EpochImages(keras.callbacks.Callback):
 
     Args:
         events: writes them.
-        logits: returns the epoch's logits of the validation images, float32 [N, classes].
+        logits: returns the epoch's logits of the validation images, float32 [N, classes]; N is 0 before the
+            first validation.
         validation: the validation images.
         classes: class names, by label.
         clock: returns seconds; for tests.
@@ -259,6 +260,8 @@ class EpochImages(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         began = self._clock()
         logits, step = self._logits(), epoch + 1
+        if not logits.size:
+            return
         probabilities = softmax(logits.astype(np.float64), axis=1)
         self._events.write("validation", lambda: self._write_curves(probabilities, step))
         self._spent += self._clock() - began

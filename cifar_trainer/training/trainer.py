@@ -399,29 +399,28 @@ class Trainer:
         self._callbacks.on_epoch_begin(self._epoch)
 
     def _finish_epoch(self) -> None:
-        self._reporter.phase("validating")
+        epoch, validation = self._epoch + 1, dict.fromkeys(("val_loss", "val_accuracy"))
         began = time.monotonic()
-        self._callbacks.on_test_begin()
         with self._averaged():
-            self._validation_logits = self._validate(self._epoch + 1)
-            self._digests[self._epoch + 1] = weights_sha256(self._model)
+            if self._config.validate == "each-epoch" or epoch == self._config.epochs:
+                self._reporter.phase("validating")
+                self._callbacks.on_test_begin()
+                validation = self._validate(epoch)
+            self._digests[epoch] = weights_sha256(self._model)
             weights = read_variables(self._model.weights) if self._config.keep == "best" else []
-        logits, labels = self._validation_logits, self._validation.labels
-        val_loss = metrics.cross_entropy(logits, labels)
-        if not np.isfinite(val_loss):
-            raise self._not_finite(f"The validation loss ({val_loss})", self.step)
-        val_accuracy = metrics.accuracy(logits, labels)
-        self._callbacks.on_test_end({"loss": val_loss, "accuracy": val_accuracy})
+        if validation["val_loss"] is not None:
+            if not np.isfinite(validation["val_loss"]):
+                raise self._not_finite(f"The validation loss ({validation['val_loss']})", self.step)
+            self._callbacks.on_test_end({k.removeprefix("val_"): v for k, v in validation.items()})
         self._add_seconds(time.monotonic() - began, training=False)
         loss, accuracy = self._training_metrics()
         reading = self._telemetry.mark()
         complete = CompleteEpoch(
             loss=loss,
             accuracy=accuracy,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            val_logits=logits,
-            val_labels=labels,
+            **validation,
+            val_logits=self._validation_logits,
+            val_labels=self._validation.labels,
             learning_rate=last_rate(self._optimizer),
             images=self.loop.count,
             training_seconds=self._clock["training"],
@@ -430,10 +429,10 @@ class Trainer:
             gpu=reading,
             energy_joules=self._with_earlier(reading.energy_joules),
         )
-        row = history_row(self._epoch + 1, complete)
+        row = history_row(epoch, complete)
         self._reporter.phase("saving")
         self.history.append(row)
-        if best_epoch(self.history) == len(self.history):
+        if self._config.keep == "best" and best_epoch(self.history) == epoch:
             self._best = weights
         self._callbacks.on_epoch_end(
             self._epoch, {k: v for k, v in row.items() if k != "epoch" and v is not None}
@@ -499,6 +498,10 @@ class Trainer:
             assign_variables(self._model.weights, self._best)
         self._callbacks.on_train_end()
         chosen_by, row = self._selected_epoch()
+        if row["val_loss"] is None:
+            # The run ended before the epoch that would have been validated.
+            row.update(self._validate(len(self.history)))
+            self._write_history()
         with self._writing(), files.atomic_path(self._run.model) as partial:
             _portable(self._model).save(partial)
         config = self._config
@@ -545,12 +548,7 @@ class Trainer:
             return "last epoch", self.history[-1]
         if epochs:
             return "callback", self.history[max(epochs) - 1]
-        logits, labels = self._validate(last), self._validation.labels
-        figures = {
-            "val_loss": metrics.cross_entropy(logits, labels),
-            "val_accuracy": metrics.accuracy(logits, labels),
-        }
-        return "callback", {**self.history[-1], **figures, "epoch": None}
+        return "callback", {**self.history[-1], **self._validate(last), "epoch": None}
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -575,14 +573,18 @@ class Trainer:
         if self.loop.statistics is not None:
             self.loop.statistics.finalize()
 
-    def _validate(self, epoch: int) -> np.ndarray:
-        """Logits of the validation images, float32 [N, classes]. Records a look at the test set."""
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        """The current weights' validation loss and accuracy. Records a look at the test set."""
         if self._config.validation == "test":
             with self._writing():
                 self._run.record_look("train", epoch)
         logits = self._replicas.broadcast(lambda: self._predictor(self._validation_images))
         release_pages(self._validation.images)
-        return logits
+        self._validation_logits, labels = logits, self._validation.labels
+        return {
+            "val_loss": metrics.cross_entropy(logits, labels),
+            "val_accuracy": metrics.accuracy(logits, labels),
+        }
 
     def _training_metrics(self) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch's steps so far."""
