@@ -233,17 +233,22 @@ def predict(model: "keras.Model", images: "tf.Tensor") -> "tf.Tensor":
     Returns:
         float32 [N, classes].
     """
-    import tensorflow as tf
-
-    height, width = images.shape[1:3]
     logits = 0.0
     for move, share in ((0, 0.5), (-1, 0.25), (1, 0.25)):
-        rows = reflected(tf.range(height) + move, height)
-        columns = reflected(tf.range(width) + move, width)
-        moved = tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
+        moved = translated(images, move)
         for view in (moved, moved[:, :, ::-1]):
             logits += share / 2 * model(view, training=False)
     return logits
+
+
+def translated(images: "tf.Tensor", move: int) -> "tf.Tensor":
+    """Images, uint8 [N, H, W, C], translated up and left by `move` pixels; edges are padded by reflection."""
+    import tensorflow as tf
+
+    height, width = images.shape[1:3]
+    rows = reflected(tf.range(height) + move, height)
+    columns = reflected(tf.range(width) + move, width)
+    return tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
 
 
 FAST94 = Recipe(

@@ -101,10 +101,42 @@ def test_batch_normalization_as_one_operation_is_keras_batch_normalization(
         computed = {"outputs": outputs, **{str(i): each for i, each in enumerate(gradients)}}
         return {**statistics, **{name: tf.cast(each, tf.float32).numpy() for name, each in computed.items()}}
 
-    plain, fused = normalized(KERAS), normalized(KernelVariants(fused_normalization=True))
+    plain, fused = normalized(KERAS), normalized(KernelVariants(fused=True))
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 2**-7, "atol": 0.02}
     for name, expected in plain.items():
         np.testing.assert_allclose(fused[name], expected, err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_fused_gelu_is_that_of_keras(precision: str) -> None:
+    images = tf.constant(np.linspace(-6, 6, 200).reshape(40, 5), tf.float32)
+    layer = keras.layers.Dense(5, "gelu", kernel_initializer="identity", dtype=precision)
+    model = keras.Sequential([keras.Input((5,)), layer])
+
+    def computed(variants: KernelVariants) -> list[np.ndarray]:
+        with replaced_layers(model, variants, tf.constant(0)), tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = tf.cast(model(images, training=True), tf.float32)
+        gradients = tape.gradient(outputs, [images, layer.kernel.value])
+        return [outputs.numpy(), *(each.numpy() for each in gradients)]
+
+    tolerance = {"atol": 1e-5} if precision == "float32" else {"rtol": 2**-5, "atol": 0.02}
+    for fused, plain in zip(computed(KernelVariants(fused=True)), computed(KERAS), strict=True):
+        np.testing.assert_allclose(fused, plain, **tolerance)
+
+
+def test_on_a_cpu_gelu_is_one_operation() -> None:
+    model = get_recipe("fast94").build_model((32, 32, 3), 10)
+    variants = choose_variants(model, 64, gpu=False, conv="auto")
+
+    @tf.function
+    def forward(images: tf.Tensor) -> tf.Tensor:
+        with replaced_layers(model, variants, tf.constant(0)):
+            return model(images, training=True)
+
+    graph = forward.get_concrete_function(tf.TensorSpec((64, 32, 32, 3), tf.uint8)).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert (kinds.count("Erf"), sum("PartitionedCall" in kind for kind in kinds)) == (0, 7)
 
 
 def test_on_a_cpu_batch_normalization_is_one_operation() -> None:
