@@ -1,8 +1,7 @@
 """Explain predictions: Grad-CAM, occlusion, and the nearest training images."""
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +11,7 @@ from cifar_trainer import files, pages
 from cifar_trainer.artefacts.source import Source
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.splits import split_for
-from cifar_trainer.errors import UsageError, printable
+from cifar_trainer.errors import printable
 from cifar_trainer.images import encode_png
 from cifar_trainer.prediction import Classifier, ImageSource, PredictionReport, list_images
 from cifar_trainer.run import Run, open_run
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
     from cifar_trainer.artefacts.keras import KerasModel
 
-#: Maximum number of images on a page, and number of nearest training images for each.
-IMAGES, NEAREST = 100, 8
+#: Number of nearest training images for each image.
+NEAREST = 8
 #: Training images between two calls of `on_progress`.
 _STEP = 2500
 
@@ -40,7 +39,7 @@ def explain(
     """Write a page that explains the predictions of a run's model. Computes on the CPU, as `predict` does.
 
     Args:
-        images: as for `predict`, at most 100.
+        images: as for `predict`.
         run: the run's folder; by default, the newest run with a model.
         output: the page; by default, explanation.html in the run's folder. An existing file is replaced.
         data_dir: the data folder; by default, the one that the run used.
@@ -51,7 +50,7 @@ def explain(
         The predictions with their explanations, and the path of the page; None if no image could be read.
 
     Raises:
-        UsageError: there are no images, or too many, or one of them is a run's folder.
+        UsageError: there are no images, or one of them is a run's folder.
         DataError: the run's data are missing or have changed.
         RunError: the run does not exist or is damaged, or the page cannot be written.
     """
@@ -59,12 +58,10 @@ def explain(
     opened = open_run(run, with_model=True)
     dataset = opened.load_data(data_dir)
     classifier = Classifier(Source(opened.model, opened, None), None, None, verbose)
-    read = classifier.classify(sources, lambda done: on_progress("reading", done, None))
-    found = list(itertools.islice(read, IMAGES + 1))
-    if len(found) > IMAGES:
-        raise UsageError(f"There are more than {IMAGES} images, the most that a page shows. Pass fewer.")
+    found = list(classifier.classify(sources, lambda done: on_progress("reading", done, None)))
     if not found:
         return classifier.report(())
+    from cifar_trainer.evaluation.figures import heat_overlay
     from cifar_trainer.evaluation.gradcam import GradCam
     from cifar_trainer.evaluation.occlusion import occlude
 
@@ -76,14 +73,23 @@ def explain(
     for image, (_, answer), neighbours in zip(pixels, found, nearest, strict=True):
         label = answer.guesses[0].class_id
         maps = grad_cam(image[None], [label])
-        lost, hidden, covered = occlude(artefact.predict, image, label)
-        answers.append(dataclasses.replace(answer, explanation={"covered": covered, "nearest": neighbours}))
-        pictures.append((answers[-1], image, None if maps is None else maps[0], lost, hidden))
+        pictures.append((image, None if maps is None else maps[0], occlude(artefact.predict, image, label)))
+        answers.append(dataclasses.replace(answer, nearest=neighbours))
         on_progress("explaining", len(answers), len(found))
     page = opened.path / "explanation.html" if output is None else Path(output).expanduser()
     report = dataclasses.replace(classifier.report(tuple(answers)), page=str(page))
+
+    def picture(image: np.ndarray, heat: np.ndarray | None = None) -> str:
+        drawn = image if heat is None else np.rint(heat_overlay(image, heat) * 255).astype(np.uint8)
+        return pages.data_uri(encode_png(drawn))
+
+    text = pages.render(
+        "cifar_trainer", "explanation.html.j2", {},
+        report=report, pictures=pictures, result=opened.read_result(), dataset=dataset, picture=picture,
+        printable=printable,
+    )  # fmt: skip
     with files.writing(page, "Choose another --output."):
-        files.write_text(page, _render(report, pictures, opened, dataset))
+        files.write_text(page, text)
     return report
 
 
@@ -93,7 +99,7 @@ def _find_nearest(
     dataset: Dataset,
     run: Run,
     on_progress: Callable[[str, int, int], None],
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[tuple[dict[str, Any], ...]]:
     """The run's training images with the nearest features, for each of uint8 [N, H, W, C]."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -107,21 +113,12 @@ def _find_nearest(
     search = NearestNeighbors(n_neighbors=min(NEAREST, len(trained)), metric="cosine")
     distances, found = search.fit(np.concatenate(keys)).kneighbors(features(images))
     for indices, row in zip(trained[found].tolist(), distances.tolist(), strict=True):
-        files_of = [train.files[i] if train.files else "" for i in indices]
-        labels = [dataset.classes[train.labels[i]] for i in indices]
-        columns = zip(indices, files_of, labels, row, strict=True)
-        yield [dict(zip(("index", "file", "label", "distance"), each, strict=True)) for each in columns]
-
-
-def _render(report: PredictionReport, pictures: Sequence[tuple[Any, ...]], run: Run, dataset: Dataset) -> str:
-    from cifar_trainer.evaluation.figures import heat_overlay
-
-    def picture(image: np.ndarray, heat: np.ndarray | None = None) -> str:
-        drawn = image if heat is None else np.rint(heat_overlay(image, heat) * 255).astype(np.uint8)
-        return pages.data_uri(encode_png(drawn))
-
-    return pages.render(
-        "cifar_trainer", "explanation.html.j2", {},
-        report=report, pictures=pictures, result=run.read_result(), dataset=dataset, picture=picture,
-        printable=printable,
-    )  # fmt: skip
+        yield tuple(
+            {
+                "index": index,
+                "file": train.files[index] if train.files else "",
+                "label": dataset.classes[train.labels[index]],
+                "distance": distance,
+            }
+            for index, distance in zip(indices, row, strict=True)
+        )

@@ -73,9 +73,9 @@ class Answer(Result):
             threshold from `evaluate`.
         margin: difference between the largest and second-largest probability.
         class_set: the set of the chosen coverage, best first; empty for "unknown"; None without a coverage.
-        explanation: only from `explain`. `covered` describes the square from `occlude`. `nearest` lists the
-            training images with the most similar features: `index` in the prepared data, `file` (empty if the
-            source had no names), `label`, and cosine `distance`, 0 for a copy.
+        nearest: only from `explain`: the training images with the most similar features. Each has `index` in
+            the prepared data, `file` (empty if the source had no names), `label`, and cosine `distance`, 0
+            for a copy.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Answer(Result):
     unfamiliar: bool | None
     margin: float
     class_set: tuple[str, ...] | None = None
-    explanation: dict[str, Any] | None = None
+    nearest: tuple[dict[str, Any], ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -100,7 +100,7 @@ class Answer(Result):
             "unfamiliar": self.unfamiliar,
             "margin": self.margin,
             **({} if self.class_set is None else {"set": list(self.class_set)}),
-            **(self.explanation or {}),
+            **({} if self.nearest is None else {"nearest": list(self.nearest)}),
         }
 
 
