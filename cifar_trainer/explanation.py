@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def explain(
         on_progress: called with (name, done, total).
 
     Returns:
-        The predictions with their explanations, and the path of the page; None if no image could be read.
+        The predictions, and the path of the page; None if no image could be read.
 
     Raises:
         UsageError: there are no images, or one of them is a run's folder.
@@ -57,7 +57,7 @@ def explain(
     sources = list_images(images)
     opened = open_run(run, with_model=True)
     dataset = opened.load_data(data_dir)
-    classifier = Classifier(Source(opened.model, opened, None), None, None, verbose)
+    classifier = Classifier(Source(opened.model, opened, None), None, verbose)
     found = list(classifier.classify(sources, lambda done: on_progress("reading", done, None)))
     if not found:
         return classifier.report(())
@@ -67,17 +67,18 @@ def explain(
 
     artefact = cast("KerasModel", classifier.open())
     grad_cam = GradCam(artefact.model)
-    pixels = np.stack([image.pixels for image, _ in found])
-    nearest = _find_nearest(artefact.model, pixels, dataset, opened, on_progress)
-    answers, pictures = [], []
-    for image, (_, answer), neighbours in zip(pixels, found, nearest, strict=True):
+    nearest = _find_nearest(
+        artefact.model, np.stack([image.pixels for image, _ in found]), dataset, opened, on_progress
+    )
+    explained = []
+    for (image, answer), neighbours in zip(found, nearest, strict=True):
         label = answer.guesses[0].class_id
-        maps = grad_cam(image[None], [label])
-        pictures.append((image, None if maps is None else maps[0], occlude(artefact.predict, image, label)))
-        answers.append(dataclasses.replace(answer, nearest=neighbours))
-        on_progress("explaining", len(answers), len(found))
+        maps = grad_cam(image.pixels[None], [label])
+        lost = occlude(artefact.predict, image.pixels, label)
+        explained.append((answer, image.pixels, None if maps is None else maps[0], lost, neighbours))
+        on_progress("explaining", len(explained), len(found))
     page = opened.path / "explanation.html" if output is None else Path(output).expanduser()
-    report = dataclasses.replace(classifier.report(tuple(answers)), page=str(page))
+    report = dataclasses.replace(classifier.report(tuple(answer for _, answer in found)), page=str(page))
 
     def picture(image: np.ndarray, heat: np.ndarray | None = None) -> str:
         drawn = image if heat is None else np.rint(heat_overlay(image, heat) * 255).astype(np.uint8)
@@ -85,7 +86,7 @@ def explain(
 
     text = pages.render(
         "cifar_trainer", "explanation.html.j2", {},
-        report=report, pictures=pictures, result=opened.read_result(), dataset=dataset, picture=picture,
+        report=report, explained=explained, result=opened.read_result(), dataset=dataset, picture=picture,
         printable=printable,
     )  # fmt: skip
     with files.writing(page, "Choose another --output."):
@@ -99,26 +100,18 @@ def _find_nearest(
     dataset: Dataset,
     run: Run,
     on_progress: Callable[[str, int, int], None],
-) -> Iterator[tuple[dict[str, Any], ...]]:
-    """The run's training images with the nearest features, for each of uint8 [N, H, W, C]."""
+) -> Iterator[list[tuple[int, float]]]:
+    """For each of uint8 [N, H, W, C], the run's training images with the nearest features, and distances."""
     from sklearn.neighbors import NearestNeighbors
 
     from cifar_trainer.model import hidden_features
 
     trained, _ = split_for(dataset, run.read_config())
-    train, features, keys = dataset.train, hidden_features(model), []
+    features, keys = hidden_features(model), []
     for start in range(0, len(trained), _STEP):
-        keys.append(features(train.images[trained[start : start + _STEP]]))
+        keys.append(features(dataset.train.images[trained[start : start + _STEP]]))
         on_progress("comparing", min(start + _STEP, len(trained)), len(trained))
     search = NearestNeighbors(n_neighbors=min(NEAREST, len(trained)), metric="cosine")
     distances, found = search.fit(np.concatenate(keys)).kneighbors(features(images))
     for indices, row in zip(trained[found].tolist(), distances.tolist(), strict=True):
-        yield tuple(
-            {
-                "index": index,
-                "file": train.files[index] if train.files else "",
-                "label": dataset.classes[train.labels[index]],
-                "distance": distance,
-            }
-            for index, distance in zip(indices, row, strict=True)
-        )
+        yield list(zip(indices, row, strict=True))

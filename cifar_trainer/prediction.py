@@ -15,7 +15,6 @@ from PIL import Image
 
 from cifar_trainer import devices, files
 from cifar_trainer.artefacts.source import Source, find_source
-from cifar_trainer.conformal import ClassSets
 from cifar_trainer.errors import UsageError
 from cifar_trainer.images import (
     MAX_BYTES,
@@ -73,9 +72,6 @@ class Answer(Result):
             threshold from `evaluate`.
         margin: difference between the largest and second-largest probability.
         class_set: the set of the chosen coverage, best first; empty for "unknown"; None without a coverage.
-        nearest: only from `explain`: the training images with the most similar features. Each has `index` in
-            the prepared data, `file` (empty if the source had no names), `label`, and cosine `distance`, 0
-            for a copy.
     """
 
     name: str
@@ -87,7 +83,6 @@ class Answer(Result):
     unfamiliar: bool | None
     margin: float
     class_set: tuple[str, ...] | None = None
-    nearest: tuple[dict[str, Any], ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -100,7 +95,6 @@ class Answer(Result):
             "unfamiliar": self.unfamiliar,
             "margin": self.margin,
             **({} if self.class_set is None else {"set": list(self.class_set)}),
-            **({} if self.nearest is None else {"nearest": list(self.nearest)}),
         }
 
 
@@ -207,10 +201,9 @@ def predict(
         check_count("top", top)
     sources = list_images(images)
     source = find_source(run, model, coverage)
-    sets = source.read_sets()
     if top is not None and source.run is not None:
         _check_top(top, len(source.run.read_data().classes))
-    classifier = Classifier(source, top, sets, verbose)
+    classifier = Classifier(source, top, verbose)
     answers = tuple(answer for _, answer in classifier.classify(sources, on_progress))
     return classifier.report(answers)
 
@@ -244,14 +237,17 @@ class Classifier:
     Args:
         source: the artefact.
         top: number of classes per image; by default 3, or all if there are fewer.
-        sets: chooses each image's set of classes; None without a coverage.
         verbose: show TensorFlow's own messages.
+
+    Raises:
+        UsageError, RunError: as in `Source.read_sets`.
     """
 
-    def __init__(self, source: Source, top: int | None, sets: ClassSets | None, verbose: bool) -> None:
+    def __init__(self, source: Source, top: int | None, verbose: bool) -> None:
         self._failures: list[Failure] = []
         self._passed_over: Counter[str] = Counter()
-        self._source, self._top, self._sets, self._verbose = source, top, sets, verbose
+        self._source, self._top, self._verbose = source, top, verbose
+        self._sets = source.read_sets()
         self._artefact: Artefact | None = None
         self._thresholds: Thresholds | None = None
 

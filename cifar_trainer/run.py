@@ -214,11 +214,10 @@ class _Decided:
 
 @dataclasses.dataclass(frozen=True)
 class _RestOfConfig:
-    """The part of config.json besides the settings; `parent` is the config.json of the parent's run."""
+    """The part of config.json besides the settings."""
 
     data: DataRecord
     extensions: tuple[Extension, ...] = ()
-    parent: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,10 +301,6 @@ class Run:
     def read_extensions(self) -> tuple[Extension, ...]:
         """The resumes with more epochs, in order."""
         return files.read_json(self.config, _RestOfConfig, remedy=_TRAIN_AGAIN).extensions
-
-    def read_parent(self) -> dict[str, Any] | None:
-        """The config.json of the run that trained the initial weights; None without `--weights RUN`."""
-        return files.read_json(self.config, _RestOfConfig, remedy=_TRAIN_AGAIN).parent
 
     def read_environment(self) -> dict[str, Any]:
         """The versions, device and command line of the training."""

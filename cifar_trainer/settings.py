@@ -273,6 +273,7 @@ class Settings:
 
     Attributes:
         recipe_sha256: SHA-256 of a custom recipe's file; None for a built-in recipe.
+        weights_sha256: SHA-256 of the initial weights; None until `weights` has been loaded.
 
     Raises:
         UsageError: a value is out of range; the message has the range or the choices.
@@ -360,10 +361,6 @@ class Settings:
         None, metavar=f"RUN|FILE.keras|{IMAGENET}", affects_result=False, vary=True,
         help="Start from the weights of a run, of a Keras file, or of the recipe trained on ImageNet.",
     )  # fmt: skip
-    weights_sha256: str | None = setting(
-        None, metavar="HEX", in_sweep=False,
-        help="SHA-256 that the --weights must have, from their run's result.json.",
-    )  # fmt: skip
     freeze: str | None = setting(
         None, metavar=f"N|LAYER|{ALL_BUT_HEAD}", vary=True,
         help="Freeze the first N layers, all layers up to LAYER, or all but the last.",
@@ -378,6 +375,7 @@ class Settings:
         "them joined by commas; or none.",
     )  # fmt: skip
     recipe_sha256: str | None = None
+    weights_sha256: str | None = None
 
     def __post_init__(self) -> None:
         # From Python, a Path and a number are accepted. The run may be resumed from another folder.

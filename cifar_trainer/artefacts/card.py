@@ -138,20 +138,16 @@ def _describe_coverage(manifest: Manifest) -> str:
         "The classes whose softmax(`logits`) reaches the thresholds in `manifest.json` form a set that has",
         f"the right class with the promised coverage{each}. An empty set means unknown. The thresholds are",
         f"from {coverage.images:,} held-out training images.{selected}",
+        "",
     ]
-    if coverage.measured:
-        lines += [
-            "",
-            "| promised coverage | measured on test images (95 % interval) | mean size of a set | unknown |",
-            "| ---: | ---: | ---: | ---: |",
-        ]
     for row in coverage.measured:
         low, high = row["interval"]
         lines.append(
-            f"| {row['coverage']:.0%} | {row['measured']:.2%} ({low:.2%} to {high:.2%}) "
-            f"| {row['mean_size']:.2f} | {row['unknown']:.1%} |"
+            f"- {row['coverage']:.0%} promised: {row['measured']:.2%} of the sets of test images have the "
+            f"right class (95 % interval {low:.2%} to {high:.2%}); mean size {row['mean_size']:.2f}, "
+            f"{row['unknown']:.1%} unknown"
         )
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip()
 
 
 def _artefact_table(artefacts: Sequence[Export]) -> str:

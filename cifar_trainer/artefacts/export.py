@@ -298,14 +298,12 @@ def _rounding(
     Converters and runtimes make errors of this size when they merge layers or add in another order. A network
     whose statistics of batch normalization are wrong, after a few steps of training, amplifies them.
     """
-    weights, generator = model.get_weights(), np.random.default_rng(0)
-    towards = (generator.choice((-np.inf, np.inf), each.shape).astype(each.dtype) for each in weights)
-    moved = list(map(np.nextafter, weights, towards))
-    model.set_weights(moved)
-    try:
-        return float(np.abs(predict_logits(images) - logits).max())
-    finally:
-        model.set_weights(weights)
+    weights, draw = model.get_weights(), np.random.default_rng(0)
+    towards = np.array([-np.inf, np.inf], np.float32)
+    model.set_weights([np.nextafter(each, draw.choice(towards, each.shape)) for each in weights])
+    moved = predict_logits(images)
+    model.set_weights(weights)
+    return float(np.abs(moved - logits).max())
 
 
 def _encoded_reference(

@@ -68,7 +68,7 @@ class Source:
         """The class sets of the coverage; None without one.
 
         Raises:
-            UsageError: the coverage is invalid, or there are no thresholds for it.
+            UsageError: the coverage is invalid, or needs more held-out images.
             RunError: the report of `evaluate` cannot be read.
         """
         if self.coverage is None:
@@ -77,10 +77,11 @@ class Source:
         known = None if self.manifest is None else self.manifest.coverage
         if self.run is not None:
             known = self.run.read_coverage(self.run.read_result().weights_sha256)
-        if known is None:
+        if known is None or str(percent) not in known.thresholds:
             raise UsageError(
-                f"--coverage {percent}%: there are no thresholds for {self.path}. Train a run with "
-                "--validation holdout, and evaluate it before you export it."
+                f"--coverage {percent}% needs at least {-(-percent // (100 - percent))} held-out images; "
+                f"{self.path} has thresholds from {0 if known is None else known.images}. Train a run with "
+                "--validation holdout on enough images, and evaluate it before you export it."
             )
         return known.at(percent)
 

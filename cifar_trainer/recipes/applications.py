@@ -101,10 +101,10 @@ def _get_file(recipe: str, offline: bool, name: str, url: str, *, cache_subdir: 
     from keras.src.utils.file_utils import validate_file
 
     path = Path(keras_home()) / cache_subdir / name
-    if path.is_file() and validate_file(path, file_hash):
-        return str(path)
+    # Keras deletes a damaged file if it cannot be downloaded again.
+    state = "damaged" if path.is_file() else "not"
     reason = "--offline forbids downloading them"
-    if not offline:
+    if not offline or (path.is_file() and validate_file(path, file_hash)):
         try:
             # Keras prints its progress.
             with contextlib.redirect_stdout(sys.stderr):
@@ -112,9 +112,8 @@ def _get_file(recipe: str, offline: bool, name: str, url: str, *, cache_subdir: 
         except Exception as error:  # Keras raises plain Exceptions.
             reason = f"downloading them failed ({error})"
     raise DataNotFoundError(
-        f"The ImageNet weights of {recipe} are {'damaged' if path.is_file() else 'not'} in {path}, and "
-        f"{reason}. Download {url} on another machine and save it there; its "
-        f"{'SHA-256' if len(file_hash) == 64 else 'MD5'} is {file_hash}."
+        f"The ImageNet weights of {recipe} are {state} in {path}, and {reason}. Download {url} on another "
+        f"machine and save it there; its hash is {file_hash}."
     )
 
 

@@ -114,8 +114,7 @@ def augmentation(text: str) -> "Callable[[Batch], tf.Tensor | Mixed] | None":
     def augment(batch: Batch) -> "tf.Tensor | Mixed":
         from cifar_trainer.recipes.augmentation import apply_operations
 
-        images, *mixture = apply_operations(batch.images, batch.labels, batch.seed, operations)
-        return Mixed(images, *mixture) if mixture else images
+        return apply_operations(batch, operations)
 
     return augment if operations else None
 

@@ -293,8 +293,8 @@ def _open(
             earlier = {name: value for name, value in before.items() if name != "earlier"}
             described["earlier"] = [*before.get("earlier", []), earlier]
         extensions = [] if job.resumed is None else _extensions(run, config, checkpoint)
-        saved = None if job.resumed is None else run.read_parent()
-        parent = saved if job.initial is None else job.initial.parent
+        saved = {} if job.resumed is None else files.read_json(run.config, dict[str, Any])
+        parent = saved.get("parent") if job.initial is None else job.initial.parent
         _write_settings(run, config, dataset, described, recipe, extensions, parent)
         if checkpoint is not None:
             done = f"{counted(checkpoint.epoch, 'epoch')} and {counted(checkpoint.step, 'step')}"

@@ -217,9 +217,9 @@ class StepLoop(Program):
         if self._ordered is None:
             self._images = tf.constant(images)
         else:
-            shape = (batch_size, *images.shape[1:])
-            self._window = min(self.steps, max(1, WINDOW_BYTES // math.prod(shape)))
-            self._images = tf.Variable(tf.zeros((self._window * batch_size, *shape[1:]), tf.uint8))
+            shape = self._ordered.images.shape[1:]
+            self._window = min(self.steps, max(1, WINDOW_BYTES // math.prod((batch_size, *shape))))
+            self._images = tf.Variable(tf.zeros((self._window * batch_size, *shape), tf.uint8))
         self._labels = tf.constant(labels)
         # int64: TensorFlow keeps int32 variables in host memory, which a loop compiled by XLA for a GPU
         # cannot read.
@@ -236,9 +236,7 @@ class StepLoop(Program):
     def set_order(self, order: np.ndarray) -> None:
         """Set the order of the images: int64 [N], a permutation."""
         self._order.assign(np.pad(order, (0, self._order.shape[0] - self.count)))
-        if self._ordered is not None:
-            self._ordered.set_order(order)
-            self._on_device = -1
+        self._on_device = -1
 
     def batch_sizes(self, start: int, count: int) -> np.ndarray:
         """The number of images in each of `count` steps from `start`: int64 [count]."""
@@ -290,7 +288,9 @@ class StepLoop(Program):
     def _steps(self, call: Call, global_start: int) -> list[np.ndarray]:
         window, size = call.start // self._window, self._window * self.batch_size
         if self._ordered is not None and call.count > 0 and self._on_device != window:
-            self._images.assign(self._ordered.read(window * size, size))
+            # The last window is filled by repetition.
+            order = np.resize(self._order.numpy()[window * size :][:size], size)
+            self._images.assign(self._ordered.read(order))
             self._on_device = window
         return super()._steps(call, global_start)
 

@@ -5,7 +5,6 @@ Importing this does not import TensorFlow.
 
 import dataclasses
 import itertools
-import json
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,8 @@ def find_weights(config: Settings) -> tuple[Path | None, Run | None]:
     Raises:
         UsageError: `config.weights` is neither a run's folder nor a Keras file; or the recipe has no weights
             from ImageNet.
-        RunError: the run is not finished, or this version does not know its recipe.
+        RunError: the run is not finished, this version does not know its recipe, or its weights are not those
+            of `config.weights_sha256`.
     """
     if config.weights == IMAGENET:
         names = [name for name, recipe in RECIPES.items() if recipe.pretrained is not None]
@@ -43,6 +43,7 @@ def find_weights(config: Settings) -> tuple[Path | None, Run | None]:
     run = Run(path.parent) if path.name == Run(path).model.name else Run(path)
     if run.config.is_file():
         run.check_model()
+        _check_sha256(config, run.read_result().weights_sha256)
         return run.model, run
     if not zipfile.is_zipfile(path):
         state = "is something else" if path.exists() else "does not exist"
@@ -59,21 +60,21 @@ def find_parent(run: Run) -> Run | None:
     Raises:
         RunError: a run of the chain is missing or damaged, or its weights have changed.
     """
-    config = run.read_config()
     try:
-        _, parent = find_weights(config)
+        _, parent = find_weights(run.read_config())
     except UsageError as error:
         raise RunError(f"{run.path} cannot be reproduced: {error}") from error
-    if parent is None:
-        return None
-    sha256 = parent.read_result().weights_sha256
-    if sha256 != config.weights_sha256:
-        raise RunError(
-            f"{run.path} started from the weights of {parent.path} with the SHA-256 {config.weights_sha256}, "
-            f"but they now have {sha256}. Restore the original."
-        )
-    find_parent(parent)
+    if parent is not None:
+        find_parent(parent)
     return parent
+
+
+def _check_sha256(config: Settings, sha256: str) -> None:
+    if config.weights_sha256 not in (None, sha256):
+        raise RunError(
+            f"--weights {config.weights} has weights with the SHA-256 {sha256}, expected "
+            f"{config.weights_sha256}: it has changed, or is the wrong one. Restore the original."
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,19 +86,17 @@ class InitialWeights:
         model: the trained network, with or without its last layer.
         sha256: SHA-256 of its weights.
         parent: config.json of the run that trained them; None if unknown.
-        classes: names of its classes; None if unknown.
     """
 
     source: str
     model: "keras.Model"
     sha256: str
     parent: dict[str, Any] | None = None
-    classes: tuple[str, ...] | None = None
 
     def assign(self, model: "keras.Model", recipe: str, classes: tuple[str, ...]) -> str:
         """Copy the weights to `model`, layer by layer, in the order of the layers.
 
-        The last layer keeps its own initial weights if the classes differ, or if `self.model` lacks it.
+        The last layer keeps its own initial weights if the classes or its shapes differ.
 
         Args:
             model: the new network.
@@ -110,17 +109,12 @@ class InitialWeights:
         Raises:
             UsageError: a layer cannot take the weights; the message names it. `model` is then unusable.
         """
-        ours, theirs = layers_with_weights(model), layers_with_weights(self.model)
-        is_new = self.model.output_shape != model.output_shape
-        if self.classes is not None:
-            is_new = self.classes != classes
-        layers = ours[:-1] if is_new else ours
-        if is_new and len(theirs) == len(ours):
-            theirs = theirs[:-1]
-        for layer, source in itertools.zip_longest(layers, theirs):
-            given, expected = (
-                [tuple(each.shape) for each in one.weights] if one else "nothing" for one in (source, layer)
-            )
+        pairs = list(itertools.zip_longest(layers_with_weights(model), layers_with_weights(self.model)))
+        last, theirs = pairs[-1]
+        same_classes = self.parent is None or self.parent["data"]["classes"] == list(classes)
+        is_new = last and not (same_classes and _shapes(last) == _shapes(theirs))
+        for layer, source in pairs[:-1] if is_new else pairs:
+            given, expected = _shapes(source), _shapes(layer)
             if given != expected:
                 raise UsageError(
                     f"--weights {self.source}, for images of {self.model.input_shape[1:]}, has {given} for "
@@ -129,8 +123,12 @@ class InitialWeights:
                     "recipe with global pooling (resnet18) takes those for images of another shape."
                 )
             layer.set_weights(source.get_weights())
-        new = f" The last layer, {ours[-1].name}, is new, for {len(classes)} classes." if is_new else ""
+        new = f" The last layer, {last.name}, is new, for {len(classes)} classes." if is_new else ""
         return f"Starting from the weights of {self.source} ({self.sha256[:12]}).{new}"
+
+
+def _shapes(layer: "keras.Layer | None") -> list[tuple[int, ...]] | str:
+    return "nothing" if layer is None else [tuple(weight.shape) for weight in layer.weights]
 
 
 def layers_with_weights(model: "keras.Model") -> "list[keras.Layer]":
@@ -181,7 +179,7 @@ def load_weights(
         RunError: the weights do not match `config.weights_sha256`, or the file is damaged.
         UsageError, RunError: as in `find_weights`.
     """
-    from cifar_trainer.model import CLASSES_MEMBER, load_model, weights_sha256
+    from cifar_trainer.model import load_model, weights_sha256
 
     assert config.weights is not None, "the run starts from trained weights"
     path, run = find_weights(config)
@@ -191,17 +189,9 @@ def load_weights(
         model = pretrained(image_shape, offline=offline)
     else:
         model = load_model(path)
-    sha256, parent, classes = weights_sha256(model), None, None
-    if run is not None:
-        run.check_weights(run.read_result(), sha256)
-        parent, classes = files.read_json(run.config, dict[str, Any]), run.read_data().classes
-    elif path is not None:
-        with zipfile.ZipFile(path) as archive:
-            if CLASSES_MEMBER in archive.namelist():
-                classes = tuple(json.loads(archive.read(CLASSES_MEMBER)))
-    if config.weights_sha256 not in (None, sha256):
-        raise RunError(
-            f"--weights {config.weights} has weights with the SHA-256 {sha256}, expected "
-            f"{config.weights_sha256}: it has changed, or is the wrong one. Restore the original."
-        )
-    return InitialWeights(config.weights, model, sha256, parent, classes)
+    sha256 = weights_sha256(model)
+    _check_sha256(config, sha256)
+    if run is None:
+        return InitialWeights(config.weights, model, sha256)
+    run.check_weights(run.read_result(), sha256)
+    return InitialWeights(config.weights, model, sha256, files.read_json(run.config, dict[str, Any]))

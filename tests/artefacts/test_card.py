@@ -128,7 +128,8 @@ def test_the_card_says_the_measured_coverage_and_size_of_sets_or_that_there_are_
     text = card(coverage=Coverage(5000, True, {"90": (0.1, 0.2)}, (measured,)))
     assert "right class with the promised coverage, also for each class." in text
     assert "from 5,000 held-out training images." in text
-    assert "| 90% | 90.12% (89.52% to 90.69%) | 1.46 | 1.2% |" in text
+    assert "- 90% promised: 90.12% of the sets" in text
+    assert "(95 % interval 89.52% to 90.69%); mean size 1.46, 1.2% unknown" in text
 
 
 def test_the_card_says_that_there_is_no_usable_threshold_for_unfamiliar_images() -> None:

@@ -64,12 +64,10 @@ def test_classes_have_their_own_thresholds_if_each_has_enough_images(least: int)
     assert len(coverage.at(99).thresholds) == (2 if coverage.by_class else 1)
 
 
-def test_a_coverage_that_needs_more_images_is_refused_with_their_number() -> None:
+def test_a_coverage_that_needs_more_images_has_no_thresholds() -> None:
     coverage = fit_coverage(*draw(12, 2))
     assert max(map(int, coverage.thresholds)) == 92
     assert coverage.at(92).coverage == 0.92
-    with pytest.raises(UsageError, match="93% needs at least 14 held-out images; this model has 12"):
-        coverage.at(93)
     assert fit_coverage(*draw(14, 2)).at(93).coverage == 0.93
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -62,16 +63,14 @@ def test_the_predictions_are_those_of_predict(
     assert (told["model"], told["page"]) == (str(learned_run / "model.keras"), str(page))
 
 
-def test_the_nearest_image_of_a_training_image_is_itself(explained: tuple[Any, Path], data_dir: Path) -> None:
-    nearest = json.loads(explained[0].stdout)["predictions"][1]["nearest"]
-    assert len(nearest) == explanation.NEAREST
-    assert (nearest[0]["index"], nearest[0]["file"]) == (SEEN, "")
-    distances = [each["distance"] for each in nearest]
-    assert distances == sorted(distances)
+def test_the_nearest_image_of_a_training_image_is_itself(learned_run: Path, data_dir: Path) -> None:
+    dataset, run = load_dataset(data_dir, "synthetic"), Run(learned_run)
+    images = np.array(dataset.train.images[SEEN : SEEN + 1])
+    (nearest,) = explanation._find_nearest(load_model(run.model), images, dataset, run, lambda *_: None)
+    indices, distances = zip(*nearest, strict=True)
+    assert (indices[0], len(set(indices))) == (SEEN, explanation.NEAREST)
+    assert list(distances) == sorted(distances)
     assert (distances[0] < 1e-5, distances[1] > 1e-5) == (True, True)
-    dataset = load_dataset(data_dir, "synthetic")
-    labels = [dataset.classes[dataset.train.labels[each["index"]]] for each in nearest]
-    assert [each["label"] for each in nearest] == labels
 
 
 def test_the_page_needs_no_other_file_and_is_accessible(explained: tuple[Any, Path]) -> None:
@@ -102,10 +101,13 @@ def test_own_grey_images_of_two_classes_and_a_network_without_feature_maps(
     monkeypatch.setattr(Run, "load_data", lambda run, data_dir: dataset)
     report = explain(pixels[5], run=run)
     (one,) = report.predictions
-    # The run was trained on five images; this one is the sixth.
-    assert sorted(each["file"] for each in one.nearest or ()) == [f"in/{i}.png" for i in range(5)]
     assert len(one.guesses) == 2
     page = (run / "explanation.html").read_text()
+    # The run was trained on five images; this one is the sixth.
+    assert [page.count(f'title="in/{i}.png"') for i in range(6)] == [1, 1, 1, 1, 1, 0]
+    assert re.findall(r"With the predicted class: (\d) of 5", page) == [
+        str([2, 3][one.guesses[0].class_name == "dark"])
+    ]
     assert "Not available: this network has no feature map" in page
     assert report.page == str(run / "explanation.html")
 

@@ -12,6 +12,7 @@ import pytest
 from keras.src.applications import mobilenet_v3
 from keras.src.backend import config as keras_config
 from keras.src.legacy.saving import legacy_h5_format
+from keras.src.utils import file_utils
 
 from cifar_trainer.errors import DataNotFoundError, UsageError
 from cifar_trainer.recipes import RECIPES
@@ -34,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(keras.utils, "get_file", refuse)
+    monkeypatch.setattr(file_utils, "urlretrieve", refuse)
     folder = tmp_path / "keras" / "models"
     folder.mkdir(parents=True)
     return folder

@@ -21,12 +21,8 @@ def test_images_come_in_the_order_of_the_epoch(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", images)
     rows = np.array([3, 19, 0, 7, 12, 5])
     reader = OrderedImages(np.load(tmp_path / "images.npy", mmap_mode="r"), rows)
-    for order in (np.arange(6), np.array([4, 2, 0, 5, 1, 3])):
-        reader.set_order(order)
-        for first, count in ((0, 2), (2, 2), (4, 2), (1, 2), (5, 3)):
-            read, expected = reader.read(first, count), images[rows[order[first : first + count]]]
-            np.testing.assert_array_equal(read[: len(expected)], expected)
-            assert len(read) == count and not read[len(expected) :].any()
+    for order in (np.arange(6), np.array([4, 2, 0]), np.array([5])):
+        np.testing.assert_array_equal(reader.read(order), images[rows[order]])
 
 
 @pytest.mark.usefixtures("small_runs")
@@ -50,7 +46,9 @@ def test_a_run_on_large_data_has_the_same_bits_also_if_it_was_stopped(
     monkeypatch.setattr(ordered, "MAX_BYTES", 1000)
     read: list[int] = []
     ours = OrderedImages.read
-    monkeypatch.setattr(OrderedImages, "read", lambda self, *at: (read.append(at[1]), ours(self, *at))[1])
+    monkeypatch.setattr(
+        OrderedImages, "read", lambda self, order: (read.append(len(order)), ours(self, order))[1]
+    )
     with pytest.raises(TrainingStopped):
         small(tmp_path / "large", should_stop=stop_after(3))
     assert resume(tmp_path / "large").weights_sha256 == in_memory
