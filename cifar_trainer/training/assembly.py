@@ -23,7 +23,7 @@ from cifar_trainer.settings import Settings
 from cifar_trainer.training.distributed import SINGLE, Replicas
 from cifar_trainer.training.layers import check_shardable, choose_variants
 from cifar_trainer.training.loop import StepLoop, balanced_weights
-from cifar_trainer.training.ordered import OrderedImages, is_large
+from cifar_trainer.training.ordered import is_large
 from cifar_trainer.training.transfer import frozen_layers
 
 #: The share of the learning rate that layers get after `--unfreeze-after`.
@@ -66,12 +66,11 @@ def assemble(
     model = build_model(recipe, config.precision, train.images.shape[1:], classes)
     optimizer = build_optimizer(recipe, config, steps * config.epochs)
     labels = train.labels[indices]
-    images: np.ndarray | OrderedImages
-    if is_large(train.images):
-        images, first = OrderedImages(train.images, indices), train.images[indices[:INITIAL_IMAGES]]
-    else:
-        # Do not copy all images in order: the device can read the memory-mapped file directly.
-        images = first = train.images if len(indices) == len(train) else train.images[indices]
+    rows = indices if is_large(train.images) else None
+    # Do not copy all images in order: the device can read the memory-mapped file directly.
+    is_whole = rows is not None or len(indices) == len(train)
+    images = train.images if is_whole else train.images[indices]
+    first = images if rows is None else images[rows[:INITIAL_IMAGES]]
     if recipe.initialize is not None:
         recipe.initialize(model, first)
     check_network(recipe, model)
@@ -110,6 +109,7 @@ def assemble(
         replicas=replicas,
         frozen=unfrozen,
         unfrozen_at=unfrozen_at,
+        rows=rows,
     )
     release_pages(train.images)
     return loop

@@ -15,12 +15,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cifar_trainer.data.mapped import release_pages
 from cifar_trainer.model import accepting
 from cifar_trainer.recipes import Batch, Mixed, Recipe
 from cifar_trainer.recipes.optimizers import StatisticsAverage
 from cifar_trainer.training.distributed import SINGLE, Replicas, Shard
 from cifar_trainer.training.layers import KernelVariants, replaced_layers, summed_loss
-from cifar_trainer.training.ordered import OrderedImages
 
 #: Separate a seed's independent streams of random numbers.
 _ORDER, _LAYERS, _AUGMENT = 1, 2, 3
@@ -59,7 +59,7 @@ class Streams:
 
 #: Maximum number of steps per call, and length of the loss buffers.
 MAX_CHUNK = 1024
-#: Size of the part of `OrderedImages` that is on the device.
+#: Size of the part of large data that is on the device.
 WINDOW_BYTES = 2**25
 #: Steps between checks for finite losses if XLA compiles the loop.
 BLOCK = 32
@@ -152,7 +152,7 @@ class StepLoop(Program):
         recipe: provides the loss, the augmentation and `after_step`.
         model: maps uint8 [B, H, W, C] to float32 logits [B, classes].
         optimizer: built for the model's trainable variables.
-        images: uint8 [N, H, W, C]. `OrderedImages` are copied to the device a few steps at a time.
+        images: uint8 [N, H, W, C].
         labels: uint8 [N].
         batch_size: images per step, at most N; an epoch's last step has the rest.
         epochs: epochs of the run.
@@ -165,6 +165,8 @@ class StepLoop(Program):
         class_weights: factor of an image's loss, by label, float [classes]; None means 1 for all.
         replicas: the processes that compute each batch together; each has all images in the same order.
         frozen: variables of the model that are not trained before the run's step `unfrozen_at`.
+        rows: int64 [N], the rows of `images` to train on. They are read a few steps at a time from `images`, a
+            memory map [M, H, W, C]. None keeps all images on the device.
 
     Attributes:
         model, optimizer, statistics, xla: the arguments.
@@ -178,7 +180,7 @@ class StepLoop(Program):
         recipe: Recipe,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        images: np.ndarray | OrderedImages,
+        images: np.ndarray,
         labels: np.ndarray,
         *,
         batch_size: int,
@@ -192,6 +194,7 @@ class StepLoop(Program):
         replicas: Replicas = SINGLE,
         frozen: Sequence[keras.Variable] = (),
         unfrozen_at: int = 0,
+        rows: np.ndarray | None = None,
     ) -> None:
         self.model, self.optimizer, self.statistics = model, optimizer, statistics
         self.count = len(labels)
@@ -212,12 +215,12 @@ class StepLoop(Program):
         self.last_batch = batch_size if self._masked else self.count - (self.steps - 1) * batch_size
         self._total_steps = epochs * self.steps
         self.phases = self._all_phases()
-        self._ordered = images if isinstance(images, OrderedImages) else None
+        self._file, self._rows = images, rows
         self._window = self.steps
-        if self._ordered is None:
+        if rows is None:
             self._images = tf.constant(images)
         else:
-            shape = self._ordered.images.shape[1:]
+            shape = images.shape[1:]
             self._window = min(self.steps, max(1, WINDOW_BYTES // math.prod((batch_size, *shape))))
             self._images = tf.Variable(tf.zeros((self._window * batch_size, *shape), tf.uint8))
         self._labels = tf.constant(labels)
@@ -287,10 +290,12 @@ class StepLoop(Program):
 
     def _steps(self, call: Call, global_start: int) -> list[np.ndarray]:
         window, size = call.start // self._window, self._window * self.batch_size
-        if self._ordered is not None and call.count > 0 and self._on_device != window:
+        if self._rows is not None and call.count > 0 and self._on_device != window:
             # The last window is filled by repetition.
             order = np.resize(self._order.numpy()[window * size :][:size], size)
-            self._images.assign(self._ordered.read(order))
+            self._images.assign(self._file[self._rows[order]])
+            # Pages of the map would count as this process's memory.
+            release_pages(self._file)
             self._on_device = window
         return super()._steps(call, global_start)
 
@@ -371,7 +376,7 @@ class StepLoop(Program):
         # Not a slice: XLA would treat its start as a constant and compile again for each call.
         indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
         at = indices
-        if self._ordered is not None:
+        if self._rows is not None:
             at = step % self._window * self.batch_size + tf.range(batch)
         images, labels = tf.gather(self._images, at), tf.gather(self._labels, indices)
         weights, size = self._weights(step, batch)
