@@ -165,8 +165,8 @@ class StepLoop(Program):
         class_weights: factor of an image's loss, by label, float [classes]; None means 1 for all.
         replicas: the processes that compute each batch together; each has all images in the same order.
         frozen: variables of the model that are not trained before the run's step `unfrozen_at`.
-        rows: int64 [N], the rows of `images` to train on. They are read a few steps at a time from `images`, a
-            memory map [M, H, W, C]. None keeps all images on the device.
+        rows: int64 [N], the rows of `images` to train on. They are read a few steps at a time from `images`,
+            a memory map [M, H, W, C]. None keeps all images on the device.
 
     Attributes:
         model, optimizer, statistics, xla: the arguments.
