@@ -2,10 +2,12 @@
 
 import math
 import mmap
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -13,6 +15,14 @@ from cifar_trainer.data import disk
 
 #: Maximum size of a part in bytes, unless one image is larger.
 PART_BYTES = 2**24
+#: Training does not keep data of more bytes, or of more than a quarter of the memory, in memory.
+MAX_BYTES = 2**30
+
+
+def is_large(images: np.ndarray) -> TypeGuard[np.memmap]:
+    """Whether to read these images from their file; False for images that are not memory-mapped."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return isinstance(images, np.memmap) and images.nbytes > min(MAX_BYTES, memory // 4)
 
 
 class ScratchImages:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from cifar_trainer.data.dataset import Split
-from cifar_trainer.data.mapped import release_pages
+from cifar_trainer.data.mapped import is_large, release_pages
 from cifar_trainer.recipes import Recipe
 from cifar_trainer.recipes.optimizers import (
     Schedule,
@@ -23,7 +23,6 @@ from cifar_trainer.settings import Settings
 from cifar_trainer.training.distributed import SINGLE, Replicas
 from cifar_trainer.training.layers import check_shardable, choose_variants
 from cifar_trainer.training.loop import StepLoop, balanced_weights
-from cifar_trainer.training.ordered import is_large
 from cifar_trainer.training.transfer import frozen_layers
 
 #: The share of the learning rate that layers get after `--unfreeze-after`.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_trainer import devices, files
 from cifar_trainer.data.dataset import Dataset
+from cifar_trainer.data.mapped import is_large
 from cifar_trainer.data.prepare import prepare
 from cifar_trainer.data.splits import check_fit, fit_batch_size, split_for
 from cifar_trainer.data.store import load_dataset
@@ -35,7 +36,6 @@ from cifar_trainer.settings import FORMER_RECIPES, RuntimeOptions, Settings
 from cifar_trainer.training import checkpoint as checkpoints
 from cifar_trainer.training.checkpoint import Checkpoint, checkpoint_step, list_checkpoints
 from cifar_trainer.training.distributed import Cluster, find_cluster
-from cifar_trainer.training.ordered import is_large
 from cifar_trainer.training.reporter import PrintReporter, SeedReporter, TrainingReporter
 from cifar_trainer.training.transfer import InitialWeights, find_weights, load_weights
 

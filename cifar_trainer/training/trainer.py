@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cifar_trainer import files, metrics
 from cifar_trainer.data.dataset import Dataset
-from cifar_trainer.data.mapped import release_pages
+from cifar_trainer.data.mapped import is_large, release_pages
 from cifar_trainer.data.splits import split_for
 from cifar_trainer.devices import Device
 from cifar_trainer.devices.telemetry import GpuTelemetry
@@ -39,7 +39,6 @@ from cifar_trainer.training.history import (
     write_history,
 )
 from cifar_trainer.training.loop import MAX_CHUNK, Chunk, StepLoop, epoch_order
-from cifar_trainer.training.ordered import is_large
 from cifar_trainer.training.reporter import TrainingReporter
 from cifar_trainer.training.stacked import StackedLoop
 from cifar_trainer.training.tensorboard import SAMPLE_IMAGES, EpochHistograms, EpochImages, EventWriter

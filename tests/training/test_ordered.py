@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cifar_trainer.data import mapped
 from cifar_trainer.errors import TrainingStopped
 from cifar_trainer.recipes import RECIPES
 from cifar_trainer.training import loop as loop_module
-from cifar_trainer.training import ordered
 from cifar_trainer.training import trainer as trainer_module
 from cifar_trainer.training.api import resume, train
 
@@ -33,7 +33,7 @@ def test_a_run_on_large_data_has_the_same_bits_also_if_it_was_stopped(
         ).weights_sha256  # fmt: skip
 
     in_memory = small(tmp_path / "memory")
-    monkeypatch.setattr(ordered, "MAX_BYTES", 1000)
+    monkeypatch.setattr(mapped, "MAX_BYTES", 1000)
     read: list[np.ndarray] = []
     monkeypatch.setattr(loop_module, "release_pages", read.append)
     with pytest.raises(TrainingStopped):
@@ -54,5 +54,5 @@ def test_seeds_on_large_data_are_trained_in_turn(monkeypatch: pytest.MonkeyPatch
     data = Dataset("x", tmp_path, None, ("a", "b"), split, split, "x", Preprocessing((32, 32, 3)))
     config = Settings("tutorial", "x", 1, 2, 0.1)
     assert _obstacle(config, RECIPES["tutorial"], data, RuntimeOptions()) is None
-    monkeypatch.setattr(ordered, "MAX_BYTES", 1000)
+    monkeypatch.setattr(mapped, "MAX_BYTES", 1000)
     assert "another order" in (_obstacle(config, RECIPES["tutorial"], data, RuntimeOptions()) or "")
