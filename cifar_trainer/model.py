@@ -17,8 +17,6 @@ from cifar_trainer.images import Preprocessing
 
 #: Images per call, fewer if they are larger than 64×64. A different number may change the last bits.
 BATCH_SIZE = 500
-#: The member of an exported `.keras` archive that lists the classes; Keras ignores it.
-CLASSES_MEMBER = "cifar_trainer_classes.json"
 
 
 def images_per_call(shape: Sequence[int], most: int = BATCH_SIZE) -> int:

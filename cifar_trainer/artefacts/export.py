@@ -279,14 +279,13 @@ def _reference(
     # Shuffle: the first images become files, and could all be of one class.
     order = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
     images, logits = np.ascontiguousarray(images[order]), logits[order]
-    some = slice(0, _ROUNDED_IMAGES)
     return Reference(
         images=images,
         labels=labels[order],
         logits=logits,
         classes=network.classes,
         temperature=network.temperature,
-        rounding=_rounding(network.model, images[some], logits[some], predict_logits),
+        rounding=_rounding(network.model, images, logits, predict_logits),
     )
 
 
@@ -301,9 +300,9 @@ def _rounding(
     weights, draw = model.get_weights(), np.random.default_rng(0)
     towards = np.array([-np.inf, np.inf], np.float32)
     model.set_weights([np.nextafter(each, draw.choice(towards, each.shape)) for each in weights])
-    moved = predict_logits(images)
+    moved = predict_logits(images[:_ROUNDED_IMAGES])
     model.set_weights(weights)
-    return float(np.abs(moved - logits).max())
+    return float(np.abs(moved - logits[:_ROUNDED_IMAGES]).max())
 
 
 def _encoded_reference(

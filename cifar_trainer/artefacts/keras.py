@@ -11,11 +11,11 @@ import numpy as np
 from cifar_trainer.artefacts.formats import Artefact, Predictions, read_preprocessing, softmax
 from cifar_trainer.errors import RunError
 from cifar_trainer.images import Preprocessing
-from cifar_trainer.model import CLASSES_MEMBER, Network, load_model, to_float32, weights_sha256
+from cifar_trainer.model import Network, load_model, to_float32, weights_sha256
 from cifar_trainer.run import Run
 
-#: A member of an exported `.keras` archive, as `CLASSES_MEMBER`; Keras ignores it.
-PREPROCESSING_MEMBER = "cifar_trainer_preprocessing.json"
+#: Members of an exported `.keras` archive; Keras ignores them.
+CLASSES_MEMBER, PREPROCESSING_MEMBER = "cifar_trainer_classes.json", "cifar_trainer_preprocessing.json"
 
 
 class KerasModel(Artefact):
