@@ -238,9 +238,6 @@ class Classifier:
         source: the artefact.
         top: number of classes per image; by default 3, or all if there are fewer.
         verbose: show TensorFlow's own messages.
-
-    Raises:
-        UsageError, RunError: as in `Source.read_sets`.
     """
 
     def __init__(self, source: Source, top: int | None, verbose: bool) -> None:
