@@ -204,8 +204,7 @@ def predict(
     if top is not None and source.run is not None:
         _check_top(top, len(source.run.read_data().classes))
     classifier = Classifier(source, top, verbose)
-    answers = tuple(answer for _, answer in classifier.classify(sources, on_progress))
-    return classifier.report(answers)
+    return classifier.report(tuple(answer for _, answer in classifier.classify(sources, on_progress)))
 
 
 def list_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:

@@ -14,8 +14,6 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import betaincinv
 
-from cifar_trainer.recipes.recipe import Batch, Mixed
-
 #: 1 as a fixed-point number, with 16 fractional bits.
 _ONE = 1 << 16
 #: The operations of RandAugment; the last one is the identity.
@@ -27,9 +25,10 @@ _ONE = 1 << 16
 _OUTSIDE = 128
 
 
-def apply_operations(batch: Batch, operations: Mapping[str, Sequence[Any]]) -> tf.Tensor | Mixed:
-    """Apply operations of `--augment`, each with its arguments."""
-    images, seed = batch.images, batch.seed
+def apply_operations(
+    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, operations: Mapping[str, Sequence[Any]]
+) -> tuple[tf.Tensor, ...]:
+    """Apply operations of `--augment`, each with its arguments. Returns the images or the fields of Mixed."""
     if "crop" in operations or "flip" in operations:
         (padding,) = operations.get("crop", (0,))
         images = crop_and_flip(images, seed, padding=padding, flip="flip" in operations)
@@ -38,7 +37,7 @@ def apply_operations(batch: Batch, operations: Mapping[str, Sequence[Any]]) -> t
     if "erase" in operations:
         images = erase(images, tf.add(seed, [2, 0]), *operations["erase"])
     alphas = {name: operations[name][0] for name in ("mixup", "cutmix") if name in operations}
-    return mix(images, batch.labels, tf.add(seed, [4, 0]), **alphas) if alphas else images
+    return mix(images, labels, tf.add(seed, [4, 0]), **alphas) if alphas else (images,)
 
 
 def _draw(shape: list[int], seed: tf.Tensor, high: int = _ONE) -> tf.Tensor:
@@ -210,7 +209,7 @@ def _box(start: tf.Tensor, end: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
 
 def mix(
     images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, mixup: float = 0, cutmix: float = 0
-) -> Mixed:
+) -> tuple[tf.Tensor, ...]:
     """Mix each image with the previous one in its batch, and the first with the second.
 
     λ is drawn from Beta(α, α) for each image. If both kinds are given, each has probability 1/2.
@@ -222,6 +221,9 @@ def mix(
     Args:
         labels: [B].
         mixup, cutmix: α of Beta(α, α), or 0 for none.
+
+    Returns:
+        The fields of `recipe.Mixed`.
     """
     count, *shape = images.shape[:3]
     # Not a permutation, which could mix in the padding at the batch's end.
@@ -247,4 +249,4 @@ def mix(
         kept = tf.cast(tf.math.count_nonzero(~box, [1, 2]), tf.float32) * (1 / math.prod(shape))
         chosen = (drawn[:, 3] % 2 == 0) | (not mixup)
         mixed, share = tf.where(chosen[:, None, None, None], cut, mixed), tf.where(chosen, kept, share)
-    return Mixed(mixed, tf.gather(labels, partners), share)
+    return mixed, tf.gather(labels, partners), share

@@ -114,7 +114,8 @@ def augmentation(text: str) -> "Callable[[Batch], tf.Tensor | Mixed] | None":
     def augment(batch: Batch) -> "tf.Tensor | Mixed":
         from cifar_trainer.recipes.augmentation import apply_operations
 
-        return apply_operations(batch, operations)
+        images, *mixture = apply_operations(batch.images, batch.labels, batch.seed, operations)
+        return Mixed(images, *mixture) if mixture else images
 
     return augment if operations else None
 

@@ -220,9 +220,8 @@ class StepLoop(Program):
         if rows is None:
             self._images = tf.constant(images)
         else:
-            shape = images.shape[1:]
-            self._window = min(self.steps, max(1, WINDOW_BYTES // math.prod((batch_size, *shape))))
-            self._images = tf.Variable(tf.zeros((self._window * batch_size, *shape), tf.uint8))
+            self._window = min(self.steps, max(1, WINDOW_BYTES // math.prod((batch_size, *images.shape[1:]))))
+            self._images = tf.Variable(tf.zeros((self._window * batch_size, *images.shape[1:]), tf.uint8))
         self._labels = tf.constant(labels)
         # int64: TensorFlow keeps int32 variables in host memory, which a loop compiled by XLA for a GPU
         # cannot read.
