@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 #: Factors of the images' height and width in equal parts of the run: 24 pixels, then 28 and 32.
-SCALES = (0.75,) * 4 + (0.875,) * 2 + (1.0,)
+SCALES = (0.75,) * 3 + (0.875,) * 3 + (1.0,) * 2
 
 
 def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
