@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def find_weights(config: Settings) -> tuple[Path | None, Run | None]:
     """Find the Keras file with a run's initial weights, and the run that trained them.
 
-    Both are None unless `config.weights` is a file or a run; the run is also None if the file is in no run.
+    Without `--weights RUN` or `--weights FILE`, both are None. A file outside a run's folder has no run.
 
     Raises:
         UsageError: `config.weights` is neither a run's folder nor a Keras file; or the recipe has no weights
