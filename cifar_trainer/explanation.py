@@ -67,9 +67,8 @@ def explain(
 
     artefact = cast("KerasModel", classifier.open())
     grad_cam = GradCam(artefact.model)
-    nearest = _find_nearest(
-        artefact.model, np.stack([image.pixels for image, _ in found]), dataset, opened, on_progress
-    )
+    pixels = np.stack([image.pixels for image, _ in found])
+    nearest = _find_nearest(artefact.model, pixels, dataset, opened, on_progress)
     explained = []
     for (image, answer), neighbours in zip(found, nearest, strict=True):
         label = answer.guesses[0].class_id

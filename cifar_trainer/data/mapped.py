@@ -1,5 +1,6 @@
 """Images in memory-mapped files, written and read in parts, so that they need not fit in memory."""
 
+import contextlib
 import math
 import mmap
 import os
@@ -22,6 +23,9 @@ MAX_BYTES = 2**30
 def is_large(images: np.ndarray) -> TypeGuard[np.memmap]:
     """Whether to read these images from their file; False for images that are not memory-mapped."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # The limit of a container; "max" if it has none.
+    with contextlib.suppress(OSError, ValueError):
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return isinstance(images, np.memmap) and images.nbytes > min(MAX_BYTES, memory // 4)
 
 

@@ -215,11 +215,12 @@ class StepLoop(Program):
         self.last_batch = batch_size if self._masked else self.count - (self.steps - 1) * batch_size
         self._total_steps = epochs * self.steps
         self.phases = self._all_phases()
-        self._file, self._rows = images, rows
+        self._rows = rows
         self._window = self.steps
         if rows is None:
             self._images = tf.constant(images)
         else:
+            self._file = images
             self._window = min(self.steps, max(1, WINDOW_BYTES // math.prod((batch_size, *images.shape[1:]))))
             self._images = tf.Variable(tf.zeros((self._window * batch_size, *images.shape[1:]), tf.uint8))
         self._labels = tf.constant(labels)
