@@ -116,20 +116,21 @@ def statistics_momentum(momentum: float, step: tf.Tensor) -> tf.Tensor:
 @tf.custom_gradient
 def gelu(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """GELU, x Φ(x) (Hendrycks & Gimpel 2016, section 2), and its gradient, Φ(x) + x φ(x), in float32."""
+    return _gelu(inputs), lambda upstream: _gelu_gradient(inputs, upstream)
 
-    # Without XLA, each would be several operations that write their results to memory.
-    @tf.function(jit_compile=True, autograph=False)
-    def forward(inputs: tf.Tensor) -> tf.Tensor:
-        x = tf.cast(inputs, tf.float32)
-        return tf.cast(x * _normal_cdf(x), inputs.dtype)
 
-    @tf.function(jit_compile=True, autograph=False)
-    def backward(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-        x = tf.cast(inputs, tf.float32)
-        density = tf.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-        return tf.cast(tf.cast(upstream, tf.float32) * (_normal_cdf(x) + x * density), inputs.dtype)
+# Without XLA, each would be several operations that write their results to memory.
+@tf.function(jit_compile=True, autograph=False, reduce_retracing=False)
+def _gelu(inputs: tf.Tensor) -> tf.Tensor:
+    x = tf.cast(inputs, tf.float32)
+    return tf.cast(x * _normal_cdf(x), inputs.dtype)
 
-    return forward(inputs), lambda upstream: backward(inputs, upstream)
+
+@tf.function(jit_compile=True, autograph=False, reduce_retracing=False)
+def _gelu_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    x = tf.cast(inputs, tf.float32)
+    density = tf.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return tf.cast(tf.cast(upstream, tf.float32) * (_normal_cdf(x) + x * density), inputs.dtype)
 
 
 def _normal_cdf(x: tf.Tensor) -> tf.Tensor:
