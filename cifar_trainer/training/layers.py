@@ -1,7 +1,8 @@
 """Replacements for some Keras layers in the training loop, for speed and reproducibility.
 
 - Batch normalization's moving statistics are usable after any number of steps.
-- On a CPU, batch normalization and GELU are one operation forward and one backward.
+- On a CPU, batch normalization and GELU are one operation forward and one backward, and in bfloat16, the
+  gradients of small convolutions' kernels are convolutions themselves.
 - On a GPU, the gradient of max-pooling does not scatter, and small convolutions are matrix products, so that
   XLA can run the whole loop as one CUDA graph with bit-identical results.
 
@@ -24,6 +25,9 @@ from cifar_trainer.training.distributed import Shard
 ETA = 8
 #: The size of an H100's L2 cache (50 MB). Larger patches go through memory, which is slower than cuDNN.
 PATCH_BYTES = 50_000_000
+#: Maximum height times width of the outputs of convolutions whose kernel gradients are convolutions. oneDNN's
+#: own gradients are faster for larger ones (docs/performance.md).
+SMALL_AREA = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +38,13 @@ class KernelVariants:
         scatter_free: compute max-pooling and the loss with operations whose gradients do not scatter.
         matmul: compute convolutions as matrix products of patches.
         fused: compute batch normalization with TensorFlow's fused operation, and GELU with one of XLA's.
+        batch_as_channels: compute the kernel gradients of small bfloat16 convolutions with `convolve_small`.
     """
 
     scatter_free: bool = False
     matmul: bool = False
     fused: bool = False
+    batch_as_channels: bool = False
 
 
 def choose_variants(
@@ -50,8 +56,8 @@ def choose_variants(
         model: the network.
         batch_size: images per step.
         gpu: whether the device is a GPU. On a CPU, Keras's own operations are the fastest, except for batch
-            normalization, whose twenty operations took half of each step of `regularized`, and GELU, whose
-            ten took a fifth of each step of `fast94`.
+            normalization, whose twenty operations took half of each step of `regularized`, GELU, whose ten
+            took a fifth of each step of `fast94`, and the gradients of small convolutions in bfloat16.
         conv: `cudnn`, `matmul`, or `auto`: matrix products on a GPU if the patches of each convolution fit
             into its cache.
         stacked: whether several seeds are computed at once, which requires operations that can have a
@@ -64,6 +70,7 @@ def choose_variants(
         scatter_free=gpu,
         matmul=conv == "matmul" or (conv == "auto" and gpu and fits),
         fused=not gpu,
+        batch_as_channels=not gpu and conv == "auto",
     )
 
 
@@ -97,7 +104,9 @@ def replaced_layers(
             elif variants.scatter_free and _is_halving(layer):
                 stack.enter_context(_attribute(layer, "call", max_pool))
             elif variants.matmul and _is_plain(layer):
-                stack.enter_context(_attribute(layer, "call", _convolution(layer)))
+                stack.enter_context(_attribute(layer, "call", _convolution(layer, convolve)))
+            elif variants.batch_as_channels and _is_plain(layer) and layer.compute_dtype == "bfloat16":
+                stack.enter_context(_attribute(layer, "call", _convolution(layer, convolve_small)))
         yield
 
 
@@ -195,6 +204,38 @@ def convolve(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], pad
     )  # fmt: skip
     product = tf.reshape(patches, [-1, high * wide * channels]) @ tf.reshape(kernel, [-1, filters])
     return tf.reshape(product, [-1, rows, columns, filters])
+
+
+def convolve_small(
+    images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str
+) -> tf.Tensor:
+    """A convolution as `convolve`, but if its output is small, the kernel's gradient is a convolution too.
+
+    It convolves the images with the gradients of the outputs. The channels take the place of the batch, and
+    the batch that of the channels, so each product sums over many images.
+    """
+    pads = [(0, 0)] * 4
+    if padding == "same":
+        pads[1:3] = map(_same_padding, images.shape[1:3], kernel.shape[:2], strides)
+
+    @tf.custom_gradient
+    def small(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            of_images = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(images),
+                filter=kernel,
+                out_backprop=upstream,
+                strides=[1, 1, 1, 1],
+                padding=padding.upper(),
+            )
+            swapped = tf.transpose(images, [3, 1, 2, 0]), tf.transpose(upstream, [1, 2, 0, 3])
+            return of_images, tf.transpose(tf.nn.conv2d(*swapped, 1, pads), [1, 2, 0, 3])
+
+        return tf.nn.conv2d(images, kernel, 1, padding.upper()), gradient
+
+    outputs = tf.nn.conv2d(images, kernel, strides, padding.upper())
+    is_small = strides == (1, 1) and outputs.shape[1] * outputs.shape[2] <= SMALL_AREA
+    return small(images, kernel) if is_small else outputs
 
 
 def _same_padding(size: int, span: int, stride: int) -> tuple[int, int]:
@@ -341,7 +382,9 @@ def _patch_bytes(layer: keras.layers.Conv2D, batch_size: int) -> int:
     return int(batch_size * rows * columns * high * wide * channels * tf.as_dtype(layer.compute_dtype).size)
 
 
-def _convolution(layer: keras.layers.Conv2D) -> Callable[[tf.Tensor], tf.Tensor]:
+def _convolution(
+    layer: keras.layers.Conv2D, convolve: Callable[..., tf.Tensor]
+) -> Callable[[tf.Tensor], tf.Tensor]:
     def call(inputs: tf.Tensor) -> tf.Tensor:
         outputs = convolve(inputs, tf.convert_to_tensor(layer.kernel), tuple(layer.strides), layer.padding)
         if layer.use_bias:

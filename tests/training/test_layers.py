@@ -7,10 +7,12 @@ import tensorflow as tf
 from command_line import run_python
 
 from cifar_trainer.recipes import get_recipe
+from cifar_trainer.training.assembly import build_model
 from cifar_trainer.training.layers import (
     KernelVariants,
     choose_variants,
     convolve,
+    convolve_small,
     max_pool,
     replaced_layers,
     statistics_momentum,
@@ -177,6 +179,52 @@ def test_a_convolution_as_a_matrix_product_is_a_convolution(padding: str, stride
     kernel = tf.constant(draw.normal(size=(3, 2, 4, 5)).astype(np.float32))
     expected = tf.nn.conv2d(images, kernel, stride, padding.upper())
     np.testing.assert_allclose(convolve(images, kernel, (stride, stride), padding), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_the_gradients_of_a_small_convolution_are_tensorflows(padding: str) -> None:
+    draw = np.random.default_rng(0)
+    inputs = [tf.constant(draw.normal(size=size).astype(np.float32)) for size in ((3, 9, 7, 4), (3, 2, 4, 5))]
+
+    def plain(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str) -> tf.Tensor:
+        return tf.nn.conv2d(images, kernel, strides, padding.upper())
+
+    found = []
+    for convolution in (convolve_small, plain):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = convolution(*inputs, (1, 1), padding)
+            loss = tf.reduce_sum(outputs**2)
+        found.append([outputs, *tape.gradient(loss, inputs)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpu", "conv", "left"),
+    # The convolutions of both blocks of 15×15 pixels or more keep their operation.
+    [
+        ("bfloat16", False, "auto", 3),
+        ("bfloat16", False, "cudnn", 6),
+        ("float32", False, "auto", 6),
+        ("bfloat16", True, "cudnn", 6),
+    ],
+)
+def test_on_a_cpu_in_bfloat16_the_kernel_gradients_of_small_convolutions_are_convolutions(
+    precision: str, gpu: bool, conv: str, left: int
+) -> None:
+    model = build_model(get_recipe("fast94"), precision, (32, 32, 3), 10)
+    variants = choose_variants(model, 64, gpu=gpu, conv=conv)
+
+    @tf.function
+    def backward(images: tf.Tensor) -> list[tf.Tensor]:
+        with replaced_layers(model, variants, tf.constant(0)):
+            loss = tf.reduce_sum(model(images, training=True))
+        return tf.gradients(loss, [variable.value for variable in model.trainable_variables])
+
+    graph = backward.get_concrete_function(tf.TensorSpec((64, 32, 32, 3), tf.uint8)).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert kinds.count("Conv2DBackpropFilter") == left
 
 
 def test_the_loss_without_a_scatter_is_keras_loss_weights_and_all() -> None:
