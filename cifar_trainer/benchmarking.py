@@ -293,8 +293,8 @@ def _measure_training(config: Settings, recipe: Recipe, device: "Device", second
     classes = len(CIFAR10.classes)
     images = draw.integers(0, 256, (IMAGES, *CIFAR10.image_shape), np.uint8)
     split = Split(images, draw.integers(0, classes, IMAGES).astype(np.uint8), "")
-    # At full size: an average over a run's sizes would depend on its length.
-    recipe = dataclasses.replace(recipe, scales=(1.0,))
+    # At full size, and everything trained: an average over a run's phases would depend on its length.
+    recipe = dataclasses.replace(recipe, scales=(1.0,), frozen={})
     loop = assemble(config, recipe, split, np.arange(IMAGES), classes=classes, gpu=device.kind == "gpu")
     loop.set_order(draw.permutation(IMAGES).astype(np.int32))
     # Only full batches: the last one of an epoch may be smaller.

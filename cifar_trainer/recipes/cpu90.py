@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 #: Factors of the images' height and width in equal parts of the run: 24 pixels, then 28 and 32.
 SCALES = (0.75,) * 3 + (0.875,) * 3 + (1.0,) * 2
+#: The first block's rate falls to 0 until this share of the run, and then the block is not trained.
+FROZEN = dict.fromkeys(("conv1a/kernel", "norm1a/beta", "conv1b/kernel", "norm1b/beta"), 0.8)
 
 
 def build_model(image_shape: tuple[int, int, int], classes: int) -> "keras.Model":
@@ -63,6 +65,8 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
         kernel_momentum=0.6,
         momentum=0.85,
         scales={"dense/kernel": 3.35, "beta": 0.265},
+        ends=FROZEN,
+        total_steps=total_steps,
     )
 
 
@@ -80,7 +84,7 @@ def predict(model: "keras.Model", images: "tf.Tensor") -> "tf.Tensor":
 CPU90 = Recipe(
     name="cpu90",
     summary="90 % without a GPU: fast94 at half width, Muon, growing images",
-    epochs=7,
+    epochs=6,
     batch_size=500,
     learning_rate=0.2,
     build_model=build_model,
@@ -88,6 +92,7 @@ CPU90 = Recipe(
     loss=fast94.loss,
     augment=fast94.augment,
     scales=SCALES,
+    frozen=FROZEN,
     initialize=fast94.initialize,
     predict=predict,
 )

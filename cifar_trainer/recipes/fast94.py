@@ -144,7 +144,6 @@ def build_optimizer(learning_rate: float, total_steps: int) -> "keras.optimizers
         # Decoupled: a step at the peak rate decays the weights by the same share, whatever that rate is.
         decay=0.0153 / (1 + 1 / (1 - 0.85)) / learning_rate,
         scales={"beta": 64.0},
-        frozen={"whiten/bias": round(LATE * total_steps)},
         total_steps=total_steps,
     )
 
@@ -262,6 +261,7 @@ FAST94 = Recipe(
     build_optimizer=build_optimizer,
     loss=loss,
     augment=augment,
+    frozen={"whiten/bias": LATE},
     initialize=initialize,
     after_step=look_ahead,
     predict=predict,

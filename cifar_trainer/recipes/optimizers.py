@@ -155,9 +155,10 @@ class Nesterov(keras.optimizers.Optimizer):
         learning_rate: a number or a schedule.
         momentum: m.
         decay: factor of the weights that is added to the gradient; an L2 penalty of decay / 2.
-        scales: factors of the rate, by suffix of a variable's path; `decay` is divided by them.
-        frozen: number of steps after which a variable stays unchanged, by suffix of its path.
-        total_steps: steps of the run, for recipes' `after_step` functions; the optimizer does not use it.
+        scales: factors of the rate, by the end of a variable's path; `decay` is divided by them.
+        ends: the share of the run at which a variable's rate, if the schedule is linear, reaches 0, by the
+            end of its path (FreezeOut; Brock et al. 2017). Other schedules are multiplied by the same factor.
+        total_steps: steps of the run, for `ends` and for recipes' `after_step` functions.
         settings: other arguments of Keras's optimizers.
     """
 
@@ -167,14 +168,14 @@ class Nesterov(keras.optimizers.Optimizer):
         momentum: float,
         decay: float = 0.0,
         scales: Mapping[str, float] = MappingProxyType({}),
-        frozen: Mapping[str, int] = MappingProxyType({}),
+        ends: Mapping[str, float] = MappingProxyType({}),
         total_steps: int = 0,
         name: str = "nesterov",
         **settings: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **settings)
         self.momentum, self.decay = momentum, decay
-        self.scales, self.frozen = dict(scales), dict(frozen)
+        self.scales, self.ends = dict(scales), dict(ends)
         self.total_steps = total_steps
 
     def build(self, variables: Any) -> None:
@@ -183,24 +184,29 @@ class Nesterov(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity")
-        self._scale_of = [_by_path(self.scales, variable, 1.0) for variable in variables]
-        self._frozen_at = [_by_path(self.frozen, variable, None) for variable in variables]
+        self._scale_of = [by_path(self.scales, variable, 1.0) for variable in variables]
+        self._end_of = [by_path(self.ends, variable, 1.0) for variable in variables]
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """Update one variable."""
         index = self._get_variable_index(variable)
-        velocity, scale, last = self._velocities[index], self._scale_of[index], self._frozen_at[index]
-        rate = tf.cast(learning_rate, variable.dtype) * scale
-        if last is not None:
-            rate *= tf.cast(tf.convert_to_tensor(self.iterations) < last, rate.dtype)
+        velocity, scale = self._velocities[index], self._scale_of[index]
+        rate = self._rate(index, learning_rate, variable.dtype) * scale
         gradient = tf.cast(gradient, variable.dtype) + self.decay / scale * variable
         moved = self.momentum * velocity.value + gradient
         self.assign(velocity, moved)
         self.assign_sub(variable, rate * (gradient + self.momentum * moved))
 
+    def _rate(self, index: int, learning_rate: tf.Tensor, dtype: str) -> tf.Tensor:
+        rate, end = tf.cast(learning_rate, dtype), self._end_of[index]
+        if end == 1:
+            return rate
+        done = tf.cast(tf.convert_to_tensor(self.iterations), dtype) / self.total_steps
+        return rate * tf.maximum(1 - done / end, 0) / tf.maximum(1 - done, 1 / self.total_steps)
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        own = ("momentum", "decay", "scales", "frozen", "total_steps")
+        own = ("momentum", "decay", "scales", "ends", "total_steps")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
@@ -229,14 +235,15 @@ class Muon(Nesterov):
         if len(variable.shape) != 4:
             super().update_step(gradient, variable, learning_rate)
             return
-        velocity = self._velocities[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
+        velocity = self._velocities[index]
         gradient = tf.cast(gradient, variable.dtype)
         moved = self.kernel_momentum * velocity.value + gradient
         self.assign(velocity, moved)
         update = orthogonalized(tf.reshape(gradient + self.kernel_momentum * moved, [-1, variable.shape[-1]]))
         kernel = tf.convert_to_tensor(variable)
         kernel *= math.sqrt(variable.shape[-1]) / tf.norm(kernel)
-        rate = tf.cast(learning_rate, variable.dtype)
+        rate = self._rate(index, learning_rate, variable.dtype)
         self.assign(variable, kernel - rate * tf.reshape(update, variable.shape))
 
     def get_config(self) -> dict[str, Any]:
@@ -261,7 +268,8 @@ def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
     return tf.matmul(matrix, product) if tall else tf.matmul(product, matrix)
 
 
-def _by_path(values: Mapping[str, Any], variable: keras.Variable, default: Any) -> Any:
+def by_path(values: Mapping[str, float], variable: keras.Variable, default: Any) -> Any:
+    """The value for the end of a variable's path."""
     return next((value for end, value in values.items() if variable.path.endswith(end)), default)
 
 

@@ -163,6 +163,7 @@ class Recipe:
         augment: returns the images to train on, uint8 or float [B, H, W, C], for a batch; stateless.
         scales: factors of the images' height and width in equal parts of the run; (1.0,) keeps their size.
             Other factors need a network that accepts images of any size.
+        frozen: the share of the run after which a variable is not trained any more, by the end of its path.
         initialize: sets initial weights from the training images, uint8 [N, H, W, C].
         after_step: called once with the network and its built optimizer; returns a function that is called
             after each step with the number of steps done (int32 scalar). Keep state in variables of the
@@ -190,6 +191,7 @@ class Recipe:
     loss: Callable[[], "keras.losses.Loss"] = cross_entropy
     augment: "Callable[[Batch], tf.Tensor | Mixed] | None" = None
     scales: tuple[float, ...] = (1.0,)
+    frozen: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     initialize: "Callable[[keras.Model, np.ndarray], None] | None" = None
     after_step: "Callable[[keras.Model, keras.optimizers.Optimizer], Callable[[tf.Tensor], None]] | None" = (
         None

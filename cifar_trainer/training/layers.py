@@ -206,9 +206,7 @@ def convolve(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], pad
     return tf.reshape(product, [-1, rows, columns, filters])
 
 
-def convolve_small(
-    images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str
-) -> tf.Tensor:
+def convolve_small(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str) -> tf.Tensor:
     """A convolution as `convolve`, but if its output is small, the kernel's gradient is a convolution too.
 
     It convolves the images with the gradients of the outputs. The channels take the place of the batch, and

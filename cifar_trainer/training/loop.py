@@ -18,7 +18,7 @@ import tensorflow as tf
 from cifar_trainer.data.mapped import release_pages
 from cifar_trainer.model import accepting
 from cifar_trainer.recipes import Batch, Mixed, Recipe
-from cifar_trainer.recipes.optimizers import StatisticsAverage
+from cifar_trainer.recipes.optimizers import StatisticsAverage, by_path
 from cifar_trainer.training.distributed import SINGLE, Replicas, Shard
 from cifar_trainer.training.layers import KernelVariants, replaced_layers, summed_loss
 
@@ -87,12 +87,12 @@ class Phase(NamedTuple):
     Attributes:
         batch: images per step, including padding.
         scale: factor of the images' height and width.
-        is_frozen: whether the frozen layers are not trained.
+        frozen: indices of the model's trainable variables that the step does not train.
     """
 
     batch: int
     scale: float
-    is_frozen: bool
+    frozen: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +206,6 @@ class StepLoop(Program):
         self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._shards = shards
         self._replicas = replicas
-        self._frozen, self._unfrozen_at = tuple(frozen), unfrozen_at
         self._variants = variants
         self.xla = xla
         # Pad the last batch with images of weight 0, so that XLA compiles only one program. That is wrong if
@@ -214,6 +213,14 @@ class StepLoop(Program):
         self._masked = xla and recipe.splittable and self.count % batch_size != 0
         self.last_batch = batch_size if self._masked else self.count - (self.steps - 1) * batch_size
         self._total_steps = epochs * self.steps
+        # By index, the first step of a variable that is not trained in all steps, and the one after its last.
+        self._limits: dict[int, tuple[int, float]] = {}
+        for i, variable in enumerate(model.trainable_variables):
+            first = unfrozen_at if any(variable is each for each in frozen) else 0
+            share = by_path(recipe.frozen, variable, None)
+            end = math.inf if share is None else round(share * self._total_steps)
+            if (first, end) != (0, math.inf):
+                self._limits[i] = (first, end)
         self.phases = self._all_phases()
         self._rows = rows
         self._window = self.steps
@@ -314,11 +321,13 @@ class StepLoop(Program):
         # A benchmark may run more steps than its run has.
         part = min(global_step * len(scales) // self._total_steps, len(scales) - 1)
         batch = self.last_batch if step == self.steps - 1 else self.batch_size
-        return Phase(batch, scales[part], bool(global_step < self._unfrozen_at))
+        frozen = (i for i, (first, end) in self._limits.items() if not first <= global_step < end)
+        return Phase(batch, scales[part], tuple(frozen))
 
     def _all_phases(self) -> tuple[Phase, ...]:
         parts = len(self._recipe.scales)
-        changes = {0, self._unfrozen_at, *(-(-self._total_steps * i // parts) for i in range(parts))}
+        changes = {-(-self._total_steps * i // parts) for i in range(parts)}
+        changes |= {int(step) for limits in self._limits.values() for step in limits if step < math.inf}
         phases = [self._phase(0, first) for first in sorted(changes)]
         batches = (self.batch_size, self.last_batch)
         # A dictionary keeps the order and drops duplicates.
@@ -372,7 +381,7 @@ class StepLoop(Program):
             phase: the step's phase.
             streams: the seed's random streams.
         """
-        batch, scale, is_frozen = phase
+        batch, scale, frozen = phase
         # Not a slice: XLA would treat its start as a constant and compile again for each call.
         indices = tf.gather(streams.order, step * self.batch_size + tf.range(batch))
         at = indices
@@ -402,8 +411,7 @@ class StepLoop(Program):
         low, high = replicas.shard(batch)
         cuts = np.linspace(low, high, min(self._shards, batch) + 1).astype(int)
         shard = None if replicas is SINGLE else Shard(batch, low, high, replicas)
-        frozen = self._frozen if is_frozen else ()
-        trained = [v for v in self.model.trainable_variables if not any(v is each for each in frozen)]
+        trained = [v for i, v in enumerate(self.model.trainable_variables) if i not in frozen]
         network = accepting(self.model, images)
         with replaced_layers(self.model, self._variants, global_step, shard):
             parts = [

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from cifar_trainer.recipes import cpu90
-from cifar_trainer.recipes.optimizers import Muon, orthogonalized
+from cifar_trainer.recipes.optimizers import Muon, Nesterov, Schedule, orthogonalized
 
 DRAW = np.random.default_rng(0)
 
@@ -44,6 +44,20 @@ def test_a_bias_takes_a_step_of_nesterov_momentum() -> None:
     optimizer.build([bias])
     optimizer.apply([tf.constant([0.5])], [bias])
     assert bias.numpy()[0] == pytest.approx(1 - 0.2 * (0.5 + 0.9 * 0.5))
+
+
+def test_a_rate_ends_before_the_others_and_falls_as_fast_as_its_share_of_the_run_is_smaller() -> None:
+    early, late = (keras.Variable([1.0], name=name) for name in ("early", "late"))
+    rate = Schedule("linear", 0.1, 10)
+    optimizer = Nesterov(rate, 0.0, ends={"early": 0.5}, total_steps=10)
+    optimizer.build([early, late])
+    moves = []
+    for _ in range(10):
+        before = float(early.numpy()[0]), float(late.numpy()[0])
+        optimizer.apply([tf.constant([1.0])] * 2, [early, late])
+        moves.append((before[0] - float(early.numpy()[0]), before[1] - float(late.numpy()[0])))
+    expected = [(max(0.1 * (1 - step / 5), 0), 0.1 * (1 - step / 10)) for step in range(10)]
+    np.testing.assert_allclose(moves, expected, atol=1e-6)
 
 
 def test_predictions_are_the_mean_of_four_views() -> None:

@@ -103,33 +103,30 @@ def test_the_schedule_has_its_corners_at_a_fifth_at_one_and_at_seven_hundredths(
     assert found == pytest.approx([0.4, 2.0, 0.14], abs=1e-6)
 
 
-def by_hand(gradients: list[float], scale: float, last: int | None) -> list[float]:
+def by_hand(gradients: list[float], scale: float) -> list[float]:
     """PyTorch's SGD with Nesterov's momentum, of one weight that begins at 1; rate 0.1, m 0.5, decay 0.01."""
     weight, velocity, weights = 1.0, 0.0, []
-    for step, gradient in enumerate(gradients):
+    for gradient in gradients:
         rate = 0.1 * scale
         total = gradient + 0.01 / rate * weight
         velocity = 0.5 * velocity + total
-        if last is None or step < last:
-            weight -= rate * (total + 0.5 * velocity)
+        weight -= rate * (total + 0.5 * velocity)
         weights.append(weight)
     return weights
 
 
-@pytest.mark.parametrize(
-    ("path", "scale", "last"), [("kernel", 1.0, None), ("beta", 64.0, None), ("whiten/bias", 1.0, 2)]
-)
-def test_a_step_is_that_of_nesterovs_momentum(path: str, scale: float, last: int | None) -> None:
+@pytest.mark.parametrize(("path", "scale"), [("kernel", 1.0), ("beta", 64.0)])
+def test_a_step_is_that_of_nesterovs_momentum(path: str, scale: float) -> None:
     variable = keras.Variable([1.0], name=path.rpartition("/")[2])
     variable._path = path
     rate = Schedule("constant", 0.1, 10)
-    optimizer = Nesterov(rate, 0.5, 0.1, {"beta": 64.0}, {"whiten/bias": 2})
+    optimizer = Nesterov(rate, 0.5, 0.1, {"beta": 64.0})
     optimizer.build([variable])
     found = []
     for gradient in (0.3, -0.2, 0.5, 0.1):
         optimizer.apply([tf.constant([gradient])], [variable])
         found.append(float(variable.numpy()[0]))
-    assert found == pytest.approx(by_hand([0.3, -0.2, 0.5, 0.1], scale, last), rel=1e-5)
+    assert found == pytest.approx(by_hand([0.3, -0.2, 0.5, 0.1], scale), rel=1e-5)
 
 
 @pytest.mark.parametrize("total", [40, 42])

@@ -349,6 +349,27 @@ def test_a_run_of_one_epoch_grows_its_images_within_the_epoch() -> None:
     assert calls == [(0, 2, 16, 0.5), (2, 1, 8, 1.0)]
 
 
+def test_a_variable_that_the_recipe_freezes_stays_the_same_after_its_share_of_the_run() -> None:
+    images, labels = pictures(96)
+    recipe = dataclasses.replace(get_recipe("tutorial"), frozen={"conv1/kernel": 0.5})
+
+    def kernels_after(*counts: int) -> list[list[np.ndarray]]:
+        model, optimizer = build("tutorial")
+        loop = StepLoop(recipe, model, optimizer, images, labels, batch_size=16, seed=5)
+        loop.set_order(np.arange(96))
+        kernels, done = [], 0
+        for count in counts:
+            assert loop.run(done, count, done)[0].finite
+            kernels.append([model.get_layer(name).kernel.numpy() for name in ("conv1", "conv2")])
+            done += count
+        return kernels
+
+    each = kernels_after(1, 1, 1, 1, 1, 1)
+    same = [[np.array_equal(*pair) for pair in zip(*both, strict=True)] for both in itertools.pairwise(each)]
+    assert same == [[False, False]] * 2 + [[True, False]] * 3
+    np.testing.assert_array_equal(kernels_after(6)[0][0], each[2][0])
+
+
 def scaled_without_a_shape(batch: Batch) -> tf.Tensor:
     return tf.numpy_function(lambda images: (images / 255).astype(np.float32), [batch.images], tf.float32)
 
