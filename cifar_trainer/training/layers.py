@@ -11,6 +11,7 @@ The replacements apply only while the training step is traced; the layers and th
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,8 @@ PATCH_BYTES = 50_000_000
 #: Maximum height times width of the outputs of convolutions whose kernel gradients are convolutions. oneDNN's
 #: own gradients are faster for larger ones (docs/performance.md).
 SMALL_AREA = 64
+#: Images per convolution of these gradients: those of larger batches do not stay in the cache.
+GRADIENT_IMAGES = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,8 +229,13 @@ def convolve_small(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int
                 strides=[1, 1, 1, 1],
                 padding=padding.upper(),
             )
-            swapped = tf.transpose(images, [3, 1, 2, 0]), tf.transpose(upstream, [1, 2, 0, 3])
-            return of_images, tf.transpose(tf.nn.conv2d(*swapped, 1, pads), [1, 2, 0, 3])
+            parts = []
+            for first in range(0, images.shape[0], GRADIENT_IMAGES):
+                part = slice(first, first + GRADIENT_IMAGES)
+                swapped = tf.transpose(images[part], [3, 1, 2, 0]), tf.transpose(upstream[part], [1, 2, 0, 3])
+                parts.append(tf.cast(tf.nn.conv2d(*swapped, 1, pads), tf.float32))
+            of_kernel = functools.reduce(tf.add, parts)
+            return of_images, tf.cast(tf.transpose(of_kernel, [1, 2, 0, 3]), kernel.dtype)
 
         return tf.nn.conv2d(images, kernel, 1, padding.upper()), gradient
 

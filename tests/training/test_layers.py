@@ -7,6 +7,7 @@ import tensorflow as tf
 from command_line import run_python
 
 from cifar_trainer.recipes import get_recipe
+from cifar_trainer.training import layers
 from cifar_trainer.training.assembly import build_model
 from cifar_trainer.training.layers import (
     KernelVariants,
@@ -182,7 +183,10 @@ def test_a_convolution_as_a_matrix_product_is_a_convolution(padding: str, stride
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-def test_the_gradients_of_a_small_convolution_are_tensorflows(padding: str) -> None:
+def test_the_gradients_of_a_small_convolution_are_tensorflows(
+    monkeypatch: pytest.MonkeyPatch, padding: str
+) -> None:
+    monkeypatch.setattr(layers, "GRADIENT_IMAGES", 2)
     draw = np.random.default_rng(0)
     inputs = [tf.constant(draw.normal(size=size).astype(np.float32)) for size in ((3, 9, 7, 4), (3, 2, 4, 5))]
 
