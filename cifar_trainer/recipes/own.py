@@ -308,7 +308,8 @@ def check_network(recipe: Recipe, model: "keras.Model") -> None:
 
     Raises:
         UsageError: the network ends in a softmax, the loss does not accept its logits or does not favour the
-            label, or the network cannot be loaded without the recipe's file.
+            label, the network cannot be loaded without the recipe's file, or the recipe freezes a variable
+            that does not exist.
 
     Logs a warning if the pixels are scaled badly, a nonlinearity is missing or a layer is frozen.
     """
@@ -335,6 +336,9 @@ def check_network(recipe: Recipe, model: "keras.Model") -> None:
     check_loadable(recipe, model)
     for scale in {*recipe.scales} - {1.0}:
         _check_scale(recipe, model, scale)
+    for end in recipe.frozen:
+        if not any(variable.path.endswith(end) for variable in model.trainable_variables):
+            raise UsageError(f"--recipe {path}: frozen has {end!r}, but no trained variable's path ends in it")
     for warning in _doubts(recipe, model, images):
         log.warning("--recipe %s: %s", path, warning)
 

@@ -65,7 +65,7 @@ def test_the_positional_embedding_is_all_that_the_positions_add() -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("name", ["vit", "fast94"])
+@pytest.mark.parametrize("name", ["vit", "fast94", "cpu90"])
 def test_a_run_that_was_killed_in_an_epoch_goes_on_to_the_same_bits(
     name: str,
     small_data: Path,
@@ -74,7 +74,7 @@ def test_a_run_that_was_killed_in_an_epoch_goes_on_to_the_same_bits(
     copy_in_an_epoch: Callable[[Path, Path], Callable[[], bool]],
 ) -> None:
     """What a kill would leave is copied while the run goes on: each run more compiles the network again."""
-    # Six views of each validation image would take most of the time, and change no weight.
+    # Several views of each validation image would take most of the time, and change no weight.
     monkeypatch.setitem(RECIPES, name, dataclasses.replace(RECIPES[name], predict=None))
     run, killed = tmp_path / "run", tmp_path / "killed"
     whole = train(
@@ -84,6 +84,14 @@ def test_a_run_that_was_killed_in_an_epoch_goes_on_to_the_same_bits(
     )  # fmt: skip
     assert 0 < checkpoint_step(list_checkpoints(killed / "checkpoints")[0]) < 5
     assert resume(killed).weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.frozen])
+def test_what_a_recipe_freezes_are_variables_that_it_trains_before(name: str) -> None:
+    model = RECIPES[name].build_model((32, 32, 3), 10)
+    for end, share in RECIPES[name].frozen.items():
+        assert [variable.path.endswith(end) for variable in model.trainable_variables].count(True) == 1
+        assert 0 < share < 1
 
 
 def test_a_transformer_drops_other_branches_in_each_step() -> None:

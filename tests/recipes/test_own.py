@@ -195,6 +195,7 @@ REGISTERED = "@keras.saving.register_keras_serializable()\ndef double(x):\n    r
         ("(classes,", "(classes, activation=lambda x: 2 * x,", "cannot be loaded without this file"),
         ("(classes,", "(classes, activation=double,", "cannot be loaded without this file"),
         ("loss=loss,", "loss=loss, scales=(0.5, 1.0),", "does not accept images scaled by 0.5"),
+        ("loss=loss,", "loss=loss, frozen={'conv9/bias': 0.5},", "frozen has 'conv9/bias', but no trained"),
     ],
 )
 def test_a_network_that_nothing_could_use_is_refused_before_the_first_step(
