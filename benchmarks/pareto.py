@@ -129,10 +129,10 @@ def draw(runs: dict[str, list[dict[str, float]]], path: Path) -> None:
                 fmt="o" if contestant.precision == "float32" else "s", color=color, capsize=2,
             )  # fmt: skip
             plural = "" if contestant.epochs == 1 else "s"
-            label = f"{contestant.recipe}, {contestant.epochs} epoch{plural}"
+            label = f"{contestant.recipe}\n{contestant.epochs} epoch{plural}"
             axes.annotate(
-                label, (x, min(accuracies)), (0, -12), textcoords="offset points", ha="center", color=color,
-                fontsize=8,
+                label, (x, min(accuracies)), (0, -5), textcoords="offset points", ha="center", va="top",
+                color=color, fontsize=8,
             )  # fmt: skip
         axes.set_xlabel("time of the whole process / time of the tutorial's script")
         axes.set_ylabel("accuracy on the test set")
