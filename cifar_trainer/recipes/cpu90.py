@@ -18,8 +18,9 @@ point mean little. Accuracies are those of two views, an image and its mirror im
 - Freezing (FreezeOut; Brock et al. 2017): the rate of the first block falls to 0 at 80 % of the run. After
   that it is not trained, so its gradients, those of the largest images, are not computed, and a step at 32×32
   pixels takes 0.72 of the time. With four views, six epochs reached 90.0 and 90.1 % with freezing, and 90.0
-  and 89.9 % without (seeds 0 and 1). At 70 % of the run: 89.9 %; at 60 %, five epochs were 0.7 points worse.
-  Frozen at the full rate: 89.4 %. Trained only in every second step instead: 89.1 %.
+  and 89.9 % without (seeds 0 and 1); on the test set, seven epochs 90.29 % and 90.25 % (n = 5 each). At 70 % of
+  the run: 89.9 %; at 60 %, five epochs were 0.7 points worse. Frozen at the full rate: 89.4 %. Trained only in
+  every second step instead: 89.1 %.
 - No bias in the whitening convolution: 89.0 % after six epochs, and 88.7 % with a bias. Its gradient, and
   with it the largest gradient of an activation, took a seventh of a step.
 - Muon: 87.1 % after three epochs, and 85.8 % with the Nesterov momentum of `fast94`. After five epochs, a
