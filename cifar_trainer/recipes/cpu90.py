@@ -17,7 +17,7 @@ point mean little. Accuracies are those of two views, an image and its mirror im
   pixels and half a one at 32, took about as long and reached 89.0 %. With 22, 26 and 30 pixels, 87.5 %.
 - Freezing (FreezeOut; Brock et al. 2017): the rate of the first block falls to 0 at 80 % of the run. After
   that it is not trained, so its gradients, those of the largest images, are not computed, and a step at 32×32
-  pixels takes 0.72 of the time. With four views, six epochs reached 90.0 and 90.1 % with freezing, and 90.0
+  pixels takes 0.71 of the time. With four views, six epochs reached 90.0 and 90.1 % with freezing, and 90.0
   and 89.9 % without (seeds 0 and 1); on the test set, seven epochs 90.29 % and 90.25 % (n = 5 each). At 70 % of
   the run: 89.9 %; at 60 %, five epochs were 0.7 points worse. Frozen at the full rate: 89.4 %. Trained only in
   every second step instead: 89.1 %.
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 #: Factors of the images' height and width in equal parts of the run: 24 pixels, then 28 and 32.
 SCALES = (0.75,) * 3 + (0.875,) * 3 + (1.0,) * 2
-#: The share of the run until which the first block is trained.
+#: The share of the run for which the variables of the first block are trained.
 FROZEN = dict.fromkeys(("conv1a/kernel", "norm1a/beta", "conv1b/kernel", "norm1b/beta"), 0.8)
 
 
