@@ -2,8 +2,8 @@
 
     python benchmarks/kernel_gradients.py
 
-Prints the fastest of several calls in turn, in ms. Ours is the one of `training.layers.convolve_small`, also for
-outputs that it leaves to oneDNN.
+Prints the fastest of several calls in turn, in ms. Ours is the one of `training.layers.convolve_small`, also
+for outputs that it leaves to oneDNN.
 """
 
 import argparse
@@ -25,7 +25,9 @@ SHAPES = (
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     print(f"{processor()}, TensorFlow {tf.__version__}\n")

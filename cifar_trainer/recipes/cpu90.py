@@ -1,9 +1,9 @@
 """90 % on CIFAR-10 without a GPU: `fast94` at half width, trained by Muon with progressive resizing.
 
 On two threads of an AMD EPYC (Zen 4), seven epochs in bfloat16 reached 90.29 % on the test set (n = 5), in
-0.86 of the time that the tutorial's script took for 71.17 % (n = 3). Six epochs reached 89.67 % in bfloat16, in
-0.71 of it, and 89.89 % in float32, in 1.13 of it; one epoch in bfloat16 reached 82.83 % in 0.22 of it (n = 2
-each). Times are medians of whole processes.
+0.86 of the time that the tutorial's script took for 71.17 % (n = 3). Six epochs reached 89.67 % in bfloat16,
+in 0.71 of it, and 89.89 % in float32, in 1.13 of it; one epoch in bfloat16 reached 82.83 % in 0.22 of it
+(n = 2 each). Times are medians of whole processes.
 
 Everything but the number of epochs and the share of each image size was chosen by the accuracy on 5,000
 held-out images, after training on the other 45,000 in bfloat16. One run each, so differences below half a
@@ -18,9 +18,9 @@ point mean little. Accuracies are those of two views, an image and its mirror im
 - Freezing (FreezeOut; Brock et al. 2017): the rate of the first block falls to 0 at 80 % of the run. After
   that it is not trained, so its gradients, those of the largest images, are not computed, and a step at 32×32
   pixels takes 0.71 of the time. With four views, six epochs reached 90.0 and 90.1 % with freezing, and 90.0
-  and 89.9 % without (seeds 0 and 1); on the test set, seven epochs 90.29 % and 90.25 % (n = 5 each). At 70 % of
-  the run: 89.9 %; at 60 %, five epochs were 0.7 points worse. Frozen at the full rate: 89.4 %. Trained only in
-  every second step instead: 89.1 %.
+  and 89.9 % without (seeds 0 and 1); on the test set, seven epochs 90.29 % and 90.25 % (n = 5 each). At 70 %
+  of the run: 89.9 %; at 60 %, five epochs were 0.7 points worse. Frozen at the full rate: 89.4 %. Trained
+  only in every second step instead: 89.1 %.
 - No bias in the whitening convolution: 89.0 % after six epochs, and 88.7 % with a bias. Its gradient, and
   with it the largest gradient of an activation, took a seventh of a step.
 - Muon: 87.1 % after three epochs, and 85.8 % with the Nesterov momentum of `fast94`. After five epochs, a
@@ -35,8 +35,8 @@ point mean little. Accuracies are those of two views, an image and its mirror im
   88.5 %, two 89.3 %, and the six views of `fast94` 89.6 %.
 - A batch of 500 divides the 50,000 images. Batches of 1,000 took as long and were 0.3 points worse, and
   batches of 256 were no better.
-- Also tried, without a gain: residual connections around the second convolution of each block, slower averages
-  for batch normalization, and three eighths of the steps at 32×32 pixels.
+- Also tried, without a gain: residual connections around the second convolution of each block, slower
+  averages for batch normalization, and three eighths of the steps at 32×32 pixels.
 """
 
 from typing import TYPE_CHECKING

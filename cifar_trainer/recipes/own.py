@@ -338,7 +338,7 @@ def check_network(recipe: Recipe, model: "keras.Model") -> None:
         _check_scale(recipe, model, scale)
     for end in recipe.frozen:
         if not any(variable.path.endswith(end) for variable in model.trainable_variables):
-            raise UsageError(f"--recipe {path}: frozen has {end!r}, but no trained variable's path ends in it")
+            raise UsageError(f"--recipe {path}: frozen has {end!r}, but no trained variable's path ends so")
     for warning in _doubts(recipe, model, images):
         log.warning("--recipe %s: %s", path, warning)
 
