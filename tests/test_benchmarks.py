@@ -17,6 +17,7 @@ from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from cifar_trainer.devices import cuda
+from cifar_trainer.training import layers
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -97,6 +98,21 @@ def test_a_contestant_that_fails_is_a_row_and_the_others_are_kept(compared: tupl
     printed, kept = compared
     assert "| float128 | failed: " in printed
     assert len(json.loads(kept.read_text())["runs"]["float32"]) == 1
+
+
+def test_gradients_of_kernels_are_timed_for_each_shape(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = load_script(BENCHMARKS / "kernel_gradients.py")
+    monkeypatch.setattr(script, "SHAPES", ((2, 3, 4, 5), (2, 9, 4, 5)))
+    # The script changes it.
+    monkeypatch.setattr(layers, "SMALL_AREA", layers.SMALL_AREA)
+    monkeypatch.setattr(sys, "argv", ["kernel_gradients.py", "--repeats", "1"])
+    script.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert [row[0] for row in rows] == ["| 2, 3×3, 4 to 5", "| 2, 9×9, 4 to 5"]
+    assert all(float(number.strip(" |")) > 0 for row in rows for number in row[1:])
 
 
 def test_kernels_of_a_trace_are_those_of_the_gpus_streams_by_its_marked_steps(tmp_path: Path) -> None:
