@@ -55,7 +55,7 @@ def plain(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], paddin
 def gradients_of(
     convolve: Callable[..., tf.Tensor], batch: int, side: int, inputs: int, outputs: int
 ) -> Callable[[], tf.Tensor]:
-    """A compiled function that computes the gradients of a convolution's images and kernel."""
+    """A compiled function that computes the gradient of a convolution's kernel."""
     draw = np.random.default_rng(0)
     images = tf.cast(draw.normal(size=(batch, side, side, inputs)), tf.bfloat16)
     kernel = tf.cast(draw.normal(size=(3, 3, inputs, outputs)), tf.bfloat16)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def find_weights(config: Settings) -> tuple[Path | None, Run | None]:
     """Find the Keras file with a run's initial weights, and the run that trained them.
 
-    Without `--weights RUN` or `--weights FILE`, both are None. A file outside a run's folder has no run.
+    Both are None without `--weights RUN` or `--weights FILE`. For a file that is not in a run's folder, the
+    run is None.
 
     Raises:
         UsageError: `config.weights` is neither a run's folder nor a Keras file; or the recipe has no weights

@@ -46,7 +46,7 @@ def test_a_bias_takes_a_step_of_nesterov_momentum() -> None:
     assert bias.numpy()[0] == pytest.approx(1 - 0.2 * (0.5 + 0.9 * 0.5))
 
 
-def test_a_rate_ends_before_the_others_and_falls_as_fast_as_its_share_of_the_run_is_smaller() -> None:
+def test_a_rate_that_ends_early_falls_linearly_to_0_and_stays_there() -> None:
     early, late = (keras.Variable([1.0], name=name) for name in ("early", "late"))
     rate = Schedule("linear", 0.1, 10)
     optimizer = Nesterov(rate, 0.0, ends={"early": 0.5}, total_steps=10)
