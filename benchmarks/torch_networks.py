@@ -51,7 +51,7 @@ def fast94() -> nn.Module:
             convolution(filters, filters), normalization(filters), nn.GELU(),
         ]  # fmt: skip
 
-    whiten = nn.Conv2d(3, 24, 2)
+    whiten = nn.Conv2d(3, 24, 2, bias=False)
     whiten.weight.requires_grad = False
     return nn.Sequential(
         whiten, nn.GELU(), *block(24, 64), *block(64, 256), *block(256, 256),
@@ -127,7 +127,7 @@ def sgd(momentum: float, decay: float, rate: float) -> Optimizer:
 #: By recipe: the network, its optimizer, label smoothing, and the number of trained parameters.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Optimizer, float, int]] = {
     "tutorial": (tutorial, functools.partial(torch.optim.Adam, lr=1e-3, eps=1e-7), 0.0, 122_570),
-    "fast94": (fast94, sgd(0.85, 0.0153, 0.01), 0.2, 1_971_352),
+    "fast94": (fast94, sgd(0.85, 0.0153, 0.01), 0.2, 1_971_328),
     "resnet18": (resnet18, sgd(0.9, 5e-4, 0.01), 0.0, 11_173_962),
     "vit": (Transformer, functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.06), 0.1, 284_491),
 }

@@ -42,26 +42,15 @@ def triangular(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
     return tf.minimum(done / top, tf.minimum(down, 1.0))
 
 
-def airbench(done: tf.Tensor, total: int, warmup: int) -> tf.Tensor:
-    """From 0.2 of the peak up to the peak after 0.23 of the steps, then down to 0.07 (Jordan 2024)."""
-    start, end = 0.2, 0.07
-    top = max(1, int(PEAK * total))
-    rising = start + (1 - start) * done / top
-    falling = 1 + (end - 1) * (done - top) / max(1, total - top)
-    return tf.minimum(rising, falling)
-
-
-#: Schedules whose shape includes the warm-up.
-_WITH_WARM_UP = (triangular, airbench)
 _SCHEDULES: dict[str, Callable[[tf.Tensor, int, int], tf.Tensor]] = {
-    schedule.__name__: schedule for schedule in (constant, linear, cosine, triangular, airbench)
+    schedule.__name__: schedule for schedule in (constant, linear, cosine, triangular)
 }
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate of each step (0-based).
 
-    During the warm-up, the rate is multiplied by (step + 1) / warmup, unless the schedule includes a warm-up.
+    During the warm-up, the rate is multiplied by (step + 1) / warmup, but `triangular` includes its own.
 
     Args:
         kind: the name of a schedule function in this module.
@@ -77,7 +66,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         """The rate, a float32 scalar, at a step, an integer scalar."""
         shape, at = _SCHEDULES[self.kind], tf.cast(step, tf.float32)
         rate = self.peak * shape(tf.minimum(at, float(self.total)), self.total, self.warmup)
-        return rate if shape in _WITH_WARM_UP else _warmed_up(rate, at, self.warmup)
+        return rate if shape is triangular else _warmed_up(rate, at, self.warmup)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
@@ -158,7 +147,7 @@ class Nesterov(keras.optimizers.Optimizer):
         scales: factors of the rate, by the end of a variable's path; `decay` is divided by them.
         ends: the share of the run at which a variable's rate, if the schedule is linear, reaches 0, by the
             end of its path (FreezeOut; Brock et al. 2017). Other schedules are multiplied by the same factor.
-        total_steps: steps of the run, for `ends` and for recipes' `after_step` functions.
+        total_steps: steps of the run, for `ends`.
         settings: other arguments of Keras's optimizers.
     """
 
@@ -230,95 +219,72 @@ class Muon(Nesterov):
         super().__init__(learning_rate, name=name, **settings)
         self.kernel_momentum = kernel_momentum
 
+    def _backend_update_step(
+        self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: tf.Tensor
+    ) -> None:
+        # All kernels at once: fewer operations, of which each takes a GPU time to start.
+        gradients = list(grads)
+        kernels = [i for i, variable in enumerate(trainable_variables) if len(variable.shape) == 4]
+        momenta = [self._next_momentum(gradients[i], trainable_variables[i]) for i in kernels]
+        for i, update in zip(kernels, orthogonalized(momenta), strict=True):
+            gradients[i] = tf.reshape(update, trainable_variables[i].shape)
+        super()._backend_update_step(gradients, trainable_variables, learning_rate)
+
+    def _next_momentum(self, gradient: tf.Tensor, kernel: Any) -> tf.Tensor:
+        """Update the momentum of a kernel, [H, W, I, O]; returns Nesterov's look-ahead, [H W I, O]."""
+        velocity = self._velocities[self._get_variable_index(kernel)]
+        gradient = tf.cast(gradient, kernel.dtype)
+        moved = self.kernel_momentum * velocity.value + gradient
+        self.assign(velocity, moved)
+        return tf.reshape(gradient + self.kernel_momentum * moved, [-1, kernel.shape[-1]])
+
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Update one variable; a kernel has the shape [H, W, I, O]."""
+        """Update one variable; for a kernel, `gradient` is its orthogonalized update."""
         if len(variable.shape) != 4:
             super().update_step(gradient, variable, learning_rate)
             return
-        index = self._get_variable_index(variable)
-        velocity = self._velocities[index]
-        gradient = tf.cast(gradient, variable.dtype)
-        moved = self.kernel_momentum * velocity.value + gradient
-        self.assign(velocity, moved)
-        update = orthogonalized(tf.reshape(gradient + self.kernel_momentum * moved, [-1, variable.shape[-1]]))
         kernel = tf.convert_to_tensor(variable)
         kernel *= math.sqrt(variable.shape[-1]) / tf.norm(kernel)
-        rate = self._rate(index, learning_rate, variable.dtype)
-        self.assign(variable, kernel - rate * tf.reshape(update, variable.shape))
+        rate = self._rate(self._get_variable_index(variable), learning_rate, variable.dtype)
+        self.assign(variable, kernel - rate * gradient)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {**super().get_config(), "kernel_momentum": self.kernel_momentum}
 
 
-def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
-    """A semi-orthogonal matrix near `matrix`, float [M, N], by three Newton-Schulz steps.
+def orthogonalized(matrices: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """A semi-orthogonal matrix near each matrix, float [M, N], by three Newton-Schulz steps.
 
     The quintic's coefficients are those of Muon: they move the singular values near 1, not to 1. The steps
-    are polynomials of the smaller Gram matrix, so only it is multiplied until the end.
+    are polynomials of the smaller Gram matrix, so only it is multiplied until the end, together with those of
+    its size.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    matrix /= tf.norm(matrix) + 1e-7
-    gram = tf.matmul(matrix, matrix, transpose_a=tall, transpose_b=not tall)
-    identity = product = tf.eye(min(matrix.shape))
-    for _ in range(3):
-        step = 3.4445 * identity - 4.7750 * gram + 2.0315 * tf.matmul(gram, gram)
-        product = tf.matmul(product, step)
-        gram = tf.matmul(gram, tf.matmul(step, step))
-    return tf.matmul(matrix, product) if tall else tf.matmul(product, matrix)
+    matrices = [matrix / (tf.norm(matrix) + 1e-7) for matrix in matrices]
+    tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
+    grams = [
+        tf.matmul(each, each, transpose_a=is_tall, transpose_b=not is_tall)
+        for each, is_tall in zip(matrices, tall, strict=True)
+    ]
+    factors: dict[int, tf.Tensor] = {}
+    for size in dict.fromkeys(gram.shape[0] for gram in grams):
+        same = [i for i, gram in enumerate(grams) if gram.shape[0] == size]
+        gram = tf.stack([grams[i] for i in same])
+        product = identity = tf.eye(size)
+        for _ in range(3):
+            step = 3.4445 * identity - 4.7750 * gram + 2.0315 * tf.matmul(gram, gram)
+            product = step if product is identity else tf.matmul(product, step)
+            gram = tf.matmul(gram, tf.matmul(step, step))
+        factors |= dict(zip(same, tf.unstack(product), strict=True))
+    return [
+        tf.matmul(each, factors[i]) if tall[i] else tf.matmul(factors[i], each)
+        for i, each in enumerate(matrices)
+    ]
 
 
 def by_path(values: Mapping[str, float], variable: keras.Variable, default: Any) -> Any:
     """The value for the end of a variable's path."""
     return next((value for end, value in values.items() if variable.path.endswith(end)), default)
-
-
-def lookahead(
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    *,
-    total: int,
-    first: int,
-    every: int,
-    momentum: Callable[[tf.Tensor], tf.Tensor],
-) -> Callable[[tf.Tensor], None]:
-    """Lookahead over weights and statistics (Zhang et al. 2019), as a recipe's `after_step`.
-
-    Every `every` steps from step `first`, the slow weights move towards the network's weights, and the
-    network's weights are set to the slow ones. The latter also happens at the end of the run.
-
-    Args:
-        model: the network.
-        optimizer: built; gets the slow weights as additional variables.
-        total: steps of the run.
-        first: the step at which the slow weights start; a multiple of `every`.
-        every: number of steps between updates of the slow weights.
-        momentum: maps the completed share of the run to the share of the slow weights that an update keeps,
-            both float32.
-    """
-    weights = _unfrozen(model)
-    slow = [optimizer.add_variable_from_reference(weight, name="slow") for weight in weights]
-
-    def after_step(step: tf.Tensor) -> None:
-        due = (step >= first) & (step % every == 0)
-        keep = momentum(tf.cast(step, tf.float32) / total)
-        # The first update initializes the slow weights.
-        keep = tf.where(step == first, 0.0, keep)
-        keep = tf.where(due, keep, 1.0)
-        replace = (due & (step > first)) | ((step == total) & (step > first))
-        for weight, average in zip(weights, slow, strict=True):
-            average.assign(keep * average.value + (1.0 - keep) * weight.value)
-            weight.assign(tf.where(replace, average.value, weight.value))
-
-    return after_step
-
-
-def _unfrozen(model: keras.Model) -> list[keras.Variable]:
-    """The weights of layers that are trained. Averages of constant weights would differ in the last bit."""
-    frozen = {
-        id(weight) for layer in model._flatten_layers() if not layer.trainable for weight in layer.weights
-    }
-    return [weight for weight in model.weights if id(weight) not in frozen]
 
 
 class StatisticsAverage:
@@ -334,7 +300,11 @@ class StatisticsAverage:
 
     def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer, momentum: float) -> None:
         self._momentum = momentum
-        self._weights = [weight for weight in _unfrozen(model) if not weight.trainable]
+        # An average of a frozen layer's constant statistics would differ in the last bit.
+        frozen = {
+            id(weight) for layer in model._flatten_layers() if not layer.trainable for weight in layer.weights
+        }
+        self._weights = [weight for weight in model.non_trainable_weights if id(weight) not in frozen]
         self._averages = [
             optimizer.add_variable_from_reference(weight, name="average") for weight in self._weights
         ]

@@ -16,7 +16,7 @@ def test_an_update_moves_all_directions_about_equally_and_keeps_their_order(shap
     """Its singular vectors are the matrix's; its singular values are near 1, unlike the matrix's."""
     left, _, right = np.linalg.svd(DRAW.normal(size=shape), full_matrices=False)
     matrix = (left * np.linspace(1, 0.1, 32)) @ right
-    update = orthogonalized(tf.constant(matrix, tf.float32)).numpy()
+    (update,) = (each.numpy() for each in orthogonalized([tf.constant(matrix, tf.float32)]))
     inside = left.T @ update @ right.T
     values = np.diag(inside)
     np.testing.assert_allclose(inside, np.diag(values), atol=1e-3)
@@ -34,7 +34,7 @@ def test_a_kernel_is_scaled_to_the_norm_of_its_filters_before_each_step() -> Non
         optimizer.apply([tf.constant(gradient)], [kernel])
         velocity = 0.5 * velocity + gradient
         ahead = tf.constant((gradient + 0.5 * velocity).reshape(72, 16), tf.float32)
-        step = 0.1 * orthogonalized(ahead).numpy().reshape(3, 3, 8, 16)
+        step = 0.1 * orthogonalized([ahead])[0].numpy().reshape(3, 3, 8, 16)
         np.testing.assert_allclose(kernel.numpy(), before * 4 / np.linalg.norm(before) - step, atol=1e-5)
 
 

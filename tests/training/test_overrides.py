@@ -112,12 +112,12 @@ def test_a_control_leaves_what_else_a_recipes_optimizer_has(name: str, control: 
     }
 
 
-def test_lookahead_knows_the_steps_of_the_run_under_any_schedule() -> None:
+def test_rates_that_end_early_know_the_steps_of_the_run_under_any_schedule() -> None:
     config = dataclasses.replace(PLAIN, schedule="plateau", validation="holdout")
-    assert overridden(RECIPES["fast94"], config, 10).build_optimizer(RATE, 20).total_steps == 20
+    assert overridden(RECIPES["cpu90"], config, 10).build_optimizer(RATE, 20).total_steps == 20
 
 
-@pytest.mark.parametrize("name", ["fast94", "resnet18"])
+@pytest.mark.parametrize("name", ["cpu90", "resnet18"])
 def test_weight_decay_takes_the_place_of_a_recipes_own(name: str) -> None:
     config = dataclasses.replace(PLAIN, weight_decay=0.01)
     optimizer = overridden(RECIPES[name], config, 10).build_optimizer(RATE, 20)
