@@ -28,7 +28,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 #: Kinds of thunks here that TensorFlow 2.21's command buffers can hold by default.
-_CAPTURED = ("kKernel", "kCopy", "kGemm")
+_CAPTURED = ("kKernel", "kCustomKernel", "kCopy", "kGemm", "kCublasLtMatmul")
 #: Minimum number of consecutive commands for a graph (xla_gpu_graph_min_graph_size).
 _MIN_COMMANDS = 5
 _STEPS = 32

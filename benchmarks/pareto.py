@@ -55,8 +55,8 @@ class Contestant:
 
 CONTESTANTS = (
     Contestant(SCRIPT, 10),
-    Contestant("cpu90", 5, "bfloat16", rounds=5),
-    Contestant("cpu90", 5, rounds=5),
+    Contestant("cpu90", 6, "bfloat16", rounds=5),
+    Contestant("cpu90", 6, rounds=5),
     Contestant("cpu90", 1, "bfloat16"),
     Contestant("cpu90", 2, "bfloat16"),
     Contestant("tutorial", 10),

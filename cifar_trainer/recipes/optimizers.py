@@ -144,7 +144,7 @@ class Nesterov(keras.optimizers.Optimizer):
         learning_rate: a number or a schedule.
         momentum: m.
         decay: factor of the weights that is added to the gradient; an L2 penalty of decay / 2.
-        scales: factors of the rate, by the end of a variable's path; `decay` is divided by them.
+        scales: factors of the rate, by the end of a variable's path.
         ends: the share of the run at which a variable's rate, if the schedule is linear, reaches 0, by the
             end of its path (FreezeOut; Brock et al. 2017). Other schedules are multiplied by the same factor.
         total_steps: steps of the run, for `ends`.
@@ -181,7 +181,7 @@ class Nesterov(keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         velocity, scale = self._velocities[index], self._scale_of[index]
         rate = self._rate(index, learning_rate, variable.dtype) * scale
-        gradient = tf.cast(gradient, variable.dtype) + self.decay / scale * variable
+        gradient = tf.cast(gradient, variable.dtype) + self.decay * variable
         moved = self.momentum * velocity.value + gradient
         self.assign(velocity, moved)
         self.assign_sub(variable, rate * (gradient + self.momentum * moved))

@@ -101,10 +101,9 @@ def by_hand(gradients: list[float], scale: float) -> list[float]:
     """PyTorch's SGD with Nesterov's momentum, of one weight that begins at 1; rate 0.1, m 0.5, decay 0.01."""
     weight, velocity, weights = 1.0, 0.0, []
     for gradient in gradients:
-        rate = 0.1 * scale
-        total = gradient + 0.01 / rate * weight
+        total = gradient + 0.01 * weight
         velocity = 0.5 * velocity + total
-        weight -= rate * (total + 0.5 * velocity)
+        weight -= 0.1 * scale * (total + 0.5 * velocity)
         weights.append(weight)
     return weights
 
@@ -114,7 +113,7 @@ def test_a_step_is_that_of_nesterovs_momentum(path: str, scale: float) -> None:
     variable = keras.Variable([1.0], name=path.rpartition("/")[2])
     variable._path = path
     rate = Schedule("constant", 0.1, 10)
-    optimizer = Nesterov(rate, 0.5, 0.1, {"beta": 64.0})
+    optimizer = Nesterov(rate, 0.5, 0.01, {"beta": 64.0})
     optimizer.build([variable])
     found = []
     for gradient in (0.3, -0.2, 0.5, 0.1):
