@@ -3,8 +3,8 @@
 Source: arXiv 2404.00498, to whose sections the numbers below refer, and airbench94_muon.py in
 github.com/KellerJordan/cifar10-airbench. Differences: batches of 1,000 instead of 2,000; no bias in the
 whitening convolution, which is computed from 1,000 images instead of 5,000; no weight decay. Its rate of the
-biases is for the sum of the loss over a batch; ours, for the mean, is 1,000 times as high. The head's rate also
-follows from the logits, which it divides by 256 and we by 9.
+biases is for the sum of the loss over a batch; ours, for the mean, is 1,000 times as high. The head's rate
+also follows from its logits, which are divided by 256 there, and by 9 here.
 
 Made for a GPU, but not measured on one. On two CPU threads in bfloat16, eight epochs reached 93.91 % on the
 test set, with whitening from 5,000 images, and nine epochs at a rate of 0.2 reached 93.92 % (n = 1 each).
