@@ -191,7 +191,8 @@ class Trials:
         # One black image per label, for the baseline without images.
         black = np.zeros((samples.classes, *samples.train.image_shape), np.uint8)
         self._loop = StepLoop(
-            dataclasses.replace(recipe, augment=None),
+            # At full size, and everything trained: the loop does not know the steps of a trial.
+            dataclasses.replace(recipe, augment=None, scales=(1.0,), frozen={}),
             model,
             self._optimizer,
             np.concatenate([samples.train.images, black]),

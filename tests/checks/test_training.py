@@ -147,6 +147,10 @@ def test_a_flip_that_changes_labels_is_named() -> None:
     assert failed(examined(60, augment=left_to_right)) == ["accuracy under augmentation"]
 
 
+def test_what_a_recipe_freezes_late_in_a_run_is_trained_in_all_short_runs() -> None:
+    assert failed(examined(60, frozen={"kernel": 0.1})) == []
+
+
 def test_labels_shuffled_in_the_data_are_named() -> None:
     labels = np.random.default_rng(1).permutation(SPLIT.labels)
     # Too small a network to learn the labels by heart.
