@@ -222,7 +222,7 @@ class Muon(Nesterov):
     def _backend_update_step(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: tf.Tensor
     ) -> None:
-        # All kernels at once: fewer operations, of which each takes a GPU time to start.
+        # Together, because a GPU takes time to start each operation.
         gradients = list(grads)
         kernels = [i for i, variable in enumerate(trainable_variables) if len(variable.shape) == 4]
         momenta = [self._next_momentum(gradients[i], trainable_variables[i]) for i in kernels]
