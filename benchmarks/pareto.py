@@ -1,14 +1,18 @@
 """Accuracy against time on a CPU: whole processes of `train` and of the script of TensorFlow's CNN tutorial.
 
     python benchmarks/pareto.py --data-dir data --output pareto.json --plot pareto.svg
-    python benchmarks/pareto.py --output pareto.json --plot pareto.svg --draw-only
+    python benchmarks/pareto.py --airbench cifar10-airbench --torch VENV/bin/python
+    python benchmarks/pareto.py --draw-only --output first.json --also second.json --plot pareto.svg
 
 Each run is a new process, timed from start to exit, on all training images. Its accuracy is measured on the
 test set after the last epoch, and for `train` only then (`--validate end`); the script also measures it after
 each epoch, as the tutorial does. A run's seed is the number of the round. The contestants take turns, so that
 a slow phase of the machine affects all of them. Times are ratios to the script's median time, T. Results are
-saved after each run; calling the script again continues from them. bfloat16 needs a processor that supports
-it.
+saved after each run; calling the script again continues from them. Results of several sessions can be drawn
+together, each relative to its own T. bfloat16 needs a processor that supports it.
+
+airbench94 in PyTorch takes part if `--airbench` names a clone of github.com/KellerJordan/cifar10-airbench and
+`--torch` an interpreter with PyTorch and torchvision (see airbench.py).
 """
 
 import argparse
@@ -29,6 +33,8 @@ from against_listing import ROOT, processor, run
 
 #: The contestant whose median time is T.
 SCRIPT = "the tutorial's script"
+#: airbench94 with Muon in PyTorch, by airbench.py.
+AIRBENCH = "airbench94_muon"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Contestant:
     """A recipe and a number of epochs to train it for.
 
     Attributes:
-        recipe: the recipe, or `SCRIPT`.
+        recipe: the recipe, `SCRIPT` or `AIRBENCH`.
         epochs: number of epochs.
         precision: the value of `--precision`.
         rounds: number of runs.
@@ -62,18 +68,21 @@ CONTESTANTS = (
     Contestant("tutorial", 10),
     Contestant("regularized", 5),
     Contestant("regularized", 20),
+    Contestant("fast94", 8, "bfloat16"),
+    Contestant(AIRBENCH, 8, "bfloat16"),
 )
 
 
 def measure(contestant: Contestant, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """Seconds and accuracy of one run in a new process."""
     data = ["--data-dir", str(options.data_dir), "--dataset", options.dataset]
+    if contestant.recipe == AIRBENCH:
+        command = [str(options.torch), str(ROOT / "benchmarks" / "airbench.py"), str(options.airbench), *data]
+        return timed([*command, "--precision", contestant.precision, "--seed", str(seed)])
     data += [] if options.limit is None else ["--limit", str(options.limit)]
     epochs = ["--epochs", str(contestant.epochs)]
     if contestant.recipe == SCRIPT:
-        done = run([sys.executable, str(ROOT / "examples" / "listing.py"), *data, *epochs], "cpu")
-        accuracy = re.findall(r"test accuracy: ([\d.]+)", done["output"])[-1]
-        return {"seconds": done["seconds"], "accuracy": float(accuracy)}
+        return timed([sys.executable, str(ROOT / "examples" / "listing.py"), *data, *epochs])
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "cifar_trainer", "train", "--quiet", "--offline", *data, *epochs]
         command += ["--validate", "end"]
@@ -81,6 +90,13 @@ def measure(contestant: Contestant, seed: int, options: argparse.Namespace) -> d
         done = run([*command, "--seed", str(seed), "--run-dir", f"{folder}/run"], "cpu")
         with open(f"{folder}/run/history.csv", encoding="utf-8") as file:
             accuracy = list(csv.DictReader(file))[-1]["val_accuracy"]
+    return {"seconds": done["seconds"], "accuracy": float(accuracy)}
+
+
+def timed(command: list[str]) -> dict[str, float]:
+    """Seconds and accuracy of a command that prints its accuracy at the end."""
+    done = run(command, "cpu")
+    accuracy = re.findall(r"test accuracy: ([\d.]+)", done["output"])[-1]
     return {"seconds": done["seconds"], "accuracy": float(accuracy)}
 
 
@@ -97,6 +113,11 @@ def format_table(runs: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def finished(results: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """The runs of the contestants that have any."""
+    return {name: done for name, done in results["runs"].items() if done}
+
+
 def median_seconds(done: list[dict[str, float]]) -> float:
     """The median time of a contestant's runs."""
     return statistics.median(each["seconds"] for each in done)
@@ -108,16 +129,21 @@ def reference(runs: dict[str, list[dict[str, float]]]) -> float:
     return median_seconds(done) if done else float("nan")
 
 
-def draw(runs: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Draw the accuracy of each contestant against its share of T, with the range of its runs."""
+def draw(sessions: list[dict[str, list[dict[str, float]]]], path: Path) -> None:
+    """Draw the accuracy of each contestant against its share of its session's T, with the range of its runs.
+
+    A contestant of several sessions is drawn for the first of them.
+    """
     from cifar_trainer.plots import LIGHT, LINES, PercentFormatter, new_figure, render
 
     recipes = list(dict.fromkeys(each.recipe for each in CONTESTANTS))
     with new_figure(LIGHT, 7, 4) as figure:
         axes = figure.add_subplot()
         for contestant in CONTESTANTS:
-            if not (done := runs.get(contestant.name)):
+            runs = next((each for each in sessions if contestant.name in each), None)
+            if runs is None:
                 continue
+            done = runs[contestant.name]
             shares = [each["seconds"] / reference(runs) for each in done]
             accuracies = [each["accuracy"] for each in done]
             x, y = statistics.median(shares), statistics.fmean(accuracies)
@@ -152,7 +178,10 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("pareto.json"), help="save or continue the results"
     )
+    parser.add_argument("--airbench", type=Path, help="a clone of KellerJordan/cifar10-airbench")
+    parser.add_argument("--torch", default=sys.executable, help="the interpreter for airbench94_muon")
     parser.add_argument("--plot", type=Path, help="PNG or SVG file")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="results of other sessions to draw")
     parser.add_argument("--draw-only", action="store_true", help="print and draw the saved results")
     options = parser.parse_args()
 
@@ -166,7 +195,10 @@ def main() -> None:
     if options.output.is_file():
         results = json.loads(options.output.read_text(encoding="utf-8"))
     chosen = [
-        each for each in CONTESTANTS if not options.only or any(word in each.name for word in options.only)
+        each
+        for each in CONTESTANTS
+        if (not options.only or any(word in each.name for word in options.only))
+        and (each.recipe != AIRBENCH or options.airbench)
     ]
     for seed in range(0 if options.draw_only else max(each.rounds for each in chosen)):
         for contestant in chosen:
@@ -176,12 +208,13 @@ def main() -> None:
             done.append(measure(contestant, seed, options))
             print(contestant.name, done[-1], flush=True)
             options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    runs = {name: done for name, done in results["runs"].items() if done}
+    runs = finished(results)
     print(json.dumps(results["machine"], indent=2))
     print(f"T: {reference(runs):.1f} s")
     print(format_table(runs))
     if options.plot:
-        draw(runs, options.plot)
+        others = [finished(json.loads(path.read_text(encoding="utf-8"))) for path in options.also]
+        draw([runs, *others], options.plot)
 
 
 if __name__ == "__main__":
