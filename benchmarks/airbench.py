@@ -33,7 +33,7 @@ class Event:
         return 1e3 * (other.seconds - self.seconds)
 
 
-def load(folder: Path) -> types.ModuleType:
+def load(folder: Path, precision: str) -> types.ModuleType:
     """The script as a module, for a CPU."""
     path = folder / "airbench94_muon.py"
     source = path.read_text(encoding="utf-8").replace('"cuda"', '"cpu"').replace(".half()", ".float()")
@@ -43,6 +43,8 @@ def load(folder: Path) -> types.ModuleType:
     module.evaluate = lambda *arguments, tta_level: (
         evaluate(*arguments, tta_level=tta_level) if tta_level else float("nan")
     )
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    module.CifarNet.forward = autocast(module.CifarNet.forward)
     return module
 
 
@@ -61,9 +63,8 @@ def main() -> None:
         torch.compiler.set_stance("force_eager")
     torch.cuda.Event, torch.cuda.synchronize = Event, lambda: None
     torch.manual_seed(options.seed)
-    module = load(options.folder)
+    module = load(options.folder, options.precision)
     data = (options.data_dir / options.dataset).resolve()
-    half = options.precision == "bfloat16"
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("cifar10").mkdir()
         for part in ("train", "test"):
@@ -73,8 +74,7 @@ def main() -> None:
         model = module.CifarNet().to(memory_format=torch.channels_last)
         if options.compile:
             model.compile()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            accuracy = module.main(options.seed, model)
+        accuracy = module.main(options.seed, model)
     print(f"test accuracy: {accuracy:.4f}")
 
 
