@@ -3,8 +3,8 @@
     VENV/bin/python benchmarks/airbench.py cifar10-airbench --data-dir data --precision bfloat16
 
 Needs PyTorch and torchvision, a clone of that repository, and prepared images. Differences to the script: the
-device; float32, or bfloat16 by autocast with weights in float32; no run for warm-up; and no evaluation before
-the end. Prints the accuracy of six views on the test set.
+device; float32, or bfloat16 by autocast with weights in float32; no torch.compile; no run for warm-up; and no
+evaluation before the end. Prints the accuracy of six views on the test set.
 """
 
 import argparse
@@ -56,11 +56,11 @@ def main() -> None:
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compile", action="store_true", help="with torch.compile, as the script does")
+    parser.add_argument("--limit", type=int, help="train on only the first LIMIT images, at least 2,000")
     options = parser.parse_args()
 
-    if not options.compile:
-        torch.compiler.set_stance("force_eager")
+    # Compiled, it was no faster: 378 instead of 375 images/s (n = 1, with autocast around the whole training).
+    torch.compiler.set_stance("force_eager")
     torch.cuda.Event, torch.cuda.synchronize = Event, lambda: None
     torch.manual_seed(options.seed)
     module = load(options.folder, options.precision)
@@ -68,12 +68,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("cifar10").mkdir()
         for part in ("train", "test"):
-            images, labels = (np.load(data / f"{part}_{name}.npy") for name in ("images", "labels"))
+            limit = options.limit if part == "train" else None
+            images, labels = (np.load(data / f"{part}_{name}.npy")[:limit] for name in ("images", "labels"))
             saved = {"images": torch.tensor(images), "labels": torch.tensor(labels).long(), "classes": None}
             torch.save(saved, f"cifar10/{part}.pt")
         model = module.CifarNet().to(memory_format=torch.channels_last)
-        if options.compile:
-            model.compile()
         accuracy = module.main(options.seed, model)
     print(f"test accuracy: {accuracy:.4f}")
 

@@ -76,10 +76,10 @@ CONTESTANTS = (
 def measure(contestant: Contestant, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """Seconds and accuracy of one run in a new process."""
     data = ["--data-dir", str(options.data_dir), "--dataset", options.dataset]
+    data += [] if options.limit is None else ["--limit", str(options.limit)]
     if contestant.recipe == AIRBENCH:
         command = [str(options.torch), str(ROOT / "benchmarks" / "airbench.py"), str(options.airbench), *data]
         return timed([*command, "--precision", contestant.precision, "--seed", str(seed)])
-    data += [] if options.limit is None else ["--limit", str(options.limit)]
     epochs = ["--epochs", str(contestant.epochs)]
     if contestant.recipe == SCRIPT:
         return timed([sys.executable, str(ROOT / "examples" / "listing.py"), *data, *epochs])
@@ -200,6 +200,8 @@ def main() -> None:
         if (not options.only or any(word in each.name for word in options.only))
         and (each.recipe != AIRBENCH or options.airbench)
     ]
+    if not chosen:
+        parser.error("no contestant is left; airbench94_muon needs --airbench")
     for seed in range(0 if options.draw_only else max(each.rounds for each in chosen)):
         for contestant in chosen:
             done = results["runs"].setdefault(contestant.name, [])

@@ -189,10 +189,7 @@ class _File:
             problem = check(result, *arguments)
             if problem is not None:
                 raise self._fault(name, f"{name} returned {problem}", function)
-            # The returned function is called later, after each step.
-            return (
-                self._wrap(name, result, _anything) if name == "after_step" and callable(result) else result
-            )
+            return result
 
         return call
 
@@ -268,10 +265,6 @@ def _check_logits(logits: Any, model: "keras.Model", images: Any) -> str | None:
     return None if _fits(logits, shape) else _not_a(logits, f"logits of the shape {shape}")
 
 
-def _check_callable(function: Any, *_: Any) -> str | None:
-    return None if callable(function) else _not_a(function, "a function (step)")
-
-
 def _not_a(value: Any, expected: str) -> str:
     return f"{_describe(value)}. Expected {expected}."
 
@@ -285,7 +278,6 @@ _FUNCTIONS: dict[str, tuple[tuple[str, ...], _Check]] = {
     "loss": ((), _check_loss),
     "augment": (("batch",), _check_images),
     "initialize": (("model", "images"), _anything),
-    "after_step": (("model", "optimizer"), _check_callable),
     "predict": (("model", "images"), _check_logits),
 }
 

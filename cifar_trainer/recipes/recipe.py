@@ -165,9 +165,6 @@ class Recipe:
             Other factors need a network that accepts images of any size.
         frozen: the share of the run after which a variable is not trained any more, by the end of its path.
         initialize: sets initial weights from the training images, uint8 [N, H, W, C].
-        after_step: called once with the network and its built optimizer; returns a function that is called
-            after each step with the number of steps done (int32 scalar). Keep state in variables of the
-            optimizer (`add_variable_from_reference`), so that checkpoints include it.
         predict: returns logits for the network and uint8 images [N, H, W, C], with test-time augmentation;
             None uses the network alone.
         pretrained: returns the network without its last layer, with weights trained on ImageNet, for an image
@@ -176,7 +173,7 @@ class Recipe:
         splittable: whether a batch may be computed in parts: no layer combines images or is random.
         stackable: whether the steps of several seeds can be computed at once. The layers, the optimizer and
             `augment` must use only TensorFlow's stateless uniform and normal random operations and must not
-            branch on a value, and there must be no `after_step`.
+            branch on a value.
         expected: accuracy of earlier runs; None if fewer than three were measured.
         file: the file of a custom recipe; None for a built-in recipe.
     """
@@ -193,9 +190,6 @@ class Recipe:
     scales: tuple[float, ...] = (1.0,)
     frozen: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     initialize: "Callable[[keras.Model, np.ndarray], None] | None" = None
-    after_step: "Callable[[keras.Model, keras.optimizers.Optimizer], Callable[[tf.Tensor], None]] | None" = (
-        None
-    )
     predict: "Callable[[keras.Model, tf.Tensor], tf.Tensor] | None" = None
     pretrained: "Callable[..., keras.Model] | None" = None
     refused_formats: tuple[str, ...] = ()

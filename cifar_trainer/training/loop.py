@@ -149,7 +149,7 @@ class StepLoop(Program):
     """Runs training steps of a model on images that it places on the device.
 
     Args:
-        recipe: provides the loss, the augmentation and `after_step`.
+        recipe: provides the loss, the augmentation, the scales and what is frozen.
         model: maps uint8 [B, H, W, C] to float32 logits [B, classes].
         optimizer: built for the model's trainable variables.
         images: uint8 [N, H, W, C].
@@ -202,8 +202,6 @@ class StepLoop(Program):
         self.steps = -(-self.count // batch_size)
         self._recipe = recipe
         self._class_weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        self._after_step = None if recipe.after_step is None else recipe.after_step(model, inner)
         self._shards = shards
         self._replicas = replicas
         self._variants = variants
@@ -435,8 +433,6 @@ class StepLoop(Program):
         self.optimizer.apply(summed, trained)
         if self.statistics is not None:
             self.statistics.update(global_step + 1)
-        if self._after_step is not None:
-            self._after_step(global_step + 1)
         return loss, right
 
     def _weights(self, step: tf.Tensor, batch: int) -> tuple[tf.Tensor | None, Any]:

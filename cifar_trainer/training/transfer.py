@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def find_weights(config: Settings) -> tuple[Path | None, Run | None]:
     """Find the Keras file with a run's initial weights, and the run that trained them.
 
-    Both are None without `--weights` and for `imagenet`. The run is None for a file outside any run.
+    Without `--weights`, and with `--weights imagenet`, both are None. If the file is in no run's folder, the
+    run is None.
 
     Raises:
         UsageError: `config.weights` is neither a run's folder nor a Keras file; or the recipe has no weights
