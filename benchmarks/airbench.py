@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="train on only the first LIMIT images, at least 2,000")
     options = parser.parse_args()
 
-    # Compiled, it was no faster: 378 instead of 375 images/s (n = 1, with autocast around the whole training).
+    # Compiled, it was no faster: 378 instead of 375 images/s (n = 1, with autocast around the optimizer too).
     torch.compiler.set_stance("force_eager")
     torch.cuda.Event, torch.cuda.synchronize = Event, lambda: None
     torch.manual_seed(options.seed)

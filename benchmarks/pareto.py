@@ -134,6 +134,8 @@ def draw(sessions: list[dict[str, list[dict[str, float]]]], path: Path) -> None:
 
     A contestant of several sessions is drawn for the first of them.
     """
+    from matplotlib.ticker import LogLocator
+
     from cifar_trainer.plots import LIGHT, LINES, PercentFormatter, new_figure, render
 
     recipes = list(dict.fromkeys(each.recipe for each in CONTESTANTS))
@@ -162,7 +164,11 @@ def draw(sessions: list[dict[str, list[dict[str, float]]]], path: Path) -> None:
         axes.set_ylabel("accuracy on the test set")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.margins(0.2)
-        axes.set_xlim(left=0)
+        # The longest runs take more than twenty times as long as the shortest.
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.set_title("○ float32   □ bfloat16   bars: all runs", fontsize=8)
         path.write_bytes(render(figure, path.suffix[1:]))
 
