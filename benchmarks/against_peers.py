@@ -5,12 +5,11 @@
     python benchmarks/against_peers.py --recipe fast94 --batch-size 512 --precision bfloat16
 
 Every contestant trains the same network with the same kind of optimizer on all usable cores, and gathers its
-batches from 10,000 random images in memory. Only `fast94` trains with Muon here and with Nesterov momentum,
-which is less work, in PyTorch. Keras `fit` and JAX train `tutorial` in float32 only. In bfloat16, PyTorch's
-weights are bfloat16 too, as in airbench94, which gives it an advantage. Each runs in its own process, and
-they take turns, so that a slow phase of the machine affects all of them. The clock starts after a warm-up, so
-it excludes compiling. PyTorch and JAX are optional: if one is not installed or fails, its row of the table
-shows the error. `--python NAME=PATH` sets the interpreter of a contestant or of a framework.
+batches from 10,000 random images in memory. Keras `fit` and JAX train `tutorial` in float32 only. In
+bfloat16, PyTorch's weights are bfloat16 too, as in airbench94, which gives it an advantage. Each runs in its
+own process, and they take turns, so that a slow phase of the machine affects all of them. The clock starts
+after a warm-up, so it excludes compiling. PyTorch and JAX are optional: if one is not installed or fails, its
+row of the table shows the error. `--python NAME=PATH` sets the interpreter of a contestant or of a framework.
 """
 
 import argparse

@@ -118,16 +118,45 @@ class Transformer(nn.Module):
 Optimizer = Callable[..., torch.optim.Optimizer]
 
 
-def sgd(momentum: float, decay: float, rate: float) -> Optimizer:
-    """Nesterov momentum."""
-    settings = {"lr": rate, "momentum": momentum, "nesterov": True, "weight_decay": decay}
-    return functools.partial(torch.optim.SGD, **settings)
+class Muon(torch.optim.SGD):
+    """Muon for convolutions (Jordan et al. 2024), as in airbench94_muon; Nesterov momentum for the rest."""
+
+    def __init__(self, weights: list[Any], *, lr: float, kernel_momentum: float, **settings: Any) -> None:
+        kernels = [each for each in weights if each.ndim == 4]
+        rest = [each for each in weights if each.ndim != 4]
+        groups = [{"params": kernels, "momentum": 0.0, "nesterov": False}, {"params": rest}]
+        super().__init__(groups, lr, nesterov=True, **settings)
+        self.kernel_momentum = kernel_momentum
+        self.velocities = [(each, torch.zeros_like(each)) for each in kernels]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for kernel, velocity in self.velocities:
+            velocity.mul_(self.kernel_momentum).add_(kernel.grad)
+            moved = kernel.grad.add(velocity, alpha=self.kernel_momentum)
+            kernel.grad.copy_(orthogonalized(moved.flatten(1)).view_as(moved))
+            kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
+        return super().step(closure)
+
+
+def orthogonalized(matrix: Any) -> Any:
+    """A semi-orthogonal matrix near a wide one, by three Newton-Schulz steps."""
+    matrix = matrix / (matrix.norm() + 1e-7)
+    for _ in range(3):
+        gram = matrix @ matrix.T
+        matrix = 3.4445 * matrix + (2.0315 * gram @ gram - 4.7750 * gram) @ matrix
+    return matrix
 
 
 #: By recipe: the network, its optimizer, label smoothing, and the number of trained parameters.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Optimizer, float, int]] = {
     "tutorial": (tutorial, functools.partial(torch.optim.Adam, lr=1e-3, eps=1e-7), 0.0, 122_570),
-    "fast94": (fast94, sgd(0.85, 0.0153, 0.01), 0.2, 1_971_328),
-    "resnet18": (resnet18, sgd(0.9, 5e-4, 0.01), 0.0, 11_173_962),
+    "fast94": (fast94, functools.partial(Muon, lr=0.01, kernel_momentum=0.6, momentum=0.85), 0.2, 1_971_328),
+    "resnet18": (
+        resnet18,
+        functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        0.0,
+        11_173_962,
+    ),
     "vit": (Transformer, functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.06), 0.1, 284_491),
 }
