@@ -7,7 +7,7 @@ biases is for the sum of the loss over a batch; ours, for the mean, is 1,000 tim
 also follows from its logits, which are divided by 256 there, and by 9 here.
 
 Made for a GPU, but not measured on one. On two CPU threads in bfloat16, it reached 93.72 % on the test set
-(n = 3), and airbench94_muon.py, in PyTorch, 94.05 % in 1.32 times its time (n = 2). With whitening from
+(n = 3), and airbench94_muon.py, in PyTorch, 93.98 % in 1.28 times its time (n = 3). With whitening from
 5,000 images, it reached 93.91 %, and in nine epochs at a rate of 0.2, 93.92 % (n = 1 each). airbench94's
 script with Nesterov momentum reached 93.99 % in 9.9 epochs in float32 (n = 1).
 """
