@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from cifar_trainer.recipes import Batch
 from cifar_trainer.recipes import fast94 as recipe
+from cifar_trainer.recipes.fast94 import FAST94
 from cifar_trainer.recipes.optimizers import Nesterov, Schedule
+from cifar_trainer.training.assembly import build_model
 
 DRAW = np.random.default_rng(0)
 #: Images whose neighbouring pixels are alike, as those of photographs are.
@@ -49,6 +51,16 @@ def test_whitened_patches_have_unit_covariance(model: keras.Model) -> None:
 def test_the_other_half_of_the_whitening_filters_is_the_first_negated(model: keras.Model) -> None:
     kernel = model.get_layer("whiten").kernel.numpy()
     np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])
+
+
+def test_the_first_layer_computes_in_float32_at_every_precision(model: keras.Model) -> None:
+    """In bfloat16, the last filters' outputs would be wrong by a tenth."""
+    mixed = build_model(FAST94, "bfloat16", (32, 32, 3), 10)
+    mixed.get_layer("whiten").kernel.assign(model.get_layer("whiten").kernel)
+    found, expected = (
+        each.get_layer("whiten")(each.get_layer("normalize")(IMAGES)) for each in (mixed, model)
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_whitening_kernel_is_not_trained(model: keras.Model) -> None:
