@@ -67,7 +67,7 @@ CONTESTANTS = (
     Contestant("cpu90", 6, rounds=5),
     Contestant("cpu90", 1, "bfloat16"),
     Contestant("cpu90", 2, "bfloat16"),
-    Contestant("tutorial", 10),
+    Contestant("tutorial", 10, above=True),
     Contestant("regularized", 5, above=True),
     Contestant("regularized", 20),
     Contestant("fast94", 9, "bfloat16"),

