@@ -13,7 +13,8 @@ from command_line import RunCli
 from cifar_trainer.errors import RunError, UsageError
 from cifar_trainer.evaluation.evaluate import evaluate
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.recipes.own import check_network
+from cifar_trainer.recipes.cpu90 import CPU90
+from cifar_trainer.recipes.own import check_network, load_recipe
 from cifar_trainer.recipes.recipe import augmentation, augmented
 from cifar_trainer.run import Run, TrainResult
 from cifar_trainer.training.api import reproduce, resume, train
@@ -70,6 +71,17 @@ def test_a_copy_that_was_changed_is_refused_before_it_is_run(run: Run, tmp_path:
     with pytest.raises(RunError, match="is not the recipe that the run was started with"):
         changed.read_recipe()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_recipe_can_start_from_a_built_in_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import dataclasses\n"
+        "from cifar_trainer.recipes import RECIPES\n"
+        'RECIPE = dataclasses.replace(RECIPES["cpu90"], name="always-32-pixels", scales=(1.0,))\n'
+    )
+    mine = load_recipe(file)
+    assert (mine.name, mine.scales, mine.epochs) == ("always-32-pixels", (1.0,), CPU90.epochs)
 
 
 def test_predict_runs_no_file_of_the_run(run: Run, data_dir: Path, tmp_path: Path, run_cli: RunCli) -> None:
