@@ -2,19 +2,19 @@
 
     python benchmarks/kernel_gradients.py
 
-Prints the fastest of several calls in turn, in ms. Ours is the one of `training.layers.convolve_small`, also
-for outputs that it leaves to oneDNN.
+Prints the fastest of several calls in turn, in ms. Ours is the one of `training.convolutions`, also for
+outputs that it leaves to oneDNN.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 from against_listing import processor
 
-from cifar_trainer.training import layers
+from cifar_trainer.training import convolutions
 
 #: Batch, side, and input and output channels; the last convolutions of `cpu90` and `fast94`, and larger ones.
 SHAPES = (
@@ -32,9 +32,9 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{processor()}, TensorFlow {tf.__version__}\n")
     print("| batch, output, channels | oneDNN | as convolutions |\n| --- | ---: | ---: |")
-    layers.SMALL_AREA = 1 << 30
+    convolutions.SMALL_AREA = 1 << 30
     for batch, side, inputs, outputs in SHAPES:
-        own = gradients_of(layers.convolve_small, batch, side, inputs, outputs)
+        own = gradients_of(convolutions.convolve_on_cpu, batch, side, inputs, outputs)
         theirs = gradients_of(plain, batch, side, inputs, outputs)
         times: dict[str, list[float]] = {"theirs": [], "own": []}
         for _ in range(options.repeats + 1):
@@ -47,9 +47,9 @@ def main() -> None:
         print(f"| {batch}, {side}×{side}, {inputs} to {outputs} | {' | '.join(fastest)} |", flush=True)
 
 
-def plain(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str) -> tf.Tensor:
-    """A convolution with TensorFlow's gradients, with the arguments of `convolve_small`."""
-    return tf.nn.conv2d(images, kernel, strides, padding.upper())
+def plain(images: tf.Tensor, kernel: tf.Tensor, pads: Sequence[tuple[int, int]]) -> tf.Tensor:
+    """A convolution with TensorFlow's gradients; `pads` are those of its padding `SAME`."""
+    return tf.nn.conv2d(images, kernel, 1, "SAME")
 
 
 def gradients_of(
@@ -63,7 +63,7 @@ def gradients_of(
 
     @tf.function(autograph=False)
     def function() -> tf.Tensor:
-        return tf.gradients(convolve(images, kernel, (1, 1), "same"), kernel, upstream)[0]
+        return tf.gradients(convolve(images, kernel, ((1, 1), (1, 1))), kernel, upstream)[0]
 
     return function
 

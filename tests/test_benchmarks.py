@@ -19,7 +19,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from cifar_trainer import locks
 from cifar_trainer.devices import cuda
 from cifar_trainer.run import LOCK_NAME
-from cifar_trainer.training import layers
+from cifar_trainer.training import convolutions
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -113,7 +113,7 @@ def test_gradients_of_kernels_are_timed_for_each_shape(
     script = load_script(BENCHMARKS / "kernel_gradients.py")
     monkeypatch.setattr(script, "SHAPES", ((2, 3, 4, 5), (2, 9, 4, 5)))
     # The script changes it.
-    monkeypatch.setattr(layers, "SMALL_AREA", layers.SMALL_AREA)
+    monkeypatch.setattr(convolutions, "SMALL_AREA", convolutions.SMALL_AREA)
     monkeypatch.setattr(sys, "argv", ["kernel_gradients.py", "--repeats", "1"])
     script.main()
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[-2:]]

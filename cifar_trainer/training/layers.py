@@ -1,8 +1,8 @@
 """Replacements for some Keras layers in the training loop, for speed and reproducibility.
 
 - Batch normalization's moving statistics are usable after any number of steps.
-- On a CPU, batch normalization and GELU are one operation forward and one backward, and in bfloat16, the
-  gradients of small convolutions' kernels are convolutions themselves.
+- On a CPU, batch normalization and GELU are one operation forward and one backward, convolutions do not
+  compute what max-pooling drops, and in bfloat16, the gradients of small ones' kernels are convolutions too.
 - On a GPU, the gradient of max-pooling does not scatter, and small convolutions are matrix products, so that
   XLA can run the whole loop as one CUDA graph with bit-identical results.
 
@@ -11,7 +11,6 @@ The replacements apply only while the training step is traced; the layers and th
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,17 +19,13 @@ import keras
 import tensorflow as tf
 
 from cifar_trainer.errors import UsageError
+from cifar_trainer.training.convolutions import convolve, convolve_on_cpu, is_small
 from cifar_trainer.training.distributed import Shard
 
 #: Eta of polynomial-decay averaging: larger values give the last steps more weight.
 ETA = 8
 #: The size of an H100's L2 cache (50 MB). Larger patches go through memory, which is slower than cuDNN.
 PATCH_BYTES = 50_000_000
-#: Maximum height times width of the outputs of convolutions whose kernel gradients are convolutions. oneDNN's
-#: own gradients are faster for larger ones (docs/performance.md).
-SMALL_AREA = 64
-#: Images per convolution of these gradients: those of larger batches do not stay in the cache.
-GRADIENT_IMAGES = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +36,14 @@ class KernelVariants:
         scatter_free: compute max-pooling and the loss with operations whose gradients do not scatter.
         matmul: compute convolutions as matrix products of patches.
         fused: compute batch normalization with TensorFlow's fused operation, and GELU with one of XLA's.
-        batch_as_channels: compute the kernel gradients of small bfloat16 convolutions with `convolve_small`.
+        cpu_convolutions: compute convolutions whose last outputs max-pooling drops, and small ones in
+            bfloat16, with `convolve_on_cpu`.
     """
 
     scatter_free: bool = False
     matmul: bool = False
     fused: bool = False
-    batch_as_channels: bool = False
+    cpu_convolutions: bool = False
 
 
 def choose_variants(
@@ -73,7 +69,7 @@ def choose_variants(
         scatter_free=gpu,
         matmul=conv == "matmul" or (conv == "auto" and gpu and fits),
         fused=not gpu,
-        batch_as_channels=not gpu and conv == "auto",
+        cpu_convolutions=not gpu and conv == "auto",
     )
 
 
@@ -107,9 +103,9 @@ def replaced_layers(
             elif variants.scatter_free and _is_halving(layer):
                 stack.enter_context(_attribute(layer, "call", max_pool))
             elif variants.matmul and _is_plain(layer):
-                stack.enter_context(_attribute(layer, "call", _convolution(layer, convolve)))
-            elif variants.batch_as_channels and _is_plain(layer) and layer.compute_dtype == "bfloat16":
-                stack.enter_context(_attribute(layer, "call", _convolution(layer, convolve_small)))
+                stack.enter_context(_attribute(layer, "call", _matmul_convolution(layer)))
+            elif variants.cpu_convolutions and _is_plain(layer) and tuple(layer.strides) == (1, 1):
+                stack.enter_context(_attribute(layer, "call", _cpu_convolution(layer, model)))
         yield
 
 
@@ -173,80 +169,6 @@ def max_pool(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Ten
         return tf.pad(whole, [[0, 0], [0, height - 2 * rows], [0, width - 2 * columns], [0, 0]])
 
     return pooled, gradient
-
-
-def convolve(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str) -> tf.Tensor:
-    """A convolution as one matrix product of patches (im2col; Chellapilla et al. 2006).
-
-    Args:
-        images: float [N, H, W, C].
-        kernel: float [K, L, C, F].
-        strides: vertical and horizontal.
-        padding: `valid` or `same`, as in TensorFlow.
-
-    Returns:
-        float [N, H', W', F].
-    """
-    high, wide, channels, filters = kernel.shape
-    if padding == "same":
-        (top, bottom), (left, right) = (
-            _same_padding(size, span, stride)
-            for size, span, stride in zip(images.shape[1:3], (high, wide), strides, strict=True)
-        )
-        images = tf.pad(images, [[0, 0], [top, bottom], [left, right], [0, 0]])
-    rows = (images.shape[1] - high) // strides[0] + 1
-    columns = (images.shape[2] - wide) // strides[1] + 1
-    patches = tf.concat(
-        [
-            images[:, i : i + strides[0] * (rows - 1) + 1 : strides[0],
-                   j : j + strides[1] * (columns - 1) + 1 : strides[1]]
-            for i in range(high)
-            for j in range(wide)
-        ],
-        axis=-1,
-    )  # fmt: skip
-    product = tf.reshape(patches, [-1, high * wide * channels]) @ tf.reshape(kernel, [-1, filters])
-    return tf.reshape(product, [-1, rows, columns, filters])
-
-
-def convolve_small(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str) -> tf.Tensor:
-    """A convolution as `convolve`, but if its output is small, the kernel's gradient is a convolution too.
-
-    It convolves the images with the gradients of the outputs. The channels take the place of the batch, and
-    the batch that of the channels, so each product sums over many images.
-    """
-    pads = [(0, 0)] * 4
-    if padding == "same":
-        pads[1:3] = map(_same_padding, images.shape[1:3], kernel.shape[:2], strides)
-
-    @tf.custom_gradient
-    def small(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            of_images = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(images),
-                filter=kernel,
-                out_backprop=upstream,
-                strides=[1, 1, 1, 1],
-                padding=padding.upper(),
-            )
-            parts = []
-            for first in range(0, images.shape[0], GRADIENT_IMAGES):
-                part = slice(first, first + GRADIENT_IMAGES)
-                swapped = tf.transpose(images[part], [3, 1, 2, 0]), tf.transpose(upstream[part], [1, 2, 0, 3])
-                parts.append(tf.cast(tf.nn.conv2d(*swapped, 1, pads), tf.float32))
-            of_kernel = functools.reduce(tf.add, parts)
-            return of_images, tf.cast(tf.transpose(of_kernel, [1, 2, 0, 3]), kernel.dtype)
-
-        return tf.nn.conv2d(images, kernel, 1, padding.upper()), gradient
-
-    outputs = tf.nn.conv2d(images, kernel, strides, padding.upper())
-    is_small = strides == (1, 1) and outputs.shape[1] * outputs.shape[2] <= SMALL_AREA
-    return small(images, kernel) if is_small else outputs
-
-
-def _same_padding(size: int, span: int, stride: int) -> tuple[int, int]:
-    total = max(0, (-(-size // stride) - 1) * stride + span - size)
-    return total // 2, total - total // 2
 
 
 def summed_loss(loss: keras.losses.Loss, variants: KernelVariants) -> Callable[..., tf.Tensor]:
@@ -388,16 +310,63 @@ def _patch_bytes(layer: keras.layers.Conv2D, batch_size: int) -> int:
     return int(batch_size * rows * columns * high * wide * channels * tf.as_dtype(layer.compute_dtype).size)
 
 
-def _convolution(
-    layer: keras.layers.Conv2D, convolve: Callable[..., tf.Tensor]
-) -> Callable[[tf.Tensor], tf.Tensor]:
+def _matmul_convolution(layer: keras.layers.Conv2D) -> Callable[[tf.Tensor], tf.Tensor]:
     def call(inputs: tf.Tensor) -> tf.Tensor:
-        outputs = convolve(inputs, tf.convert_to_tensor(layer.kernel), tuple(layer.strides), layer.padding)
-        if layer.use_bias:
-            outputs += tf.convert_to_tensor(layer.bias)
-        return outputs if layer.activation is None else layer.activation(outputs)
+        kernel = tf.convert_to_tensor(layer.kernel)
+        return _activated(layer, convolve(inputs, kernel, tuple(layer.strides), _padding(layer, inputs)))
 
     return call
+
+
+def _cpu_convolution(layer: keras.layers.Conv2D, model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    keras_call, pooling = layer.call, _only_pooling(layer, model)
+
+    def call(inputs: tf.Tensor) -> tf.Tensor:
+        pads = whole = _padding(layer, inputs)
+        axes = zip(inputs.shape[1:3], layer.kernel_size, whole, strict=True)
+        sizes = [low + size + high - span + 1 for size, span, (low, high) in axes]
+        if pooling is not None:
+            windows = zip(sizes, pooling.pool_size, pooling.strides, strict=True)
+            dropped = [(size - window) % stride for size, window, stride in windows]
+            pads = [(low, max(0, high - rest)) for (low, high), rest in zip(whole, dropped, strict=True)]
+        if pads == whole and not is_small(sizes, inputs.dtype):
+            return keras_call(inputs)
+        return _activated(layer, convolve_on_cpu(inputs, tf.convert_to_tensor(layer.kernel), pads))
+
+    return call
+
+
+def _padding(layer: keras.layers.Conv2D, images: tf.Tensor) -> list[tuple[int, int]]:
+    """The rows above and below, and the columns left and right, that a convolution adds to images."""
+    if layer.padding == "valid":
+        return [(0, 0), (0, 0)]
+    sizes = zip(images.shape[1:3], layer.kernel_size, layer.strides, strict=True)
+    totals = [max(0, (-(-size // stride) - 1) * stride + span - size) for size, span, stride in sizes]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _activated(layer: keras.layers.Conv2D, outputs: tf.Tensor) -> tf.Tensor:
+    if layer.use_bias:
+        outputs += tf.convert_to_tensor(layer.bias)
+    return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def _only_pooling(layer: keras.layers.Conv2D, model: keras.Model) -> keras.layers.MaxPooling2D | None:
+    """The max-pooling that alone uses a convolution's outputs, if there is one."""
+    # Building a network layer by layer adds the same users repeatedly.
+    users = {id(node.operation): node.operation for node in layer._outbound_nodes}
+    pooling: Any = users.popitem()[1] if len(users) == 1 else None
+    if (
+        type(pooling) is keras.layers.MaxPooling2D
+        and pooling.padding == "valid"
+        and pooling.data_format == "channels_last"
+        and layer.activity_regularizer is None
+        # Any other function could depend on several positions.
+        and layer.activation in vars(keras.activations).values()
+        and not any(output._keras_history.operation is layer for output in model.outputs)
+    ):
+        return pooling
+    return None
 
 
 @contextlib.contextmanager

@@ -7,13 +7,9 @@ import tensorflow as tf
 from command_line import run_python
 
 from cifar_trainer.recipes import get_recipe
-from cifar_trainer.training import layers
-from cifar_trainer.training.assembly import build_model
 from cifar_trainer.training.layers import (
     KernelVariants,
     choose_variants,
-    convolve,
-    convolve_small,
     max_pool,
     replaced_layers,
     statistics_momentum,
@@ -170,65 +166,6 @@ def test_own_max_pooling_and_its_gradient_are_tensorflows_to_the_bit(size: int) 
         found.append((pooled.numpy(), tape.gradient(pooled, images, upstream).numpy()))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
-
-
-@pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_convolution_as_a_matrix_product_is_a_convolution(padding: str, stride: int) -> None:
-    draw = np.random.default_rng(0)
-    images = tf.constant(draw.normal(size=(3, 9, 8, 4)).astype(np.float32))
-    kernel = tf.constant(draw.normal(size=(3, 2, 4, 5)).astype(np.float32))
-    expected = tf.nn.conv2d(images, kernel, stride, padding.upper())
-    np.testing.assert_allclose(convolve(images, kernel, (stride, stride), padding), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("padding", ["valid", "same"])
-def test_the_gradients_of_a_small_convolution_are_tensorflows(
-    monkeypatch: pytest.MonkeyPatch, padding: str
-) -> None:
-    monkeypatch.setattr(layers, "GRADIENT_IMAGES", 2)
-    draw = np.random.default_rng(0)
-    inputs = [tf.constant(draw.normal(size=size).astype(np.float32)) for size in ((3, 9, 7, 4), (3, 2, 4, 5))]
-
-    def plain(images: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], padding: str) -> tf.Tensor:
-        return tf.nn.conv2d(images, kernel, strides, padding.upper())
-
-    found = []
-    for convolution in (convolve_small, plain):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = convolution(*inputs, (1, 1), padding)
-            loss = tf.reduce_sum(outputs**2)
-        found.append([outputs, *tape.gradient(loss, inputs)])
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("precision", "gpu", "conv", "left"),
-    # The convolutions of both blocks of 15×15 pixels or more keep their operation.
-    [
-        ("bfloat16", False, "auto", 3),
-        ("bfloat16", False, "cudnn", 6),
-        ("float32", False, "auto", 6),
-        ("bfloat16", True, "cudnn", 6),
-    ],
-)
-def test_on_a_cpu_in_bfloat16_the_kernel_gradients_of_small_convolutions_are_convolutions(
-    precision: str, gpu: bool, conv: str, left: int
-) -> None:
-    model = build_model(get_recipe("fast94"), precision, (32, 32, 3), 10)
-    variants = choose_variants(model, 64, gpu=gpu, conv=conv)
-
-    @tf.function
-    def backward(images: tf.Tensor) -> list[tf.Tensor]:
-        with replaced_layers(model, variants, tf.constant(0)):
-            loss = tf.reduce_sum(model(images, training=True))
-        return tf.gradients(loss, [variable.value for variable in model.trainable_variables])
-
-    graph = backward.get_concrete_function(tf.TensorSpec((64, 32, 32, 3), tf.uint8)).graph
-    kinds = [operation.type for operation in graph.get_operations()]
-    assert kinds.count("Conv2DBackpropFilter") == left
 
 
 def test_the_loss_without_a_scatter_is_keras_loss_weights_and_all() -> None:
