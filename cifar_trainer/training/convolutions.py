@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 #: Maximum height times width of outputs for which a kernel's gradient is a convolution. oneDNN's own
@@ -11,6 +12,102 @@ import tensorflow as tf
 SMALL_AREA = 64
 #: Images per convolution of these gradients: those of larger batches do not stay in the cache.
 GRADIENT_IMAGES = 128
+
+
+def is_plain(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is a convolution that the functions below can compute."""
+    return (
+        type(layer) is keras.layers.Conv2D
+        and layer.groups == 1
+        and tuple(layer.dilation_rate) == (1, 1)
+        and layer.padding in ("valid", "same")
+        and layer.data_format == "channels_last"
+    )
+
+
+def patch_bytes(layer: keras.layers.Conv2D, batch_size: int) -> int:
+    """The size of the patches that `convolve` multiplies."""
+    _, rows, columns, _ = layer.output.shape
+    high, wide, channels, _ = layer.kernel.shape
+    return int(batch_size * rows * columns * high * wide * channels * tf.as_dtype(layer.compute_dtype).size)
+
+
+def matmul_convolution(layer: keras.layers.Conv2D) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The layer's `call`, by `convolve`."""
+
+    def call(inputs: tf.Tensor) -> tf.Tensor:
+        kernel = tf.convert_to_tensor(layer.kernel)
+        return _activated(layer, convolve(inputs, kernel, tuple(layer.strides), _padding(layer, inputs)))
+
+    return call
+
+
+def cpu_convolution(layer: keras.layers.Conv2D, model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The layer's `call`, by `convolve_on_cpu` where that is faster.
+
+    That is where max-pooling drops the last row or column of outputs, which then are not computed, and where
+    the kernel's gradient is a convolution.
+
+    Args:
+        layer: a layer of `model`.
+        model: the whole network.
+    """
+    keras_call: Callable[[tf.Tensor], tf.Tensor] = layer.call
+    if tuple(layer.strides) != (1, 1):
+        return keras_call
+    pooling = _only_pooling(layer, model)
+
+    def call(inputs: tf.Tensor) -> tf.Tensor:
+        pads = whole = _padding(layer, inputs)
+        axes = zip(inputs.shape[1:3], layer.kernel_size, whole, strict=True)
+        sizes = [low + size + high - span + 1 for size, span, (low, high) in axes]
+        if pooling is not None:
+            windows = zip(sizes, pooling.pool_size, pooling.strides, strict=True)
+            dropped = [(size - window) % stride for size, window, stride in windows]
+            pads = [(low, max(0, high - rest)) for (low, high), rest in zip(whole, dropped, strict=True)]
+        if pads == whole and not _is_small(sizes, inputs.dtype):
+            return keras_call(inputs)
+        return _activated(layer, convolve_on_cpu(inputs, tf.convert_to_tensor(layer.kernel), pads))
+
+    return call
+
+
+def _only_pooling(layer: keras.layers.Conv2D, model: keras.Model) -> keras.layers.MaxPooling2D | None:
+    """The max-pooling that alone uses a convolution's outputs, if there is one."""
+    # Building a network layer by layer adds the same users repeatedly.
+    users = {node.operation for node in layer._outbound_nodes}
+    pooling: Any = users.pop() if len(users) == 1 else None
+    if (
+        type(pooling) is keras.layers.MaxPooling2D
+        and pooling.padding == "valid"
+        and pooling.data_format == "channels_last"
+        and layer.activity_regularizer is None
+        # Any other function could depend on several positions.
+        and layer.activation in vars(keras.activations).values()
+        and not any(
+            output._keras_history.operation is layer
+            for network in model._flatten_layers()
+            if isinstance(network, keras.Model)
+            for output in getattr(network, "outputs", ())
+        )
+    ):
+        return pooling
+    return None
+
+
+def _padding(layer: keras.layers.Conv2D, images: tf.Tensor) -> list[tuple[int, int]]:
+    """The rows above and below, and the columns left and right, that a convolution adds to images."""
+    if layer.padding == "valid":
+        return [(0, 0), (0, 0)]
+    sizes = zip(images.shape[1:3], layer.kernel_size, layer.strides, strict=True)
+    totals = [max(0, (-(-size // stride) - 1) * stride + span - size) for size, span, stride in sizes]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _activated(layer: keras.layers.Conv2D, outputs: tf.Tensor) -> tf.Tensor:
+    if layer.use_bias:
+        outputs += tf.convert_to_tensor(layer.bias)
+    return outputs if layer.activation is None else layer.activation(outputs)
 
 
 def convolve(
@@ -61,7 +158,7 @@ def convolve_on_cpu(images: tf.Tensor, kernel: tf.Tensor, pads: Sequence[tuple[i
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             mirrored = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
             of_images = tf.nn.conv2d(upstream, mirrored, 1, [(0, 0), *mirrored_pads, (0, 0)])
-            if not is_small(upstream.shape[1:3], upstream.dtype):
+            if not _is_small(upstream.shape[1:3], upstream.dtype):
                 return of_images, tf.raw_ops.Conv2DBackpropFilter(
                     input=tf.pad(images, padding),
                     filter_sizes=kernel.shape,
@@ -82,6 +179,6 @@ def convolve_on_cpu(images: tf.Tensor, kernel: tf.Tensor, pads: Sequence[tuple[i
     return convolved(images, kernel)
 
 
-def is_small(size: Sequence[int], dtype: tf.DType) -> bool:
+def _is_small(size: Sequence[int], dtype: tf.DType) -> bool:
     """Whether the gradient of a kernel for outputs of this height and width is computed as a convolution."""
     return dtype == tf.bfloat16 and size[0] * size[1] <= SMALL_AREA

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from cifar_trainer.errors import UsageError
-from cifar_trainer.training.convolutions import convolve, convolve_on_cpu, is_small
+from cifar_trainer.training.convolutions import cpu_convolution, is_plain, matmul_convolution, patch_bytes
 from cifar_trainer.training.distributed import Shard
 
 #: Eta of polynomial-decay averaging: larger values give the last steps more weight.
@@ -64,7 +64,7 @@ def choose_variants(
     """
     if stacked:
         return KernelVariants(scatter_free=True, matmul=True)
-    fits = all(_patch_bytes(layer, batch_size) <= PATCH_BYTES for layer in _layers(model) if _is_plain(layer))
+    fits = all(patch_bytes(layer, batch_size) <= PATCH_BYTES for layer in _layers(model) if is_plain(layer))
     return KernelVariants(
         scatter_free=gpu,
         matmul=conv == "matmul" or (conv == "auto" and gpu and fits),
@@ -102,10 +102,10 @@ def replaced_layers(
                 stack.enter_context(_attribute(layer, "call", _dropout(layer, shard)))
             elif variants.scatter_free and _is_halving(layer):
                 stack.enter_context(_attribute(layer, "call", max_pool))
-            elif variants.matmul and _is_plain(layer):
-                stack.enter_context(_attribute(layer, "call", _matmul_convolution(layer)))
-            elif variants.cpu_convolutions and _is_plain(layer) and tuple(layer.strides) == (1, 1):
-                stack.enter_context(_attribute(layer, "call", _cpu_convolution(layer, model)))
+            elif variants.matmul and is_plain(layer):
+                stack.enter_context(_attribute(layer, "call", matmul_convolution(layer)))
+            elif variants.cpu_convolutions and is_plain(layer):
+                stack.enter_context(_attribute(layer, "call", cpu_convolution(layer, model)))
         yield
 
 
@@ -292,81 +292,6 @@ def _is_halving(layer: keras.layers.Layer) -> bool:
         and layer.padding == "valid"
         and layer.data_format == "channels_last"
     )
-
-
-def _is_plain(layer: keras.layers.Layer) -> bool:
-    return (
-        type(layer) is keras.layers.Conv2D
-        and layer.groups == 1
-        and tuple(layer.dilation_rate) == (1, 1)
-        and layer.padding in ("valid", "same")
-        and layer.data_format == "channels_last"
-    )
-
-
-def _patch_bytes(layer: keras.layers.Conv2D, batch_size: int) -> int:
-    _, rows, columns, _ = layer.output.shape
-    high, wide, channels, _ = layer.kernel.shape
-    return int(batch_size * rows * columns * high * wide * channels * tf.as_dtype(layer.compute_dtype).size)
-
-
-def _matmul_convolution(layer: keras.layers.Conv2D) -> Callable[[tf.Tensor], tf.Tensor]:
-    def call(inputs: tf.Tensor) -> tf.Tensor:
-        kernel = tf.convert_to_tensor(layer.kernel)
-        return _activated(layer, convolve(inputs, kernel, tuple(layer.strides), _padding(layer, inputs)))
-
-    return call
-
-
-def _cpu_convolution(layer: keras.layers.Conv2D, model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    keras_call, pooling = layer.call, _only_pooling(layer, model)
-
-    def call(inputs: tf.Tensor) -> tf.Tensor:
-        pads = whole = _padding(layer, inputs)
-        axes = zip(inputs.shape[1:3], layer.kernel_size, whole, strict=True)
-        sizes = [low + size + high - span + 1 for size, span, (low, high) in axes]
-        if pooling is not None:
-            windows = zip(sizes, pooling.pool_size, pooling.strides, strict=True)
-            dropped = [(size - window) % stride for size, window, stride in windows]
-            pads = [(low, max(0, high - rest)) for (low, high), rest in zip(whole, dropped, strict=True)]
-        if pads == whole and not is_small(sizes, inputs.dtype):
-            return keras_call(inputs)
-        return _activated(layer, convolve_on_cpu(inputs, tf.convert_to_tensor(layer.kernel), pads))
-
-    return call
-
-
-def _padding(layer: keras.layers.Conv2D, images: tf.Tensor) -> list[tuple[int, int]]:
-    """The rows above and below, and the columns left and right, that a convolution adds to images."""
-    if layer.padding == "valid":
-        return [(0, 0), (0, 0)]
-    sizes = zip(images.shape[1:3], layer.kernel_size, layer.strides, strict=True)
-    totals = [max(0, (-(-size // stride) - 1) * stride + span - size) for size, span, stride in sizes]
-    return [(total // 2, total - total // 2) for total in totals]
-
-
-def _activated(layer: keras.layers.Conv2D, outputs: tf.Tensor) -> tf.Tensor:
-    if layer.use_bias:
-        outputs += tf.convert_to_tensor(layer.bias)
-    return outputs if layer.activation is None else layer.activation(outputs)
-
-
-def _only_pooling(layer: keras.layers.Conv2D, model: keras.Model) -> keras.layers.MaxPooling2D | None:
-    """The max-pooling that alone uses a convolution's outputs, if there is one."""
-    # Building a network layer by layer adds the same users repeatedly.
-    users = {id(node.operation): node.operation for node in layer._outbound_nodes}
-    pooling: Any = users.popitem()[1] if len(users) == 1 else None
-    if (
-        type(pooling) is keras.layers.MaxPooling2D
-        and pooling.padding == "valid"
-        and pooling.data_format == "channels_last"
-        and layer.activity_regularizer is None
-        # Any other function could depend on several positions.
-        and layer.activation in vars(keras.activations).values()
-        and not any(output._keras_history.operation is layer for output in model.outputs)
-    ):
-        return pooling
-    return None
 
 
 @contextlib.contextmanager

@@ -88,6 +88,12 @@ def pool(size: int = 2, stride: int = 2, padding: str = "valid") -> keras.layers
     return keras.layers.MaxPooling2D(size, stride, padding)
 
 
+def nested(x: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """The outputs of a network within the network, of which the first is also pooled."""
+    inputs = keras.Input(x.shape[1:])
+    return keras.Model(inputs, [y := conv()(inputs), pool()(y)])(x)
+
+
 def centred(x: tf.Tensor) -> tf.Tensor:
     return x - tf.reduce_mean(x, (1, 2), keepdims=True)
 
@@ -110,6 +116,7 @@ def centred(x: tf.Tensor) -> tf.Tensor:
         (lambda x: pool()(keras.layers.BatchNormalization()(conv()(x))), 9),
         (lambda x: [y := conv()(x), pool()(y)], 9),
         (lambda x: [keras.layers.GlobalMaxPooling2D()(y := conv()(x)), pool()(y)], 9),
+        (nested, 9),
         (lambda x: conv()(x), 9),
     ],
 )
