@@ -93,15 +93,13 @@ class DataRecord(Result):
             if was.fingerprint != now.fingerprint:
                 return (
                     f"was trained on different data: its {name} split has the fingerprint {was.fingerprint}, "
-                    "but "
-                    f"{dataset.folder} has {now.fingerprint}. Pass the right folder with --data-dir."
+                    f"but {dataset.folder} has {now.fingerprint}. Pass the right folder with --data-dir."
                 )
         if ordered and self.train.sha256 != dataset.train.sha256:
             return (
                 "was trained on the same images in a different order or with different groups: "
                 f"{dataset.folder} was prepared from a different source, or with a different --keep-groups. "
-                "Prepare the run's source "
-                "into another --data-dir, and pass that."
+                "Prepare the run's source into another --data-dir, and pass that."
             )
         return None
 

@@ -72,8 +72,7 @@ def _read_once(path: Path, options: ReadOptions, on_images: OnImages) -> ImageSe
     if len(found.classes) != len(spec.classes):
         raise DataError(
             f"{path} contains {len(found.classes)} classes, expected the {len(spec.classes)} of "
-            f"{spec.title}. "
-            f"Not among them: {abridged(set(found.classes) - set(spec.classes))}. "
+            f"{spec.title}. Not among them: {abridged(set(found.classes) - set(spec.classes))}. "
             "For classes of your own, choose a name: --dataset NAME."
         )
     return found

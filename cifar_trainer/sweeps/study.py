@@ -107,8 +107,7 @@ class Study:
         elif others := differences(theirs, ours):
             raise UsageError(
                 f"The sweep {name} was started with different settings: {'; '.join(others)}. Use the same "
-                "ones "
-                "to resume it, or choose another --name."
+                "ones to resume it, or choose another --name."
             )
 
     def run(self) -> SweepResult:
