@@ -56,7 +56,7 @@ def choose_variants(
         batch_size: images per step.
         gpu: whether the device is a GPU. On a CPU, Keras's own operations are the fastest, except for batch
             normalization, whose twenty operations took half of each step of `regularized`, GELU, whose ten
-            took a fifth of each step of `fast94`, and the gradients of small convolutions in bfloat16.
+            took a fifth of each step of `fast94`, and some convolutions (`convolutions.cpu_convolution`).
         conv: `cudnn`, `matmul`, or `auto`: matrix products on a GPU if the patches of each convolution fit
             into its cache.
         stacked: whether several seeds are computed at once, which requires operations that can have a
