@@ -141,8 +141,8 @@ FORMATS = {
             serving_rank=2,
         ),
         Format(
-            "litert-float16", "model-float16.tflite", "litert", "LiteRT", _IS_LITERT,
-            Bound(None, 0.999, 0.001), aliases=("tflite-float16", "tflite-fp16", "float16", "fp16"),
+            "litert-float16", "model-float16.tflite", "litert", "LiteRT", _IS_LITERT, Bound(None, 0.999),
+            aliases=("tflite-float16", "tflite-fp16", "float16", "fp16"),
             options={"weights": "float16"}, extra="litert", packages=_LITERT_PACKAGES,
             runtime=_LITERT_PACKAGES,
         ),

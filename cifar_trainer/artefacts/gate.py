@@ -404,12 +404,10 @@ def _broken_bounds(
     if allowed is not None and not proof.max_abs_difference <= allowed:
         broken.append(f"a logit differs by {proof.max_abs_difference:.3g}, expected at most {allowed:.3g}")
     if agreement_or_tie < bound.agreement:
-        right, expected = (round(each * proof.images) for each in (proof.accuracy, proof.reference_accuracy))
-        # Divide integers, so that 1 of 1,000 equals 0.001 exactly.
-        lost = abs(expected - right) / proof.images
+        lost = abs(proof.reference_accuracy - proof.accuracy)
         is_accurate = bound.accuracy_loss is not None and lost <= bound.accuracy_loss
         # At chance, models that disagree have the same accuracy.
-        low, _ = wilson_interval(expected, proof.images)
+        low, _ = wilson_interval(round(proof.reference_accuracy * proof.images), proof.images)
         if not (is_accurate and low > np.bincount(labels).max() / proof.images):
             broken.append(
                 f"the top class agrees for {agreement_or_tie:.2%} of {proof.images:,} images, "

@@ -233,19 +233,15 @@ def confuse_wrong_images(reference: Reference, count: int) -> np.ndarray:
     return logits
 
 
-@pytest.mark.parametrize(("name", "lost"), [("litert-int8", 10), ("litert-float16", 1)])
-def test_rounded_weights_may_change_more_classes_if_the_accuracy_stays(
-    reference: Reference, name: str, lost: int
-) -> None:
-    """Of 1,000 images, twenty that were wrong before are wrong in another way, and `lost` that were right."""
+def test_int8_may_differ_more_if_the_accuracy_stays_within_a_point(reference: Reference) -> None:
+    """Thirty pictures that were wrong before are wrong in another way."""
     learned = with_accuracy(reference, 0.7)
-    logits = confuse_wrong_images(learned, 20)
-    logits[:lost] *= -1
-    proof = compare(answer(learned, logits), "", FORMATS[name], learned)
-    assert (proof.agreement, proof.accuracy) == ((980 - lost) / 1000, (700 - lost) / 1000)
-    logits[lost] *= -1
-    with pytest.raises(CheckError, match=r"expected at least 99\.\d%"):
-        compare(answer(learned, logits), "", FORMATS[name], learned)
+    given = answer(learned, confuse_wrong_images(learned, 30))
+    assert compare(given, "", FORMATS["litert-int8"], learned).agreement == 0.97
+    spoilt = learned.logits.copy()
+    spoilt[:30] *= -1
+    with pytest.raises(CheckError, match=r"expected at least 99\.0%"):
+        compare(answer(learned, spoilt), "", FORMATS["litert-int8"], learned)
 
 
 @pytest.mark.parametrize(("accuracy", "passes"), [(0.11, False), (0.14, True)])
