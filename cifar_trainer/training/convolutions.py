@@ -145,7 +145,7 @@ def convolve_on_cpu(images: tf.Tensor, kernel: tf.Tensor, pads: Sequence[tuple[i
     """A convolution as `convolve`, with strides of 1, whose gradients are convolutions themselves.
 
     That of the images convolves the outputs' gradients with the mirrored kernel: for explicit padding,
-    TensorFlow's own takes up to 60 times as long. That of the kernel, if the outputs are small and bfloat16,
+    TensorFlow's own took up to 58 times as long. That of the kernel, if the outputs are small and bfloat16,
     convolves the images with the outputs' gradients: the channels take the place of the batch, and the batch
     that of the channels, so each product sums over many images.
     """
