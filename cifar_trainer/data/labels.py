@@ -10,12 +10,12 @@ import numpy as np
 
 from cifar_trainer.data.dataset import DatasetSpec
 from cifar_trainer.data.folder import abridged
-from cifar_trainer.errors import DataError, printable
+from cifar_trainer.errors import DataError, counted, printable
 
 MIN_CLASSES, MAX_CLASSES = 2, 1000
 #: Names of splits: of folders, in CSV files, and words in the names of arrays and files. `t10k` is MNIST's.
 SPLITS = {
-    **dict.fromkeys(("validation", "valid", "val"), "validation"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing", "t10k"), "test"),
 }
@@ -45,7 +45,7 @@ def number_names(found: Iterable[str], spec: DatasetSpec | None) -> Classes:
     ordered = sorted(set(composed.values()), key=natural_key)
     if len(ordered) < len(names):
         notes.append(
-            f"{len(names) - len(ordered)} class names occur in two Unicode forms; both forms are one class."
+            f"{counted(len(names) - len(ordered), 'class name')} in two Unicode forms; both are one class."
         )
     alike = [name for name, count in Counter(name.casefold() for name in ordered).items() if count > 1]
     if alike:
@@ -76,6 +76,14 @@ def split_of(words: set[str]) -> str:
     return next((split for name, split in SPLITS.items() if name in words), "all")
 
 
+def split_of_file(file: str) -> str:
+    """The split that a word of a file's name names, or else a folder around it; `all` if none does."""
+    *folders, name = file.lower().split("/")
+    around = next((SPLITS[folder] for folder in reversed(folders) if folder in SPLITS), "all")
+    split = split_of(set(re.split(r"[^a-z0-9]+", name)))
+    return around if split == "all" else split
+
+
 def flat_labels(labels: np.ndarray) -> np.ndarray:
     """One label per image, from one-hot rows, or from a single row or column of labels."""
     one_hot = labels.ndim == 2 and min(labels.shape) > 1
@@ -95,14 +103,18 @@ def number_labels(
     """
     if any(values.dtype.kind in "USO" for values in labels.values()):
         texts = {split: list(map(_text, values)) for split, values in labels.items()}
+        empty = sum(found.count("") for found in texts.values())
+        if empty:
+            raise DataError(f"{where} has {counted(empty, 'image')} without a label.")
         classes, index, notes = number_names({text for found in texts.values() for text in found}, spec)
         named = {split: np.array([index[text] for text in found], np.int64) for split, found in texts.items()}
         return classes, named, notes
     numbers = {}
     for split, values in labels.items():
+        if values.dtype.kind == "f" and not (np.isfinite(values) & (np.trunc(values) == values)).all():
+            of = "" if split == "all" else f"{split} "
+            raise DataError(f"{where}: the {of}labels are fractions, expected whole numbers.")
         numbers[split] = values.astype(np.int64)
-        if values.dtype.kind == "f" and not np.array_equal(numbers[split], values):
-            raise DataError(f"{where}: the {split} labels are fractions, expected whole numbers.")
     found = np.unique(np.concatenate(list(numbers.values()))).tolist()
     low, high = found[0], found[-1]
     known = tuple(names) or (spec.classes if spec else ())

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from cifar_trainer.data.arrays import IMAGE_WORDS, LABEL_WORDS
 from cifar_trainer.data.dataset import ImageSet, OnImages
 from cifar_trainer.data.decoding import Decoder, ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
-from cifar_trainer.data.labels import number_labels, split_of
+from cifar_trainer.data.labels import number_labels, split_of_file
 from cifar_trainer.errors import DataError
 
 #: An encoded image, its label, and its file name, or an empty one.
@@ -29,7 +28,7 @@ def read_records(folder: Folder, options: ReadOptions, on_images: OnImages) -> I
     decoder = Decoder(options)
     classes = _classes_beside(folder)
     for file in files:
-        split = split_of(set(re.split(r"[^a-z0-9]+", file.rsplit("/", 1)[-1].lower())))
+        split = split_of_file(file)
         path, where = folder.local(file), folder.describe(file)
         read = _tfrecords if folder.format(file) == "tfrecord" else _rows
         # A table of a few bytes can repeat one image a million times.

@@ -204,13 +204,16 @@ def test_a_file_of_no_records_is_refused(tmp_path: Path) -> None:
         builders.read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["plain_text/{}-00000-of-00001.parquet", "default/{}/0000.parquet"])
 @pytest.mark.parametrize("nested", [True, False], ids=["bytes in a struct", "bytes"])
-def test_hugging_faces_parquet_files_are_read(nested: bool, expected: object, tmp_path: Path) -> None:
-    (tmp_path / "plain_text").mkdir()
+def test_hugging_faces_parquet_files_are_read(
+    nested: bool, name: str, expected: object, tmp_path: Path
+) -> None:
     for split in ("train", "test"):
         rows = records(split)
         images = [{"bytes": data, "path": "0.png"} if nested else data for data, _ in rows]
-        path = tmp_path / "plain_text" / f"{split}-00000-of-00001.parquet"
+        path = tmp_path / name.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
         builders.write_parquet(path, {"img": images, "label": [label for _, label in rows]})
     (tmp_path / "README.md").write_text("---\n")
     assert content(builders.read(tmp_path)) == expected
