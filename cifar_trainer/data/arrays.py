@@ -14,7 +14,7 @@ from cifar_trainer.data.decoding import ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.labels import flat_labels, number_labels, split_of
 from cifar_trainer.data.unpack import MAX_BYTES
-from cifar_trainer.errors import DataError
+from cifar_trainer.errors import DataError, counted
 from cifar_trainer.images import Preprocessing
 from cifar_trainer.settings import MAX_SIZE, MIN_SIZE
 
@@ -61,9 +61,10 @@ def read_arrays(folder: Folder, options: ReadOptions, on_images: OnImages) -> Im
     given = [] if names is None else [str(name) for name in names.ravel()]
     classes, numbers, notes = number_labels(labels, given, options.spec, str(folder.path))
     if fractions:
-        notes = (f"{fractions:,} floating-point images were scaled to 0..255.", *notes)
+        done = "scaled to 0..255" if scale > 1 else "rounded to whole numbers"
+        notes = (f"{counted(fractions, 'floating-point image')} {done}.", *notes)
     if resized:
-        notes = (f"{resized:,} images were resized to {options.size}×{options.size} pixels.", *notes)
+        notes = (f"{counted(resized, 'image')} resized to {options.size}×{options.size} pixels.", *notes)
     found = {split: Split(images[split], numbers[split]) for split in splits}
     return ImageSet(classes, found, {"resized": resized} if resized else {}, notes)
 

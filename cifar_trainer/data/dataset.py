@@ -211,6 +211,7 @@ class ImageSet:
         corrections, groups: what --relabel and --keep-groups did.
         published: whether they come unchanged from the published archives, verified by SHA-256.
         preprocessing: how image files were decoded; None if there were none.
+        test_fraction, seed: how the test set was split off; None if the source had one.
     """
 
     classes: tuple[str, ...]
@@ -221,6 +222,8 @@ class ImageSet:
     groups: Groups | None = None
     published: bool = False
     preprocessing: Preprocessing | None = None
+    test_fraction: float | None = None
+    seed: int | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

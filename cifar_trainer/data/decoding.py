@@ -17,6 +17,8 @@ from cifar_trainer.settings import MAX_SIZE, MIN_SIZE
 
 #: Default of --size.
 DEFAULT_SIZE = 32
+#: The share of your own images that becomes the test set if the source has none.
+DEFAULT_TEST_FRACTION = 0.2
 #: Number of unreadable images that are listed; the others are counted.
 _EXAMPLES = 8
 
@@ -64,6 +66,11 @@ class ReadOptions:
                 f"--size {self.size} is out of range. Expected pixels from {MIN_SIZE} to {MAX_SIZE}."
             )
         _ = self.preprocessing  # Checks `resize`.
+
+    @property
+    def fraction(self) -> float:
+        """The share of each class to split off as the test set."""
+        return DEFAULT_TEST_FRACTION if self.test_fraction is None else self.test_fraction
 
     def refuse_test_fraction(self, where: str) -> None:
         """Raise UsageError if --test-fraction is set, because the source `where` has a test set."""

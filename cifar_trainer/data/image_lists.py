@@ -56,10 +56,16 @@ class ImageList:
         """The error for a file that does not fit the data set."""
         return DataError(f"{self.option} {self.path} {why}")
 
-    def locate(self, splits: Mapping[str, Split]) -> dict[tuple[str, int], Row]:
+    def locate(
+        self, splits: Mapping[str, Split], prepared: Mapping[str, Split] | None = None
+    ) -> dict[tuple[str, int], Row]:
         """Find the row of each listed image, by the image's split and index.
 
-        Images are found by file name, or if that is empty by split and index.
+        Images are found by file name, or if that is empty or shared, by split and index.
+
+        Args:
+            splits: the images.
+            prepared: those of them in which a row's index counts; all by default.
 
         Raises:
             DataError: an image is unknown, ambiguous, or listed twice.
@@ -71,9 +77,10 @@ class ImageList:
         found: dict[tuple[str, int], Row] = {}
         unknown, ambiguous, repeated = [], [], []
         for row in self.rows:
-            here = (_find(places, row.file) or []) if row.file else _at(row, splits)
+            by_index = _at(row, prepared or splits)
+            here = (_find(places, row.file) or []) if row.file else by_index
             if len(here) > 1:
-                here = [place for place in here if place[0] == row.split] or here
+                here = by_index or [place for place in here if place[0] == row.split] or here
             if not here:
                 unknown.append(str(row))
             elif len(here) > 1:
@@ -146,16 +153,22 @@ def parse_csv(content: bytes, where: str) -> list[tuple[int, list[str]]]:
         raise DataError(f"{where} is not a CSV file: {error}.") from error
 
 
-def correct_labels(found: ImageSet, corrections: ImageList, scratch: Path | None) -> ImageSet:
+def correct_labels(
+    found: ImageSet, corrections: ImageList, prepared: Mapping[str, Split], scratch: Path | None
+) -> ImageSet:
     """Apply corrections to a training and a test set: change labels and delete images.
 
-    `scratch` is a folder for temporary files (`Split.take`).
+    Args:
+        found: the images.
+        corrections: the file of --relabel.
+        prepared: the images as prepared without it, in which a row's index counts.
+        scratch: a folder for temporary files (`Split.take`).
 
     Raises:
         DataError: an image or a label is unknown, or an image is listed twice.
     """
     numbers = {name: label for label, name in enumerate(found.classes)}
-    rows = corrections.locate(found.splits)
+    rows = corrections.locate(found.splits, prepared)
     labels = {place: _find(numbers, row.value) for place, row in rows.items()}
     unknown = [
         f"{row}: {printable(row.value)!r}"
@@ -205,9 +218,12 @@ def with_groups(found: ImageSet, groups: ImageList) -> ImageSet:
 
 
 def _at(row: Row, splits: Mapping[str, Split]) -> list[tuple[str, int]]:
-    """The image at a row's split and index."""
-    inside = row.split in splits and row.index.isdecimal() and int(row.index) < len(splits[row.split])
-    return [(row.split, int(row.index))] if inside else []
+    """The image at a row's split and index, by its position in the whole split."""
+    split = splits.get(row.split)
+    if split is None or not row.index.isdecimal() or int(row.index) >= len(split):
+        return []
+    index = int(row.index)
+    return [(row.split, index if split.indices is None else int(split.indices[index]))]
 
 
 def _find(named: Mapping[str, T], text: str) -> T | None:

@@ -14,9 +14,6 @@ from cifar_trainer.data.labels import MAX_CLASSES, MIN_CLASSES
 from cifar_trainer.data.splits import stratified_part
 from cifar_trainer.errors import DataError, counted
 
-#: The share of your own images that becomes the test set if the source has none.
-DEFAULT_TEST_FRACTION = 0.2
-
 
 def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> ImageSet:
     """Make a training and a test set from the splits in a source; `where` is the source, for messages.
@@ -33,12 +30,22 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
     if options.groups is not None:
         found = with_groups(found, options.groups)
     splits, notes = dict(found.splits), list(found.notes)
-    if not {"train", "all"} & set(splits):
+    if "all" in splits and "train" not in splits:
+        # Images that name no split, beside those for tests.
+        splits["train"] = splits.pop("all")
+    if "all" in splits:
+        unknown = counted(len(splits.pop("all")), "image")
+        raise DataError(
+            f"{where} has {unknown} of an unknown split beside those of {abridged(splits)}. Remove their "
+            "files or arrays, or name them after train, test or validation."
+        )
+    if "train" not in splits:
         raise DataError(f"{where} has no training images, only those of {abridged(splits)}.")
     if "validation" in splits:
         _place_validation(splits, notes)
     if "test" not in splits:
         _make_test_set(found, options, where, splits, notes)
+        found = dataclasses.replace(found, test_fraction=options.fraction, seed=options.seed)
     else:
         options.refuse_test_fraction(where)
     kind = np.uint8 if len(found.classes) <= 256 else np.uint16
@@ -56,14 +63,18 @@ def correct_and_check(found: ImageSet, options: ReadOptions, where: str) -> Imag
         DataError: --relabel names unknown images or labels, or a class has no images.
     """
     before = found.splits
+    drops = options.spec is None or options.groups is not None
     if options.corrections is not None:
-        found = correct_labels(found, options.corrections, options.scratch)
+        prepared = dict(found.splits)
+        if drops:
+            list(_drop_trained_images(prepared, options, where))
+        found = correct_labels(found, options.corrections, prepared, options.scratch)
     splits, notes = dict(found.splits), list(found.notes)
-    if options.spec is None or options.groups is not None:
+    if drops:
         notes += _drop_trained_images(splits, options, where)
     if options.spec is None:
         notes += _describe_copies(splits["train"], found.classes)
-    _check_complete(splits, found.classes, where)
+    _check_complete(splits, found, where)
     published = found.published and splits == before
     return dataclasses.replace(found, splits=splits, notes=tuple(notes), published=published)
 
@@ -93,14 +104,12 @@ def _place_validation(splits: dict[str, Split], notes: list[str]) -> None:
 def _make_test_set(
     found: ImageSet, options: ReadOptions, where: str, splits: dict[str, Split], notes: list[str]
 ) -> None:
-    fraction = options.test_fraction
-    if fraction is None and options.spec is not None:
+    if options.test_fraction is None and options.spec is not None:
         raise DataError(
             f"{' '.join([f'{where} has no test set.', *notes])} Add --test-fraction 0.2 to split one off; "
             f"the results cannot be compared with those on {options.spec.title}."
         )
-    fraction = DEFAULT_TEST_FRACTION if fraction is None else fraction
-    every = splits.pop("all" if "all" in splits else "train")
+    every = splits["train"]
     originals = find_originals(every.images, groups=every.groups)
     few = [
         name
@@ -112,11 +121,12 @@ def _make_test_set(
             f"{where} has only one image of {abridged(few)}, not counting copies and members of its group. A "
             "class needs two, one of them for the test set. Add images, or remove the class."
         )
-    train, test = stratified_part(every.labels, fraction, options.seed, originals)
+    train, test = stratified_part(every.labels, options.fraction, options.seed, originals)
+    together = "" if (originals == np.arange(len(every))).all() else ", with copies and groups kept together"
     splits["train"], splits["test"] = (every.take(rows, options.scratch) for rows in (train, test))
     notes.append(
         f"There is no test set, so {len(test):,} of {len(every):,} images were split off as one: "
-        f"a share of {fraction:g} of each class, chosen by seed {options.seed}."
+        f"a share of {options.fraction:g} of each class{together}, chosen by seed {options.seed}."
     )
 
 
@@ -143,8 +153,8 @@ def _drop_trained_images(splits: dict[str, Split], options: ReadOptions, where: 
         return
     splits["test"] = _without(test, trained, where)
     relabelled = int((train.labels[originals[trained]] != test.labels[trained]).sum())
-    others = f", {relabelled:,} of them with a different label" if relabelled else ""
-    yield f"{count:,} test images are also training images{others}, so they were left out of the test set."
+    others = f", {relabelled:,} of them with another label" if relabelled else ""
+    yield f"{counted(count, 'test image')} left out of the test set: also in the training set{others}."
 
 
 def _without(test: Split, trained: np.ndarray, where: str) -> Split:
@@ -177,12 +187,20 @@ def _describe_copies(train: Split, classes: tuple[str, ...]) -> Iterable[str]:
         )
 
 
-def _check_complete(splits: dict[str, Split], classes: tuple[str, ...], where: str) -> None:
+def _check_complete(splits: dict[str, Split], found: ImageSet, where: str) -> None:
     for name in ("train", "test"):
-        missing = set(range(len(classes))) - set(np.unique(splits[name].labels).tolist())
+        missing = set(range(len(found.classes))) - set(np.unique(splits[name].labels).tolist())
         if missing:
-            named = abridged(f"{name}/{classes[label]}" for label in missing)
+            named = abridged(f"{name}/{found.classes[label]}" for label in missing)
+            alike = len({each.casefold() for each in found.classes}) < len(found.classes)
+            hint = "; names that differ in upper and lower case are different classes" if alike else ""
+            left_out = [note for note in found.notes if note.startswith("Left out")]
             raise DataError(
-                f"{where} lacks images for {named}. Expected the same classes for training and for testing; "
-                "names that differ in upper and lower case are different classes."
+                "\n".join(
+                    [
+                        f"{where} lacks images for {named}. Expected the same classes for training and for "
+                        f"testing{hint}.",
+                        *left_out,
+                    ]
+                )
             )

@@ -168,13 +168,17 @@ def _differences(
     folder: Path, record: store.Record, source: str | None, options: ReadOptions
 ) -> Iterator[str]:
     """How the prepared data set differs from what these options ask for."""
-    if source is not None and record.source != _named(source) and not record.verified:
+    if source is not None and Path(record.source) != Path(_named(source)) and not record.verified:
         yield f"from {record.source}, not from {_named(source)}"
     height, width, _ = store.image_shape(folder)
     if options.size is not None and (height, width) != (options.size, options.size):
         yield f"with images of {width}×{height} pixels, not with --size {options.size}"
     if source is not None and record.preprocessing and record.preprocessing.resize != options.resize:
         yield f"with --resize {record.preprocessing.resize}, not {options.resize}"
+    split, wanted = (record.test_fraction, record.seed), (options.fraction, options.seed)
+    if source is not None and record.test_fraction is not None and split != wanted:
+        old, new = (f"--test-fraction {fraction:g} and --seed {seed}" for fraction, seed in (split, wanted))
+        yield f"with {old}, not {new}"
     for option, was, now in (
         ("--relabel", record.corrections, options.corrections),
         ("--keep-groups", record.groups, options.groups),
@@ -188,7 +192,9 @@ def _differences(
 
 def _check_own(name: str, data_dir: Path, source: str | None) -> None:
     """Raise UsageError unless `name` is valid for your own classes, with a source or prepared already."""
-    if not _NAME.fullmatch(name) or name == DOWNLOADS:
+    if name == DOWNLOADS:
+        raise UsageError(f"--dataset {name} is the name of the folder for downloads. Choose another name.")
+    if not _NAME.fullmatch(name):
         raise UsageError(
             f"--dataset {name!r} is not a valid name. Expected letters, digits, '-', '_' and '.', "
             "starting with a letter or a digit."

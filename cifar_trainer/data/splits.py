@@ -145,8 +145,13 @@ def _available(dataset: Dataset, config: Settings) -> int:
 
 
 def check_fit(dataset: Dataset, config: Settings) -> None:
-    """Raise UsageError, with the largest possible value, if --limit or --batch-size exceeds the images."""
+    """Raise UsageError if no image can be held out, or if --limit or --batch-size exceeds the images."""
     available = _available(dataset, config)
+    if config.validation == "holdout" and available == len(dataset.train):
+        raise UsageError(
+            f"--validation holdout cannot set aside a tenth of these {available:,} training images: there "
+            "are too few, or too few groups of images that stay together. Add images, or leave it out."
+        )
     if config.limit is not None and config.limit > available:
         raise UsageError(
             f"--limit {config.limit} is more than the {available} training images; "

@@ -46,6 +46,7 @@ class Record:
         notes: sentences about how the images were read.
         verified_by: `content` or `archive` as in `Dataset`; None if it is not verified.
         preprocessing: how image files were decoded; None in older records, which have `resize`.
+        test_fraction, seed: how the test set was split off; None if the source had one, and in older records.
     """
 
     dataset: str
@@ -62,6 +63,8 @@ class Record:
     verified_by: str | None = None
     preprocessing: Preprocessing | None = None
     resize: str = "stretch"
+    test_fraction: float | None = None
+    seed: int | None = None
     format: int = FORMAT
 
     @property
@@ -125,6 +128,8 @@ def write_dataset(folder: Path, name: str, found: ImageSet, source: str) -> Reco
             preprocessing=dataclasses.replace(
                 found.preprocessing or Preprocessing(found.image_shape), image_shape=found.image_shape
             ),
+            test_fraction=found.test_fraction,
+            seed=found.seed,
         )
         write_samples(partial, found)
         files.write_json(partial / RECORD_NAME, dataclasses.asdict(record))

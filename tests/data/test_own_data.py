@@ -374,7 +374,32 @@ def test_options_that_differ_from_what_is_prepared_are_told(tmp_path: Path) -> N
         "with images of 32×32 pixels, not with --size 40. To prepare it again, add --force.",
         "with --resize stretch, not crop. To prepare it again, add --force.",
     ]
-    assert prepared(tmp_path, source)[1] == []
+    assert prepared(tmp_path, f"{source}/")[1] == []
+    _, said = prepared(tmp_path, source, test_fraction=0.5, seed=7)
+    assert "with --test-fraction 0.2 and --seed 0, not --test-fraction 0.5 and --seed 7." in said[0]
+
+
+def test_images_of_an_unknown_split_are_never_dropped(tmp_path: Path) -> None:
+    kept = {"images": noise(8), "labels": np.arange(8) % 2}
+    tests = {"x_test": noise(4, 1), "y_test": np.arange(4) % 2}
+    found = builders.read(arrays(tmp_path / "a.npz", **kept, **tests), "own")
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 8, "test": 4}
+    train = {"x_train": noise(8, 2), "y_train": np.arange(8) % 2}
+    with pytest.raises(DataError, match="8 images of an unknown split beside those of test, train"):
+        builders.read(arrays(tmp_path / "b.npz", **kept, **tests, **train), "own")
+
+
+def test_holdout_of_no_image_is_refused(tmp_path: Path) -> None:
+    settings = Settings("tutorial", "own", 1, 1, 0.001, validation="holdout")
+    prepared(tmp_path, write_folder(tmp_path / "own", pets()))
+    with pytest.raises(UsageError, match="cannot set aside a tenth of these 6 training images"):
+        check_fit(load_dataset(tmp_path / "data", "own"), settings)
+
+
+def test_a_class_whose_images_are_all_unreadable_is_named_with_the_reason(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "own", {**pets(), "bird/0.png": b"junk", "bird/1.png": b"junk"})
+    with pytest.raises(DataError, match=r"images for train/bird.*\n.*2 images cannot be read:\n.*bird/0"):
+        builders.read(source, "own", skip_unreadable=True)
 
 
 def test_fractions_are_scaled_alike_in_all_splits(tmp_path: Path) -> None:

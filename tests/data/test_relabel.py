@@ -102,6 +102,16 @@ def test_relabel_changes_labels_and_deletes_images_of_any_source(kind: str, tmp_
     assert "1 label changed, 1 image deleted" in format_report(report, checked=False)
 
 
+def test_an_index_counts_the_test_images_that_are_not_training_images(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    images[8] = images[3]
+    labels = np.arange(12) % 2
+    source = tmp_path / "own.npz"
+    np.savez(source, x_train=images[:8], y_train=labels[:8], x_test=images[8:], y_test=labels[8:])
+    run(tmp_path, source, "split,index,label\ntest,0,delete")
+    np.testing.assert_array_equal(load_dataset(tmp_path / "data", "own").test.images, images[10:])
+
+
 HEADER = "expected a header with the columns file (or split and index) and label"
 
 
