@@ -73,7 +73,7 @@ CONVERSIONS = {
     "greyscale": "greyscale; converted to RGB",
     "palette": "with a palette; converted to RGB",
     "cmyk": "CMYK or another colour space; converted to RGB",
-    "sixteen_bits": "16 bits per channel; the upper 8 are kept",
+    "sixteen_bits": "16 bits per channel; reduced to 8",
     "transparent": "with transparency; blended onto white",
     "to_greyscale": "in colour; converted to greyscale",
     "resized": "resized",
@@ -261,7 +261,7 @@ class Preprocessing:
         height, width = (image.width, image.height) if orientation > 4 else image.size[::-1]
         applies = {
             "first_frame": getattr(image, "n_frames", 1) > 1 and image.format != "MPO",
-            "turned": orientation != 1,
+            "turned": 2 <= orientation <= 8,
             "greyscale": grey and channels == 3,
             "palette": mode in ("P", "PA"),
             "cmyk": mode in ("CMYK", "YCbCr", "LAB", "HSV"),

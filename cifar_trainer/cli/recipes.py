@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @make_command("recipes")
-@click.option("--show", type=RECIPE, metavar="NAME|FILE.py", help="Recipe to list, or to draw with --plot.")
+@click.option("--show", type=RECIPE, metavar="NAME|FILE.py", help="Recipe to draw; needs --plot.")
 @plot_option("With --show: draw training images as the network sees them in three epochs.")
 @setting_option(declared(Settings)["augment"])
 @data_dir_option(help="Folder of the prepared data sets. Without CIFAR-10, --plot shows synthetic images.")

@@ -87,17 +87,17 @@ def count_flops(model: "keras.Model") -> int:
     import keras
     from keras import layers
 
+    convolutions = layers.Conv2D | layers.DepthwiseConv2D | layers.SeparableConv2D
     flops = 0
     for layer in model.layers:
+        kernels = sum(math.prod(each.shape) for each in layer.weights if each.name.endswith("kernel"))
         if isinstance(layer, keras.Model):
             flops += count_flops(layer)
-        elif isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense | layers.EinsumDense):
-            # Every weight of the kernel is used once at each position of the output.
-            positions = math.prod(layer.output.shape[1:-1])
-            flops += 2 * positions * math.prod(layer.kernel.shape)
+        elif isinstance(layer, convolutions | layers.Dense | layers.EinsumDense):
+            # Every weight of a kernel is used once at each position of the output.
+            flops += 2 * math.prod(layer.output.shape[1:-1]) * kernels
         elif isinstance(layer, layers.MultiHeadAttention):
             tokens, _ = layer.output.shape[1:]
-            kernels = sum(math.prod(weight.shape) for weight in layer.weights if weight.name == "kernel")
             # Projections to queries, keys, values and output; then queries × keys, and weights × values.
             flops += 2 * tokens * kernels + 4 * tokens**2 * layer.num_heads * layer.key_dim
     return flops

@@ -161,6 +161,13 @@ def test_an_exif_orientation_is_applied(orientation: int, form: str) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_unknown_exif_orientation_is_no_conversion(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert decode_image(encode(Image.new("RGB", (32, 32)), "PNG", exif=exif)).conversions == ()
+
+
 def test_broken_exif_is_passed_over_quietly() -> None:
     content = encode(Image.new("RGB", (40, 40), "#ffffff"), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
     assert (decode_image(content).pixels == 255).all()

@@ -17,6 +17,8 @@ from cifar_trainer.recipes.catalogue import count_flops, describe
 def test_flops_are_those_counted_by_hand() -> None:
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(5, 3), layers.Flatten(), layers.Dense(7)])
     assert count_flops(model) == 2 * (6 * 6 * 3 * 3 * 3 * 5 + 6 * 6 * 5 * 7)
+    separable = keras.Sequential([keras.Input((8, 8, 3)), layers.SeparableConv2D(5, 3)])
+    assert count_flops(separable) == 2 * 6 * 6 * (3 * 3 * 3 + 3 * 5)
 
 
 def test_document_has_the_tutorials_parameters() -> None:
