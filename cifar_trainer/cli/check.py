@@ -66,7 +66,7 @@ def data(
         )
     if allow is not None and result.label_suspects > allow:
         raise CheckError(
-            f"{result.label_suspects:,} labels are suspect, more than --allow {allow}. See {result.report}."
+            f"Suspect labels: {result.label_suspects:,}, more than --allow {allow}. See {result.report}."
         )
 
 

@@ -8,7 +8,7 @@ from cifar_trainer.data.dataset import ImageSet, OnImages
 from cifar_trainer.data.decoding import Decoder, ReadOptions
 from cifar_trainer.data.folder import Folder, abridged
 from cifar_trainer.data.labels import SPLITS, number_names
-from cifar_trainer.errors import DataError, printable
+from cifar_trainer.errors import DataError, counted, printable
 from cifar_trainer.images import SUFFIXES
 
 #: Suffixes of documents that may lie beside images.
@@ -91,7 +91,7 @@ def _find(folder: Folder) -> list[Labelled]:
     if misplaced:
         others = f" Others are in {layout}." if placed else ""
         raise DataError(
-            f"{folder.path}: {len(misplaced):,} images are outside the class folders "
+            f"{folder.path} has {counted(len(misplaced), 'image')} outside the class folders "
             f"({abridged(misplaced, 3)}).{others} {_advice([paths[name] for name in misplaced])}"
         )
     return placed

@@ -24,8 +24,8 @@ def to_train_and_test(found: ImageSet, options: ReadOptions, where: str) -> Imag
     """
     if not MIN_CLASSES <= len(found.classes) <= MAX_CLASSES:
         raise DataError(
-            f"{where} has {len(found.classes)} classes ({abridged(found.classes)}); "
-            f"expected {MIN_CLASSES} to {MAX_CLASSES:,}."
+            f"Expected {MIN_CLASSES} to {MAX_CLASSES:,} classes; {where} has {len(found.classes):,} "
+            f"({abridged(found.classes)})."
         )
     if options.groups is not None:
         found = with_groups(found, options.groups)
@@ -181,9 +181,10 @@ def _describe_copies(train: Split, classes: tuple[str, ...]) -> Iterable[str]:
             f"{classes[train.labels[originals[index]]]} and {classes[train.labels[index]]}"
             for index in np.flatnonzero(contradict)
         }
+        count = counted(int(contradict.sum()), "training image")
         yield (
-            f"Warning: {int(contradict.sum()):,} training images have two labels, as copies in different "
-            f"classes ({abridged(pairs)}). Remove the wrong ones, for example with --relabel."
+            f"Warning: {count} with two labels, as copies in different classes ({abridged(pairs)}). "
+            "Remove the wrong ones, for example with --relabel."
         )
 
 

@@ -185,7 +185,7 @@ def without(prefix: str) -> builders.Members:
             {**PICTURES, "train/zebra/0.png": picture(1)},
             "contains 11 classes, expected the 10 of CIFAR-10. Not among them: zebra.",
         ),
-        ({**PICTURES, "train/0.png": picture(1)}, "1 images are outside the class folders (train/0.png)"),
+        ({**PICTURES, "train/0.png": picture(1)}, "has 1 image outside the class folders (train/0.png)"),
         (builders.class_folders(1, 1, tuple("abcdefghi")), "contains 9 classes"),
     ],
 )

@@ -282,7 +282,7 @@ def test_prepare_tells_copies_and_contradicting_labels_and_a_run_splits_them_by_
     test = {"x_test": noise(10, 1), "y_test": np.arange(10) % 2}
     _, said = prepared(tmp_path, arrays(tmp_path / "a.npz", x_train=images, y_train=labels, **test))
     assert any(note.startswith("120 of 160 training images are copies of other images") for note in said)
-    assert any(note.startswith("2 training images have two labels") for note in said)
+    assert any(note.startswith("2 training images with two labels") for note in said)
     dataset = load_dataset(tmp_path / "data", "own")
     settings = Settings("tutorial", "own", 1, 8, 0.001, validation="holdout")
     indices, validation = split_for(dataset, settings)
@@ -304,7 +304,7 @@ def test_a_class_under_two_names_is_told(tmp_path: Path) -> None:
     write_folder(tmp_path / "own", pets(5))
     shutil.copytree(tmp_path / "own" / "cat", tmp_path / "own" / "bird")
     found = builders.read(tmp_path / "own", "own", test_fraction=0.2)
-    assert any("4 training images have two labels" in n and "(bird and cat)" in n for n in found.notes)
+    assert any("4 training images with two labels" in n and "(bird and cat)" in n for n in found.notes)
 
 
 # Labels and arrays
