@@ -453,19 +453,17 @@ class Run:
     def read_thresholds(self, weights_sha256: str) -> "Thresholds | None":
         """The thresholds for unfamiliar images that `evaluate` fitted for these weights.
 
-        None if they were not fitted, or if other images look more familiar to the model.
+        None if they were not fitted, or if a report found that other images look more familiar to the model.
 
         Raises:
             RunError: a report cannot be read.
         """
         from cifar_trainer.metrics import Thresholds
 
-        for _, report in self._reports(weights_sha256):
-            if report.unfamiliar is not None:
-                if not report.unfamiliar.usable:
-                    return None
-                return Thresholds(**dataclasses.asdict(report.unfamiliar.thresholds))
-        return None
+        found = [report.unfamiliar for _, report in self._reports(weights_sha256) if report.unfamiliar]
+        if not found or not all(each.usable for each in found):
+            return None
+        return Thresholds(**dataclasses.asdict(found[0].thresholds))
 
     def read_coverage(self, weights_sha256: str) -> Coverage | None:
         """The thresholds of class sets, as `read_thresholds`; of both splits' reports, the measured ones."""

@@ -22,7 +22,7 @@ from cifar_trainer.evaluation import robustness
 from cifar_trainer.evaluation.report import COLUMNS, predictions
 from cifar_trainer.evaluation.subject import Subject
 from cifar_trainer.evaluation.unfamiliar import Unfamiliar
-from cifar_trainer.files import format_csv
+from cifar_trainer.files import format_csv, write_json
 from cifar_trainer.metrics import fit_thresholds
 from cifar_trainer.pages import PageFigure
 from cifar_trainer.run import Run
@@ -180,6 +180,19 @@ def test_thresholds_that_cannot_tell_noise_are_not_used_by_predict_serve_and_exp
     path.write_text(json.dumps(report))
     thresholds = Run(tmp_path / "run").read_thresholds(report["weights_sha256"])
     assert (thresholds is not None) == usable
+
+
+@pytest.mark.parametrize("unusable", ["validation", "test"])
+def test_thresholds_that_the_report_on_either_split_found_unusable_are_not_used(
+    tmp_path: Path, unusable: str
+) -> None:
+    run = Run(tmp_path)
+    for split in ("validation", "test"):
+        measured = {"thresholds": {"energy": -3.0, "probability": 0.4}, "usable": split != unusable}
+        write_json(
+            run.evaluation(split) / "report.json", {"weights_sha256": "a" * 64, "unfamiliar": measured}
+        )
+    assert run.read_thresholds("a" * 64) is None
 
 
 @pytest.mark.parametrize(
