@@ -29,7 +29,7 @@ from cifar_trainer.artefacts.manifest import (
 from cifar_trainer.errors import CheckError, RunError, UsageError
 from cifar_trainer.recipes import RECIPES, is_splittable
 from cifar_trainer.results import Result
-from cifar_trainer.run import Run, open_run
+from cifar_trainer.run import Run, is_run_folder, open_run
 
 if TYPE_CHECKING:
     import keras
@@ -91,7 +91,8 @@ def export(
         on_progress: called with a description of each step.
 
     Raises:
-        UsageError: a format is unknown or refused for the run's recipe, or none is given.
+        UsageError: a format is unknown or refused for the run's recipe, or none is given; or `output` is a
+            run's folder.
         DataError: the run's data are missing or have changed.
         RunError: the run does not exist, has no model, or has a damaged file; an artefact exists
             already; or `output` cannot be written.
@@ -101,6 +102,11 @@ def export(
     chosen = [get_format(name) for name in dict.fromkeys([format] if isinstance(format, str) else format)]
     opened = open_run(run, with_model=True)
     folder = opened.export if output is None else Path(output)
+    if is_run_folder(folder):
+        raise UsageError(
+            f"--output {folder} is a run's folder, and an export could replace its model. Choose another "
+            f"--output, or leave it out to write into {opened.export}."
+        )
     check_packages(chosen)
     _check_targets(chosen, folder, force)
     config = opened.read_config()

@@ -317,6 +317,15 @@ def test_killed_before_the_renames_the_old_artefact_is_whole(tmp_path: Path) -> 
 # What is refused before TensorFlow starts.
 
 
+def test_a_runs_folder_is_not_exported_into_even_with_force(
+    learned_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "load_data", lambda *arguments: pytest.fail("the data was loaded"))
+    run = shutil.copytree(learned_run, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"is a run's folder.* Choose another --output.* into .*run/export"):
+        export_module.export(run, format="keras", output=run, force=True)
+
+
 def refused(run_cli: RunCli, *arguments: object, code: int) -> str:
     done = run_cli(["export", *arguments])
     assert done.returncode == code, done.stderr
