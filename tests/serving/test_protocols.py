@@ -1,8 +1,10 @@
 """The protocols: what a client of each is answered."""
 
 import base64
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +53,23 @@ def test_a_form_with_a_file_is_answered_with_all_classes_the_likeliest_first(
 
 def test_the_bytes_of_a_file_alone_are_answered(client: httpx.Client, png: bytes) -> None:
     assert client.post("/predict", content=png).json()["class"] == "green"
+
+
+@pytest.mark.parametrize("path", ["/predict", "/explain?class_id=1"])
+@pytest.mark.parametrize("is_form", [False, True])
+def test_an_image_is_answered_alike_if_compressed_and_another_encoding_is_415(
+    client: httpx.Client, png: bytes, path: str, is_form: bool
+) -> None:
+    plain = client.build_request("POST", path, **({"files": {"image": png}} if is_form else {"content": png}))
+    body, expected = plain.read(), client.send(plain).json()
+    headers = {"Content-Type": plain.headers.get("Content-Type", "image/png")}
+
+    def post(encoding: str, content: bytes) -> httpx.Response:
+        return client.post(path, content=content, headers={**headers, "Content-Encoding": encoding})
+
+    for encoding, compress in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+        assert post(encoding, compress(body)).json() == expected
+    assert post("br", body).status_code == 415
 
 
 def test_a_black_image_is_unfamiliar_and_an_ordinary_one_is_not(client: httpx.Client) -> None:

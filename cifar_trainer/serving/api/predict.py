@@ -2,6 +2,7 @@
 
 import email.message
 import email.parser
+import functools
 
 import msgspec
 import numpy as np
@@ -12,7 +13,7 @@ from starlette.routing import Route
 
 from cifar_trainer.images import DecodedImage, encode_png
 from cifar_trainer.pages import data_uri
-from cifar_trainer.serving.api.bodies import json_response, to_list
+from cifar_trainer.serving.api.bodies import json_response, parse_body, to_list
 from cifar_trainer.serving.errors import bad_request
 from cifar_trainer.serving.service import Answers, Service
 
@@ -115,12 +116,10 @@ def describe(model: str, decoded: DecodedImage, answers: Answers) -> Prediction:
 
 async def _file_of(service: Service, request: Request) -> bytes:
     """The image file in a body: the body itself, or the file of a form."""
-    body = await request.body()
     header = email.message.Message()
     header["content-type"] = request.headers.get("content-type", "application/octet-stream")
-    if header.get_content_type() != "multipart/form-data":
-        return body
-    return await service.in_decoder(_file_of_form, header, body)
+    is_form = header.get_content_type() == "multipart/form-data"
+    return await parse_body(service, request, functools.partial(_file_of_form, header) if is_form else bytes)
 
 
 def _file_of_form(header: email.message.Message, body: bytes) -> bytes:
