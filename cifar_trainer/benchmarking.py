@@ -338,7 +338,7 @@ _MARKERS, _DODGE = "osD^vX", 0.08
 
 def latency_figure(measured: Sequence[Latency], theme: "Theme") -> "Figure":
     """Two panels: median latency with whiskers to p99, and images per second; one line per artefact."""
-    from cifar_trainer.plots import LINES, new_figure, shorten
+    from cifar_trainer.plots import LINES, LogLocator, new_figure, shorten
 
     names = [shorten(name, 32) for name in figure_labels(measured)]
     with new_figure(theme, 9.6, 4.2 + 0.25 * -(-len(measured) // LEGEND_COLUMNS)) as figure:
@@ -370,7 +370,10 @@ def latency_figure(measured: Sequence[Latency], theme: "Theme") -> "Figure":
             axes.set_xlabel("batch size")
             axes.set_title(title)
         left.set_yscale("log")
+        # A narrow range may have no power of ten, and Matplotlib labels the ticks between them in LaTeX.
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_formatter("")
         right.set_ylim(bottom=0)
         right.yaxis.set_major_formatter("{x:,.0f}")
         # Below both panels, where it does not hide lines.

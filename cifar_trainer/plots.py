@@ -43,7 +43,7 @@ with _without_backend():
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties, fontManager, get_font
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 __all__ = [
     "DARK",
@@ -53,6 +53,7 @@ __all__ = [
     "Figure",
     "LineCollection",
     "LinearSegmentedColormap",
+    "LogLocator",
     "MaxNLocator",
     "PercentFormatter",
     "Theme",

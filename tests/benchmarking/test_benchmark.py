@@ -84,6 +84,19 @@ def test_artefacts_of_the_same_speed_can_be_told_apart_in_the_figure() -> None:
         assert len({line.get_marker() for line in lines}) == len(PATHS)
 
 
+@pytest.mark.parametrize("slowest", [0.22, 0.4, 5, 5000])
+def test_the_axis_of_the_latency_has_plain_numbers_however_narrow_its_range(slowest: float) -> None:
+    timings = tuple(Timing(size, 100, ms, ms, ms, 1000 / ms) for size, ms in ((1, 0.21), (8, slowest)))
+    figure = latency_figure([Latency("a.onnx", "onnx", "cpu", 1, timings)], LIGHT)
+    pixels(figure)
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    texts = [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high]
+    numbers = [float(text) for text in texts if text]
+    assert len(set(numbers)) == len(numbers) >= 3
+
+
 @pytest.mark.parametrize("width", [120, 60, 34])
 def test_the_table_fits_the_terminal_and_keeps_the_latency(width: int) -> None:
     shown = io.StringIO()
