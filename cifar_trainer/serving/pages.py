@@ -45,6 +45,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+#: What happens to an image of another shape than the model's, by mode of `images.RESIZES`.
+_RESIZED = {"stretch": "stretched to its shape", "crop": "cropped to its shape", "fit": "with white borders"}
 
 
 def _percent(share: float) -> str:
@@ -74,9 +76,13 @@ def routes(service: Service) -> list[Route]:
         # The page needs no key, so it must not show what a key protects.
         baseline = service.model.monitor.baseline if service.settings.api_key is None else None
         samples = [answer.png for answer in baseline.answers] if baseline else []
-        size = f"{width}×{height}"
         return _render(
-            "classify", service.settings.name, classes=artefact.classes, size=size, samples=samples
+            "classify",
+            service.settings.name,
+            classes=artefact.classes,
+            size=f"{width}×{height}",
+            samples=samples,
+            resized=_RESIZED[artefact.preprocessing.resize],
         )
 
     async def monitoring(request: Request) -> Response:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import SCHEMES, WIDTHS, accessibility_violations, open_browser, use_screen
-from serving_server import ColourModel, Running, images_of, running, served, web
+from serving_server import SHAPE, ColourModel, Running, images_of, running, served, web
 
 from cifar_trainer.conformal import Coverage
-from cifar_trainer.images import encode_png
+from cifar_trainer.images import Preprocessing, encode_png
 
 HTML = {"Accept": "text/html"}
 PREDICT = "/v1/models/colours:predict"
@@ -175,7 +175,7 @@ def test_the_page_shows_the_set_of_the_servers_coverage(
 @pytest.mark.parametrize(
     ("content", "place", "message"),
     [
-        (encode_png(np.zeros((30, 40, 3), np.uint8)), "stretched", "stretched"),
+        (encode_png(np.zeros((30, 40, 3), np.uint8)), "resized", "stretched"),
         (b"no image", "problem", "not an image"),
     ],
 )
@@ -186,6 +186,21 @@ def test_the_page_says_that_a_photo_is_stretched_or_a_file_is_not_an_image(
     driver.get(server.url)
     driver.find_element("id", "file").send_keys(str(tmp_path / "file.png"))
     assert message in wait_for(driver, place)
+
+
+@pytest.mark.parametrize(
+    ("resize", "said"), [("crop", ", cropped to its shape"), ("fit", ", with white borders")]
+)
+def test_the_page_does_not_call_a_photo_stretched_that_is_cropped_or_fitted(
+    driver: Any, tmp_path: Path, resize: str, said: str
+) -> None:
+    model = ColourModel()
+    model.preprocessing = Preprocessing(SHAPE, resize)
+    (tmp_path / "wide.png").write_bytes(encode_png(np.zeros((30, 40, 3), np.uint8)))
+    with running(SimpleNamespace(current=served(model), failure=None)) as server:
+        driver.get(server.url)
+        driver.find_element("id", "file").send_keys(str(tmp_path / "wide.png"))
+        assert wait_for(driver, "resized") == said
 
 
 def test_the_page_can_be_used_by_keyboard(server: Running, driver: Any) -> None:

@@ -72,7 +72,7 @@ function show(answer, file) {
   $("given").src = shownUrl;
   $("pixels").removeAttribute("src");
   $("cam").hidden = true;
-  $("stretched").hidden = Math.max(answer.width / answer.height, answer.height / answer.width) < SHAPE;
+  $("resized").hidden = Math.max(answer.width / answer.height, answer.height / answer.width) < SHAPE;
   $("classes").replaceChildren(...answer.top.map((each) => {
     const item = document.createElement("li");
     const name = document.createElement("span");
