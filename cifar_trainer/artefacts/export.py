@@ -12,7 +12,7 @@ import numpy as np
 from cifar_trainer import devices, files
 from cifar_trainer.artefacts.baseline import make_baseline
 from cifar_trainer.artefacts.card import CARD_FILE, format_card
-from cifar_trainer.artefacts.formats import Format, check_packages, get_format, write_artefact
+from cifar_trainer.artefacts.formats import FORMATS, Format, check_packages, get_format, write_artefact
 from cifar_trainer.artefacts.gate import FILES, IMAGES, MIN_IMAGES, Reference, encode_in_turn, prove
 from cifar_trainer.artefacts.manifest import (
     MANIFEST_FILE,
@@ -100,6 +100,8 @@ def export(
         CheckError: an artefact does not agree with the Keras model. Nothing is published.
     """
     chosen = [get_format(name) for name in dict.fromkeys([format] if isinstance(format, str) else format)]
+    if not chosen:
+        raise UsageError(f"--format is empty. Choose from {', '.join(FORMATS)}.")
     opened = open_run(run, with_model=True)
     folder = opened.export if output is None else Path(output)
     if is_run_folder(folder):

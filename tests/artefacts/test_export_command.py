@@ -355,6 +355,13 @@ def test_the_name_of_a_format_in_other_tools_gets_a_hint(run_cli: RunCli, name: 
     assert f"Did you mean '{meant}'?" in refused(run_cli, "--format", name, code=2)
 
 
+def test_no_format_is_wrong_usage(run_cli: RunCli, learned_run: Path) -> None:
+    with pytest.raises(UsageError, match=r"--format is empty\. Choose from saved_model, keras"):
+        export_module.export(learned_run, format=[])
+    done = run_cli(["export", learned_run], env={"CIFAR_TRAINER_EXPORT_FORMAT": " "})
+    assert (done.returncode, "--format is empty" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("recipe", "name"),
     [(recipe.name, name) for recipe in RECIPES.values() for name in recipe.refused_formats],
