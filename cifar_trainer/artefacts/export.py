@@ -162,8 +162,9 @@ def _check_targets(formats: Sequence[Format], output: Path, replace: bool) -> No
     """Raise RunError if a target exists and may not be replaced, or is not an artefact."""
     paths = {output / form.file_name: form for form in formats if os.path.lexists(output / form.file_name)}
     if paths and not replace:
+        exist, them = ("exists", "it") if len(paths) == 1 else ("exist", "them")
         raise RunError(
-            f"{', '.join(map(str, paths))} already exists. Replace it with --force, or choose another "
+            f"{', '.join(map(str, paths))} already {exist}. Replace {them} with --force, or choose another "
             "--output."
         )
     for path, form in paths.items():

@@ -261,6 +261,15 @@ def test_what_stands_there_is_refused_and_untouched(quick_export: Export, tmp_pa
     assert (tmp_path / "model.keras").read_text() == "mine"
 
 
+def test_several_artefacts_that_stand_there_are_told_in_the_plural(
+    quick_export: Export, tmp_path: Path
+) -> None:
+    (tmp_path / "model.keras").touch()
+    (tmp_path / "saved_model").mkdir()
+    with pytest.raises(RunError, match=r"/model\.keras, .*/saved_model already exist\. Replace them with"):
+        quick_export(tmp_path, "keras", "saved_model")
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
