@@ -11,7 +11,7 @@ from cifar_trainer import files, pages
 from cifar_trainer.artefacts.source import Source
 from cifar_trainer.data.dataset import Dataset
 from cifar_trainer.data.splits import split_for
-from cifar_trainer.errors import printable
+from cifar_trainer.errors import counted, printable
 from cifar_trainer.images import encode_png
 from cifar_trainer.prediction import Classifier, ImageSource, PredictionReport, list_images
 from cifar_trainer.run import Run, open_run
@@ -86,7 +86,7 @@ def explain(
     text = pages.render(
         "cifar_trainer", "explanation.html.j2", {},
         report=report, explained=explained, result=opened.read_result(), dataset=dataset, picture=picture,
-        printable=printable,
+        counted=counted, printable=printable,
     )  # fmt: skip
     with files.writing(page, "Choose another --output."):
         files.write_text(page, text)

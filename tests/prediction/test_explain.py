@@ -112,6 +112,16 @@ def test_own_grey_images_of_two_classes_and_a_network_without_feature_maps(
     assert report.page == str(run / "explanation.html")
 
 
+def test_the_page_tells_a_single_epoch_in_the_singular(
+    learned_run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = dataclasses.replace(Run(learned_run).read_result(), epochs=1)
+    monkeypatch.setattr(Run, "read_result", lambda run: result)
+    page = tmp_path / "page.html"
+    explain(np.zeros((32, 32, 3), np.uint8), run=learned_run, data_dir=data_dir, output=page)
+    assert ", 1 epoch<" in page.read_text()
+
+
 def test_features_are_the_same_for_a_mirrored_image(tmp_path: Path) -> None:
     """Of a saved network, too, whose layers have more outputs than those of a new one."""
     TUTORIAL.build_model((28, 28, 1), 2).save(tmp_path / "model.keras")
