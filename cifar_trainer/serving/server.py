@@ -218,5 +218,6 @@ def find_holder(port: int) -> str | None:
                     if str(descriptor.readlink()) in sockets:
                         words = (process / "cmdline").read_bytes().split(b"\0")
                         command = printable(b" ".join(words).decode("utf-8", "replace").strip())
-                        return f"process {process.name} ({command[:80]})"
+                        shown = command if len(command) <= 80 else f"{command[:80]} …"
+                        return f"process {process.name} ({shown})"
     return None

@@ -4,8 +4,11 @@ import concurrent.futures
 import contextlib
 import io
 import os
+import re
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -240,6 +243,16 @@ def test_a_descriptor_that_is_closed_does_not_end_the_search_for_who_has_a_port(
         # The search gets its number for the listing: before the socket's, and closed when it is read.
         os.close(earlier)
         assert f"process {os.getpid()} " in str(find_holder(bound.getsockname()[1]))
+
+
+def test_the_command_of_who_has_a_port_ends_in_dots_if_it_is_cut() -> None:
+    code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1])"
+    words = [sys.executable, "-uSc", f"{code}; sys.stdin.read()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        holder = find_holder(int(process.stdout.readline()))
+        process.communicate()
+    assert re.fullmatch(rf"process {process.pid} \(.{{80}} …\)", str(holder))
 
 
 def test_an_upload_larger_than_a_megabyte_does_not_touch_the_disk(
