@@ -13,6 +13,8 @@ from cifar_trainer.serving.settings import MIB, Limits
 
 #: Seconds that an idle connection stays open once the server stops: a request may be on its way.
 DRAIN_SECONDS = 0.5
+#: Bytes of a refused body that are read after its answer; the connection is closed if there are more.
+_DISCARD_BYTES = 64 * MIB
 #: Seconds before an upload can count as slow.
 _UPLOAD_SECONDS = 1.0
 
@@ -105,6 +107,8 @@ def protocol_with(limits: Limits, is_stopping: Callable[[], bool]) -> type[HttpT
             self._request_bytes += len(data)
             super().data_received(data)
             allowed = limits.header_bytes + (0 if self._in_headers else limits.body_bytes + MIB)
+            if self._is_busy() and self.cycle.response_started:
+                allowed += _DISCARD_BYTES
             if self._request_bytes > allowed and not self.transport.is_closing():
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers or chunks are too long."

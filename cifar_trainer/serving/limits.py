@@ -1,6 +1,7 @@
 """ASGI middleware for HTTP requests: request ids, metrics, access, and limits."""
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import logging
@@ -34,6 +35,9 @@ _REQUEST_ID = re.compile(r"[\w.:=+/-]{1,128}", re.ASCII)
 _CLIENT_GONE = 499
 #: Set in the scope once the body was read. Until then, the connection cannot be used again.
 _BODY_READ = "cifar_trainer.body_read"
+#: Time to read the rest of a refused body. Many clients read the answer only after they have sent all of it;
+#: if the connection were closed before that, they would see a reset instead.
+_DISCARD_SECONDS = 5.0
 
 
 def measured(
@@ -65,9 +69,25 @@ def measured(
                 message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
+        async def receive_noting_the_end() -> Message:
+            message = await receive()
+            if not message.get("more_body"):
+                scope[_BODY_READ] = True
+            return message
+
+        async def send_then_discard(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_DISCARD_SECONDS):
+                        while not scope.get(_BODY_READ):
+                            await receive_noting_the_end()
+                message = {"type": "http.response.body"}
+            await send_with_id(message)
+
         problem: RequestError | None = None
         try:
-            await app(scope, receive, send_with_id)
+            await app(scope, receive_noting_the_end, send_with_id)
         except RequestError as error:
             problem = error
         except HTTPException as error:
@@ -78,11 +98,11 @@ def measured(
             logger.exception("Request %s to %s failed.", request_id, printable(scope["path"]))
             problem = RequestError(500, "internal", "The server failed. See its log.")
         finally:
+            seconds = time.perf_counter() - started
             if problem is not None:
                 metrics.errors.labels(problem.cause).inc()
                 if status == _CLIENT_GONE:
-                    await _error_response(problem, request_id, scope)(scope, receive, send_with_id)
-            seconds = time.perf_counter() - started
+                    await _error_response(problem, request_id, scope)(scope, receive, send_then_discard)
             method = scope["method"] if scope["method"] in _METHODS else "other"
             metrics.count_request(route_of(scope), method, status, seconds)
             client = (scope.get("client") or ("-",))[0]
@@ -209,7 +229,6 @@ def limited(app: ASGIApp, settings: Settings) -> ASGIApp:
                         raise RequestError(503, "busy", "Too many large requests. Try again later.", 1)
                     held += len(part)
                     body += part
-                scope[_BODY_READ] = True
                 await _answer(app, scope, receive, send, bytes(body))
         except TimeoutError:
             seconds = f"{settings.deadline:g} s"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -204,6 +205,36 @@ def test_connections_that_are_left_open_do_not_shut_others_out() -> None:
             opened.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
         assert alive(server.port)
         assert server.counted("connections") <= 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [({"limits": Limits(body_bytes=1000)}, b"HTTP/1.1 413"), ({"api_key": "secret"}, b"HTTP/1.1 401")],
+)
+@pytest.mark.parametrize(
+    "body", [post("/predict", 2**24, b"x" * 2**24), CHUNKED + CHUNK * 256 + b"0\r\n\r\n"]
+)
+def test_a_client_that_sends_all_of_a_refused_body_first_is_answered_and_not_reset(
+    settings: dict[str, Any], start: bytes, body: bytes
+) -> None:
+    with running(**settings) as server:
+        assert talk(server.port, body).startswith(start)
+
+
+@pytest.mark.parametrize(("seconds", "most", "body"), [(0.1, 2**30, b""), (60, 1000, b"x" * 2**24)])
+def test_the_rest_of_a_refused_body_is_read_up_to_a_bound_in_seconds_and_bytes(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, most: int, body: bytes
+) -> None:
+    monkeypatch.setattr("cifar_trainer.serving.limits._DISCARD_SECONDS", seconds)
+    monkeypatch.setattr("cifar_trainer.serving.connections._DISCARD_BYTES", most)
+    with (
+        running(limits=Limits(body_bytes=1000)) as server,
+        socket.create_connection(("127.0.0.1", server.port), 5) as connection,
+        contextlib.suppress(ConnectionError),
+    ):
+        connection.sendall(post("/predict", 10**10, body))
+        while connection.recv(65536):
+            pass
 
 
 def test_half_a_body_is_408() -> None:
