@@ -43,7 +43,7 @@ def read_csv(folder: Folder, options: ReadOptions, on_images: OnImages) -> Image
         if any(split == "all" for rows in listed.values() for _, _, split in rows):
             raise DataError(
                 f"{folder.path} has several CSV files that list images: {abridged(listed)}. Name each after "
-                "train, test or validation, or leave one."
+                "train, test or validation, or keep only one."
             )
     where = f"{folder.path} ({abridged(listed)})"
     labelled = [found for table, rows in listed.items() for found in _resolved(folder, table, rows)]
