@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from cifar_trainer.cli.train import format_group
-from cifar_trainer.errors import DeviceError, UsageError
+from cifar_trainer.errors import DeviceError, TrainingStopped, UsageError
 from cifar_trainer.run import Run
 from cifar_trainer.settings import RuntimeOptions, Settings, declared
 from cifar_trainer.training.api import GroupResult, mean_accuracy, parse_seeds, resume, train
@@ -178,6 +178,19 @@ def test_the_recipes_batch_size_is_lowered_to_the_training_images_with_a_note(
     with pytest.raises(UsageError, match="--batch-size 32 is more than the 18 training images"):
         train(**{**SMALL, "limit": 18}, data_dir=small_data, run_dir=tmp_path / "other", batch_size=32)
     assert result.epochs == 1
+
+
+@pytest.mark.usefixtures("small_runs")
+def test_a_group_whose_extension_was_stopped_goes_on_to_the_epochs_of_the_extension(
+    small_data: Path, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
+    """It was stopped in the first seed. The last one was then extended further by itself."""
+    folder = tmp_path / "g"
+    train(**{**SMALL, "limit": 32}, data_dir=small_data, seeds=3, run_dir=folder, stack="off")
+    with pytest.raises(TrainingStopped):
+        resume(folder, epochs=2, should_stop=stop_after(1))
+    resume(folder / "seed-2", epochs=3)
+    assert [run.epochs for run in resume(folder).runs] == [2, 2, 3]
 
 
 def test_an_argument_that_there_is_not_is_named_with_the_nearest() -> None:

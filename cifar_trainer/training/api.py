@@ -367,7 +367,13 @@ def _resume_group(
     for seed in group.seeds:
         run = _member(folder, seed)
         if run.config.is_file():
-            jobs.append(_resumed(run, changes, data_dir))
+            # An earlier resume of the group may have been stopped before it changed this run.
+            saved = run.read_config()
+            agreed = {
+                "epochs": max(saved.epochs, common.get("epochs", 0)),
+                "device": common.get("device", saved.device),
+            }
+            jobs.append(_resumed(run, agreed | changes, data_dir))
         else:
             planned = recipe.settings({**common, "seed": seed})
             settings = resumed_settings(planned, changes)
