@@ -29,6 +29,13 @@ def test_a_run_that_is_reproduced_has_the_same_weights(
     assert printed["weights_sha256"] == printed["expected_sha256"] == expected
 
 
+def test_a_run_is_not_its_own_repetition(trained_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(trained_run)
+    for folder in (trained_run, tmp_path / "link"):
+        done = run_here(["reproduce", trained_run, "--run-dir", folder])
+        assert (done.exit_code, "is the folder to reproduce" in done.stderr) == (2, True)
+
+
 def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:
     settings = {"epochs": 1, "limit": 320, "device": "cpu", "recipe": "regularized", **options}
     return train(dataset="synthetic", data_dir=data_dir, run_dir=run, **settings)

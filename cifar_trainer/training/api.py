@@ -440,6 +440,7 @@ def reproduce(
         The comparison; or that of the first run of the chain whose repetition differs, which ends it.
 
     Raises:
+        UsageError: `run_dir` is the folder of the run or group itself.
         RunError: the run is unfinished or damaged, was extended within an epoch, or started from weights that
             are missing or have changed.
         DataError: its data are missing or have changed.
@@ -447,6 +448,11 @@ def reproduce(
     """
     check_single_process("reproduce")
     path = run.path if isinstance(run, Run) else Path(run).expanduser()
+    folder = None if run_dir is None else Path(run_dir).expanduser()
+    if folder is not None and folder.resolve() == path.resolve():
+        raise UsageError(
+            f"--run-dir {folder} is the folder to reproduce. Choose another one, or leave it out."
+        )
     group = files.read_json(path / GROUP_FILE, _Group) if (path / GROUP_FILE).is_file() else None
 
     def runs_in(folder: Path) -> list[Run]:
@@ -461,7 +467,6 @@ def reproduce(
         **{name: getattr(config, name) for name in declared(Settings)},
         **arguments,
     }
-    folder = None if run_dir is None else Path(run_dir).expanduser()
     if parent is not None:
         folder = folder or reserve_folder(f"{path.resolve().name}-again")
         common["weights"] = folder.with_name(f"{folder.name}-parent")
