@@ -314,6 +314,11 @@ class Run:
         remedy = f"cifar-trainer train --resume {self.path} writes it again."
         return files.read_json(self.result, TrainResult, remedy=remedy)
 
+    def is_finished(self) -> bool:
+        """Whether the run has the result of all its epochs."""
+        # While a run is being extended, result.json still describes the shorter run.
+        return self.result.is_file() and self.read_result().is_final(self.read_config().epochs)
+
     def read_failure(self) -> Failure | None:
         """Why the run failed; None if it did not."""
         return files.read_json(self.failure, Failure) if self.failure.is_file() else None
@@ -796,7 +801,7 @@ def _listed(run: Run) -> ListedRun:
         config = run.read_config()
         history = run.read_history() if run.history.exists() else []
         started = run.read_start()
-        state, message = _state(run, config.epochs)
+        state, message = _state(run)
     except (CifarTrainerError, OSError) as error:
         return ListedRun(path=str(run.path), state="damaged", bytes=size, message=str(error))
     return ListedRun(
@@ -815,12 +820,10 @@ def _listed(run: Run) -> ListedRun:
     )
 
 
-def _state(run: Run, epochs: int) -> tuple[str, str | None]:
+def _state(run: Run) -> tuple[str, str | None]:
     if run.is_held():
         return "running", None
     failure = run.read_failure()
     if failure is not None:
         return "failed", failure.message
-    # While a run is being extended, result.json still describes the shorter run.
-    finished = run.result.is_file() and run.read_result().is_final(epochs)
-    return ("finished" if finished else "stopped"), None
+    return ("finished" if run.is_finished() else "stopped"), None

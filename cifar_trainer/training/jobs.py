@@ -391,7 +391,7 @@ def truncate_to_common_step(runs: Sequence[Run]) -> None:
     The runs save one after another, so if the process is killed in between, some are a checkpoint ahead.
     Runs that are finished, or have no checkpoint in common, are left unchanged.
     """
-    unfinished = [run for run in runs if run.config.is_file() and not run.result.is_file()]
+    unfinished = [run for run in runs if run.config.is_file() and not run.is_finished()]
     if not all(run.read_environment().get("side_by_side") for run in unfinished):
         return
     saved = [

@@ -178,6 +178,18 @@ def test_a_group_that_was_killed_between_two_saves_goes_on_to_the_same_bits(
     assert hashes(resume(folder)) == hashes(group)
 
 
+def test_an_extended_group_that_was_killed_between_two_saves_goes_on_to_the_same_bits(
+    group: GroupResult, tmp_path: Path
+) -> None:
+    """The results of the shorter runs are still there."""
+    whole, killed = (shutil.copytree(group.group_dir, tmp_path / name) for name in ("whole", "killed"))
+    extended = resume(whole, epochs=4)
+    with pytest.raises(TrainingStopped):
+        resume(killed, epochs=4, should_stop=StopAfter(3))
+    shutil.rmtree(list_checkpoints(killed / "seed-5" / "checkpoints")[0])
+    assert hashes(resume(killed)) == hashes(extended)
+
+
 def test_seeds_without_a_common_checkpoint_are_asked_to_stop_and_go_on_to_the_same_bits(
     group: GroupResult, stopped: Path, tmp_path: Path
 ) -> None:
