@@ -312,7 +312,9 @@ class Run:
     def read_result(self) -> TrainResult:
         """The result of the finished run."""
         remedy = f"cifar-trainer train --resume {self.path} writes it again."
-        return files.read_json(self.result, TrainResult, remedy=remedy)
+        result = files.read_json(self.result, TrainResult, remedy=remedy)
+        # The folder may have been moved or copied.
+        return dataclasses.replace(result, run_dir=str(self.path))
 
     def is_finished(self) -> bool:
         """Whether the run has the result of all its epochs."""

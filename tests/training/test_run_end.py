@@ -54,6 +54,13 @@ def test_a_run_that_a_callback_has_ended_is_not_resumed_by_itself(
     assert resume(run) == result
 
 
+def test_a_finished_run_that_was_copied_is_reported_where_it_is_now(
+    ended_early: tuple[Path, TrainResult], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(ended_early[0], tmp_path / "copy")
+    assert resume(folder).run_dir == str(folder)
+
+
 def test_a_run_that_a_callback_has_ended_stays_ended_after_a_crash(
     ended_early: tuple[Path, TrainResult], tmp_path: Path
 ) -> None:
