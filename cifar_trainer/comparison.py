@@ -20,7 +20,7 @@ from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
 from cifar_trainer.evaluation.subject import total_energy
 from cifar_trainer.process import module_command
 from cifar_trainer.results import Result
-from cifar_trainer.run import GROUP_FILE, SWEEP_FILE, Run, open_runs
+from cifar_trainer.run import GROUP_FILE, SWEEP_FILE, Run, TrainResult, open_runs
 from cifar_trainer.settings import Settings, check_choice, declared
 from cifar_trainer.significance import McNemar, Pair, PairedTest, mcnemar, paired_test
 
@@ -40,6 +40,7 @@ class Evaluated:
         test_looks: number of looks at the run's test set so far.
         correct: bool [N], whether each image of the split was classified correctly.
         history: rows of history.csv up to the end of training.
+        epochs_setting: number of epochs by which runs are grouped; see `_epochs_setting`.
     """
 
     run: Run
@@ -55,6 +56,7 @@ class Evaluated:
     test_looks: int
     correct: np.ndarray
     history: Sequence[Mapping[str, float | None]]
+    epochs_setting: int
 
     def to_json(self) -> dict[str, Any]:
         """The run as a JSON object."""
@@ -362,8 +364,8 @@ def two_groups(paths: Sequence[str | Path]) -> tuple[list[Run], list[Run]]:
     for path in paths:
         for run in open_runs(path):
             by_folder = (Path(path).expanduser() / GROUP_FILE).is_file()
-            key = str(path) if by_folder else _settings(run.read_config(), run.read_result().epochs)
-            groups.setdefault(key, []).append(run)
+            settings = _settings(run.read_config(), _epochs_setting(run.read_result()))
+            groups.setdefault(str(path) if by_folder else settings, []).append(run)
     check_different([run for members in groups.values() for run in members])
     if len(groups) != 2:
         raise UsageError(
@@ -529,6 +531,7 @@ def read_evaluated(run: Run, split: str, images: Split) -> Evaluated | None:
         test_looks=len(run.read_looks()),
         correct=correct,
         history=history,
+        epochs_setting=_epochs_setting(result),
     )
 
 
@@ -578,7 +581,7 @@ def group(runs: Sequence[Evaluated]) -> tuple[Group, ...]:
     """Group runs whose settings differ only in the seed."""
     groups: dict[tuple[tuple[str, Any], ...], list[Evaluated]] = {}
     for each in runs:
-        groups.setdefault(_settings(each.config, each.epochs), []).append(each)
+        groups.setdefault(_settings(each.config, each.epochs_setting), []).append(each)
     names = _names(*groups.values())
     return tuple(_group(name, members) for name, members in zip(names, groups.values(), strict=True))
 
@@ -588,9 +591,16 @@ def _settings(config: Settings, epochs: int) -> tuple[tuple[str, Any], ...]:
     return tuple({**config.affecting_result(), "epochs": epochs}.items())
 
 
+def _epochs_setting(result: TrainResult) -> int:
+    """The completed epochs; or the requested ones, if --patience ended the run, which depends on its seed."""
+    if result.ended_by == "patience" and result.planned_epochs is not None:
+        return result.planned_epochs
+    return result.epochs
+
+
 def _names(*groups: Sequence[Evaluated]) -> list[str]:
     """The recipe of each group, and the settings in which the groups differ."""
-    settings = [dict(_settings(members[0].config, members[0].epochs)) for members in groups]
+    settings = [dict(_settings(members[0].config, members[0].epochs_setting)) for members in groups]
     varied = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
     # Settings that are not set would only lengthen the name.
     return [

@@ -45,6 +45,7 @@ def evaluated(name: str, accuracy: float, correct: np.ndarray = CORRECT, **setti
         test_looks=2,
         correct=correct,
         history=[{"epoch": e, "val_accuracy": accuracy - 0.1 / e} for e in (1.0, 2.0)],
+        epochs_setting=2,
     )
 
 

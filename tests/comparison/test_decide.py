@@ -179,6 +179,18 @@ def test_a_gain_within_the_noise_is_not_shown_and_exits_4(
     assert run_here(["compare", *reversed(groups), "--decide", "-q"]).exit_code == 4
 
 
+def test_runs_that_patience_ended_after_different_epochs_are_one_group(
+    make_groups: Callable[..., tuple[Path, Path]],
+) -> None:
+    first, second = make_groups([0.60, 0.62], [0.61, 0.64], learning_rate=0.002)
+    early = second / "seed-1" / "result.json"
+    ended = {"ended_by": "patience", "epochs": 1, "planned_epochs": 2}
+    write_json(early, {**json.loads(early.read_text()), **ended})
+    found = comparison.compare([*first.glob("seed-*"), *second.glob("seed-*")], decide=True)
+    assert (found.second.name, len(found.second.runs)) == ("tutorial, learning_rate 0.002", 2)
+    assert len(comparison.group(found.second.runs)) == 1
+
+
 def test_each_new_comparison_with_a_run_is_a_look_and_a_repetition_is_none(
     make_groups: Callable[..., tuple[Path, Path]], tmp_path: Path
 ) -> None:
