@@ -20,7 +20,7 @@ from cifar_trainer.evaluation.evaluate import LOGITS_FILE, REPORT_FILE, SPLITS
 from cifar_trainer.evaluation.subject import total_energy
 from cifar_trainer.process import module_command
 from cifar_trainer.results import Result
-from cifar_trainer.run import GROUP_FILE, SWEEP_FILE, Run, TrainResult, open_runs
+from cifar_trainer.run import GROUP_FILE, SWEEP_FILE, Run, TrainResult, open_runs, trial_run
 from cifar_trainer.settings import Settings, check_choice, declared
 from cifar_trainer.significance import McNemar, Pair, PairedTest, mcnemar, paired_test
 
@@ -420,6 +420,7 @@ class _Trial:
     """The part of a trial in sweep.json that `count_trials` needs."""
 
     params: dict[str, Any]
+    run_dir: str | None = None
     epochs: tuple[float, ...] = ()
 
 
@@ -433,7 +434,7 @@ def count_trials(runs: Sequence[Run]) -> int:
     """Number of trials in the sweeps that chose these runs' settings on the same held-out images.
 
     A sweep counts if it is in the folder of the runs or beside it, had one of their seeds, and has a trial
-    with their settings.
+    with their recipe, data set and varied settings.
     """
     configs = [run.read_config() for run in runs]
     parents = {parent for run in runs for parent in list(run.path.resolve().parents)[:2]}
@@ -442,18 +443,24 @@ def count_trials(runs: Sequence[Run]) -> int:
     for path in sorted(records):
         if path.is_file():
             sweep = files.read_json(path, _Sweep, remedy="Repeat the sweep command to rewrite it.")
-            if any(_is_trial_of(sweep, config) for config in configs):
+            if any(_is_trial_of(sweep, path.parent, config) for config in configs):
                 count += sum(bool(trial.epochs) for trial in sweep.trials)
     return count
 
 
-def _is_trial_of(sweep: _Sweep, config: Settings) -> bool:
+def _is_trial_of(sweep: _Sweep, folder: Path, config: Settings) -> bool:
     usual = {name: declared(Settings)[name].default for name in ("recipe", "dataset", "seed")}
     common = {name: sweep.settings.get(name, value) for name, value in usual.items()}
-    return any(
-        all(getattr(config, name, None) == value for name, value in {**common, **trial.params}.items())
-        for trial in sweep.trials
-    )
+    for trial in sweep.trials:
+        values = {**common, **trial.params}
+        run = trial_run(folder, trial.run_dir)
+        if run is not None:
+            # A value can be written in several ways; a run records it in one.
+            recorded = run.read_config()
+            values = {name: getattr(recorded, name) for name in (*values, "recipe_sha256")}
+        if all(getattr(config, name, None) == value for name, value in values.items()):
+            return True
+    return False
 
 
 def _record_decision(first: Sequence[Run], second: Sequence[Run]) -> int:

@@ -734,6 +734,15 @@ def _known_runs(root: Path) -> str:
     return "Existing runs: " + ", ".join(str(run.path) for run in runs[:5]) + "."
 
 
+def trial_run(sweep: Path, run_dir: str | None) -> Run | None:
+    """The run of a sweep's trial, by its `run_dir` in sweep.json; None if the trial has no run there.
+
+    The run is in the sweep's folder, which may have been moved.
+    """
+    run = None if run_dir is None else Run(sweep / Path(run_dir).name)
+    return None if run is None or not run.config.is_file() else run
+
+
 @dataclasses.dataclass(frozen=True)
 class ListedRun(Result):
     """One run in a list.

@@ -231,6 +231,21 @@ def test_the_trials_of_a_sweep_count_if_the_candidate_is_one_of_them_on_the_same
     assert counted() == comparison.compare(groups, decide=True).test.looks
 
 
+def test_the_trials_of_a_sweep_count_however_its_values_are_written(
+    make_groups: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    own = {"recipe": "mine", "recipe_sha256": "1" * 64}
+    groups = make_groups([0.60, 0.62], [0.61, 0.64], **own, augment="crop:4,flip")
+    trial = shutil.copytree(groups[1] / "seed-0", tmp_path / "sweep" / "trial-0")
+    # The sweep's folder was moved.
+    listed = {"params": {"augment": "flip+crop:4"}, "run_dir": "runs/sweep/trial-0", "epochs": [0.6]}
+    settings = {"recipe": "./mine.py", "dataset": "SYNTHETIC", "seed": 0}
+    write_json(tmp_path / "sweep" / "sweep.json", {"settings": settings, "trials": [listed]})
+    assert count_trials(two_groups(groups)[1]) == 1
+    change(trial, recipe_sha256="2" * 64)
+    assert count_trials(two_groups(groups)[1]) == 0
+
+
 def test_groups_that_cannot_be_decided_between_are_refused_by_name(
     make_groups: Callable[..., tuple[Path, Path]],
 ) -> None:
