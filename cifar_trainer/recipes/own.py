@@ -77,13 +77,18 @@ def load_copy(path: Path, sha256: str | None) -> Recipe:
         RunError: the copy is missing, or has changed.
         UsageError: as in `load_recipe`.
     """
+    check_copy(path, sha256)
+    return load_recipe(path)
+
+
+def check_copy(path: Path, sha256: str | None) -> None:
+    """Raise RunError if a run's copy of a recipe's file is missing or has changed. Does not execute it."""
     actual = sha256_file(path) if path.is_file() else "missing"
     if actual != sha256:
         raise RunError(
             f"{path} is not the recipe that the run was started with: its SHA-256 is {actual}, expected "
             f"{sha256}. Restore the original."
         )
-    return load_recipe(path)
 
 
 @contextlib.contextmanager

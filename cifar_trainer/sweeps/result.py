@@ -12,8 +12,9 @@ from typing import Any
 from cifar_trainer import files
 from cifar_trainer.data.download import PrepareReporter
 from cifar_trainer.errors import RunError, UsageError
+from cifar_trainer.recipes.own import check_copy
 from cifar_trainer.results import Result
-from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
+from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE, trial_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +147,14 @@ class _Record:
 
 
 def trial_settings(text: str) -> dict[str, Any]:
-    """The arguments of `train` for a trial.
+    """The arguments of `train` for a trial. A custom recipe is the copy in the trial's run.
 
     Args:
         text: SWEEP:NUMBER; SWEEP is the sweep's folder, or its name in `runs/`.
 
     Raises:
         UsageError: the text is malformed, or the sweep has no such trial.
-        RunError: there is no such sweep, or its sweep.json is damaged.
+        RunError: there is no such sweep, its sweep.json is damaged, or the recipe's copy has changed.
     """
     match = re.fullmatch(r"(.+):(\d+)", text)
     if match is None:
@@ -165,6 +166,12 @@ def trial_settings(text: str) -> dict[str, Any]:
     record = files.read_json(folder / SWEEP_FILE, _Record, remedy="Repeat the sweep command to rewrite it.")
     for trial in record.trials:
         if int(match[2]) in (trial.number, *trial.attempts):
-            return {**record.settings, **trial.params}
+            settings = {**record.settings, **trial.params}
+            run = trial_run(folder, trial.run_dir)
+            if run is not None and (sha256 := run.read_config().recipe_sha256) is not None:
+                # The file that the sweep was given may have changed.
+                check_copy(run.recipe, sha256)
+                settings["recipe"] = str(run.recipe)
+            return settings
     known = ", ".join(str(trial.number) for trial in record.trials) or "none"
     raise UsageError(f"--from-trial {text}: the sweep has no trial {match[2]}. Its trials are {known}.")

@@ -247,10 +247,12 @@ def _chosen_epoch(trial: Trial) -> int | None:
 
 def agreed(plan: Plan, fingerprint: str) -> dict[str, Any]:
     """The settings that all commands of a study must share."""
+    trials = [({**plan.common, **values}, plan.config(values).recipe_sha256) for values in plan.extremes()]
     return {
         "format": FORMAT,
         "space": describe(plan.space),
         "settings": plan.common,
+        "recipes": {arguments["recipe"]: sha256 for arguments, sha256 in trials if sha256 is not None},
         "data": fingerprint,
     }
 
@@ -265,6 +267,13 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
             for key in sorted({*before, *now})
             if before.get(key) != now.get(key)
         ]
+    # Earlier versions did not record the recipes' files.
+    known = theirs.get("recipes", {})
+    different += [
+        f"the file {path} was different"
+        for path, sha256 in ours["recipes"].items()
+        if known.get(path, sha256) != sha256
+    ]
     if theirs.get("data") != ours["data"]:
         different.append("the training images were different")
     return different

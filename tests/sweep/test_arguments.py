@@ -18,11 +18,22 @@ from cifar_trainer.sweeps.storage import parse_storage
 from cifar_trainer.sweeps.study import differences, worker_environments
 from cifar_trainer.sweeps.sweep import sweep
 
-AGREED = {"format": 1, "space": {"a": "1,2"}, "settings": {"epochs": 3}, "data": "f"}
+AGREED = {
+    "format": 1,
+    "space": {"a": "1,2"},
+    "settings": {"epochs": 3},
+    "recipes": {"./r.py": "1"},
+    "data": "f",
+}
 
 
 def test_a_study_of_the_same_settings_has_no_differences() -> None:
     assert differences(AGREED, dict(AGREED)) == []
+
+
+def test_a_study_of_a_version_that_did_not_record_the_recipes_is_resumed() -> None:
+    earlier = {name: value for name, value in AGREED.items() if name != "recipes"}
+    assert differences(earlier, AGREED) == []
 
 
 @pytest.mark.parametrize(
@@ -30,6 +41,7 @@ def test_a_study_of_the_same_settings_has_no_differences() -> None:
     [
         ({"space": {"a": "1,2,3"}}, "a was 1,2, now 1,2,3"),
         ({"settings": {}}, "epochs was 3, now not given"),
+        ({"recipes": {"./r.py": "2"}}, "the file ./r.py was different"),
         ({"data": "g"}, "the training images were different"),
     ],
 )

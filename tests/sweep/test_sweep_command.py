@@ -124,6 +124,27 @@ def test_a_trial_can_be_trained_with_other_seeds(tmp_path: Path, monkeypatch: py
     assert (asked[0]["seeds"], asked[0]["learning_rate"], "seed" in asked[0]) == ("1,2", 0.002, False)
 
 
+def test_a_sweep_keeps_to_the_recipe_that_it_was_started_with(
+    small_data: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    recipe, folder = tmp_path / "r.py", tmp_path / "own"
+    text = (
+        "import dataclasses\nfrom cifar_trainer.recipes import tutorial\n"
+        "RECIPE = dataclasses.replace(tutorial.TUTORIAL, name='own', batch_size=64)\n"
+    )
+    recipe.write_text(text)
+    data = ["--dataset", "synthetic", "--data-dir", small_data, "--limit", 64, "--device", "cpu"]
+    words = ["sweep", "--name", "own", "--run-dir", folder, "--recipe", recipe, *data]
+    words += ["--set", "learning_rate=0.01,0.03", "--epochs", 1, "--confirm", 0, "--json", "--trials"]
+    [trial] = json.loads(run_cli([*words, 1]).stdout)["trials"]
+    recipe.write_text(text.replace("64", "8"))
+    more = run_cli([*words, 2])
+    assert (more.returncode, f"the file {recipe} was different" in more.stderr) == (2, True), more.stderr
+    again = run_cli(["train", "--from-trial", f"{folder}:0", "--run-dir", tmp_path / "again", "--json"])
+    before = json.loads((Path(trial["run_dir"]) / "result.json").read_text())
+    assert json.loads(again.stdout)["weights_sha256"] == before["weights_sha256"], again.stderr
+
+
 @pytest.mark.parametrize(
     ("trial", "code", "says"),
     [
