@@ -11,6 +11,7 @@ from command_line import run_here
 
 from cifar_trainer.errors import RunError, TrainingStopped
 from cifar_trainer.run import Run, TrainResult
+from cifar_trainer.training import api
 from cifar_trainer.training.api import reproduce, resume, train
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,6 +35,18 @@ def test_a_run_is_not_its_own_repetition(trained_run: Path, tmp_path: Path) -> N
     for folder in (trained_run, tmp_path / "link"):
         done = run_here(["reproduce", trained_run, "--run-dir", folder])
         assert (done.exit_code, "is the folder to reproduce" in done.stderr) == (2, True)
+
+
+def test_the_command_that_resumes_a_stopped_repetition_is_complete_and_quoted(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise TrainingStopped(Path("my runs/again"))
+
+    monkeypatch.setattr(api, "reproduce", stop)
+    done = run_here(["reproduce", trained_run, "--run-dir", "my runs/again", "--data-dir", "my data"])
+    command = f"  cifar-trainer reproduce {trained_run} --run-dir 'my runs/again' --data-dir 'my data'"
+    assert command in done.stderr.splitlines()
 
 
 def small(data_dir: Path, run: Path, **options: Any) -> TrainResult:

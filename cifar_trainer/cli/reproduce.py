@@ -1,5 +1,6 @@
 """`cifar-trainer reproduce`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import click
 
 from cifar_trainer.cli.base import PathType, data_dir_option, make_command, run_argument
 from cifar_trainer.errors import CheckError, TrainingStopped, UsageError
+from cifar_trainer.settings import command_words
 
 if TYPE_CHECKING:
     from cifar_trainer.cli.console import Output
@@ -44,7 +46,9 @@ def command(output: "Output", /, run: Path | None, run_dir: Path | None, data_di
                 verbose=output.verbose,
             )
         except TrainingStopped as error:
-            display.exit_stopped(f"Resume with:\n  cifar-trainer reproduce {run} --run-dir {error.run_dir}")
+            options = command_words({"run_dir": error.run_dir, "data_dir": data_dir})
+            words = ["cifar-trainer", "reproduce", str(run), *options]
+            display.exit_stopped(f"Resume with:\n  {shlex.join(words)}")
     output.result(result, format_reproduction)
     if not result.same:
         raise CheckError(
