@@ -18,6 +18,7 @@ TABLE: dict[str, list[tuple[str, int, str]]] = {
         ("a b --split train", 2, "--split 'train' is invalid. Choose from test, validation"),
         ("a b --plot x.gif", 2, "--plot x.gif is not a supported format. Expected .png, .svg or .pdf"),
     ],
+    "reproduce": [("", 2, "Missing argument 'RUN'")],
     "recipes": [
         ("--show tutorial", 2, "--show needs --plot FILE"),
         ("--plot x.png", 2, "--plot needs --show NAME"),
