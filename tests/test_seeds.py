@@ -84,7 +84,7 @@ def test_the_epochs_of_a_group_are_raised_for_all_seeds_or_for_none(
 
 
 @pytest.mark.parametrize(
-    "seeds", ["", "x", "0", "-1", "1,1", "1,,2", "1.5", "1,99999999999", 0, [1, 1], [-1]]
+    "seeds", ["", "x", "0", "-1", "1,1", "1,,2", "1.5", "1,99999999999", 0, 1.5, [1, 1], [-1]]
 )
 def test_seeds_that_are_not_seeds_are_refused(seeds: Any) -> None:
     with pytest.raises(UsageError):

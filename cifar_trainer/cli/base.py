@@ -250,7 +250,8 @@ class NameType(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         matches = [CompletionItem(name) for name in self._names(ctx) if name.startswith(incomplete)]
-        return [*matches, CompletionItem(incomplete, type="file")] if self._files else matches
+        # Click's script for bash forgets what comes before a file.
+        return [CompletionItem(incomplete, type="file"), *matches] if self._files else matches
 
 
 def _datasets(ctx: click.Context) -> list[str]:

@@ -15,6 +15,7 @@ from cifar_trainer.data.mapped import parts
 from cifar_trainer.data.samples import write_samples
 from cifar_trainer.errors import DataError, DataNotFoundError, printable
 from cifar_trainer.images import Preprocessing
+from cifar_trainer.settings import DEFAULT_DATA_DIR
 
 RECORD_NAME = "dataset.json"
 FORMAT = 1
@@ -189,9 +190,11 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD_NAME
     if not path.exists():
-        more = " --source FOLDER"
-        if folder.name in DATASETS:
-            more = (
+        more = "" if folder.name in DATASETS else " --source FOLDER"
+        if folder.parent != DEFAULT_DATA_DIR:
+            more += f" --data-dir {shlex.quote(str(folder.parent))}"
+        if folder.name in DATASETS and folder.name != "synthetic":
+            more += (
                 " (or with --source PATH from a copy; or --dataset synthetic, drawn images that need no "
                 "source)."
             )

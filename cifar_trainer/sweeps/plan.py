@@ -70,8 +70,10 @@ class Plan:
         return {**self.settings, "seed": self.seed, "validation": "holdout"}
 
     def extremes(self) -> list[dict[str, Any]]:
-        """Values to check: if these are valid, so are all others."""
-        return [{}, *({name: value} for name, each in self.space.items() for value in extremes(each))]
+        """Values to check: each setting at its limits, the others at their lowest value or first choice."""
+        limits = {name: extremes(each) for name, each in self.space.items()}
+        lowest = {name: values[0] for name, values in limits.items()}
+        return [{**lowest, name: value} for name, values in limits.items() for value in values]
 
     def config(self, values: Mapping[str, Any]) -> Settings:
         """The settings of a trial with these values.

@@ -79,6 +79,8 @@ def _parse_range(name: str, value: Any) -> Range:
     if isinstance(value, list) or ".." not in str(value):
         texts = value if isinstance(value, list) else str(value).split(",")
         choices = [_read(kind, str(text).strip(), shown) for text in texts]
+        if not choices:
+            raise UsageError(f"{shown} has no choice. {_EXPECTED}")
         if len({*choices}) < len(choices):
             raise UsageError(f"{shown} repeats a choice.")
         return CategoricalDistribution(choices)
@@ -123,8 +125,11 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 def extremes(values: Range) -> tuple[Any, ...]:
-    """Values to check: if these are valid, so are all others."""
-    return values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)
+    """The lowest and the highest value; or all choices, the lowest first if they are numbers."""
+    if not isinstance(values, CategoricalDistribution):
+        return values.low, values.high
+    numeric = all(isinstance(choice, int | float) for choice in values.choices)
+    return tuple(sorted(values.choices)) if numeric else values.choices
 
 
 def combinations(space: Space) -> list[dict[str, Any]] | None:

@@ -10,7 +10,7 @@ from cifar_trainer.data.splits import check_fit, fit_batch_size
 from cifar_trainer.data.store import load_dataset
 from cifar_trainer.extras import check_extra
 from cifar_trainer.run import DEFAULT_ROOT, SWEEP_FILE
-from cifar_trainer.settings import DEFAULT_DATA_DIR
+from cifar_trainer.settings import DEFAULT_DATA_DIR, Settings, check_known, declared
 from cifar_trainer.sweeps.result import SweepReporter, SweepResult
 from cifar_trainer.training.distributed import check_single_process
 from cifar_trainer.training.transfer import find_weights
@@ -79,6 +79,7 @@ def sweep(
     from cifar_trainer.sweeps.study import Study
 
     check_single_process("sweep")
+    check_known("sweep", settings, (*declared(Settings), *RUNTIME_ARGUMENTS))
     given = {key: value for key, value in settings.items() if value is not None}
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     plan = Plan(

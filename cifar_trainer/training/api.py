@@ -288,6 +288,8 @@ def parse_seeds(seeds: int | str | Sequence[int]) -> tuple[int, ...]:
         if numbers > MAX_SEEDS:
             raise UsageError(f"--seeds {numbers} is out of range. Expected at most {MAX_SEEDS} seeds.")
         numbers = range(numbers)
+    if not hasattr(numbers, "__len__"):
+        numbers = ()
     if len(numbers) == 0 or len(set(numbers)) < len(numbers):
         raise UsageError(
             f"--seeds {seeds!r} is invalid. Expected a number of seeds, such as 5, or different seeds, such "

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,6 +124,20 @@ def test_the_shell_completes_runs_recipes_and_data_sets(
     assert complete(["train", "--dataset"], "p") == ["pets"]
     assert "regularized" in complete(["train", "--recipe"], "reg")
     assert "fast94" in complete(["benchmark", "--recipe"], "f")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_recipes_beside_files() -> None:
+    program = Path(sys.executable).with_name("cifar-trainer")
+    script = f"""
+        eval "$(_CIFAR_TRAINER_COMPLETE=bash_source {program})"
+        compopt() {{ :; }}  # It works in an interactive shell only.
+        COMP_WORDS=(cifar-trainer train --recipe reg) COMP_CWORD=3
+        _cifar_trainer_completion {program}
+        echo "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "regularized\n", done.stderr
 
 
 def test_a_recorded_command_is_what_was_typed_and_none_where_python_code_calls(

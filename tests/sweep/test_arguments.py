@@ -108,6 +108,23 @@ def test_a_default_batch_size_larger_than_the_data_is_not_an_error(data_dir: Pat
         cifar_trainer.sweep(**arguments, run_dir=tmp_path / "file", batch_size=32)
 
 
+def test_settings_that_vary_are_checked_with_each_other(
+    data_dir: Path, trained_run: Path, tmp_path: Path
+) -> None:
+    """`unfreeze_after` needs `freeze`, and a warm-up enough epochs. What stops the first sweep comes later."""
+    arguments = {"name": "x", "dataset": "synthetic", "data_dir": data_dir, "run_dir": tmp_path / "file"}
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file cannot be written"):
+        sweep(**arguments, set=["freeze=1,2", "unfreeze_after=1,2"], weights=trained_run, epochs=3)
+    with pytest.raises(UsageError, match=r"--warmup 2\.0 is out of range"):
+        sweep(**arguments, set=["epochs=2,1", "warmup=0,2"])
+
+
+def test_an_argument_that_sweep_does_not_have_is_named_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"sweep\(\) has no argument 'epoch'\. Did you mean 'epochs'\?"):
+        sweep(name="x", set=["batch_size=32,64"], epoch=1)
+
+
 def test_without_optuna_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(CifarTrainerError, match=r"\[sweep\]"):

@@ -50,9 +50,10 @@ def test_a_range_is_read_and_described(name: str, text: object, expected: Range,
         ("batch_size", "32,32", "repeats a choice"),
         ("recipe", "a..b", "is not numeric"),
         ("batch_size", "", "'' is not a whole number"),
+        ("batch_size", [], "has no choice"),
     ],
 )
-def test_a_wrong_range_is_refused(name: str, text: str, says: str) -> None:
+def test_a_wrong_range_is_refused(name: str, text: str | list[int], says: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_space(space={name: text})
     assert says in str(error.value)
