@@ -379,6 +379,20 @@ def test_options_that_differ_from_what_is_prepared_are_told(tmp_path: Path) -> N
     assert "with --test-fraction 0.2 and --seed 0, not --test-fraction 0.5 and --seed 7." in said[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("own", "prepare --dataset own --source FOLDER --data-dir {}$"),
+        ("synthetic", "prepare --dataset synthetic --data-dir {}$"),
+    ],
+)
+def test_the_hint_for_data_that_are_not_prepared_names_their_folder(
+    name: str, command: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=command.format(tmp_path)):
+        load_dataset(tmp_path, name)
+
+
 def test_images_of_an_unknown_split_are_never_dropped(tmp_path: Path) -> None:
     kept = {"images": noise(8), "labels": np.arange(8) % 2}
     tests = {"x_test": noise(4, 1), "y_test": np.arange(4) % 2}

@@ -111,7 +111,7 @@ def test_a_default_batch_size_larger_than_the_data_is_not_an_error(data_dir: Pat
 def test_settings_that_vary_are_checked_with_each_other(
     data_dir: Path, trained_run: Path, tmp_path: Path
 ) -> None:
-    """`unfreeze_after` needs `freeze`, and a warm-up enough epochs. What stops the first sweep comes later."""
+    """`unfreeze_after` needs `freeze`, and a warm-up needs epochs. What stops the first sweep comes later."""
     arguments = {"name": "x", "dataset": "synthetic", "data_dir": data_dir, "run_dir": tmp_path / "file"}
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="file cannot be written"):
