@@ -67,6 +67,7 @@ def correct_and_check(found: ImageSet, options: ReadOptions, where: str) -> Imag
     if options.corrections is not None:
         prepared = dict(found.splits)
         if drops:
+            # For the indices; the notes follow below.
             list(_drop_trained_images(prepared, options, where))
         found = correct_labels(found, options.corrections, prepared, options.scratch)
     splits, notes = dict(found.splits), list(found.notes)
