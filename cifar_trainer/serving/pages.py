@@ -82,6 +82,7 @@ def routes(service: Service) -> list[Route]:
             classes=artefact.classes,
             size=f"{width}×{height}",
             samples=samples,
+            shape=width / height,
             resized=_RESIZED[artefact.preprocessing.resize],
         )
 

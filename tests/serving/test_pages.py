@@ -188,6 +188,20 @@ def test_the_page_says_that_a_photo_is_stretched_or_a_file_is_not_an_image(
     assert message in wait_for(driver, place)
 
 
+@pytest.mark.parametrize("height", [30, 60])
+def test_a_photo_of_the_models_proportions_is_not_called_stretched(
+    driver: Any, tmp_path: Path, height: int
+) -> None:
+    model = ColourModel()
+    model.preprocessing = Preprocessing((8, 16, 3))
+    (tmp_path / "photo.png").write_bytes(encode_png(np.zeros((height, 60, 3), np.uint8)))
+    with running(SimpleNamespace(current=served(model), failure=None)) as server:
+        driver.get(server.url)
+        driver.find_element("id", "file").send_keys(str(tmp_path / "photo.png"))
+        assert wait_for(driver, "verdict")
+        assert driver.find_element("id", "resized").is_displayed() == (height == 60)
+
+
 @pytest.mark.parametrize(
     ("resize", "said"), [("crop", ", cropped to its shape"), ("fit", ", with white borders")]
 )

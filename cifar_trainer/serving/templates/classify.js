@@ -72,7 +72,8 @@ function show(answer, file) {
   $("given").src = shownUrl;
   $("pixels").removeAttribute("src");
   $("cam").hidden = true;
-  $("resized").hidden = Math.max(answer.width / answer.height, answer.height / answer.width) < SHAPE;
+  const stretch = answer.width / answer.height / $("resized").dataset.shape;
+  $("resized").hidden = Math.max(stretch, 1 / stretch) < SHAPE;
   $("classes").replaceChildren(...answer.top.map((each) => {
     const item = document.createElement("li");
     const name = document.createElement("span");
