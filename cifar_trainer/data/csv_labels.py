@@ -45,13 +45,12 @@ def read_csv(folder: Folder, options: ReadOptions, on_images: OnImages) -> Image
                 f"{folder.path} has several CSV files that list images: {abridged(listed)}. Name each after "
                 "train, test or validation, or keep only one."
             )
-    where = f"{folder.path} ({abridged(listed)})"
     labelled = [found for table, rows in listed.items() for found in _resolved(folder, table, rows)]
     different = {name for name, _, _ in labelled}
     if len(different) < len(labelled):
         raise DataError(
-            f"{where} lists {counted(len(labelled) - len(different), 'image')} twice. "
-            "Expected one row per image."
+            f"{folder.path}: {abridged(listed)} lists {counted(len(labelled) - len(different), 'image')} "
+            "twice. Expected one row per image."
         )
     found = read_labelled(folder, labelled, options, on_images)
     if any(map(_is_kaggles, listed)):

@@ -197,12 +197,5 @@ def _check_complete(splits: dict[str, Split], found: ImageSet, where: str) -> No
             alike = len({each.casefold() for each in found.classes}) < len(found.classes)
             hint = "; names that differ in upper and lower case are different classes" if alike else ""
             left_out = [note for note in found.notes if note.startswith("Left out")]
-            raise DataError(
-                "\n".join(
-                    [
-                        f"{where} lacks images for {named}. Expected the same classes for training and for "
-                        f"testing{hint}.",
-                        *left_out,
-                    ]
-                )
-            )
+            problem = f"{where} lacks images for {named}. Expected the same classes for training and testing"
+            raise DataError("\n".join([f"{problem}{hint}.", *left_out]))

@@ -154,7 +154,7 @@ def trial_settings(text: str) -> dict[str, Any]:
 
     Raises:
         UsageError: the text is malformed, or the sweep has no such trial.
-        RunError: there is no such sweep, its sweep.json is damaged, or the recipe's copy has changed.
+        RunError: the sweep does not exist, its sweep.json is damaged, or the copied recipe has changed.
     """
     match = re.fullmatch(r"(.+):(\d+)", text)
     if match is None:

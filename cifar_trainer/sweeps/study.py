@@ -247,12 +247,14 @@ def _chosen_epoch(trial: Trial) -> int | None:
 
 def agreed(plan: Plan, fingerprint: str) -> dict[str, Any]:
     """The settings that all commands of a study must share."""
-    trials = [({**plan.common, **values}, plan.config(values).recipe_sha256) for values in plan.extremes()]
+    # Each recipe once, because the file of a custom one is executed.
+    recipes = {{**plan.common, **values}.get("recipe"): values for values in plan.extremes()}
+    hashes = {recipe: plan.config(values).recipe_sha256 for recipe, values in recipes.items()}
     return {
         "format": FORMAT,
         "space": describe(plan.space),
         "settings": plan.common,
-        "recipes": {arguments["recipe"]: sha256 for arguments, sha256 in trials if sha256 is not None},
+        "recipes": {recipe: sha256 for recipe, sha256 in hashes.items() if sha256 is not None},
         "data": fingerprint,
     }
 
