@@ -66,8 +66,8 @@ def correct_and_check(found: ImageSet, options: ReadOptions, where: str) -> Imag
     drops = options.spec is None or options.groups is not None
     if options.corrections is not None:
         prepared = dict(found.splits)
-        if drops:
-            # For the indices; the notes follow below.
+        if drops and any(row.index for row in options.corrections.rows):
+            # An index counts the images as prepared without --relabel. The notes follow below.
             list(_drop_trained_images(prepared, options, where))
         found = correct_labels(found, options.corrections, prepared, options.scratch)
     splits, notes = dict(found.splits), list(found.notes)
